@@ -1,0 +1,1 @@
+//! Directories as checkpoints.

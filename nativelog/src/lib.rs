@@ -1,0 +1,12 @@
+//! The NativeLog: records, the ledger that judges them, the store that keeps them.
+
+pub mod catalog;
+pub mod compose;
+pub mod ledger;
+pub mod machine;
+pub mod performer;
+pub mod record;
+pub mod shape;
+pub mod store;
+
+pub use record::{Body, Entry, LogId, LogRecord};

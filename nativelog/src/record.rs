@@ -1,0 +1,135 @@
+//! What the log carries: positions, records, entries.
+//!
+//! A record is a small self-contained header (protobuf, `proto/record.proto`) and, for
+//! chunks, packs and whole epochs, a payload that travels beside it and is encoded once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The protobuf messages of `proto/record.proto`.
+#[allow(missing_docs, clippy::all, reason = "generated; documented in the .proto")]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/epochlog.record.rs"));
+}
+
+pub use proto::Record;
+pub use proto::record::Kind;
+
+/// The newest record version that this code writes and understands.
+pub const RECORD_VERSION: u32 = 1;
+
+/// A position in the log: who led when the entry was proposed, and its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct LogId {
+    /// Term of the leader that proposed the entry.
+    pub term: u64,
+    /// Node id of that leader.
+    pub node: u64,
+    /// Index in the log; the first entry has index 0.
+    pub index: u64,
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "T{}-N{}.{}", self.term, self.node, self.index)
+    }
+}
+
+/// A record and its payload. Cloning is cheap: both are shared.
+#[derive(Clone)]
+pub struct LogRecord {
+    /// The header.
+    pub header: Arc<Record>,
+    /// The payload; empty when the header has none, or when only headers were asked for.
+    pub payload: Bytes,
+}
+
+impl LogRecord {
+    /// Makes a record of `kind` with `payload`, at the current version.
+    pub fn new(kind: Kind, payload: Bytes) -> Self {
+        let header =
+            Record { version: RECORD_VERSION, payload_bytes: payload.len() as u64, kind: Some(kind) };
+        LogRecord { header: Arc::new(header), payload }
+    }
+
+    /// Bytes of header and payload together, as they count against limits and in `log_bytes`.
+    pub fn bytes(&self) -> u64 {
+        header_and_payload_bytes(&self.header)
+    }
+}
+
+/// Bytes that a record takes in the log: its encoded header and its payload.
+pub fn header_and_payload_bytes(header: &Record) -> u64 {
+    prost::Message::encoded_len(header) as u64 + header.payload_bytes
+}
+
+/// Name of a record's kind, for logs and stories.
+pub fn kind_name(header: &Record) -> &'static str {
+    match &header.kind {
+        None => "none",
+        Some(Kind::Genesis(_)) => "genesis",
+        Some(Kind::Join(_)) => "join",
+        Some(Kind::Activate(_)) => "activate",
+        Some(Kind::Tick(_)) => "tick",
+        Some(Kind::OpenWriter(_)) => "open_writer",
+        Some(Kind::Begin(_)) => "begin",
+        Some(Kind::Part(_)) => "part",
+        Some(Kind::Chunk(_)) => "chunk",
+        Some(Kind::Pack(_)) => "pack",
+        Some(Kind::Zero(_)) => "zero",
+        Some(Kind::Reuse(_)) => "reuse",
+        Some(Kind::Link(_)) => "link",
+        Some(Kind::Seal(_)) => "seal",
+        Some(Kind::Whole(_)) => "whole",
+        Some(Kind::Abort(_)) => "abort",
+        Some(Kind::Pin(_)) => "pin",
+        Some(Kind::Unpin(_)) => "unpin",
+        Some(Kind::Expire(_)) => "expire",
+    }
+}
+
+/// Payloads and plans never show in logs: openraft formats entries at debug level.
+impl fmt::Debug for LogRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}B", kind_name(&self.header), self.header.payload_bytes)
+    }
+}
+
+impl fmt::Display for LogRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// A leader's first entry, or a barrier.
+    Blank,
+    /// A membership, encoded by the `raft` crate; opaque here.
+    Membership(Bytes),
+    /// A record of ours.
+    Record(LogRecord),
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its position.
+    pub id: LogId,
+    /// Its content.
+    pub body: Body,
+}
+
+impl Entry {
+    /// Payload bytes this entry carries in memory.
+    pub fn payload_len(&self) -> usize {
+        match &self.body {
+            Body::Record(record) => record.payload.len(),
+            _ => 0,
+        }
+    }
+}
