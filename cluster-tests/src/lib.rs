@@ -1,1 +1,25 @@
-//! cluster-tests.
+//! Whole clusters of real processes, and the judges of what they do.
+//!
+//! - [`cluster`], [`cli`], [`binary`]: nodes and clients as child processes;
+//! - [`inputs`], [`trees`]: the directories that are committed;
+//! - [`walk`]: an independent comparison of directories, which never uses the product's digest;
+//! - [`oracle`], [`observe`], [`invariants`]: what happened, what is seen, what must be true;
+//! - [`scenario`]: the stories, each scalable: short in `tests/process`, long in the program `trial`;
+//! - [`seed`], [`wait`], [`scratch`], [`trace`]: one seed, conditions with deadlines, folders that go away, strace.
+//!
+//! The program `bench` measures; see `scripts/bench`.
+
+pub mod binary;
+pub mod cli;
+pub mod cluster;
+pub mod inputs;
+pub mod invariants;
+pub mod observe;
+pub mod oracle;
+pub mod scenario;
+pub mod scratch;
+pub mod seed;
+pub mod trace;
+pub mod trees;
+pub mod wait;
+pub mod walk;

@@ -1,1 +1,350 @@
-//! catalog.
+//! The catalog: a projection of the ledger in sled, for a fast start.
+//!
+//! It never carries a promise. sled's flush is not an fsync and a damaged database may open empty, so
+//! what is read back counts only when it is provably the ledger of this node at a position the WAL has:
+//! clean marker, identity, format, position and the digest of the whole ledger must all agree. In
+//! every other case, and on any error, the folder is deleted and made anew, and the ledger is rebuilt
+//! from snapshot and log. This is the only file that knows sled.
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use checkpoint::Digest;
+use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
+
+use crate::ledger::{Changes, Ledger, RowKey};
+use crate::record::LogId;
+use crate::store::Identity;
+
+/// Memory that sled's page cache may take, in bytes.
+const CACHE_BYTES: u64 = 16 << 20;
+/// Format of the rows and of the marker.
+const FORMAT: u32 = 1;
+const MARKER: &[u8] = b"\xffclean";
+
+/// Trees, each with the row tags it holds: a ledger's rows sort by tag, so reading the trees in this order
+/// gives them sorted.
+const TREES: [(&str, std::ops::RangeInclusive<u8>); 5] =
+    [("meta", 0..=0), ("jobs", 1..=2), ("epochs", 3..=5), ("content", 6..=6), ("attempts", 7..=11)];
+
+/// Why the catalog could not be used. The log goes on without it.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// sled said no.
+    #[error("the catalog failed: {0}")]
+    Sled(#[from] sled::Error),
+    /// The disk said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The open catalog of one node.
+#[derive(Debug)]
+pub struct Catalog {
+    folder: PathBuf,
+    identity: Identity,
+    db: sled::Db,
+    trees: Vec<sled::Tree>,
+    /// What the clean marker said when the catalog was opened.
+    clean: Option<Marker>,
+}
+
+/// Written last, on a clean close.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Marker {
+    format: u32,
+    digest: Digest,
+    identity: Identity,
+}
+
+impl Catalog {
+    /// Opens the catalog in `folder`, which belongs to it alone. The clean marker is taken off, durably, before
+    /// this returns.
+    ///
+    /// # Errors
+    /// The folder can neither be opened nor made anew.
+    pub fn open(folder: &Path, identity: Identity) -> Result<Catalog, CatalogError> {
+        // sled answers some kinds of damage with a panic; nothing of it is kept then.
+        let open = AssertUnwindSafe(|| Catalog::open_as_is(folder, identity));
+        let why = match catch_unwind(open) {
+            Ok(Ok(catalog)) => return Ok(catalog),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        tracing::warn!(why, folder = %folder.display(), "catalog is damaged: making it anew");
+        remove(folder)?;
+        Catalog::open_as_is(folder, identity)
+    }
+
+    fn open_as_is(folder: &Path, identity: Identity) -> Result<Catalog, CatalogError> {
+        let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let db = config.open()?;
+        let trees = TREES.iter().map(|(name, _)| db.open_tree(name)).collect::<Result<Vec<_>, _>>()?;
+        let clean = trees[0].remove(MARKER)?.and_then(|bytes| Marker::decode(&bytes));
+        let catalog = Catalog { folder: folder.to_owned(), identity, db, trees, clean };
+        catalog.sync()?;
+        Ok(catalog)
+    }
+
+    /// The ledger that was projected here, when it counts: see the module. `wal_lookup` gives the WAL's position
+    /// at an index, `wal_last` its last one. When it does not count, the catalog is emptied and filled again
+    /// by what [`Catalog::project`] is given.
+    pub fn load(&self, wal_lookup: &dyn Fn(u64) -> Option<LogId>, wal_last: Option<LogId>) -> Option<Ledger> {
+        let ledger = self.read().filter(|ledger| match ledger.applied() {
+            None => true,
+            Some(applied) => {
+                wal_last.is_some_and(|last| applied.index <= last.index)
+                    && wal_lookup(applied.index) == Some(applied)
+            }
+        });
+        if ledger.is_none()
+            && let Err(error) = self.clear()
+        {
+            // Rows that stay are found out at the next start: the digest will not be the ledger's.
+            tracing::warn!(%error, "the catalog does not count and cannot be emptied");
+        }
+        ledger
+    }
+
+    /// The ledger of a clean close of this node, its digest checked.
+    fn read(&self) -> Option<Ledger> {
+        let marker = self.clean.as_ref()?;
+        if marker.format != FORMAT || marker.identity != self.identity {
+            return None;
+        }
+        let mut rows = Vec::new();
+        for tree in &self.trees {
+            for row in tree.iter() {
+                let (key, value) = row.ok()?;
+                rows.push((RowKey::from_bytes(&key).ok()?, value.to_vec()));
+            }
+        }
+        let ledger = Ledger::from_rows(rows).ok()?;
+        (ledger.digest() == marker.digest).then_some(ledger)
+    }
+
+    /// Writes the rows that changed, in one transaction. `ledger` is the one that gave `changes`, not moved since.
+    ///
+    /// # Errors
+    /// sled failed. The projection is void then: drop the catalog, the log goes on.
+    pub fn project(&self, ledger: &Ledger, changes: &Changes) -> Result<(), CatalogError> {
+        let mut batches: Vec<sled::Batch> = TREES.iter().map(|_| sled::Batch::default()).collect();
+        let attempts = TREES.len() - 1;
+        for id in &changes.attempts_gone {
+            for tag in 7..=10u8 {
+                let prefix = [&[tag][..], &id.to_be_bytes()].concat();
+                for key in self.trees[attempts].scan_prefix(prefix).keys() {
+                    batches[attempts].remove(key?);
+                }
+            }
+        }
+        for key in &changes.rows {
+            let bytes = key.to_bytes();
+            let batch = &mut batches[tree_of(bytes[0])];
+            match ledger.row(key) {
+                Some(value) => batch.insert(bytes, value),
+                None => batch.remove(bytes),
+            }
+        }
+        self.write(&batches)
+    }
+
+    /// Writes the whole ledger in place of what is here: after a rebuild from snapshot and log.
+    ///
+    /// # Errors
+    /// As [`Catalog::project`].
+    pub fn project_all(&self, ledger: &Ledger) -> Result<(), CatalogError> {
+        self.clear()?;
+        let mut batches: Vec<sled::Batch> = TREES.iter().map(|_| sled::Batch::default()).collect();
+        let mut pending = 0;
+        for (key, value) in ledger.rows() {
+            let bytes = key.to_bytes();
+            pending += bytes.len() + value.len();
+            batches[tree_of(bytes[0])].insert(bytes, value);
+            if pending > 8 << 20 {
+                self.write(&batches)?;
+                batches.iter_mut().for_each(|batch| *batch = sled::Batch::default());
+                pending = 0;
+            }
+        }
+        self.write(&batches)
+    }
+
+    /// Closes the catalog as clean: everything durable first, then the marker, then that durable too. `ledger` is
+    /// what was projected last.
+    ///
+    /// # Errors
+    /// The catalog will not count at the next start.
+    pub fn close_clean(self, ledger: &Ledger) -> Result<(), CatalogError> {
+        self.sync()?;
+        let marker = Marker { format: FORMAT, digest: ledger.digest(), identity: self.identity };
+        self.trees[0].insert(MARKER, marker.encode())?;
+        self.sync()
+    }
+
+    fn write(&self, batches: &[sled::Batch]) -> Result<(), CatalogError> {
+        let written = self.trees.as_slice().transaction(|trees| {
+            for (tree, batch) in trees.iter().zip(batches) {
+                tree.apply_batch(batch)?;
+            }
+            Ok::<(), ConflictableTransactionError<()>>(())
+        });
+        written.map_err(|error| match error {
+            TransactionError::Storage(error) => CatalogError::Sled(error),
+            TransactionError::Abort(()) => unreachable!("nothing aborts it"),
+        })
+    }
+
+    fn clear(&self) -> Result<(), CatalogError> {
+        self.trees.iter().try_for_each(|tree| tree.clear().map_err(CatalogError::Sled))
+    }
+
+    /// sled's flush reaches the page cache only: the fsync of every file and folder is ours.
+    fn sync(&self) -> Result<(), CatalogError> {
+        self.db.flush()?;
+        sync_folder(&self.folder)
+    }
+}
+
+impl Marker {
+    fn encode(&self) -> Vec<u8> {
+        let Identity { node, incarnation } = self.identity;
+        [&self.format.to_be_bytes()[..], self.digest.as_bytes(), &node.to_be_bytes(), &incarnation].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Marker> {
+        let (format, rest) = bytes.split_first_chunk::<4>()?;
+        let (digest, rest) = rest.split_first_chunk::<32>()?;
+        let (node, incarnation) = rest.split_first_chunk::<8>()?;
+        Some(Marker {
+            format: u32::from_be_bytes(*format),
+            digest: Digest::from_bytes(*digest),
+            identity: Identity { node: u64::from_be_bytes(*node), incarnation: incarnation.try_into().ok()? },
+        })
+    }
+}
+
+fn tree_of(tag: u8) -> usize {
+    TREES.iter().position(|(_, tags)| tags.contains(&tag)).expect("every tag of a row has its tree")
+}
+
+fn sync_folder(folder: &Path) -> Result<(), CatalogError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CatalogError::Io { path, source }
+    };
+    for entry in fs::read_dir(folder).map_err(failed(folder))? {
+        let entry = entry.map_err(failed(folder))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(failed(&path))?;
+        if kind.is_dir() {
+            sync_folder(&path)?;
+        } else if kind.is_file() {
+            File::open(&path).and_then(|file| file.sync_all()).map_err(failed(&path))?;
+        }
+    }
+    File::open(folder).and_then(|file| file.sync_all()).map_err(failed(folder))
+}
+
+fn remove(folder: &Path) -> Result<(), CatalogError> {
+    match fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(CatalogError::Io { path: folder.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose;
+    use checkpoint::{CommitId, JobName};
+
+    const NODE: Identity = Identity { node: 1, incarnation: [7; 16] };
+
+    fn at(index: u64) -> LogId {
+        LogId { term: 1, node: 1, index }
+    }
+
+    fn fill(ledger: &mut Ledger, records: std::ops::Range<u64>) {
+        for index in records {
+            let job = JobName::try_from(format!("job{}", index % 3).as_str()).unwrap();
+            let commit = CommitId::from_bytes([index as u8; 16]);
+            ledger.step(at(index), &compose::open_writer(&job, commit).header).unwrap();
+        }
+    }
+
+    fn closed(folder: &Path) -> Ledger {
+        let catalog = Catalog::open(folder, NODE).unwrap();
+        assert!(catalog.load(&|_| None, None).is_none());
+        let mut ledger = Ledger::default();
+        for batch in [0..4, 4..9] {
+            fill(&mut ledger, batch);
+            let changes = ledger.drain_changes();
+            catalog.project(&ledger, &changes).unwrap();
+        }
+        catalog.close_clean(&ledger).unwrap();
+        ledger
+    }
+
+    fn load(folder: &Path, identity: Identity, last: u64) -> Option<Ledger> {
+        let known = |index| (index <= last).then(|| at(index));
+        Catalog::open(folder, identity).unwrap().load(&known, Some(at(last)))
+    }
+
+    #[test]
+    fn a_clean_catalog_counts_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = closed(folder.path());
+        assert_eq!(load(folder.path(), NODE, 20).unwrap().encode(), ledger.encode());
+        assert!(load(folder.path(), NODE, 20).is_none(), "the marker is off after it was opened");
+    }
+
+    #[test]
+    fn a_catalog_that_the_log_does_not_know_counts_not() {
+        for (identity, last) in [(NODE, 7), (Identity { node: 2, ..NODE }, 20)] {
+            let folder = tempfile::tempdir().unwrap();
+            closed(folder.path());
+            assert!(load(folder.path(), identity, last).is_none());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        closed(folder.path());
+        let other = |index| Some(LogId { term: 2, node: 1, index });
+        assert!(Catalog::open(folder.path(), NODE).unwrap().load(&other, Some(at(20))).is_none());
+    }
+
+    #[test]
+    fn a_damaged_catalog_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        closed(folder.path());
+        for file in fs::read_dir(folder.path()).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_file() {
+                let mut bytes = fs::read(&path).unwrap();
+                bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
+                fs::write(&path, bytes).unwrap();
+            }
+        }
+        assert!(load(folder.path(), NODE, 20).is_none());
+        closed(folder.path());
+        assert!(load(folder.path(), NODE, 20).is_some());
+    }
+
+    #[test]
+    fn a_row_lost_or_changed_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = closed(folder.path());
+        let catalog = Catalog::open(folder.path(), NODE).unwrap();
+        let key = RowKey::Job(JobName::try_from("job1").unwrap()).to_bytes();
+        catalog.trees[1].remove(key).unwrap();
+        catalog.close_clean(&ledger).unwrap();
+        assert!(load(folder.path(), NODE, 20).is_none());
+    }
+}

@@ -1,1 +1,290 @@
-//! compose.
+//! Makes records: what a directory's pieces and a person's orders become in the log.
+//!
+//! Composing never judges. What is made here passes [`crate::shape::check_shape`] when the
+//! pieces are true, and the ledger has the last word.
+
+use bytes::Bytes;
+use checkpoint::limits::PART_BYTES_MAX;
+use checkpoint::{CommitId, Digest, EntryKind, JobName, Piece, PlanEntry, RelPath};
+use prost::Message;
+
+use crate::record::{Kind, LogRecord, proto};
+
+/// What a commit says at its Begin.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// The job.
+    pub job: JobName,
+    /// The epoch's number; `None` for the next one.
+    pub epoch: Option<u64>,
+    /// The writer's token; `None` to join the job's current writer.
+    pub token: Option<u64>,
+    /// The same for every repeat of this commit.
+    pub commit: CommitId,
+    /// Chunk size in bytes, a power of two from 64 KiB to 4 MiB.
+    pub chunk_bytes: u32,
+    /// The epoch this one builds on.
+    pub base: Option<u64>,
+    /// Free labels.
+    pub labels: Vec<(String, String)>,
+    /// Free names of what this epoch depends on.
+    pub depends_on: Vec<String>,
+}
+
+/// An entry of a plan that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// Its path is none.
+    #[error(transparent)]
+    Path(#[from] checkpoint::epoch::PathError),
+    /// Its kind is none.
+    #[error("an entry of kind {0} is not known")]
+    Kind(i32),
+}
+
+/// A plan's pages, each within [`PART_BYTES_MAX`] encoded, never empty but for an empty plan.
+#[derive(Debug, Clone)]
+pub struct Pages {
+    pages: Vec<Vec<proto::PlanEntry>>,
+    entries: u32,
+    bytes: u64,
+    digest: Digest,
+}
+
+impl Pages {
+    /// Cuts a plan into pages.
+    ///
+    /// # Panics
+    /// When the plan has 2^32 entries or more: `checkpoint` refuses such a plan.
+    pub fn new(entries: &[PlanEntry]) -> Self {
+        let mut pages = Vec::new();
+        let mut page = Vec::new();
+        let mut page_bytes = 0;
+        for entry in entries {
+            let entry = entry_to_proto(entry);
+            // Tag and length before the entry take at most six bytes.
+            let bytes = entry.encoded_len() + 6;
+            if page_bytes + bytes > PART_BYTES_MAX && !page.is_empty() {
+                pages.push(std::mem::take(&mut page));
+                page_bytes = 0;
+            }
+            page_bytes += bytes;
+            page.push(entry);
+        }
+        if !page.is_empty() {
+            pages.push(page);
+        }
+        Pages {
+            pages,
+            entries: u32::try_from(entries.len()).expect("a plan has far fewer than 2^32 entries"),
+            bytes: entries.iter().map(|entry| entry.size).sum(),
+            digest: checkpoint::plan::plan_digest(entries),
+        }
+    }
+
+    /// How many Part records the plan takes.
+    pub fn count(&self) -> u32 {
+        self.pages.len() as u32
+    }
+
+    /// The Part record of one page.
+    pub fn part(&self, attempt: u64, page: u32) -> LogRecord {
+        let entries = self.pages[page as usize].clone();
+        bare(Kind::Part(proto::Part { attempt, page, entries }))
+    }
+
+    /// The Part records from page `from` on, for a commit that resumes with `from` pages in the log.
+    pub fn parts(&self, attempt: u64, from: u32) -> impl Iterator<Item = LogRecord> {
+        (from..self.count()).map(move |page| self.part(attempt, page))
+    }
+}
+
+/// Opens a writer.
+pub fn open_writer(job: &JobName, commit: CommitId) -> LogRecord {
+    let job = job.as_str().to_owned();
+    bare(Kind::OpenWriter(proto::OpenWriter { job, commit_id: commit_bytes(commit) }))
+}
+
+/// Opens an attempt.
+pub fn begin(opening: &Opening, plan: &Pages) -> LogRecord {
+    bare(Kind::Begin(begin_message(opening, plan)))
+}
+
+/// One piece of an attempt; its payload is shared, not copied.
+pub fn piece(attempt: u64, piece: Piece) -> LogRecord {
+    match piece {
+        Piece::Chunk { file, offset, digest, payload } => {
+            let len = u32::try_from(payload.len()).expect("a chunk has at most 4 MiB");
+            let digest = digest_bytes(digest);
+            LogRecord::new(Kind::Chunk(proto::Chunk { attempt, file, offset, len, digest }), payload)
+        }
+        Piece::Pack { files, payload } => {
+            let files = files.iter().map(packed_to_proto).collect();
+            LogRecord::new(Kind::Pack(proto::Pack { attempt, files }), payload)
+        }
+        Piece::Zero { file, offset, len, digest } => {
+            let digest = digest_bytes(digest);
+            bare(Kind::Zero(proto::Zero { attempt, file, offset, len, digest }))
+        }
+        Piece::Reuse { files } => {
+            let files = files
+                .iter()
+                .map(|(file, digest)| proto::ReusedFile { file: *file, digest: digest_bytes(*digest) });
+            bare(Kind::Reuse(proto::Reuse { attempt, files: files.collect() }))
+        }
+    }
+}
+
+/// Seals an attempt.
+pub fn seal(attempt: u64, root: Digest) -> LogRecord {
+    bare(Kind::Seal(proto::Seal { attempt, root: digest_bytes(root) }))
+}
+
+/// A tiny epoch in one record, of a plan and the pack of its files with bytes (`None` when it has none).
+/// `None` when the pieces are not one pack or the limits of a whole epoch are passed.
+pub fn whole(opening: &Opening, plan: &Pages, pieces: &[Piece], root: Digest) -> Option<LogRecord> {
+    use checkpoint::limits::{WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX};
+    let (files, payload) = match pieces {
+        [] => (Vec::new(), Bytes::new()),
+        [Piece::Pack { files, payload }] => (files.iter().map(packed_to_proto).collect(), payload.clone()),
+        _ => return None,
+    };
+    let entries: Vec<_> = plan.pages.concat();
+    let page_bytes: usize = entries.iter().map(|entry| entry.encoded_len() + 6).sum();
+    if entries.len() > WHOLE_ENTRIES_MAX
+        || payload.len() as u64 > WHOLE_BYTES_MAX
+        || page_bytes > PART_BYTES_MAX
+        || plan.count() != 1
+    {
+        return None;
+    }
+    let whole =
+        proto::Whole { begin: Some(begin_message(opening, plan)), entries, files, root: digest_bytes(root) };
+    Some(LogRecord::new(Kind::Whole(whole), payload))
+}
+
+/// Ends an attempt without an epoch.
+pub fn abort(attempt: u64, reason: impl Into<String>) -> LogRecord {
+    bare(Kind::Abort(proto::Abort { attempt, reason: reason.into() }))
+}
+
+/// Pins an epoch; `for_ms` in log time, 0 for no end.
+pub fn pin(job: &JobName, epoch: u64, owner: &str, reason: &str, for_ms: u64) -> LogRecord {
+    let (job, owner, reason) = (job.as_str().to_owned(), owner.to_owned(), reason.to_owned());
+    bare(Kind::Pin(proto::Pin { job, epoch, owner, reason, for_ms }))
+}
+
+/// Takes a pin away.
+pub fn unpin(job: &JobName, epoch: u64, owner: &str) -> LogRecord {
+    let (job, owner) = (job.as_str().to_owned(), owner.to_owned());
+    bare(Kind::Unpin(proto::Unpin { job, epoch, owner }))
+}
+
+/// Ends sealed epochs. `published_on`: nodes that the proposer saw with a newer epoch published.
+pub fn expire(
+    job: &JobName,
+    epochs: Vec<u64>,
+    by_hand: bool,
+    reason: impl Into<String>,
+    published_on: Vec<u64>,
+) -> LogRecord {
+    let (job, reason) = (job.as_str().to_owned(), reason.into());
+    bare(Kind::Expire(proto::Expire { job, epochs, by_hand, reason, published_on }))
+}
+
+/// Adds monotonic milliseconds since the leader's previous tick to log time.
+pub fn tick(elapsed_ms: u64) -> LogRecord {
+    bare(Kind::Tick(proto::Tick { elapsed_ms }))
+}
+
+/// Raises the rules' version.
+pub fn activate(version: u32) -> LogRecord {
+    bare(Kind::Activate(proto::Activate { version }))
+}
+
+/// First record of a cluster.
+pub fn genesis(cluster: [u8; 16], members: impl IntoIterator<Item = (u64, [u8; 16])>) -> LogRecord {
+    let cluster = Bytes::copy_from_slice(&cluster);
+    let members = members.into_iter().map(member).collect();
+    bare(Kind::Genesis(proto::Genesis { cluster, members }))
+}
+
+/// Fixes the incarnation of a node.
+pub fn join(node: u64, incarnation: [u8; 16]) -> LogRecord {
+    bare(Kind::Join(proto::Join { member: Some(member((node, incarnation))) }))
+}
+
+/// An entry of a plan as it travels.
+pub fn entry_to_proto(entry: &PlanEntry) -> proto::PlanEntry {
+    let kind = match entry.kind {
+        EntryKind::File => proto::EntryKind::File,
+        EntryKind::Directory => proto::EntryKind::Directory,
+        EntryKind::Symlink => proto::EntryKind::Symlink,
+    };
+    proto::PlanEntry {
+        path: Bytes::copy_from_slice(entry.path.as_bytes()),
+        kind: kind as i32,
+        mode: entry.mode,
+        size: entry.size,
+        target: Bytes::copy_from_slice(&entry.target),
+    }
+}
+
+/// An entry of a plan from the wire. Its path is checked by itself; whether it fits its plan is
+/// for `checkpoint::plan` to say.
+///
+/// # Errors
+/// No path, or no kind.
+pub fn entry_from_proto(entry: &proto::PlanEntry) -> Result<PlanEntry, EntryError> {
+    let kind = match proto::EntryKind::try_from(entry.kind) {
+        Ok(proto::EntryKind::File) => EntryKind::File,
+        Ok(proto::EntryKind::Directory) => EntryKind::Directory,
+        Ok(proto::EntryKind::Symlink) => EntryKind::Symlink,
+        Ok(proto::EntryKind::Unspecified) | Err(_) => return Err(EntryError::Kind(entry.kind)),
+    };
+    let path = RelPath::parse(&entry.path)?;
+    Ok(PlanEntry { path, kind, mode: entry.mode, size: entry.size, target: entry.target.to_vec() })
+}
+
+fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {
+    let label = |(key, value): &(String, String)| proto::Label { key: key.clone(), value: value.clone() };
+    proto::Begin {
+        job: opening.job.as_str().to_owned(),
+        epoch: opening.epoch,
+        token: opening.token,
+        commit_id: commit_bytes(opening.commit),
+        declared_bytes: plan.bytes,
+        chunk_bytes: opening.chunk_bytes,
+        base: opening.base,
+        labels: opening.labels.iter().map(label).collect(),
+        depends_on: opening.depends_on.clone(),
+        plan_digest: digest_bytes(plan.digest),
+        plan_pages: plan.count(),
+        plan_entries: plan.entries,
+    }
+}
+
+fn packed_to_proto(packed: &checkpoint::PackedFile) -> proto::PackedFile {
+    proto::PackedFile {
+        file: packed.file,
+        offset: packed.offset,
+        len: packed.len,
+        digest: digest_bytes(packed.digest),
+    }
+}
+
+fn member((node, incarnation): (u64, [u8; 16])) -> proto::Member {
+    proto::Member { node, incarnation: Bytes::copy_from_slice(&incarnation) }
+}
+
+fn bare(kind: Kind) -> LogRecord {
+    LogRecord::new(kind, Bytes::new())
+}
+
+fn commit_bytes(commit: CommitId) -> Bytes {
+    Bytes::copy_from_slice(commit.as_bytes())
+}
+
+fn digest_bytes(digest: Digest) -> Bytes {
+    Bytes::copy_from_slice(digest.as_bytes())
+}

@@ -1,1 +1,243 @@
-//! shape.
+//! The ingress check: is a record well formed, within the limits, and is its payload the one its header names?
+//!
+//! Stateless: every replica runs it on what comes in from outside before anything is written, and
+//! answers an RPC error when it fails. It never looks at a ledger. What only an attempt knows
+//! (alignment to its chunk size, bounds of its files) is the ledger's to judge.
+
+use checkpoint::digest::{content, is_subtree, subtree, zeros};
+use checkpoint::limits::{
+    CHUNK_BYTES_MAX, FILE_BYTES_MAX, PACK_BYTES_MAX, PACK_FILES_MAX, PART_BYTES_MAX, REUSE_FILES_MAX,
+    WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX, ZERO_BYTES_MAX,
+};
+use checkpoint::plan::check_entries;
+use checkpoint::{CommitId, Digest, JobName, Limits};
+use prost::Message;
+
+use crate::compose::entry_from_proto;
+use crate::record::{Kind, RECORD_VERSION, Record, proto};
+
+/// Largest encoded header, in bytes: a page of a plan, and labels beside it.
+pub const HEADER_BYTES_MAX: usize = PART_BYTES_MAX + HEADER_SLACK;
+/// What a header may hold beside a page of a plan: labels at their limits do not fit, a pack's list does.
+const HEADER_SLACK: usize = 128 << 10;
+
+/// Why a record is refused before it reaches the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// A record in a format of the future.
+    #[error("record format {0} is newer than this binary")]
+    Version(u32),
+    /// The header is too large.
+    #[error("a header of {0} bytes is over the limit")]
+    HeaderBytes(usize),
+    /// The payload is not as long as the header says, or should not be there.
+    #[error("the header says {said} payload bytes, {found} are here")]
+    PayloadBytes {
+        /// Bytes that the header names.
+        said: u64,
+        /// Bytes that came.
+        found: u64,
+    },
+    /// A field is missing, of the wrong length or over its limit.
+    #[error("{0}")]
+    Field(&'static str),
+    /// A name, a path or an entry is refused.
+    #[error("{0}")]
+    Entry(String),
+    /// Bytes do not have the digest that the header names.
+    #[error("the bytes of file {file} do not have the digest in the header")]
+    Digest {
+        /// File id.
+        file: u32,
+    },
+}
+
+/// Checks one record. With `payload` its bytes are checked against the digests in the header; without,
+/// the header alone.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_shape(header: &Record, payload: Option<&[u8]>) -> Result<(), ShapeError> {
+    if header.version == 0 || header.version > RECORD_VERSION {
+        return Err(ShapeError::Version(header.version));
+    }
+    let header_bytes = header.encoded_len();
+    if header_bytes > HEADER_BYTES_MAX {
+        return Err(ShapeError::HeaderBytes(header_bytes));
+    }
+    if let Some(payload) = payload.filter(|payload| payload.len() as u64 != header.payload_bytes) {
+        return Err(ShapeError::PayloadBytes { said: header.payload_bytes, found: payload.len() as u64 });
+    }
+    let kind = header.kind.as_ref().ok_or(ShapeError::Field("a record of no known kind"))?;
+    match kind {
+        Kind::Chunk(chunk) => check_chunk(chunk, header.payload_bytes, payload),
+        Kind::Pack(pack) => {
+            let files = pack.files.len();
+            if files == 0 || files > PACK_FILES_MAX || header.payload_bytes > PACK_BYTES_MAX as u64 {
+                return Err(ShapeError::Field("a pack holds 1 to 4096 files and at most 1 MiB"));
+            }
+            check_packed(&pack.files, header.payload_bytes, payload)
+        }
+        Kind::Whole(whole) => check_whole(whole, header.payload_bytes, payload),
+        _ if header.payload_bytes > 0 => {
+            Err(ShapeError::PayloadBytes { said: header.payload_bytes, found: 0 })
+        }
+        kind => check_bare(kind),
+    }
+}
+
+/// Records without a payload.
+fn check_bare(kind: &Kind) -> Result<(), ShapeError> {
+    match kind {
+        Kind::Genesis(genesis) => {
+            sixteen(&genesis.cluster)?;
+            genesis.members.iter().try_for_each(|member| sixteen(&member.incarnation))
+        }
+        Kind::Join(join) => {
+            let member = join.member.as_ref().ok_or(ShapeError::Field("a join without a member"))?;
+            sixteen(&member.incarnation)
+        }
+        Kind::OpenWriter(open) => {
+            job_name(&open.job)?;
+            commit_id(&open.commit_id)
+        }
+        Kind::Begin(begin) => check_begin(begin),
+        Kind::Part(part) => {
+            if part.entries.is_empty() {
+                return Err(ShapeError::Field("a page of a plan is not empty"));
+            }
+            if part.entries.iter().map(|entry| entry.encoded_len() + 6).sum::<usize>() > PART_BYTES_MAX + 8192
+            {
+                return Err(ShapeError::Field("a page of a plan has at most 256 KiB"));
+            }
+            part.entries.iter().try_for_each(check_entry)
+        }
+        Kind::Zero(zero) => check_zero(zero),
+        Kind::Reuse(reuse) => {
+            if reuse.files.is_empty() || reuse.files.len() > REUSE_FILES_MAX {
+                return Err(ShapeError::Field("a record reuses content for 1 to 1024 files"));
+            }
+            reuse.files.iter().try_for_each(|file| digest(&file.digest).map(drop))
+        }
+        Kind::Link(link) => digest(&link.digest).map(drop),
+        Kind::Seal(seal) => digest(&seal.root).map(drop),
+        Kind::Abort(_) | Kind::Tick(_) | Kind::Activate(_) => Ok(()),
+        Kind::Pin(pin) => job_name(&pin.job),
+        Kind::Unpin(unpin) => job_name(&unpin.job),
+        Kind::Expire(expire) => job_name(&expire.job),
+        Kind::Chunk(_) | Kind::Pack(_) | Kind::Whole(_) => unreachable!("they carry payloads"),
+    }
+}
+
+fn check_begin(begin: &proto::Begin) -> Result<(), ShapeError> {
+    job_name(&begin.job)?;
+    commit_id(&begin.commit_id)?;
+    digest(&begin.plan_digest).map(drop)
+}
+
+/// The file's length is the attempt's knowledge, so a chunk at offset 0 may be a whole file or a part of
+/// one: the digest of either will do here, and the ledger merges it as what it must be.
+fn check_chunk(chunk: &proto::Chunk, payload_bytes: u64, payload: Option<&[u8]>) -> Result<(), ShapeError> {
+    let named = digest(&chunk.digest)?;
+    if chunk.len == 0 || chunk.len > CHUNK_BYTES_MAX {
+        return Err(ShapeError::Field("a chunk has 1 byte to 4 MiB"));
+    }
+    if payload_bytes != u64::from(chunk.len) {
+        return Err(ShapeError::PayloadBytes { said: payload_bytes, found: u64::from(chunk.len) });
+    }
+    check_range(chunk.offset, u64::from(chunk.len))?;
+    let Some(payload) = payload else { return Ok(()) };
+    let end = chunk.offset + payload.len() as u64;
+    // A run that starts a longer file is the common case, and only an aligned one can be that.
+    if is_subtree(end + 1, chunk.offset, payload.len() as u64)
+        && subtree(end + 1, chunk.offset, payload) == named
+    {
+        return Ok(());
+    }
+    if subtree(end, chunk.offset, payload) == named {
+        return Ok(());
+    }
+    Err(ShapeError::Digest { file: chunk.file })
+}
+
+fn check_zero(zero: &proto::Zero) -> Result<(), ShapeError> {
+    let named = digest(&zero.digest)?;
+    if zero.len == 0 || zero.len > ZERO_BYTES_MAX {
+        return Err(ShapeError::Field("a run of zeros has 1 byte to 64 MiB"));
+    }
+    let end = check_range(zero.offset, zero.len)?;
+    let part = is_subtree(end + 1, zero.offset, zero.len) && zeros(end + 1, zero.offset, zero.len) == named;
+    if part || zeros(end, zero.offset, zero.len) == named {
+        Ok(())
+    } else {
+        Err(ShapeError::Digest { file: zero.file })
+    }
+}
+
+/// The end of a range that can be one subtree of a file.
+fn check_range(offset: u64, len: u64) -> Result<u64, ShapeError> {
+    let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX);
+    let end = end.ok_or(ShapeError::Field("the range lies beyond the largest file"))?;
+    if !is_subtree(end, offset, len) {
+        return Err(ShapeError::Field("the range is no aligned run"));
+    }
+    Ok(end)
+}
+
+fn check_packed(
+    files: &[proto::PackedFile],
+    payload_bytes: u64,
+    payload: Option<&[u8]>,
+) -> Result<(), ShapeError> {
+    // Equal contents lie in the payload once: a range that was hashed before is not hashed again.
+    let mut seen = std::collections::BTreeMap::new();
+    for file in files {
+        let named = digest(&file.digest)?;
+        let end = u64::from(file.offset) + u64::from(file.len);
+        if end > payload_bytes {
+            return Err(ShapeError::Field("a packed file lies beyond the payload"));
+        }
+        let Some(payload) = payload else { continue };
+        let (start, end) = (file.offset as usize, end as usize);
+        let found = *seen.entry((start, end)).or_insert_with(|| content(&payload[start..end]));
+        if found != named {
+            return Err(ShapeError::Digest { file: file.file });
+        }
+    }
+    Ok(())
+}
+
+fn check_whole(whole: &proto::Whole, payload_bytes: u64, payload: Option<&[u8]>) -> Result<(), ShapeError> {
+    check_begin(whole.begin.as_ref().ok_or(ShapeError::Field("a whole epoch without its begin"))?)?;
+    digest(&whole.root)?;
+    if whole.entries.len() > WHOLE_ENTRIES_MAX
+        || whole.files.len() > WHOLE_ENTRIES_MAX
+        || payload_bytes > WHOLE_BYTES_MAX
+    {
+        return Err(ShapeError::Field("a whole epoch has at most 64 entries and 64 KiB"));
+    }
+    let entries: Result<Vec<_>, _> = whole.entries.iter().map(entry_from_proto).collect();
+    let entries = entries.map_err(|error| ShapeError::Entry(error.to_string()))?;
+    check_entries(&entries, &Limits::default()).map_err(|error| ShapeError::Entry(error.to_string()))?;
+    check_packed(&whole.files, payload_bytes, payload)
+}
+
+fn check_entry(entry: &proto::PlanEntry) -> Result<(), ShapeError> {
+    entry_from_proto(entry).map(drop).map_err(|error| ShapeError::Entry(error.to_string()))
+}
+
+fn job_name(name: &str) -> Result<(), ShapeError> {
+    JobName::try_from(name).map(drop).map_err(|error| ShapeError::Entry(error.to_string()))
+}
+
+fn commit_id(bytes: &[u8]) -> Result<(), ShapeError> {
+    CommitId::from_slice(bytes).map(drop).ok_or(ShapeError::Field("a commit id is 16 bytes"))
+}
+
+fn digest(bytes: &[u8]) -> Result<Digest, ShapeError> {
+    Digest::from_slice(bytes).ok_or(ShapeError::Field("a digest is 32 bytes"))
+}
+
+fn sixteen(bytes: &[u8]) -> Result<(), ShapeError> {
+    if bytes.len() == 16 { Ok(()) } else { Err(ShapeError::Field("a uuid or incarnation is 16 bytes")) }
+}

@@ -1,1 +1,47 @@
-//! raft.
+//! The staircase of epochlog: records climb to a leader and come down committed on every replica.
+//!
+//! The only crate that knows openraft; nothing public here shows any of its types.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `replica` | the whole, wired: start, stop, faults |
+//! | `propose`, `propose/*` | records to the leader, wherever it is; `leader` judges them there |
+//! | `read` | linearizable reads |
+//! | `membership`, `identity` | the beginning of a cluster; who is who in every peer call |
+//! | `log_store`, `state_machine` | openraft over `nativelog`'s log store and machine |
+//! | `network`, `network/*` | three connections to each peer, and the service for peers |
+//! | `status`, `clock` | what a replica says about itself; log time |
+//! | `snapshot` | the place of ledger snapshots, which this version does not have |
+//!
+//! `docs/decisions/` says why it is built this way.
+
+mod clock;
+mod config;
+mod error;
+mod identity;
+mod leader;
+mod log_store;
+mod membership;
+pub mod network;
+mod propose;
+mod read;
+mod replica;
+mod snapshot;
+mod state_machine;
+mod status;
+#[doc(hidden)]
+pub mod testing;
+mod types;
+
+/// The messages of `proto/raft.proto`.
+#[allow(missing_docs, clippy::all, reason = "generated; documented in the .proto")]
+pub mod proto {
+    tonic::include_proto!("epochlog.raft");
+}
+
+pub use config::{APPEND_BYTES, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, WINDOW_BYTES};
+pub use error::{ProposeError, StartError};
+pub use network::server::PeerService;
+pub use propose::{Outcome, Pending, ProposalStream};
+pub use replica::Replica;
+pub use status::{Lag, Status};

@@ -1,0 +1,71 @@
+//! Opening what lies beneath a directory, and only there: no component of the
+//! path may be a symlink, whatever others do to the directory meanwhile.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
+
+use crate::epoch::RelPath;
+
+// Set once this kernel (or its sandbox) has refused openat2.
+static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+/// Opens `path` below the directory `root`. Symlinks in any component are refused with ELOOP.
+pub fn open_beneath(root: impl AsFd, path: &RelPath, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if path.is_root() {
+        return Ok(openat(root, c".", flags, mode)?);
+    }
+    if !WITHOUT_OPENAT2.load(Ordering::Relaxed) {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&root, path.as_os_str(), flags, mode, resolve) {
+            Err(Errno::NOSYS | Errno::PERM) => WITHOUT_OPENAT2.store(true, Ordering::Relaxed),
+            other => return Ok(other?),
+        }
+    }
+    by_component(root, path, flags, mode)
+}
+
+fn by_component(root: impl AsFd, path: &RelPath, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut dir = openat(root, c".", step, Mode::empty())?;
+    let mut components = path.components().peekable();
+    while let Some(name) = components.next() {
+        if components.peek().is_none() {
+            return Ok(openat(&dir, name, flags, mode)?);
+        }
+        dir = openat(&dir, name, step, Mode::empty())?;
+    }
+    Ok(dir)
+}
+
+/// The directory that holds the last component of `path`, for calls that take a directory and a name.
+pub fn open_parent(root: impl AsFd, path: &RelPath) -> io::Result<OwnedFd> {
+    let parent = path.parent().unwrap_or_else(RelPath::root);
+    open_beneath(root, &parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_component_may_be_a_symlink() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/f"), b"x").unwrap();
+        std::os::unix::fs::symlink("a", dir.path().join("s")).unwrap();
+        std::os::unix::fs::symlink("f", dir.path().join("a/b/t")).unwrap();
+        let root = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let read = OFlags::RDONLY;
+        for (path, good) in [("a/b/f", true), ("a/b", true), ("s/b/f", false), ("a/b/t", false), ("a/x", false)] {
+            let path = RelPath::parse(path.as_bytes()).unwrap();
+            assert_eq!(open_beneath(&root, &path, read, Mode::empty()).is_ok(), good, "{path}");
+            let flags = read | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            assert_eq!(by_component(&root, &path, flags, Mode::empty()).is_ok(), good, "{path}");
+        }
+    }
+}

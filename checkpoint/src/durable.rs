@@ -1,0 +1,88 @@
+//! What it takes until a name survives a power cut. A new file is durable when
+//! its content was synced and the directory that names it was, and that
+//! directory's own name, up to one that was durable before.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{Disk, FileKind};
+
+/// Makes `path` and everything between it and `root` (which must be there and durable), and syncs every parent:
+/// also that of directories that were there, because an earlier process may have died before it synced them.
+pub fn create_dir_all(disk: &dyn Disk, root: &Path, path: &Path) -> io::Result<()> {
+    let below = path.strip_prefix(root).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not below {}", path.display(), root.display()))
+    })?;
+    let mut at = root.to_path_buf();
+    for name in below.components() {
+        let parent = at.clone();
+        at.push(name);
+        ensure_dir(disk, &at)?;
+        disk.sync_dir(&parent)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory unless it is there; syncs nothing. Whether it was made.
+pub fn ensure_dir(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
+    match disk.create_dir(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            if disk.stat(path)?.kind == FileKind::Directory { Ok(false) } else { Err(e) }
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Replaces the file at `path` as a whole: written beside it under `temp`, synced, renamed, directory synced.
+pub fn replace_file(disk: &dyn Disk, path: &Path, temp: &Path, data: &[u8]) -> io::Result<()> {
+    ignore_missing(disk.unlink(temp))?;
+    disk.write_new(temp, data, 0o600)?;
+    disk.open(temp, crate::disk::Open::Write)?.sync_all()?;
+    disk.rename(temp, path)?;
+    let parent = path.parent().map(Path::to_path_buf).unwrap_or_else(|| PathBuf::from("."));
+    disk.sync_dir(&parent)
+}
+
+/// `NotFound` is as good as done.
+pub fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a file or a whole tree; nothing there is fine. Directories without owner write permission are opened
+/// up first, so that an ordinary user can remove what they published.
+pub fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    // Without recursion: a tree may be 512 deep and paths long.
+    let mut left = vec![(path.to_path_buf(), false)];
+    while let Some((at, emptied)) = left.pop() {
+        if emptied {
+            ignore_missing(disk.remove_dir(&at))?;
+            continue;
+        }
+        let stat = match disk.stat(&at) {
+            Ok(stat) => stat,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        if stat.kind != FileKind::Directory {
+            ignore_missing(disk.unlink(&at))?;
+            continue;
+        }
+        if stat.mode & 0o700 != 0o700 {
+            disk.set_mode(&at, 0o700)?;
+        }
+        left.push((at.clone(), true));
+        for (name, kind) in disk.read_dir(&at)? {
+            let inner = at.join(name);
+            if kind == FileKind::Directory {
+                left.push((inner, false));
+            } else {
+                ignore_missing(disk.unlink(&inner))?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! The manifest: the sealed truth of an epoch. Its tree is canonical, so equal
+//! directories have equal bytes and equal roots; what an epoch is called and
+//! where it came from stands before it, in the envelope, and is not part of the
+//! root. Format: `docs/format.md`. Decoding takes only what encoding makes, and
+//! never a tree that could be written outside its directory.
+
+mod envelope;
+
+pub use crate::error::ManifestError;
+pub use envelope::{Envelope, Position};
+
+use crate::digest::{Digest, content};
+use crate::epoch::{EntryKind, RelPath};
+use crate::limits::Limits;
+use crate::plan::{PlanChecker, PlanEntry, put_head, put_short};
+
+/// The bytes a canonical tree starts with.
+const TREE_MAGIC: &[u8] = b"epochlog tree 1\n";
+
+/// One entry of a sealed directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestEntry {
+    /// Where; empty for the root directory.
+    pub path: RelPath,
+    /// What.
+    pub kind: EntryKind,
+    /// Permission bits, 0 to 0o777; 0o777 for symlinks.
+    pub mode: u32,
+    /// Length, bytes; 0 for what is no file.
+    pub size: u64,
+    /// BLAKE3 of a file's content; [`Digest::NONE`] for the rest.
+    pub digest: Digest,
+    /// A symlink's target, verbatim; empty for the rest.
+    pub target: Vec<u8>,
+}
+
+impl ManifestEntry {
+    /// A planned entry with its content's digest ([`Digest::NONE`] for what is no file).
+    pub fn new(entry: &PlanEntry, digest: Digest) -> ManifestEntry {
+        let PlanEntry { path, kind, mode, size, target } = entry.clone();
+        ManifestEntry { path, kind, mode, size, digest, target }
+    }
+
+    /// The entry without its digest.
+    pub fn plan_entry(&self) -> PlanEntry {
+        let ManifestEntry { path, kind, mode, size, target, .. } = self.clone();
+        PlanEntry { path, kind, mode, size, target }
+    }
+}
+
+/// A sealed directory. Entry 0 is the root; sorted bytewise by path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// The entries.
+    pub entries: Vec<ManifestEntry>,
+}
+
+impl Manifest {
+    /// The digest of the canonical bytes: equal roots, identical directories.
+    pub fn root(&self) -> Digest {
+        content(&self.encode())
+    }
+
+    /// The number of regular files.
+    pub fn files(&self) -> u64 {
+        self.entries.iter().filter(|e| e.kind == EntryKind::File).count() as u64
+    }
+
+    /// Sum of the files' sizes, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.entries.iter().map(|e| e.size).sum()
+    }
+
+    /// The entry at this path.
+    pub fn find(&self, path: &RelPath) -> Option<&ManifestEntry> {
+        let at = self.entries.binary_search_by(|e| e.path.cmp(path)).ok()?;
+        Some(&self.entries[at])
+    }
+
+    /// The canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(32 + self.entries.len() * 80);
+        bytes.extend_from_slice(TREE_MAGIC);
+        bytes.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        for entry in &self.entries {
+            put_head(&mut bytes, &entry.path, entry.kind, entry.mode);
+            match entry.kind {
+                EntryKind::File => {
+                    bytes.extend_from_slice(&entry.size.to_le_bytes());
+                    bytes.extend_from_slice(entry.digest.as_bytes());
+                }
+                EntryKind::Directory => {}
+                EntryKind::Symlink => put_short(&mut bytes, &entry.target),
+            }
+        }
+        bytes
+    }
+
+    /// Reads canonical bytes; refuses every other form and every hostile tree.
+    pub fn decode(bytes: &[u8]) -> Result<Manifest, ManifestError> {
+        let mut read = Reader { bytes, at: 0 };
+        if read.take(TREE_MAGIC.len())? != TREE_MAGIC {
+            return Err(ManifestError::Malformed { at: 0, why: "not a tree of version 1" });
+        }
+        let count = read.u32()? as usize;
+        let everything = Limits { files_max: u64::from(u32::MAX), bytes_max: u64::MAX, ..Limits::default() };
+        let mut checker = PlanChecker::new(everything);
+        // An entry takes at least five bytes: a false count reserves no more than the input's size.
+        let mut entries = Vec::with_capacity(count.min(bytes.len() / 5));
+        for _ in 0..count {
+            let entry = read.entry()?;
+            checker.push_parts(&entry.path, entry.kind, entry.mode, entry.size, &entry.target)?;
+            entries.push(entry);
+        }
+        read.end()?;
+        checker.finish()?;
+        Ok(Manifest { entries })
+    }
+}
+
+/// The bytes of an epoch's manifest file: envelope, then tree.
+pub fn encode_file(envelope: &Envelope, tree: &[u8]) -> Vec<u8> {
+    let mut bytes = envelope.encode();
+    bytes.extend_from_slice(tree);
+    bytes
+}
+
+/// Reads a manifest file and checks the tree against the root in its envelope.
+pub fn decode_file(bytes: &[u8]) -> Result<(Envelope, Manifest), ManifestError> {
+    let (envelope, used) = Envelope::decode(bytes)?;
+    let tree = &bytes[used..];
+    if content(tree) != envelope.root {
+        return Err(ManifestError::Damaged("the tree is not the one that the root names"));
+    }
+    Ok((envelope, Manifest::decode(tree)?))
+}
+
+// Reads numbers and short byte strings, never past the end.
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn wrong(&self, why: &'static str) -> ManifestError {
+        ManifestError::Malformed { at: self.at, why }
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ManifestError> {
+        let rest = &self.bytes[self.at..];
+        if rest.len() < len {
+            return Err(self.wrong("it ends too early"));
+        }
+        self.at += len;
+        Ok(&rest[..len])
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
+        Ok(self.take(N)?.try_into().expect("as many bytes as were taken"))
+    }
+
+    fn u16(&mut self) -> Result<u16, ManifestError> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, ManifestError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, ManifestError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn short(&mut self) -> Result<&'a [u8], ManifestError> {
+        let len = self.u16()?;
+        self.take(usize::from(len))
+    }
+
+    fn text(&mut self) -> Result<String, ManifestError> {
+        let bytes = self.short()?;
+        let text = std::str::from_utf8(bytes).map_err(|_| self.wrong("a text is no UTF-8"))?;
+        Ok(text.to_owned())
+    }
+
+    fn end(&self) -> Result<(), ManifestError> {
+        if self.at == self.bytes.len() { Ok(()) } else { Err(self.wrong("there is more than there should be")) }
+    }
+
+    fn entry(&mut self) -> Result<ManifestEntry, ManifestError> {
+        let kind = match self.take(1)? {
+            b"f" => EntryKind::File,
+            b"d" => EntryKind::Directory,
+            b"l" => EntryKind::Symlink,
+            _ => return Err(self.wrong("an entry of unknown kind")),
+        };
+        let mode = u32::from(self.u16()?);
+        let path = RelPath::parse(self.short()?)
+            .map_err(|e| ManifestError::Entries(crate::plan::PlanError::Refused { path: e.path, why: e.why.into() }))?;
+        let mut entry =
+            ManifestEntry { path, kind, mode, size: 0, digest: Digest::NONE, target: Vec::new() };
+        match kind {
+            EntryKind::File => {
+                entry.size = self.u64()?;
+                entry.digest = Digest::from_bytes(self.array()?);
+                if entry.size == 0 && entry.digest != content(&[]) {
+                    return Err(self.wrong("an empty file with the digest of something"));
+                }
+            }
+            EntryKind::Directory => {}
+            EntryKind::Symlink => entry.target = self.short()?.to_vec(),
+        }
+        Ok(entry)
+    }
+}

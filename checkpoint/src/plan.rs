@@ -1,0 +1,109 @@
+//! The plan: what a source directory looks like, entry by entry, before a byte
+//! of it is read. Refuses by name whatever cannot be reproduced on a replica,
+//! and never opens anything but directories.
+
+mod check;
+mod scan;
+
+pub use crate::error::PlanError;
+pub use check::{PlanChecker, check_entries};
+
+use std::path::Path;
+
+use crate::digest::{Digest, Hasher};
+use crate::epoch::{EntryKind, RelPath};
+use crate::limits::Limits;
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanEntry {
+    /// Where; empty for the root directory.
+    pub path: RelPath,
+    /// What.
+    pub kind: EntryKind,
+    /// Permission bits, 0 to 0o777; 0o777 for symlinks.
+    pub mode: u32,
+    /// Length, bytes; 0 for what is no file.
+    pub size: u64,
+    /// A symlink's target, verbatim; empty for the rest.
+    pub target: Vec<u8>,
+}
+
+/// What identifies the state of a file of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+    pub(crate) len: u64,
+    pub(crate) mode: u32,
+    pub(crate) mtime: (i64, i64),
+    pub(crate) ctime: (i64, i64),
+}
+
+/// A scanned directory. Entry 0 is the root; entries are sorted bytewise by path and every parent is among them.
+/// An entry's place is its file id.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The entries.
+    pub entries: Vec<PlanEntry>,
+    pub(crate) stamps: Vec<Stamp>,
+}
+
+impl Plan {
+    /// Walks `dir`. Sockets, fifos and devices are refused by name without being opened; so are setuid, setgid
+    /// and sticky bits, files that their owner may not read and directories that their owner may not list.
+    pub fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
+        scan::scan(dir, limits)
+    }
+
+    /// The digest of all entries: equal digests, equal plans.
+    pub fn digest(&self) -> Digest {
+        plan_digest(&self.entries)
+    }
+
+    /// Sum of the files' sizes, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.entries.iter().map(|e| e.size).sum()
+    }
+
+    /// The number of regular files.
+    pub fn files(&self) -> u64 {
+        self.entries.iter().filter(|e| e.kind == EntryKind::File).count() as u64
+    }
+}
+
+/// The digest of a list of entries. Encoding: `docs/format.md`.
+pub fn plan_digest(entries: &[PlanEntry]) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(b"epochlog plan 1\n");
+    let mut bytes = Vec::new();
+    for entry in entries {
+        bytes.clear();
+        put_head(&mut bytes, &entry.path, entry.kind, entry.mode);
+        match entry.kind {
+            EntryKind::File => bytes.extend_from_slice(&entry.size.to_le_bytes()),
+            EntryKind::Directory => {}
+            EntryKind::Symlink => put_short(&mut bytes, &entry.target),
+        }
+        hasher.update(&bytes);
+    }
+    hasher.finish()
+}
+
+// Kind, mode and path, as plans and manifests begin an entry.
+pub(crate) fn put_head(bytes: &mut Vec<u8>, path: &RelPath, kind: EntryKind, mode: u32) {
+    bytes.push(match kind {
+        EntryKind::File => b'f',
+        EntryKind::Directory => b'd',
+        EntryKind::Symlink => b'l',
+    });
+    bytes.extend_from_slice(&(mode as u16).to_le_bytes());
+    put_short(bytes, path.as_bytes());
+}
+
+// At most 65,535 bytes behind their length.
+pub(crate) fn put_short(bytes: &mut Vec<u8>, data: &[u8]) {
+    let len = u16::try_from(data.len()).expect("paths, targets and names are far below 64 KiB");
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(data);
+}

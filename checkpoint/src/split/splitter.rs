@@ -1,0 +1,302 @@
+//! The iterator over the pieces of a directory.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use rustix::fs::{Mode, OFlags, open};
+
+use super::read::{SourceFile, check_name};
+use super::{Coverage, PackedFile, Piece, SplitError};
+use crate::digest::{self, Digest, DigestTree};
+use crate::epoch::EntryKind;
+use crate::error::at;
+use crate::limits::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PACK_BYTES_MAX, PACK_FILE_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX,
+    ZERO_BYTES_MAX,
+};
+use crate::manifest::{Manifest, ManifestEntry};
+use crate::plan::{Plan, PlanEntry};
+
+/// Reads a directory piece by piece. After the last piece, [`Splitter::finish`] gives the manifest.
+pub struct Splitter<'a> {
+    dir: PathBuf,
+    root: OwnedFd,
+    plan: &'a Plan,
+    chunk_bytes: u64,
+    covered: &'a Coverage,
+    previous: &'a dyn Fn(&PlanEntry) -> Option<Digest>,
+    digests: Vec<Digest>,
+    next: usize,
+    large: Option<Large>,
+    pack: Pack,
+    reuse: Vec<(u32, Digest)>,
+    ready: VecDeque<Piece>,
+    ended: bool,
+    bytes_read: Arc<AtomicU64>,
+}
+
+// A file of more than one pack's worth, being read.
+struct Large {
+    file: u32,
+    source: SourceFile,
+    tree: DigestTree,
+    offset: u64,
+    // Its bytes were counted when it was compared with the previous epoch.
+    counted: bool,
+}
+
+#[derive(Default)]
+struct Pack {
+    files: Vec<PackedFile>,
+    payload: Vec<u8>,
+    // Where each content stands, so that equal ones stand once.
+    places: HashMap<Digest, u32>,
+}
+
+impl Pack {
+    fn take(&mut self) -> Option<Piece> {
+        if self.files.is_empty() {
+            return None;
+        }
+        let Pack { files, payload, .. } = std::mem::take(self);
+        Some(Piece::Pack { files, payload: Bytes::from(payload) })
+    }
+}
+
+impl<'a> Splitter<'a> {
+    /// Starts to read the directory that `plan` was made of, in chunks of `chunk_bytes`. `covered` is what the
+    /// log has already; `previous` gives the digest of sealed content that may be equal to an entry's: a file of
+    /// the same path and size in the previous epoch.
+    ///
+    /// # Panics
+    /// When `chunk_bytes` is no power of two from 64 KiB to 4 MiB.
+    pub fn new(
+        dir: &Path,
+        plan: &'a Plan,
+        chunk_bytes: u32,
+        covered: &'a Coverage,
+        previous: &'a dyn Fn(&PlanEntry) -> Option<Digest>,
+    ) -> Result<Splitter<'a>, SplitError> {
+        assert!(chunk_bytes.is_power_of_two() && (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open(dir, flags, Mode::empty()).map_err(|e| at("open the directory", dir)(e.into()))?;
+        Ok(Splitter {
+            dir: dir.to_path_buf(),
+            root,
+            plan,
+            chunk_bytes: u64::from(chunk_bytes),
+            covered,
+            previous,
+            digests: vec![Digest::NONE; plan.entries.len()],
+            next: 0,
+            large: None,
+            pack: Pack::default(),
+            reuse: Vec::new(),
+            ready: VecDeque::new(),
+            ended: false,
+            bytes_read: Arc::default(),
+        })
+    }
+
+    /// Bytes of the source that were read so far, of the plan's [`Plan::bytes`]; for progress, from any thread.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        self.bytes_read.clone()
+    }
+
+    /// After the last piece: compares every entry once more with the plan and gives the manifest.
+    ///
+    /// # Panics
+    /// When pieces are left.
+    pub fn finish(self) -> Result<Manifest, SplitError> {
+        assert!(self.ended && self.next == self.plan.entries.len(), "every piece must be taken first");
+        for (entry, stamp) in self.plan.entries.iter().zip(&self.plan.stamps) {
+            check_name(&self.root, &self.dir, &entry.path, stamp)?;
+        }
+        let entries = self.plan.entries.iter().zip(&self.digests);
+        Ok(Manifest { entries: entries.map(|(entry, digest)| ManifestEntry::new(entry, *digest)).collect() })
+    }
+
+    fn went(&self, bytes: u64) {
+        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    // Goes on until a piece is ready or everything is read.
+    fn advance(&mut self) -> Result<Option<Piece>, SplitError> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(Some(piece));
+            }
+            if let Some(large) = self.large.take() {
+                self.read_large(large)?;
+                continue;
+            }
+            let Some(entry) = self.plan.entries.get(self.next) else {
+                self.ready.extend(self.pack.take());
+                self.flush_reuse();
+                match self.ready.pop_front() {
+                    Some(piece) => return Ok(Some(piece)),
+                    None => return Ok(None),
+                }
+            };
+            let file = self.next as u32;
+            self.next += 1;
+            match entry.kind {
+                EntryKind::File if entry.size == 0 => self.digests[file as usize] = digest::content(&[]),
+                EntryKind::File => self.start_file(file, entry)?,
+                EntryKind::Directory | EntryKind::Symlink => {}
+            }
+        }
+    }
+
+    fn flush_reuse(&mut self) {
+        if !self.reuse.is_empty() {
+            self.ready.push_back(Piece::Reuse { files: std::mem::take(&mut self.reuse) });
+        }
+    }
+
+    fn add_reuse(&mut self, file: u32, digest: Digest) {
+        self.reuse.push((file, digest));
+        if self.reuse.len() == REUSE_FILES_MAX {
+            self.flush_reuse();
+        }
+    }
+
+    fn start_file(&mut self, file: u32, entry: &PlanEntry) -> Result<(), SplitError> {
+        let stamp = self.plan.stamps[file as usize];
+        let mut source = SourceFile::open(&self.root, &self.dir, &entry.path, stamp)?;
+        if entry.size < PACK_FILE_BYTES_MAX {
+            return self.read_small(file, entry, &source);
+        }
+        let whole = self.covered.has_file(file);
+        let before = if self.covered.has_any(file) { None } else { (self.previous)(entry) };
+        if whole || before.is_some() {
+            let bytes_read = self.bytes_read.clone();
+            let digest = source.hash(|bytes| _ = bytes_read.fetch_add(bytes, Ordering::Relaxed))?;
+            self.digests[file as usize] = digest;
+            if whole {
+                return Ok(());
+            }
+            if before == Some(digest) {
+                self.add_reuse(file, digest);
+                return Ok(());
+            }
+        }
+        let tree = DigestTree::new(entry.size, self.chunk_bytes as u32);
+        self.large = Some(Large { file, source, tree, offset: 0, counted: before.is_some() });
+        Ok(())
+    }
+
+    fn read_small(&mut self, file: u32, entry: &PlanEntry, source: &SourceFile) -> Result<(), SplitError> {
+        let len = entry.size as usize;
+        if self.pack.payload.len() + len > PACK_BYTES_MAX || self.pack.files.len() == PACK_FILES_MAX {
+            self.ready.extend(self.pack.take());
+        }
+        // Read to where it would stand in the pack; taken back when it is not needed there.
+        if self.pack.payload.capacity() == 0 {
+            self.pack.payload.reserve_exact(PACK_BYTES_MAX.min(self.plan.bytes() as usize));
+        }
+        let start = self.pack.payload.len();
+        source.read(&mut self.pack.payload, 0, len)?;
+        source.check()?;
+        self.went(entry.size);
+        let digest = digest::content(&self.pack.payload[start..]);
+        self.digests[file as usize] = digest;
+        let covered = self.covered.has_file(file);
+        if covered || (self.previous)(entry) == Some(digest) {
+            self.pack.payload.truncate(start);
+            if !covered {
+                self.add_reuse(file, digest);
+            }
+            return Ok(());
+        }
+        let offset = match self.pack.places.get(&digest) {
+            Some(place) => {
+                self.pack.payload.truncate(start);
+                *place
+            }
+            None => {
+                self.pack.places.insert(digest, start as u32);
+                start as u32
+            }
+        };
+        self.pack.files.push(PackedFile { file, offset, len: len as u32, digest });
+        Ok(())
+    }
+
+    // One run of a large file: a hole, a chunk of zeros or a chunk.
+    fn read_large(&mut self, mut large: Large) -> Result<(), SplitError> {
+        let (file, size, offset) = (large.file, large.source.len(), large.offset);
+        if offset == size {
+            large.source.check()?;
+            let digest = large.tree.finish().expect("every run of the file was added");
+            self.digests[file as usize] = digest;
+            return Ok(());
+        }
+        let chunk = self.chunk_bytes.min(size - offset);
+        let hole_end = large.source.hole_end(offset)?;
+        let (len, digest, payload) = match zero_run(size, offset, hole_end, self.chunk_bytes) {
+            Some(run) => {
+                // A run that the log has in part goes chunk by chunk.
+                let split = !self.covered.has(file, offset, run) && self.covered.touches(file, offset, run);
+                let run = if split { chunk } else { run };
+                (run, digest::zeros(size, offset, run), None)
+            }
+            None => {
+                let mut data = Vec::with_capacity(chunk as usize);
+                large.source.read(&mut data, offset, chunk as usize)?;
+                let payload = (!digest::is_zero(&data)).then(|| Bytes::from(data));
+                let digest = match &payload {
+                    Some(data) => digest::subtree(size, offset, data),
+                    None => digest::zeros(size, offset, chunk),
+                };
+                (chunk, digest, payload)
+            }
+        };
+        large.tree.insert(offset, len, digest).expect("runs follow each other in order");
+        if !large.counted {
+            self.went(len);
+        }
+        large.offset += len;
+        self.large = Some(large);
+        if !self.covered.has(file, offset, len) {
+            self.ready.push_back(match payload {
+                Some(payload) => Piece::Chunk { file, offset, digest, payload },
+                None => Piece::Zero { file, offset, len, digest },
+            });
+        }
+        Ok(())
+    }
+}
+
+// The longest run of zeros from `offset` that is one subtree and at least a chunk, or ends the file.
+fn zero_run(size: u64, offset: u64, hole_end: u64, chunk_bytes: u64) -> Option<u64> {
+    let hole = hole_end - offset;
+    let aligned = if offset == 0 { u64::MAX } else { 1 << offset.trailing_zeros() };
+    if hole_end == size && hole > 0 && hole <= aligned.min(ZERO_BYTES_MAX) {
+        return Some(hole);
+    }
+    if hole < chunk_bytes {
+        return None;
+    }
+    let longest = hole.min(aligned).min(ZERO_BYTES_MAX);
+    Some(1 << longest.ilog2())
+}
+
+impl Iterator for Splitter<'_> {
+    type Item = Result<Piece, SplitError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let piece = self.advance().transpose();
+        if !matches!(piece, Some(Ok(_))) {
+            self.ended = true;
+        }
+        piece
+    }
+}

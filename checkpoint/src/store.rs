@@ -1,0 +1,196 @@
+//! A node's shelves: sealed content as blobs, attempts in staging, published
+//! epochs as trees of hard links to blobs. The log decides what is here; the
+//! store obeys, and every verb may be repeated. It deletes only what it is told
+//! to, its own temporary names, and what lies in `trash/`.
+
+mod blobs;
+mod expire;
+pub mod layout;
+mod publish;
+mod recover;
+mod staging;
+mod verify;
+
+pub use crate::error::{StoreError, Unpublished};
+pub use layout::Layout;
+pub use verify::{Problem, VerifyReport};
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use crate::digest::Digest;
+use crate::disk::{Disk, Open};
+use crate::epoch::{JobName, RelPath};
+use crate::error::at;
+use crate::manifest::{self, Envelope, Manifest, ManifestError};
+
+// Largest manifest that is read back, bytes: a million entries of longest paths are below.
+const MANIFEST_BYTES_MAX: u64 = 4 << 30;
+// Largest envelope, bytes.
+const ENVELOPE_BYTES_MAX: usize = 8 << 20;
+
+/// Where the content of a manifest's entry comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Chunks, in the staged file of this entry; what is missing at the end is zeros.
+    Staged,
+    /// A pack, unpacked into the attempt's tree.
+    Unpacked,
+    /// Sealed before: a blob.
+    Reused,
+    /// Nothing to come: directories, symlinks, empty files.
+    None,
+}
+
+/// An epoch to publish.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The attempt that was sealed.
+    pub attempt: u64,
+    /// Name and origin.
+    pub envelope: Envelope,
+    /// The tree.
+    pub manifest: Arc<Manifest>,
+    /// One per entry of the manifest.
+    pub sources: Arc<Vec<Source>>,
+}
+
+/// A small file to write into an attempt's tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpacked<'a> {
+    /// Where.
+    pub path: &'a RelPath,
+    /// Permission bits.
+    pub mode: u32,
+    /// The whole content. Files of one call that share the same slice and mode share an inode.
+    pub data: &'a [u8],
+}
+
+/// The shelves of one node. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    // Held while names of blobs and epochs change.
+    names: Mutex<()>,
+    // A sync failed: what is on the device is not known any more, until the next start.
+    broken: AtomicBool,
+    blobs: Mutex<blobs::Known>,
+}
+
+impl Store {
+    /// Makes the folders that are missing, durably; empties `trash/`, removes our own temporary names, points
+    /// each `latest` to the newest published epoch. Deletes nothing else.
+    pub fn open(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Store, StoreError> {
+        let layout = Layout::new(data_dir);
+        recover::open(&*disk, &layout)?;
+        let inner = Inner {
+            disk,
+            layout,
+            names: Mutex::default(),
+            broken: AtomicBool::new(false),
+            blobs: Mutex::default(),
+        };
+        Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// Where everything lies.
+    pub fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    /// The disk underneath.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.disk
+    }
+
+    /// Writes small files into the attempt's tree, making directories (0700) as needed. Not synced: publishing
+    /// does that. What is there already is replaced.
+    pub fn unpack(&self, attempt: u64, files: &[Unpacked<'_>]) -> Result<(), StoreError> {
+        staging::unpack(self.disk().as_ref(), &self.layout().tree_dir(attempt), files)
+    }
+
+    /// Publishes epochs, several with the syncs of one. An epoch appears complete, by one rename, or not at all;
+    /// one that cannot be published does not hinder the others. Repeating is harmless.
+    pub fn publish(&self, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
+        publish::publish(&self.inner, batch)
+    }
+
+    /// The root of a published epoch, from the envelope of its manifest alone.
+    pub fn published(&self, job: &JobName, epoch: u64) -> Result<Option<Digest>, StoreError> {
+        Ok(self.envelope(job, epoch)?.map(|envelope| envelope.root))
+    }
+
+    /// The envelope of a published epoch.
+    pub fn envelope(&self, job: &JobName, epoch: u64) -> Result<Option<Envelope>, StoreError> {
+        read_envelope(self.disk().as_ref(), &self.layout().manifest_file(job, epoch))
+    }
+
+    /// Envelope and tree of a published epoch, checked against each other.
+    pub fn manifest(&self, job: &JobName, epoch: u64) -> Result<Option<(Envelope, Manifest)>, StoreError> {
+        let path = self.layout().manifest_file(job, epoch);
+        let bytes = match self.disk().read_file(&path, MANIFEST_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(at("read", &path)(e).into()),
+        };
+        manifest::decode_file(&bytes).map(Some).map_err(|source| StoreError::Manifest { path, source })
+    }
+
+    /// The numbers of the epochs of a job that are published here, rising.
+    pub fn epochs(&self, job: &JobName) -> Result<Vec<u64>, StoreError> {
+        Ok(expire::epochs(self.disk().as_ref(), &self.layout().job_dir(job))?)
+    }
+
+    /// Takes an epoch away: `latest` first, then into `trash/`, then its names one by one. Nothing there is fine.
+    pub fn expire(&self, job: &JobName, epoch: u64) -> Result<(), StoreError> {
+        expire::expire(&self.inner, job, epoch)
+    }
+
+    /// Removes what was built for an attempt (its tree and manifest). Staged files stay: the log names them.
+    pub fn discard(&self, attempt: u64) -> Result<(), StoreError> {
+        expire::discard(&self.inner, attempt)
+    }
+
+    /// Reads a published epoch again and compares it with its manifest: kinds, modes, digests, targets, names
+    /// that are missing or too many.
+    pub fn verify(&self, job: &JobName, epoch: u64) -> Result<VerifyReport, StoreError> {
+        let (_, manifest) = self
+            .manifest(job, epoch)?
+            .ok_or_else(|| StoreError::NotPublished { job: job.to_string(), epoch })?;
+        Ok(verify::verify_tree(self.disk().as_ref(), &self.layout().files_dir(job, epoch), &manifest)?)
+    }
+
+    /// A blob of this content, of any mode; not verified.
+    pub fn blob_path(&self, digest: Digest) -> Option<PathBuf> {
+        blobs::any_mode(self.disk().as_ref(), self.layout(), digest).ok().flatten()
+    }
+}
+
+pub(crate) use verify::verify_tree;
+
+fn read_envelope(disk: &dyn Disk, path: &Path) -> Result<Option<Envelope>, StoreError> {
+    let io = |e| StoreError::from(at("read", path)(e));
+    let wrong = |source| StoreError::Manifest { path: path.to_path_buf(), source };
+    let file = match disk.open(path, Open::Read) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io(e)),
+    };
+    let mut head = [0; 16];
+    file.read_exact_at(&mut head, 0).map_err(io)?;
+    let len = Envelope::encoded_len(&head).map_err(wrong)?;
+    if len > ENVELOPE_BYTES_MAX {
+        return Err(wrong(ManifestError::Damaged("the envelope is far too long")));
+    }
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, 0).map_err(io)?;
+    Ok(Some(Envelope::decode(&bytes).map_err(wrong)?.0))
+}

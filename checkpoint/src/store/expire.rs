@@ -1,0 +1,84 @@
+//! Taking away: published epochs by way of `trash/`, what was built for an
+//! attempt, and where `latest` points. Staged files and blobs are not touched.
+
+use std::io;
+use std::path::Path;
+
+use super::recover::LATEST_TEMP;
+use super::{Inner, StoreError};
+use crate::disk::{Disk, FileKind};
+use crate::durable::{ignore_missing, remove_tree};
+use crate::epoch::JobName;
+use crate::error::{IoError, at};
+
+/// The numbers of the epochs in a job's folder, rising.
+pub(super) fn epochs(disk: &dyn Disk, job_dir: &Path) -> Result<Vec<u64>, IoError> {
+    let names = match disk.read_dir(job_dir) {
+        Ok(names) => names,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(at("list", job_dir)(e)),
+    };
+    let dirs = names.into_iter().filter(|(_, kind)| *kind == FileKind::Directory);
+    let mut epochs: Vec<u64> = dirs.filter_map(|(name, _)| parse(name.as_encoded_bytes())).collect();
+    epochs.sort_unstable();
+    Ok(epochs)
+}
+
+// A number as we write it: no sign, no leading zero.
+fn parse(name: &[u8]) -> Option<u64> {
+    let number: u64 = std::str::from_utf8(name).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == name).then_some(number)
+}
+
+/// Points `latest` to the newest published epoch; removes it when there is none. `new` was published just now.
+pub(super) fn point_latest(disk: &dyn Disk, job_dir: &Path, new: Option<u64>) -> io::Result<()> {
+    let link = job_dir.join("latest");
+    let current = match disk.read_link(&link) {
+        Ok(target) => Some(target),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let there = |epoch: u64| disk.stat(&job_dir.join(epoch.to_string())).is_ok();
+    let pointed = current.as_deref().and_then(parse);
+    let newest = match (new, pointed) {
+        // The usual case needs no look at the whole folder.
+        (Some(new), Some(old)) if new > old => Some(new),
+        (Some(_), Some(old)) if there(old) => Some(old),
+        _ => epochs(disk, job_dir).map_err(|e| e.source)?.last().copied(),
+    };
+    if newest == pointed && newest.is_some() == current.is_some() {
+        return Ok(());
+    }
+    let Some(newest) = newest else { return disk.unlink(&link) };
+    let temp = job_dir.join(LATEST_TEMP);
+    ignore_missing(disk.unlink(&temp))?;
+    disk.symlink(newest.to_string().as_bytes(), &temp)?;
+    disk.rename(&temp, &link)
+}
+
+pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), StoreError> {
+    let _names = inner.names.lock().expect("a thread panicked while it changed names");
+    let (disk, layout) = (&*inner.disk, &inner.layout);
+    let (dir, job_dir) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
+    let trash = layout.trash_dir().join(format!("{job}.{epoch}"));
+    remove_tree(disk, &trash).map_err(at("remove", &trash))?;
+    match disk.rename(&dir, &trash) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if disk.stat(&job_dir).is_err() {
+                return Ok(());
+            }
+        }
+        Err(e) => return Err(at("move to the trash", &dir)(e).into()),
+    }
+    point_latest(disk, &job_dir, None).map_err(at("point `latest` in", &job_dir))?;
+    disk.sync_dir(&job_dir).map_err(at("sync", &job_dir))?;
+    remove_tree(disk, &trash).map_err(at("remove", &trash))?;
+    Ok(())
+}
+
+pub(super) fn discard(inner: &Inner, attempt: u64) -> Result<(), StoreError> {
+    let _names = inner.names.lock().expect("a thread panicked while it changed names");
+    let building = inner.layout.building_dir(attempt);
+    Ok(remove_tree(&*inner.disk, &building).map_err(at("remove", &building))?)
+}

@@ -1,0 +1,130 @@
+//! Comparing a directory with its manifest, entry by entry. Reads everything,
+//! changes nothing, follows no symlink.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::blobs::hash_file;
+use crate::disk::{Disk, FileKind};
+use crate::epoch::{EntryKind, RelPath, escape};
+use crate::error::{IoError, at};
+use crate::manifest::{Manifest, ManifestEntry};
+
+/// Something that is not as the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The path, escaped.
+    pub path: String,
+    /// What does not fit.
+    pub why: String,
+}
+
+/// What a verification saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Regular files that were read.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Everything that does not fit; empty when the directory is what it should be.
+    pub problems: Vec<Problem>,
+}
+
+impl VerifyReport {
+    /// Whether everything fits.
+    pub fn is_good(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Compares the directory `dir` with `manifest`.
+pub(crate) fn verify_tree(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<VerifyReport, IoError> {
+    let mut report = VerifyReport::default();
+    let expected: BTreeMap<&[u8], &ManifestEntry> =
+        manifest.entries.iter().map(|entry| (entry.path.as_bytes(), entry)).collect();
+    let mut seen = 0;
+    let mut left = vec![RelPath::root()];
+    while let Some(path) = left.pop() {
+        let full = dir.join(path.as_os_str());
+        let full = if path.is_root() { dir.to_path_buf() } else { full };
+        let Some(entry) = expected.get(path.as_bytes()) else {
+            report.add(&path, "it should not be there");
+            continue;
+        };
+        seen += 1;
+        if !report.compare(disk, &full, entry)? || entry.kind != EntryKind::Directory {
+            continue;
+        }
+        for (name, _) in disk.read_dir(&full).map_err(at("list", &full))? {
+            match path.join(name.as_encoded_bytes()) {
+                Ok(inner) => left.push(inner),
+                Err(e) => report.problems.push(Problem { path: e.path, why: e.why.to_owned() }),
+            }
+        }
+    }
+    if seen < manifest.entries.len() {
+        for entry in &manifest.entries {
+            let full = dir.join(entry.path.as_os_str());
+            if disk.stat(&full).is_err() {
+                report.add(&entry.path, "it is missing");
+            }
+        }
+    }
+    Ok(report)
+}
+
+impl VerifyReport {
+    fn add(&mut self, path: &RelPath, why: impl Into<String>) {
+        self.problems.push(Problem { path: path.to_string(), why: why.into() });
+    }
+
+    // Whether kind and place fit, so that looking inside makes sense.
+    fn compare(&mut self, disk: &dyn Disk, full: &Path, entry: &ManifestEntry) -> Result<bool, IoError> {
+        let stat = match disk.stat(full) {
+            Ok(stat) => stat,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                self.add(&entry.path, "it is missing");
+                return Ok(false);
+            }
+            Err(e) => return Err(at("stat", full)(e)),
+        };
+        let kind = match stat.kind {
+            FileKind::File => Some(EntryKind::File),
+            FileKind::Directory => Some(EntryKind::Directory),
+            FileKind::Symlink => Some(EntryKind::Symlink),
+            FileKind::Other => None,
+        };
+        if kind != Some(entry.kind) {
+            self.add(&entry.path, format!("it is {:?}, not {:?}", stat.kind, entry.kind));
+            return Ok(false);
+        }
+        if entry.kind != EntryKind::Symlink && stat.mode != entry.mode {
+            self.add(&entry.path, format!("its mode is {:o}, not {:o}", stat.mode, entry.mode));
+        }
+        match entry.kind {
+            EntryKind::Directory => {}
+            EntryKind::Symlink => {
+                let target = disk.read_link(full).map_err(at("read the link", full))?;
+                if target != entry.target {
+                    self.add(&entry.path, format!("it points to {}", escape(&target)));
+                }
+            }
+            EntryKind::File if stat.len != entry.size => {
+                self.add(&entry.path, format!("it has {} bytes, not {}", stat.len, entry.size));
+            }
+            EntryKind::File => {
+                self.files += 1;
+                self.bytes += entry.size;
+                match hash_file(disk, full) {
+                    Ok(found) if found == entry.digest => {}
+                    Ok(found) => self.add(
+                        &entry.path,
+                        format!("its digest is {}, not {}", found.short(), entry.digest.short()),
+                    ),
+                    Err(e) => self.add(&entry.path, format!("it cannot be read: {e}")),
+                }
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,74 @@
+//! The bytes of one file in pages, so that a copy of a disk costs little and
+//! holes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const PAGE: u64 = 4096;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bytes {
+    len: u64,
+    pages: BTreeMap<u64, Arc<[u8; PAGE as usize]>>,
+}
+
+impl Bytes {
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn blocks(&self) -> u64 {
+        self.pages.len() as u64 * (PAGE / 512)
+    }
+
+    pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> usize {
+        let n = (buf.len() as u64).min(self.len.saturating_sub(offset)) as usize;
+        let mut done = 0;
+        while done < n {
+            let at = offset + done as u64;
+            let inside = (at % PAGE) as usize;
+            let take = (n - done).min(PAGE as usize - inside);
+            match self.pages.get(&(at / PAGE)) {
+                Some(page) => buf[done..done + take].copy_from_slice(&page[inside..inside + take]),
+                None => buf[done..done + take].fill(0),
+            }
+            done += take;
+        }
+        n
+    }
+
+    pub(super) fn write(&mut self, data: &[u8], offset: u64) {
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset + done as u64;
+            let inside = (at % PAGE) as usize;
+            let take = (data.len() - done).min(PAGE as usize - inside);
+            let page = self.pages.entry(at / PAGE).or_insert_with(|| Arc::new([0; PAGE as usize]));
+            Arc::make_mut(page)[inside..inside + take].copy_from_slice(&data[done..done + take]);
+            done += take;
+        }
+        self.len = self.len.max(offset + data.len() as u64);
+    }
+
+    pub(super) fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            let inside = (len % PAGE) as usize;
+            drop(self.pages.split_off(&len.div_ceil(PAGE)));
+            if inside > 0
+                && let Some(page) = self.pages.get_mut(&(len / PAGE))
+            {
+                Arc::make_mut(page)[inside..].fill(0);
+            }
+        }
+        self.len = len;
+    }
+
+    pub(super) fn flip(&mut self, bit: u64) -> bool {
+        let mut byte = [0];
+        if self.read(&mut byte, bit / 8) == 0 {
+            return false;
+        }
+        self.write(&[byte[0] ^ 1 << (bit % 8)], bit / 8);
+        true
+    }
+}

@@ -1,0 +1,14 @@
+//! What the crate promises, from outside.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod support;
+
+mod crash_points;
+mod golden_manifest;
+mod hostile_paths;
+mod many_links;
+mod publishing;
+mod restoring;
+mod round_trip;
+mod source_changes;
+mod sparse;

@@ -1,0 +1,306 @@
+//! Measures epochlog beside its floors and beside rsync, in interleaved rounds
+//! of one run on one disk. `scripts/bench` builds and runs it.
+//!
+//! Fresh random content in every round, so that nothing is deduplicated. A text
+//! table goes to stdout, everything that was measured to a JSON file.
+
+mod counters;
+mod floors;
+mod latency;
+mod report;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use cluster_tests::cluster::{Cluster, Options};
+use cluster_tests::inputs::{random_directory, random_file};
+use cluster_tests::scratch::{Scratch, remove_tree};
+use cluster_tests::seed::{Rng, run_seed};
+use report::Report;
+
+/// Sizes of a run.
+struct Sizes {
+    rounds: u32,
+    large: (u32, u64),
+    mixed: (u32, u64),
+    small_rounds: u32,
+    small_files: u32,
+    tiny_epochs: u32,
+    memory: [u64; 2],
+}
+
+const FULL: Sizes = Sizes {
+    rounds: 5,
+    large: (8, 64 << 20),
+    mixed: (60, 256 << 20),
+    small_rounds: 3,
+    small_files: 20_000,
+    tiny_epochs: 1000,
+    memory: [100 << 20, 4 << 30],
+};
+const QUICK: Sizes = Sizes {
+    rounds: 1,
+    large: (4, 16 << 20),
+    mixed: (12, 32 << 20),
+    small_rounds: 1,
+    small_files: 1000,
+    tiny_epochs: 50,
+    memory: [16 << 20, 256 << 20],
+};
+
+struct Asked {
+    quick: bool,
+    dir: PathBuf,
+    json: PathBuf,
+    only: Vec<String>,
+    rounds: Option<u32>,
+}
+
+const SECTIONS: [&str; 5] = ["large", "mixed", "small", "tiny", "memory"];
+
+fn asked() -> Result<Asked, String> {
+    let mut asked = Asked {
+        quick: false,
+        dir: std::env::temp_dir(),
+        json: "bench.json".into(),
+        only: Vec::new(),
+        rounds: None,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--quick" => asked.quick = true,
+            "--dir" => asked.dir = value()?.into(),
+            "--json" => asked.json = value()?.into(),
+            "--only" => asked.only.push(value()?),
+            "--rounds" => asked.rounds = Some(value()?.parse().map_err(|_| "--rounds needs a number")?),
+            other => {
+                return Err(format!(
+                    "{other}: known are --dir DIR, --json FILE, --only {}, --rounds N, --quick",
+                    SECTIONS.join("|")
+                ));
+            }
+        }
+    }
+    match asked.only.iter().find(|name| !SECTIONS.contains(&name.as_str())) {
+        Some(unknown) => Err(format!("no section {unknown}; there are {}", SECTIONS.join(", "))),
+        None => Ok(asked),
+    }
+}
+
+fn main() -> ExitCode {
+    let asked = match asked() {
+        Ok(asked) => asked,
+        Err(why) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut sizes = if asked.quick { QUICK } else { FULL };
+    sizes.rounds = asked.rounds.unwrap_or(sizes.rounds);
+    sizes.small_rounds = asked.rounds.unwrap_or(sizes.small_rounds);
+    let wanted = |name: &str| asked.only.is_empty() || asked.only.iter().any(|only| only == name);
+    let seed = run_seed();
+    let mut rng = Rng::new(seed, "bench");
+    let mut report = Report::new(&asked.dir, seed, asked.quick);
+    if !floors::rsync_is_there() {
+        report.note("rsync is not installed: its rows are missing");
+    }
+    if wanted("large") {
+        let (files, bytes) = sizes.large;
+        let make = move |at: &Path, rng: &mut Rng| random_directory(at, files, bytes, rng);
+        trees(
+            &format!("{files} x {} MiB", bytes >> 20),
+            "large",
+            sizes.rounds,
+            true,
+            &asked.dir,
+            &make,
+            &mut rng,
+            &mut report,
+        );
+    }
+    if wanted("mixed") {
+        let (files, bytes) = sizes.mixed;
+        let make = move |at: &Path, rng: &mut Rng| mixed(at, files, bytes, rng);
+        trees(
+            &format!("{files} files, {} MiB", bytes >> 20),
+            "mixed",
+            sizes.rounds,
+            true,
+            &asked.dir,
+            &make,
+            &mut rng,
+            &mut report,
+        );
+    }
+    if wanted("small") {
+        let files = sizes.small_files;
+        let make = move |at: &Path, rng: &mut Rng| small(at, files, rng);
+        trees(
+            &format!("{files} files of 1-8 KiB"),
+            "small",
+            sizes.small_rounds,
+            false,
+            &asked.dir,
+            &make,
+            &mut rng,
+            &mut report,
+        );
+    }
+    if wanted("tiny") {
+        latency::tiny_epochs(sizes.tiny_epochs, &asked.dir, &mut rng, &mut report);
+    }
+    if wanted("memory") {
+        for bytes in sizes.memory {
+            memory(bytes, &asked.dir, &mut rng, &mut report);
+        }
+    }
+    print!("{}", report.text());
+    match fs::write(&asked.json, report.json().to_string()) {
+        Ok(()) => {
+            eprintln!("measured values: {}", asked.json.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {}: {error}", asked.json.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn cluster(dir: &Path) -> Cluster {
+    // As in production: the default timeouts.
+    let options = Options {
+        heartbeat_ms: 500,
+        election_ms: (3000, 6000),
+        below: Some(dir.to_owned()),
+        ..Options::default()
+    };
+    Cluster::start("bench", options)
+}
+
+/// `files` files from 64 KiB to 16 MiB, `bytes` together.
+fn mixed(at: &Path, files: u32, bytes: u64, rng: &mut Rng) {
+    fs::create_dir(at).expect("the scratch folder can be written");
+    // Sizes spread evenly over the powers, then scaled to the sum.
+    let mut sizes: Vec<u64> = (0..files).map(|_| (64 << 10) << rng.range(0, 8)).collect();
+    let sum: u64 = sizes.iter().sum();
+    for size in &mut sizes {
+        *size = ((*size as f64 * bytes as f64 / sum as f64) as u64).clamp(64 << 10, 16 << 20);
+    }
+    for (number, size) in sizes.into_iter().enumerate() {
+        random_file(&at.join(format!("file-{number:03}")), size, rng);
+    }
+}
+
+fn small(at: &Path, files: u32, rng: &mut Rng) {
+    for number in 0..files {
+        let folder = at.join(format!("{:03}", number / 500));
+        if number % 500 == 0 {
+            fs::create_dir_all(&folder).expect("the scratch folder can be written");
+        }
+        random_file(&folder.join(format!("{number:06}")), rng.range(1024, 8193), rng);
+    }
+}
+
+/// All contenders on one kind of tree, in rounds, each time in another order.
+#[expect(clippy::too_many_arguments, reason = "a section of the table, called three times above")]
+fn trees(
+    title: &str,
+    job: &str,
+    rounds: u32,
+    with_floors: bool,
+    dir: &Path,
+    make: &dyn Fn(&Path, &mut Rng),
+    rng: &mut Rng,
+    report: &mut Report,
+) {
+    eprintln!("{title}: {rounds} rounds");
+    let cluster = cluster(dir);
+    let scratch = Scratch::below(dir, "bench-floors");
+    let mut source_bytes = 0;
+    let before = counters::settled(&cluster);
+    let mut cpu_seconds = 0.0;
+    let mut epoch = 0;
+    for round in 0..rounds {
+        // One source for each way of committing: content that is sealed already would not travel.
+        let [plain, streamed] = ["plain", "streamed"].map(|name| cluster.source(name));
+        for source in [&plain, &streamed] {
+            make(source, rng);
+        }
+        let bytes = floors::bytes_of(&plain);
+        let mut contenders = vec!["path", "stream"];
+        if floors::rsync_is_there() {
+            contenders.push("rsync");
+        }
+        if with_floors {
+            contenders.extend(["direct x3", "direct x2", "buffered x3"]);
+        }
+        let turn = round as usize % contenders.len();
+        contenders.rotate_left(turn);
+        let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
+        for contender in contenders {
+            floors::quiet();
+            match contender {
+                "path" | "stream" => {
+                    epoch += 1;
+                    let (source, more) =
+                        if contender == "path" { (&plain, vec![]) } else { (&streamed, vec!["--stream"]) };
+                    let flags = [&["--wait", "all", "--timeout", "300s"][..], &more].concat();
+                    let cpu = counters::cpu_seconds(&cluster);
+                    let output = cluster.commit(&[cluster.leader()], source, job, epoch, &flags).ok();
+                    counters::settled(&cluster);
+                    cpu_seconds += counters::cpu_seconds(&cluster) - cpu;
+                    source_bytes += output.number("bytes");
+                    seconds
+                        .insert(format!("{contender}, quorum"), output.number("quorum_ms") as f64 / 1000.0);
+                    seconds.insert(format!("{contender}, all"), output.number("all_ms") as f64 / 1000.0);
+                    seconds.insert(format!("{contender}, command"), output.took.as_secs_f64());
+                }
+                "rsync" => drop(seconds.insert("rsync".into(), floors::rsync(&plain, &scratch))),
+                floor => {
+                    let copies = if floor.ends_with("x2") { 2 } else { 3 };
+                    seconds.insert(
+                        floor.into(),
+                        floors::write(&plain, &scratch, copies, floor.starts_with("direct")),
+                    );
+                }
+            }
+        }
+        report.round(title, bytes, seconds);
+        for source in [&plain, &streamed] {
+            remove_tree(source).expect("our own source can be removed");
+        }
+    }
+    let after = counters::settled(&cluster);
+    let per_replica: Vec<f64> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| (after - before) as f64 / source_bytes as f64)
+        .collect();
+    report.value(title, "disk bytes written per source byte, each replica", &per_replica, "");
+    report.value(
+        title,
+        "CPU seconds per GiB, nodes and client",
+        &[cpu_seconds / (source_bytes as f64 / f64::from(1 << 30))],
+        "s",
+    );
+}
+
+/// Peak memory of each node after one epoch in a fresh cluster.
+fn memory(bytes: u64, dir: &Path, rng: &mut Rng, report: &mut Report) {
+    let title = format!("one epoch of {} MiB", bytes >> 20);
+    eprintln!("{title}");
+    let cluster = cluster(dir);
+    let source = cluster.source("memory");
+    random_directory(&source, 4, bytes / 4, rng);
+    floors::quiet();
+    cluster.commit(&[cluster.leader()], &source, "memory", 1, &["--wait", "all", "--timeout", "300s"]).ok();
+    let peaks: Vec<f64> =
+        cluster.nodes.iter().map(|node| counters::peak_rss(node) as f64 / f64::from(1 << 20)).collect();
+    report.value(&title, "peak RSS of each node", &peaks, "MiB");
+}

@@ -1,0 +1,189 @@
+//! The long forms of the stories, with progress and a closing table.
+//!
+//! `cargo run --release -p cluster-tests --bin trial -- [--only NAME]... [--realinputs DIR] [--seed N] [--list]`
+//! Exits 1 when any story failed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use cluster_tests::cluster::{Cluster, Options};
+use cluster_tests::inputs::{archives, backups, real_inputs};
+use cluster_tests::scenario::kills::{self, Uploads};
+use cluster_tests::scenario::{hostile, identical, identity, is_root, order, skip, sources, wire, writers};
+use cluster_tests::seed::{Rng, parse, run_seed};
+use cluster_tests::trees::Special;
+
+/// What a story may use.
+struct Stage {
+    archives: PathBuf,
+    rng: Rng,
+}
+
+type Tell = fn(&mut Stage);
+
+/// Name, what the project promises, and the story.
+const STORIES: [(&str, &str, Tell); 17] = [
+    ("real", "every folder of every archive, through a follower, identical on all nodes and restored", real),
+    ("special", "the special tree in full, identical on all nodes and restored", special),
+    ("user", "the special tree in full as an ordinary user", user),
+    ("leader-kills", "the leader killed at 20 random moments of a 1 GiB upload", leader_kills),
+    ("node-kills", "each node killed in turn, 30 rounds, in a loop of commits", node_kills),
+    ("all-kills", "all nodes killed in mid-commit and started again", all_kills),
+    ("publishing", "all nodes killed while they publish", publishing),
+    ("order", "staged fdatasync, WAL write, WAL fdatasync, answer", |stage| {
+        order::staged_then_log_then_answer("order", &mut stage.rng)
+    }),
+    ("slow-sync", "no answer before the followers have synced", |stage| {
+        order::no_answer_before_slow_followers("slow", &mut stage.rng)
+    }),
+    ("eio", "EIO on either fdatasync ends the node, nothing is acknowledged", |stage| {
+        order::failed_fsync_is_final("eio", &mut stage.rng)
+    }),
+    ("source", "SourceChanged when a file moves while it is read", |stage| {
+        sources::changed("source", 256 << 20, &mut stage.rng)
+    }),
+    ("writers", "a paused writer never seals over a take-over", |stage| {
+        writers::one_stopped("writers", 512 << 20, &mut stage.rng)
+    }),
+    ("repeats", "repeated, conflicting and late commits", |stage| {
+        writers::repeats_and_conflicts("repeats", &mut stage.rng)
+    }),
+    ("hostile", "hostile directories and names are refused", hostile_directories),
+    ("wire", "hostile messages stop nothing", hostile_messages),
+    ("wiped", "a wiped folder under a known id, half a folder", wiped),
+    ("stranger", "a node of another cluster", |stage| {
+        identity::other_cluster_is_refused("stranger", &mut stage.rng)
+    }),
+];
+
+fn say(line: String) {
+    println!("  {line}");
+}
+
+fn real(stage: &mut Stage) {
+    let cluster = Cluster::start("real", Options::default());
+    let mut all = real_inputs(&stage.archives, &cluster.source(""));
+    all.push(backups(&cluster.source("backups"), 10 << 20, 3, &mut stage.rng));
+    for series in &all {
+        for (number, answer) in (1..).zip(identical::series(&cluster, series)) {
+            let [bytes, log_bytes] = ["bytes", "log_bytes"].map(|name| answer.number(name));
+            say(format!("{}@{number}: {bytes} bytes, {log_bytes} through the log", series.job));
+        }
+    }
+}
+
+fn special(stage: &mut Stage) {
+    let cluster = Cluster::start("special", Options::default());
+    identical::special(&cluster, Special::full(), &mut stage.rng);
+}
+
+fn user(stage: &mut Stage) {
+    if !is_root() {
+        return skip("user", "this process is an ordinary user already: see `special`");
+    }
+    let cluster = Cluster::start("user", Options { user: Some((65_534, 65_534)), ..Options::default() });
+    identical::special(&cluster, Special::full(), &mut stage.rng);
+}
+
+fn leader_kills(stage: &mut Stage) {
+    let uploads = Uploads { moments: 20, files: 16, file_bytes: 64 << 20, per_cluster: 4 };
+    kills::leader_mid_upload("leader-kills", uploads, &mut stage.rng, &mut say);
+}
+
+fn node_kills(stage: &mut Stage) {
+    kills::each_node("node-kills", 30, &mut stage.rng, &mut say);
+}
+
+fn all_kills(stage: &mut Stage) {
+    kills::all_and_restart("all-kills", 10, &mut stage.rng, &mut say);
+}
+
+fn publishing(stage: &mut Stage) {
+    kills::while_publishing("publishing", 10, 5000, &mut stage.rng, &mut say);
+}
+
+fn hostile_directories(stage: &mut Stage) {
+    for by_path in [true, false] {
+        let cluster = hostile::cluster("hostile", by_path);
+        hostile::directories(&cluster, &mut stage.rng);
+        hostile::names(&cluster, &mut stage.rng);
+    }
+}
+
+fn hostile_messages(stage: &mut Stage) {
+    let mut cluster = hostile::cluster("wire", true);
+    wire::garbage(&mut cluster, &mut stage.rng);
+    wire::hostile_requests(&mut cluster, &mut stage.rng);
+    hostile::still_serves(&cluster, &mut stage.rng);
+}
+
+fn wiped(stage: &mut Stage) {
+    identity::wiped_folder_is_refused("wiped", &mut stage.rng);
+    identity::half_a_folder_does_not_start("half", &mut stage.rng);
+}
+
+/// What was asked for.
+struct Asked {
+    only: Vec<String>,
+    archives: PathBuf,
+    seed: u64,
+}
+
+fn asked() -> Result<Asked, String> {
+    let mut asked = Asked { only: Vec::new(), archives: archives(), seed: run_seed() };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--only" => asked.only.push(value()?),
+            "--realinputs" => asked.archives = value()?.into(),
+            "--seed" => asked.seed = parse(&value()?).ok_or("--seed needs a 64-bit number")?,
+            other => return Err(format!("{other}: known are --only NAME, --realinputs DIR, --seed N")),
+        }
+    }
+    match asked.only.iter().find(|name| !STORIES.iter().any(|(known, _, _)| known == name)) {
+        Some(unknown) => {
+            let names: Vec<_> = STORIES.iter().map(|(name, _, _)| *name).collect();
+            Err(format!("no story {unknown}; there are {}", names.join(", ")))
+        }
+        None => Ok(asked),
+    }
+}
+
+fn main() -> ExitCode {
+    let asked = match asked() {
+        Ok(asked) => asked,
+        Err(why) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    println!("seed {}, real inputs {}", asked.seed, asked.archives.display());
+    let mut results: Vec<(&str, &str, bool, Duration)> = Vec::new();
+    for (name, promise, tell) in STORIES {
+        if !asked.only.is_empty() && !asked.only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        println!("{name}: {promise}");
+        let begun = Instant::now();
+        let mut stage = Stage { archives: asked.archives.clone(), rng: Rng::new(asked.seed, name) };
+        let held = catch_unwind(AssertUnwindSafe(|| tell(&mut stage))).is_ok();
+        let took = begun.elapsed();
+        println!("{name}: {} in {took:.1?}", if held { "held" } else { "FAILED" });
+        if !held {
+            println!("  replay: --only {name} --seed {}", asked.seed);
+        }
+        results.push((name, promise, held, took));
+    }
+    println!("\n{:<13} {:<7} {:>9}  PROMISE", "STORY", "RESULT", "SECONDS");
+    for (name, promise, held, took) in &results {
+        println!(
+            "{name:<13} {:<7} {:>9.1}  {promise}",
+            if *held { "held" } else { "FAILED" },
+            took.as_secs_f64()
+        );
+    }
+    ExitCode::from(u8::from(results.iter().any(|(_, _, held, _)| !held)))
+}

@@ -1,0 +1,504 @@
+//! A cluster of real processes on loopback: started, killed, stopped, started
+//! again, asked. It ends only processes that it started itself.
+//!
+//! Every node has its own folder: `data/`, `epochlog.toml`, `node.log`. When a
+//! test fails, the tails of the logs are printed.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::binary;
+use crate::cli::{Output, Running, Shell, clean, create, signal};
+use crate::scratch::{Scratch, set_mode};
+use crate::seed::Rng;
+use crate::trees::give_to;
+use crate::wait::{try_until, wait_until};
+
+/// Time in which a cluster must be ready, a leader found, an epoch published.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Number of nodes.
+    pub nodes: u64,
+    /// Run nodes and clients as this user and group (needs root).
+    pub user: Option<(u32, u32)>,
+    /// Whether nodes may read sources in the cluster's folder by path.
+    pub by_path: bool,
+    /// Heartbeat, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Election timeout, in milliseconds.
+    pub election_ms: (u64, u64),
+    /// Where the cluster's folder is made; default the scratch root.
+    pub below: Option<PathBuf>,
+    /// Further lines of configuration, whole sections.
+    pub more: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            nodes: 3,
+            user: None,
+            by_path: true,
+            heartbeat_ms: 150,
+            election_ms: (900, 1800),
+            below: None,
+            more: String::new(),
+        }
+    }
+}
+
+/// One node: a folder, two ports and, most of the time, a process.
+#[derive(Debug)]
+pub struct Node {
+    /// Its id, from 1.
+    pub id: u64,
+    /// Port of the gRPC service on loopback.
+    pub grpc: u16,
+    /// Port of the HTTP service on loopback.
+    pub http: u16,
+    /// Its data folder.
+    pub data: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// What it has said, over all its lives.
+    pub log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Its address.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc)
+    }
+
+    /// Its process id, while it has one.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// The published tree of an epoch, whether it is there or not.
+    pub fn published(&self, job: &str, epoch: u64) -> PathBuf {
+        self.data.join(format!("epochs/{job}/{epoch}/files"))
+    }
+
+    /// Bytes that staging holds on disk, by blocks.
+    pub fn staged_bytes(&self) -> u64 {
+        disk_bytes(&self.data.join("groups/main/staging"))
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Answer of `GET path`: status code and body.
+    ///
+    /// # Errors
+    /// When the node does not answer within two seconds.
+    pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let address = (Ipv4Addr::LOCALHOST, self.http).into();
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Ok((code, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
+    }
+
+    fn process_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+}
+
+/// Bytes below a folder, by blocks; what vanishes meanwhile counts nothing.
+pub fn disk_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+    let own = meta.blocks() * 512;
+    if !meta.is_dir() {
+        return own;
+    }
+    let Ok(entries) = fs::read_dir(path) else { return own };
+    own + entries.flatten().map(|entry| disk_bytes(&entry.path())).sum::<u64>()
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its nodes, by id from 1.
+    pub nodes: Vec<Node>,
+    /// How it was made.
+    pub options: Options,
+    /// How its command lines are run.
+    pub shell: Shell,
+    folder: Scratch,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(name: &str, options: Options) -> Cluster {
+        let mut cluster = Cluster::prepare(name, options);
+        for id in 1..=cluster.options.nodes {
+            cluster.restart(id);
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
+    /// Makes folders and configuration, starts nothing.
+    ///
+    /// # Panics
+    /// When the folder cannot be written.
+    pub fn prepare(name: &str, options: Options) -> Cluster {
+        let folder = match &options.below {
+            Some(root) => Scratch::below(root, name),
+            None => Scratch::new(name),
+        };
+        // A copy, so that another user may run it and a rebuild does not change it under us.
+        let binary = folder.join("epochlog");
+        if fs::hard_link(binary::epochlog(), &binary).is_err() {
+            fs::copy(binary::epochlog(), &binary).expect("the binary can be copied");
+        }
+        set_mode(&binary, 0o755).expect("our own copy takes a mode");
+        let nodes: Vec<Node> = (1..=options.nodes)
+            .map(|id| {
+                let home = folder.join(format!("node-{id}"));
+                fs::create_dir(&home).expect("the scratch folder can be written");
+                let [grpc, http] = [free_port(), free_port()];
+                Node {
+                    id,
+                    grpc,
+                    http,
+                    data: home.join("data"),
+                    config: home.join("epochlog.toml"),
+                    log: home.join("node.log"),
+                    child: None,
+                }
+            })
+            .collect();
+        for home in ["cli", "sources", "restored"] {
+            fs::create_dir(folder.join(home)).expect("the scratch folder can be written");
+        }
+        let shell = Shell { binary, folder: folder.join("cli"), user: options.user };
+        let cluster = Cluster { nodes, options, shell, folder };
+        for node in &cluster.nodes {
+            fs::write(&node.config, cluster.configuration(node)).expect("the scratch folder can be written");
+        }
+        if let Some((user, group)) = cluster.options.user {
+            give_to(&cluster.folder, user, group).expect("root may give files away");
+        }
+        cluster
+    }
+
+    fn configuration(&self, node: &Node) -> String {
+        let members: Vec<_> =
+            self.nodes.iter().map(|peer| format!("\"{}={}\"", peer.id, peer.address())).collect();
+        let roots = if self.options.by_path {
+            format!("\"{}\"", self.folder.join("sources").display())
+        } else {
+            String::new()
+        };
+        let (low, high) = self.options.election_ms;
+        format!(
+            "[node]\nid = {}\ncluster = \"test\"\ndata_dir = \"{}\"\nadvertise = \"{}\"\nsource_roots = [{roots}]\n\
+             [listen]\ngrpc = \"{}\"\nhttp = \"127.0.0.1:{}\"\n\
+             [cluster]\ninitial_members = [{}]\n\
+             [raft]\nheartbeat = \"{}ms\"\nelection_timeout = [\"{low}ms\", \"{high}ms\"]\n\
+             [storage]\nreserve_free = \"64 MiB\"\n{}",
+            node.id,
+            node.data.display(),
+            node.address(),
+            node.address(),
+            node.http,
+            members.join(", "),
+            self.options.heartbeat_ms,
+            self.options.more,
+        )
+    }
+
+    /// The cluster's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A path for a source directory, below the nodes' source roots.
+    pub fn source(&self, name: &str) -> PathBuf {
+        self.folder.join("sources").join(name)
+    }
+
+    /// The node with this id.
+    pub fn node(&self, id: u64) -> &Node {
+        &self.nodes[index(id)]
+    }
+
+    /// Starts a node's process, whether it ran before or not.
+    ///
+    /// # Panics
+    /// When it is running, or cannot be started.
+    pub fn restart(&mut self, id: u64) {
+        let (binary, folder, user) = (self.shell.binary.clone(), self.folder.join("cli"), self.options.user);
+        let node = &mut self.nodes[index(id)];
+        assert!(!node.process_running(), "node {id} runs already");
+        let mut command = Command::new(binary);
+        clean(&mut command, &folder, user);
+        command.arg("serve").arg("--config").arg(&node.config);
+        command.stdin(Stdio::null()).stdout(create(&node.log)).stderr(create(&node.log));
+        node.child =
+            Some(command.spawn().unwrap_or_else(|error| panic!("node {id} cannot be started: {error}")));
+    }
+
+    /// Ends a node with SIGKILL and waits for its end; nothing when it is down.
+    pub fn kill9(&mut self, id: u64) {
+        if let Some(mut child) = self.nodes[index(id)].child.take() {
+            let _gone = child.kill();
+            let _status = child.wait();
+        }
+    }
+
+    /// Ends all nodes with SIGKILL, all signalled before any is waited for.
+    pub fn kill9_all(&mut self) {
+        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
+            let _gone = child.kill();
+        }
+        for id in 1..=self.options.nodes {
+            self.kill9(id);
+        }
+    }
+
+    /// Sends SIGSTOP to a node.
+    pub fn stop(&self, id: u64) {
+        signal(self.node(id).child.as_ref().expect("only a running node is stopped"), Signal::STOP);
+    }
+
+    /// Sends SIGCONT to a node.
+    pub fn cont(&self, id: u64) {
+        signal(self.node(id).child.as_ref().expect("only a running node is continued"), Signal::CONT);
+    }
+
+    /// Whether a node's process is there.
+    pub fn is_running(&mut self, id: u64) -> bool {
+        self.nodes[index(id)].process_running()
+    }
+
+    /// Waits until a node ends by itself.
+    ///
+    /// # Panics
+    /// When it does not within `limit`.
+    pub fn wait_exit(&mut self, id: u64, limit: Duration) -> ExitStatus {
+        let node = &mut self.nodes[index(id)];
+        let mut child = node.child.take().expect("the node was started");
+        let ended = try_until(limit, || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        });
+        if ended.is_err() {
+            node.child = Some(child);
+        }
+        ended.unwrap_or_else(|last| {
+            panic!("node {id} should have ended within {limit:?}: {last}\n{}", self.node(id).log_tail())
+        })
+    }
+
+    /// Waits until every node that should run is ready.
+    ///
+    /// # Panics
+    /// When one ends or is not ready in time.
+    pub fn wait_ready(&mut self) {
+        for id in 1..=self.options.nodes {
+            if self.node(id).child.is_some() {
+                self.wait_node_ready(id);
+            }
+        }
+    }
+
+    /// Waits until one node says at `/readyz` that it is ready.
+    ///
+    /// # Panics
+    /// When it ends or is not ready in time.
+    pub fn wait_node_ready(&mut self, id: u64) {
+        let mut ended = false;
+        let ready = try_until(PATIENCE, || {
+            if !self.is_running(id) {
+                ended = true;
+                return Ok(());
+            }
+            match self.node(id).get("/readyz") {
+                Ok((200, _)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        assert!(!ended, "node {id} ended instead of becoming ready:\n{}", self.node(id).log_tail());
+        ready.unwrap_or_else(|last| {
+            panic!("node {id} is not ready after {PATIENCE:?}: {last}\n{}", self.node(id).log_tail())
+        });
+    }
+
+    /// Endpoints for a client, in this order of nodes.
+    pub fn endpoints(&self, ids: &[u64]) -> String {
+        ids.iter().map(|id| self.node(*id).address()).collect::<Vec<_>>().join(",")
+    }
+
+    /// All ids, with `first` in front.
+    pub fn first(&self, first: u64) -> Vec<u64> {
+        std::iter::once(first).chain((1..=self.options.nodes).filter(|id| *id != first)).collect()
+    }
+
+    /// Starts a command line against these nodes.
+    pub fn spawn(&self, nodes: &[u64], args: &[&OsStr]) -> Running {
+        let endpoints = self.endpoints(nodes);
+        let mut all: Vec<&OsStr> =
+            vec!["-e".as_ref(), endpoints.as_ref(), "-o".as_ref(), "json".as_ref(), "--no-progress".as_ref()];
+        all.extend(args);
+        self.shell.spawn(&all)
+    }
+
+    /// Runs a command line against all nodes.
+    pub fn cli<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
+        let all: Vec<u64> = (1..=self.options.nodes).collect();
+        self.cli_at(&all, args)
+    }
+
+    /// Runs a command line against these nodes.
+    pub fn cli_at<S: AsRef<OsStr>>(&self, nodes: &[u64], args: &[S]) -> Output {
+        let args: Vec<&OsStr> = args.iter().map(AsRef::as_ref).collect();
+        self.spawn(nodes, &args).wait()
+    }
+
+    /// Starts a commit of `dir`; `more` are further flags.
+    pub fn spawn_commit(&self, nodes: &[u64], dir: &Path, job: &str, epoch: u64, more: &[&str]) -> Running {
+        let epoch = epoch.to_string();
+        let mut args: Vec<OsString> =
+            vec!["commit".into(), dir.into(), "--job".into(), job.into(), "--epoch".into(), epoch.into()];
+        args.extend(more.iter().map(OsString::from));
+        let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).collect();
+        self.spawn(nodes, &args)
+    }
+
+    /// Commits `dir` and waits for the answer.
+    pub fn commit(&self, nodes: &[u64], dir: &Path, job: &str, epoch: u64, more: &[&str]) -> Output {
+        self.spawn_commit(nodes, dir, job, epoch, more).wait()
+    }
+
+    /// Restores `name` (`job@epoch`) to a new folder through one node and gives its path.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn restore(&self, node: u64, name: &str) -> PathBuf {
+        let to = self.folder.join("restored").join(format!("{name}-from-{node}"));
+        let args = [OsStr::new("restore"), OsStr::new(name), OsStr::new("--to"), to.as_os_str()];
+        self.cli_at(&[node], &args).ok();
+        to
+    }
+
+    /// What `status` says.
+    ///
+    /// # Errors
+    /// The whole output, when it failed.
+    pub fn status(&self) -> Result<Value, Box<Output>> {
+        let output = self.cli(&["status", "--timeout", "5s"]);
+        match output.lines.iter().find(|line| line["nodes"].is_array()) {
+            Some(status) if output.code == Some(0) => Ok(status.clone()),
+            _ => Err(Box::new(output)),
+        }
+    }
+
+    /// The leader, waited for.
+    ///
+    /// # Panics
+    /// When there is none in time.
+    pub fn leader(&self) -> u64 {
+        wait_until(PATIENCE, "a leader", || match self.status() {
+            Ok(status) => status["leader"]
+                .as_u64()
+                .filter(|id| self.node(*id).child.is_some())
+                .ok_or_else(|| status.to_string()),
+            Err(output) => Err(output.to_string()),
+        })
+    }
+
+    /// A node that is not the leader.
+    pub fn follower(&self) -> u64 {
+        let leader = self.leader();
+        self.first(leader)[1]
+    }
+
+    /// Waits until every running node has published an epoch.
+    ///
+    /// # Panics
+    /// When one has not in time.
+    pub fn wait_published(&self, job: &str, epoch: u64) {
+        for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+            let path = node.published(job, epoch);
+            wait_until(PATIENCE, &format!("{job}@{epoch} published on node {}", node.id), || {
+                if path.is_dir() {
+                    Ok(())
+                } else {
+                    Err(format!("{} is not there\n{}", path.display(), node.log_tail()))
+                }
+            });
+        }
+    }
+
+    /// The sealed epochs of a job as `ls` gives them.
+    ///
+    /// # Panics
+    /// When `ls` fails.
+    pub fn list(&self, job: &str) -> Vec<Value> {
+        let output = wait_until(PATIENCE, "an answer of ls", || {
+            let output = self.cli(&["ls", job]);
+            match output.code {
+                Some(0 | 4) => Ok(output),
+                _ => Err(output),
+            }
+        });
+        output.lines.into_iter().filter(|line| line["epoch"].is_u64()).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill9_all();
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                eprintln!("--- the last of node {} ({})\n{}", node.id, node.address(), node.log_tail());
+            }
+        }
+    }
+}
+
+fn index(id: u64) -> usize {
+    usize::try_from(id).ok().and_then(|id| id.checked_sub(1)).expect("node ids count from 1")
+}
+
+/// A free port below the range that outgoing connections use, so that a node
+/// finds its port free again after it was killed.
+fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    let draw = DRAWN.fetch_add(1, Ordering::Relaxed);
+    let mut rng = Rng::new(u64::from(std::process::id()) << 20 | draw, "port");
+    for _ in 0..1000 {
+        let port = u16::try_from(rng.range(15_000, 32_000)).expect("in range");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port on loopback");
+}

@@ -1,0 +1,31 @@
+//! The stories that a cluster must live through. Each is a function with sizes
+//! and counts as parameters and asserts what must hold: the tests call them
+//! short, the program `trial` long.
+
+pub mod hostile;
+pub mod identical;
+pub mod identity;
+pub mod kills;
+pub mod order;
+pub mod sources;
+pub mod wire;
+pub mod writers;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One cluster at a time: stories run one after another, however many threads
+/// the test harness has.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this process is root: some stories need it, others change user then.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Says, loudly, that a story was not told.
+pub fn skip(story: &str, why: &str) {
+    eprintln!("\n*** SKIPPED {story}: {why} ***\n");
+}

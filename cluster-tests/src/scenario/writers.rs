@@ -1,0 +1,78 @@
+//! Two writers of one job: a paused one never wins against the newer one.
+
+use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::inputs::random_directory;
+use crate::scenario::identical::compare_everywhere;
+use crate::seed::Rng;
+use crate::wait::wait_until;
+
+/// The older writer is stopped in mid-upload, the newer takes over and commits,
+/// the older goes on: it must be told that it is fenced, and never seal.
+///
+/// # Panics
+/// When the older writer wins, or is told anything else.
+pub fn one_stopped(name: &str, bytes: u64, rng: &mut Rng) {
+    // Streamed: by path the node would go on reading while its client stands still.
+    let cluster = Cluster::start(name, Options { by_path: false, ..Options::default() });
+    let (older, newer) = (cluster.source("older"), cluster.source("newer"));
+    random_directory(&older, 8, bytes / 8, rng);
+    random_directory(&newer, 3, 100_000, rng);
+    for (round, more) in [(0, &["--take-over"][..]), (1, &[][..])] {
+        let (old_epoch, new_epoch) = (round * 10 + 1, round * 10 + 2);
+        let leader = cluster.leader();
+        let before = cluster.node(leader).staged_bytes();
+        let mut client = cluster.spawn_commit(&cluster.first(leader), &older, "contested", old_epoch, more);
+        wait_until(PATIENCE, "a part of the older writer's bytes", || {
+            let staged = cluster.node(leader).staged_bytes().saturating_sub(before);
+            if staged > bytes / 16 { Ok(()) } else { Err(format!("{staged} bytes staged")) }
+        });
+        client.stop();
+        assert!(client.is_running(), "I12: the older writer was too fast to be stopped");
+        cluster
+            .commit(&cluster.first(2), &newer, "contested", new_epoch, &["--take-over", "--wait", "all"])
+            .ok();
+        client.cont();
+        client.wait().refused(5, "Fenced");
+        let listed: Vec<_> =
+            cluster.list("contested").iter().filter_map(|line| line["epoch"].as_u64()).collect();
+        assert!(listed.contains(&new_epoch) && !listed.contains(&old_epoch), "listed are {listed:?}");
+        compare_everywhere(&cluster, &newer, "contested", new_epoch);
+        for node in &cluster.nodes {
+            assert!(
+                !node.published("contested", old_epoch).exists(),
+                "node {} shows an unsealed epoch",
+                node.id
+            );
+        }
+    }
+}
+
+/// Repeating a commit, changing it, coming too late: as the protocol says.
+///
+/// # Panics
+/// When an answer differs.
+pub fn repeats_and_conflicts(name: &str, rng: &mut Rng) {
+    let cluster = Cluster::start(name, Options::default());
+    let (one, two) = (cluster.source("one"), cluster.source("two"));
+    random_directory(&one, 3, 100_000, rng);
+    random_directory(&two, 3, 100_000, rng);
+    let first = cluster.commit(&[1], &one, "repeated", 5, &[]).ok();
+    let again = cluster.commit(&[2], &one, "repeated", 5, &[]).ok();
+    assert_eq!(again.summary()["position"], first.summary()["position"], "one outcome, one position");
+    assert_eq!(again.summary()["root"], first.summary()["root"]);
+    cluster.commit(&[3], &two, "repeated", 5, &[]).refused(5, "Conflict");
+    let late = cluster.commit(&[1], &two, "repeated", 4, &[]);
+    assert_eq!(late.code, Some(5), "an epoch below the newest: {late}");
+    assert!(matches!(late.error_code(), "TooLate" | "Subsumed" | "Conflict"), "{late}");
+    let listed: Vec<_> = cluster.list("repeated").iter().filter_map(|line| line["epoch"].as_u64()).collect();
+    assert_eq!(listed, [5]);
+    // A number once sealed is never used again, also after expiry.
+    cluster.commit(&[1], &two, "repeated", 6, &["--wait", "all"]).ok();
+    cluster.cli(&["rm", "repeated@5", "--yes"]).ok();
+    let reused = cluster.commit(&[1], &two, "repeated", 5, &[]);
+    assert_eq!(reused.code, Some(5), "an expired number: {reused}");
+    let listed: Vec<_> = cluster.list("repeated").iter().filter_map(|line| line["epoch"].as_u64()).collect();
+    assert_eq!(listed, [6]);
+    cluster.cli(&["show", "repeated@5"]).refused(4, "NotFound");
+    cluster.cli(&["restore", "nobody", "--to", "/nonexistent/never"]).refused(4, "NotFound");
+}

@@ -1,0 +1,47 @@
+//! The same directory everywhere.
+
+use cluster_tests::cluster::{Cluster, Options};
+use cluster_tests::inputs::{archives, backups, real_inputs};
+use cluster_tests::scenario::{identical, is_root, skip};
+use cluster_tests::trees::Special;
+
+use crate::story;
+
+#[test]
+fn real_directories_committed_through_a_follower_are_identical_everywhere() {
+    story("real_directories", |rng| {
+        let cluster = Cluster::start("real", Options::default());
+        let mut all = real_inputs(&archives(), &cluster.source(""));
+        all.push(backups(&cluster.source("backups"), 10 << 20, 3, rng));
+        for series in &all {
+            let answers = identical::series(&cluster, series);
+            if series.job.contains("rocksdb-checkpoints") {
+                let last = answers.last().expect("every series has epochs");
+                assert!(
+                    last.number("new_bytes") < last.number("bytes"),
+                    "successive epochs share content: {last}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn the_special_tree_is_identical_everywhere() {
+    story("the_special_tree", |rng| {
+        let cluster = Cluster::start("special", Options::default());
+        identical::special(&cluster, Special::short(), rng);
+    });
+}
+
+#[test]
+fn an_ordinary_user_gets_the_special_tree_everywhere_too() {
+    story("an_ordinary_user", |rng| {
+        if !is_root() {
+            return skip("an ordinary user", "this process is one: the other stories show it");
+        }
+        let options = Options { user: Some((65_534, 65_534)), ..Options::default() };
+        let cluster = Cluster::start("user", options);
+        identical::special(&cluster, Special { small_files: 200, equal_files: 200, ..Special::short() }, rng);
+    });
+}

@@ -1,0 +1,28 @@
+//! The stories, in their short form, against real processes. Each takes the
+//! machine for itself; see `cluster_tests::scenario` for what they assert, and
+//! the program `trial` for their long forms.
+//!
+//! `EPOCHLOG_SEED=N` replays; `EPOCHLOG_KEEP=1` keeps the folders.
+
+mod durability;
+mod identical;
+mod kills;
+mod refusals;
+
+use cluster_tests::scenario::alone;
+use cluster_tests::seed::{Replay, Rng, run_seed};
+
+/// Runs one story alone, with its seed.
+fn story(name: &str, tell: impl FnOnce(&mut Rng)) {
+    let _alone = alone();
+    let seed = run_seed();
+    let _replay = Replay::of_test(name, seed);
+    let begun = std::time::Instant::now();
+    tell(&mut Rng::new(seed, name));
+    eprintln!("{name}: {:.1?}", begun.elapsed());
+}
+
+/// Progress of a story goes where the test harness keeps output.
+fn say(line: String) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,56 @@
+//! What must be refused, and by whom.
+
+use cluster_tests::scenario::{hostile, identity, sources, wire, writers};
+
+use crate::story;
+
+#[test]
+fn a_stopped_writer_never_seals_over_the_one_that_took_over() {
+    story("a_stopped_writer", |rng| writers::one_stopped("writers", 256 << 20, rng));
+}
+
+#[test]
+fn repeats_conflicts_and_late_commits_answer_as_promised() {
+    story("repeats_conflicts", |rng| writers::repeats_and_conflicts("repeats", rng));
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_read_is_refused() {
+    story("a_source_that_changes", |rng| sources::changed("changes", 160 << 20, rng));
+}
+
+#[test]
+fn hostile_directories_and_names_are_refused_by_name() {
+    story("hostile_directories", |rng| {
+        for by_path in [true, false] {
+            let cluster = hostile::cluster("hostile", by_path);
+            hostile::directories(&cluster, rng);
+            hostile::names(&cluster, rng);
+        }
+    });
+}
+
+#[test]
+fn hostile_messages_stop_nothing() {
+    story("hostile_messages", |rng| {
+        let mut cluster = hostile::cluster("wire", true);
+        wire::garbage(&mut cluster, rng);
+        wire::hostile_requests(&mut cluster, rng);
+        hostile::still_serves(&cluster, rng);
+    });
+}
+
+#[test]
+fn a_wiped_folder_under_a_known_id_is_refused() {
+    story("a_wiped_folder", |rng| identity::wiped_folder_is_refused("wiped", rng));
+}
+
+#[test]
+fn a_node_of_another_cluster_is_refused() {
+    story("a_node_of_another", |rng| identity::other_cluster_is_refused("stranger", rng));
+}
+
+#[test]
+fn half_a_data_folder_does_not_start() {
+    story("half_a_data_folder", |rng| identity::half_a_folder_does_not_start("half", rng));
+}

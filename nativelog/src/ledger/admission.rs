@@ -1,0 +1,227 @@
+//! The leader's own check before it proposes: the whole verdict against its ledger, plus what it has in flight.
+//!
+//! Two payloads for one byte range must never both be in the log (the staged file has room for one),
+//! so a range is taken from the moment its record is proposed until it is applied. An `Admission`
+//! belongs to one term of one leader: it is made anew when leadership is won, after the ledger has
+//! applied that term's first entry, and dropped when it is lost. Within its term a ticket is released
+//! only when its record was applied, or surely never entered the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use checkpoint::Digest;
+
+use super::Ledger;
+use super::verdict::{Reason, Rejected, Verdict};
+use crate::record::{Kind, Record};
+
+/// What a leader has in flight.
+#[derive(Debug, Default)]
+pub struct Admission {
+    next: u64,
+    /// By ticket.
+    held: BTreeMap<u64, Held>,
+    /// Ranges in flight by attempt, file and offset: length, digest and ticket.
+    ranges: BTreeMap<(u64, u32, u64), (u64, Digest)>,
+    /// Pages in flight by attempt.
+    pages: BTreeSet<(u64, u32)>,
+}
+
+/// A record that may be proposed. Give it back with [`Admission::release`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a ticket that is not released holds its ranges for ever"]
+pub struct Ticket(u64);
+
+/// Why a record is not proposed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// The answer is certain already: a rejection, or a piece that the log has.
+    Answered(Verdict),
+    /// The very same piece is in flight: its verdict will be the answer.
+    Duplicate,
+}
+
+#[derive(Debug)]
+enum Held {
+    Ranges(Vec<(u64, u32, u64)>),
+    Page(u64, u32),
+    Nothing,
+}
+
+/// A range that a record brings.
+struct Range {
+    file: u32,
+    offset: u64,
+    len: u64,
+    digest: Digest,
+}
+
+impl Admission {
+    /// Nothing in flight.
+    pub fn new() -> Self {
+        Admission::default()
+    }
+
+    /// Records in flight.
+    pub fn in_flight(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Judges a record as if everything in flight were not there, and its ranges against those in flight.
+    ///
+    /// Pages of a plan may follow each other in flight: page n is admitted when the pages before it are
+    /// applied or in flight.
+    ///
+    /// # Errors
+    /// The record must not be proposed; see [`NotAdmitted`].
+    pub fn admit(&mut self, ledger: &Ledger, header: &Record) -> Result<Ticket, NotAdmitted> {
+        if let Some(Kind::Part(part)) = &header.kind {
+            if self.pages.contains(&(part.attempt, part.page)) {
+                return Err(NotAdmitted::Duplicate);
+            }
+            let here = ledger.attempt(part.attempt).map_or(0, |attempt| attempt.pages_here);
+            let in_flight = (here..part.page).all(|page| self.pages.contains(&(part.attempt, page)));
+            if part.page > here && in_flight {
+                return self.admit_later_page(ledger, part.attempt, part.page);
+            }
+        }
+        let verdict = ledger.check(header);
+        let Some((attempt, ranges)) = pieces_of(header, ledger) else {
+            return match verdict {
+                Verdict::Rejected(_) => Err(NotAdmitted::Answered(verdict)),
+                Verdict::Accepted(_) => Ok(self.ticket(Held::Nothing)),
+            };
+        };
+        if !verdict.is_accepted() {
+            return Err(NotAdmitted::Answered(verdict));
+        }
+        if let Some(Kind::Part(part)) = &header.kind {
+            let here = ledger.attempt(attempt).map_or(0, |attempt| attempt.pages_here);
+            if part.page < here {
+                return Err(NotAdmitted::Answered(verdict));
+            }
+            self.pages.insert((attempt, part.page));
+            return Ok(self.ticket(Held::Page(attempt, part.page)));
+        }
+        self.admit_ranges(ledger, attempt, ranges, verdict)
+    }
+
+    /// The record was applied, or surely never entered the log.
+    pub fn release(&mut self, ticket: Ticket) {
+        match self.held.remove(&ticket.0).expect("a ticket is released once, where it was given") {
+            Held::Ranges(ranges) => {
+                for range in ranges {
+                    self.ranges.remove(&range);
+                }
+            }
+            Held::Page(attempt, page) => {
+                self.pages.remove(&(attempt, page));
+            }
+            Held::Nothing => {}
+        }
+    }
+
+    fn admit_later_page(&mut self, ledger: &Ledger, attempt: u64, page: u32) -> Result<Ticket, NotAdmitted> {
+        let pages = ledger.attempt(attempt).map_or(0, |attempt| attempt.plan_pages);
+        if page >= pages {
+            let rejected = Rejected::new(Reason::Malformed, format!("the plan has {pages} pages"));
+            return Err(NotAdmitted::Answered(Verdict::Rejected(rejected)));
+        }
+        self.pages.insert((attempt, page));
+        Ok(self.ticket(Held::Page(attempt, page)))
+    }
+
+    fn admit_ranges(
+        &mut self,
+        ledger: &Ledger,
+        attempt: u64,
+        ranges: Vec<Range>,
+        verdict: Verdict,
+    ) -> Result<Ticket, NotAdmitted> {
+        let mut taken = Vec::new();
+        let mut in_flight = false;
+        for range in &ranges {
+            if ledger.has_piece(attempt, range.file, range.offset, range.len, &range.digest) {
+                continue;
+            }
+            match self.in_flight_at(attempt, range) {
+                None => taken.push(range),
+                Some(true) => in_flight = true,
+                Some(false) => {
+                    let end = range.offset + range.len;
+                    let detail = format!(
+                        "bytes {}..{end} of file {} are on their way otherwise",
+                        range.offset, range.file
+                    );
+                    return Err(NotAdmitted::Answered(Verdict::Rejected(Rejected::new(
+                        Reason::Overlap,
+                        detail,
+                    ))));
+                }
+            }
+        }
+        if taken.is_empty() {
+            return Err(if in_flight { NotAdmitted::Duplicate } else { NotAdmitted::Answered(verdict) });
+        }
+        let keys: Vec<_> = taken.iter().map(|range| (attempt, range.file, range.offset)).collect();
+        for range in taken {
+            self.ranges.insert((attempt, range.file, range.offset), (range.len, range.digest));
+        }
+        Ok(self.ticket(Held::Ranges(keys)))
+    }
+
+    /// Whether a range in flight touches this one: `Some(true)` when it is the same.
+    fn in_flight_at(&self, attempt: u64, range: &Range) -> Option<bool> {
+        let end = (attempt, range.file, range.offset + range.len);
+        let ((_, _, at), (len, digest)) = self.ranges.range((attempt, range.file, 0)..end).next_back()?;
+        if at + len <= range.offset {
+            return None;
+        }
+        Some(*at == range.offset && *len == range.len && *digest == range.digest)
+    }
+
+    fn ticket(&mut self, held: Held) -> Ticket {
+        self.next += 1;
+        self.held.insert(self.next, held);
+        Ticket(self.next)
+    }
+}
+
+/// The attempt and the ranges that a record brings to it; `None` for a record that is no piece. Files that are
+/// not in the plan are left out: the check has rejected them.
+fn pieces_of(header: &Record, ledger: &Ledger) -> Option<(u64, Vec<Range>)> {
+    let digest = |bytes: &[u8]| Digest::from_slice(bytes);
+    let whole = |attempt: u64, file: u32, bytes: &[u8]| {
+        let len = ledger.plan(attempt)?.get(file as usize)?.size;
+        Some(Range { file, offset: 0, len, digest: digest(bytes)? }).filter(|range| range.len > 0)
+    };
+    Some(match header.kind.as_ref()? {
+        Kind::Part(part) => (part.attempt, Vec::new()),
+        Kind::Chunk(chunk) => {
+            let range = digest(&chunk.digest).map(|digest| Range {
+                file: chunk.file,
+                offset: chunk.offset,
+                len: u64::from(chunk.len),
+                digest,
+            });
+            (chunk.attempt, range.into_iter().collect())
+        }
+        Kind::Zero(zero) => {
+            let range = digest(&zero.digest).map(|digest| Range {
+                file: zero.file,
+                offset: zero.offset,
+                len: zero.len,
+                digest,
+            });
+            (zero.attempt, range.into_iter().collect())
+        }
+        Kind::Pack(pack) => {
+            let ranges = pack.files.iter().filter_map(|file| whole(pack.attempt, file.file, &file.digest));
+            (pack.attempt, ranges.collect())
+        }
+        Kind::Reuse(reuse) => {
+            let ranges = reuse.files.iter().filter_map(|file| whole(reuse.attempt, file.file, &file.digest));
+            (reuse.attempt, ranges.collect())
+        }
+        _ => return None,
+    })
+}

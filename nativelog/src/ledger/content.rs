@@ -1,0 +1,168 @@
+//! Sealed content: which digests may be referenced instead of sent, and how often they are held.
+//!
+//! Content is held once by every epoch that has a file of it and once by every open attempt that
+//! reuses it. At zero holders it is forgotten, and can no longer be reused, although its blob may
+//! still lie on a disk. Ids are small numbers so that an epoch of a million files keeps four bytes a
+//! file; the smallest free id is taken next, so ids are the same on every replica.
+
+use std::collections::BTreeSet;
+
+use checkpoint::Digest;
+
+/// One piece of sealed content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Content {
+    pub digest: Digest,
+    pub bytes: u64,
+    pub refs: u32,
+}
+
+/// All sealed content, by id and by digest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    slots: Vec<Option<Content>>,
+    free: BTreeSet<u32>,
+    /// First eight bytes of the digest, then the id: 12 bytes a digest instead of 36.
+    index: BTreeSet<(u64, u32)>,
+}
+
+impl Contents {
+    /// Finds content by its digest.
+    pub fn find(&self, digest: &Digest) -> Option<(u32, &Content)> {
+        let key = prefix(digest);
+        self.index
+            .range((key, 0)..=(key, u32::MAX))
+            .map(|(_, id)| (*id, self.get(*id)))
+            .find(|(_, content)| content.digest == *digest)
+    }
+
+    /// Content of an id that someone holds.
+    pub fn get(&self, id: u32) -> &Content {
+        self.slots[id as usize].as_ref().expect("an id that is held names content")
+    }
+
+    /// The content in a slot, if there is any.
+    pub fn slot(&self, id: u32) -> Option<&Content> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    /// One more holder of `digest`; answers with its id.
+    pub fn hold(&mut self, digest: &Digest, bytes: u64) -> u32 {
+        if let Some((id, content)) = self.find(digest) {
+            assert_eq!(content.bytes, bytes, "equal digests have equal lengths");
+            self.hold_id(id);
+            return id;
+        }
+        let id = match self.free.pop_first() {
+            Some(id) => id,
+            None => {
+                self.slots.push(None);
+                u32::try_from(self.slots.len() - 1).expect("fewer contents than 2^32")
+            }
+        };
+        self.slots[id as usize] = Some(Content { digest: *digest, bytes, refs: 1 });
+        self.index.insert((prefix(digest), id));
+        id
+    }
+
+    /// One more holder of content that is held.
+    pub fn hold_id(&mut self, id: u32) {
+        let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
+        content.refs = content.refs.checked_add(1).expect("fewer holders than 2^32");
+    }
+
+    /// One holder less; content without holders is forgotten.
+    pub fn release(&mut self, id: u32) {
+        let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
+        assert!(content.refs > 0, "released more often than held");
+        content.refs -= 1;
+        if content.refs == 0 {
+            let key = (prefix(&content.digest), id);
+            assert!(self.index.remove(&key), "held content is in the index");
+            self.slots[id as usize] = None;
+            self.free.insert(id);
+        }
+    }
+
+    /// Ids and contents in order of id.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Content)> {
+        self.slots.iter().enumerate().filter_map(|(id, slot)| Some((id as u32, slot.as_ref()?)))
+    }
+
+    /// Number of slots, free ones included: part of the state, as it decides the next id.
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Rebuilds the table from its rows. `None` when the rows contradict each other.
+    pub fn rebuild(slots: u32, rows: impl Iterator<Item = (u32, Content)>) -> Option<Contents> {
+        let mut built = Contents::default();
+        for (id, content) in rows {
+            if id >= slots || built.find(&content.digest).is_some() || content.refs == 0 {
+                return None;
+            }
+            if built.slots.len() <= id as usize {
+                built.slots.resize(id as usize + 1, None);
+            }
+            if built.slots[id as usize].replace(content).is_some() {
+                return None;
+            }
+            built.index.insert((prefix(&content.digest), id));
+        }
+        // Free slots cost no row: a hostile count must not cost memory beyond four bytes each.
+        built.slots.resize(slots as usize, None);
+        built.free = (0..slots).filter(|id| built.slots[*id as usize].is_none()).collect();
+        Some(built)
+    }
+}
+
+fn prefix(digest: &Digest) -> u64 {
+    let (first, _) = digest.as_bytes().split_first_chunk::<8>().expect("a digest has 32 bytes");
+    u64::from_be_bytes(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(first: u8, last: u8) -> Digest {
+        let mut bytes = [first; 32];
+        bytes[31] = last;
+        Digest::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn equal_prefixes_are_told_apart() {
+        let mut contents = Contents::default();
+        let a = contents.hold(&digest(1, 1), 10);
+        let b = contents.hold(&digest(1, 2), 20);
+        assert_ne!(a, b);
+        assert_eq!(contents.find(&digest(1, 2)).unwrap().1.bytes, 20);
+        assert!(contents.find(&digest(1, 3)).is_none());
+    }
+
+    #[test]
+    fn content_without_holders_is_forgotten_and_its_id_taken_again() {
+        let mut contents = Contents::default();
+        let a = contents.hold(&digest(1, 1), 10);
+        assert_eq!(contents.hold(&digest(1, 1), 10), a);
+        contents.hold(&digest(2, 1), 5);
+        contents.release(a);
+        assert!(contents.find(&digest(1, 1)).is_some());
+        contents.release(a);
+        assert!(contents.find(&digest(1, 1)).is_none());
+        assert_eq!(contents.hold(&digest(3, 3), 7), a);
+    }
+
+    #[test]
+    fn a_table_is_rebuilt_from_its_rows() {
+        let mut contents = Contents::default();
+        for n in 0..9 {
+            contents.hold(&digest(n, n), u64::from(n));
+        }
+        contents.release(3);
+        contents.release(8);
+        let rows: Vec<_> = contents.iter().map(|(id, content)| (id, *content)).collect();
+        assert_eq!(Contents::rebuild(contents.slots(), rows.into_iter()), Some(contents));
+    }
+}

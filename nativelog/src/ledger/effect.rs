@@ -1,0 +1,62 @@
+//! What an accepted record asks the disk to do. Every effect is idempotent and a function of
+//! the ledger alone; the performer carries them out in log order, after the local flush.
+
+use std::sync::Arc;
+
+use checkpoint::{Envelope, JobName, Manifest, RelPath, store::Source};
+
+use super::verdict::Verdict;
+
+/// What one record brought.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The answer to who proposed it.
+    pub verdict: Verdict,
+    /// What the disk must be made to show, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// One thing for the performer to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Small files whose bytes lie in the WAL go into the attempt's tree.
+    Unpack {
+        /// The attempt.
+        attempt: u64,
+        /// Log index of the record whose payload holds the bytes.
+        index: u64,
+        /// Path, mode, offset in the payload in bytes, length in bytes.
+        files: Vec<(RelPath, u32, u32, u32)>,
+    },
+    /// A sealed epoch becomes a directory.
+    Publish(PublishEpoch),
+    /// An expired epoch's directory goes.
+    Expire {
+        /// The job.
+        job: JobName,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// An attempt ended without an epoch: what was derived from it goes. (What the log names stays.)
+    Discard {
+        /// The attempt.
+        attempt: u64,
+    },
+}
+
+/// Everything needed to publish an epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublishEpoch {
+    /// The attempt that became the epoch.
+    pub attempt: u64,
+    /// The job.
+    pub job: JobName,
+    /// The epoch.
+    pub epoch: u64,
+    /// What stands in the manifest file before the tree.
+    pub envelope: Envelope,
+    /// The sealed tree; its root is the one in the verdict.
+    pub manifest: Arc<Manifest>,
+    /// For each entry of the manifest, where its bytes are.
+    pub sources: Arc<Vec<Source>>,
+}

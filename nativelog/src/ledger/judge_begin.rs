@@ -1,0 +1,254 @@
+//! Judges the opening of an attempt: names, limits, fencing, repeats, the choice of the epoch's number.
+
+use checkpoint::limits::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, EPOCH_BYTES_MAX_DEFAULT, FILES_MAX_DEFAULT, LABEL_BYTES_MAX, LABELS_MAX,
+};
+use checkpoint::{CommitId, JobName};
+
+use super::Ledger;
+use super::attempt::{Attempt, Terms};
+use super::job::{Ended, Ending, Job, Outcome};
+use super::judge::{Change, commit_id, digest, fenced, job_name, malformed, repeat};
+use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
+use crate::record::proto;
+
+/// Open attempts of one job, at most.
+pub(super) const ATTEMPTS_OPEN_MAX: usize = 64;
+/// Dependencies of an epoch, at most.
+pub(super) const DEPENDS_ON_MAX: usize = 64;
+/// Ranges of an attempt, at most: they are kept in memory until it ends.
+pub(super) const RANGES_MAX: u64 = 1 << 22;
+
+/// What a Begin comes to.
+pub(super) enum Opening {
+    /// A new attempt with these terms.
+    New(Terms),
+    /// One that is open already.
+    Resumed { attempt: u64, epoch: u64, token: u64, commit: CommitId, known: bool },
+    /// The epoch is sealed, by this very commit.
+    Sealed(SealedEpoch),
+}
+
+/// Whether the record opens an attempt to be filled, or is the whole epoch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    InPieces,
+    Whole,
+}
+
+impl Ledger {
+    pub(super) fn judge_begin(&self, begin: &proto::Begin) -> Result<Change, Rejected> {
+        Ok(match self.judge_opening(begin, Form::InPieces)? {
+            Opening::New(terms) => Change::Begin { terms },
+            Opening::Resumed { attempt, epoch, token, commit, known: false } => {
+                Change::Resume { attempt, epoch, token, commit }
+            }
+            Opening::Resumed { attempt, epoch, token, known: true, .. } => Change::Repeat {
+                accepted: Accepted::Begun { attempt, epoch, resumed: true, token },
+                attempt: Some(attempt),
+            },
+            Opening::Sealed(sealed) => repeat(Accepted::Sealed(sealed)),
+        })
+    }
+
+    pub(super) fn judge_opening(&self, begin: &proto::Begin, form: Form) -> Result<Opening, Rejected> {
+        let name = job_name(&begin.job)?;
+        let mut terms = plain_terms(begin, name.clone())?;
+        let none = Job::default();
+        let job = match self.jobs.get(&name) {
+            Some(job) => job,
+            None => {
+                self.judge_new_job()?;
+                &none
+            }
+        };
+        // A commit's own outcome comes first: it stays what it was, whoever writes now.
+        match self.outcome(job, &terms.commit) {
+            Some(Found::Writer(token)) => {
+                let detail = "this commit id opened a writer";
+                return Err(Rejected::new(Reason::Conflict, detail).current(token));
+            }
+            Some(Found::Ended(ended)) => {
+                if let Some(sealed) = own_outcome(ended, begin, &terms)? {
+                    return Ok(Opening::Sealed(sealed));
+                }
+            }
+            Some(Found::Open(..)) | None => {}
+        }
+        terms.token = current_token(job, begin.token)?;
+        let own = match self.outcome(job, &terms.commit) {
+            Some(Found::Open(id, attempt)) => Some((id, attempt)),
+            _ => None,
+        };
+        terms.epoch = match (own, begin.epoch) {
+            (Some((id, attempt)), wanted) => {
+                if wanted.is_some_and(|epoch| epoch != attempt.terms.epoch)
+                    || terms.plan_digest != attempt.terms.plan_digest
+                {
+                    return Err(other_plan(id, "this commit has an open attempt with another epoch or plan"));
+                }
+                if form == Form::InPieces {
+                    return Ok(resumed(id, attempt, &terms, true));
+                }
+                attempt.terms.epoch
+            }
+            (None, None) => self.next_epoch(job)?,
+            (None, Some(epoch)) => {
+                judge_number(job, epoch)?;
+                if let Some((id, attempt)) = self.open_for(job, epoch) {
+                    if attempt.terms.plan_digest != terms.plan_digest {
+                        return Err(other_plan(id, "the epoch has an open attempt with another plan"));
+                    }
+                    if form == Form::InPieces {
+                        return Ok(resumed(id, attempt, &terms, false));
+                    }
+                }
+                epoch
+            }
+        };
+        if let Some(base) = terms.base {
+            if base >= terms.epoch {
+                return Err(malformed("a base is an earlier epoch"));
+            }
+            if !job.epochs.contains_key(&base) {
+                return Err(
+                    Rejected::new(Reason::NotFound, format!("base {base} is not sealed")).current(base)
+                );
+            }
+        }
+        if form == Form::InPieces && job.open.len() >= ATTEMPTS_OPEN_MAX {
+            return Err(Rejected::new(Reason::Quota, "the job has 64 open attempts"));
+        }
+        Ok(Opening::New(terms))
+    }
+
+    /// The open attempt of this epoch.
+    fn open_for(&self, job: &Job, epoch: u64) -> Option<(u64, &Attempt)> {
+        let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
+        open.find(|(_, attempt)| attempt.terms.epoch == epoch)
+    }
+
+    /// The next number above the mark and above every open attempt; the first is 1.
+    fn next_epoch(&self, job: &Job) -> Result<u64, Rejected> {
+        let open = job.open.iter().map(|id| self.open[id].terms.epoch).max();
+        let highest = job.mark.max(open).unwrap_or(0);
+        highest.checked_add(1).ok_or_else(|| Rejected::new(Reason::Quota, "the job is out of epoch numbers"))
+    }
+
+    fn outcome(&self, job: &Job, commit: &CommitId) -> Option<Found<'_>> {
+        match job.commits.get(commit)? {
+            Outcome::Writer { token } => Some(Found::Writer(token)),
+            Outcome::Attempt { id } => match (self.open.get(&id), self.ended.get(&id)) {
+                (Some(attempt), _) => Some(Found::Open(id, attempt)),
+                (None, Some(ended)) => Some(Found::Ended(ended)),
+                (None, None) => None,
+            },
+        }
+    }
+}
+
+/// What a commit id led to.
+enum Found<'a> {
+    Writer(u64),
+    Open(u64, &'a Attempt),
+    Ended(&'a Ended),
+}
+
+fn resumed(id: u64, attempt: &Attempt, terms: &Terms, known: bool) -> Opening {
+    Opening::Resumed {
+        attempt: id,
+        epoch: attempt.terms.epoch,
+        token: attempt.terms.token,
+        commit: terms.commit,
+        known,
+    }
+}
+
+fn other_plan(attempt: u64, detail: &str) -> Rejected {
+    Rejected::new(Reason::Conflict, format!("{detail}: abort it first")).current(attempt)
+}
+
+/// The outcome of an ended attempt of the same commit. Only a seal is final: a commit whose attempt
+/// was aborted, fenced or subsumed may be tried again.
+fn own_outcome(ended: &Ended, begin: &proto::Begin, terms: &Terms) -> Result<Option<SealedEpoch>, Rejected> {
+    let Ending::Sealed { sealed, plan_digest } = &ended.how else { return Ok(None) };
+    if begin.epoch.is_some_and(|epoch| epoch != sealed.epoch) || *plan_digest != terms.plan_digest {
+        let detail = "this commit sealed another epoch or plan";
+        return Err(Rejected::new(Reason::Conflict, detail).root(sealed.root).position(sealed.position));
+    }
+    Ok(Some(SealedEpoch { already: true, ..SealedEpoch::clone(sealed) }))
+}
+
+fn current_token(job: &Job, token: Option<u64>) -> Result<u64, Rejected> {
+    match token {
+        None => Ok(job.token),
+        Some(token) if token < job.token => Err(fenced(job.token)),
+        Some(token) if token > job.token => Err(malformed("no writer of the job has this token")),
+        Some(token) => Ok(token),
+    }
+}
+
+/// Whether an epoch's number may still be written.
+fn judge_number(job: &Job, epoch: u64) -> Result<(), Rejected> {
+    if let Some(there) = job.epochs.get(&epoch) {
+        let detail = "the epoch is sealed";
+        return Err(Rejected::new(Reason::Conflict, detail)
+            .root(there.sealed.root)
+            .position(there.sealed.position));
+    }
+    match job.mark {
+        Some(mark) if epoch <= mark => {
+            let detail = "the job has sealed this epoch or a later one";
+            Err(Rejected::new(Reason::TooLate, detail).current(mark))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The terms that need no ledger: shape and limits. Token and epoch are left at 0.
+fn plain_terms(begin: &proto::Begin, job: JobName) -> Result<Terms, Rejected> {
+    let commit = commit_id(&begin.commit_id)?;
+    let plan_digest = digest(&begin.plan_digest)?;
+    if !begin.chunk_bytes.is_power_of_two()
+        || !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&begin.chunk_bytes)
+    {
+        return Err(malformed("a chunk size is a power of two from 64 KiB to 4 MiB"));
+    }
+    if begin.plan_pages == 0 || begin.plan_pages > begin.plan_entries {
+        return Err(malformed("a plan has at least one page, and no page is empty"));
+    }
+    let labels_fit = begin.labels.len() <= LABELS_MAX
+        && begin
+            .labels
+            .iter()
+            .all(|l| !l.key.is_empty() && l.key.len().max(l.value.len()) <= LABEL_BYTES_MAX);
+    if !labels_fit {
+        return Err(malformed("labels: at most 256, keys and values at most 4096 bytes"));
+    }
+    if begin.depends_on.len() > DEPENDS_ON_MAX || begin.depends_on.iter().any(|d| d.len() > LABEL_BYTES_MAX) {
+        return Err(malformed("dependencies: at most 64, at most 4096 bytes each"));
+    }
+    if u64::from(begin.plan_entries) > FILES_MAX_DEFAULT {
+        return Err(Rejected::new(Reason::Quota, "the plan has more than 1,000,000 entries"));
+    }
+    if begin.declared_bytes > EPOCH_BYTES_MAX_DEFAULT {
+        return Err(Rejected::new(Reason::Quota, "the plan has more than 1 TiB"));
+    }
+    if begin.declared_bytes / u64::from(begin.chunk_bytes) > RANGES_MAX {
+        return Err(Rejected::new(Reason::Quota, "the plan has too many chunks: take a larger chunk size"));
+    }
+    Ok(Terms {
+        job,
+        epoch: 0,
+        token: 0,
+        commit,
+        declared_bytes: begin.declared_bytes,
+        chunk_bytes: begin.chunk_bytes,
+        base: begin.base,
+        labels: begin.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),
+        depends_on: begin.depends_on.clone(),
+        plan_digest,
+        plan_pages: begin.plan_pages,
+        plan_entries: begin.plan_entries,
+    })
+}

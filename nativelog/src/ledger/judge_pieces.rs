@@ -1,0 +1,248 @@
+//! Judges what fills an attempt: pages of the plan, chunks, packs, zeros, references.
+//!
+//! Each is idempotent. The same range with the same digest again is `Done`; the same range with
+//! another digest, or a range that overlaps another, is `Overlap`.
+
+use std::collections::BTreeSet;
+
+use checkpoint::digest::is_subtree;
+use checkpoint::limits::{PACK_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX, ZERO_BYTES_MAX};
+use checkpoint::plan::plan_digest;
+use checkpoint::{Digest, EntryKind, PlanEntry};
+
+use super::Ledger;
+use super::attempt::{Attempt, Fit};
+use super::judge::{Change, PackedEntry, digest, malformed};
+use super::verdict::{Accepted, Reason, Rejected};
+use crate::compose::entry_from_proto;
+use crate::record::proto;
+
+impl Ledger {
+    pub(super) fn judge_part(&self, part: &proto::Part) -> Result<Change, Rejected> {
+        let attempt = self.open_attempt(part.attempt)?;
+        let terms = &attempt.terms;
+        let here = attempt.page_ends.len() as u32;
+        if part.page >= terms.plan_pages {
+            return Err(malformed(format!("the plan has {} pages", terms.plan_pages)));
+        }
+        if part.page > here {
+            return Err(Rejected::new(Reason::Incomplete, format!("page {here} of the plan comes first")));
+        }
+        let entries = plan_entries(&part.entries)?;
+        if part.page < here {
+            if entries == attempt.page(part.page) {
+                return Ok(again(part.attempt));
+            }
+            return Err(Rejected::new(Reason::Conflict, "this page of the plan is here with other entries"));
+        }
+        if entries.is_empty() {
+            return Err(malformed("a page of a plan is not empty"));
+        }
+        let count = attempt.entries.len() + entries.len();
+        let last = here + 1 == terms.plan_pages;
+        if count > terms.plan_entries as usize || (last && count < terms.plan_entries as usize) {
+            return Err(malformed(format!("the plan was declared with {} entries", terms.plan_entries)));
+        }
+        let mut checker = attempt.checker.clone().expect("a plan that lacks pages has its checker");
+        for entry in &entries {
+            checker.push(entry).map_err(|error| malformed(error.to_string()))?;
+        }
+        if last {
+            checker.clone().finish().map_err(|error| malformed(error.to_string()))?;
+            let all: Vec<PlanEntry> = attempt.entries.iter().chain(&entries).cloned().collect();
+            judge_plan(&all, terms.declared_bytes, &terms.plan_digest)?;
+        }
+        Ok(Change::Page { attempt: part.attempt, entries, checker })
+    }
+
+    pub(super) fn judge_chunk(&self, chunk: &proto::Chunk, payload_bytes: u64) -> Result<Change, Rejected> {
+        let attempt = self.attempt_with_plan(chunk.attempt)?;
+        let size = file_of(attempt, chunk.file)?.size;
+        let digest = digest(&chunk.digest)?;
+        let chunk_bytes = u64::from(attempt.terms.chunk_bytes);
+        if chunk.offset >= size {
+            return Err(malformed("the chunk lies beyond the end of its file"));
+        }
+        if !chunk.offset.is_multiple_of(chunk_bytes) {
+            return Err(malformed("the chunk is not aligned to the attempt's chunk size"));
+        }
+        let len = chunk_bytes.min(size - chunk.offset);
+        if u64::from(chunk.len) != len || payload_bytes != len {
+            return Err(malformed(format!("the chunk at {} has {len} bytes", chunk.offset)));
+        }
+        judge_range(attempt, chunk.attempt, chunk.file, chunk.offset, len, digest)
+    }
+
+    pub(super) fn judge_zero(&self, zero: &proto::Zero) -> Result<Change, Rejected> {
+        let attempt = self.attempt_with_plan(zero.attempt)?;
+        let size = file_of(attempt, zero.file)?.size;
+        let digest = digest(&zero.digest)?;
+        let chunk_bytes = u64::from(attempt.terms.chunk_bytes);
+        let end = zero.offset.checked_add(zero.len).filter(|end| zero.len > 0 && *end <= size);
+        let Some(end) = end else {
+            return Err(malformed("the zeros lie beyond the end of their file"));
+        };
+        if zero.len > ZERO_BYTES_MAX {
+            return Err(malformed("a record holds at most 64 MiB of zeros"));
+        }
+        let aligned = zero.offset.is_multiple_of(chunk_bytes)
+            && (zero.len.is_multiple_of(chunk_bytes) || end == size)
+            && is_subtree(size, zero.offset, zero.len);
+        if !aligned {
+            return Err(malformed("the zeros are not one aligned run of chunks"));
+        }
+        judge_range(attempt, zero.attempt, zero.file, zero.offset, zero.len, digest)
+    }
+
+    pub(super) fn judge_pack(&self, pack: &proto::Pack, payload_bytes: u64) -> Result<Change, Rejected> {
+        let attempt = self.attempt_with_plan(pack.attempt)?;
+        if pack.files.is_empty() || pack.files.len() > PACK_FILES_MAX || payload_bytes > PACK_BYTES_MAX as u64
+        {
+            return Err(malformed("a pack holds 1 to 4096 files and at most 1 MiB"));
+        }
+        let mut files = Vec::new();
+        let mut seen = BTreeSet::new();
+        for packed in &pack.files {
+            if !seen.insert(packed.file) {
+                return Err(malformed(format!("file {} is in the pack twice", packed.file)));
+            }
+            let entry = file_of(attempt, packed.file)?;
+            let packed = packed_entry(packed, entry, payload_bytes)?;
+            if packed.len > 0 && is_new(attempt, packed.file, 0, entry.size, &packed.digest)? {
+                files.push(packed);
+            }
+        }
+        if files.is_empty() {
+            return Ok(again(pack.attempt));
+        }
+        Ok(Change::Pack { attempt: pack.attempt, files })
+    }
+
+    pub(super) fn judge_reuse(&self, reuse: &proto::Reuse) -> Result<Change, Rejected> {
+        let attempt = self.attempt_with_plan(reuse.attempt)?;
+        if reuse.files.is_empty() || reuse.files.len() > REUSE_FILES_MAX {
+            return Err(malformed("a record reuses content for 1 to 1024 files"));
+        }
+        let mut files = Vec::new();
+        let mut seen = BTreeSet::new();
+        for reused in &reuse.files {
+            if !seen.insert(reused.file) {
+                return Err(malformed(format!("file {} is named twice", reused.file)));
+            }
+            let size = file_of(attempt, reused.file)?.size;
+            let digest = digest(&reused.digest)?;
+            if size == 0 {
+                return Err(malformed("an empty file needs no content"));
+            }
+            if !is_new(attempt, reused.file, 0, size, &digest)? {
+                continue;
+            }
+            let Some((id, content)) = self.content.find(&digest) else {
+                return Err(Rejected::new(Reason::NotFound, format!("no sealed content {}", digest.short())));
+            };
+            if content.bytes != size {
+                return Err(malformed(format!("the content has {} bytes, the file {size}", content.bytes)));
+            }
+            files.push((reused.file, digest, id));
+        }
+        if files.is_empty() {
+            return Ok(again(reuse.attempt));
+        }
+        Ok(Change::Reuse { attempt: reuse.attempt, files })
+    }
+
+    /// The open attempt that a piece names, with its whole plan.
+    pub(super) fn attempt_with_plan(&self, id: u64) -> Result<&Attempt, Rejected> {
+        let attempt = self.open_attempt(id)?;
+        if !attempt.plan_is_complete() {
+            let detail = format!(
+                "{} of {} pages of the plan are here",
+                attempt.page_ends.len(),
+                attempt.terms.plan_pages
+            );
+            return Err(Rejected::new(Reason::Incomplete, detail));
+        }
+        Ok(attempt)
+    }
+}
+
+/// Entries from the wire; each path is checked by itself.
+pub(super) fn plan_entries(entries: &[proto::PlanEntry]) -> Result<Vec<PlanEntry>, Rejected> {
+    entries
+        .iter()
+        .map(|entry| entry_from_proto(entry).map_err(|error| malformed(error.to_string())))
+        .collect()
+}
+
+/// Whether a whole plan is the one that Begin declared.
+pub(super) fn judge_plan(entries: &[PlanEntry], declared: u64, wanted: &Digest) -> Result<(), Rejected> {
+    let sum = entries.iter().try_fold(0u64, |sum, entry| sum.checked_add(entry.size));
+    if sum != Some(declared) {
+        return Err(malformed("the plan's files do not add up to the declared bytes"));
+    }
+    if plan_digest(entries) != *wanted {
+        return Err(malformed("the plan is not the one whose digest was declared"));
+    }
+    Ok(())
+}
+
+/// A packed file against its entry of the plan and the payload's length.
+pub(super) fn packed_entry(
+    packed: &proto::PackedFile,
+    entry: &PlanEntry,
+    payload_bytes: u64,
+) -> Result<PackedEntry, Rejected> {
+    let digest = digest(&packed.digest)?;
+    if u64::from(packed.len) != entry.size {
+        return Err(malformed(format!("file {} has {} bytes", packed.file, entry.size)));
+    }
+    if u64::from(packed.offset) + u64::from(packed.len) > payload_bytes {
+        return Err(malformed(format!("file {} lies beyond the payload", packed.file)));
+    }
+    Ok(PackedEntry {
+        file: packed.file,
+        digest,
+        path: entry.path.clone(),
+        mode: entry.mode,
+        offset: packed.offset,
+        len: packed.len,
+    })
+}
+
+fn again(attempt: u64) -> Change {
+    Change::Repeat { accepted: Accepted::Done, attempt: Some(attempt) }
+}
+
+fn file_of(attempt: &Attempt, file: u32) -> Result<&PlanEntry, Rejected> {
+    match attempt.entries.get(file as usize) {
+        Some(entry) if entry.kind == EntryKind::File => Ok(entry),
+        Some(_) => Err(malformed(format!("entry {file} of the plan is no file"))),
+        None => Err(malformed(format!("the plan has no entry {file}"))),
+    }
+}
+
+fn is_new(attempt: &Attempt, file: u32, offset: u64, len: u64, digest: &Digest) -> Result<bool, Rejected> {
+    match attempt.fit(file, offset, len, digest) {
+        Fit::New => Ok(true),
+        Fit::Repeat => Ok(false),
+        Fit::Overlap => {
+            let detail = format!("bytes {offset}..{} of file {file} are covered otherwise", offset + len);
+            Err(Rejected::new(Reason::Overlap, detail))
+        }
+    }
+}
+
+fn judge_range(
+    attempt: &Attempt,
+    id: u64,
+    file: u32,
+    offset: u64,
+    len: u64,
+    digest: Digest,
+) -> Result<Change, Rejected> {
+    if is_new(attempt, file, offset, len, &digest)? {
+        Ok(Change::Range { attempt: id, file, offset, len, digest })
+    } else {
+        Ok(again(id))
+    }
+}

@@ -1,0 +1,131 @@
+//! Judges what keeps and ends sealed epochs: pins and expiry.
+//!
+//! Never expired, whatever is asked: a pinned epoch and the base of an open attempt. The newest
+//! committed epoch goes only by hand. Local conditions (open readers, who has published) are not
+//! ours: they are the proposer's, or those of the unlink.
+
+use std::collections::BTreeSet;
+
+use checkpoint::JobName;
+
+use super::Ledger;
+use super::job::{EpochRecord, Job, PinRecord};
+use super::judge::{Change, job_name, malformed, repeat};
+use super::verdict::{Accepted, Reason, Rejected};
+use crate::record::proto;
+
+/// Longest reason of a record, in bytes.
+pub(super) const REASON_BYTES_MAX: usize = 1024;
+/// Longest owner of a pin, in bytes.
+const OWNER_BYTES_MAX: usize = 128;
+/// Pins of one epoch, at most.
+const PINS_MAX: usize = 64;
+/// Epochs that one record expires, at most.
+pub(super) const EXPIRE_EPOCHS_MAX: usize = 4096;
+/// Nodes that one expiry names, at most.
+const PUBLISHED_ON_MAX: usize = 1024;
+
+impl Ledger {
+    pub(super) fn judge_pin(&self, pin: &proto::Pin) -> Result<Change, Rejected> {
+        let name = job_name(&pin.job)?;
+        judge_owner(&pin.owner)?;
+        if pin.reason.len() > REASON_BYTES_MAX {
+            return Err(malformed("a reason has at most 1024 bytes"));
+        }
+        let epoch = self.sealed_epoch(&name, pin.epoch)?;
+        let until_ms = (pin.for_ms > 0).then(|| self.log_ms.saturating_add(pin.for_ms));
+        let pinned = PinRecord { reason: pin.reason.clone(), until_ms };
+        if epoch.pins.get(&pin.owner) == Some(&pinned) {
+            return Ok(repeat(Accepted::Done));
+        }
+        if epoch.pins.len() >= PINS_MAX && !epoch.pins.contains_key(&pin.owner) {
+            return Err(Rejected::new(Reason::Quota, "the epoch has 64 pins"));
+        }
+        Ok(Change::Pin {
+            job: name,
+            epoch: pin.epoch,
+            owner: pin.owner.clone(),
+            reason: pinned.reason,
+            until_ms,
+        })
+    }
+
+    pub(super) fn judge_unpin(&self, unpin: &proto::Unpin) -> Result<Change, Rejected> {
+        let name = job_name(&unpin.job)?;
+        judge_owner(&unpin.owner)?;
+        let epoch = self.sealed_epoch(&name, unpin.epoch)?;
+        if !epoch.pins.contains_key(&unpin.owner) {
+            return Ok(repeat(Accepted::Done));
+        }
+        Ok(Change::Unpin { job: name, epoch: unpin.epoch, owner: unpin.owner.clone() })
+    }
+
+    pub(super) fn judge_expire(&self, expire: &proto::Expire) -> Result<Change, Rejected> {
+        let name = job_name(&expire.job)?;
+        if expire.epochs.is_empty() || expire.epochs.len() > EXPIRE_EPOCHS_MAX {
+            return Err(malformed("a record expires 1 to 4096 epochs"));
+        }
+        if expire.reason.len() > REASON_BYTES_MAX || expire.published_on.len() > PUBLISHED_ON_MAX {
+            return Err(malformed("a reason has at most 1024 bytes, a list of nodes at most 1024"));
+        }
+        let job = self.jobs.get(&name).ok_or_else(|| no_job(&name))?;
+        let asked: BTreeSet<u64> = expire.epochs.iter().copied().collect();
+        let mut epochs = Vec::new();
+        for epoch in asked {
+            match job.epochs.get(&epoch) {
+                Some(record) => {
+                    self.judge_expiry(job, epoch, record, expire.by_hand)?;
+                    epochs.push(epoch);
+                }
+                // At or below the mark and not there: gone before, whatever it was.
+                None if job.mark.is_some_and(|mark| epoch <= mark) => {}
+                None => return Err(no_epoch(&name, epoch)),
+            }
+        }
+        if epochs.is_empty() {
+            return Ok(repeat(Accepted::Done));
+        }
+        Ok(Change::Expire { job: name, epochs })
+    }
+
+    fn judge_expiry(
+        &self,
+        job: &Job,
+        epoch: u64,
+        record: &EpochRecord,
+        by_hand: bool,
+    ) -> Result<(), Rejected> {
+        let protected = |why: String| Err(Rejected::new(Reason::Protected, why).current(epoch));
+        if let Some(owner) = record.pinned_by(self.log_ms) {
+            return protected(format!("epoch {epoch} is pinned by {owner}"));
+        }
+        if let Some(id) = job.open.iter().find(|id| self.open[*id].terms.base == Some(epoch)) {
+            return protected(format!("epoch {epoch} is the base of open attempt {id}"));
+        }
+        let newest = job.epochs.last_key_value().map(|(newest, _)| *newest);
+        if newest == Some(epoch) && !by_hand {
+            return protected(format!("epoch {epoch} is the newest committed"));
+        }
+        Ok(())
+    }
+
+    fn sealed_epoch(&self, name: &JobName, epoch: u64) -> Result<&EpochRecord, Rejected> {
+        let job = self.jobs.get(name).ok_or_else(|| no_job(name))?;
+        job.epochs.get(&epoch).ok_or_else(|| no_epoch(name, epoch))
+    }
+}
+
+fn judge_owner(owner: &str) -> Result<(), Rejected> {
+    if owner.is_empty() || owner.len() > OWNER_BYTES_MAX || owner.chars().any(char::is_control) {
+        return Err(malformed("a pin's owner has 1 to 128 bytes and no control characters"));
+    }
+    Ok(())
+}
+
+fn no_job(name: &JobName) -> Rejected {
+    Rejected::new(Reason::NotFound, format!("no job {name}"))
+}
+
+fn no_epoch(name: &JobName, epoch: u64) -> Rejected {
+    Rejected::new(Reason::NotFound, format!("no sealed epoch {name}@{epoch}")).current(epoch)
+}

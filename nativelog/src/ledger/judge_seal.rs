@@ -1,0 +1,232 @@
+//! Judges the end of an attempt: the seal, the whole epoch in one record, the abort.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use checkpoint::limits::{WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX};
+use checkpoint::plan::check_entries;
+use checkpoint::{Digest, EntryKind, JobName, Limits, Manifest, ManifestEntry, PlanEntry, store::Source};
+
+use super::Ledger;
+use super::attempt::Terms;
+use super::job::Ending;
+use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, repeat};
+use super::judge_begin::{Form, Opening};
+use super::judge_pieces::{judge_plan, packed_entry, plan_entries};
+use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
+use crate::record::{LogId, proto};
+
+impl Ledger {
+    pub(super) fn judge_seal(&self, seal: &proto::Seal, bytes: u64) -> Result<Change, Rejected> {
+        let root = digest(&seal.root)?;
+        if let Some(Ending::Sealed { sealed, .. }) = self.ended.get(&seal.attempt).map(|ended| &ended.how) {
+            return sealed_before(sealed, root);
+        }
+        let attempt = self.attempt_with_plan(seal.attempt)?;
+        if attempt.missing > 0 {
+            let terms = &attempt.terms;
+            let detail = format!(
+                "{} files are not complete: {} of {} bytes are here",
+                attempt.missing, attempt.covered_bytes, terms.declared_bytes
+            );
+            return Err(Rejected::new(Reason::Incomplete, detail));
+        }
+        let files = 0..attempt.entries.len() as u32;
+        let digests: Vec<Digest> =
+            files.clone().map(|file| attempt.digest_of(file).unwrap_or(Digest::NONE)).collect();
+        let sources: Vec<Source> = files.map(|file| attempt.source_of(file)).collect();
+        self.judge_tree(Tree {
+            attempt: Some(seal.attempt),
+            terms: attempt.terms.clone(),
+            entries: &attempt.entries,
+            digests,
+            sources,
+            unpack: Vec::new(),
+            log_bytes: attempt.log_bytes + bytes,
+            root,
+        })
+    }
+
+    pub(super) fn judge_whole(
+        &self,
+        whole: &proto::Whole,
+        payload_bytes: u64,
+        bytes: u64,
+    ) -> Result<Change, Rejected> {
+        let begin = whole.begin.as_ref().ok_or_else(|| malformed("a whole epoch without its begin"))?;
+        let root = digest(&whole.root)?;
+        if let Some(sealed) = self.sealed_alike(begin, root)? {
+            return Ok(repeat(Accepted::Sealed(sealed)));
+        }
+        let terms = match self.judge_opening(begin, Form::Whole)? {
+            Opening::New(terms) => terms,
+            Opening::Sealed(sealed) => return sealed_before(&sealed, root),
+            Opening::Resumed { .. } => unreachable!("a whole epoch resumes nothing"),
+        };
+        let (entries, unpack) = whole_entries(whole, &terms, payload_bytes)?;
+        let mut digests: Vec<Digest> = entries.iter().map(digest_without_bytes).collect();
+        let mut sources = vec![Source::None; entries.len()];
+        for packed in &unpack {
+            digests[packed.file as usize] = packed.digest;
+            sources[packed.file as usize] = Source::Unpacked;
+        }
+        self.judge_tree(Tree {
+            attempt: None,
+            terms,
+            entries: &entries,
+            digests,
+            sources,
+            unpack,
+            log_bytes: bytes,
+            root,
+        })
+    }
+
+    /// A whole epoch whose number is sealed with this very root: whoever sealed it, it is committed.
+    fn sealed_alike(&self, begin: &proto::Begin, root: Digest) -> Result<Option<SealedEpoch>, Rejected> {
+        let Some(epoch) = begin.epoch else { return Ok(None) };
+        let there = self.jobs.get(&job_name(&begin.job)?).and_then(|job| job.epochs.get(&epoch));
+        let alike = there.filter(|there| there.sealed.root == root);
+        Ok(alike.map(|there| SealedEpoch { already: true, ..SealedEpoch::clone(&there.sealed) }))
+    }
+
+    fn judge_tree(&self, tree: Tree<'_>) -> Result<Change, Rejected> {
+        let Tree { attempt, terms, entries, digests, sources, unpack, log_bytes, root } = tree;
+        let mark = self.jobs.get(&terms.job).and_then(|job| job.mark);
+        assert!(mark.is_none_or(|mark| mark < terms.epoch), "a sealed epoch ends the attempts below it");
+        let mut content = BTreeMap::new();
+        let (mut files, mut new_bytes, mut new_files) = (0, 0, 0);
+        for ((entry, digest), source) in entries.iter().zip(&digests).zip(&sources) {
+            if entry.kind != EntryKind::File {
+                continue;
+            }
+            files += 1;
+            if *source == Source::None {
+                continue;
+            }
+            if *source != Source::Reused {
+                new_bytes += entry.size;
+                new_files += 1;
+            }
+            let known = self.content.find(digest).map(|(_, content)| content.bytes);
+            let before = content.insert(*digest, entry.size);
+            if [known, before].into_iter().flatten().any(|bytes| bytes != entry.size) {
+                return Err(malformed(format!("content {} has two lengths", digest.short())));
+            }
+        }
+        let entries = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
+        let manifest = Manifest { entries: entries.collect() };
+        let computed = manifest.root();
+        if computed != root {
+            return Err(Rejected::new(Reason::WrongRoot, "the records make another root").root(computed));
+        }
+        let sealed = SealedEpoch {
+            job: terms.job.clone(),
+            epoch: terms.epoch,
+            root,
+            position: LogId::default(),
+            attempt: 0,
+            files,
+            bytes: terms.declared_bytes,
+            new_bytes,
+            new_files,
+            log_bytes,
+            already: false,
+        };
+        Ok(Change::Seal(Box::new(Sealing {
+            attempt,
+            terms,
+            manifest: Arc::new(manifest),
+            sources: Arc::new(sources),
+            content: content.into_iter().collect(),
+            unpack,
+            sealed,
+            sealed_log_ms: self.log_ms,
+        })))
+    }
+
+    pub(super) fn judge_abort(&self, abort: &proto::Abort) -> Result<Change, Rejected> {
+        if abort.reason.len() > super::judge_retention::REASON_BYTES_MAX {
+            return Err(malformed("a reason has at most 1024 bytes"));
+        }
+        if self.open.contains_key(&abort.attempt) {
+            return Ok(Change::Abort { attempt: abort.attempt });
+        }
+        match self.ended.get(&abort.attempt).map(|ended| &ended.how) {
+            None => Err(Rejected::new(Reason::NotFound, format!("no attempt {}", abort.attempt))),
+            Some(Ending::Sealed { sealed, .. }) => {
+                Err(Rejected::new(Reason::Conflict, "the attempt is sealed: its epoch can only expire")
+                    .root(sealed.root)
+                    .position(sealed.position))
+            }
+            Some(_) => Ok(repeat(Accepted::Done)),
+        }
+    }
+
+    /// Open attempts of a job that an epoch, once sealed, leaves behind.
+    pub(super) fn left_behind(&self, job: &JobName, epoch: u64, but: Option<u64>) -> Vec<u64> {
+        let Some(job) = self.jobs.get(job) else { return Vec::new() };
+        let behind = |id: &u64| Some(*id) != but && self.open[id].terms.epoch <= epoch;
+        job.open.iter().copied().filter(behind).collect()
+    }
+}
+
+/// A plan with everything that its seal needs.
+struct Tree<'a> {
+    attempt: Option<u64>,
+    terms: Terms,
+    entries: &'a [PlanEntry],
+    /// One per entry.
+    digests: Vec<Digest>,
+    sources: Vec<Source>,
+    unpack: Vec<PackedEntry>,
+    log_bytes: u64,
+    root: Digest,
+}
+
+fn sealed_before(sealed: &SealedEpoch, root: Digest) -> Result<Change, Rejected> {
+    if sealed.root == root {
+        return Ok(repeat(Accepted::Sealed(SealedEpoch { already: true, ..sealed.clone() })));
+    }
+    let detail = "the attempt is sealed with another root";
+    Err(Rejected::new(Reason::Conflict, detail).root(sealed.root).position(sealed.position))
+}
+
+fn digest_without_bytes(entry: &PlanEntry) -> Digest {
+    match entry.kind {
+        EntryKind::File => checkpoint::digest::content(&[]),
+        _ => Digest::NONE,
+    }
+}
+
+/// The plan of a whole epoch and its files, each file with bytes named once.
+fn whole_entries(
+    whole: &proto::Whole,
+    terms: &Terms,
+    payload_bytes: u64,
+) -> Result<(Vec<PlanEntry>, Vec<PackedEntry>), Rejected> {
+    if whole.entries.len() > WHOLE_ENTRIES_MAX || payload_bytes > WHOLE_BYTES_MAX {
+        return Err(malformed("a whole epoch has at most 64 entries and 64 KiB"));
+    }
+    if terms.plan_pages != 1 || terms.plan_entries as usize != whole.entries.len() {
+        return Err(malformed("a whole epoch has one page, with all entries"));
+    }
+    let entries = plan_entries(&whole.entries)?;
+    check_entries(&entries, &Limits::default()).map_err(|error| malformed(error.to_string()))?;
+    judge_plan(&entries, terms.declared_bytes, &terms.plan_digest)?;
+    let mut files = BTreeMap::new();
+    for packed in &whole.files {
+        let entry = entries.get(packed.file as usize).filter(|entry| entry.kind == EntryKind::File);
+        let entry =
+            entry.ok_or_else(|| malformed(format!("entry {} of the plan is no file", packed.file)))?;
+        let packed = packed_entry(packed, entry, payload_bytes)?;
+        if packed.len == 0 || files.insert(packed.file, packed).is_some() {
+            return Err(malformed("a whole epoch names every file with bytes once, and no other"));
+        }
+    }
+    let with_bytes = entries.iter().filter(|entry| entry.kind == EntryKind::File && entry.size > 0).count();
+    if files.len() != with_bytes {
+        return Err(Rejected::new(Reason::Incomplete, "a whole epoch lacks a file's bytes"));
+    }
+    Ok((entries, files.into_values().collect()))
+}

@@ -1,0 +1,295 @@
+//! Questions to the ledger. None changes anything.
+
+use std::sync::Arc;
+
+use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry};
+
+use super::Ledger;
+use super::attempt::{Attempt, FileState, Fit};
+use super::job::{Ending, EpochRecord};
+use super::verdict::SealedEpoch;
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobInfo {
+    /// Its current writer token; 0 when it never had a writer.
+    pub token: u64,
+    /// The highest epoch ever sealed.
+    pub high_water: Option<u64>,
+    /// The newest epoch that is not expired.
+    pub newest: Option<u64>,
+    /// Number of sealed epochs that are not expired.
+    pub epochs: usize,
+    /// Ids of its open attempts.
+    pub open: Vec<u64>,
+}
+
+/// A sealed epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochInfo {
+    /// What its commit was answered.
+    pub sealed: Arc<SealedEpoch>,
+    /// The epoch it was made on.
+    pub base: Option<u64>,
+    /// Its labels, as given.
+    pub labels: Vec<(String, String)>,
+    /// What it depends on, as given.
+    pub depends_on: Vec<String>,
+    /// Log time of its seal, in milliseconds.
+    pub sealed_log_ms: u64,
+    /// Its pins, ended ones included.
+    pub pins: Vec<PinInfo>,
+}
+
+/// A pin of an epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinInfo {
+    /// Who pinned it.
+    pub owner: String,
+    /// Why.
+    pub reason: String,
+    /// Log time in milliseconds at which it ends; `None` for never.
+    pub until_ms: Option<u64>,
+}
+
+/// An open attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptInfo {
+    /// Its id: log index of its Begin.
+    pub id: u64,
+    /// The job.
+    pub job: JobName,
+    /// The epoch it tries to write.
+    pub epoch: u64,
+    /// The writer token it goes by.
+    pub token: u64,
+    /// The commit that began it.
+    pub commit: CommitId,
+    /// Sum of its files' sizes, in bytes.
+    pub declared_bytes: u64,
+    /// Its chunk size in bytes: a resumed commit must split by this one.
+    pub chunk_bytes: u32,
+    /// The epoch it builds on.
+    pub base: Option<u64>,
+    /// Digest of its plan.
+    pub plan_digest: Digest,
+    /// Pages of its plan.
+    pub plan_pages: u32,
+    /// Pages that are in the log.
+    pub pages_here: u32,
+    /// Bytes of files that are covered.
+    pub covered_bytes: u64,
+    /// Files that are not complete; of the pages that are here.
+    pub files_missing: u64,
+    /// Headers and payloads of the accepted records that named it, in bytes.
+    pub log_bytes: u64,
+    /// Log time since the last record that named it, in milliseconds.
+    pub idle_ms: u64,
+    /// Log time since its Begin, in milliseconds.
+    pub age_ms: u64,
+}
+
+impl Ledger {
+    /// The names of all jobs, in order.
+    pub fn jobs(&self) -> impl Iterator<Item = &JobName> {
+        self.jobs.keys()
+    }
+
+    /// A job, when it is known.
+    pub fn job(&self, name: &JobName) -> Option<JobInfo> {
+        let job = self.jobs.get(name)?;
+        Some(JobInfo {
+            token: job.token,
+            high_water: job.mark,
+            newest: job.epochs.last_key_value().map(|(epoch, _)| *epoch),
+            epochs: job.epochs.len(),
+            open: job.open.iter().copied().collect(),
+        })
+    }
+
+    /// The sealed epochs of a job that are not expired, newest first.
+    pub fn epochs(&self, name: &JobName) -> impl Iterator<Item = EpochInfo> {
+        let epochs = self.jobs.get(name).into_iter().flat_map(|job| job.epochs.values().rev());
+        epochs.map(epoch_info)
+    }
+
+    /// A sealed epoch that is not expired.
+    pub fn epoch(&self, name: &JobName, epoch: u64) -> Option<EpochInfo> {
+        self.jobs.get(name)?.epochs.get(&epoch).map(epoch_info)
+    }
+
+    /// The newest sealed epoch of a job.
+    pub fn newest(&self, name: &JobName) -> Option<EpochInfo> {
+        let job = self.jobs.get(name)?;
+        job.epochs.last_key_value().map(|(_, record)| epoch_info(record))
+    }
+
+    /// The job's current writer token; 0 when it never had a writer.
+    pub fn token(&self, name: &JobName) -> u64 {
+        self.jobs.get(name).map_or(0, |job| job.token)
+    }
+
+    /// The highest epoch of the job ever sealed.
+    pub fn high_water(&self, name: &JobName) -> Option<u64> {
+        self.jobs.get(name)?.mark
+    }
+
+    /// An open attempt.
+    pub fn attempt(&self, id: u64) -> Option<AttemptInfo> {
+        self.open.get(&id).map(|attempt| self.attempt_info(id, attempt))
+    }
+
+    /// All open attempts, oldest first: what a time to live looks at.
+    pub fn attempts(&self) -> impl Iterator<Item = AttemptInfo> {
+        self.open.iter().map(|(id, attempt)| self.attempt_info(*id, attempt))
+    }
+
+    /// The open attempt of an epoch.
+    pub fn attempt_by(&self, name: &JobName, epoch: u64) -> Option<AttemptInfo> {
+        let job = self.jobs.get(name)?;
+        let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
+        let (id, attempt) = open.find(|(_, attempt)| attempt.terms.epoch == epoch)?;
+        Some(self.attempt_info(id, attempt))
+    }
+
+    /// The epoch that a sealed attempt became, while that is remembered.
+    pub fn sealed_attempt(&self, id: u64) -> Option<Arc<SealedEpoch>> {
+        match &self.ended.get(&id)?.how {
+            Ending::Sealed { sealed, .. } => Some(sealed.clone()),
+            _ => None,
+        }
+    }
+
+    /// The plan of an open attempt, as far as it is in the log; an entry's place is its file id.
+    pub fn plan(&self, id: u64) -> Option<&[PlanEntry]> {
+        self.open.get(&id).map(|attempt| attempt.entries.as_slice())
+    }
+
+    /// What the log has of an open attempt. A resumed commit sends only the rest.
+    pub fn coverage(&self, id: u64) -> Option<Coverage> {
+        let attempt = self.open.get(&id)?;
+        let mut coverage = Coverage::new();
+        coverage.parts = attempt.page_ends.len() as u32;
+        for (file, (state, entry)) in attempt.files.iter().zip(&attempt.entries).enumerate() {
+            let file = file as u32;
+            if entry.kind != EntryKind::File {
+                continue;
+            }
+            match state {
+                FileState::Bare => {}
+                FileState::Packed(_) | FileState::Reused(_) => coverage.add_files(file..file + 1),
+                FileState::Staged(staged) if staged.covered == entry.size => {
+                    coverage.add_files(file..file + 1)
+                }
+                FileState::Staged(staged) => {
+                    for (offset, (len, _)) in &staged.ranges {
+                        coverage.add_range(file, *offset, *len);
+                    }
+                }
+            }
+        }
+        Some(coverage)
+    }
+
+    /// Whether exactly this piece, with this digest, is covered in an open attempt. The file is in its plan.
+    pub(super) fn has_piece(&self, id: u64, file: u32, offset: u64, len: u64, digest: &Digest) -> bool {
+        self.open.get(&id).is_some_and(|attempt| attempt.fit(file, offset, len, digest) == Fit::Repeat)
+    }
+
+    /// Covered ranges of an open attempt that lie in staged files: file, offset, bytes, subtree digest.
+    pub fn staged_ranges(&self, id: u64) -> impl Iterator<Item = (u32, u64, u64, Digest)> {
+        let files = self.open.get(&id).into_iter().flat_map(|attempt| attempt.files.iter().enumerate());
+        files.flat_map(|(file, state)| {
+            let ranges = match state {
+                FileState::Staged(staged) => Some(&staged.ranges),
+                _ => None,
+            };
+            ranges
+                .into_iter()
+                .flatten()
+                .map(move |(offset, (len, digest))| (file as u32, *offset, *len, *digest))
+        })
+    }
+
+    /// Bytes that open attempts may still bring: what free space must hold beside the rest.
+    pub fn reserved_bytes(&self) -> u64 {
+        let left = |attempt: &Attempt| attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes);
+        self.open
+            .values()
+            .map(|attempt| left(attempt).saturating_add(overhead(attempt)))
+            .fold(0, u64::saturating_add)
+    }
+
+    /// The cluster's uuid, once its first record is applied.
+    pub fn cluster(&self) -> Option<[u8; 16]> {
+        self.cluster
+    }
+
+    /// The incarnation under which a node is known.
+    pub fn incarnation(&self, node: u64) -> Option<[u8; 16]> {
+        self.members.get(&node).copied()
+    }
+
+    /// Every node that ever belonged, and its incarnation.
+    pub fn members(&self) -> impl Iterator<Item = (u64, [u8; 16])> {
+        self.members.iter().map(|(node, incarnation)| (*node, *incarnation))
+    }
+
+    /// Version of the rules in force.
+    pub fn rules(&self) -> u32 {
+        self.rules
+    }
+
+    /// Log time in milliseconds.
+    pub fn log_ms(&self) -> u64 {
+        self.log_ms
+    }
+
+    /// Sealed content that may be reused: its bytes, and how many epochs and open attempts hold it.
+    pub fn content(&self, digest: &Digest) -> Option<(u64, u64)> {
+        self.content.find(digest).map(|(_, content)| (content.bytes, u64::from(content.refs)))
+    }
+
+    fn attempt_info(&self, id: u64, attempt: &Attempt) -> AttemptInfo {
+        let terms = &attempt.terms;
+        AttemptInfo {
+            id,
+            job: terms.job.clone(),
+            epoch: terms.epoch,
+            token: terms.token,
+            commit: terms.commit,
+            declared_bytes: terms.declared_bytes,
+            chunk_bytes: terms.chunk_bytes,
+            base: terms.base,
+            plan_digest: terms.plan_digest,
+            plan_pages: terms.plan_pages,
+            pages_here: attempt.page_ends.len() as u32,
+            covered_bytes: attempt.covered_bytes,
+            files_missing: attempt.missing,
+            log_bytes: attempt.log_bytes,
+            idle_ms: self.log_ms - attempt.last_ms,
+            age_ms: self.log_ms - attempt.begun_ms,
+        }
+    }
+}
+
+/// What an attempt takes beyond its files' bytes: a block for each entry, and its headers.
+fn overhead(attempt: &Attempt) -> u64 {
+    u64::from(attempt.terms.plan_entries) * 4096
+}
+
+fn epoch_info(record: &EpochRecord) -> EpochInfo {
+    let pins = record.pins.iter().map(|(owner, pin)| PinInfo {
+        owner: owner.clone(),
+        reason: pin.reason.clone(),
+        until_ms: pin.until_ms,
+    });
+    EpochInfo {
+        sealed: record.sealed.clone(),
+        base: record.base,
+        labels: record.labels.clone(),
+        depends_on: record.depends_on.clone(),
+        sealed_log_ms: record.sealed_log_ms,
+        pins: pins.collect(),
+    }
+}

@@ -1,0 +1,138 @@
+//! Headers and payloads in memory, for the followers that replicate the newest entries.
+//!
+//! An entry that is not durable yet is pinned: nothing but this memory holds it. Durable payloads
+//! stay while they fit into a budget in bytes, newest last. Reads never insert, so that a follower
+//! that catches up does not push out what the others need.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::record::Body;
+
+/// Decoded headers kept beyond the pinned ones; a chunk's takes about 300 bytes.
+const HEADERS_MAX: usize = 8192;
+
+#[derive(Debug)]
+struct Held {
+    body: Body,
+    payload: Option<Bytes>,
+    payload_len: usize,
+    pinned: bool,
+}
+
+/// The cache of one log.
+#[derive(Debug)]
+pub struct Cache {
+    held: BTreeMap<u64, Held>,
+    payload_bytes_max: usize,
+    /// Bytes of payloads that are held and not pinned.
+    payload_bytes: usize,
+    /// Below this index no payload is held unpinned.
+    oldest_payload: u64,
+}
+
+impl Cache {
+    /// A cache of `payload_bytes_max` bytes beyond what is pinned.
+    pub fn new(payload_bytes_max: usize) -> Self {
+        Cache { held: BTreeMap::new(), payload_bytes_max, payload_bytes: 0, oldest_payload: 0 }
+    }
+
+    /// Takes an entry that is not durable yet.
+    pub fn insert_pinned(&mut self, index: u64, body: Body, payload: Bytes) {
+        let payload_len = payload.len();
+        self.held.insert(index, Held { body, payload: Some(payload), payload_len, pinned: true });
+    }
+
+    /// The entry is durable: it may go when the budget asks for it.
+    pub fn unpin(&mut self, index: u64) {
+        let Some(held) = self.held.get_mut(&index) else { return };
+        if !held.pinned {
+            return;
+        }
+        held.pinned = false;
+        self.payload_bytes += held.payload_len;
+        self.oldest_payload = self.oldest_payload.min(index);
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        if self.payload_bytes > self.payload_bytes_max {
+            for (index, held) in self.held.range_mut(self.oldest_payload..) {
+                if self.payload_bytes <= self.payload_bytes_max {
+                    break;
+                }
+                self.oldest_payload = *index;
+                if !held.pinned && held.payload.take().is_some() {
+                    self.payload_bytes -= held.payload_len;
+                }
+            }
+        }
+        while self.held.len() > HEADERS_MAX {
+            match self.held.first_entry() {
+                Some(first) if !first.get().pinned => {
+                    let held = first.remove();
+                    if held.payload.is_some() {
+                        self.payload_bytes -= held.payload_len;
+                    }
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Header and payload of `index`, as far as they are held.
+    pub fn get(&self, index: u64) -> (Option<Body>, Option<Bytes>) {
+        self.held.get(&index).map_or((None, None), |held| (Some(held.body.clone()), held.payload.clone()))
+    }
+
+    /// True when header and payload are held.
+    pub fn has(&self, index: u64, payload_len: u32) -> bool {
+        self.held.get(&index).is_some_and(|held| payload_len == 0 || held.payload.is_some())
+    }
+
+    fn forget(&mut self, gone: impl IntoIterator<Item = Held>) {
+        for held in gone {
+            if !held.pinned && held.payload.is_some() {
+                self.payload_bytes -= held.payload_len;
+            }
+        }
+    }
+
+    /// Drops `next` and everything above it.
+    pub fn remove_from(&mut self, next: u64) {
+        let gone = self.held.split_off(&next);
+        self.forget(gone.into_values());
+        self.oldest_payload = self.oldest_payload.min(next);
+    }
+
+    /// Drops everything below `next`.
+    pub fn remove_below(&mut self, next: u64) {
+        let keep = self.held.split_off(&next);
+        let gone = std::mem::replace(&mut self.held, keep);
+        self.forget(gone.into_values());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinned_payloads_never_leave_and_durable_ones_fit_the_budget() {
+        let mut cache = Cache::new(100);
+        for index in 0..10 {
+            cache.insert_pinned(index, Body::Blank, Bytes::from(vec![0; 40]));
+        }
+        assert!((0..10).all(|index| cache.has(index, 40)));
+        for index in 0..6 {
+            cache.unpin(index);
+        }
+        let held: Vec<u64> = (0..10).filter(|index| cache.has(*index, 40)).collect();
+        assert_eq!(held, [4, 5, 6, 7, 8, 9]);
+        cache.remove_from(8);
+        cache.remove_below(5);
+        assert!(!cache.has(4, 40) && cache.has(5, 40) && cache.has(7, 40) && !cache.has(8, 40));
+        assert_eq!(cache.payload_bytes, 40);
+    }
+}

@@ -1,0 +1,137 @@
+//! The durable mark: how far the WAL was durable for certain, and the vote, in two slots.
+//!
+//! `log/mark` holds two slots of 4096 bytes, written in turn, each followed by an fdatasync. Damage
+//! in the WAL below the mark is corruption, never a torn tail. One bad slot is a torn write of the
+//! mark itself and the other one serves; with both bad the node refuses to start, because absence
+//! of a promise never means that none was given.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut};
+use checkpoint::digest;
+use checkpoint::disk::{Disk, DiskFile, Open};
+
+use super::frame::{get_optional_log_id, get_vote, put_optional_log_id, put_vote};
+use super::{Identity, Vote};
+use crate::record::LogId;
+
+const MAGIC: &[u8; 8] = b"ELMARK01";
+const SLOT_BYTES: u64 = 4096;
+const USED_BYTES: usize = 8 + 8 + 8 + 16 + 8 + 18 + 25 + 16;
+
+/// What a slot says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Counts writes; the higher valid slot counts, and `sequence % 2` is its place.
+    pub sequence: u64,
+    /// Who owns the log.
+    pub owner: Identity,
+    /// Everything in the WAL below this offset is durable.
+    pub durable: u64,
+    /// The vote.
+    pub vote: Option<Vote>,
+    /// The purge point.
+    pub purged: Option<LogId>,
+}
+
+impl Mark {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SLOT_BYTES as usize);
+        out.put_slice(MAGIC);
+        out.put_u64_le(self.sequence);
+        out.put_u64_le(self.owner.node);
+        out.put_slice(&self.owner.incarnation);
+        out.put_u64_le(self.durable);
+        put_vote(&mut out, self.vote);
+        put_optional_log_id(&mut out, self.purged);
+        let checksum = digest::checksum(&[&out]);
+        out.put_slice(&checksum);
+        out.resize(SLOT_BYTES as usize, 0);
+        out
+    }
+
+    fn decode(slot: &[u8]) -> Option<Mark> {
+        let used = slot.get(..USED_BYTES)?;
+        let (body, checksum) = used.split_at(USED_BYTES - 16);
+        if digest::checksum(&[body]) != checksum || &body[..8] != MAGIC {
+            return None;
+        }
+        let mut b = &body[8..];
+        let sequence = b.get_u64_le();
+        let node = b.get_u64_le();
+        let mut incarnation = [0; 16];
+        b.copy_to_slice(&mut incarnation);
+        let durable = b.get_u64_le();
+        let vote = get_vote(&mut b)?;
+        let purged = get_optional_log_id(&mut b)?;
+        Some(Mark { sequence, owner: Identity { node, incarnation }, durable, vote, purged })
+    }
+}
+
+/// The open mark file.
+pub struct MarkFile {
+    file: Box<dyn DiskFile>,
+    last: Mark,
+}
+
+/// Why there is no mark.
+#[derive(Debug)]
+pub enum MarkError {
+    /// Both slots are damaged.
+    Damaged,
+    /// It could not be read.
+    Io(io::Error),
+}
+
+impl MarkFile {
+    /// Makes the file with both slots filled; the caller fsyncs the directory.
+    pub fn create(disk: &Arc<dyn Disk>, path: PathBuf, owner: Identity) -> io::Result<MarkFile> {
+        let file = disk.open(&path, Open::CreateNew)?;
+        let mut last = Mark { sequence: 0, owner, durable: 0, vote: None, purged: None };
+        file.write_at(&last.encode(), 0)?;
+        last.sequence = 1;
+        file.write_at(&last.encode(), SLOT_BYTES)?;
+        file.sync_all()?;
+        Ok(MarkFile { file, last })
+    }
+
+    /// Opens the file and takes the newest valid slot.
+    pub fn open(disk: &Arc<dyn Disk>, path: PathBuf) -> Result<MarkFile, MarkError> {
+        let file = disk.open(&path, Open::Write).map_err(MarkError::Io)?;
+        let mut newest: Option<Mark> = None;
+        for slot in 0..2u64 {
+            let mut bytes = vec![0; SLOT_BYTES as usize];
+            let mut got = 0;
+            while got < bytes.len() {
+                let n = file.read_at(&mut bytes[got..], slot * SLOT_BYTES + got as u64).map_err(MarkError::Io)?;
+                if n == 0 {
+                    break;
+                }
+                got += n;
+            }
+            if let Some(mark) = Mark::decode(&bytes)
+                && mark.sequence % 2 == slot
+                && newest.is_none_or(|n| n.sequence < mark.sequence)
+            {
+                newest = Some(mark);
+            }
+        }
+        newest.map(|last| MarkFile { file, last }).ok_or(MarkError::Damaged)
+    }
+
+    /// What was written last.
+    pub fn last(&self) -> Mark {
+        self.last
+    }
+
+    /// Writes a slot and fdatasyncs it. `durable` must be durable already.
+    pub fn write(&mut self, durable: u64, vote: Option<Vote>, purged: Option<LogId>) -> io::Result<()> {
+        let next = Mark { sequence: self.last.sequence + 1, owner: self.last.owner, durable, vote, purged };
+        self.file.write_at(&next.encode(), next.sequence % 2 * SLOT_BYTES)?;
+        self.file.sync_data()?;
+        self.last = next;
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! The WAL: segments of frames, addressed by one offset that grows over all of them.
+//!
+//! `log/<offset of its first byte, 16 hex digits>.wal`. A segment is made under a temporary name,
+//! with its first frame fsynced, and renamed: a `.wal` file always starts with a whole frame that
+//! says what went before it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, BufMut, Bytes};
+use checkpoint::disk::{Disk, DiskFile, Open};
+
+use super::frame::{
+    FrameKind, decode_body, encode_frame, get_optional_log_id, get_vote, put_optional_log_id, put_vote,
+};
+use super::index::Slot;
+use super::{Identity, Vote};
+use crate::record::{Body, LogId};
+
+/// File name of the segment whose first byte has this offset.
+pub fn segment_name(base: u64) -> String {
+    format!("{base:016x}.wal")
+}
+
+/// The offset that a segment's file name says.
+pub fn segment_base(name: &str) -> Option<u64> {
+    let hex = name.strip_suffix(".wal")?;
+    (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok())?
+}
+
+/// Body of a segment's first frame: the state before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentStart {
+    /// Who owns the log.
+    pub owner: Identity,
+    /// The last entry before this segment.
+    pub last: Option<LogId>,
+    /// The purge point then.
+    pub purged: Option<LogId>,
+    /// The vote then.
+    pub vote: Option<Vote>,
+}
+
+impl SegmentStart {
+    /// The frame body.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_u64_le(self.owner.node);
+        out.put_slice(&self.owner.incarnation);
+        put_optional_log_id(&mut out, self.last);
+        put_optional_log_id(&mut out, self.purged);
+        put_vote(&mut out, self.vote);
+        out
+    }
+
+    /// Parses a frame body.
+    pub fn decode(mut b: &[u8]) -> Option<SegmentStart> {
+        if b.len() < 24 {
+            return None;
+        }
+        let node = b.get_u64_le();
+        let mut incarnation = [0; 16];
+        b.copy_to_slice(&mut incarnation);
+        let last = get_optional_log_id(&mut b)?;
+        let purged = get_optional_log_id(&mut b)?;
+        let vote = get_vote(&mut b)?;
+        Some(SegmentStart { owner: Identity { node, incarnation }, last, purged, vote })
+    }
+}
+
+/// The writing end. Only the writer thread has it.
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    segment: Box<dyn DiskFile>,
+    base: u64,
+    end: u64,
+    durable: u64,
+}
+
+impl Wal {
+    /// Goes on writing at `end`, in the segment that starts at `base`; all below `end` is durable.
+    pub fn resume(disk: Arc<dyn Disk>, dir: PathBuf, base: u64, end: u64) -> io::Result<Wal> {
+        let segment = disk.open(&dir.join(segment_name(base)), Open::Write)?;
+        Ok(Wal { disk, dir, segment, base, end, durable: end })
+    }
+
+    /// Makes the segment that starts at `base` in `dir`, durable, and goes on writing in it.
+    pub fn start_segment(disk: Arc<dyn Disk>, dir: PathBuf, base: u64, start: &SegmentStart) -> io::Result<Wal> {
+        let name = dir.join(segment_name(base));
+        let temporary = name.with_extension("new");
+        let segment = disk.open(&temporary, Open::Create)?;
+        segment.set_len(0)?;
+        let frame = encode_frame(FrameKind::Segment, base, base, &start.encode());
+        segment.write_at(&frame, 0)?;
+        segment.sync_all()?;
+        disk.rename(&temporary, &name)?;
+        disk.sync_dir(&dir)?;
+        let end = base + frame.len() as u64;
+        Ok(Wal { disk, dir, segment, base, end, durable: end })
+    }
+
+    /// Closes the segment and starts the next one.
+    pub fn rotate(&mut self, start: &SegmentStart) -> io::Result<()> {
+        self.sync()?;
+        *self = Wal::start_segment(self.disk.clone(), self.dir.clone(), self.end, start)?;
+        Ok(())
+    }
+
+    /// Appends a frame, not durable yet. Returns the offset of its body in the whole WAL.
+    pub fn append(&mut self, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
+        let frame = encode_frame(kind, self.end, self.durable, body);
+        self.segment.write_at(&frame, self.end - self.base)?;
+        let body_at = self.end + super::frame::FRAME_HEADER_BYTES as u64;
+        self.end += frame.len() as u64;
+        Ok(body_at)
+    }
+
+    /// fdatasync of everything appended.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if self.durable < self.end {
+            self.segment.sync_data()?;
+            self.durable = self.end;
+        }
+        Ok(())
+    }
+
+    /// First byte of the segment that is written now.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Bytes in the segment that is written now.
+    pub fn segment_len(&self) -> u64 {
+        self.end - self.base
+    }
+
+    /// Everything below is durable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+}
+
+/// The reading end: any bytes of the WAL by their offset.
+pub struct SegmentReader {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    open: Mutex<BTreeMap<u64, Arc<dyn DiskFile>>>,
+}
+
+impl SegmentReader {
+    /// A reader of the segments in `dir`.
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+        SegmentReader { disk, dir, open: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn lookup(&self, position: u64) -> io::Result<(u64, Arc<dyn DiskFile>)> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((base, file)) = open.range(..=position).next_back()
+            && position - base < file.len()?
+        {
+            return Ok((*base, file.clone()));
+        }
+        let base = list_segments(&self.disk, &self.dir)?
+            .into_iter()
+            .rfind(|base| *base <= position)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no WAL segment holds offset {position}")))?;
+        let file: Arc<dyn DiskFile> = Arc::from(self.disk.open(&self.dir.join(segment_name(base)), Open::Read)?);
+        open.insert(base, file.clone());
+        Ok((base, file))
+    }
+
+    /// Reads `len` bytes at `position`.
+    pub fn read(&self, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        let (base, file) = self.lookup(position)?;
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, position - base)?;
+        Ok(bytes)
+    }
+
+    /// The header of an entry.
+    pub fn body(&self, slot: &Slot) -> io::Result<Body> {
+        let bytes = self.read(slot.header_position, slot.header_len as usize)?;
+        decode_body(slot.tag, &bytes).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the WAL header of {} does not decode", slot.id))
+        })
+    }
+
+    /// An inline payload.
+    pub fn inline(&self, position: u64, len: u64) -> io::Result<Bytes> {
+        Ok(self.read(position, len as usize)?.into())
+    }
+}
+
+/// First offsets of all segments in `dir`, ascending.
+pub fn list_segments(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Vec<u64>> {
+    let mut bases: Vec<u64> = disk
+        .read_dir(dir)?
+        .into_iter()
+        .filter_map(|(name, _)| name.to_str().and_then(segment_base))
+        .collect();
+    bases.sort_unstable();
+    Ok(bases)
+}

@@ -1,0 +1,322 @@
+//! The writer thread: the only place that writes to the log and to staged files.
+//!
+//! Commands are served in the order they came. Appends that wait together share their fsyncs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::frame::{FrameKind, Placed, put_entry, put_optional_log_id, put_vote};
+use super::index::Place;
+use super::mark::MarkFile;
+use super::payload::PayloadWriter;
+use super::wal::{SegmentStart, Wal};
+use super::{Done, Options, Shared, Vote};
+use crate::record::{Body, Entry, LogId};
+
+/// Appends that wait are written together up to this many payload bytes.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// What the writer is asked to do.
+pub enum Command {
+    /// Append entries.
+    Append {
+        /// The entries, contiguous.
+        entries: Vec<Entry>,
+        /// Told when they are durable.
+        done: Done,
+    },
+    /// Save a vote.
+    Vote {
+        /// The vote.
+        vote: Vote,
+        /// Told when it is durable.
+        done: Done,
+    },
+    /// Drop what is above.
+    Truncate {
+        /// The last position that stays.
+        after: Option<LogId>,
+    },
+    /// Drop what is at or below.
+    Purge {
+        /// The last position that goes.
+        upto: LogId,
+    },
+    /// Remember a committed position.
+    Committed {
+        /// The position.
+        committed: Option<LogId>,
+    },
+    /// Write what is queued and end.
+    Stop,
+}
+
+/// Commands on their way to the writer. Its bound in bytes is that of the permits that every
+/// proposer and every incoming stream holds until it is answered.
+#[derive(Default)]
+pub struct Queue {
+    commands: Mutex<VecDeque<Command>>,
+    wake: Condvar,
+}
+
+impl Queue {
+    /// Adds a command; never waits for the writer.
+    pub fn push(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.wake.notify_one();
+    }
+
+    /// Takes all commands, waiting at most `patience` for the first.
+    fn take(&self, patience: Duration) -> VecDeque<Command> {
+        let guard = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut guard, _) = self
+            .wake
+            .wait_timeout_while(guard, patience, |commands| commands.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *guard)
+    }
+}
+
+/// The writer thread's own things.
+pub struct Writer {
+    shared: Arc<Shared>,
+    wal: Wal,
+    mark: MarkFile,
+    payloads: PayloadWriter,
+    options: Options,
+    /// As of what is written, not of what is queued.
+    vote: Option<Vote>,
+    last: Option<LogId>,
+    purged: Option<LogId>,
+    committed: Option<Option<LogId>>,
+    marked_at: Instant,
+}
+
+/// Appends that are written together.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Entry>,
+    done: Vec<Done>,
+    payload_bytes: usize,
+}
+
+impl Writer {
+    /// A writer that goes on where recovery ended.
+    pub fn new(shared: Arc<Shared>, wal: Wal, mark: MarkFile, options: Options) -> Self {
+        let payloads = PayloadWriter::new(shared.disk.clone(), shared.layout.clone());
+        let (vote, last, purged) = {
+            let index = shared.index();
+            (index.vote, index.last(), index.purged())
+        };
+        Writer { shared, wal, mark, payloads, options, vote, last, purged, committed: None, marked_at: Instant::now() }
+    }
+
+    /// Serves commands until told to stop.
+    pub fn run(mut self) {
+        let mut failed: Option<String> = None;
+        loop {
+            let mut commands = self.shared.queue.take(self.options.mark_interval);
+            if let Some(why) = &failed {
+                if refuse(commands, why) {
+                    return;
+                }
+                continue;
+            }
+            match self.serve(&mut commands) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    // Final: after a failed fsync the kernel may report the next one as good
+                    // although the data are gone.
+                    let why = format!("log write failed: {error}");
+                    tracing::error!(why, "the log store stops; nothing is acknowledged from here on");
+                    self.shared.fatal.send_replace(Some(why.clone()));
+                    drop(self.shared.index());
+                    self.shared.flush_wake.notify_all();
+                    let stop = refuse(commands, &why);
+                    failed = Some(why);
+                    // The command to stop may have been taken before the failure.
+                    if stop || self.shared.stopping.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Serves all of `commands`; true when one of them was to stop.
+    fn serve(&mut self, commands: &mut VecDeque<Command>) -> io::Result<bool> {
+        let mut batch = Batch::default();
+        let mut stop = false;
+        while let Some(command) = commands.pop_front() {
+            match command {
+                Command::Append { entries, done } => {
+                    batch.payload_bytes += entries.iter().map(Entry::payload_len).sum::<usize>();
+                    batch.entries.extend(entries);
+                    batch.done.push(done);
+                    if batch.payload_bytes >= BATCH_BYTES_MAX {
+                        self.write_batch(std::mem::take(&mut batch))?;
+                    }
+                }
+                Command::Committed { committed } => self.committed = Some(committed),
+                Command::Vote { vote, done } => {
+                    self.write_batch(std::mem::take(&mut batch))?;
+                    complete(self.write_vote(vote), vec![done])?;
+                }
+                Command::Truncate { after } => {
+                    self.write_batch(std::mem::take(&mut batch))?;
+                    self.write_truncate(after)?;
+                }
+                Command::Purge { upto } => {
+                    self.write_batch(std::mem::take(&mut batch))?;
+                    self.write_purge(upto)?;
+                }
+                Command::Stop => {
+                    stop = true;
+                    break;
+                }
+            }
+        }
+        self.write_batch(batch)?;
+        if let Some(committed) = self.committed.take() {
+            let mut body = Vec::new();
+            put_optional_log_id(&mut body, committed);
+            self.wal.append(FrameKind::Committed, &body)?;
+        }
+        if stop || self.marked_at.elapsed() >= self.options.mark_interval {
+            self.write_mark()?;
+        }
+        Ok(stop)
+    }
+
+    fn write_mark(&mut self) -> io::Result<()> {
+        self.marked_at = Instant::now();
+        self.wal.sync()?;
+        let last = self.mark.last();
+        if (last.durable, last.vote, last.purged) != (self.wal.durable(), self.vote, self.purged) {
+            self.mark.write(self.wal.durable(), self.vote, self.purged)?;
+        }
+        Ok(())
+    }
+
+    fn rotate_if_full(&mut self) -> io::Result<()> {
+        if self.wal.segment_len() >= self.options.segment_bytes {
+            let owner = self.shared.owner;
+            self.wal.rotate(&SegmentStart { owner, last: self.last, purged: self.purged, vote: self.vote })?;
+        }
+        Ok(())
+    }
+
+    /// Steps 1 to 5 of the module's picture.
+    fn write_batch(&mut self, batch: Batch) -> io::Result<()> {
+        if batch.done.is_empty() {
+            return Ok(());
+        }
+        let written = self.write_entries(batch.entries);
+        complete(written, batch.done)
+    }
+
+    fn write_entries(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        self.rotate_if_full()?;
+        // An entry that was truncated while it waited here is dropped: its bytes must not land
+        // after those of the entry that replaced it.
+        let mut work: Vec<(Entry, (Placed, bool))> = Vec::with_capacity(entries.len());
+        {
+            let mut index = self.shared.index();
+            for entry in entries {
+                if !index.holds(entry.id) {
+                    continue;
+                }
+                let placed = match &entry.body {
+                    Body::Record(record) => index.claim(entry.id.index, record),
+                    _ => (Placed::Inline, false),
+                };
+                work.push((entry, placed));
+            }
+        }
+        let Some(last) = work.last().map(|(entry, _)| entry.id) else { return Ok(()) };
+        for (entry, (placed, write)) in &work {
+            if let Body::Record(record) = &entry.body
+                && *write
+            {
+                self.payloads.write(entry.id.index, *placed, &record.header, &record.payload)?;
+            }
+        }
+        self.payloads.sync()?;
+        let mut body = Vec::new();
+        let mut offsets = Vec::with_capacity(work.len());
+        for (entry, (placed, _)) in &work {
+            offsets.push(put_entry(&mut body, entry, *placed));
+        }
+        let body_at = self.wal.append(FrameKind::Entries, &body)?;
+        self.wal.sync()?;
+        self.last = Some(last);
+        let mut index = self.shared.index();
+        for ((entry, (placed, _)), (header_at, header_len)) in work.iter().zip(offsets) {
+            let header_position = body_at + header_at as u64;
+            let place = match placed {
+                Placed::Inline => Place::Inline { position: header_position + header_len as u64 },
+                Placed::Staged => Place::Staged,
+                Placed::Aside => Place::Aside,
+            };
+            index.written(entry.id, header_position, header_len, place);
+        }
+        if index.holds(last) {
+            self.shared.flushed.send_replace(last.index + 1);
+            self.shared.flush_wake.notify_all();
+        }
+        Ok(())
+    }
+
+    fn write_vote(&mut self, vote: Vote) -> io::Result<()> {
+        self.rotate_if_full()?;
+        let mut body = Vec::new();
+        put_vote(&mut body, Some(vote));
+        self.wal.append(FrameKind::Vote, &body)?;
+        self.wal.sync()?;
+        self.vote = Some(vote);
+        self.write_mark()
+    }
+
+    fn write_truncate(&mut self, after: Option<LogId>) -> io::Result<()> {
+        let mut body = Vec::new();
+        put_optional_log_id(&mut body, after);
+        self.wal.append(FrameKind::Truncate, &body)?;
+        self.wal.sync()?;
+        self.last = after.or(self.purged);
+        Ok(())
+    }
+
+    fn write_purge(&mut self, upto: LogId) -> io::Result<()> {
+        let mut body = Vec::new();
+        put_optional_log_id(&mut body, Some(upto));
+        self.wal.append(FrameKind::Purge, &body)?;
+        self.wal.sync()?;
+        self.purged = Some(upto);
+        self.last = self.last.max(Some(upto));
+        self.write_mark()
+    }
+}
+
+fn complete(result: io::Result<()>, done: Vec<Done>) -> io::Result<()> {
+    for done in done {
+        done(result.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
+    }
+    result
+}
+
+/// Answers everything with the failure; true when one of the commands was to stop.
+fn refuse(commands: VecDeque<Command>, why: &str) -> bool {
+    let mut stop = false;
+    for command in commands {
+        match command {
+            Command::Append { done, .. } | Command::Vote { done, .. } => done(Err(io::Error::other(why.to_string()))),
+            Command::Stop => stop = true,
+            _ => {}
+        }
+    }
+    stop
+}

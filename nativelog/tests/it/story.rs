@@ -1,0 +1,330 @@
+//! Stories: scripts in `tests/scripts`, each a history with the answers it must get.
+//!
+//! A line at the margin is a command, a line that is indented is what the ledger answered; `#` begins a
+//! comment. `UPDATE_STORIES=1 cargo test -p nativelog --test it` writes the answers anew: read the diff.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use bytes::Bytes;
+use checkpoint::{CommitId, Digest, JobName};
+use nativelog::compose::{self, Opening, Pages};
+use nativelog::ledger::{Effect, LedgerFault};
+use nativelog::record::{Kind, LogRecord, Record, proto};
+use nativelog::shape::check_shape;
+
+use crate::directory::{CHUNK, Directory, number};
+use crate::history::History;
+
+macro_rules! stories {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { tell(stringify!($name)); })*
+
+        #[test]
+        fn every_script_is_told() {
+            let scripts = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().file_name());
+            let mut scripts: Vec<String> = scripts.map(|name| name.into_string().unwrap()).collect();
+            scripts.sort();
+            let mut told = vec![$(concat!(stringify!($name), ".txt").to_owned()),*];
+            told.sort();
+            assert_eq!(scripts, told);
+        }
+    };
+}
+
+stories! {
+    begin_chunk_seal
+    expire_keeps_newest
+    hostile_records_change_nothing
+    later_epoch_subsumes_earlier_attempt
+    leader_dies_mid_epoch
+    nodes_keep_their_identity
+    repeat_is_idempotent
+    resume_with_changed_plan
+    reuse_of_sealed_content
+    seal_with_wrong_root
+    stale_token_is_fenced
+    whole_epoch_in_one_record
+}
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts")
+}
+
+fn tell(name: &str) {
+    let path = folder().join(format!("{name}.txt"));
+    let script = std::fs::read_to_string(&path).unwrap();
+    let mut teller = Teller::default();
+    let mut told = String::new();
+    for line in script.lines().filter(|line| !line.starts_with("  ")) {
+        told.push_str(line);
+        told.push('\n');
+        if !line.is_empty() && !line.starts_with('#') {
+            teller.tell(line, &mut told);
+        }
+    }
+    teller.history.finish();
+    if std::env::var_os("UPDATE_STORIES").is_some() {
+        std::fs::write(&path, told).unwrap();
+    } else if told != script {
+        let differs = told.lines().zip(script.lines()).position(|(a, b)| a != b);
+        let at = differs.unwrap_or(told.lines().count().min(script.lines().count()));
+        let show = |text: &str| text.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
+        panic!("{name}, line {}:\n--- expected\n{}\n--- told\n{}\n", at + 1, show(&script), show(&told));
+    }
+}
+
+#[derive(Default)]
+struct Teller {
+    history: History,
+    directories: BTreeMap<String, Directory>,
+}
+
+/// The words of a command: its verb, and `name=value` or bare flags.
+struct Words<'a> {
+    verb: &'a str,
+    rest: &'a str,
+    named: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Words<'a> {
+    fn parse(line: &'a str) -> Self {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let named = rest.split(' ').filter(|word| !word.is_empty());
+        let named = named.map(|word| word.split_once('=').unwrap_or((word, ""))).collect();
+        Words { verb, rest, named }
+    }
+    fn get(&self, name: &str) -> &'a str {
+        self.named.get(name).unwrap_or_else(|| panic!("{}: {name}=... is missing", self.verb))
+    }
+    fn number(&self, name: &str) -> u64 {
+        number(self.get(name))
+    }
+    fn maybe(&self, name: &str) -> Option<u64> {
+        self.named.get(name).map(|text| number(text))
+    }
+    fn list(&self, name: &str) -> Vec<u64> {
+        self.get(name).split(',').map(number).collect()
+    }
+    fn files(&self, name: &str) -> Vec<u32> {
+        self.list(name).into_iter().map(|file| file as u32).collect()
+    }
+    fn text(&self, name: &str) -> String {
+        self.named.get(name).copied().unwrap_or_default().to_owned()
+    }
+}
+
+impl Teller {
+    fn tell(&mut self, line: &str, told: &mut String) {
+        let words = Words::parse(line);
+        match words.verb {
+            "directory" => {
+                let (name, entries) = words.rest.split_once(' ').unwrap_or((words.rest, ""));
+                let directory = Directory::parse(entries);
+                for (file, entry) in directory.entries.iter().enumerate() {
+                    writeln!(told, "  {file} {:?} {} {} bytes", entry.kind, entry.path, entry.size).unwrap();
+                }
+                self.directories.insert(name.to_owned(), directory);
+            }
+            "leader" => {
+                self.history.term = words.number("term");
+                self.history.node = words.number("node");
+                self.history.blank();
+                writeln!(told, "  {}", self.history.ledger.applied().unwrap()).unwrap();
+            }
+            "check" => {
+                let record = self.record(&Words::parse(words.rest));
+                writeln!(told, "  would be {}", self.history.ledger.check(&record.header)).unwrap();
+            }
+            "shape" => {
+                let record = self.record(&Words::parse(words.rest));
+                match check_shape(&record.header, Some(&record.payload)) {
+                    Ok(()) => told.push_str("  well formed\n"),
+                    Err(error) => writeln!(told, "  refused at the door: {error}").unwrap(),
+                }
+            }
+            "fault" => {
+                let record = self.record(&Words::parse(words.rest));
+                let id = self.history.next();
+                let fault: LedgerFault = self.history.ledger.step(id, &record.header).unwrap_err();
+                writeln!(told, "  fault: {fault}").unwrap();
+            }
+            "show" => self.show(&words, told),
+            _ => {
+                let record = self.record(&words);
+                let step = self.history.apply(&record);
+                let id = self.history.ledger.applied().unwrap();
+                writeln!(told, "  {id} {}", step.verdict).unwrap();
+                for effect in &step.effects {
+                    writeln!(told, "    {}", effect_line(effect)).unwrap();
+                }
+            }
+        }
+    }
+
+    fn directory(&self, words: &Words<'_>) -> &Directory {
+        let name = words.get("directory");
+        self.directories.get(name).unwrap_or_else(|| panic!("no directory {name}"))
+    }
+
+    fn record(&self, words: &Words<'_>) -> LogRecord {
+        let attempt = || words.number("attempt");
+        match words.verb {
+            "genesis" => {
+                let members = words.list("nodes").into_iter().map(|node| (node, seeded(&node.to_string())));
+                compose::genesis(seeded(words.get("cluster")), members)
+            }
+            "join" => compose::join(words.number("node"), seeded(words.get("incarnation"))),
+            "writer" => compose::open_writer(&job(words), commit(words)),
+            "begin" => compose::begin(&opening(words), &Pages::new(&self.directory(words).entries)),
+            "whole" => self.whole(words),
+            "part" => self.part(words),
+            "chunk" => self.chunk(words),
+            "pack" => compose::piece(attempt(), self.directory(words).pack(&words.files("files"))),
+            "zero" => {
+                let (file, offset, len) = (words.number("file") as u32, words.number("offset"), words.number("len"));
+                compose::piece(attempt(), self.directory(words).zero(file, offset, len))
+            }
+            "reuse" => compose::piece(attempt(), self.directory(words).reuse(&words.files("files"))),
+            "link" => {
+                let link = proto::Link { attempt: attempt(), digest: vec![0; 32].into(), ..Default::default() };
+                LogRecord::new(Kind::Link(link), Bytes::new())
+            }
+            "seal" => compose::seal(attempt(), self.directory(words).root()),
+            "abort" => compose::abort(attempt(), words.text("reason")),
+            "pin" => {
+                let for_ms = words.maybe("for_ms").unwrap_or(0);
+                compose::pin(&job(words), words.number("epoch"), words.get("owner"), &words.text("reason"), for_ms)
+            }
+            "unpin" => compose::unpin(&job(words), words.number("epoch"), words.get("owner")),
+            "expire" => {
+                let by_hand = words.named.contains_key("by_hand");
+                compose::expire(&job(words), words.list("epochs"), by_hand, words.text("reason"), Vec::new())
+            }
+            "tick" => compose::tick(words.number("ms")),
+            "activate" => compose::activate(words.number("version") as u32),
+            "empty" => LogRecord { header: Record { version: 1, ..Default::default() }.into(), payload: Bytes::new() },
+            verb => panic!("no command {verb}"),
+        }
+    }
+
+    fn whole(&self, words: &Words<'_>) -> LogRecord {
+        let directory = self.directory(words);
+        let files = directory.files();
+        let pieces = if files.is_empty() { vec![] } else { vec![directory.pack(&files)] };
+        let root = words.named.get("root_of").map_or(directory.root(), |other| self.directories[*other].root());
+        compose::whole(&opening(words), &Pages::new(&directory.entries), &pieces, root).expect("small enough")
+    }
+
+    /// `path=` puts another path in place of entry 1's.
+    fn part(&self, words: &Words<'_>) -> LogRecord {
+        let mut record = Pages::new(&self.directory(words).entries).part(words.number("attempt"), 0);
+        let Some(Kind::Part(mut part)) = record.header.kind.clone() else { unreachable!() };
+        part.page = words.maybe("page").unwrap_or(0) as u32;
+        if let Some(path) = words.named.get("path") {
+            part.entries[1].path = Bytes::copy_from_slice(path.as_bytes());
+        }
+        record.header = LogRecord::new(Kind::Part(part), Bytes::new()).header;
+        record
+    }
+
+    /// `len=` and `at=` lie about the length and the offset, `bytes_of=` takes another directory's bytes.
+    fn chunk(&self, words: &Words<'_>) -> LogRecord {
+        let (attempt, file, offset) = (words.number("attempt"), words.number("file") as u32, words.number("offset"));
+        let from = words.named.get("bytes_of").map_or(self.directory(words), |other| &self.directories[*other]);
+        let source = words.maybe("source").map_or(file, |source| source as u32);
+        let record = compose::piece(attempt, from.chunk(source, offset));
+        let Some(Kind::Chunk(mut chunk)) = record.header.kind.clone() else { unreachable!() };
+        chunk.file = file;
+        chunk.offset = words.maybe("at").unwrap_or(chunk.offset);
+        let payload = match words.maybe("len") {
+            Some(len) => record.payload.slice(..(len as usize).min(record.payload.len())),
+            None => record.payload.clone(),
+        };
+        chunk.len = payload.len() as u32;
+        LogRecord::new(Kind::Chunk(chunk), payload)
+    }
+
+    fn show(&self, words: &Words<'_>, told: &mut String) {
+        let ledger = &self.history.ledger;
+        if words.named.contains_key("job") {
+            let name = job(words);
+            match ledger.job(&name) {
+                None => told.push_str("  no such job\n"),
+                Some(job) => {
+                    let (token, open) = (job.token, &job.open);
+                    writeln!(told, "  token={token} high-water={:?} open={open:?}", job.high_water).unwrap();
+                }
+            }
+            for epoch in ledger.epochs(&name) {
+                let pins: Vec<_> = epoch.pins.iter().map(|pin| pin.owner.as_str()).collect();
+                let pins = if pins.is_empty() { String::new() } else { format!(" pinned by {}", pins.join(", ")) };
+                writeln!(told, "  epoch {} root={}{pins}", epoch.sealed.epoch, epoch.sealed.root.short()).unwrap();
+            }
+        } else if words.named.contains_key("attempt") {
+            match ledger.attempt(words.number("attempt")) {
+                None => told.push_str("  not open\n"),
+                Some(info) => {
+                    let coverage = ledger.coverage(info.id).unwrap();
+                    let files: Vec<_> = coverage.files().collect();
+                    let ranges: Vec<_> = coverage.ranges().collect();
+                    let (epoch, pages, plan_pages) = (info.epoch, info.pages_here, info.plan_pages);
+                    write!(told, "  epoch={epoch} pages={pages}/{plan_pages} idle={}ms", info.idle_ms).unwrap();
+                    write!(told, " covered={}/{}", info.covered_bytes, info.declared_bytes).unwrap();
+                    writeln!(told, " files={files:?} ranges={ranges:?}").unwrap();
+                }
+            }
+        } else {
+            let digest = self.directory(words).digest(words.number("file") as u32);
+            match ledger.content(&digest) {
+                None => writeln!(told, "  {} cannot be reused", digest.short()).unwrap(),
+                Some((bytes, holders)) => {
+                    writeln!(told, "  {} {bytes} bytes, held {holders} times", digest.short()).unwrap();
+                }
+            }
+        }
+    }
+}
+
+fn job(words: &Words<'_>) -> JobName {
+    JobName::try_from(words.get("job")).unwrap()
+}
+
+fn commit(words: &Words<'_>) -> CommitId {
+    CommitId::from_bytes(seeded(words.get("commit")))
+}
+
+fn opening(words: &Words<'_>) -> Opening {
+    let label = words.named.get("label").map(|label| label.split_once(':').expect("key:value"));
+    Opening {
+        job: job(words),
+        epoch: words.maybe("epoch"),
+        token: words.maybe("token"),
+        commit: commit(words),
+        chunk_bytes: CHUNK as u32,
+        base: words.maybe("base"),
+        labels: label.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect(),
+        depends_on: Vec::new(),
+    }
+}
+
+fn seeded(seed: &str) -> [u8; 16] {
+    let digest: Digest = checkpoint::digest::content(seed.as_bytes());
+    digest.as_bytes()[..16].try_into().unwrap()
+}
+
+fn effect_line(effect: &Effect) -> String {
+    match effect {
+        Effect::Unpack { attempt, index, files } => {
+            let files: Vec<_> = files.iter().map(|(path, _, at, len)| format!("{path}={at}+{len}")).collect();
+            format!("unpack attempt={attempt} from {index}: {}", files.join(" "))
+        }
+        Effect::Publish(epoch) => {
+            let sources: Vec<_> = epoch.sources.iter().map(|source| format!("{source:?}")).collect();
+            format!("publish {}@{} from attempt {}: {}", epoch.job, epoch.epoch, epoch.attempt, sources.join(" "))
+        }
+        Effect::Expire { job, epoch } => format!("expire {job}@{epoch}"),
+        Effect::Discard { attempt } => format!("discard attempt={attempt}"),
+    }
+}

@@ -1,0 +1,12 @@
+//! Compiles `../proto/epochlog.proto`; `protox` parses it, so no `protoc` has to be installed.
+
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=../proto");
+    let files = protox::compile(["epochlog.proto"], ["../proto"])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("epochlog.descriptors"), prost::Message::encode_to_vec(&files))?;
+    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    Ok(())
+}

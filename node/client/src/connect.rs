@@ -1,0 +1,225 @@
+//! Endpoints and channels: one lazily made channel an endpoint, tried in the order given, the last
+//! one that worked first.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::failure::{Code, Failure};
+use crate::pb;
+use crate::pb::epochlog_client::EpochlogClient;
+
+/// The largest message that either side takes, in bytes: a chunk of 4 MiB and its header fit well.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Time to connect to one endpoint.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// HTTP/2 window of one stream, bytes.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Time without progress after which a call gives up.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { timeout: Duration::from_secs(30) }
+    }
+}
+
+/// A client of one cluster. Cheap to keep, made once: channels are reused.
+#[derive(Debug)]
+pub struct Client {
+    endpoints: Vec<String>,
+    preferred: AtomicUsize,
+    channels: Mutex<BTreeMap<String, Channel>>,
+    pub(crate) options: Options,
+}
+
+impl Client {
+    /// A client of the cluster that has nodes at these `HOST:PORT` endpoints. Connects when it has to.
+    pub fn new<S: Into<String>>(endpoints: impl IntoIterator<Item = S>, options: Options) -> Client {
+        Client {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            preferred: AtomicUsize::new(0),
+            channels: Mutex::default(),
+            options,
+        }
+    }
+
+    /// Another handle to the same cluster, over the same connections.
+    pub fn same(&self) -> Client {
+        let channels = self.channels.lock().expect("no thread panics while it holds the channels").clone();
+        Client {
+            endpoints: self.endpoints.clone(),
+            preferred: AtomicUsize::new(self.preferred.load(Ordering::Relaxed)),
+            channels: Mutex::new(channels),
+            options: self.options.clone(),
+        }
+    }
+
+    /// The endpoints, the one that answered last first.
+    pub fn endpoints(&self) -> Vec<String> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let count = self.endpoints.len();
+        (0..count).map(|i| self.endpoints[(first + i) % count].clone()).collect()
+    }
+
+    pub(crate) fn prefer(&self, endpoint: &str) {
+        if let Some(at) = self.endpoints.iter().position(|known| known == endpoint) {
+            self.preferred.store(at, Ordering::Relaxed);
+        }
+    }
+
+    /// The gRPC stub of one endpoint.
+    pub fn stub(&self, endpoint: &str) -> Result<EpochlogClient<Channel>, Failure> {
+        let mut channels = self.channels.lock().expect("no thread panics while it holds the channels");
+        let channel = match channels.get(endpoint) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = channel(endpoint)?;
+                channels.insert(endpoint.to_owned(), channel.clone());
+                channel
+            }
+        };
+        Ok(EpochlogClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Calls one endpoint after the other until one answers, again and again until the timeout.
+    /// Only calls that may be repeated go through here.
+    pub async fn anywhere<T, F, R>(&self, what: &str, call: F) -> Result<T, Failure>
+    where
+        F: Fn(EpochlogClient<Channel>) -> R,
+        R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let deadline = Instant::now() + self.options.timeout;
+        let mut reasons = BTreeMap::new();
+        loop {
+            let mut last = None;
+            for endpoint in self.endpoints() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let answer = match tokio::time::timeout(left, call(self.stub(&endpoint)?)).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(Failure::new(Code::Timeout, "no answer").why("no answer in time").to_status()),
+                };
+                match answer {
+                    Ok(answer) => {
+                        self.prefer(&endpoint);
+                        return Ok(answer.into_inner());
+                    }
+                    Err(status) => {
+                        let failure = Failure::from_status(&status);
+                        if !failure.is_transient() {
+                            return Err(failure);
+                        }
+                        reasons.insert(endpoint, failure.why.clone());
+                        last = Some(failure);
+                    }
+                }
+            }
+            if Instant::now() + Duration::from_millis(100) >= deadline || self.endpoints.is_empty() {
+                return Err(unavailable(what, &reasons, last));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Who is in the cluster and how far. With `all`, the node asks the others.
+    pub async fn status(&self, all: bool) -> Result<pb::StatusReply, Failure> {
+        self.anywhere("status", |mut stub| async move { stub.status(pb::StatusRequest { all, light: false }).await }).await
+    }
+
+    /// Sealed epochs.
+    pub async fn list(&self, request: pb::ListRequest) -> Result<pb::ListReply, Failure> {
+        self.anywhere("list epochs", |mut stub| {
+            let request = request.clone();
+            async move { stub.list(request).await }
+        })
+        .await
+    }
+
+    /// One epoch.
+    pub async fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowReply, Failure> {
+        self.anywhere("show an epoch", |mut stub| {
+            let request = request.clone();
+            async move { stub.show(request).await }
+        })
+        .await
+    }
+
+    /// Ends epochs by hand.
+    pub async fn expire(&self, request: pb::ExpireRequest) -> Result<pb::ExpireReply, Failure> {
+        self.anywhere("remove epochs", |mut stub| {
+            let request = request.clone();
+            async move { stub.expire(request).await }
+        })
+        .await
+    }
+
+    /// Opens a writer of `job` and fences all older ones; repeated with the same id, it answers the same token.
+    pub async fn open_writer(&self, job: &str, commit_id: [u8; 16]) -> Result<u64, Failure> {
+        let request = pb::OpenWriterRequest { job: job.to_owned(), commit_id: commit_id.to_vec().into() };
+        let reply = self
+            .anywhere("open a writer", |mut stub| {
+                let request = request.clone();
+                async move { stub.open_writer(request).await }
+            })
+            .await?;
+        Ok(reply.token)
+    }
+
+    /// Re-reads published directories; `each` sees every answer as it comes.
+    pub async fn verify(&self, request: pb::VerifyRequest, each: &mut dyn FnMut(pb::VerifyReply)) -> Result<(), Failure> {
+        let mut stream = self
+            .anywhere("verify", |mut stub| {
+                let request = request.clone();
+                async move { stub.verify(request).await }
+            })
+            .await?;
+        while let Some(reply) = stream.message().await? {
+            each(reply);
+        }
+        Ok(())
+    }
+}
+
+fn channel(endpoint: &str) -> Result<Channel, Failure> {
+    let uri = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+    let endpoint = Endpoint::from_shared(uri).map_err(|error| {
+        Failure::new(Code::Usage, format!("{endpoint:?} is not HOST:PORT")).why(error.to_string())
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .connect_lazy())
+}
+
+/// The failure when no endpoint gave an answer.
+pub(crate) fn unavailable(what: &str, reasons: &BTreeMap<String, String>, last: Option<Failure>) -> Failure {
+    let mut why: Vec<String> = reasons.iter().map(|(endpoint, why)| format!("{endpoint} {why}")).collect();
+    if why.is_empty() {
+        why.push("no endpoint was given".into());
+    }
+    let code = last.as_ref().map_or(Code::Unavailable, |last| last.code);
+    let sentence = match &last {
+        Some(last) if code != Code::Unavailable => last.sentence.clone(),
+        _ => "no node of the cluster could be reached".to_owned(),
+    };
+    Failure::new(code, sentence)
+        .what(what.to_owned())
+        .why(why.join("; "))
+        .fix("check that the nodes run and that --endpoints names them, then repeat the command")
+}

@@ -1,0 +1,109 @@
+//! The public gRPC API. Each call parses what comes in, asks the node, and answers; a failure is a
+//! `Failure`, which travels in the status.
+
+mod commit;
+mod fetch;
+mod read;
+mod status;
+mod verify;
+mod write;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use checkpoint::JobName;
+use client::{Code, Failure, pb};
+use futures::Stream;
+use pb::epochlog_server::Epochlog;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::node::Node;
+
+/// The API of one node.
+pub struct Api {
+    node: Arc<Node>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Api {
+    /// The API of `node`.
+    pub fn new(node: Arc<Node>) -> Api {
+        Api { node }
+    }
+}
+
+#[tonic::async_trait]
+impl Epochlog for Api {
+    type CommitStream = Answers<pb::CommitReply>;
+    type FetchStream = Answers<pb::FetchReply>;
+    type VerifyStream = Answers<pb::VerifyReply>;
+
+    async fn commit(
+        &self,
+        request: Request<Streaming<pb::CommitRequest>>,
+    ) -> Result<Response<Self::CommitStream>, Status> {
+        Ok(Response::new(commit::run(self.node.clone(), request.into_inner())))
+    }
+
+    async fn open_writer(
+        &self,
+        request: Request<pb::OpenWriterRequest>,
+    ) -> Result<Response<pb::OpenWriterReply>, Status> {
+        answer(write::open_writer(&self.node, request.into_inner()).await)
+    }
+
+    async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
+        answer(read::list(&self.node, request.into_inner()).await)
+    }
+
+    async fn show(&self, request: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
+        answer(read::show(&self.node, request.into_inner()).await)
+    }
+
+    async fn expire(&self, request: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
+        answer(write::expire(&self.node, request.into_inner()).await)
+    }
+
+    async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        Ok(Response::new(fetch::run(self.node.clone(), request.into_inner())))
+    }
+
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Ok(Response::new(status::status(&self.node, request.into_inner()).await))
+    }
+
+    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        verify::run(self.node.clone(), request.into_inner()).map(Response::new).map_err(|failure| failure.to_status())
+    }
+
+    async fn published_on(
+        &self,
+        request: Request<pb::PublishedOnRequest>,
+    ) -> Result<Response<pb::PublishedOnReply>, Status> {
+        answer(status::published_on(&self.node, request.into_inner()).await)
+    }
+}
+
+fn answer<T>(answer: Result<T, Failure>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|failure| failure.to_status())
+}
+
+fn job_name(name: &str) -> Result<JobName, Failure> {
+    name.parse::<JobName>().map_err(|error| {
+        Failure::new(Code::Usage, "the job's name cannot be used").why(error.to_string()).fix("correct the name")
+    })
+}
+
+/// Makes this node's ledger current, unless the caller is content with less.
+async fn current(node: &Node, stale: bool, what: &str) -> Result<(), Failure> {
+    if stale {
+        return Ok(());
+    }
+    node.replica.read_barrier().await.map(drop).map_err(|error| {
+        Failure::new(Code::NoQuorum, "no quorum, nothing could be read")
+            .what(what)
+            .why(error.to_string())
+            .fix("see `epochlog status`, start what is down; or read this node's own knowledge with --stale")
+    })
+}

@@ -1,0 +1,224 @@
+//! Fetch: an epoch's manifest and content. Every file is checked against the manifest before a byte of
+//! it leaves; a damaged one is an answer (`Corrupt`), and the client goes to another replica. A node
+//! that has not published the epoch passes the call on to one that has.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use checkpoint::digest::{self, Digest, Hasher};
+use checkpoint::{EntryKind, JobName, Manifest, ManifestEntry};
+use client::{Code, Failure, pb, place, wire};
+use pb::fetch_reply::Kind;
+use rustix::fs::OFlags;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Answers, current, job_name, read};
+use crate::node::Node;
+
+/// Bytes of one chunk on the wire.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Chunks between the disk and the wire.
+const CHUNKS_QUEUED_MAX: usize = 8;
+/// How long a publication that is under way is waited for.
+const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
+
+type Send = mpsc::Sender<Result<pb::FetchReply, Status>>;
+
+/// Runs the call in a task of its own.
+pub fn run(node: Arc<Node>, request: pb::FetchRequest) -> Answers<pb::FetchReply> {
+    let (send, answers) = mpsc::channel(CHUNKS_QUEUED_MAX);
+    tokio::spawn(async move {
+        if let Err(failure) = answer(&node, request, &send).await {
+            // It fails only when the caller is gone: then there is nobody to tell.
+            let _ = tell(&send, Kind::Failed(failure.to_pb())).await;
+        }
+    });
+    Box::pin(ReceiverStream::new(answers))
+}
+
+async fn tell(send: &Send, kind: Kind) -> Result<(), Failure> {
+    let gone = |_| Failure::new(Code::Interrupted, "the client went away");
+    send.send(Ok(pb::FetchReply { kind: Some(kind) })).await.map_err(gone)
+}
+
+async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Result<(), Failure> {
+    let job = job_name(&request.job)?;
+    current(node, request.stale, &format!("restore {job}")).await?;
+    let (epoch, root, age_ms) = {
+        let ledger = node.replica.machine().ledger();
+        let info = read::find(&ledger, &job, request.which.as_ref())?;
+        (info.sealed.epoch, info.sealed.root, read::age_ms(&ledger, &info))
+    };
+    let mut published = node.published(&job, epoch, root.as_bytes());
+    if published.is_err() {
+        if !request.direct && pass_on(node, &request, epoch, send).await? {
+            return Ok(());
+        }
+        let deadline = Instant::now() + PUBLISHING_PATIENCE;
+        published = node.wait_published(&job, epoch, root.as_bytes(), deadline).await;
+    }
+    published.map_err(|why| not_here(node, &job, epoch, &why))?;
+    let (store, named) = (node.store.clone(), job.clone());
+    let read = tokio::task::spawn_blocking(move || store.manifest(&named, epoch)).await;
+    let manifest = match read.expect("reading a manifest does not panic") {
+        Ok(Some((_, manifest))) if manifest.root() == root => manifest,
+        Ok(Some(_)) => return Err(corrupt(node, "manifest", "it has another root than the epoch")),
+        Ok(None) => return Err(not_here(node, &job, epoch, "its directory is gone")),
+        Err(error) => return Err(corrupt(node, "manifest", &error.to_string())),
+    };
+    let files = node.store.layout().files_dir(&job, epoch);
+    if request.content {
+        return content(node, manifest, files, &request, send).await;
+    }
+    let encoded = Bytes::from(manifest.encode());
+    let head = pb::Head {
+        job: job.to_string(),
+        epoch,
+        root: wire::digest(&root),
+        node: node.config.id,
+        manifest_bytes: encoded.len() as u64,
+        stale: request.stale,
+        // A hint only: without it the client streams.
+        place: place::of(&files).ok(),
+        age_ms,
+    };
+    tell(send, Kind::Head(head)).await?;
+    for at in (0..encoded.len()).step_by(CHUNK_BYTES as usize) {
+        let to = encoded.len().min(at + CHUNK_BYTES as usize);
+        tell(send, Kind::Manifest(encoded.slice(at..to))).await?;
+    }
+    Ok(())
+}
+
+fn not_here(node: &Node, job: &JobName, epoch: u64, why: &str) -> Failure {
+    Failure::new(Code::Unavailable, "the node has not published the epoch")
+        .what(format!("restore {job}@{epoch}"))
+        .why(format!("node {}: {why}", node.config.id))
+        .fix("repeat the command a little later, or name other nodes with --endpoints")
+}
+
+fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
+    Failure::new(Code::Corrupt, "a copy is damaged")
+        .what(format!("read {what}"))
+        .why(format!("node {}: {what}: {why}", node.config.id))
+        .fix("another replica is asked; run `epochlog verify --all-nodes` and look at the node's disk")
+}
+
+/// Lets another node answer. False when no other has it either, and nothing was sent.
+async fn pass_on(node: &Node, request: &pb::FetchRequest, epoch: u64, send: &Send) -> Result<bool, Failure> {
+    let which = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
+    let request = pb::FetchRequest { which: Some(which), direct: true, stale: true, ..request.clone() };
+    for id in node.voters().into_iter().filter(|id| *id != node.config.id) {
+        let Some((_, mut stub)) = node.peer(id) else { continue };
+        let Ok(stream) = stub.fetch(request.clone()).await else { continue };
+        let mut stream = stream.into_inner();
+        let Ok(Some(first)) = stream.message().await else { continue };
+        if matches!(first.kind, Some(Kind::Failed(_))) {
+            continue;
+        }
+        let mut reply = Some(first);
+        while let Some(pb::FetchReply { kind: Some(kind) }) = reply {
+            tell(send, kind).await?;
+            reply = stream.message().await.map_err(|status| Failure::from_status(&status))?;
+        }
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+async fn content(
+    node: &Arc<Node>,
+    manifest: Manifest,
+    files: PathBuf,
+    request: &pb::FetchRequest,
+    send: &Send,
+) -> Result<(), Failure> {
+    let wanted = request.files.clone();
+    let (node, send, mut offset) = (node.clone(), send.clone(), request.start_offset);
+    let read = tokio::task::spawn_blocking(move || {
+        let all = [pb::IdRange { from: 0, to: u32::MAX }];
+        let ranges = if wanted.is_empty() { &all[..] } else { &wanted[..] };
+        for range in ranges {
+            let to = (range.to as usize).min(manifest.entries.len());
+            for index in (range.from as usize)..to {
+                let entry = &manifest.entries[index];
+                if entry.kind == EntryKind::File && entry.size > 0 {
+                    send_file(&node, &files, index, entry, std::mem::take(&mut offset), &send)?;
+                }
+            }
+        }
+        Ok(())
+    });
+    read.await.expect("reading content does not panic")
+}
+
+/// Checks one file, then sends it from `offset` on.
+fn send_file(
+    node: &Node,
+    files: &Path,
+    index: usize,
+    entry: &ManifestEntry,
+    offset: u64,
+    send: &Send,
+) -> Result<(), Failure> {
+    let name = entry.path.to_string();
+    let bad = |error: io::Error| corrupt(node, &name, &error.to_string());
+    let path = files.join(entry.path.as_os_str());
+    let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("an open flag is small");
+    let file = File::options().read(true).custom_flags(nofollow).open(path).map_err(bad)?;
+    if file.metadata().map_err(bad)?.len() != entry.size {
+        return Err(corrupt(node, &name, "it has another size"));
+    }
+    let small = entry.size <= CHUNK_BYTES;
+    if !small && hash(&file).map_err(bad)? != entry.digest {
+        return Err(corrupt(node, &name, "its content is not the sealed content"));
+    }
+    let mut at = offset;
+    while at < entry.size {
+        let len = CHUNK_BYTES.min(entry.size - at);
+        let mut payload = vec![0; usize::try_from(len).expect("at most 1 MiB")];
+        file.read_exact_at(&mut payload, at).map_err(bad)?;
+        if small && at == 0 && digest::content(&payload) != entry.digest {
+            return Err(corrupt(node, &name, "its content is not the sealed content"));
+        }
+        let chunk = if digest::is_zero(&payload) {
+            pb::FileChunk { file: wire::id(index), offset: at, zeros: len, ..pb::FileChunk::default() }
+        } else {
+            pb::FileChunk {
+                file: wire::id(index),
+                offset: at,
+                digest: wire::digest(&digest::content(&payload)),
+                payload: payload.into(),
+                zeros: 0,
+            }
+        };
+        let reply = pb::FetchReply { kind: Some(Kind::Chunk(chunk)) };
+        send.blocking_send(Ok(reply)).map_err(|_| Failure::new(Code::Interrupted, "the client went away"))?;
+        at += len;
+    }
+    Ok(())
+}
+
+fn hash(file: &File) -> io::Result<Digest> {
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; CHUNK_BYTES as usize];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Calls that read: List and Show.
+
+use std::time::Duration;
+
+use checkpoint::JobName;
+use client::{Code, Failure, pb, wire};
+use nativelog::ledger::{EpochInfo, Ledger};
+
+use super::commit::TIME_LABEL;
+use super::{current, job_name, status};
+use crate::node::Node;
+
+/// Epochs in one answer.
+const EPOCHS_MAX: usize = 10_000;
+/// Entries in one answer, and their bytes.
+const ENTRIES_MAX: usize = 50_000;
+const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
+
+/// Lists sealed epochs.
+pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply, Failure> {
+    let wanted = if request.job.is_empty() { None } else { Some(job_name(&request.job)?) };
+    current(node, request.stale, "list epochs").await?;
+    let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+    let mut epochs = Vec::new();
+    {
+        let ledger = node.replica.machine().ledger();
+        let jobs: Vec<JobName> = match wanted {
+            Some(job) => vec![job],
+            None => ledger.jobs().cloned().collect(),
+        };
+        for job in &jobs {
+            let left = EPOCHS_MAX.saturating_sub(epochs.len()).min(limit);
+            let newest = ledger.newest(job).map(|found| found.sealed.epoch);
+            epochs.extend(ledger.epochs(job).take(left).map(|info| epoch_pb(&ledger, &info, newest)));
+        }
+    }
+    if request.published_on {
+        status::fill_published_on(node, &mut epochs).await;
+    }
+    Ok(pb::ListReply { epochs, stale: request.stale, voters: voters(node) })
+}
+
+/// Shows one epoch.
+pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply, Failure> {
+    let job = job_name(&request.job)?;
+    current(node, request.stale, &format!("show {job}")).await?;
+    let epoch = {
+        let ledger = node.replica.machine().ledger();
+        let info = find(&ledger, &job, request.which.as_ref())?;
+        epoch_pb(&ledger, &info, ledger.newest(&job).map(|found| found.sealed.epoch))
+    };
+    let (mut entries, mut cut) = (Vec::new(), false);
+    if request.entries {
+        (entries, cut) = entries_of(node, &job, epoch.epoch).await?;
+    }
+    let mut epochs = vec![epoch];
+    status::fill_published_on(node, &mut epochs).await;
+    Ok(pb::ShowReply { epoch: epochs.pop(), entries, stale: request.stale, voters: voters(node), cut })
+}
+
+fn voters(node: &Node) -> u32 {
+    u32::try_from(node.voters().len()).unwrap_or(u32::MAX)
+}
+
+async fn entries_of(node: &Node, job: &JobName, epoch: u64) -> Result<(Vec<pb::ManifestEntry>, bool), Failure> {
+    let (store, wanted) = (node.store.clone(), job.clone());
+    let read = tokio::task::spawn_blocking(move || store.manifest(&wanted, epoch)).await;
+    let manifest = match read.expect("reading a manifest does not panic") {
+        Ok(Some((_, manifest))) => manifest,
+        Ok(None) => {
+            return Err(Failure::new(Code::Unavailable, "this node has not published the epoch yet")
+                .what(format!("show {job}@{epoch}"))
+                .why(format!("node {} is behind", node.config.id))
+                .fix("repeat the command, or ask another node"));
+        }
+        Err(error) => {
+            return Err(Failure::new(Code::Corrupt, "the manifest cannot be read")
+                .what(format!("show {job}@{epoch}"))
+                .why(format!("node {}: {error}", node.config.id))
+                .fix("ask another node; look at the disk of this one"));
+        }
+    };
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    for entry in &manifest.entries {
+        bytes += entry.path.as_bytes().len() + entry.target.len() + 64;
+        if entries.len() >= ENTRIES_MAX || bytes > ENTRIES_BYTES_MAX {
+            return Ok((entries, true));
+        }
+        entries.push(wire::manifest_entry(entry));
+    }
+    Ok((entries, false))
+}
+
+/// The epoch that is meant.
+pub fn find(ledger: &Ledger, job: &JobName, which: Option<&pb::Which>) -> Result<EpochInfo, Failure> {
+    use pb::which::Kind;
+    let kind = which.and_then(|which| which.kind).unwrap_or(Kind::Back(0));
+    let (found, what) = match kind {
+        Kind::Exactly(epoch) => (ledger.epoch(job, epoch), format!("{job}@{epoch}")),
+        Kind::Back(back) => {
+            let back_usize = usize::try_from(back).unwrap_or(usize::MAX);
+            let what = if back == 0 { job.to_string() } else { format!("{job}@-{back}") };
+            (ledger.epochs(job).nth(back_usize), what)
+        }
+        Kind::AtOrBelow(epoch) => (
+            ledger.epochs(job).find(|info| info.sealed.epoch <= epoch),
+            format!("{job} at or below {epoch}"),
+        ),
+    };
+    found.ok_or_else(|| {
+        let newest = ledger.newest(job).map(|found| found.sealed.epoch);
+        let why = match newest {
+            Some(newest) => format!("the newest committed epoch of {job} is {newest}"),
+            None => format!("job {job} has no committed epoch"),
+        };
+        Failure::new(Code::NotFound, "there is no such epoch")
+            .what(what)
+            .why(why)
+            .fix("`epochlog ls` lists what there is")
+    })
+}
+
+/// One epoch as the API tells it; who has published it is for others to fill in.
+pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::Epoch {
+    let sealed = &info.sealed;
+    let is_newest = newest == Some(sealed.epoch);
+    let mut flags = Vec::new();
+    if is_newest {
+        flags.push("latest".to_owned());
+    }
+    if !info.pins.is_empty() {
+        flags.push("pinned".to_owned());
+    }
+    pb::Epoch {
+        job: sealed.job.to_string(),
+        epoch: sealed.epoch,
+        root: wire::digest(&sealed.root),
+        position: Some(pb::Position { term: sealed.position.term, index: sealed.position.index }),
+        attempt: sealed.attempt,
+        files: sealed.files,
+        bytes: sealed.bytes,
+        new_bytes: sealed.new_bytes,
+        new_files: sealed.new_files,
+        log_bytes: sealed.log_bytes,
+        sealed_log_ms: info.sealed_log_ms,
+        age_ms: age_ms(ledger, info),
+        labels: info.labels.iter().map(|(key, value)| pb::Label { key: key.clone(), value: value.clone() }).collect(),
+        depends_on: info.depends_on.clone(),
+        newest: is_newest,
+        published_on: Vec::new(),
+        flags,
+    }
+}
+
+/// Age for people: by the wall clock of who committed, where that is told; else by log time.
+pub fn age_ms(ledger: &Ledger, info: &EpochInfo) -> u64 {
+    let told = info.labels.iter().find(|(key, _)| key == TIME_LABEL);
+    let at = told.and_then(|(_, value)| value.parse::<jiff::Timestamp>().ok());
+    let by_clock = at.map(|at| Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap_or_default());
+    match by_clock {
+        Some(age) => u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        None => ledger.log_ms().saturating_sub(info.sealed_log_ms),
+    }
+}

@@ -1,0 +1,208 @@
+//! What the nodes say about themselves: Status, and who has published which epoch.
+
+use std::time::{Duration, Instant};
+
+use checkpoint::{Digest, JobName};
+use client::{Failure, pb};
+use pb::published_on_request::Wanted;
+
+use super::job_name;
+use crate::node::Node;
+
+/// How long another node may take to answer a question.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Epochs that one question may name.
+const WANTED_MAX: usize = 20_000;
+/// Pause before a node that did not answer is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// This node's status, or that of all.
+pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply {
+    let own = own(node, request.light);
+    let leader = node.replica.leader();
+    let mut reply = pb::StatusReply {
+        cluster: node.replica.cluster().map(|uuid| uuid.to_vec().into()).unwrap_or_default(),
+        cluster_name: node.config.cluster.clone(),
+        leader,
+        term: own.1,
+        nodes: vec![own.0],
+    };
+    if request.all {
+        let others = node.voters().into_iter().filter(|id| *id != node.config.id);
+        let answers = futures::future::join_all(others.map(|id| ask(node, id))).await;
+        for (status, term, leads) in answers {
+            // A node that was cut off knows an older term and leader.
+            if term > reply.term {
+                reply.term = term;
+                reply.leader = leads;
+            } else if term == reply.term && reply.leader.is_none() {
+                reply.leader = leads;
+            }
+            reply.nodes.push(status);
+        }
+        reply.nodes.sort_by_key(|status| status.id);
+        let furthest = reply.nodes.iter().map(|status| status.applied).max().unwrap_or(0);
+        for status in &mut reply.nodes {
+            status.lag = furthest.saturating_sub(status.applied);
+        }
+    }
+    reply
+}
+
+async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
+    let address = node.peer(id).map(|(address, _)| address).unwrap_or_default();
+    let unreachable = |why: String| {
+        let status = pb::NodeStatus {
+            id,
+            role: "unreachable".into(),
+            grpc: address.clone(),
+            voter: true,
+            why,
+            ..pb::NodeStatus::default()
+        };
+        (status, 0, None)
+    };
+    let Some((_, mut stub)) = node.peer(id) else { return unreachable("its address is not known".into()) };
+    let asked = stub.status(pb::StatusRequest { all: false, light: false });
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Err(_) => unreachable("no answer in time".into()),
+        Ok(Err(status)) => unreachable(Failure::from_status(&status).why),
+        Ok(Ok(reply)) => {
+            let reply = reply.into_inner();
+            match reply.nodes.into_iter().find(|status| status.id == id) {
+                Some(status) => (status, reply.term, reply.leader),
+                None => unreachable("another node answers at its address".into()),
+            }
+        }
+    }
+}
+
+/// This node's own status and term.
+fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
+    let space = node.space().ok();
+    let marks = node.replica.machine().marks();
+    let mut status = pb::NodeStatus {
+        id: node.config.id,
+        grpc: node.config.advertise.clone(),
+        http: node.config.http.to_string(),
+        pid: std::process::id(),
+        applied: marks.applied.unwrap_or(0),
+        flushed: node.replica.log().flushed().borrow().saturating_sub(1),
+        published: marks.performed.unwrap_or(0),
+        disk_free: space.map_or(0, |space| space.free),
+        disk_total: space.map_or(0, |space| space.total),
+        disk_reserve: space.map_or(0, |space| space.reserve),
+        version: env!("CARGO_PKG_VERSION").into(),
+        data_dir: node.config.data_dir.display().to_string(),
+        voter: true,
+        ..pb::NodeStatus::default()
+    };
+    if light {
+        return (status, 0);
+    }
+    let full = node.replica.status();
+    status.role = full.role;
+    status.ledger_digest = full.ledger_digest;
+    status.applied = full.applied.map_or(0, |applied| applied.index);
+    status.why = full.fatal.unwrap_or_default();
+    (status, full.term)
+}
+
+/// Which of the wanted epochs this node has published.
+pub async fn published_on(node: &Node, request: pb::PublishedOnRequest) -> Result<pb::PublishedOnReply, Failure> {
+    let deadline = Instant::now() + Duration::from_millis(request.wait_ms.min(3_600_000));
+    let mut reply = pb::PublishedOnReply { node: node.config.id, ..pb::PublishedOnReply::default() };
+    for wanted in request.wanted.iter().take(WANTED_MAX) {
+        let job = job_name(&wanted.job)?;
+        let published = if request.wait_ms == 0 {
+            node.published(&job, wanted.epoch, &wanted.root)
+        } else {
+            node.wait_published(&job, wanted.epoch, &wanted.root, deadline).await
+        };
+        reply.published.push(published.is_ok());
+        reply.why.push(published.err().unwrap_or_default());
+    }
+    Ok(reply)
+}
+
+/// Fills in on which nodes each epoch is published.
+pub async fn fill_published_on(node: &Node, epochs: &mut [pb::Epoch]) {
+    if epochs.is_empty() {
+        return;
+    }
+    let wanted: Vec<Wanted> = epochs
+        .iter()
+        .map(|epoch| Wanted { job: epoch.job.clone(), epoch: epoch.epoch, root: epoch.root.clone() })
+        .collect();
+    let asked = node.voters().into_iter().map(|id| {
+        let request = pb::PublishedOnRequest { wanted: wanted.clone(), wait_ms: 0 };
+        async move {
+            if id == node.config.id {
+                return (id, published_on(node, request).await.ok());
+            }
+            let Some((_, mut stub)) = node.peer(id) else { return (id, None) };
+            let answer = tokio::time::timeout(PATIENCE, stub.published_on(request)).await;
+            (id, answer.ok().and_then(Result::ok).map(tonic::Response::into_inner))
+        }
+    });
+    for (id, reply) in futures::future::join_all(asked).await {
+        let published = reply.map(|reply| reply.published).unwrap_or_default();
+        for (epoch, published) in epochs.iter_mut().zip(published) {
+            if published {
+                epoch.published_on.push(id);
+            }
+        }
+    }
+}
+
+/// The nodes that have this epoch published now.
+pub async fn published_now(node: &Node, job: &JobName, epoch: u64, root: Digest) -> Vec<u64> {
+    let mut epochs = [pb::Epoch {
+        job: job.to_string(),
+        epoch,
+        root: client::wire::digest(&root),
+        ..pb::Epoch::default()
+    }];
+    fill_published_on(node, &mut epochs).await;
+    std::mem::take(&mut epochs[0].published_on)
+}
+
+/// Waits until every voter has published the epoch, at most so long.
+pub async fn wait_all(node: &Node, committed: &pb::Committed, patience: Duration) -> pb::Published {
+    let started = Instant::now();
+    let deadline = started + patience;
+    let asked = node.voters().into_iter().map(|id| async move { (id, wait_one(node, id, committed, deadline).await) });
+    let answers = futures::future::join_all(asked).await;
+    let (published, missing): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, published)| *published);
+    let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    pb::Published {
+        nodes: published.into_iter().map(|(id, _)| id).collect(),
+        missing: missing.into_iter().map(|(id, _)| id).collect(),
+        all_ms: committed.quorum_ms + waited,
+    }
+}
+
+async fn wait_one(node: &Node, id: u64, committed: &pb::Committed, deadline: Instant) -> bool {
+    if id == node.config.id {
+        let Ok(job) = job_name(&committed.job) else { return false };
+        return node.wait_published(&job, committed.epoch, &committed.root, deadline).await.is_ok();
+    }
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        if let Some((_, mut stub)) = node.peer(id) {
+            let wanted =
+                Wanted { job: committed.job.clone(), epoch: committed.epoch, root: committed.root.clone() };
+            let wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            let asked = stub.published_on(pb::PublishedOnRequest { wanted: vec![wanted], wait_ms });
+            if let Ok(Ok(reply)) = tokio::time::timeout(left, asked).await
+                && reply.into_inner().published == [true]
+            {
+                return true;
+            }
+        }
+        tokio::time::sleep(RETRY_PAUSE.min(left)).await;
+    }
+}

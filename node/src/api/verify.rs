@@ -1,0 +1,116 @@
+//! Verify: re-reads published directories and compares them with their manifests.
+
+use std::sync::Arc;
+
+use checkpoint::JobName;
+use client::{Code, Failure, pb, wire};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Answers, job_name, read};
+use crate::node::Node;
+
+type Send = mpsc::Sender<Result<pb::VerifyReply, Status>>;
+
+/// Runs the call; one answer an epoch and node.
+pub fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<pb::VerifyReply>, Failure> {
+    let wanted = wanted(&node, &request)?;
+    let (send, answers) = mpsc::channel(16);
+    tokio::spawn(async move {
+        for (job, epoch) in wanted {
+            if send.send(Ok(here(&node, &job, epoch).await)).await.is_err() {
+                return;
+            }
+        }
+        if request.all_nodes {
+            for id in node.voters().into_iter().filter(|id| *id != node.config.id) {
+                there(&node, id, &request, &send).await;
+            }
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(answers)))
+}
+
+fn wanted(node: &Node, request: &pb::VerifyRequest) -> Result<Vec<(JobName, u64)>, Failure> {
+    let ledger = node.replica.machine().ledger();
+    if request.job.is_empty() {
+        let jobs: Vec<JobName> = ledger.jobs().cloned().collect();
+        let all = jobs.iter().flat_map(|job| ledger.epochs(job).map(|info| (job.clone(), info.sealed.epoch)));
+        return Ok(all.collect());
+    }
+    let job = job_name(&request.job)?;
+    if request.which.is_some() {
+        let epoch = read::find(&ledger, &job, request.which.as_ref())?.sealed.epoch;
+        return Ok(vec![(job, epoch)]);
+    }
+    let newest = read::find(&ledger, &job, None)?;
+    drop(newest);
+    Ok(ledger.epochs(&job).map(|info| (job.clone(), info.sealed.epoch)).collect())
+}
+
+async fn here(node: &Node, job: &JobName, epoch: u64) -> pb::VerifyReply {
+    let root = node.replica.machine().ledger().epoch(job, epoch).map(|info| info.sealed.root);
+    let (store, named) = (node.store.clone(), job.clone());
+    let verified = tokio::task::spawn_blocking(move || store.verify(&named, epoch)).await;
+    let mut reply = pb::VerifyReply {
+        node: node.config.id,
+        job: job.to_string(),
+        epoch,
+        root: root.map(|root| wire::digest(&root)).unwrap_or_default(),
+        ..pb::VerifyReply::default()
+    };
+    match verified.expect("verifying does not panic") {
+        Ok(report) => {
+            reply.problems = report.problems.iter().map(ToString::to_string).collect();
+            if root.is_some_and(|root| root != report.root) {
+                reply.problems.push(format!("its manifest has the root {}", report.root));
+            }
+            reply.files = report.files;
+            reply.bytes = report.bytes;
+            reply.ok = reply.problems.is_empty();
+        }
+        Err(error) => {
+            let failure = Failure::new(Code::Corrupt, "it cannot be verified").why(error.to_string());
+            reply.failed = Some(failure.to_pb());
+        }
+    }
+    reply
+}
+
+/// The same on another node, passed on.
+async fn there(node: &Node, id: u64, request: &pb::VerifyRequest, send: &Send) {
+    let request = pb::VerifyRequest { all_nodes: false, ..request.clone() };
+    let failed = |why: String| pb::VerifyReply {
+        node: id,
+        job: request.job.clone(),
+        failed: Some(Failure::new(Code::Unavailable, "the node could not be asked").why(why).to_pb()),
+        ..pb::VerifyReply::default()
+    };
+    // A send fails only when the caller is gone: then there is nobody to tell.
+    let Some((_, mut stub)) = node.peer(id) else {
+        let _ = send.send(Ok(failed("its address is not known".into()))).await;
+        return;
+    };
+    let mut stream = match stub.verify(request.clone()).await {
+        Ok(stream) => stream.into_inner(),
+        Err(status) => {
+            let _ = send.send(Ok(failed(Failure::from_status(&status).why))).await;
+            return;
+        }
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(reply)) => {
+                if send.send(Ok(reply)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                let _ = send.send(Ok(failed(Failure::from_status(&status).why))).await;
+                return;
+            }
+        }
+    }
+}

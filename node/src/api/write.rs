@@ -1,0 +1,67 @@
+//! Calls that propose one record.
+
+use checkpoint::CommitId;
+use client::{Code, Failure, pb};
+use nativelog::compose;
+use nativelog::ledger::{Accepted, Reason, Rejected, Verdict};
+use nativelog::record::{LogId, LogRecord};
+use raft::ProposeError;
+
+use super::job_name;
+use crate::node::Node;
+
+/// Opens a writer and answers its token.
+pub async fn open_writer(node: &Node, request: pb::OpenWriterRequest) -> Result<pb::OpenWriterReply, Failure> {
+    let job = job_name(&request.job)?;
+    let id = CommitId::from_slice(&request.commit_id)
+        .ok_or_else(|| Failure::new(Code::Usage, "a commit id has 16 bytes").what("open a writer"))?;
+    match propose(node, compose::open_writer(&job, id), "open a writer").await?.1 {
+        Accepted::Opened { token } => Ok(pb::OpenWriterReply { token }),
+        other => Err(Failure::new(Code::Internal, "this is a bug in epochlog").why(format!("{other:?}"))),
+    }
+}
+
+/// Ends epochs by hand.
+pub async fn expire(node: &Node, request: pb::ExpireRequest) -> Result<pb::ExpireReply, Failure> {
+    let job = job_name(&request.job)?;
+    let what = format!("rm {job}");
+    super::current(node, false, &what).await?;
+    let newest = node.replica.machine().ledger().newest(&job).map(|found| found.sealed);
+    let published_on = match newest {
+        Some(newest) => super::status::published_now(node, &job, newest.epoch, newest.root).await,
+        None => Vec::new(),
+    };
+    let record = compose::expire(&job, request.epochs.clone(), true, request.reason, published_on);
+    let (position, _) = propose(node, record, &what).await?;
+    let position = pb::Position { term: position.term, index: position.index };
+    Ok(pb::ExpireReply { position: Some(position), epochs: request.epochs })
+}
+
+async fn propose(node: &Node, record: LogRecord, what: &str) -> Result<(LogId, Accepted), Failure> {
+    match node.replica.propose(record).await {
+        Ok((position, Verdict::Accepted(accepted))) => Ok((position, accepted)),
+        Ok((_, Verdict::Rejected(rejected))) => Err(rejection(what, &rejected)),
+        Err(error) => {
+            let code = match error {
+                ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => Code::NoQuorum,
+                ProposeError::Unknown { .. } => Code::Timeout,
+            };
+            Err(Failure::new(code, "no quorum has answered")
+                .what(what)
+                .why(error.to_string())
+                .fix("see `epochlog status`, then repeat the command"))
+        }
+    }
+}
+
+fn rejection(what: &str, rejected: &Rejected) -> Failure {
+    let (code, sentence, fix) = match rejected.reason {
+        Reason::NotFound => (Code::NotFound, "there is no such epoch", "`epochlog ls` lists what there is"),
+        Reason::Protected => (Code::Refused, "the epoch is protected, nothing was changed", "see what protects it with `epochlog show`"),
+        Reason::Fenced => (Code::Fenced, "a newer writer holds the job", "stop this writer"),
+        Reason::Conflict => (Code::Conflict, "this contradicts what is there", "see the reason above"),
+        Reason::Quota => (Code::QuotaExceeded, "over a limit", "see the reason above"),
+        _ => (Code::Refused, "refused, nothing was changed", "see the reason above"),
+    };
+    Failure::new(code, sentence).what(what).why(rejected.detail.clone()).fix(fix)
+}

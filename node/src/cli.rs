@@ -1,0 +1,165 @@
+//! The command line: what users type, one file a command.
+//!
+//! Data goes to stdout, everything else to stderr. A command returns a `Failure`, never prints one:
+//! there is one place that turns failures into text and exit codes.
+
+mod commit;
+mod demo;
+mod dev;
+mod digest;
+pub mod exit;
+mod local_cluster;
+mod ls;
+pub mod output;
+mod progress;
+mod restore;
+mod rm;
+mod serve;
+mod show;
+mod status;
+pub mod target;
+mod verify;
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use client::{Client, Failure, Options};
+
+use crate::units;
+use output::{Format, Output};
+
+/// Keeps checkpoints alive on clusters that have no shared storage.
+#[derive(Debug, Parser)]
+#[command(name = "epochlog", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Nodes to talk to; any node will do, more are tried in turn
+    #[arg(
+        short = 'e',
+        long,
+        global = true,
+        env = "EPOCHLOG_ENDPOINTS",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7411"
+    )]
+    pub endpoints: Vec<String>,
+    /// Form of the output
+    #[arg(short, long, global = true, env = "EPOCHLOG_OUTPUT", value_enum, default_value = "table")]
+    pub output: Format,
+    /// Only data and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// No progress bars
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+    /// Give up after so much time without progress
+    #[arg(long, global = true, env = "EPOCHLOG_TIMEOUT", value_parser = units::parse_duration, default_value = "30s")]
+    pub timeout: Duration,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Three nodes, a dead leader, identical directories: see it work
+    Demo(demo::DemoArgs),
+    /// A local cluster to play with
+    Dev(dev::DevArgs),
+    /// Run one node
+    Serve(serve::ServeArgs),
+    /// Make a directory a durable epoch
+    Commit(commit::CommitArgs),
+    /// Write an epoch back as a directory
+    Restore(restore::RestoreArgs),
+    /// List epochs
+    Ls(ls::LsArgs),
+    /// Show one epoch
+    Show(show::ShowArgs),
+    /// Show the nodes
+    Status(status::StatusArgs),
+    /// Root digest of any directory, without a cluster
+    Digest(digest::DigestArgs),
+    /// Compare published directories with their manifests
+    Verify(verify::VerifyArgs),
+    /// Remove an epoch
+    Rm(rm::RmArgs),
+}
+
+/// Runs one command; the number is the exit code.
+pub fn main() -> i32 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = error.exit_code();
+            // Help goes to stdout, errors to stderr; a closed pipe is nobody's failure.
+            let _ = error.print();
+            return code;
+        }
+    };
+    let output = Output::new(&cli.global);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.failure(&Failure::new(client::Code::Internal, "cannot start").why(error.to_string()));
+            return 1;
+        }
+    };
+    let ended = runtime.block_on(async {
+        let serving = matches!(cli.command, Command::Serve(_) | Command::Dev(_) | Command::Demo(_));
+        if serving {
+            return run(&cli, &output).await;
+        }
+        tokio::select! {
+            ended = run(&cli, &output) => ended,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(client::Code::Interrupted, "interrupted")
+                .why("Ctrl-C was pressed")
+                .fix("repeat the command: it is idempotent")
+                .committed(if matches!(cli.command, Command::Commit(_)) {
+                    client::Certainty::Unknown
+                } else {
+                    client::Certainty::None
+                })),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match ended {
+        Ok(()) => 0,
+        Err(failure) => {
+            output.failure(&failure);
+            exit::code(&failure)
+        }
+    }
+}
+
+async fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
+    let client = || {
+        let endpoints = cli.global.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned();
+        Client::new(endpoints, Options { timeout: cli.global.timeout })
+    };
+    match &cli.command {
+        Command::Demo(args) => demo::run(args, output).await,
+        Command::Dev(args) => dev::run(args, output).await,
+        Command::Serve(args) => serve::run(args, output, cli.global.verbose).await,
+        Command::Commit(args) => commit::run(args, &client(), output).await,
+        Command::Restore(args) => restore::run(args, &client(), output).await,
+        Command::Ls(args) => ls::run(args, &client(), output).await,
+        Command::Show(args) => show::run(args, &client(), output).await,
+        Command::Status(args) => status::run(args, &client(), output).await,
+        Command::Digest(args) => digest::run(args, output).await,
+        Command::Verify(args) => verify::run(args, &client(), output).await,
+        Command::Rm(args) => rm::run(args, &client(), output).await,
+    }
+}

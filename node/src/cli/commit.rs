@@ -1,0 +1,200 @@
+//! `commit DIR`: a directory becomes a durable epoch.
+
+use std::path::PathBuf;
+
+use checkpoint::{CommitId, JobName};
+use client::{Certainty, Client, Code, Commit, Done, Event, Failure, pb};
+use serde_json::json;
+
+use super::output::Output;
+use super::progress::Progress;
+use crate::units;
+
+/// When the command may return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wait {
+    /// Durable on a quorum
+    Quorum,
+    /// Published by every voter
+    All,
+}
+
+/// Arguments of `commit`.
+#[derive(Debug, clap::Args)]
+pub struct CommitArgs {
+    /// The directory
+    dir: PathBuf,
+    /// The job [default: the directory's name]
+    #[arg(short, long, env = "EPOCHLOG_JOB")]
+    job: Option<JobName>,
+    /// Number of the epoch [default: the next one]
+    #[arg(long, value_name = "N")]
+    epoch: Option<u64>,
+    /// A label; may be repeated
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+    /// Return when the epoch is durable on a quorum, or when all voters have published it
+    #[arg(long, value_enum, default_value = "quorum")]
+    wait: Wait,
+    /// Files never change in place: capture them by hard link
+    #[arg(long)]
+    immutable: bool,
+    /// Fence all older writers of the job
+    #[arg(long)]
+    take_over: bool,
+    /// Token of an opened writer
+    #[arg(long, value_name = "N")]
+    token: Option<u64>,
+    /// An epoch that is there already is a success
+    #[arg(long)]
+    if_not_exists: bool,
+    /// Epochs this one depends on, JOB@EPOCH; may be repeated
+    #[arg(long, value_name = "NAME")]
+    depends_on: Vec<String>,
+    /// Id of an earlier try, to learn its outcome
+    #[arg(long, value_name = "ID")]
+    commit_id: Option<CommitId>,
+    /// Never let a node read the directory itself
+    #[arg(long)]
+    stream: bool,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".into()),
+    }
+}
+
+/// Runs the command.
+pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<(), Failure> {
+    let job = match &args.job {
+        Some(job) => job.clone(),
+        None => job_of(&args.dir)?,
+    };
+    let mut commit = Commit::new(job);
+    commit.epoch = args.epoch;
+    commit.token = args.token;
+    if let Some(id) = args.commit_id {
+        commit.commit_id = id;
+    }
+    commit.labels.clone_from(&args.labels);
+    commit.labels.sort();
+    commit.depends_on.clone_from(&args.depends_on);
+    commit.wait_all = args.wait == Wait::All;
+    commit.take_over = args.take_over;
+    commit.if_not_exists = args.if_not_exists;
+    commit.immutable = args.immutable;
+    commit.by_path = !args.stream;
+
+    let progress = Progress::start(output, "commit");
+    let done = client.commit(&args.dir, commit, &|event| show(&event, &progress)).await?;
+    drop(progress);
+    report(&done, output);
+    match &done.published {
+        Some(published) if !published.missing.is_empty() || published.nodes.is_empty() => Err(partial(&done, published)),
+        _ => Ok(()),
+    }
+}
+
+/// The job is named like the directory when nobody says otherwise.
+fn job_of(dir: &std::path::Path) -> Result<JobName, Failure> {
+    let name = std::fs::canonicalize(dir).ok().and_then(|dir| Some(dir.file_name()?.to_str()?.to_owned()));
+    name.and_then(|name| name.parse().ok()).ok_or_else(|| {
+        Failure::new(Code::Usage, "the job is missing, nothing was committed")
+            .why("the directory's name is no job name")
+            .fix("give --job NAME")
+    })
+}
+
+fn show(event: &Event, progress: &Progress<'_>) {
+    match event {
+        Event::Planned { bytes, .. } => progress.at(0, *bytes),
+        Event::Progress(now) => progress.at(now.acknowledged_bytes, now.total_bytes),
+        Event::Reconnecting { endpoint, why } => progress.note(&format!("{endpoint}: {why}; trying on")),
+        Event::Opened(opened) if opened.resumed => {
+            progress.note(&format!("resuming epoch {}, attempt {}", opened.epoch, opened.attempt));
+        }
+        Event::Opened(_) | Event::Committed(_) => {}
+    }
+}
+
+/// Prints a commit that went well.
+pub fn report(done: &Done, output: &Output) {
+    let committed = &done.committed;
+    if output.is_json() {
+        output.json(&summary(done));
+    } else {
+        output.line(line(committed, done.published.as_ref()));
+    }
+}
+
+/// The last line of `-o json`.
+pub fn summary(done: &Done) -> serde_json::Value {
+    let committed = &done.committed;
+    let position = committed.position.unwrap_or_default();
+    let mut value = json!({
+        "type": "summary",
+        "job": committed.job,
+        "epoch": committed.epoch,
+        "root": units::hex(&committed.root),
+        "position": { "term": position.term, "index": position.index },
+        "attempt": committed.attempt,
+        "files": committed.files,
+        "bytes": committed.bytes,
+        "new_bytes": committed.new_bytes,
+        "new_files": committed.new_files,
+        "log_bytes": committed.log_bytes,
+        "quorum_ms": committed.quorum_ms,
+        "all_ms": done.published.as_ref().filter(|all| all.missing.is_empty()).map(|all| all.all_ms),
+        "already": committed.already,
+        "by_path": committed.by_path,
+        "committed": "yes",
+    });
+    if let Some(published) = &done.published {
+        value["published_on"] = published.nodes.clone().into();
+        value["missing"] = published.missing.clone().into();
+    }
+    value
+}
+
+/// The line people read.
+pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> String {
+    let root = units::hex(&committed.root);
+    let mut line = format!(
+        "{} {}@{}  {}, {} files ({} new, {})  root {}  ",
+        if committed.already { "already committed" } else { "committed" },
+        committed.job,
+        committed.epoch,
+        units::size(committed.bytes),
+        committed.files,
+        committed.new_files,
+        units::size(committed.new_bytes),
+        &root[..root.len().min(8)],
+    );
+    let voters = committed.voters;
+    if committed.already {
+        let position = committed.position.unwrap_or_default();
+        line.push_str(&format!("at position {}.{}", position.term, position.index));
+    } else {
+        line.push_str(&format!("quorum {}/{voters} in {}", voters / 2 + 1, units::seconds(committed.quorum_ms)));
+    }
+    if let Some(published) = published.filter(|all| all.missing.is_empty() && !all.nodes.is_empty()) {
+        line.push_str(&format!(", all {} in {}", published.nodes.len(), units::seconds(published.all_ms)));
+    }
+    line
+}
+
+fn partial(done: &Done, published: &pb::Published) -> Failure {
+    let committed = &done.committed;
+    let missing: Vec<String> = published.missing.iter().map(|node| format!("node {node}")).collect();
+    let who = if missing.is_empty() { "not known which nodes".to_owned() } else { missing.join(", ") };
+    Failure {
+        epoch: Some(committed.epoch),
+        ..Failure::new(Code::Partial, "committed, but not yet published by all voters")
+            .what(format!("commit {}@{} --wait all", committed.job, committed.epoch))
+            .why(format!("not published yet: {who}"))
+            .fix("nothing has to be done: they publish when they have caught up; `epochlog ls` shows it")
+            .committed(Certainty::Yes)
+    }
+}

@@ -1,0 +1,45 @@
+//! `digest DIR`: the root of any directory, without a cluster.
+
+use std::path::PathBuf;
+
+use client::{Code, Failure};
+use serde_json::json;
+
+use super::output::Output;
+use crate::units;
+
+/// Arguments of `digest`.
+#[derive(Debug, clap::Args)]
+pub struct DigestArgs {
+    /// The directory
+    dir: PathBuf,
+}
+
+/// Runs the command.
+pub async fn run(args: &DigestArgs, output: &Output) -> Result<(), Failure> {
+    let manifest = of_directory(args.dir.clone()).await?;
+    let root = manifest.root();
+    let files = manifest.entries.iter().filter(|entry| entry.kind == checkpoint::EntryKind::File).count();
+    let bytes: u64 = manifest.entries.iter().map(|entry| entry.size).sum();
+    if output.is_json() {
+        output.json(&json!({
+            "type": "summary", "root": root.to_string(), "files": files, "bytes": bytes,
+            "entries": manifest.entries.len(),
+        }));
+    } else {
+        output.line(format!("{root}  {}, {files} files", units::size(bytes)));
+    }
+    Ok(())
+}
+
+/// The manifest of a directory as it is on disk now.
+pub async fn of_directory(dir: PathBuf) -> Result<checkpoint::Manifest, Failure> {
+    let shown = dir.display().to_string();
+    let walked = tokio::task::spawn_blocking(move || checkpoint::restore::digest_dir(&dir, &checkpoint::Limits::default())).await;
+    walked.expect("a walk does not panic").map_err(|error| {
+        Failure::new(Code::Refused, "the directory has no digest")
+            .what(format!("digest {shown}"))
+            .why(error.to_string())
+            .fix("remove what cannot be reproduced, or make it readable")
+    })
+}

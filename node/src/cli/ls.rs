@@ -1,0 +1,122 @@
+//! `ls [JOB]`: sealed epochs, newest first.
+
+use std::time::Duration;
+
+use checkpoint::JobName;
+use client::{Client, Code, Failure, pb};
+use serde_json::json;
+
+use super::output::{self, Format, Output};
+use crate::units;
+
+/// Arguments of `ls`.
+#[derive(Debug, clap::Args)]
+pub struct LsArgs {
+    /// The job [default: all jobs]
+    job: Option<JobName>,
+    /// At most so many epochs a job; 0 shows all
+    #[arg(long, default_value_t = 20)]
+    limit: u32,
+    /// Only epochs younger than this
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    since: Option<Duration>,
+    /// Only epochs with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// Answer from the node's own knowledge, without the leader
+    #[arg(long)]
+    stale: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), Failure> {
+    let filtered = args.since.is_some() || !args.label.is_empty();
+    let request = pb::ListRequest {
+        job: args.job.as_ref().map(ToString::to_string).unwrap_or_default(),
+        limit: if filtered { 0 } else { args.limit },
+        stale: args.stale,
+        published_on: true,
+    };
+    let mut reply = client.list(request).await?;
+    reply.epochs.retain(|epoch| keeps(args, epoch));
+    if filtered && args.limit > 0 {
+        reply.epochs.truncate(args.limit as usize);
+    }
+    if reply.epochs.is_empty()
+        && let Some(job) = args.job.as_ref().filter(|_| !filtered)
+    {
+        return Err(Failure::new(Code::NotFound, format!("job {job} has no committed epoch"))
+            .what(format!("ls {job}"))
+            .why("no epoch of it has been sealed, or all have been removed")
+            .fix("`epochlog ls` lists all jobs"));
+    }
+    if output.is_json() {
+        for epoch in &reply.epochs {
+            output.json(&epoch_json(epoch));
+        }
+        if output.format == Format::Jsonl {
+            output.json(&json!({ "type": "summary", "epochs": reply.epochs.len() }));
+        }
+        return Ok(());
+    }
+    let mut rows = vec![header(args.job.is_none())];
+    rows.extend(reply.epochs.iter().map(|epoch| row(epoch, reply.voters, args.job.is_none())));
+    output.line(output::table(&rows));
+    Ok(())
+}
+
+fn keeps(args: &LsArgs, epoch: &pb::Epoch) -> bool {
+    let young = args.since.is_none_or(|since| u128::from(epoch.age_ms) <= since.as_millis());
+    young
+        && args.label.iter().all(|wanted| {
+            epoch.labels.iter().any(|label| *wanted == format!("{}={}", label.key, label.value) || *wanted == label.key)
+        })
+}
+
+fn header(with_job: bool) -> Vec<String> {
+    let columns = ["EPOCH", "AGE", "SIZE", "NEW", "FILES", "STORED", "COPIES", "FLAGS", "ROOT"];
+    with_job.then_some("JOB").into_iter().chain(columns).map(str::to_owned).collect()
+}
+
+fn row(epoch: &pb::Epoch, voters: u32, with_job: bool) -> Vec<String> {
+    let root = units::hex(&epoch.root);
+    let flags = epoch.flags.join(",");
+    let cells = [
+        epoch.epoch.to_string(),
+        units::age(Duration::from_millis(epoch.age_ms)),
+        units::size(epoch.bytes),
+        units::size(epoch.new_bytes),
+        epoch.files.to_string(),
+        "log".to_owned(),
+        format!("{}/{voters}", epoch.published_on.len()),
+        if flags.is_empty() { "-".to_owned() } else { flags },
+        root[..root.len().min(8)].to_owned(),
+    ];
+    with_job.then(|| epoch.job.clone()).into_iter().chain(cells).collect()
+}
+
+/// One epoch as an object.
+pub fn epoch_json(epoch: &pb::Epoch) -> serde_json::Value {
+    let position = epoch.position.unwrap_or_default();
+    let labels: serde_json::Map<String, serde_json::Value> =
+        epoch.labels.iter().map(|label| (label.key.clone(), label.value.clone().into())).collect();
+    json!({
+        "type": "epoch",
+        "job": epoch.job,
+        "epoch": epoch.epoch,
+        "root": units::hex(&epoch.root),
+        "position": { "term": position.term, "index": position.index },
+        "attempt": epoch.attempt,
+        "files": epoch.files,
+        "bytes": epoch.bytes,
+        "new_bytes": epoch.new_bytes,
+        "new_files": epoch.new_files,
+        "log_bytes": epoch.log_bytes,
+        "age_ms": epoch.age_ms,
+        "stored": "log",
+        "labels": labels,
+        "depends_on": epoch.depends_on,
+        "flags": epoch.flags,
+        "published_on": epoch.published_on,
+    })
+}

@@ -1,0 +1,84 @@
+//! `rm JOB@EPOCH`: ends an epoch by hand.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use client::{Client, Code, Failure, pb};
+use serde_json::json;
+
+use super::output::Output;
+use super::target::Target;
+use crate::units;
+
+/// Arguments of `rm`.
+#[derive(Debug, clap::Args)]
+pub struct RmArgs {
+    /// JOB@EPOCH; the epoch must be named
+    target: Target,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for the record
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// Runs the command.
+pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), Failure> {
+    if args.target.which.is_none() {
+        return Err(Failure::new(Code::Usage, "which epoch? nothing was removed")
+            .what(format!("rm {}", args.target))
+            .why("a whole job is never removed at once")
+            .fix(format!("write {}@EPOCH", args.target.job)));
+    }
+    let request = pb::ShowRequest {
+        job: args.target.job.to_string(),
+        which: Some(args.target.to_pb()),
+        entries: false,
+        stale: false,
+    };
+    let epoch = client.show(request).await?.epoch.unwrap_or_default();
+    let name = format!("{}@{}", epoch.job, epoch.epoch);
+    if !args.dry_run && !args.yes {
+        ask(&name, &epoch)?;
+    }
+    if !args.dry_run {
+        let request =
+            pb::ExpireRequest { job: epoch.job.clone(), epochs: vec![epoch.epoch], reason: args.reason.clone() };
+        client.expire(request).await?;
+    }
+    if output.is_json() {
+        output.json(&json!({
+            "type": "summary", "job": epoch.job, "epoch": epoch.epoch, "bytes": epoch.bytes,
+            "removed": !args.dry_run,
+        }));
+    } else {
+        let verb = if args.dry_run { "would remove" } else { "removed" };
+        output.line(format!("{verb} {name}  {}, {} files", units::size(epoch.bytes), epoch.files));
+    }
+    Ok(())
+}
+
+fn ask(name: &str, epoch: &pb::Epoch) -> Result<(), Failure> {
+    let refuse = |why: &str| {
+        Failure::new(Code::Usage, "nothing was removed")
+            .what(format!("rm {name}"))
+            .why(why)
+            .fix("give --yes to remove without being asked")
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(refuse("there is no terminal to ask on"));
+    }
+    let which = if epoch.newest { ", the NEWEST epoch of its job" } else { "" };
+    eprint!("remove {name} ({}{which}) from all nodes? [y/N] ", units::size(epoch.bytes));
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(refuse("the answer was no")),
+    }
+}
+

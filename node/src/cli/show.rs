@@ -1,0 +1,124 @@
+//! `show JOB[@EPOCH]`: one epoch, with its files when asked.
+
+use std::time::Duration;
+
+use checkpoint::RelPath;
+use client::{Client, Failure, pb};
+use serde_json::json;
+
+use super::ls::epoch_json;
+use super::output::{self, Output};
+use super::target::Target;
+use crate::units;
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// JOB, JOB@EPOCH, JOB@latest or JOB@-1
+    target: Target,
+    /// List the files
+    #[arg(long)]
+    files: bool,
+    /// List everything as a tree
+    #[arg(long)]
+    tree: bool,
+    /// Answer from the node's own knowledge, without the leader
+    #[arg(long)]
+    stale: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<(), Failure> {
+    let request = pb::ShowRequest {
+        job: args.target.job.to_string(),
+        which: Some(args.target.to_pb()),
+        entries: args.files || args.tree,
+        stale: args.stale,
+    };
+    let reply = client.show(request).await?;
+    let epoch = reply.epoch.unwrap_or_default();
+    if output.is_json() {
+        output.json(&epoch_json(&epoch));
+        for entry in &reply.entries {
+            output.json(&entry_json(entry));
+        }
+        return Ok(());
+    }
+    output.line(output::table(&facts(&epoch, reply.voters)));
+    if args.tree {
+        output.line("");
+        reply.entries.iter().for_each(|entry| output.line(tree_line(entry)));
+    } else if args.files {
+        output.line("");
+        let rows: Vec<_> = reply.entries.iter().filter(|entry| entry.kind() == pb::EntryKind::File).map(row).collect();
+        output.line(output::table(&rows));
+    }
+    if reply.cut {
+        output.note("there are more entries than one answer holds; the manifest beside the published files has all");
+    }
+    Ok(())
+}
+
+fn facts(epoch: &pb::Epoch, voters: u32) -> Vec<Vec<String>> {
+    let position = epoch.position.unwrap_or_default();
+    let nodes: Vec<String> = epoch.published_on.iter().map(u64::to_string).collect();
+    let mut rows = vec![
+        ("epoch", format!("{}@{}", epoch.job, epoch.epoch)),
+        ("root", units::hex(&epoch.root)),
+        ("position", format!("term {}, index {}", position.term, position.index)),
+        ("size", format!("{}, {} files", units::size(epoch.bytes), epoch.files)),
+        ("new", format!("{}, {} files", units::size(epoch.new_bytes), epoch.new_files)),
+        ("in the log", units::size(epoch.log_bytes)),
+        ("age", units::age(Duration::from_millis(epoch.age_ms))),
+        ("published on", format!("{} of {voters}: {}", nodes.len(), nodes.join(", "))),
+    ];
+    if !epoch.flags.is_empty() {
+        rows.push(("flags", epoch.flags.join(", ")));
+    }
+    rows.extend(epoch.labels.iter().map(|label| ("label", format!("{}={}", label.key, label.value))));
+    rows.extend(epoch.depends_on.iter().map(|name| ("depends on", name.clone())));
+    rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
+}
+
+fn path_of(entry: &pb::ManifestEntry) -> String {
+    RelPath::parse(&entry.path).map_or_else(|_| "?".into(), |path| path.to_string())
+}
+
+fn row(entry: &pb::ManifestEntry) -> Vec<String> {
+    let digest = units::hex(&entry.digest);
+    vec![format!("{:04o}", entry.mode), units::size(entry.size), digest[..digest.len().min(8)].to_owned(), path_of(entry)]
+}
+
+fn tree_line(entry: &pb::ManifestEntry) -> String {
+    let path = path_of(entry);
+    let depth = if entry.path.is_empty() { 0 } else { 1 + entry.path.iter().filter(|byte| **byte == b'/').count() };
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let indent = "  ".repeat(depth);
+    match entry.kind() {
+        pb::EntryKind::Directory => format!("{indent}{name}/"),
+        pb::EntryKind::Symlink => format!("{indent}{name} -> {}", checkpoint::epoch::escape(&entry.target)),
+        _ => format!("{indent}{name}  {}", units::size(entry.size)),
+    }
+}
+
+fn entry_json(entry: &pb::ManifestEntry) -> serde_json::Value {
+    let kind = match entry.kind() {
+        pb::EntryKind::Directory => "directory",
+        pb::EntryKind::Symlink => "symlink",
+        _ => "file",
+    };
+    let mut value = json!({
+        "type": "entry",
+        "path": path_of(entry),
+        "kind": kind,
+        "mode": format!("{:04o}", entry.mode),
+        "size": entry.size,
+    });
+    if entry.kind() == pb::EntryKind::File {
+        value["digest"] = units::hex(&entry.digest).into();
+    }
+    if entry.kind() == pb::EntryKind::Symlink {
+        value["target"] = checkpoint::epoch::escape(&entry.target).into();
+    }
+    value
+}

@@ -1,0 +1,122 @@
+//! Every way in which a commit says no, or does not know, in words for people.
+
+use client::{Certainty, Code, Failure};
+use nativelog::ledger::{Reason, Rejected};
+
+use super::Order;
+
+const UNTOUCHED: &str = "Your directory is untouched.";
+
+/// The ledger rejected a record: certainly not committed by it.
+pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
+    let current = rejected.current;
+    let (code, sentence, why, fix) = match rejected.reason {
+        Reason::Fenced => (
+            Code::Fenced,
+            "fenced by a newer writer, the epoch was NOT committed",
+            format!("the job's current writer has token {current}"),
+            "stop this writer; or take the job over with --take-over".to_owned(),
+        ),
+        Reason::Conflict => match rejected.root {
+            Some(root) => (
+                Code::Conflict,
+                "this epoch is committed with other content, yours was NOT committed",
+                format!("the committed root is {root}"),
+                "commit under another epoch number".to_owned(),
+            ),
+            None => (
+                Code::Conflict,
+                "another commit is in the way, the epoch was NOT committed",
+                rejected.detail.clone(),
+                "repeat with the directory as it was then, or take the job over with --take-over".to_owned(),
+            ),
+        },
+        Reason::TooLate => (
+            Code::TooLate,
+            "too late, the epoch was NOT committed",
+            format!("{}: epoch {current}", rejected.detail),
+            format!("commit an epoch above {current}"),
+        ),
+        Reason::Subsumed => (
+            Code::Subsumed,
+            "a later epoch came first, this epoch was NOT committed",
+            format!("epoch {current} of the job is committed"),
+            format!("commit an epoch above {current}"),
+        ),
+        Reason::Ended => (
+            Code::Conflict,
+            "the attempt was aborted, the epoch was NOT committed",
+            rejected.detail.clone(),
+            format!("repeat the command. {UNTOUCHED}"),
+        ),
+        Reason::Quota => (
+            Code::QuotaExceeded,
+            "over a limit, the epoch was NOT committed",
+            rejected.detail.clone(),
+            "split the directory, or raise the limit".to_owned(),
+        ),
+        Reason::NotFound => (
+            Code::Unavailable,
+            "content it refers to is gone, the epoch was NOT committed",
+            rejected.detail.clone(),
+            format!("repeat the command: it sends the content itself then. {UNTOUCHED}"),
+        ),
+        Reason::Malformed
+        | Reason::Overlap
+        | Reason::Incomplete
+        | Reason::WrongRoot
+        | Reason::NotActive
+        | Reason::Protected
+        | Reason::Identity => (
+            Code::Refused,
+            "refused, the epoch was NOT committed",
+            rejected.detail.clone(),
+            "correct what is named, then repeat the command".to_owned(),
+        ),
+    };
+    Failure::new(code, sentence).what(what).why(why).fix(fix).committed(Certainty::No)
+}
+
+/// Input that is refused before the log sees it.
+pub fn refused(what: &str, why: impl Into<String>) -> Failure {
+    Failure::new(Code::Refused, "refused, the epoch was NOT committed")
+        .what(what)
+        .why(why)
+        .fix("correct what is named, then repeat the command")
+        .committed(Certainty::No)
+}
+
+/// The attempt ended under our hands.
+pub fn ended(what: &str) -> Failure {
+    Failure::new(Code::Conflict, "the attempt ended, the epoch was NOT committed")
+        .what(what)
+        .why("somebody aborted, fenced or overtook it")
+        .fix(format!("look at `epochlog ls`, then repeat the command. {UNTOUCHED}"))
+        .committed(Certainty::No)
+}
+
+/// No quorum in time, and no seal on its way.
+pub fn no_quorum(order: &Order, why: &str) -> Failure {
+    Failure::new(Code::NoQuorum, "no quorum, the epoch was NOT committed")
+        .what(format!("{} made no progress within {}", order.name(), crate::units::seconds(millis(order))))
+        .why(why)
+        .fix(format!("see `epochlog status`, start what is down, then repeat the command: it is idempotent. {UNTOUCHED}"))
+        .committed(Certainty::No)
+}
+
+/// No answer to a seal in time.
+pub fn unknown(order: &Order, why: &str) -> Failure {
+    let epoch = order.epoch.map(|epoch| format!(" --epoch {epoch}")).unwrap_or_default();
+    Failure::new(Code::Timeout, "no answer in time, it is UNKNOWN whether the epoch was committed")
+        .what(format!("{} made no progress within {}", order.name(), crate::units::seconds(millis(order))))
+        .why(why)
+        .fix(format!(
+            "repeat, it is idempotent: epochlog commit DIR --job {}{epoch} --commit-id {}",
+            order.job, order.commit_id
+        ))
+        .committed(Certainty::Unknown)
+}
+
+fn millis(order: &Order) -> u64 {
+    u64::try_from(order.patience.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,269 @@
+//! Where the pieces of a commit come from: this node's own splitter, or a client's stream.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use checkpoint::{Coverage, Digest, Piece, Plan, PlanEntry, Splitter};
+use client::{Certainty, Code, Failure, pb, wire};
+use pb::commit_reply::Kind as Reply;
+use pb::commit_request::Kind as Request;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+/// Pieces between the splitter's thread and the log: each at most one chunk or pack.
+const PIECES_QUEUED_MAX: usize = 8;
+/// Hints in one message.
+const HINTS_A_MESSAGE: usize = 4096;
+
+/// The answers of one commit call.
+#[derive(Debug, Clone)]
+pub struct Replies(pub mpsc::Sender<Result<pb::CommitReply, Status>>);
+
+impl Replies {
+    /// Sends an answer; false when the client is gone.
+    pub async fn send(&self, kind: Reply) -> bool {
+        self.0.send(Ok(pb::CommitReply { kind: Some(kind) })).await.is_ok()
+    }
+
+    /// Sends news that may be left out.
+    pub fn try_send(&self, kind: Reply) {
+        // Full or closed: the next news replaces this one, and a client that is gone needs none.
+        let _ = self.0.try_send(Ok(pb::CommitReply { kind: Some(kind) }));
+    }
+}
+
+/// What comes next.
+pub enum Next {
+    /// A piece.
+    Piece(Piece),
+    /// That was all; this is the root.
+    Seal(Digest),
+}
+
+/// Why nothing comes any more.
+pub enum Broken {
+    /// The source cannot be read on; the failure is for the user.
+    GaveUp(Box<Failure>),
+    /// The client is gone. The attempt stays open: it may come back through another node.
+    Gone,
+}
+
+/// An attempt as the origin needs to know it.
+#[derive(Debug, Clone, Default)]
+pub struct Opening {
+    /// Its id.
+    pub attempt: u64,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its writer token, if any.
+    pub token: Option<u64>,
+    /// Chunk size, bytes.
+    pub chunk_bytes: u32,
+    /// It was open before.
+    pub resumed: bool,
+    /// What the log has already.
+    pub coverage: Coverage,
+    /// Digests of equally long files of the same path in the newest epoch.
+    pub hints: BTreeMap<u32, Digest>,
+    /// The client does not wait for it: it sends a tiny epoch at once.
+    pub silent: bool,
+}
+
+impl Opening {
+    /// For an epoch that needs no attempt.
+    pub fn silent(chunk_bytes: u32) -> Opening {
+        Opening { chunk_bytes, silent: true, ..Opening::default() }
+    }
+}
+
+/// A source of pieces. Calls come in this order: `page` until `None`, `open`, `next` until the seal.
+pub trait Origin: Send {
+    /// The next page of the plan.
+    fn page(&mut self) -> impl Future<Output = Result<Option<Vec<PlanEntry>>, Broken>> + Send;
+    /// Pieces may come now.
+    fn open(&mut self, opening: Opening) -> impl Future<Output = Result<(), Broken>> + Send;
+    /// The next piece, or the root. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<Next, Broken>> + Send;
+}
+
+/// A directory that this node reads itself.
+pub struct Local {
+    what: String,
+    dir: PathBuf,
+    plan: Arc<Plan>,
+    pages: std::vec::IntoIter<Range<usize>>,
+    pieces: Option<mpsc::Receiver<Result<Next, Broken>>>,
+    replies: Replies,
+}
+
+impl Local {
+    /// The directory `dir` as `plan` saw it.
+    pub fn new(what: String, dir: PathBuf, plan: Arc<Plan>, replies: Replies) -> Local {
+        let pages = wire::pages(&plan.entries).into_iter();
+        Local { what, dir, plan, pages, pieces: None, replies }
+    }
+}
+
+impl Origin for Local {
+    async fn page(&mut self) -> Result<Option<Vec<PlanEntry>>, Broken> {
+        Ok(self.pages.next().map(|page| self.plan.entries[page].to_vec()))
+    }
+
+    async fn open(&mut self, opening: Opening) -> Result<(), Broken> {
+        if !opening.silent {
+            // Only news here: whoever went away asked for a commit and gets it all the same.
+            self.replies.send(Reply::Opened(opened(&opening))).await;
+        }
+        let (send, pieces) = mpsc::channel(PIECES_QUEUED_MAX);
+        self.pieces = Some(pieces);
+        let (dir, plan, what) = (self.dir.clone(), self.plan.clone(), self.what.clone());
+        tokio::task::spawn_blocking(move || {
+            let last = match split(&dir, &plan, &opening, &send) {
+                Ok(None) => return,
+                Ok(Some(root)) => Ok(Next::Seal(root)),
+                Err(error) => Err(Broken::GaveUp(Box::new(wire::split_failure(&what, &error)))),
+            };
+            // The commit may have ended before its pieces did.
+            let _ = send.blocking_send(last);
+        });
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Next, Broken> {
+        let pieces = self.pieces.as_mut().expect("open comes before next");
+        match pieces.recv().await {
+            Some(next) => next,
+            None => Err(Broken::GaveUp(Box::new(
+                Failure::new(Code::Internal, "this is a bug in epochlog, the epoch was NOT committed")
+                    .what(self.what.clone())
+                    .why("the splitter ended early")
+                    .fix("please report it")
+                    .committed(Certainty::No),
+            ))),
+        }
+    }
+}
+
+/// Sends all pieces; the root at the end, or nothing when nobody takes them any more.
+fn split(
+    dir: &std::path::Path,
+    plan: &Plan,
+    opening: &Opening,
+    send: &mpsc::Sender<Result<Next, Broken>>,
+) -> Result<Option<Digest>, checkpoint::split::SplitError> {
+    let known: BTreeMap<&[u8], Digest> = opening
+        .hints
+        .iter()
+        .filter_map(|(file, digest)| Some((plan.entries.get(*file as usize)?.path.as_bytes(), *digest)))
+        .collect();
+    let previous = |entry: &PlanEntry| known.get(entry.path.as_bytes()).copied();
+    let mut splitter = Splitter::new(dir, plan, opening.chunk_bytes, &opening.coverage, &previous)?;
+    for piece in splitter.by_ref() {
+        if send.blocking_send(Ok(Next::Piece(piece?))).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(splitter.finish()?.root()))
+}
+
+/// A client that reads the directory and streams its pieces.
+pub struct Remote {
+    requests: Streaming<pb::CommitRequest>,
+    replies: Replies,
+    pages_left: u32,
+    page: u32,
+}
+
+impl Remote {
+    /// The rest of a call whose Start announced so many pages.
+    pub fn new(requests: Streaming<pb::CommitRequest>, plan_pages: u32, replies: Replies) -> Remote {
+        Remote { requests, replies, pages_left: plan_pages, page: 0 }
+    }
+
+    async fn request(&mut self) -> Result<Request, Broken> {
+        match self.requests.message().await {
+            Ok(Some(pb::CommitRequest { kind: Some(kind) })) => Ok(kind),
+            Ok(Some(pb::CommitRequest { kind: None })) => Err(refused("a message without content")),
+            Ok(None) | Err(_) => Err(Broken::Gone),
+        }
+    }
+}
+
+fn refused(why: &str) -> Broken {
+    Broken::GaveUp(Box::new(
+        Failure::new(Code::Refused, "refused, the epoch was NOT committed")
+            .what("commit over a stream")
+            .why(why)
+            .fix("send Start, all plan pages, then pieces and one Seal")
+            .committed(Certainty::No),
+    ))
+}
+
+fn give_up(give_up: pb::GiveUp) -> Broken {
+    let failure = give_up.why.map(Failure::from_pb);
+    let failure = failure.unwrap_or_else(|| Failure::new(Code::SourceChanged, "the source changed"));
+    Broken::GaveUp(Box::new(failure.committed(Certainty::No)))
+}
+
+impl Origin for Remote {
+    async fn page(&mut self) -> Result<Option<Vec<PlanEntry>>, Broken> {
+        if self.pages_left == 0 {
+            return Ok(None);
+        }
+        let page = match self.request().await? {
+            Request::Page(page) => page,
+            Request::GiveUp(why) => return Err(give_up(why)),
+            _ => return Err(refused("the plan is not complete")),
+        };
+        if page.page != self.page {
+            return Err(refused("the pages of the plan are not in order"));
+        }
+        self.page += 1;
+        self.pages_left -= 1;
+        let entries: Result<Vec<_>, _> = page.entries.into_iter().map(wire::from_plan_entry).collect();
+        entries.map(Some).map_err(|why| refused(&why))
+    }
+
+    async fn open(&mut self, opening: Opening) -> Result<(), Broken> {
+        if opening.silent {
+            return Ok(());
+        }
+        let known: Vec<pb::KnownFile> = opening
+            .hints
+            .iter()
+            .map(|(file, digest)| pb::KnownFile { file: *file, digest: wire::digest(digest) })
+            .collect();
+        for files in known.chunks(HINTS_A_MESSAGE) {
+            self.replies.send(Reply::Hints(pb::Hints { files: files.to_vec() })).await;
+        }
+        match self.replies.send(Reply::Opened(opened(&opening))).await {
+            true => Ok(()),
+            false => Err(Broken::Gone),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Next, Broken> {
+        match self.request().await? {
+            Request::Piece(piece) => wire::from_piece(piece).map(Next::Piece).map_err(|why| refused(&why)),
+            Request::Seal(seal) => {
+                Digest::from_slice(&seal.root).map(Next::Seal).ok_or_else(|| refused("a root has 32 bytes"))
+            }
+            Request::GiveUp(why) => Err(give_up(why)),
+            Request::Start(_) | Request::Page(_) => Err(refused("pieces were expected")),
+        }
+    }
+}
+
+fn opened(opening: &Opening) -> pb::Opened {
+    pb::Opened {
+        attempt: opening.attempt,
+        epoch: opening.epoch,
+        token: opening.token,
+        chunk_bytes: opening.chunk_bytes,
+        resumed: opening.resumed,
+        covered: Some(wire::covered(&opening.coverage)),
+    }
+}

@@ -1,0 +1,114 @@
+//! How a replica is set up, and what that means for openraft.
+
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+
+/// Bytes of proposals that a node keeps unanswered, whatever their origin.
+pub const PROPOSAL_BYTES: usize = 48 << 20;
+/// Bytes of entries that a node takes from append streams before they are answered.
+pub const APPEND_BYTES: usize = 32 << 20;
+/// The largest message that a node takes from a peer, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// HTTP/2 flow control window of a peer connection, in bytes.
+pub const WINDOW_BYTES: u32 = 8 << 20;
+
+/// Settings of one replica.
+#[derive(Debug, Clone)]
+pub struct ReplicaConfig {
+    /// This node's id; the same as the log's owner.
+    pub node: u64,
+    /// Random id of this node's data folder; the same as the log's owner.
+    pub incarnation: [u8; 16],
+    /// Name of the cluster: nodes of another name are refused.
+    pub cluster_name: String,
+    /// The Raft group; always `main` so far.
+    pub group: String,
+    /// Members of a new cluster and the addresses (`host:port`) at which they are reached, this
+    /// node included. Used once, when all of them are empty; and to reach members before the log says more.
+    pub members: Vec<(u64, String)>,
+    /// Heartbeat interval. Must be longer than the log's queue takes to drain.
+    pub heartbeat: Duration,
+    /// Range from which election timeouts are drawn.
+    pub election_timeout: (Duration, Duration),
+    /// How long connecting to a peer may take.
+    pub connect_timeout: Duration,
+    /// A bulk stream with unanswered entries and no answer for so long is cut.
+    pub append_stall: Duration,
+    /// Proposals of which none was answered for so long are given up as unknown.
+    pub answer_stall: Duration,
+    /// How long a proposal or read looks for a leader before it is unavailable.
+    pub leader_patience: Duration,
+    /// How often a leader writes log time while attempts are open.
+    pub tick: Duration,
+}
+
+impl ReplicaConfig {
+    /// Settings with the project's defaults: heartbeat 500 ms, elections after 3 to 6 s.
+    pub fn new(node: u64, incarnation: [u8; 16], cluster_name: &str, members: Vec<(u64, String)>) -> Self {
+        ReplicaConfig {
+            node,
+            incarnation,
+            cluster_name: cluster_name.to_owned(),
+            group: "main".to_owned(),
+            members,
+            heartbeat: Duration::from_millis(500),
+            election_timeout: (Duration::from_secs(3), Duration::from_secs(6)),
+            connect_timeout: Duration::from_secs(2),
+            append_stall: Duration::from_secs(10),
+            answer_stall: Duration::from_secs(15),
+            leader_patience: Duration::from_secs(10),
+            tick: Duration::from_secs(5),
+        }
+    }
+
+    /// openraft's settings.
+    ///
+    /// # Errors
+    /// Times that do not fit together, in words.
+    pub(crate) fn openraft(&self) -> Result<Config, String> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: self.cluster_name.clone(),
+            heartbeat_interval: ms(self.heartbeat),
+            election_timeout_min: ms(self.election_timeout.0),
+            election_timeout_max: ms(self.election_timeout.1),
+            // A record may be 4 MiB: batches are bounded in bytes (1 MiB per request), these only
+            // keep the number of entries per request and per append small.
+            max_payload_entries: 64,
+            max_append_entries: Some(16),
+            api_channel_size: Some(1024),
+            // Nothing is purged in this version, and never by openraft on its own.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            replication_lag_threshold: u64::MAX,
+            install_snapshot_timeout: 30_000,
+            enable_pre_vote: Some(true),
+            broadcast_submitted_on_append: Some(true),
+            enable_leader_restore: Some(false),
+            allow_log_reversion: Some(false),
+            ..Config::default()
+        };
+        config.validate().map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_never_purge() {
+        let config = ReplicaConfig::new(1, [0; 16], "c", vec![]).openraft().unwrap();
+        assert_eq!(config.snapshot_policy, SnapshotPolicy::Never);
+        assert_eq!(config.max_in_snapshot_log_to_keep, u64::MAX);
+        assert_eq!(config.enable_pre_vote, Some(true));
+    }
+
+    #[test]
+    fn an_election_faster_than_the_heartbeat_is_refused() {
+        let mut config = ReplicaConfig::new(1, [0; 16], "c", vec![]);
+        config.election_timeout = (Duration::from_millis(100), Duration::from_millis(200));
+        assert!(config.openraft().is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! Who is who: the header of every peer call and the guard that checks it.
+//!
+//! A node id holds one log for ever. The log says which incarnation (random, one per data folder)
+//! belongs to which id; a node whose folder was wiped has another one and is refused by everybody,
+//! in both directions: it must not accept appends meant for its former self, or the quorum that
+//! once held a record would no longer hold it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use nativelog::machine::Machine;
+use prost::Message;
+use tonic::Status;
+use tonic::metadata::{BinaryMetadataValue, MetadataMap};
+
+use crate::config::ReplicaConfig;
+use crate::proto::PeerHeader;
+
+/// Metadata key of the header.
+const KEY: &str = "epochlog-peer-bin";
+/// A refused peer is logged once in this time.
+const REFUSAL_LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// What this node is and what the log says about everybody.
+pub struct Known {
+    node: u64,
+    incarnation: [u8; 16],
+    group: String,
+    cluster_name: String,
+    from_log: RwLock<FromLog>,
+    refused: Mutex<HashMap<(u64, Trouble), Instant>>,
+}
+
+#[derive(Default, Clone)]
+struct FromLog {
+    cluster: Option<[u8; 16]>,
+    incarnations: BTreeMap<u64, [u8; 16]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Trouble {
+    Header,
+    Group,
+    Cluster,
+    Target,
+    Incarnation,
+}
+
+/// How strictly a call is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Incarnations must be the ones in the log.
+    Full,
+    /// The call only asks who is there: any incarnation may ask and be asked.
+    Introduction,
+}
+
+impl Known {
+    /// Nothing is known from the log yet.
+    pub fn new(config: &ReplicaConfig) -> Arc<Known> {
+        Arc::new(Known {
+            node: config.node,
+            incarnation: config.incarnation,
+            group: config.group.clone(),
+            cluster_name: config.cluster_name.clone(),
+            from_log: RwLock::default(),
+            refused: Mutex::default(),
+        })
+    }
+
+    /// Takes cluster and incarnations from the ledger; called at start and after Genesis and Join.
+    pub fn refresh(&self, machine: &Machine) {
+        let from_log = {
+            let ledger = machine.ledger();
+            FromLog { cluster: ledger.cluster(), incarnations: ledger.members().collect() }
+        };
+        *self.from_log.write().unwrap_or_else(PoisonError::into_inner) = from_log;
+    }
+
+    fn from_log(&self) -> FromLog {
+        self.from_log.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// This node's incarnation.
+    pub fn incarnation(&self) -> [u8; 16] {
+        self.incarnation
+    }
+
+    /// The cluster's uuid, once the log says it.
+    pub fn cluster(&self) -> Option<[u8; 16]> {
+        self.from_log.read().unwrap_or_else(PoisonError::into_inner).cluster
+    }
+
+    /// The incarnation that the log knows for `node`.
+    pub fn incarnation_of(&self, node: u64) -> Option<[u8; 16]> {
+        self.from_log.read().unwrap_or_else(PoisonError::into_inner).incarnations.get(&node).copied()
+    }
+
+    /// Puts the header for a call to `to` into `metadata`.
+    pub fn stamp(&self, to: u64, check: Check, metadata: &mut MetadataMap) {
+        let from_log = self.from_log();
+        let expected = from_log.incarnations.get(&to).filter(|_| check == Check::Full);
+        let header = PeerHeader {
+            group: self.group.clone(),
+            cluster_name: self.cluster_name.clone(),
+            cluster: from_log.cluster.map(|id| id.to_vec().into()).unwrap_or_default(),
+            from: self.node,
+            from_incarnation: self.incarnation.to_vec().into(),
+            to,
+            to_incarnation: expected.map(|id| id.to_vec().into()).unwrap_or_default(),
+        };
+        metadata.insert_bin(KEY, BinaryMetadataValue::from_bytes(&header.encode_to_vec()));
+    }
+
+    /// Checks the header of an incoming call and says who calls.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` with the reason in words; logged once per peer and minute.
+    pub fn admit(&self, metadata: &MetadataMap, check: Check) -> Result<u64, Status> {
+        let header = match read_header(metadata) {
+            Ok(header) => header,
+            Err(why) => return Err(self.refuse(0, Trouble::Header, why)),
+        };
+        match self.judge(&header, check) {
+            Ok(()) => Ok(header.from),
+            Err((trouble, why)) => Err(self.refuse(header.from, trouble, why)),
+        }
+    }
+
+    fn judge(&self, header: &PeerHeader, check: Check) -> Result<(), (Trouble, String)> {
+        let (me, from) = (self.node, header.from);
+        if header.group != self.group {
+            return Err((Trouble::Group, format!("node {me} has no group {:?}", header.group)));
+        }
+        if header.cluster_name != self.cluster_name {
+            let why = format!(
+                "node {me} belongs to cluster {:?}, not {:?}",
+                self.cluster_name, header.cluster_name
+            );
+            return Err((Trouble::Cluster, why));
+        }
+        let from_log = self.from_log();
+        if let Some(mine) = from_log.cluster
+            && !header.cluster.is_empty()
+            && header.cluster[..] != mine
+        {
+            let why = format!(
+                "node {me} belongs to the cluster with uuid {}, node {from} to another one of the same name with uuid {}",
+                hex(&mine),
+                hex(&header.cluster)
+            );
+            return Err((Trouble::Cluster, why));
+        }
+        if header.to != me {
+            return Err((
+                Trouble::Target,
+                format!("this is node {me}, not node {}: check the addresses", header.to),
+            ));
+        }
+        if check == Check::Introduction {
+            return Ok(());
+        }
+        if !header.to_incarnation.is_empty() && header.to_incarnation[..] != self.incarnation {
+            return Err((Trouble::Incarnation, wiped(me, &header.to_incarnation, &self.incarnation)));
+        }
+        match from_log.incarnations.get(&from) {
+            Some(known) if header.from_incarnation[..] != *known => {
+                Err((Trouble::Incarnation, wiped(from, known, &header.from_incarnation)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse(&self, from: u64, trouble: Trouble, why: String) -> Status {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let due =
+            refused.get(&(from, trouble)).is_none_or(|last| now.duration_since(*last) >= REFUSAL_LOG_EVERY);
+        // Node ids in a header are whatever a stranger wrote: keep the memory of them bounded.
+        if due && refused.len() >= 256 {
+            refused.clear();
+        }
+        if due {
+            refused.insert((from, trouble), now);
+            tracing::warn!(node = self.node, from, why, "a peer call is refused");
+        }
+        Status::failed_precondition(why)
+    }
+}
+
+fn read_header(metadata: &MetadataMap) -> Result<PeerHeader, String> {
+    let value = metadata.get_bin(KEY).ok_or("a peer call without its header")?;
+    let bytes = value.to_bytes().map_err(|e| format!("the header of a peer call: {e}"))?;
+    PeerHeader::decode(bytes).map_err(|e| format!("the header of a peer call: {e}"))
+}
+
+fn wiped(node: u64, known: &[u8], found: &[u8]) -> String {
+    format!(
+        "node {node} is known with incarnation {}, this one is {}: its data folder was wiped; join it under a new id",
+        hex(known),
+        hex(found)
+    )
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        use std::fmt::Write;
+        write!(text, "{byte:02x}").expect("writing to a String never fails");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(node: u64, name: &str) -> Arc<Known> {
+        Known::new(&ReplicaConfig::new(node, [node as u8; 16], name, vec![]))
+    }
+
+    fn call(from: &Known, to: u64, check: Check) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        from.stamp(to, check, &mut metadata);
+        metadata
+    }
+
+    fn learn(known: &Known, cluster: u8, incarnations: &[(u64, u8)]) {
+        let incarnations = incarnations.iter().map(|(node, byte)| (*node, [*byte; 16])).collect();
+        *known.from_log.write().unwrap() = FromLog { cluster: Some([cluster; 16]), incarnations };
+    }
+
+    #[test]
+    fn strangers_may_call_while_nothing_is_known() {
+        assert_eq!(known(2, "c").admit(&call(&known(1, "c"), 2, Check::Full), Check::Full).unwrap(), 1);
+    }
+
+    #[test]
+    fn another_cluster_group_or_target_is_refused() {
+        let two = known(2, "c");
+        let other = two.admit(&call(&known(1, "d"), 2, Check::Full), Check::Full).unwrap_err();
+        assert!(other.message().contains("cluster"), "{other}");
+        let target = two.admit(&call(&known(1, "c"), 3, Check::Full), Check::Full).unwrap_err();
+        assert!(target.message().contains("this is node 2"), "{target}");
+        let (one, two) = (known(1, "c"), known(2, "c"));
+        learn(&one, 7, &[]);
+        learn(&two, 8, &[]);
+        let uuid = two.admit(&call(&one, 2, Check::Introduction), Check::Introduction).unwrap_err();
+        assert!(uuid.message().contains("uuid"), "{uuid}");
+        assert!(two.admit(&MetadataMap::new(), Check::Full).is_err());
+    }
+
+    #[test]
+    fn a_wiped_node_is_refused_in_both_directions() {
+        let (one, two) = (known(1, "c"), known(2, "c"));
+        learn(&one, 7, &[(1, 1), (2, 99)]);
+        let target = two.admit(&call(&one, 2, Check::Full), Check::Full).unwrap_err();
+        assert!(target.message().contains("join it under a new id"), "{target}");
+        assert_eq!(target.code(), tonic::Code::FailedPrecondition);
+        let source = one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap_err();
+        assert!(source.message().contains("node 2 is known with incarnation 6363"), "{source}");
+        assert!(one.admit(&call(&two, 1, Check::Introduction), Check::Introduction).is_ok());
+    }
+}

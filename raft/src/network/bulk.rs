@@ -1,0 +1,146 @@
+//! The bulk connection: openraft's append stream as a bidirectional tonic stream.
+//!
+//! Requests leave as fast as the windows allow, answers come in order when the follower has
+//! flushed. There is no deadline on the stream: a stream that has something unanswered and hears
+//! nothing for [`Peers::append_stall`](super::peers::Peers::append_stall) is cut. A hung follower
+//! would otherwise hold back the log for ever (a dead one does not).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::RPCError;
+use openraft::network::{NetStreamAppend, RPCOption};
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Network, control, convert, unreachable};
+use crate::identity::Check;
+use crate::network::peers::Lane;
+use crate::types::TypeConfig;
+
+type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+type Opening<'s> = futures::future::BoxFuture<'s, Result<Answers<'s>, RPCError<TypeConfig>>>;
+
+/// Requests of up to 1 MiB between openraft and the connection.
+const AHEAD: usize = 2;
+
+impl NetStreamAppend<TypeConfig> for Network {
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> Opening<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        if self.heartbeats { self.heartbeat_each(input, option) } else { Box::pin(self.open(input)) }
+    }
+}
+
+impl Network {
+    /// Heartbeats come one at a time. openraft bounds each by the heartbeat interval itself.
+    fn heartbeat_each<'s, S>(&'s mut self, input: S, option: RPCOption) -> Opening<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let network: &'s Network = self;
+        let answers = input.then(move |request| control::heartbeat(network, request, option.hard_ttl()));
+        Box::pin(async move { Ok(answers.boxed()) })
+    }
+
+    async fn open<'s, S>(&'s mut self, input: S) -> Result<Answers<'s>, RPCError<TypeConfig>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let target = self.target;
+        let failed = |status: Status| unreachable(target, &status);
+        let mut client = self.peers.client(target, &self.address, Lane::Bulk, Check::Full).map_err(failed)?;
+        let sent = Arc::new(AtomicU64::new(0));
+        let (requests, outgoing) = mpsc::channel(AHEAD);
+        let pump = Pump::start(input, requests, sent.clone());
+        let opening = client.stream_append(ReceiverStream::new(outgoing));
+        // Connecting has its own timeout; a peer that takes the connection and no call is hung.
+        let patience = self.peers.connect_timeout() + self.peers.append_stall();
+        let opened = tokio::time::timeout(patience, opening).await;
+        let replies = opened
+            .map_err(|_| failed(Status::deadline_exceeded("the append stream does not open")))?
+            .map_err(failed)?
+            .into_inner();
+        let stall = self.peers.append_stall();
+        let state = Reading { replies, pump, sent, answered: 0, done: false };
+        Ok(futures::stream::unfold(state, move |mut state| async move {
+            if state.done {
+                return None;
+            }
+            let next = state.next(stall).await?;
+            let next = next.map_err(|status| unreachable(target, &status));
+            state.done = !matches!(next, Ok(Ok(_)));
+            Some((next, state))
+        })
+        .boxed())
+    }
+}
+
+/// Moves requests from openraft to the connection. Ends, and lets go of openraft's stream, as soon
+/// as it is dropped: the next stream waits for that.
+struct Pump(tokio::task::JoinHandle<()>);
+
+impl Pump {
+    fn start<S>(
+        mut input: S,
+        requests: mpsc::Sender<crate::proto::AppendRequest>,
+        sent: Arc<AtomicU64>,
+    ) -> Pump
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        Pump(tokio::spawn(async move {
+            while let Some(request) = input.next().await {
+                sent.fetch_add(1, Ordering::Relaxed);
+                if requests.send(convert::put_append(request)).await.is_err() {
+                    break;
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Reading {
+    replies: tonic::Streaming<crate::proto::AppendReply>,
+    #[expect(dead_code, reason = "dropping it ends the pump")]
+    pump: Pump,
+    sent: Arc<AtomicU64>,
+    answered: u64,
+    done: bool,
+}
+
+impl Reading {
+    /// The next answer. Silence is fine while nothing is outstanding.
+    async fn next(
+        &mut self,
+        stall: std::time::Duration,
+    ) -> Option<Result<StreamAppendResult<TypeConfig>, Status>> {
+        loop {
+            let outstanding = self.sent.load(Ordering::Relaxed) > self.answered;
+            match tokio::time::timeout(stall, self.replies.message()).await {
+                Ok(Ok(Some(reply))) => {
+                    self.answered += 1;
+                    return Some(convert::take_appended(&reply).map_err(Status::data_loss));
+                }
+                Ok(Ok(None)) => return None,
+                Ok(Err(status)) => return Some(Err(status)),
+                Err(_) if outstanding => {
+                    let why = format!("entries are outstanding and there was no answer for {stall:?}");
+                    return Some(Err(Status::deadline_exceeded(why)));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The control connection: votes, pre-votes, leadership transfer; heartbeats are in [`super::bulk`]'s
+//! sibling [`heartbeat`]. Every call ends within the time that openraft gives it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{NetSnapshot, NetTransferLeader, NetVote, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use tonic::{Response, Status};
+
+use super::{Network, convert, unreachable};
+use crate::identity::Check;
+use crate::network::peers::{Client, Lane};
+use crate::snapshot::{SnapshotData, unsupported};
+use crate::types::{Lead, RaftVote, TypeConfig};
+
+type Failed = RPCError<TypeConfig>;
+
+impl Network {
+    fn control(&self) -> Result<Client, Failed> {
+        let client = self.peers.client(self.target, &self.address, Lane::Control, Check::Full);
+        client.map_err(|status| unreachable(self.target, &status))
+    }
+
+    async fn within<T>(
+        &self,
+        time: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failed> {
+        match tokio::time::timeout(time, call).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(unreachable(self.target, &status)),
+            Err(_) => {
+                Err(unreachable(self.target, &Status::deadline_exceeded(format!("no answer for {time:?}"))))
+            }
+        }
+    }
+
+    fn read<T>(&self, decoded: Result<T, String>) -> Result<T, Failed> {
+        decoded.map_err(|why| unreachable(self.target, &Status::data_loss(why)))
+    }
+}
+
+impl NetVote<TypeConfig> for Network {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Failed> {
+        let mut client = self.control()?;
+        let reply = self.within(option.soft_ttl(), client.vote(convert::put_vote_request(&rpc))).await?;
+        self.read(convert::take_voted(&reply))
+    }
+
+    /// openraft's default grants; a peer that cannot be reached is an error here and grants nothing.
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Failed> {
+        let mut client = self.control()?;
+        let reply = self.within(option.soft_ttl(), client.pre_vote(convert::put_vote_request(&rpc))).await?;
+        self.read(convert::take_voted(&reply))
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for Network {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Failed> {
+        let mut client = self.control()?;
+        let reply =
+            self.within(option.soft_ttl(), client.transfer_leader(convert::put_transfer(&req))).await?;
+        self.read(convert::take_transferred(&reply))
+    }
+}
+
+impl NetSnapshot<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    /// Never asked for in this version; see [`crate::snapshot`].
+    async fn full_snapshot(
+        &mut self,
+        _vote: RaftVote,
+        _snapshot: Snapshot<Lead, u64, openraft::BasicNode, SnapshotData>,
+        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        Err(StreamingError::Unreachable(Unreachable::from_string(unsupported())))
+    }
+}
+
+/// One heartbeat: an append request without entries, as a call of its own on the control connection.
+pub async fn heartbeat(
+    network: &Network,
+    request: AppendEntriesRequest<TypeConfig>,
+    time: Duration,
+) -> Result<StreamAppendResult<TypeConfig>, Failed> {
+    let mut client = network.control()?;
+    let reply = network.within(time, client.heartbeat(convert::put_append(request))).await?;
+    network.read(convert::take_appended(&reply))
+}

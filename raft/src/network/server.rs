@@ -1,0 +1,319 @@
+//! The receiving side of every peer call.
+//!
+//! Every call is first checked by [`Known::admit`](crate::identity::Known::admit). Entries are
+//! checked before openraft sees them: shape, limits, payload length and digests. What does not pass
+//! is an RPC error to the leader, never an entry of this log.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{Stream, StreamExt};
+use nativelog::shape::check_shape;
+use openraft::EntryPayload;
+use openraft::raft::AppendEntriesRequest;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use crate::config::{APPEND_BYTES, MESSAGE_BYTES_MAX};
+use crate::error::ProposeError;
+use crate::identity::Check;
+use crate::leader::Leadership;
+use crate::propose::{self, Answer, Proposal};
+use crate::proto::{self, peer_server};
+use crate::replica::Inner;
+use crate::types::{Command, TypeConfig};
+use crate::{read, status};
+
+type Reply<T> = Result<Response<T>, Status>;
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Requests between the connection and openraft; their bytes are bounded by permits.
+const AHEAD: usize = 4;
+
+/// What peers may call.
+pub struct PeerService {
+    inner: Arc<Inner>,
+}
+
+/// The service of one replica.
+pub(crate) fn service(inner: Arc<Inner>) -> peer_server::PeerServer<PeerService> {
+    peer_server::PeerServer::new(PeerService { inner })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+impl PeerService {
+    fn admit<T>(&self, request: &Request<T>, check: Check) -> Result<u64, Status> {
+        self.inner.known.admit(request.metadata(), check)
+    }
+
+    /// The leadership that proposals from elsewhere go to.
+    async fn leadership(&self) -> Result<Arc<Leadership>, ProposeError> {
+        self.inner.running()?;
+        let leadership = self.inner.leadership.borrow().clone();
+        let leadership = leadership.ok_or_else(|| ProposeError::unavailable("this node does not lead"))?;
+        if leadership.wait_ready(self.inner.config.election_timeout.1).await {
+            return Ok(leadership);
+        }
+        Err(ProposeError::unavailable("this leader is not ready"))
+    }
+}
+
+fn bad(why: String) -> Status {
+    Status::invalid_argument(why)
+}
+
+fn failed(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for PeerService {
+    async fn hello(&self, request: Request<proto::HelloRequest>) -> Reply<proto::HelloReply> {
+        self.admit(&request, Check::Introduction)?;
+        Ok(Response::new(self.inner.hello()))
+    }
+
+    async fn vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
+        self.admit(&request, Check::Full)?;
+        let request = convert::take_vote_request(request.get_ref()).map_err(bad)?;
+        let reply = self.inner.raft.vote(request).await.map_err(failed)?;
+        Ok(Response::new(convert::put_voted(&reply)))
+    }
+
+    async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
+        self.admit(&request, Check::Full)?;
+        let request = convert::take_vote_request(request.get_ref()).map_err(bad)?;
+        let reply = self.inner.raft.pre_vote(request).await.map_err(failed)?;
+        Ok(Response::new(convert::put_voted(&reply)))
+    }
+
+    async fn heartbeat(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
+        self.admit(&request, Check::Full)?;
+        let request = convert::take_append(request.into_inner()).map_err(bad)?;
+        if !request.entries.is_empty() {
+            return Err(bad("a heartbeat with entries".into()));
+        }
+        let previous = request.prev_log_id;
+        let reply = self.inner.raft.append_entries(request).await.map_err(failed)?;
+        Ok(Response::new(convert::put_appended(&reply.into_stream_result(previous, previous))))
+    }
+
+    async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
+        self.admit(&request, Check::Full)?;
+        let request = convert::take_transfer(request.get_ref()).map_err(bad)?;
+        let reply = self.inner.raft.handle_transfer_leader(request).await.map_err(failed)?;
+        Ok(Response::new(convert::put_transferred(&reply)))
+    }
+
+    type StreamAppendStream = Replies<proto::AppendReply>;
+
+    async fn stream_append(
+        &self,
+        request: Request<Streaming<proto::AppendRequest>>,
+    ) -> Reply<Self::StreamAppendStream> {
+        let from = self.admit(&request, Check::Full)?;
+        let replies = append_replies(self.inner.clone(), from, request.into_inner());
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn propose(&self, request: Request<proto::ProposeRequest>) -> Reply<proto::ProposeReply> {
+        self.admit(&request, Check::Full)?;
+        let request = request.into_inner();
+        let seq = request.seq;
+        let record = propose::decode_request(request).map_err(bad)?;
+        let outcome = async {
+            let leadership = self.leadership().await?;
+            let _permit = propose::permit(&self.inner, &record).await?;
+            propose::propose_tied(&self.inner, &leadership, &record).await
+        };
+        Ok(Response::new(propose::encode_reply(seq, outcome.await)))
+    }
+
+    type ProposeStreamStream = Replies<proto::ProposeReply>;
+
+    async fn propose_stream(
+        &self,
+        request: Request<Streaming<proto::ProposeRequest>>,
+    ) -> Reply<Self::ProposeStreamStream> {
+        self.admit(&request, Check::Full)?;
+        let leadership = self.leadership().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let replies = propose_replies(self.inner.clone(), leadership, request.into_inner());
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn read_index(&self, request: Request<proto::ReadIndexRequest>) -> Reply<proto::ReadIndexReply> {
+        self.admit(&request, Check::Full)?;
+        let at =
+            read::read_index(&self.inner).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(proto::ReadIndexReply { position: Some(convert::position(at)) }))
+    }
+
+    async fn status(&self, request: Request<proto::StatusRequest>) -> Reply<proto::StatusReply> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(status::to_proto(self.inner.status())))
+    }
+}
+
+/// A task that ends with its owner.
+struct Owned(tokio::task::JoinHandle<()>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the reading half of an append stream shares with the answering half.
+#[derive(Default)]
+struct Ingress {
+    /// Room that unanswered requests hold, oldest first.
+    held: VecDeque<OwnedSemaphorePermit>,
+    /// Why the reading half stopped, if not because the leader did.
+    refusal: Option<Status>,
+}
+
+/// Feeds an append stream to openraft and answers in order. Ends after the first answer that is
+/// not a match, and with the refusal when a request does not pass the ingress.
+fn append_replies(
+    inner: Arc<Inner>,
+    from: u64,
+    requests: Streaming<proto::AppendRequest>,
+) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send {
+    let shared = Arc::new(Mutex::new(Ingress::default()));
+    let (entries, taken) = mpsc::channel(AHEAD);
+    let raft = inner.raft.clone();
+    let reader = Owned(tokio::spawn(read_appends(inner, from, requests, entries, shared.clone())));
+    async_stream::stream! {
+        let _reader = reader;
+        let mut answers = std::pin::pin!(raft.stream_append(ReceiverStream::new(taken)));
+        while let Some(answer) = answers.next().await {
+            shared.lock().unwrap_or_else(PoisonError::into_inner).held.pop_front();
+            match answer {
+                Ok(result) => {
+                    yield Ok(convert::put_appended(&result));
+                    if result.is_err() {
+                        return;
+                    }
+                }
+                Err(fatal) => {
+                    yield Err(failed(fatal));
+                    return;
+                }
+            }
+        }
+        let refusal = shared.lock().unwrap_or_else(PoisonError::into_inner).refusal.take();
+        if let Some(refusal) = refusal {
+            yield Err(refusal);
+        }
+    }
+}
+
+async fn read_appends(
+    inner: Arc<Inner>,
+    from: u64,
+    mut requests: Streaming<proto::AppendRequest>,
+    entries: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+    shared: Arc<Mutex<Ingress>>,
+) {
+    let refusal = loop {
+        match requests.message().await {
+            Ok(None) => break None,
+            Err(status) => break Some(status),
+            Ok(Some(request)) => match ingress(&inner, request).await {
+                Err(status) => {
+                    tracing::error!(
+                        node = inner.config.node,
+                        from,
+                        why = status.message(),
+                        "entries are refused"
+                    );
+                    break Some(status);
+                }
+                Ok((request, permit)) => {
+                    shared.lock().unwrap_or_else(PoisonError::into_inner).held.push_back(permit);
+                    if entries.send(request).await.is_err() {
+                        break None;
+                    }
+                }
+            },
+        }
+    };
+    // Set before `entries` is dropped, which is what ends the answers.
+    shared.lock().unwrap_or_else(PoisonError::into_inner).refusal = refusal;
+}
+
+/// Decodes and checks one request and makes room for its bytes.
+async fn ingress(
+    inner: &Inner,
+    request: proto::AppendRequest,
+) -> Result<(AppendEntriesRequest<TypeConfig>, OwnedSemaphorePermit), Status> {
+    let request = convert::take_append(request).map_err(bad)?;
+    let mut bytes = 0u64;
+    for entry in &request.entries {
+        if let EntryPayload::Normal(Command(record)) = &entry.payload {
+            check_shape(&record.header, Some(&record.payload))
+                .map_err(|why| bad(format!("entry {}: {why}", entry.log_id.index)))?;
+            bytes += record.bytes();
+        }
+    }
+    let refusing = inner.refusing.read().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(why) = refusing.filter(|_| !request.entries.is_empty()) {
+        return Err(Status::resource_exhausted(why));
+    }
+    let bytes = u32::try_from(bytes.min(APPEND_BYTES as u64)).expect("32 MiB fits");
+    let permit = inner.append_permits.clone().acquire_many_owned(bytes).await;
+    let permit = permit.map_err(|_| Status::unavailable("this node is shutting down"))?;
+    Ok((request, permit))
+}
+
+/// Feeds proposals from elsewhere to this leadership. Ends with it.
+fn propose_replies(
+    inner: Arc<Inner>,
+    leadership: Arc<Leadership>,
+    mut requests: Streaming<proto::ProposeRequest>,
+) -> impl Stream<Item = Result<proto::ProposeReply, Status>> + Send {
+    let (intake, proposals) = mpsc::channel(1);
+    let (answers, answered) = mpsc::unbounded_channel();
+    tokio::spawn(propose::run(inner.clone(), leadership, proposals));
+    let reader = Owned(tokio::spawn(async move {
+        while let Ok(Some(request)) = requests.message().await {
+            let seq = request.seq;
+            let answers = answers.clone();
+            let record = match propose::decode_request(request) {
+                Ok(record) => record,
+                Err(why) => {
+                    let outcome = Ok((Default::default(), propose::malformed(why)));
+                    drop(answers.send(Ok(propose::encode_reply(seq, outcome))));
+                    continue;
+                }
+            };
+            let permit = tokio::select! {
+                permit = propose::permit(&inner, &record) => permit,
+                () = intake.closed() => break,
+            };
+            let permit = match permit {
+                Ok(permit) => permit,
+                Err(error) => {
+                    drop(answers.send(Ok(propose::encode_reply(seq, Err(error)))));
+                    continue;
+                }
+            };
+            let answer: Answer =
+                Box::new(move |outcome| drop(answers.send(Ok(propose::encode_reply(seq, outcome)))));
+            if intake.send(Proposal { record, permit, answer }).await.is_err() {
+                break;
+            }
+        }
+    }));
+    async_stream::stream! {
+        let _reader = reader;
+        let mut answered = UnboundedReceiverStream::new(answered);
+        while let Some(answer) = answered.next().await {
+            yield answer;
+        }
+    }
+}

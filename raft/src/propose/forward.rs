@@ -1,0 +1,208 @@
+//! Proposals to a leader elsewhere, over the forward connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::Stream;
+use nativelog::ledger::Verdict;
+use nativelog::record::{LogRecord, proto as record_proto};
+use openraft::async_runtime::watch::WatchReceiver;
+use prost::Message;
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+use super::{Outcome, Proposal, ProposalStream, QUEUE};
+use crate::error::ProposeError;
+use crate::identity::Check;
+use crate::network::convert::{from_position, position, put_record, take_record};
+use crate::network::peers::{Lane, never_sent};
+use crate::proto;
+use crate::replica::Inner;
+
+fn encode_request(seq: u64, record: &LogRecord) -> proto::ProposeRequest {
+    let proto::Record { header, payload } = put_record(record);
+    proto::ProposeRequest { seq, header, payload }
+}
+
+/// The record of a request from another node.
+pub(crate) fn decode_request(request: proto::ProposeRequest) -> Result<LogRecord, String> {
+    take_record(&request.header, request.payload)
+}
+
+/// The answer to a request of another node.
+pub(crate) fn encode_reply(seq: u64, outcome: Outcome) -> proto::ProposeReply {
+    use proto::FailureClass as Class;
+    use proto::propose_reply::Outcome as Out;
+    let failed = |class: Class, why: String| Out::Failed(proto::Failed { class: class.into(), why });
+    let outcome = match outcome {
+        Ok((id, verdict)) => Out::Decided(proto::Decided {
+            position: (id != Default::default()).then(|| position(id)),
+            verdict: verdict.to_proto().encode_to_vec().into(),
+        }),
+        Err(ProposeError::Unavailable { why }) => failed(Class::Unavailable, why),
+        Err(ProposeError::Unknown { why }) => failed(Class::Unknown, why),
+        Err(ProposeError::Fault { why }) => failed(Class::Fault, why),
+    };
+    proto::ProposeReply { seq, outcome: Some(outcome) }
+}
+
+fn decode_reply(reply: proto::ProposeReply) -> Outcome {
+    use proto::FailureClass as Class;
+    use proto::propose_reply::Outcome as Out;
+    let unreadable =
+        |why: String| ProposeError::unknown(format!("the leader's answer cannot be read: {why}"));
+    match reply.outcome {
+        None => Err(unreadable("it is empty".into())),
+        Some(Out::Decided(decided)) => {
+            let verdict =
+                record_proto::Verdict::decode(decided.verdict).map_err(|e| unreadable(e.to_string()))?;
+            let verdict = Verdict::from_proto(&verdict).map_err(|e| unreadable(e.to_string()))?;
+            Ok((decided.position.as_ref().map(from_position).unwrap_or_default(), verdict))
+        }
+        Some(Out::Failed(failed)) => Err(match failed.class() {
+            Class::Unavailable => ProposeError::unavailable(failed.why),
+            // The leader stops, this node does not: whether the record is in the log is open.
+            Class::Unknown | Class::Fault | Class::Unspecified => ProposeError::unknown(failed.why),
+        }),
+    }
+}
+
+/// A call that brought no answer.
+fn lost(leader: u64, status: &Status) -> ProposeError {
+    let why = format!("node {leader}, the leader: {}", status.message());
+    // `FailedPrecondition` and `InvalidArgument` come from a node that took nothing.
+    let refused = matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument);
+    if never_sent(status) || refused { ProposeError::unavailable(why) } else { ProposeError::unknown(why) }
+}
+
+/// Proposes one record to `leader`.
+pub(crate) async fn propose_once(inner: &Inner, leader: u64, record: &LogRecord) -> Outcome {
+    let client = inner.peers.member(leader, Lane::Forward, Check::Full);
+    let mut client = client.map_err(|status| ProposeError::unavailable(status.message()))?;
+    let patience = inner.config.answer_stall + inner.config.leader_patience;
+    match tokio::time::timeout(patience, client.propose(encode_request(0, record))).await {
+        Err(_) => Err(ProposeError::unknown(format!("node {leader}, the leader, does not answer"))),
+        Ok(Err(status)) => Err(lost(leader, &status)),
+        Ok(Ok(reply)) => decode_reply(reply.into_inner()),
+    }
+}
+
+/// What was sent and not answered; `None` once the stream has ended.
+struct Open(Mutex<Option<HashMap<u64, Proposal>>>);
+
+impl Open {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<HashMap<u64, Proposal>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False, and the proposal answered, when the stream has ended.
+    fn insert(&self, seq: u64, proposal: Proposal) -> bool {
+        if let Some(open) = self.lock().as_mut() {
+            open.insert(seq, proposal);
+            return true;
+        }
+        proposal.answer(Err(ProposeError::unavailable("the stream to the leader has ended")));
+        false
+    }
+
+    fn remove(&self, seq: u64) -> Option<Proposal> {
+        self.lock().as_mut()?.remove(&seq)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().as_ref().is_none_or(HashMap::is_empty)
+    }
+
+    fn end(&self, why: &str) {
+        let open = self.lock().take();
+        for (_, proposal) in open.into_iter().flatten() {
+            proposal.answer(Err(ProposeError::unknown(why)));
+        }
+    }
+}
+
+/// Opens a stream to `leader`.
+pub(crate) async fn open(inner: &Arc<Inner>, leader: u64) -> Result<ProposalStream, ProposeError> {
+    let unavailable =
+        |status: Status| ProposeError::unavailable(format!("node {leader}: {}", status.message()));
+    let mut client = inner.peers.member(leader, Lane::Forward, Check::Full).map_err(unavailable)?;
+    let (intake, proposals) = mpsc::channel(QUEUE);
+    let (over, ended) = watch::channel(false);
+    let open = Arc::new(Open(Mutex::new(Some(HashMap::new()))));
+    let opening = client.propose_stream(requests(proposals, open.clone(), ended));
+    let patience = inner.config.connect_timeout + inner.config.leader_patience;
+    // The caller has no handle yet, so that nothing was sent: no failure here leaves an outcome open.
+    let replies = tokio::time::timeout(patience, opening).await;
+    let replies = replies
+        .map_err(|_| unavailable(Status::deadline_exceeded("it takes no proposals")))?
+        .map_err(unavailable)?
+        .into_inner();
+    let listener = inner.clone();
+    tokio::spawn(async move {
+        let why = listen(&listener, leader, replies, &open).await;
+        over.send_replace(true);
+        open.end(&why);
+    });
+    Ok(ProposalStream { inner: inner.clone(), intake, leader })
+}
+
+/// Proposals as requests, taken as fast as the connection has room.
+fn requests(
+    mut intake: mpsc::Receiver<Proposal>,
+    open: Arc<Open>,
+    mut ended: watch::Receiver<bool>,
+) -> impl Stream<Item = proto::ProposeRequest> + Send + 'static {
+    async_stream::stream! {
+        let mut seq = 0;
+        loop {
+            let proposal = tokio::select! {
+                biased;
+                _ = ended.wait_for(|ended| *ended) => break,
+                proposal = intake.recv() => proposal,
+            };
+            let Some(proposal) = proposal else { break };
+            seq += 1;
+            let request = encode_request(seq, &proposal.record);
+            if !open.insert(seq, proposal) {
+                break;
+            }
+            yield request;
+        }
+    }
+}
+
+/// Hands out answers until the stream ends, and says why it ended.
+async fn listen(
+    inner: &Inner,
+    leader: u64,
+    mut replies: tonic::Streaming<proto::ProposeReply>,
+    open: &Open,
+) -> String {
+    // The leader gives up first, so that its answers arrive.
+    let stall = inner.config.answer_stall + inner.config.heartbeat;
+    let mut metrics = inner.raft.server_metrics();
+    loop {
+        let outstanding = !open.is_empty();
+        tokio::select! {
+            biased;
+            reply = replies.message() => match reply {
+                Ok(Some(reply)) => {
+                    if let Some(proposal) = open.remove(reply.seq) {
+                        proposal.answer(decode_reply(reply));
+                    }
+                }
+                Ok(None) => return format!("node {leader} leads no more"),
+                Err(status) => return format!("node {leader}, the leader: {}", status.message()),
+            },
+            changed = metrics.changed() => {
+                let now = metrics.borrow_watched().current_leader;
+                if changed.is_err() || now.is_some_and(|now| now != leader) {
+                    return "the leader has changed".into();
+                }
+            }
+            () = tokio::time::sleep(stall), if outstanding => {
+                return format!("node {leader}, the leader, does not answer");
+            }
+        }
+    }
+}

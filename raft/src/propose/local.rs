@@ -1,0 +1,314 @@
+//! Proposals at the leader.
+//!
+//! A stream keeps its order through refusals. openraft refuses writes while the leader's lease has
+//! run out, which happens to a healthy leader that is busy; and the leader's own check rejects a
+//! record that needs an earlier one of the same stream which is still on its way. A stream then
+//! goes back: it takes in nothing more, waits until everything that is out has been answered, and
+//! proposes again, in order, what was refused and what was rejected because an earlier record was
+//! missing. A rejection changes nothing, so that is safe; it is final when nothing earlier is open.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use nativelog::ledger::{NotAdmitted, Verdict};
+use nativelog::record::{LogId, LogRecord};
+use nativelog::shape::check_shape;
+use openraft::impls::ProgressResponder;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{Outcome, Proposal, malformed};
+use crate::error::{ProposeError, stopped, write_failed};
+use crate::leader::Leadership;
+use crate::replica::Inner;
+use crate::types::{Command, log_id};
+
+/// Pause before what a leader without lease refused is proposed again.
+const LEASE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What became of one attempt to write.
+enum Written {
+    Answered(Outcome),
+    /// It did not enter the log now; the same leader may take it soon.
+    Later(ProposeError),
+}
+
+/// How a record was received.
+enum Taken {
+    /// openraft has it; the answer comes.
+    Written(oneshot::Receiver<Written>),
+    /// Answered without entering the log.
+    Answered(Outcome),
+    /// The very same piece is on its way already.
+    Duplicate,
+}
+
+/// Judges `record` and hands it to openraft. Returns once it is queued.
+async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRecord) -> Taken {
+    // A payload that does not match its digest would be refused by every follower for ever.
+    if let Err(why) = check_shape(&record.header, Some(&record.payload)) {
+        return Taken::Answered(Ok((LogId::default(), malformed(why))));
+    }
+    if let Err(error) = inner.running() {
+        return Taken::Answered(Err(error));
+    }
+    let ticket = match leadership.admit(&inner.machine, record) {
+        Ok(ticket) => ticket,
+        Err(NotAdmitted::Answered(verdict)) => return Taken::Answered(Ok((LogId::default(), verdict))),
+        Err(NotAdmitted::Duplicate) => return Taken::Duplicate,
+    };
+    let (responder, answer) = ProgressResponder::complete_only();
+    let write = inner.raft.write(Command(record.clone())).with_leader(leadership.lead()).responder(responder);
+    if let Err(fatal) = write.await {
+        leadership.release(ticket);
+        return Taken::Answered(Err(stopped(&fatal)));
+    }
+    let (done, written) = oneshot::channel();
+    let (inner, leadership) = (inner.clone(), leadership.clone());
+    // A task of its own: the ticket goes back when the record is applied, whoever still waits for it.
+    tokio::spawn(async move {
+        let (ticket, result) = match answer.await {
+            Ok(Ok(response)) => {
+                (Some(ticket), Written::Answered(Ok((log_id(&response.log_id), response.data.0))))
+            }
+            Ok(Err(error)) => match write_failed(error) {
+                (error, true) => (Some(ticket), Written::Later(error)),
+                (error @ ProposeError::Unavailable { .. }, false) => {
+                    (Some(ticket), Written::Answered(Err(error)))
+                }
+                (error, false) => (None, Written::Answered(Err(error))),
+            },
+            Err(_) => {
+                let error = match inner.running() {
+                    Err(fault @ ProposeError::Fault { .. }) => fault,
+                    _ => ProposeError::unknown("the consensus ended before it answered"),
+                };
+                (None, Written::Answered(Err(error)))
+            }
+        };
+        if let Some(ticket) = ticket {
+            leadership.release(ticket);
+        }
+        drop(done.send(result));
+    });
+    Taken::Written(written)
+}
+
+async fn answer_of(written: oneshot::Receiver<Written>) -> Written {
+    let lost = || Written::Answered(Err(ProposeError::unknown("nobody waited for the answer")));
+    written.await.unwrap_or_else(|_| lost())
+}
+
+/// Proposes one record in this leadership, again and again while it lacks its lease.
+pub(crate) async fn propose_once(
+    inner: &Arc<Inner>,
+    leadership: &Arc<Leadership>,
+    record: &LogRecord,
+    until: Instant,
+) -> Outcome {
+    loop {
+        let error = match write(inner, leadership, record).await {
+            Taken::Answered(outcome) => return outcome,
+            Taken::Duplicate => ProposeError::unavailable("the same piece is on its way already"),
+            Taken::Written(written) => match settle(inner, leadership, written).await {
+                Written::Answered(outcome) => return outcome,
+                Written::Later(error) => error,
+            },
+        };
+        if Instant::now() >= until || leadership.is_over() {
+            return Err(error);
+        }
+        tokio::time::sleep(LEASE_PAUSE).await;
+    }
+}
+
+/// Proposes a record once: this crate's own (identity, log time) before the leadership is ready, and
+/// those from elsewhere, whose senders try again themselves.
+pub(crate) async fn propose_tied(
+    inner: &Arc<Inner>,
+    leadership: &Arc<Leadership>,
+    record: &LogRecord,
+) -> Outcome {
+    propose_once(inner, leadership, record, Instant::now()).await
+}
+
+async fn settle(inner: &Inner, leadership: &Leadership, written: oneshot::Receiver<Written>) -> Written {
+    let unknown = |why: &str| Written::Answered(Err(ProposeError::unknown(why)));
+    tokio::select! {
+        biased;
+        written = answer_of(written) => written,
+        () = leadership.ended() => unknown("leadership changed before the record was committed"),
+        () = tokio::time::sleep(inner.config.answer_stall) => unknown("no majority has confirmed the record in time"),
+    }
+}
+
+/// Runs one stream of proposals at the leader until it is closed or the leadership ends.
+pub(crate) async fn run(
+    inner: Arc<Inner>,
+    leadership: Arc<Leadership>,
+    mut intake: mpsc::Receiver<Proposal>,
+) {
+    let mut stream = Stream {
+        inner,
+        leadership,
+        next: 0,
+        open: BTreeMap::new(),
+        waiting: FuturesUnordered::new(),
+        again: BTreeMap::new(),
+        parked: BTreeMap::new(),
+        gap: None,
+        progress: false,
+    };
+    let ended = stream.serve(&mut intake).await;
+    intake.close();
+    let Err(why) = ended else { return };
+    // What openraft has may be in the log; what it refused or never got surely is not.
+    for (_, proposal) in std::mem::take(&mut stream.open) {
+        proposal.answer(Err(ProposeError::unknown(why)));
+    }
+    for (_, proposal) in std::mem::take(&mut stream.again) {
+        proposal.answer(Err(ProposeError::unavailable(why)));
+    }
+    for (_, (proposal, outcome)) in std::mem::take(&mut stream.parked) {
+        proposal.answer(outcome);
+    }
+    while let Some(proposal) = intake.recv().await {
+        proposal.answer(Err(ProposeError::unavailable(why)));
+    }
+}
+
+struct Stream {
+    inner: Arc<Inner>,
+    leadership: Arc<Leadership>,
+    next: u64,
+    /// Handed to openraft and not answered.
+    open: BTreeMap<u64, Proposal>,
+    waiting: FuturesUnordered<BoxFuture<'static, (u64, Written)>>,
+    /// To be proposed again, in order.
+    again: BTreeMap<u64, Proposal>,
+    /// Rejected while earlier ones are still open: if one of those is refused, these go again.
+    parked: BTreeMap<u64, (Proposal, Outcome)>,
+    /// The first one that was refused for want of a lease.
+    gap: Option<u64>,
+    /// Something entered the log since this was cleared.
+    progress: bool,
+}
+
+impl Stream {
+    /// Ok when the sender closed the stream and everything is answered.
+    async fn serve(&mut self, intake: &mut mpsc::Receiver<Proposal>) -> Result<(), &'static str> {
+        let leadership = self.leadership.clone();
+        let stall = self.inner.config.answer_stall;
+        let mut closed = false;
+        let mut heard = Instant::now();
+        let mut refused_since: Option<Instant> = None;
+        loop {
+            if self.waiting.is_empty() {
+                if self.again.is_empty() {
+                    refused_since = None;
+                    if closed {
+                        return Ok(());
+                    }
+                } else {
+                    if std::mem::take(&mut self.progress) {
+                        refused_since = None;
+                    }
+                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= self.inner.config.leader_patience {
+                        return Err("the leader has no majority");
+                    }
+                    tokio::time::sleep(LEASE_PAUSE).await;
+                    self.gap = None;
+                    for (seq, proposal) in std::mem::take(&mut self.again) {
+                        self.launch(seq, proposal).await;
+                    }
+                    heard = Instant::now();
+                    continue;
+                }
+            }
+            tokio::select! {
+                biased;
+                () = leadership.ended() => return Err("the leader has changed"),
+                Some((seq, written)) = self.waiting.next() => {
+                    heard = Instant::now();
+                    self.written(seq, written);
+                }
+                proposal = intake.recv(), if !closed && self.again.is_empty() => match proposal {
+                    None => closed = true,
+                    Some(proposal) => {
+                        if self.waiting.is_empty() {
+                            heard = Instant::now();
+                        }
+                        let seq = self.next;
+                        self.next += 1;
+                        self.launch(seq, proposal).await;
+                    }
+                },
+                () = tokio::time::sleep_until(heard + stall), if !self.waiting.is_empty() => {
+                    return Err("no majority has confirmed a record in time");
+                }
+            }
+        }
+    }
+
+    async fn launch(&mut self, seq: u64, proposal: Proposal) {
+        match write(&self.inner, &self.leadership, &proposal.record).await {
+            Taken::Written(written) => {
+                self.open.insert(seq, proposal);
+                self.waiting.push(Box::pin(async move { (seq, answer_of(written).await) }));
+            }
+            // Judged without what this stream has on its way: judged again when that has arrived.
+            Taken::Answered(Ok((_, Verdict::Rejected(_)))) if !self.open.is_empty() => {
+                self.later(seq, proposal)
+            }
+            Taken::Answered(outcome) => self.answer(seq, proposal, outcome),
+            Taken::Duplicate => self.later(seq, proposal),
+        }
+    }
+
+    fn later(&mut self, seq: u64, proposal: Proposal) {
+        self.gap = Some(self.gap.map_or(seq, |gap| gap.min(seq)));
+        self.again.insert(seq, proposal);
+    }
+
+    fn written(&mut self, seq: u64, written: Written) {
+        let Some(proposal) = self.open.remove(&seq) else { return };
+        match written {
+            Written::Later(_) => self.later(seq, proposal),
+            Written::Answered(outcome) => {
+                self.progress |= outcome.is_ok();
+                self.answer(seq, proposal, outcome);
+            }
+        }
+        self.release();
+    }
+
+    fn answer(&mut self, seq: u64, proposal: Proposal, outcome: Outcome) {
+        if matches!(outcome, Ok((_, Verdict::Rejected(_)))) {
+            self.parked.insert(seq, (proposal, outcome));
+            self.release();
+        } else {
+            proposal.answer(outcome);
+        }
+    }
+
+    /// Lets go of rejections that nothing earlier can explain any more.
+    fn release(&mut self) {
+        let first_open = self.open.keys().next().copied().unwrap_or(u64::MAX);
+        while let Some(first) = self.parked.first_entry() {
+            if *first.key() > first_open {
+                break;
+            }
+            let (seq, (proposal, outcome)) = first.remove_entry();
+            if self.gap.is_some_and(|gap| gap < seq) {
+                self.again.insert(seq, proposal);
+            } else {
+                proposal.answer(outcome);
+            }
+        }
+    }
+}

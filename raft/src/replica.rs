@@ -1,0 +1,287 @@
+//! One replica: the consensus, its log and its ledger, wired together. Start, stop, and the one
+//! path on which a fault travels.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use nativelog::machine::Machine;
+use nativelog::store::LogStore;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::{APPEND_BYTES, PROPOSAL_BYTES, ReplicaConfig};
+use crate::error::{ProposeError, StartError};
+use crate::identity::Known;
+use crate::leader::{self, Leadership};
+use crate::log_store::RaftLog;
+use crate::network::peers::Peers;
+use crate::network::server::PeerService;
+use crate::network::{Factory, server};
+use crate::state_machine::StateMachine;
+use crate::types::Raft;
+use crate::{clock, proto};
+
+/// How long a leader that shuts down waits for somebody else to lead.
+const HANDOVER: Duration = Duration::from_secs(2);
+
+/// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub config: ReplicaConfig,
+    pub raft: Raft,
+    pub log: LogStore,
+    pub machine: Arc<Machine>,
+    pub peers: Arc<Peers>,
+    pub known: Arc<Known>,
+    /// This node's leadership, while it leads.
+    pub leadership: watch::Sender<Option<Arc<Leadership>>>,
+    /// Bytes of unanswered proposals.
+    pub permits: Arc<Semaphore>,
+    /// Bytes of unanswered entries from append streams.
+    pub append_permits: Arc<Semaphore>,
+    /// Why appends are refused at the ingress at present.
+    pub refusing: RwLock<Option<String>>,
+    pub fatal: watch::Sender<Option<String>>,
+    closing: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Inner {
+    /// Ok while proposals and reads are taken.
+    pub fn running(&self) -> Result<(), ProposeError> {
+        if let Some(why) = self.fatal.borrow().as_deref() {
+            return Err(ProposeError::fault(why));
+        }
+        if *self.closing.borrow() {
+            return Err(ProposeError::unavailable("this node is shutting down"));
+        }
+        Ok(())
+    }
+
+    /// Keeps a background task until shutdown.
+    pub fn keep(&self, task: JoinHandle<()>) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    fn fail(&self, why: &str) {
+        let first = self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            if first {
+                *fatal = Some(why.to_owned());
+            }
+            first
+        });
+        if first {
+            tracing::error!(node = self.config.node, why, "this replica must stop");
+        }
+    }
+}
+
+impl Replica {
+    /// Starts the replica over an open log and machine. It takes part as soon as the node serves
+    /// [`Replica::service`]; nothing waits for that here.
+    ///
+    /// # Errors
+    /// Settings that do not fit together, a log of somebody else, storage that cannot be read.
+    pub async fn start(
+        config: ReplicaConfig,
+        log: LogStore,
+        machine: Arc<Machine>,
+    ) -> Result<Replica, StartError> {
+        let settings = config.openraft().map_err(StartError::Config)?;
+        let owner = log.owner();
+        if owner.node != config.node || owner.incarnation != config.incarnation {
+            return Err(StartError::Identity);
+        }
+        let known = Known::new(&config);
+        let peers = Peers::new(&config, known.clone());
+        let state_machine =
+            StateMachine::new(machine.clone(), known.clone()).map_err(|e| StartError::Raft(e.to_string()))?;
+        let raft = Raft::new(
+            config.node,
+            Arc::new(settings),
+            Factory::new(peers.clone()),
+            RaftLog::new(log.clone()),
+            state_machine,
+        )
+        .await
+        .map_err(|e| StartError::Raft(e.to_string()))?;
+        let inner = Arc::new(Inner {
+            raft,
+            log,
+            machine,
+            peers,
+            known,
+            leadership: watch::Sender::new(None),
+            permits: Arc::new(Semaphore::new(PROPOSAL_BYTES)),
+            append_permits: Arc::new(Semaphore::new(APPEND_BYTES)),
+            refusing: RwLock::new(None),
+            fatal: watch::Sender::new(None),
+            closing: watch::Sender::new(false),
+            tasks: Mutex::default(),
+            config,
+        });
+        inner.keep(tokio::spawn(leader::follow(Arc::downgrade(&inner))));
+        inner.keep(tokio::spawn(clock::run(Arc::downgrade(&inner))));
+        inner.keep(tokio::spawn(watch_log(inner.clone())));
+        inner.keep(tokio::spawn(watch_raft(inner.clone())));
+        Ok(Replica { inner })
+    }
+
+    /// The gRPC service for peers. Add it to the node's server, which should be
+    /// [`network::server`](crate::network::server) or set up like it.
+    pub fn service(&self) -> proto::peer_server::PeerServer<PeerService> {
+        server::service(self.inner.clone())
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> u64 {
+        self.inner.config.node
+    }
+
+    /// The settings it was started with.
+    pub fn config(&self) -> &ReplicaConfig {
+        &self.inner.config
+    }
+
+    /// The ledger and its performer.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.inner.machine
+    }
+
+    /// The log.
+    pub fn log(&self) -> &LogStore {
+        &self.inner.log
+    }
+
+    /// The leader that this node knows; itself included.
+    pub fn leader(&self) -> Option<u64> {
+        self.inner.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// True while this node leads and may judge proposals.
+    pub fn is_leader(&self) -> bool {
+        self.inner.leadership.borrow().as_ref().is_some_and(|leadership| leadership.is_ready())
+    }
+
+    /// The address at which member `node` is reached.
+    pub fn member_address(&self, node: u64) -> Option<String> {
+        self.inner.peers.address(node)
+    }
+
+    /// The cluster's uuid, once the log says it.
+    pub fn cluster(&self) -> Option<[u8; 16]> {
+        self.inner.known.cluster()
+    }
+
+    /// Set once, when the replica can no longer promise anything: the node must exit non-zero.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.inner.fatal.subscribe()
+    }
+
+    /// Refuses appends from a leader, with the reason, until called with `None`: the node is short
+    /// of space. Votes go on; what is refused here is sent again later.
+    pub fn refuse_appends(&self, why: Option<String>) {
+        *self.inner.refusing.write().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Asks the leader, which must be this node, to hand over to `to`. Returns once asked.
+    ///
+    /// # Errors
+    /// When the replica has stopped.
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), ProposeError> {
+        self.inner.raft.trigger().transfer_leader(to).await.map_err(|fatal| crate::error::stopped(&fatal))
+    }
+
+    /// Stops the replica: takes nothing more in, answers what is on its way, hands over leadership,
+    /// ends the consensus. The log and the machine are the caller's to shut down afterwards.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        if inner.closing.send_replace(true) {
+            return;
+        }
+        self.drain().await;
+        self.hand_over().await;
+        if let Err(why) = inner.raft.shutdown().await {
+            tracing::warn!(node = inner.config.node, %why, "the consensus did not end cleanly");
+        }
+        inner.permits.close();
+        inner.append_permits.close();
+        for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Ends the consensus at once, as a crash would look to the others: nothing is handed over.
+    pub async fn kill(&self) {
+        let inner = &self.inner;
+        inner.closing.send_replace(true);
+        let _ = inner.raft.shutdown().await;
+        inner.permits.close();
+        inner.append_permits.close();
+        for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Waits until every proposal is answered, as long as a majority answers at all.
+    async fn drain(&self) {
+        let all = u32::try_from(PROPOSAL_BYTES).expect("48 MiB fits");
+        let answered = self.inner.permits.acquire_many(all);
+        let _ = tokio::time::timeout(HANDOVER, answered).await;
+    }
+
+    async fn hand_over(&self) {
+        let inner = &self.inner;
+        let metrics = inner.raft.metrics().borrow_watched().clone();
+        if !metrics.state.is_leader() {
+            return;
+        }
+        let me = inner.config.node;
+        let peers = metrics.replication.into_iter().flatten().filter(|(node, _)| *node != me);
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        let best = peers.filter(|(node, _)| voters.contains(node)).max_by_key(|(_, matched)| *matched);
+        let Some((to, Some(_))) = best else { return };
+        if inner.raft.trigger().transfer_leader(to).await.is_ok() {
+            let another =
+                |now: &openraft::RaftMetrics<_>| now.current_leader.is_some_and(|leader| leader != me);
+            let _ = inner.raft.wait(Some(HANDOVER)).metrics(another, "another leader").await;
+        }
+    }
+}
+
+/// A log that can no longer promise anything stops the node.
+async fn watch_log(inner: Arc<Inner>) {
+    let mut fatal = inner.log.fatal();
+    if let Ok(why) = fatal.wait_for(Option::is_some).await {
+        let why = why.clone().unwrap_or_default();
+        inner.fail(&why);
+    }
+}
+
+/// So does a consensus that has ended by itself.
+async fn watch_raft(inner: Arc<Inner>) {
+    let mut metrics = inner.raft.metrics();
+    loop {
+        let state = metrics.borrow_watched().running_state.clone();
+        match state {
+            Ok(()) => {}
+            Err(Fatal::Stopped) if *inner.closing.borrow() => return,
+            Err(why) => return inner.fail(&why.to_string()),
+        }
+        if metrics.changed().await.is_err() {
+            if !*inner.closing.borrow() {
+                inner.fail("the consensus ended");
+            }
+            return;
+        }
+    }
+}

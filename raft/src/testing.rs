@@ -1,0 +1,8 @@
+//! Inner parts for this crate's own integration tests; nothing else may use them.
+
+pub use crate::identity::{Check, Known};
+pub use crate::log_store::RaftLog;
+pub use crate::network::peers::{Client, Lane, Peers};
+pub use crate::snapshot::SnapshotData;
+pub use crate::state_machine::StateMachine;
+pub use crate::types::*;

@@ -1,0 +1,287 @@
+//! Three replicas over loopback: elect, commit through a follower, lose the leader, refuse
+//! strangers and damaged entries.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use checkpoint::JobName;
+use cluster::{Cluster, Commit, accepted, directory, quick, within};
+use nativelog::compose;
+use nativelog::ledger::Accepted;
+use nativelog::record::{Kind, LogRecord};
+use prost::Message;
+use raft::ProposeError;
+use raft::proto::{self, entry::Body};
+use raft::testing::{Check, Client, Known, Lane, Peers};
+use tonic::Code;
+
+const TERM_FAR_AHEAD: u64 = 1000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_commit_through_a_follower_is_on_all_ledgers_and_published_everywhere() {
+    let cluster = Cluster::start("whole", 3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    let source = directory(3 << 20);
+    let sealed = Commit::of(source.path(), "job", 1).write(source.path(), &follower.replica).await;
+    assert_eq!(sealed.position.node, leader);
+
+    cluster.agree().await;
+    let job = JobName::try_from("job").unwrap();
+    for node in cluster.nodes.values() {
+        let seen = node.replica.read_barrier().await.unwrap();
+        assert!(seen >= sealed.position);
+        assert_eq!(node.machine.ledger().epoch(&job, sealed.epoch).unwrap().sealed.root, sealed.root);
+        within("the epoch is published", || async {
+            node.machine.store().published(&job, sealed.epoch).unwrap().filter(|root| *root == sealed.root)
+        })
+        .await;
+        assert_eq!(node.machine.ledger().members().count(), 3, "every incarnation is fixed");
+    }
+    let all = follower.replica.status_of_all().await;
+    assert_eq!(all.len(), 3);
+    let clusters: std::collections::BTreeSet<_> =
+        all.values().map(|s| s.as_ref().unwrap().cluster.clone()).collect();
+    assert_eq!(clusters.len(), 1);
+    assert_eq!(clusters.first().unwrap().len(), 32);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_four_chunks_are_pipelined_and_a_repeat_is_answered_the_same() {
+    let cluster = Cluster::start("pipeline", 3).await;
+    let follower = cluster.follower().await;
+    let source = directory(64 << 20);
+    let commit = Commit::of(source.path(), "job", 1);
+    let first = commit.write(source.path(), &follower.replica).await;
+    assert_eq!(first.bytes, (64 << 20) + 5);
+    assert!(first.log_bytes < (64 << 20) + (1 << 20), "{}", first.log_bytes);
+    // The same commit id finds its own outcome, at any node.
+    let leader = &cluster.nodes[&cluster.leader().await];
+    let stream = leader.replica.stream().await.unwrap();
+    let again = accepted(&stream, compose::begin(&commit.opening, &commit.pages)).await;
+    let Accepted::Sealed(again) = again else { panic!("{again:?}") };
+    assert!(again.already && again.root == first.root && again.position == first.position);
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stream_keeps_its_order_when_nothing_is_waited_for() {
+    let cluster = Cluster::start("order", 3).await;
+    let follower = cluster.follower().await;
+    let source = directory(2 << 20);
+    let commit = Commit::of(source.path(), "job", 1);
+    let stream = follower.replica.stream().await.unwrap();
+    let begun = accepted(&stream, compose::begin(&commit.opening, &commit.pages)).await;
+    let Accepted::Begun { attempt, .. } = begun else { panic!("{begun:?}") };
+    // Plan, pieces and seal are all sent before any of them is answered.
+    let covered = checkpoint::Coverage::default();
+    let mut splitter =
+        checkpoint::Splitter::new(source.path(), &commit.plan, 1 << 20, &covered, &|_| None).unwrap();
+    let mut records: Vec<_> = commit.pages.parts(attempt, 0).collect();
+    for piece in splitter.by_ref() {
+        records.push(compose::piece(attempt, piece.unwrap()));
+    }
+    records.push(compose::seal(attempt, splitter.finish().unwrap().root()));
+    let mut pending = Vec::new();
+    for record in records {
+        pending.push(stream.send(record).await.unwrap());
+    }
+    for answer in pending {
+        let (_, verdict) = answer.await.unwrap();
+        assert!(verdict.is_accepted(), "{verdict}");
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_leader_dies_mid_epoch_and_the_commit_resumes_at_the_new_one() {
+    let mut cluster = Cluster::start("failover", 3).await;
+    let old = cluster.leader().await;
+    let source = directory(4 << 20);
+    let commit = Commit::of(source.path(), "job", 1);
+    let survivor = cluster.follower().await.replica.clone();
+    let stream = survivor.stream().await.unwrap();
+    let attempt = commit.begin(&stream).await;
+
+    cluster.nodes.remove(&old).unwrap().kill().await;
+    within("the stream ends", || async { stream.is_over().then_some(()) }).await;
+    let late = stream.send(compose::tick(1)).await;
+    assert!(matches!(late, Err(ProposeError::Unavailable { .. })));
+
+    let began = std::time::Instant::now();
+    let new = cluster.leader().await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_ne!(new, old);
+    let stream = survivor.stream().await.unwrap();
+    let resumed = accepted(&stream, compose::begin(&commit.opening, &commit.pages)).await;
+    assert!(
+        matches!(resumed, Accepted::Begun { attempt: same, resumed: true, .. } if same == attempt),
+        "{resumed:?}"
+    );
+    drop(stream);
+
+    // The dead one comes back over the same folder and catches up from the log.
+    cluster.restart(old, [old as u8; 16], &format!("n{old}")).await;
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leadership_is_handed_over_and_an_orderly_shutdown_leaves_a_leader() {
+    let mut cluster = Cluster::start("handover", 3).await;
+    let first = cluster.leader().await;
+    let second = cluster.follower().await.id;
+    cluster.nodes[&first].replica.transfer_leader(second).await.unwrap();
+    within("the other one leads", || async { cluster.nodes[&second].replica.is_leader().then_some(()) })
+        .await;
+    cluster.nodes.remove(&second).unwrap().shutdown().await;
+    let third = cluster.leader().await;
+    assert_ne!(third, second);
+    let (position, verdict) = cluster.nodes[&third].replica.propose(compose::tick(1)).await.unwrap();
+    assert!(verdict.is_accepted() && position.node == third);
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn without_a_majority_nothing_is_acknowledged() {
+    let mut cluster = Cluster::start("minority", 3).await;
+    let leader = cluster.leader().await;
+    let others: Vec<_> = cluster.nodes.keys().copied().filter(|id| *id != leader).collect();
+    for id in others {
+        cluster.nodes.remove(&id).unwrap().kill().await;
+    }
+    let alone = &cluster.nodes[&leader].replica;
+    let outcome = alone.propose(compose::tick(1)).await;
+    assert!(
+        matches!(outcome, Err(ProposeError::Unknown { .. } | ProposeError::Unavailable { .. })),
+        "{outcome:?}"
+    );
+    assert!(matches!(alone.read_barrier().await, Err(ProposeError::Unavailable { .. })));
+}
+
+/// A caller that claims to be `node` of the cluster `name`.
+fn stranger(node: u64, incarnation: [u8; 16], name: &str, to: (u64, &str)) -> Client {
+    let config = quick(node, incarnation, name, vec![]);
+    let peers = Peers::new(&config, Known::new(&config));
+    peers.client(to.0, to.1, Lane::Control, Check::Full).unwrap()
+}
+
+fn vote_request() -> proto::VoteRequest {
+    let vote = proto::Vote { term: TERM_FAR_AHEAD, node: 1, committed: false };
+    proto::VoteRequest { vote: Some(vote), last: None, leadership_transfer: true }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn strangers_are_refused_and_change_nothing() {
+    let cluster = Cluster::start("guarded", 3).await;
+    let leader = cluster.leader().await;
+    let target = cluster.follower().await;
+    let term = target.replica.status().term;
+    let to = (target.id, target.address.as_str());
+
+    let wiped = stranger(leader, [99; 16], "guarded", to).vote(vote_request()).await.unwrap_err();
+    assert_eq!(wiped.code(), Code::FailedPrecondition);
+    assert!(wiped.message().contains("its data folder was wiped; join it under a new id"), "{wiped}");
+
+    let foreign = stranger(leader, [leader as u8; 16], "other", to).vote(vote_request()).await.unwrap_err();
+    assert_eq!(foreign.code(), Code::FailedPrecondition);
+    assert!(foreign.message().contains("cluster"), "{foreign}");
+
+    let misdirected = stranger(leader, [leader as u8; 16], "guarded", (77, to.1)).vote(vote_request()).await;
+    assert!(misdirected.unwrap_err().message().contains("not node 77"));
+
+    assert_eq!(target.replica.status().term, term);
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn damaged_entries_do_not_pass_the_ingress() {
+    let cluster = Cluster::start("ingress", 3).await;
+    let leader = cluster.leader().await;
+    let target = cluster.follower().await;
+    let before = target.log.log_state();
+
+    let chunk = compose::piece(
+        1,
+        checkpoint::Piece::Chunk {
+            file: 1,
+            offset: 0,
+            digest: checkpoint::digest::subtree(65_536, 0, &[1; 65_536]),
+            payload: Bytes::from(vec![2; 65_536]),
+        },
+    );
+    let garbage = proto::Record { header: Bytes::from_static(b"\xff\xff\xff"), payload: Bytes::new() };
+    let damaged =
+        proto::Record { header: chunk.header.encode_to_vec().into(), payload: chunk.payload.clone() };
+    let next = before.1.unwrap().index + 1;
+    for (record, word) in [(damaged, "digest"), (garbage, "header")] {
+        let position = proto::Position { term: TERM_FAR_AHEAD, node: leader, index: next };
+        let entry = proto::Entry { position: Some(position), body: Some(Body::Record(record)) };
+        let last = before.1.unwrap();
+        let request = proto::AppendRequest {
+            vote: Some(proto::Vote { term: TERM_FAR_AHEAD, node: leader, committed: true }),
+            previous: Some(proto::Position { term: last.term, node: last.node, index: last.index }),
+            entries: vec![entry],
+            committed: None,
+        };
+        let mut client = stranger(leader, [leader as u8; 16], "ingress", (target.id, &target.address));
+        let stream = client.stream_append(tokio_stream::iter([request])).await.unwrap();
+        let refused = stream.into_inner().message().await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(word), "{refused}");
+    }
+    assert!(target.log.log_state().1.unwrap().term < TERM_FAR_AHEAD);
+
+    // The same damage in a proposal is a rejection, and nothing enters the log.
+    let (position, verdict) = target.replica.propose(chunk).await.unwrap();
+    assert!(!verdict.is_accepted() && position == Default::default(), "{verdict}");
+    let nothing = LogRecord::new(Kind::Tick(Default::default()), Bytes::from_static(b"not expected"));
+    assert!(!target.replica.propose(nothing).await.unwrap().1.is_accepted());
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_wiped_node_gets_nothing_and_the_others_go_on() {
+    let mut cluster = Cluster::start("wiped", 3).await;
+    let victim = cluster.follower().await.id;
+    cluster.nodes.remove(&victim).unwrap().kill().await;
+    cluster.restart(victim, [200; 16], "wiped-folder").await;
+    let leader = within("a leader", || async {
+        cluster.nodes.values().find(|node| node.id != victim && node.replica.is_leader()).map(|node| node.id)
+    })
+    .await;
+    let (position, verdict) = cluster.nodes[&leader].replica.propose(compose::tick(1)).await.unwrap();
+    assert!(verdict.is_accepted());
+    // It is told so, by name, and holds nothing although the others have moved on.
+    let all = cluster.nodes[&leader].replica.status_of_all().await;
+    let why = all[&victim].as_ref().unwrap_err();
+    assert!(why.contains(&format!("node {victim} is known with incarnation")), "{why}");
+    let other = cluster.nodes.values().find(|node| node.id != victim && node.id != leader).unwrap();
+    other.replica.wait_applied(position.index, cluster::DEADLINE).await.unwrap();
+    assert_eq!(cluster.nodes[&victim].log.log_state(), (None, None));
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_node_is_a_cluster_and_keeps_its_identity_over_a_restart() {
+    let mut cluster = Cluster::start("single", 1).await;
+    cluster.leader().await;
+    let (position, verdict) = cluster.nodes[&1].replica.propose(compose::tick(5)).await.unwrap();
+    assert!(verdict.is_accepted());
+    let identity = cluster.nodes[&1].replica.cluster().unwrap();
+    cluster.nodes.remove(&1).unwrap().shutdown().await;
+    cluster.restart(1, [1; 16], "n1").await;
+    cluster.leader().await;
+    assert_eq!(cluster.nodes[&1].replica.cluster(), Some(identity));
+    assert!(cluster.nodes[&1].replica.read_barrier().await.unwrap() > position);
+    cluster.shutdown().await;
+}
