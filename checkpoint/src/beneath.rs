@@ -61,7 +61,9 @@ mod tests {
         std::os::unix::fs::symlink("f", dir.path().join("a/b/t")).unwrap();
         let root = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let read = OFlags::RDONLY;
-        for (path, good) in [("a/b/f", true), ("a/b", true), ("s/b/f", false), ("a/b/t", false), ("a/x", false)] {
+        for (path, good) in
+            [("a/b/f", true), ("a/b", true), ("s/b/f", false), ("a/b/t", false), ("a/x", false)]
+        {
             let path = RelPath::parse(path.as_bytes()).unwrap();
             assert_eq!(open_beneath(&root, &path, read, Mode::empty()).is_ok(), good, "{path}");
             let flags = read | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -293,10 +293,8 @@ impl DigestTree {
             return None;
         }
         let (at, (left, value)) = self.runs.range(..offset).next_back()?;
-        let sibling = at + left == offset
-            && left.is_power_of_two()
-            && at.is_multiple_of(2 * left)
-            && len <= *left;
+        let sibling =
+            at + left == offset && left.is_power_of_two() && at.is_multiple_of(2 * left) && len <= *left;
         sibling.then_some((*at, *value))
     }
 
@@ -370,9 +368,16 @@ mod tests {
     #[test]
     fn ranges_that_are_no_subtrees_are_refused() {
         let mut tree = DigestTree::new(10_000, 1024);
-        for (offset, len) in
-            [(0, 0), (1, 1024), (0, 1000), (0, 3072), (1024, 2048), (9216, 785), (1 << 60, 1024), (u64::MAX, 2)]
-        {
+        for (offset, len) in [
+            (0, 0),
+            (1, 1024),
+            (0, 1000),
+            (0, 3072),
+            (1024, 2048),
+            (9216, 785),
+            (1 << 60, 1024),
+            (u64::MAX, 2),
+        ] {
             assert_eq!(tree.insert(offset, len, Digest::NONE), Err(TreeError::NoSubtree), "{offset}+{len}");
         }
         assert_eq!(tree.finish(), None);

@@ -11,7 +11,10 @@ use crate::disk::{Disk, FileKind};
 /// also that of directories that were there, because an earlier process may have died before it synced them.
 pub fn create_dir_all(disk: &dyn Disk, root: &Path, path: &Path) -> io::Result<()> {
     let below = path.strip_prefix(root).map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not below {}", path.display(), root.display()))
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} is not below {}", path.display(), root.display()),
+        )
     })?;
     let mut at = root.to_path_buf();
     for name in below.components() {

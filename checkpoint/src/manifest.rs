@@ -183,7 +183,11 @@ impl<'a> Reader<'a> {
     }
 
     fn end(&self) -> Result<(), ManifestError> {
-        if self.at == self.bytes.len() { Ok(()) } else { Err(self.wrong("there is more than there should be")) }
+        if self.at == self.bytes.len() {
+            Ok(())
+        } else {
+            Err(self.wrong("there is more than there should be"))
+        }
     }
 
     fn entry(&mut self) -> Result<ManifestEntry, ManifestError> {
@@ -194,10 +198,10 @@ impl<'a> Reader<'a> {
             _ => return Err(self.wrong("an entry of unknown kind")),
         };
         let mode = u32::from(self.u16()?);
-        let path = RelPath::parse(self.short()?)
-            .map_err(|e| ManifestError::Entries(crate::plan::PlanError::Refused { path: e.path, why: e.why.into() }))?;
-        let mut entry =
-            ManifestEntry { path, kind, mode, size: 0, digest: Digest::NONE, target: Vec::new() };
+        let path = RelPath::parse(self.short()?).map_err(|e| {
+            ManifestError::Entries(crate::plan::PlanError::Refused { path: e.path, why: e.why.into() })
+        })?;
+        let mut entry = ManifestEntry { path, kind, mode, size: 0, digest: Digest::NONE, target: Vec::new() };
         match kind {
             EntryKind::File => {
                 entry.size = self.u64()?;

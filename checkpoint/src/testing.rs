@@ -194,7 +194,12 @@ impl Disk for CrashDisk {
                 ino
             }
         };
-        Ok(Box::new(CrashFile { disk: self.clone(), ino, path: path.to_path_buf(), writable: how != Open::Read }))
+        Ok(Box::new(CrashFile {
+            disk: self.clone(),
+            ino,
+            path: path.to_path_buf(),
+            writable: how != Open::Read,
+        }))
     }
 
     fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {

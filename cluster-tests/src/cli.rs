@@ -99,8 +99,8 @@ impl Output {
                     ),
                 }
             }
-            (None | Some(124 | 130), _) => Answer::Unknown,
             (Some(_), Some("no")) => Answer::NotCommitted,
+            (None | Some(124 | 130), _) => Answer::Unknown,
             (Some(7), Some("unknown")) => Answer::Unknown,
             (Some(1 | 101), Some("unknown")) => Answer::Unknown,
             _ => panic!("a commit must say committed, not committed or unknown: {self}"),
@@ -203,6 +203,16 @@ impl Running {
     /// Whether it has not ended yet.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end without a deadline and without polling, for measuring.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn join(mut self) -> Output {
+        let _status = self.child.wait().expect("our own child can be waited for");
+        let took = self.started.elapsed();
+        Output { took, ..self.wait() }
     }
 
     /// Waits for its end; kills it at [`DEADLINE`].

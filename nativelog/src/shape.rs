@@ -241,3 +241,87 @@ fn digest(bytes: &[u8]) -> Result<Digest, ShapeError> {
 fn sixteen(bytes: &[u8]) -> Result<(), ShapeError> {
     if bytes.len() == 16 { Ok(()) } else { Err(ShapeError::Field("a uuid or incarnation is 16 bytes")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose;
+    use crate::record::LogRecord;
+    use bytes::Bytes;
+    use checkpoint::Piece;
+
+    fn check(record: &LogRecord) -> Result<(), ShapeError> {
+        check_shape(&record.header, Some(&record.payload))
+    }
+
+    fn chunk(file_len: u64, offset: u64, payload: &[u8]) -> LogRecord {
+        let digest = subtree(file_len, offset, payload);
+        let payload = Bytes::copy_from_slice(payload);
+        compose::piece(9, Piece::Chunk { file: 3, offset, digest, payload })
+    }
+
+    #[test]
+    fn a_chunk_is_taken_as_a_whole_file_or_a_part_of_one() {
+        let data = vec![7; 64 << 10];
+        assert_eq!(check(&chunk(data.len() as u64, 0, &data)), Ok(()));
+        assert_eq!(check(&chunk(1 << 30, 0, &data)), Ok(()));
+        assert_eq!(check(&chunk(1 << 30, 64 << 10, &data)), Ok(()));
+        assert_eq!(check(&chunk((64 << 10) + 100, 64 << 10, &data[..100])), Ok(()));
+        assert_eq!(check(&chunk(100, 0, &data[..100])), Ok(()));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_in_every_kind_of_payload() {
+        let digest = content(b"abc");
+        let files = vec![checkpoint::PackedFile { file: 1, offset: 0, len: 3, digest }];
+        let pack = compose::piece(1, Piece::Pack { files, payload: Bytes::from_static(b"abc") });
+        assert_eq!(check(&pack), Ok(()));
+        for record in [pack, chunk(1 << 20, 0, &[1; 64 << 10]), chunk(3, 0, b"xyz")] {
+            let mut payload = record.payload.to_vec();
+            payload[1] ^= 4;
+            let error = check_shape(&record.header, Some(&payload)).unwrap_err();
+            assert!(matches!(error, ShapeError::Digest { .. }), "{error}");
+            assert_eq!(check_shape(&record.header, None), Ok(()), "the header alone is well formed");
+        }
+    }
+
+    #[test]
+    fn zeros_are_computed_here_too() {
+        let zero = |offset, len, digest| compose::piece(1, Piece::Zero { file: 2, offset, len, digest });
+        let (mib, file) = (1 << 20, 5 << 20);
+        assert_eq!(check(&zero(0, 4 * mib, zeros(file, 0, 4 * mib))), Ok(()));
+        assert_eq!(check(&zero(4 * mib, mib, zeros(file, 4 * mib, mib))), Ok(()));
+        assert_eq!(check(&zero(0, file, zeros(file, 0, file))), Ok(()));
+        assert_eq!(check(&zero(0, mib, zeros(file, mib, mib))), Err(ShapeError::Digest { file: 2 }));
+        for (offset, len) in [(mib, 4 * mib), (0, 0), (0, 128 * mib), (u64::MAX - 1023, 1024), (1, mib)] {
+            assert!(
+                matches!(check(&zero(offset, len, content(b""))), Err(ShapeError::Field(_))),
+                "{offset}+{len}"
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_and_versions_are_checked_first() {
+        let record = chunk(1 << 20, 0, &[1; 64 << 10]);
+        let short = check_shape(&record.header, Some(&record.payload[..10]));
+        assert!(matches!(short, Err(ShapeError::PayloadBytes { found: 10, .. })), "{short:?}");
+        let mut tick = (*compose::tick(5).header).clone();
+        tick.payload_bytes = u64::MAX;
+        assert!(matches!(check_shape(&tick, None), Err(ShapeError::PayloadBytes { .. })));
+        (tick.payload_bytes, tick.version) = (0, RECORD_VERSION + 1);
+        assert_eq!(check_shape(&tick, None), Err(ShapeError::Version(RECORD_VERSION + 1)));
+        let long = compose::abort(1, "x".repeat(HEADER_BYTES_MAX));
+        assert!(matches!(check(&long), Err(ShapeError::HeaderBytes(_))));
+    }
+
+    #[test]
+    fn digests_of_the_wrong_length_are_refused() {
+        let record = chunk(1 << 20, 0, &[1; 64 << 10]);
+        let mut header = (*record.header).clone();
+        if let Some(Kind::Chunk(chunk)) = &mut header.kind {
+            chunk.digest = Bytes::from_static(&[1; 31]);
+        }
+        assert_eq!(check_shape(&header, None), Err(ShapeError::Field("a digest is 32 bytes")));
+    }
+}

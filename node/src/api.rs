@@ -73,8 +73,13 @@ impl Epochlog for Api {
         Ok(Response::new(status::status(&self.node, request.into_inner()).await))
     }
 
-    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        verify::run(self.node.clone(), request.into_inner()).map(Response::new).map_err(|failure| failure.to_status())
+    async fn verify(
+        &self,
+        request: Request<pb::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        verify::run(self.node.clone(), request.into_inner())
+            .map(Response::new)
+            .map_err(|failure| failure.to_status())
     }
 
     async fn published_on(
@@ -91,7 +96,9 @@ fn answer<T>(answer: Result<T, Failure>) -> Result<Response<T>, Status> {
 
 fn job_name(name: &str) -> Result<JobName, Failure> {
     name.parse::<JobName>().map_err(|error| {
-        Failure::new(Code::Usage, "the job's name cannot be used").why(error.to_string()).fix("correct the name")
+        Failure::new(Code::Usage, "the job's name cannot be used")
+            .why(error.to_string())
+            .fix("correct the name")
     })
 }
 

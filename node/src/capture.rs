@@ -68,7 +68,10 @@ pub fn hold(source: &Path, captures: &Path, immutable: bool, limits: &Limits) ->
     let captured = Plan::scan(&target, limits)?;
     let again = Plan::scan(source, limits)?;
     if captured.digest() != plan.digest() || again.digest() != plan.digest() {
-        return Err(PlanError::SourceChanged { path: ".".into(), why: "it changed while it was captured".into() });
+        return Err(PlanError::SourceChanged {
+            path: ".".into(),
+            why: "it changed while it was captured".into(),
+        });
     }
     Ok(Held { dir: target, plan: captured, how, guard: Some(guard) })
 }

@@ -238,7 +238,10 @@ impl Driver<'_> {
                 Next::Piece(piece) => {
                     bytes += window::covers(&piece, &BTreeMap::new()).1;
                     if bytes > WHOLE_BYTES_MAX || pieces.len() > 2 * WHOLE_ENTRIES_MAX {
-                        return Err(no::refused(&self.order.name(), "there is more content than the plan declared"));
+                        return Err(no::refused(
+                            &self.order.name(),
+                            "there is more content than the plan declared",
+                        ));
                     }
                     pieces.push(piece);
                 }
@@ -285,7 +288,11 @@ impl Driver<'_> {
         }
     }
 
-    async fn in_pieces<O: Origin>(&mut self, attempt: Attempt, origin: &mut O) -> Result<SealedEpoch, Failure> {
+    async fn in_pieces<O: Origin>(
+        &mut self,
+        attempt: Attempt,
+        origin: &mut O,
+    ) -> Result<SealedEpoch, Failure> {
         let mut window = Window::new(attempt.id);
         let hints = self.plan(&attempt, origin, &mut window).await?;
         let sizes: BTreeMap<u32, u64> = hints.iter().map(|(file, (_, size))| (*file, *size)).collect();
@@ -425,7 +432,9 @@ impl Driver<'_> {
             window.disconnect();
             let attempt = match self.begin().await? {
                 Begun::Open(attempt) if attempt.id == window.attempt() => attempt,
-                Begun::Sealed(_) | Begun::Taken(_) | Begun::Open(_) => return Err(no::ended(&self.order.name())),
+                Begun::Sealed(_) | Begun::Taken(_) | Begun::Open(_) => {
+                    return Err(no::ended(&self.order.name()));
+                }
             };
             // `begin` has read behind a barrier: what is not covered now never will be by what was sent.
             let landed = window.resume(&attempt.coverage);
@@ -480,7 +489,9 @@ impl Driver<'_> {
         let abort = self.node.replica.propose(compose::abort(attempt, reason));
         match tokio::time::timeout(Duration::from_secs(5), abort).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(attempt, %error, "the attempt stays open until its time to live"),
+            Ok(Err(error)) => {
+                tracing::warn!(attempt, %error, "the attempt stays open until its time to live")
+            }
             Err(_) => tracing::warn!(attempt, "the attempt stays open until its time to live"),
         }
     }
@@ -491,7 +502,8 @@ impl Driver<'_> {
     async fn propose(&mut self, record: LogRecord) -> Result<(LogId, Verdict), Failure> {
         loop {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed()).max(RETRY_PAUSE);
-            let error = match tokio::time::timeout(patience, self.node.replica.propose(record.clone())).await {
+            let error = match tokio::time::timeout(patience, self.node.replica.propose(record.clone())).await
+            {
                 Ok(Ok(answer)) => {
                     self.moved = Instant::now();
                     return Ok(answer);
@@ -507,11 +519,15 @@ impl Driver<'_> {
     async fn propose_seal(&mut self, record: LogRecord) -> Result<(LogId, Verdict), Failure> {
         loop {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed()).max(RETRY_PAUSE);
-            let error = match tokio::time::timeout(patience, self.node.replica.propose(record.clone())).await {
+            let error = match tokio::time::timeout(patience, self.node.replica.propose(record.clone())).await
+            {
                 Ok(Ok((position, Verdict::Accepted(Accepted::Sealed(sealed))))) => {
                     // Our own lost seal was the one that did it.
                     let already = sealed.already && !self.maybe;
-                    return Ok((position, Verdict::Accepted(Accepted::Sealed(SealedEpoch { already, ..sealed }))));
+                    return Ok((
+                        position,
+                        Verdict::Accepted(Accepted::Sealed(SealedEpoch { already, ..sealed })),
+                    ));
                 }
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
@@ -616,7 +632,11 @@ fn whole_record(
         match piece {
             Piece::Pack { files: packed, payload: bytes } => {
                 payload.extend_from_slice(&bytes);
-                files.extend(packed.into_iter().map(|file| checkpoint::PackedFile { offset: at + file.offset, ..file }));
+                files.extend(
+                    packed
+                        .into_iter()
+                        .map(|file| checkpoint::PackedFile { offset: at + file.offset, ..file }),
+                );
             }
             Piece::Chunk { file, offset: 0, digest, payload: bytes } => {
                 let len = u32::try_from(bytes.len()).map_err(|_| "too much content")?;

@@ -243,9 +243,11 @@ impl Config {
 
     /// The same from text.
     pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| fail(error.message().to_owned()))?;
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| fail(error.message().to_owned()))?;
         check_keys(&table)?;
-        let file: File = table.try_into().map_err(|error: toml::de::Error| fail(error.message().to_owned()))?;
+        let file: File =
+            table.try_into().map_err(|error: toml::de::Error| fail(error.message().to_owned()))?;
         build(file, overrides)
     }
 }
@@ -320,7 +322,8 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
     let source_roots = roots
         .into_iter()
         .map(|root| {
-            std::fs::canonicalize(&root).map_err(|error| fail(format!("source root {}: {error}", root.display())))
+            std::fs::canonicalize(&root)
+                .map_err(|error| fail(format!("source root {}: {error}", root.display())))
         })
         .collect::<Result<_, _>>()?;
     let heartbeat = duration("raft.heartbeat", file.raft.heartbeat.as_deref(), "500ms")?;
@@ -337,7 +340,8 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
     }
     let mut limits = checkpoint::Limits::default();
     if let Some(text) = &file.limits.max_epoch_size {
-        limits.bytes_max = units::parse_size(&text.text()).map_err(|why| fail(format!("limits.max_epoch_size: {why}")))?;
+        limits.bytes_max =
+            units::parse_size(&text.text()).map_err(|why| fail(format!("limits.max_epoch_size: {why}")))?;
     }
     if let Some(files) = file.limits.max_files {
         limits.files_max = files;
@@ -381,12 +385,19 @@ fn chunk_bytes(text: Option<&SizeText>) -> Result<u32, ConfigError> {
     let Some(text) = text else { return Ok(CHUNK_BYTES_DEFAULT) };
     let bytes = units::parse_size(&text.text()).map_err(|why| fail(format!("storage.chunk_size: {why}")))?;
     match u32::try_from(bytes) {
-        Ok(bytes) if bytes.is_power_of_two() && (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        Ok(bytes) if bytes.is_power_of_two() && (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) => {
+            Ok(bytes)
+        }
         _ => Err(fail("storage.chunk_size must be a power of two from 64 KiB to 4 MiB")),
     }
 }
 
-fn listen(key: &str, given: Option<String>, default: &str, insecure: bool) -> Result<SocketAddr, ConfigError> {
+fn listen(
+    key: &str,
+    given: Option<String>,
+    default: &str,
+    insecure: bool,
+) -> Result<SocketAddr, ConfigError> {
     let text = given.unwrap_or_else(|| default.to_owned());
     let address = text
         .to_socket_addrs()

@@ -74,7 +74,8 @@ async fn watch_space(node: &Node, was_short: bool) -> bool {
 /// Ends attempts whose time to live has passed in log time.
 async fn end_abandoned(node: &Node) {
     let ttl = u64::try_from(node.config.attempt_ttl.as_millis()).unwrap_or(u64::MAX);
-    let old: Vec<_> = node.replica.machine().ledger().attempts().filter(|attempt| attempt.idle_ms > ttl).collect();
+    let old: Vec<_> =
+        node.replica.machine().ledger().attempts().filter(|attempt| attempt.idle_ms > ttl).collect();
     for attempt in old {
         let reason = format!("nobody went on with it for {} s of log time", attempt.idle_ms / 1000);
         tracing::info!(attempt = attempt.id, job = %attempt.job, epoch = attempt.epoch, reason, "an attempt is ended");

@@ -28,7 +28,8 @@ async fn healthz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
 async fn readyz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     let checks = [storage(&node), leader(&node), lag(&node).await];
     let ready = checks.iter().all(|(ok, _)| *ok);
-    let text = checks.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok   " } else { "WRONG" })).collect();
+    let text =
+        checks.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok   " } else { "WRONG" })).collect();
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
 }
 
@@ -38,7 +39,11 @@ fn storage(node: &Node) -> (bool, String) {
     }
     match node.space() {
         Ok(space) => {
-            let line = format!("storage: {} free, {} reserved", crate::units::size(space.free), crate::units::size(space.reserve));
+            let line = format!(
+                "storage: {} free, {} reserved",
+                crate::units::size(space.free),
+                crate::units::size(space.reserve)
+            );
             (space.free > space.reserve, line)
         }
         Err(error) => (false, format!("storage: {error}")),
@@ -57,7 +62,9 @@ async fn lag(node: &Node) -> (bool, String) {
     let marks = node.replica.machine().marks();
     let behind = marks.applied.saturating_sub(marks.performed);
     match barrier {
-        Ok(Ok(_)) => (behind <= LAG_ENTRIES_MAX, format!("replication lag: 0 entries to apply, {behind} to publish")),
+        Ok(Ok(_)) => {
+            (behind <= LAG_ENTRIES_MAX, format!("replication lag: 0 entries to apply, {behind} to publish"))
+        }
         Ok(Err(error)) => (false, format!("replication lag: {error}")),
         Err(_) => (false, "replication lag: not known, the leader does not answer in time".into()),
     }

@@ -21,7 +21,9 @@ const LOCK: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The folder belongs to another node.
-    #[error("{dir} belongs to node {found}, the configuration says node {wanted}: correct node.id or node.data_dir")]
+    #[error(
+        "{dir} belongs to node {found}, the configuration says node {wanted}: correct node.id or node.data_dir"
+    )]
     OtherNode {
         /// The data folder.
         dir: PathBuf,
@@ -31,7 +33,9 @@ pub enum IdentityError {
         wanted: u64,
     },
     /// The log is gone or not this node's.
-    #[error("{dir} has an identity but {why}: restore the folder, or replace this node by one with a new id and an empty folder")]
+    #[error(
+        "{dir} has an identity but {why}: restore the folder, or replace this node by one with a new id and an empty folder"
+    )]
     LogLost {
         /// The data folder.
         dir: PathBuf,
@@ -39,7 +43,9 @@ pub enum IdentityError {
         why: String,
     },
     /// A log lies in a folder without identity.
-    #[error("{dir} has a log but no identity: restore the file {dir}/identity, or start with an empty folder under a new node id")]
+    #[error(
+        "{dir} has a log but no identity: restore the file {dir}/identity, or start with an empty folder under a new node id"
+    )]
     NoIdentity {
         /// The data folder.
         dir: PathBuf,
@@ -111,7 +117,11 @@ pub fn claim(dir: &Path, node: u64) -> Result<Claim, IdentityError> {
     let (identity, cluster, is_new) = match read(dir)? {
         Some(found) => {
             if found.0.node != node {
-                return Err(IdentityError::OtherNode { dir: dir.to_owned(), found: found.0.node, wanted: node });
+                return Err(IdentityError::OtherNode {
+                    dir: dir.to_owned(),
+                    found: found.0.node,
+                    wanted: node,
+                });
             }
             log_must_be_there(dir)?;
             (found.0, found.1, false)

@@ -82,7 +82,9 @@ impl ServeError {
         match self {
             ServeError::Identity(_) => "nothing was changed; see the reason above",
             ServeError::Listen { .. } => "free the port, or choose another with --listen and --http",
-            ServeError::Log(_) => "do not delete anything: the other nodes hold what is committed; replace this node if its disk is broken",
+            ServeError::Log(_) => {
+                "do not delete anything: the other nodes hold what is committed; replace this node if its disk is broken"
+            }
             _ => "see the reason above",
         }
     }
@@ -139,7 +141,13 @@ impl Node {
     }
 
     /// Waits until the epoch is published here, at most until `deadline`; else why not.
-    pub async fn wait_published(&self, job: &JobName, epoch: u64, root: &[u8], deadline: Instant) -> Result<(), String> {
+    pub async fn wait_published(
+        &self,
+        job: &JobName,
+        epoch: u64,
+        root: &[u8],
+        deadline: Instant,
+    ) -> Result<(), String> {
         let machine = self.replica.machine();
         let (mut publications, mut applied) = (machine.publications(), machine.applied());
         loop {
@@ -255,12 +263,17 @@ fn open(config: &Config) -> Result<Opened, ServeError> {
     let layout = Layout::new(&config.data_dir);
     let mut claim = identity::claim(&config.data_dir, config.id)?;
     if claim.is_new
-        && let Some(owner) = LogStore::owner_of(&disk, &layout).map_err(|error| ServeError::Log(error.to_string()))?
+        && let Some(owner) =
+            LogStore::owner_of(&disk, &layout).map_err(|error| ServeError::Log(error.to_string()))?
     {
         claim.adopt(owner)?;
     }
-    let store = Store::open(disk.clone(), &config.data_dir).map_err(|error| ServeError::Store(error.to_string()))?;
+    let store =
+        Store::open(disk.clone(), &config.data_dir).map_err(|error| ServeError::Store(error.to_string()))?;
     let store = Arc::new(store);
+    if let Err(error) = crate::capture::sweep(&layout.capture_dir()) {
+        tracing::warn!(%error, "old captures stay behind");
+    }
     let (log, recovered) = LogStore::open(disk, &layout, claim.identity, LogOptions::default())
         .map_err(|error| ServeError::Log(error.to_string()))?;
     tracing::info!(?recovered, "the log is open");
@@ -294,7 +307,11 @@ async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, 
     TcpListener::bind(address).await.map_err(|error| ServeError::Listen { name, address, error })
 }
 
-async fn serve_grpc(node: Arc<Node>, listener: TcpListener, mut stopping: watch::Receiver<bool>) -> Result<(), String> {
+async fn serve_grpc(
+    node: Arc<Node>,
+    listener: TcpListener,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), String> {
     let api = EpochlogServer::new(Api::new(node.clone()))
         .max_decoding_message_size(client::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
@@ -318,7 +335,11 @@ async fn serve_grpc(node: Arc<Node>, listener: TcpListener, mut stopping: watch:
         .map_err(|error| error.to_string())
 }
 
-async fn serve_http(node: Arc<Node>, listener: TcpListener, mut stopping: watch::Receiver<bool>) -> Result<(), String> {
+async fn serve_http(
+    node: Arc<Node>,
+    listener: TcpListener,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), String> {
     axum::serve(listener, http::routes(node))
         .with_graceful_shutdown(async move {
             let _ = stopping.wait_for(|stop| *stop).await;
@@ -330,7 +351,8 @@ async fn serve_http(node: Arc<Node>, listener: TcpListener, mut stopping: watch:
 /// Waits for SIGTERM or SIGINT.
 async fn signal() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -352,7 +374,8 @@ pub fn check_disk(config: &Config) -> Result<String, String> {
     }
     let probe = tempfile::Builder::new().prefix(".epochlog-check").tempfile_in(&existing);
     probe.map_err(|error| format!("{} cannot be written: {error}", existing.display()))?;
-    let space = Space::of(&existing, config.reserve).map_err(|error| format!("{}: {error}", existing.display()))?;
+    let space =
+        Space::of(&existing, config.reserve).map_err(|error| format!("{}: {error}", existing.display()))?;
     let line = format!(
         "{} has {} free, {} stay reserved",
         existing.display(),

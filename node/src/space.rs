@@ -59,7 +59,8 @@ impl Spaces {
                 let asked = stub.status(pb::StatusRequest { all: false, light: true });
                 let reply = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?.into_inner();
                 let status = reply.nodes.into_iter().find(|status| status.id == id)?;
-                let space = Space { free: status.disk_free, total: status.disk_total, reserve: status.disk_reserve };
+                let space =
+                    Space { free: status.disk_free, total: status.disk_total, reserve: status.disk_reserve };
                 Some((id, space))
             })
         });
@@ -85,7 +86,11 @@ impl Node {
     pub async fn check_space(&self, declared: u64, what: &str) -> Result<(), Failure> {
         // What open attempts may still bring is spoken for.
         let needed = declared.saturating_add(self.replica.machine().ledger().reserved_bytes());
-        let here = self.space().ok().filter(|space| !space.has_room_for(needed)).map(|space| (self.config.id, space));
+        let here = self
+            .space()
+            .ok()
+            .filter(|space| !space.has_room_for(needed))
+            .map(|space| (self.config.id, space));
         match here.or_else(|| self.spaces.without_room(needed)) {
             None => Ok(()),
             Some((node, space)) => Err(no_space(what, node, space, needed)),
@@ -102,7 +107,9 @@ fn no_space(what: &str, node: u64, space: Space, needed: u64) -> Failure {
             units::size(space.reserve),
             units::size(needed)
         ))
-        .fix(format!("make room on node {node}, or remove old epochs with `epochlog rm`. Your directory is untouched."))
+        .fix(format!(
+            "make room on node {node}, or remove old epochs with `epochlog rm`. Your directory is untouched."
+        ))
         .committed(Certainty::No)
 }
 
@@ -131,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_node_and_bytes() {
-        let failure = no_space("commit a@1", 2, Space { free: 1 << 20, total: 1 << 30, reserve: 1 << 21 }, 5 << 20);
+        let failure =
+            no_space("commit a@1", 2, Space { free: 1 << 20, total: 1 << 30, reserve: 1 << 21 }, 5 << 20);
         assert_eq!(failure.code, Code::NoSpace);
         assert_eq!(failure.why, "node 2 has 1.0 MiB free, 2.0 MiB stay reserved, 5.0 MiB are needed");
     }

@@ -19,7 +19,8 @@ pub fn start(format: LogFormat, verbose: u8) {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A logger that is there already stays: tests start several nodes in one process.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }

@@ -78,7 +78,7 @@ impl Known {
         *self.from_log.write().unwrap_or_else(PoisonError::into_inner) = from_log;
     }
 
-    fn from_log(&self) -> FromLog {
+    fn log_says(&self) -> FromLog {
         self.from_log.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -104,7 +104,7 @@ impl Known {
 
     /// Puts the header for a call to `to` into `metadata`.
     pub fn stamp(&self, to: u64, check: Check, metadata: &mut MetadataMap) {
-        let from_log = self.from_log();
+        let from_log = self.log_says();
         let expected = from_log.incarnations.get(&to).filter(|_| check == Check::Full);
         let header = PeerHeader {
             group: self.group.clone(),
@@ -145,7 +145,7 @@ impl Known {
             );
             return Err((Trouble::Cluster, why));
         }
-        let from_log = self.from_log();
+        let from_log = self.log_says();
         if let Some(mine) = from_log.cluster
             && !header.cluster.is_empty()
             && header.cluster[..] != mine

@@ -69,9 +69,9 @@ impl Leadership {
     }
 
     /// Judges `record` against the ledger and what this leadership has on its way into it.
-    pub fn admit(&self, machine: &Machine, record: &LogRecord) -> Result<Ticket, NotAdmitted> {
+    pub fn admit(&self, machine: &Machine, record: &LogRecord) -> Result<Ticket, Box<NotAdmitted>> {
         let mut admission = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
-        admission.admit(&machine.ledger(), &record.header)
+        admission.admit(&machine.ledger(), &record.header).map_err(Box::new)
     }
 
     /// The record of `ticket` was applied, or surely never entered the log.
@@ -101,6 +101,11 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
     }
 }
 
+/// Ends whatever leadership there is: the replica stops.
+pub(crate) fn end(inner: &Arc<Inner>) {
+    set(inner, None);
+}
+
 fn set(inner: &Arc<Inner>, lead: Option<Lead>) {
     let before = inner.leadership.borrow().clone();
     if before.as_ref().map(|leadership| leadership.lead) == lead {
@@ -122,7 +127,9 @@ fn set(inner: &Arc<Inner>, lead: Option<Lead>) {
 async fn begin(inner: Weak<Inner>, leadership: Arc<Leadership>) {
     let work = async {
         loop {
-            let Some(raft) = inner.upgrade().map(|inner| inner.raft.clone()) else { return };
+            let Some(inner) = inner.upgrade().filter(|inner| inner.running().is_ok()) else { return };
+            let raft = inner.raft.clone();
+            drop(inner);
             match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
                 Ok(_) => break,
                 Err(why) => tracing::debug!(%why, "the new leader is not ready yet"),

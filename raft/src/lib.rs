@@ -34,7 +34,12 @@ pub mod testing;
 mod types;
 
 /// The messages of `proto/raft.proto`.
-#[allow(missing_docs, clippy::all, reason = "generated; documented in the .proto")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; documented in the .proto"
+)]
 pub mod proto {
     tonic::include_proto!("epochlog.raft");
 }

@@ -27,6 +27,8 @@ const HELLO: Duration = Duration::from_secs(2);
 const GENESIS_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between rounds.
 const ROUND: Duration = Duration::from_millis(200);
+/// Pause between looks for newcomers.
+const WATCH: Duration = Duration::from_secs(1);
 /// The same obstacle is logged once in this time.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
@@ -161,7 +163,7 @@ pub(crate) async fn identify(inner: &Weak<Inner>, leadership: &Arc<Leadership>, 
             join_newcomers(&inner, leadership).await;
         }
         drop(inner);
-        tokio::time::sleep(ROUND).await;
+        tokio::time::sleep(if ready.is_some() { ROUND } else { WATCH }).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use nativelog::machine::Machine;
+use nativelog::record::LogId;
 use nativelog::store::LogStore;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     /// Why appends are refused at the ingress at present.
     pub refusing: RwLock<Option<String>>,
     pub fatal: watch::Sender<Option<String>>,
+    /// The ledger's digest at the position where it was last asked for.
+    pub digest: Mutex<Option<(Option<LogId>, String)>>,
     closing: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -125,6 +128,7 @@ impl Replica {
             append_permits: Arc::new(Semaphore::new(APPEND_BYTES)),
             refusing: RwLock::new(None),
             fatal: watch::Sender::new(None),
+            digest: Mutex::default(),
             closing: watch::Sender::new(false),
             tasks: Mutex::default(),
             config,
@@ -213,11 +217,7 @@ impl Replica {
         if let Err(why) = inner.raft.shutdown().await {
             tracing::warn!(node = inner.config.node, %why, "the consensus did not end cleanly");
         }
-        inner.permits.close();
-        inner.append_permits.close();
-        for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            task.abort();
-        }
+        self.end();
     }
 
     /// Ends the consensus at once, as a crash would look to the others: nothing is handed over.
@@ -225,11 +225,17 @@ impl Replica {
         let inner = &self.inner;
         inner.closing.send_replace(true);
         let _ = inner.raft.shutdown().await;
+        self.end();
+    }
+
+    fn end(&self) {
+        let inner = &self.inner;
         inner.permits.close();
         inner.append_permits.close();
         for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+        leader::end(inner);
     }
 
     /// Waits until every proposal is answered, as long as a majority answers at all.

@@ -1,6 +1,7 @@
 //! What a replica knows about itself. Each node is asked itself; nobody reports about another.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -98,10 +99,7 @@ async fn ask(inner: &Inner, node: u64) -> Result<Status, String> {
 impl Inner {
     pub(crate) fn status(&self) -> Status {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        let (applied, digest) = {
-            let ledger = self.machine.ledger();
-            (ledger.applied(), ledger.digest())
-        };
+        let (applied, ledger_digest) = self.ledger_digest();
         let last = self.log.log_state().1;
         let next = last.map_or(0, |last| last.index + 1);
         let peers = metrics.replication.iter().flatten().filter(|(node, _)| **node != self.config.node);
@@ -122,10 +120,27 @@ impl Inner {
             last,
             committed: metrics.cluster_committed.as_ref().map(log_id),
             applied,
-            ledger_digest: digest.to_string(),
+            ledger_digest,
             marks: self.machine.marks(),
             fatal: self.fatal.borrow().clone(),
         }
+    }
+}
+
+impl Inner {
+    /// The last applied position and the ledger's digest there. Digested once per position.
+    fn ledger_digest(&self) -> (Option<LogId>, String) {
+        let mut last = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        let ledger = self.machine.ledger();
+        let applied = ledger.applied();
+        if let Some((at, digest)) = &*last
+            && *at == applied
+        {
+            return (applied, digest.clone());
+        }
+        let digest = ledger.digest().to_string();
+        *last = Some((applied, digest.clone()));
+        (applied, digest)
     }
 }
 

@@ -11,8 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{
-    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, SeekFrom, fadvise, fallocate, fchmod, fstat,
-    fsync, open, seek, statat, statvfs, syncfs,
+    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, SeekFrom, fadvise, fallocate, fchmod,
+    fstat, fsync, open, seek, statat, statvfs, syncfs,
 };
 use rustix::io::Errno;
 
@@ -128,10 +128,7 @@ impl Disk for RealDisk {
         if reflink_copy::reflink_file_to_path(&source, to).is_ok() {
             return self.set_mode(to, 0o600);
         }
-        let target = match self.open_file(to, Open::CreateNew, OFlags::empty()) {
-            Ok(target) => target,
-            Err(e) => return Err(e),
-        };
+        let target = self.open_file(to, Open::CreateNew, OFlags::empty())?;
         copy_sparse(&source, &target)
     }
 
@@ -225,7 +222,7 @@ fn stat_of(stat: &rustix::fs::Stat) -> Stat {
         mode: stat.st_mode & 0o7777,
         len: stat.st_size as u64,
         ino: stat.st_ino,
-        links: stat.st_nlink as u64,
+        links: stat.st_nlink,
         blocks: stat.st_blocks as u64,
         mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
     }

@@ -91,7 +91,8 @@ impl Envelope {
 
     /// Reads an envelope from the front of `bytes`; the number of bytes it took comes with it.
     pub fn decode(bytes: &[u8]) -> Result<(Envelope, usize), ManifestError> {
-        let head = bytes.first_chunk::<16>().ok_or(ManifestError::Malformed { at: 0, why: "it ends too early" })?;
+        let head =
+            bytes.first_chunk::<16>().ok_or(ManifestError::Malformed { at: 0, why: "it ends too early" })?;
         let len = Envelope::encoded_len(head)?;
         if bytes.len() < len {
             return Err(ManifestError::Malformed { at: bytes.len(), why: "it ends too early" });

@@ -140,12 +140,16 @@ fn check_entry(
     match kind {
         EntryKind::File if mode & 0o400 == 0 => Err(refused(
             path,
-            format!("mode {mode:03o}: its owner may not read it, so a replica that is not root could not read it back"),
+            format!(
+                "mode {mode:03o}: its owner may not read it, so a replica that is not root could not read it back"
+            ),
         )),
         EntryKind::File if size > FILE_BYTES_MAX => Err(refused(path, "it is larger than 2^50 bytes")),
         EntryKind::Directory if mode & 0o500 != 0o500 => Err(refused(
             path,
-            format!("mode {mode:03o}: its owner may not list it, so a replica that is not root could not read it back"),
+            format!(
+                "mode {mode:03o}: its owner may not list it, so a replica that is not root could not read it back"
+            ),
         )),
         EntryKind::Symlink if mode != 0o777 => Err(refused(path, "a symlink has mode 777")),
         EntryKind::Symlink if target.is_empty() => Err(refused(path, "the symlink has no target")),

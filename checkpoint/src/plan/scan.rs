@@ -71,10 +71,10 @@ impl Walk<'_> {
             if name == b"." || name == b".." {
                 continue;
             }
-            let inner = path
-                .join(name)
-                .map_err(|e| PlanError::Refused { path: e.path, why: e.why.to_owned() })?;
-            let stat = statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.io("stat", &inner, e))?;
+            let inner =
+                path.join(name).map_err(|e| PlanError::Refused { path: e.path, why: e.why.to_owned() })?;
+            let stat =
+                statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.io("stat", &inner, e))?;
             self.take(inner, &stat, Some((&fd, name)))?;
         }
         Ok(())

@@ -38,10 +38,7 @@ pub(super) fn restore(
         _ => PathBuf::from("."),
     };
     let old = match std::fs::symlink_metadata(target) {
-        Ok(there) if !options.force => {
-            drop(there);
-            return Err(RestoreError::Exists(target.to_path_buf()));
-        }
+        Ok(_) if !options.force => return Err(RestoreError::Exists(target.to_path_buf())),
         Ok(there) if !there.is_dir() => return Err(wrong("is there and no directory: remove it first")),
         Ok(_) => true,
         Err(e) if e.kind() == io::ErrorKind::NotFound => false,
@@ -206,7 +203,8 @@ impl Filling<'_> {
             && let Some(path) = source.local(entry)
             && let Some(file) = local_file(&path)
         {
-            done = if self.options.link { writer.link(file, &path)? } else { writer.take_over(file, false)? };
+            done =
+                if self.options.link { writer.link(file, &path)? } else { writer.take_over(file, false)? };
         }
         let file = match done {
             Some(file) => file,
@@ -234,8 +232,10 @@ impl Filling<'_> {
         for entry in dirs.into_iter().rev() {
             let full = self.full(entry);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let dir = open_beneath(&self.root, &entry.path, flags, Mode::empty()).map_err(at("open", &full))?;
-            fchmod(&dir, Mode::from_raw_mode(entry.mode)).map_err(|e| at("set the mode of", &full)(e.into()))?;
+            let dir =
+                open_beneath(&self.root, &entry.path, flags, Mode::empty()).map_err(at("open", &full))?;
+            fchmod(&dir, Mode::from_raw_mode(entry.mode))
+                .map_err(|e| at("set the mode of", &full)(e.into()))?;
             if !all {
                 rustix::fs::fsync(&dir).map_err(|e| at("sync", &full)(e.into()))?;
             }

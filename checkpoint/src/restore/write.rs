@@ -89,7 +89,12 @@ impl Writer<'_> {
                 return Ok(None);
             }
             if linkat(CWD, path, self.dir, self.entry.path.name(), AtFlags::empty()).is_ok() {
-                let linked = openat(self.dir, self.entry.path.name(), OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty());
+                let linked = openat(
+                    self.dir,
+                    self.entry.path.name(),
+                    OFlags::RDONLY | OFlags::NOFOLLOW,
+                    Mode::empty(),
+                );
                 let linked = File::from(linked.map_err(|e| at("open", self.full)(e.into()))?);
                 let now = linked.metadata().map_err(at("stat", self.full))?;
                 // What was verified is what was linked.
@@ -114,7 +119,10 @@ impl Writer<'_> {
         let size = self.entry.size;
         let mut sink = |data: &[u8]| {
             if data.len() as u64 > size - offset {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than its {size} bytes came")));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("more than its {size} bytes came"),
+                ));
             }
             hasher.update(data);
             write_with_holes(&file, data, offset)?;
@@ -135,7 +143,9 @@ impl Writer<'_> {
         let found = hasher.finish();
         if found != self.entry.digest {
             let sealed = self.entry.digest.short();
-            return Err(self.corrupt(format!("what came has the digest {}, sealed was {sealed}", found.short())));
+            return Err(
+                self.corrupt(format!("what came has the digest {}, sealed was {sealed}", found.short()))
+            );
         }
         file.set_len(size).map_err(at("set the length of", self.full))?;
         self.set_mode(&file)?;
@@ -184,7 +194,8 @@ impl Writer<'_> {
         }
         // It may have grown meanwhile.
         let mut from = from;
-        let more = io::Seek::seek(&mut from, io::SeekFrom::Start(offset)).and_then(|_| from.read(&mut room[..1]));
+        let more =
+            io::Seek::seek(&mut from, io::SeekFrom::Start(offset)).and_then(|_| from.read(&mut room[..1]));
         Ok(hasher.finish() == self.entry.digest && matches!(more, Ok(0)))
     }
 }

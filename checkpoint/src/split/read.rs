@@ -34,7 +34,12 @@ pub(super) struct SourceFile {
 }
 
 impl SourceFile {
-    pub(super) fn open(root: impl AsFd, dir: &Path, path: &RelPath, stamp: Stamp) -> Result<SourceFile, SplitError> {
+    pub(super) fn open(
+        root: impl AsFd,
+        dir: &Path,
+        path: &RelPath,
+        stamp: Stamp,
+    ) -> Result<SourceFile, SplitError> {
         let full = dir.join(path.as_os_str());
         // NONBLOCK: should it have become a fifo, opening it must not wait.
         let fd = match open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
@@ -86,7 +91,10 @@ impl SourceFile {
             match n {
                 Ok(0) => {
                     self.check()?;
-                    return Err(changed(&self.path, format!("it ends at byte {at_byte}, it had {}", self.len())));
+                    return Err(changed(
+                        &self.path,
+                        format!("it ends at byte {at_byte}, it had {}", self.len()),
+                    ));
                 }
                 Ok(n) => at_byte += n as u64,
                 Err(Errno::INTR) => {}
@@ -155,7 +163,12 @@ fn compare(path: &RelPath, planned: &Stamp, now: &Stamp) -> Result<(), SplitErro
 }
 
 /// Compares any entry with its stamp, by name.
-pub(super) fn check_name(root: impl AsFd, dir: &Path, path: &RelPath, planned: &Stamp) -> Result<(), SplitError> {
+pub(super) fn check_name(
+    root: impl AsFd,
+    dir: &Path,
+    path: &RelPath,
+    planned: &Stamp,
+) -> Result<(), SplitError> {
     let stat = if path.is_root() {
         fstat(root).map_err(io::Error::from)
     } else {

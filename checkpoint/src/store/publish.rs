@@ -44,7 +44,9 @@ pub(super) fn publish(inner: &Inner, batch: &[Publish]) -> Vec<Result<(), Unpubl
 }
 
 fn broken(path: &Path) -> IoError {
-    at("publish", path)(io::Error::other("an earlier sync failed: what is on the device is unknown until the next start"))
+    at("publish", path)(io::Error::other(
+        "an earlier sync failed: what is on the device is unknown until the next start",
+    ))
 }
 
 // What must be durable before the next step.
@@ -346,6 +348,11 @@ impl Work<'_> {
                         return Ok(());
                     }
                     Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                    // Unpacking has used up its links: the blob gets an inode of its own.
+                    Err(e) if full(&e) => {
+                        self.clone_blob(entry, own, &blob)?;
+                        continue;
+                    }
                     Err(e) => return Err(at("link to", &blob)(e).into()),
                 }
                 // An earlier run got this far with the same inode: nothing to verify.
@@ -371,7 +378,10 @@ impl Work<'_> {
                 }
                 (Found::Missing, _) if n == 0 => return Err(missing(entry, "the blob", &blob)),
                 // Every inode is full, and there is no content of our own: another inode is cloned.
-                (Found::Missing, _) => self.clone_blob(entry, n)?,
+                (Found::Missing, _) => {
+                    let before = self.inner.layout.blob(entry.digest, entry.mode, n - 1);
+                    self.clone_blob(entry, &before, &blob)?;
+                }
                 // Ours is good: it takes the place of the damaged one, whose other links stay for repair.
                 (Found::Corrupt(why), Some(own)) => {
                     tracing::warn!(blob = %blob.display(), why, "replacing a corrupt blob");
@@ -418,17 +428,14 @@ impl Work<'_> {
         Ok(true)
     }
 
-    // The n-th inode of a content, made from the one before it, durable before it has its name.
-    fn clone_blob(&mut self, entry: &ManifestEntry, n: u32) -> Step {
-        let layout = &self.inner.layout;
-        let from = layout.blob(entry.digest, entry.mode, n - 1);
-        let to = layout.blob(entry.digest, entry.mode, n);
+    // A further inode of a content, durable before it has its name.
+    fn clone_blob(&mut self, entry: &ManifestEntry, from: &Path, to: &Path) -> Step {
         let temp = self.temp_name();
-        self.disk.clone_file(&from, &temp).map_err(at("clone", &from))?;
+        self.disk.clone_file(from, &temp).map_err(at("clone", from))?;
         self.disk.set_mode(&temp, entry.mode).map_err(at("set the mode of", &temp))?;
         let file = self.disk.open(&temp, Open::Read).map_err(at("open", &temp))?;
         self.synced(file.sync_all(), &temp)?;
-        Ok(self.disk.rename(&temp, &to).map_err(at("make", &to))?)
+        Ok(self.disk.rename(&temp, to).map_err(at("make", to))?)
     }
 
     fn temp_name(&mut self) -> PathBuf {
@@ -468,11 +475,13 @@ impl Work<'_> {
             let job_dir = self.inner.layout.job_dir(&job);
             if result.is_ok() {
                 result = self.synced(self.disk.sync_dir(&job_dir), &job_dir).and_then(|()| {
-                    expire::point_latest(self.disk, &job_dir, Some(epoch)).map_err(at("point `latest` in", &job_dir))
+                    expire::point_latest(self.disk, &job_dir, Some(epoch))
+                        .map_err(at("point `latest` in", &job_dir))
                 });
             }
             if let Err(e) = &result {
-                let of_job = |epoch: &&mut Building<'_>| epoch.failed.is_none() && epoch.publish.envelope.job == job;
+                let of_job =
+                    |epoch: &&mut Building<'_>| epoch.failed.is_none() && epoch.publish.envelope.job == job;
                 epochs.iter_mut().filter(of_job).for_each(|epoch| epoch.fail_io(e));
             }
         }
@@ -487,7 +496,13 @@ impl Work<'_> {
 }
 
 // A staged file has just become its blob: its tree name is made from it.
-fn continue_with(work: &mut Work<'_>, entry: &ManifestEntry, key: blobs::Key, blob: &Path, to: &Path) -> Step {
+fn continue_with(
+    work: &mut Work<'_>,
+    entry: &ManifestEntry,
+    key: blobs::Key,
+    blob: &Path,
+    to: &Path,
+) -> Step {
     let ino = work.disk.stat(blob).map_err(at("stat", blob))?.ino;
     work.good.insert((entry.digest, entry.mode), (key.2, ino));
     if work.place(entry, key.2, ino, to)? {

@@ -66,8 +66,7 @@ fn make_parents(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 
 // Makes the directories from `tree` down to the parent of `path` writable for their owner.
 fn open_parents(disk: &dyn Disk, tree: &Path, path: &Path) -> io::Result<()> {
-    let mut dirs: Vec<&Path> =
-        path.ancestors().skip(1).take_while(|dir| dir.starts_with(tree)).collect();
+    let mut dirs: Vec<&Path> = path.ancestors().skip(1).take_while(|dir| dir.starts_with(tree)).collect();
     dirs.reverse();
     dirs.into_iter().try_for_each(|dir| disk.set_mode(dir, 0o700))
 }

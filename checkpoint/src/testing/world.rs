@@ -114,7 +114,8 @@ impl World {
             return Err(io::Error::other("the crash disk has lost its power"));
         }
         let text = path.to_string_lossy();
-        let planned = self.failures.iter().position(|(k, part, _)| *k == kind && text.contains(part.as_str()));
+        let planned =
+            self.failures.iter().position(|(k, part, _)| *k == kind && text.contains(part.as_str()));
         match planned {
             Some(at) => Err(io::Error::from_raw_os_error(self.failures.remove(at).2)),
             None => Ok(()),

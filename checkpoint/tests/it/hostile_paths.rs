@@ -55,7 +55,10 @@ fn limits_hold() {
     }
     let scan = |limits| Plan::scan(temp.path(), &limits);
     assert!(scan(Limits { files_max: 22, ..Limits::default() }).is_ok());
-    assert!(matches!(scan(Limits { files_max: 21, ..Limits::default() }), Err(PlanError::Limit { limit: 21, .. })));
+    assert!(matches!(
+        scan(Limits { files_max: 21, ..Limits::default() }),
+        Err(PlanError::Limit { limit: 21, .. })
+    ));
     assert!(scan(Limits { bytes_max: 2000, ..Limits::default() }).is_ok());
     assert!(matches!(scan(Limits { bytes_max: 1999, ..Limits::default() }), Err(PlanError::Limit { .. })));
     assert!(scan(Limits { depth_max: 1, ..Limits::default() }).is_err());
@@ -78,7 +81,8 @@ fn hostile_manifests_are_not_decoded() {
         let digest = checkpoint::digest::content(b"x");
         ManifestEntry { path, kind: EntryKind::File, mode: 0o644, size: 1, digest, target: Vec::new() }
     }
-    let root = ManifestEntry { kind: EntryKind::Directory, mode: 0o755, size: 0, digest: Digest::NONE, ..file("") };
+    let root =
+        ManifestEntry { kind: EntryKind::Directory, mode: 0o755, size: 0, digest: Digest::NONE, ..file("") };
     let link = |path: &str| ManifestEntry {
         kind: EntryKind::Symlink,
         mode: 0o777,

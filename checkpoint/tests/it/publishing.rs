@@ -1,1 +1,200 @@
-//! soon
+//! Publishing when something is not as it should be.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use checkpoint::digest::content;
+use checkpoint::testing::{CrashDisk, OpKind};
+use checkpoint::{Disk, Source, Store, Unpublished};
+
+use crate::support::*;
+
+fn open() -> (CrashDisk, Store) {
+    let disk = CrashDisk::new();
+    disk.create_dir(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    let store = Store::open(Arc::new(disk.clone()), Path::new("/data")).unwrap();
+    (disk, store)
+}
+
+fn reopen(disk: &CrashDisk) -> Store {
+    Store::open(Arc::new(disk.clone()), Path::new("/data")).unwrap()
+}
+
+fn all_reused(taken: &Taken) -> Vec<Source> {
+    let file = |e: &checkpoint::ManifestEntry| if e.size > 0 { Source::Reused } else { Source::None };
+    taken.manifest.entries.iter().map(file).collect()
+}
+
+#[test]
+fn a_corrupt_blob_is_never_linked_and_others_go_on() {
+    let temp = tempfile::tempdir().unwrap();
+    write(temp.path(), "f", b"content", 0o644);
+    let taken = take_all(temp.path());
+    let other = tempfile::tempdir().unwrap();
+    write(other.path(), "g", b"other", 0o644);
+    let fine = take_all(other.path());
+    let (disk, store) = open();
+    let sources = stage(&store, 1, &taken).unwrap();
+    store.publish(&[to_publish("job", 1, 1, &taken.manifest, sources)]).remove(0).unwrap();
+    let blob = store.blob_path(content(b"content")).unwrap();
+    assert!(disk.flip(&blob, 9).unwrap());
+
+    let store = reopen(&disk);
+    let bad = to_publish("job", 2, 2, &taken.manifest, all_reused(&taken));
+    let sources = stage(&store, 3, &fine).unwrap();
+    let results = store.publish(&[bad.clone(), to_publish("job", 3, 3, &fine.manifest, sources)]);
+    assert!(matches!(&results[0], Err(Unpublished::Corrupt { path, .. }) if path == "f"), "{results:?}");
+    assert!(results[1].is_ok());
+    let job = "job".parse().unwrap();
+    assert_eq!(store.epochs(&job).unwrap(), [1, 3]);
+    let report = store.verify(&job, 1).unwrap();
+    assert_eq!(report.problems.len(), 1);
+    assert_eq!(report.problems[0].path, "f");
+
+    // The same content, brought anew, takes the blob's place.
+    let sources = stage(&store, 4, &taken).unwrap();
+    store.publish(&[to_publish("job", 4, 4, &taken.manifest, sources)]).remove(0).unwrap();
+    assert!(store.verify(&job, 4).unwrap().is_good());
+    store.publish(&[bad]).remove(0).unwrap();
+    assert!(store.verify(&job, 2).unwrap().is_good());
+    assert_eq!(disk.read_link(&store.layout().latest_link(&job)).unwrap(), b"4");
+}
+
+#[test]
+fn missing_content_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    write(temp.path(), "small", b"content", 0o644);
+    write(temp.path(), "staged", &noise(200_000, 1), 0o644);
+    let taken = take_all(temp.path());
+    let (_, store) = open();
+    let sources = stage(&store, 1, &taken).unwrap();
+    let result = store.publish(&[to_publish("job", 1, 2, &taken.manifest, sources)]).remove(0);
+    assert!(matches!(&result, Err(Unpublished::Missing { path, .. }) if path == "staged"), "{result:?}");
+    let result = store.publish(&[to_publish("job", 1, 2, &taken.manifest, all_reused(&taken))]).remove(0);
+    assert!(matches!(&result, Err(Unpublished::Missing { path, .. }) if path == "small"), "{result:?}");
+    // A staged file that is longer than its file, and a root that is not the sealed one.
+    let sources = stage(&store, 3, &taken).unwrap();
+    let mut wrong = to_publish("job", 1, 3, &taken.manifest, sources);
+    wrong.envelope.root = content(b"?");
+    assert!(matches!(store.publish(&[wrong.clone()]).remove(0), Err(Unpublished::Corrupt { .. })));
+    let file = taken.manifest.entries.iter().position(|e| e.path.as_bytes() == b"staged").unwrap() as u32;
+    let staged =
+        store.disk().open(&store.layout().staged_file(3, file), checkpoint::disk::Open::Write).unwrap();
+    staged.set_len(200_001).unwrap();
+    wrong.envelope.root = taken.manifest.root();
+    let result = store.publish(&[wrong]).remove(0);
+    assert!(matches!(&result, Err(Unpublished::Corrupt { path, .. }) if path == "staged"), "{result:?}");
+    assert!(store.epochs(&"job".parse().unwrap()).unwrap().is_empty());
+    store.discard(3).unwrap();
+    assert!(store.disk().stat(&store.layout().building_dir(3)).is_err());
+    assert!(store.disk().stat(&store.layout().staged_file(3, file)).is_ok());
+}
+
+#[test]
+fn an_epoch_is_published_once_and_never_changed() {
+    let temp = tempfile::tempdir().unwrap();
+    write(temp.path(), "f", b"one", 0o644);
+    let one = take_all(temp.path());
+    write(temp.path(), "f", b"two", 0o644);
+    let two = take_all(temp.path());
+    let (disk, store) = open();
+    let sources = stage(&store, 1, &one).unwrap();
+    let publish = to_publish("job", 5, 1, &one.manifest, sources);
+    store.publish(std::slice::from_ref(&publish)).remove(0).unwrap();
+    // As after a restart: unpacked and published once more.
+    stage(&store, 1, &one).unwrap();
+    store.publish(&[publish]).remove(0).unwrap();
+    assert!(disk.stat(&store.layout().building_dir(1)).is_err());
+    let sources = stage(&store, 2, &two).unwrap();
+    let result = store.publish(&[to_publish("job", 5, 2, &two.manifest, sources.clone())]).remove(0);
+    assert!(matches!(result, Err(Unpublished::Occupied { .. })), "{result:?}");
+    // An older epoch that comes later does not become the latest.
+    store.publish(&[to_publish("job", 3, 2, &two.manifest, sources)]).remove(0).unwrap();
+    let job = "job".parse().unwrap();
+    assert_eq!(store.published(&job, 5).unwrap(), Some(one.manifest.root()));
+    assert_eq!(disk.read_link(&store.layout().latest_link(&job)).unwrap(), b"5");
+    assert_eq!(store.published(&job, 4).unwrap(), None);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_published_before_the_next_start() {
+    for (kind, path) in
+        [(OpKind::SyncAll, "tree"), (OpKind::SyncAll, "manifest"), (OpKind::SyncDir, "epochs/job")]
+    {
+        let temp = tempfile::tempdir().unwrap();
+        write(temp.path(), "tree", b"content", 0o644);
+        let taken = take_all(temp.path());
+        let (disk, store) = open();
+        let sources = stage(&store, 1, &taken).unwrap();
+        let publish = to_publish("job", 1, 1, &taken.manifest, sources);
+        disk.fail_next(kind, path, 5);
+        assert!(
+            matches!(store.publish(std::slice::from_ref(&publish)).remove(0), Err(Unpublished::Io(_))),
+            "{path}"
+        );
+        assert!(
+            matches!(store.publish(std::slice::from_ref(&publish)).remove(0), Err(Unpublished::Io(_))),
+            "{path}"
+        );
+        let disk = disk.crash(checkpoint::testing::Crash::Strict);
+        let store = reopen(&disk);
+        stage(&store, 1, &taken).unwrap();
+        store.publish(&[publish]).remove(0).unwrap();
+        assert!(store.verify(&"job".parse().unwrap(), 1).unwrap().is_good());
+    }
+}
+
+#[test]
+fn contents_are_durable_before_their_blob_has_a_name_and_names_before_the_epoch_appears() {
+    let temp = tempfile::tempdir().unwrap();
+    write(temp.path(), "small", b"content", 0o644);
+    write(temp.path(), "staged", &noise(200_000, 1), 0o640);
+    let taken = take_all(temp.path());
+    let (disk, store) = open();
+    let sources = stage(&store, 1, &taken).unwrap();
+    disk.clear_ops();
+    store.publish(&[to_publish("job", 1, 1, &taken.manifest, sources)]).remove(0).unwrap();
+    let ops = disk.ops();
+    let last = |kind, part: &str| {
+        ops.iter().rposition(|op| op.kind == kind && op.path.to_string_lossy().contains(part))
+    };
+    let first = |kind, part: &str| {
+        ops.iter().position(|op| op.kind == kind && op.path.to_string_lossy().contains(part))
+    };
+    let synced = last(OpKind::SyncAll, "small").max(last(OpKind::SyncAll, "/f")).unwrap();
+    let linked = first(OpKind::Link, "blobs/").unwrap();
+    let appears = first(OpKind::Rename, "epochs/job/1").unwrap();
+    let latest = first(OpKind::Rename, "epochs/job/latest").unwrap();
+    assert!(last(OpKind::SetMode, "/f2").unwrap() < synced && synced < linked, "{ops:#?}");
+    for dir in ["blobs/", "epoch/files", "epoch"] {
+        assert!(last(OpKind::SyncDir, dir).is_some_and(|at| linked < at), "{dir}");
+    }
+    assert!(last(OpKind::SyncAll, "manifest").unwrap() < appears);
+    assert!(first(OpKind::SyncDir, "epoch/files").unwrap() < appears);
+    assert!(appears < last(OpKind::SyncDir, "epochs/job").unwrap());
+    assert!(last(OpKind::SyncDir, "epochs/job").unwrap() < latest);
+}
+
+#[test]
+fn a_start_touches_nothing_but_the_trash() {
+    let (disk, store) = open();
+    let strange = [
+        store.layout().staging_dir().join("77"),
+        store.layout().blobs_dir().join("zz"),
+        store.layout().epochs_dir().join("job"),
+        store.layout().epochs_dir().join("job/9"),
+        store.layout().trash_dir().join("x"),
+        store.layout().trash_dir().join("x/y"),
+    ];
+    strange.iter().for_each(|dir| disk.create_dir(dir).unwrap());
+    disk.write_new(&store.layout().blobs_dir().join("00/odd"), b"?", 0o644).unwrap();
+    let before = disk.paths();
+    let store = reopen(&disk);
+    let mut after = disk.paths();
+    after.retain(|path| *path != store.layout().latest_link(&"job".parse().unwrap()));
+    let trash = store.layout().trash_dir();
+    let expected: Vec<_> =
+        before.into_iter().filter(|path| *path == trash || !path.starts_with(&trash)).collect();
+    assert_eq!(after, expected);
+}

@@ -75,7 +75,9 @@ fn covered_pieces_are_not_handed_out_again() {
         let mut covered = Coverage::new();
         for piece in &all.pieces[..stop] {
             match piece {
-                Piece::Chunk { file, offset, payload, .. } => covered.add_range(*file, *offset, payload.len() as u64),
+                Piece::Chunk { file, offset, payload, .. } => {
+                    covered.add_range(*file, *offset, payload.len() as u64)
+                }
                 Piece::Zero { file, offset, len, .. } => covered.add_range(*file, *offset, *len),
                 Piece::Pack { files, .. } => files.iter().for_each(|f| covered.add_files(f.file..f.file + 1)),
                 Piece::Reuse { files } => files.iter().for_each(|(f, _)| covered.add_files(*f..f + 1)),

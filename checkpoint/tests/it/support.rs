@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use checkpoint::disk::{Disk, Open};
 use checkpoint::digest::Digest;
+use checkpoint::disk::Open;
 use checkpoint::{
     Coverage, Envelope, Limits, Manifest, Piece, Plan, PlanEntry, Position, Publish, Source, Splitter, Store,
     Unpacked,
@@ -96,7 +96,13 @@ pub fn stage(store: &Store, attempt: u64, taken: &Taken) -> std::io::Result<Vec<
     Ok(sources)
 }
 
-pub fn to_publish(job: &str, epoch: u64, attempt: u64, manifest: &Arc<Manifest>, sources: Vec<Source>) -> Publish {
+pub fn to_publish(
+    job: &str,
+    epoch: u64,
+    attempt: u64,
+    manifest: &Arc<Manifest>,
+    sources: Vec<Source>,
+) -> Publish {
     let envelope = envelope(job, epoch, attempt, manifest.root());
     Publish { attempt, envelope, manifest: manifest.clone(), sources: Arc::new(sources) }
 }

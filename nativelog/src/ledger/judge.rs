@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use checkpoint::limits::CHUNK_BYTES_MAX;
 use checkpoint::plan::PlanChecker;
 use checkpoint::{CommitId, Digest, Envelope, JobName, Manifest, PlanEntry, RelPath, store::Source};
 
@@ -167,8 +168,11 @@ impl Sealing {
 impl Ledger {
     /// Judges one record. Never changes anything.
     pub(super) fn judge(&self, header: &Record) -> Result<Change, Rejected> {
-        let bytes = header_and_payload_bytes(header);
         let payload_bytes = header.payload_bytes;
+        if payload_bytes > u64::from(CHUNK_BYTES_MAX) {
+            return Err(malformed("a payload has at most 4 MiB"));
+        }
+        let bytes = header_and_payload_bytes(header);
         let kind = header.kind.as_ref().ok_or_else(|| malformed("a record of no known kind"))?;
         if payload_bytes > 0 && !matches!(kind, Kind::Chunk(_) | Kind::Pack(_) | Kind::Whole(_)) {
             return Err(malformed("this kind of record carries no payload"));

@@ -451,6 +451,9 @@ fn put_ended(value: &mut Writer, ended: &Ended) {
     }
 }
 
+/// Keys and values, as given.
+type Labels = Vec<(String, String)>;
+
 /// Writes fields end to end.
 #[derive(Default)]
 struct Writer {
@@ -571,7 +574,7 @@ impl<'a> Reader<'a> {
             already: false,
         })
     }
-    fn labels(&mut self) -> Result<(Vec<(String, String)>, Vec<String>), DecodeError> {
+    fn labels(&mut self) -> Result<(Labels, Vec<String>), DecodeError> {
         let mut labels = Vec::new();
         for _ in 0..self.u32()? {
             labels.push((self.text()?, self.text()?));

@@ -32,6 +32,7 @@ impl History {
         let id = self.next();
         self.ledger.advance(id);
         self.records.push((id, None));
+        self.watch();
     }
 
     /// Applies a record; its dry run must have said the same, and a rejection must have changed nothing.
@@ -60,7 +61,9 @@ impl History {
         let changes = self.ledger.drain_changes();
         for id in &changes.attempts_gone {
             self.catalog.retain(|key, _| match key {
-                RowKey::Attempt(at) | RowKey::Page(at, _) | RowKey::File(at, _) | RowKey::Piece(at, _, _) => at != id,
+                RowKey::Attempt(at) | RowKey::Page(at, _) | RowKey::File(at, _) | RowKey::Piece(at, _, _) => {
+                    at != id
+                }
                 _ => true,
             });
         }
@@ -93,13 +96,15 @@ impl History {
         assert_eq!(Ledger::decode(&self.ledger.encode()).unwrap().digest(), digest);
         let rows: Vec<_> = self.ledger.rows().collect();
         assert!(rows.windows(2).all(|two| two[0].0 < two[1].0 && two[0].0.to_bytes() < two[1].0.to_bytes()));
-        for (key, value) in &rows {
+        for (key, _) in &rows {
             assert_eq!(RowKey::from_bytes(&key.to_bytes()).as_ref(), Ok(key));
-            if *key != RowKey::Meta {
-                assert_eq!(self.catalog.get(key), Some(value), "{key:?} was projected");
-            }
         }
-        assert_eq!(self.catalog.len(), rows.len().max(1) - usize::from(self.catalog.is_empty()), "no row too many");
+        if !self.records.is_empty() {
+            assert!(
+                self.catalog.iter().eq(rows.iter().map(|(key, value)| (key, value))),
+                "changed rows make the catalog"
+            );
+        }
         assert_eq!(self.replay().digest(), digest);
         digest
     }

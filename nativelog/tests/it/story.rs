@@ -70,7 +70,8 @@ fn tell(name: &str) {
     } else if told != script {
         let differs = told.lines().zip(script.lines()).position(|(a, b)| a != b);
         let at = differs.unwrap_or(told.lines().count().min(script.lines().count()));
-        let show = |text: &str| text.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
+        let show =
+            |text: &str| text.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
         panic!("{name}, line {}:\n--- expected\n{}\n--- told\n{}\n", at + 1, show(&script), show(&told));
     }
 }
@@ -183,19 +184,27 @@ impl Teller {
             "chunk" => self.chunk(words),
             "pack" => compose::piece(attempt(), self.directory(words).pack(&words.files("files"))),
             "zero" => {
-                let (file, offset, len) = (words.number("file") as u32, words.number("offset"), words.number("len"));
+                let (file, offset, len) =
+                    (words.number("file") as u32, words.number("offset"), words.number("len"));
                 compose::piece(attempt(), self.directory(words).zero(file, offset, len))
             }
             "reuse" => compose::piece(attempt(), self.directory(words).reuse(&words.files("files"))),
             "link" => {
-                let link = proto::Link { attempt: attempt(), digest: vec![0; 32].into(), ..Default::default() };
+                let link =
+                    proto::Link { attempt: attempt(), digest: vec![0; 32].into(), ..Default::default() };
                 LogRecord::new(Kind::Link(link), Bytes::new())
             }
             "seal" => compose::seal(attempt(), self.directory(words).root()),
             "abort" => compose::abort(attempt(), words.text("reason")),
             "pin" => {
                 let for_ms = words.maybe("for_ms").unwrap_or(0);
-                compose::pin(&job(words), words.number("epoch"), words.get("owner"), &words.text("reason"), for_ms)
+                compose::pin(
+                    &job(words),
+                    words.number("epoch"),
+                    words.get("owner"),
+                    &words.text("reason"),
+                    for_ms,
+                )
             }
             "unpin" => compose::unpin(&job(words), words.number("epoch"), words.get("owner")),
             "expire" => {
@@ -204,7 +213,10 @@ impl Teller {
             }
             "tick" => compose::tick(words.number("ms")),
             "activate" => compose::activate(words.number("version") as u32),
-            "empty" => LogRecord { header: Record { version: 1, ..Default::default() }.into(), payload: Bytes::new() },
+            "empty" => LogRecord {
+                header: Record { version: 1, ..Default::default() }.into(),
+                payload: Bytes::new(),
+            },
             verb => panic!("no command {verb}"),
         }
     }
@@ -213,7 +225,8 @@ impl Teller {
         let directory = self.directory(words);
         let files = directory.files();
         let pieces = if files.is_empty() { vec![] } else { vec![directory.pack(&files)] };
-        let root = words.named.get("root_of").map_or(directory.root(), |other| self.directories[*other].root());
+        let root =
+            words.named.get("root_of").map_or(directory.root(), |other| self.directories[*other].root());
         compose::whole(&opening(words), &Pages::new(&directory.entries), &pieces, root).expect("small enough")
     }
 
@@ -231,8 +244,10 @@ impl Teller {
 
     /// `len=` and `at=` lie about the length and the offset, `bytes_of=` takes another directory's bytes.
     fn chunk(&self, words: &Words<'_>) -> LogRecord {
-        let (attempt, file, offset) = (words.number("attempt"), words.number("file") as u32, words.number("offset"));
-        let from = words.named.get("bytes_of").map_or(self.directory(words), |other| &self.directories[*other]);
+        let (attempt, file, offset) =
+            (words.number("attempt"), words.number("file") as u32, words.number("offset"));
+        let from =
+            words.named.get("bytes_of").map_or(self.directory(words), |other| &self.directories[*other]);
         let source = words.maybe("source").map_or(file, |source| source as u32);
         let record = compose::piece(attempt, from.chunk(source, offset));
         let Some(Kind::Chunk(mut chunk)) = record.header.kind.clone() else { unreachable!() };
@@ -248,7 +263,9 @@ impl Teller {
 
     fn show(&self, words: &Words<'_>, told: &mut String) {
         let ledger = &self.history.ledger;
-        if words.named.contains_key("job") {
+        if words.rest == "ledger" {
+            writeln!(told, "  {} bytes, digest {}", ledger.encode().len(), ledger.digest()).unwrap();
+        } else if words.named.contains_key("job") {
             let name = job(words);
             match ledger.job(&name) {
                 None => told.push_str("  no such job\n"),
@@ -259,8 +276,10 @@ impl Teller {
             }
             for epoch in ledger.epochs(&name) {
                 let pins: Vec<_> = epoch.pins.iter().map(|pin| pin.owner.as_str()).collect();
-                let pins = if pins.is_empty() { String::new() } else { format!(" pinned by {}", pins.join(", ")) };
-                writeln!(told, "  epoch {} root={}{pins}", epoch.sealed.epoch, epoch.sealed.root.short()).unwrap();
+                let pins =
+                    if pins.is_empty() { String::new() } else { format!(" pinned by {}", pins.join(", ")) };
+                writeln!(told, "  epoch {} root={}{pins}", epoch.sealed.epoch, epoch.sealed.root.short())
+                    .unwrap();
             }
         } else if words.named.contains_key("attempt") {
             match ledger.attempt(words.number("attempt")) {
@@ -270,7 +289,8 @@ impl Teller {
                     let files: Vec<_> = coverage.files().collect();
                     let ranges: Vec<_> = coverage.ranges().collect();
                     let (epoch, pages, plan_pages) = (info.epoch, info.pages_here, info.plan_pages);
-                    write!(told, "  epoch={epoch} pages={pages}/{plan_pages} idle={}ms", info.idle_ms).unwrap();
+                    write!(told, "  epoch={epoch} pages={pages}/{plan_pages} idle={}ms", info.idle_ms)
+                        .unwrap();
                     write!(told, " covered={}/{}", info.covered_bytes, info.declared_bytes).unwrap();
                     writeln!(told, " files={files:?} ranges={ranges:?}").unwrap();
                 }
@@ -322,7 +342,13 @@ fn effect_line(effect: &Effect) -> String {
         }
         Effect::Publish(epoch) => {
             let sources: Vec<_> = epoch.sources.iter().map(|source| format!("{source:?}")).collect();
-            format!("publish {}@{} from attempt {}: {}", epoch.job, epoch.epoch, epoch.attempt, sources.join(" "))
+            format!(
+                "publish {}@{} from attempt {}: {}",
+                epoch.job,
+                epoch.epoch,
+                epoch.attempt,
+                sources.join(" ")
+            )
         }
         Effect::Expire { job, epoch } => format!("expire {job}@{epoch}"),
         Effect::Discard { attempt } => format!("discard attempt={attempt}"),

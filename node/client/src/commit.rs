@@ -122,7 +122,12 @@ enum Ended {
 
 impl Client {
     /// Commits the directory `dir`. `on` sees events as they come and must not block.
-    pub async fn commit(&self, dir: &Path, commit: Commit, on: &(dyn Fn(Event) + Send + Sync)) -> Result<Done, Failure> {
+    pub async fn commit(
+        &self,
+        dir: &Path,
+        commit: Commit,
+        on: &(dyn Fn(Event) + Send + Sync),
+    ) -> Result<Done, Failure> {
         let mut run = Run {
             client: self,
             what: what(&commit),
@@ -197,7 +202,8 @@ impl Run<'_> {
                     Ended::StreamIt => Failure::new(Code::Unavailable, "the node refused the stream"),
                     Ended::Failed(failure) => {
                         // This node knows what became of what it was handed; of others it does not.
-                        self.maybe.store(before || failure.committed == Certainty::Unknown, Ordering::Relaxed);
+                        self.maybe
+                            .store(before || failure.committed == Certainty::Unknown, Ordering::Relaxed);
                         failure
                     }
                     Ended::BrokeOff(failure) => failure,
@@ -302,7 +308,14 @@ impl Run<'_> {
         let mut sender = Some(send);
         if tiny {
             let plan = plan.clone().expect("only a scanned plan is known to be tiny");
-            self.split(plan, limits::CHUNK_BYTES_DEFAULT, Coverage::default(), BTreeMap::new(), &mut sender, Some(feeder));
+            self.split(
+                plan,
+                limits::CHUNK_BYTES_DEFAULT,
+                Coverage::default(),
+                BTreeMap::new(),
+                &mut sender,
+                Some(feeder),
+            );
         }
         let by_path = plan.is_none();
         if by_path {
@@ -312,7 +325,11 @@ impl Run<'_> {
         let mut replies = match tokio::time::timeout(self.client.options.timeout, call).await {
             Ok(Ok(replies)) => replies.into_inner(),
             Ok(Err(status)) => return Ok(Ended::BrokeOff(Failure::from_status(&status))),
-            Err(_) => return Ok(Ended::BrokeOff(Failure::new(Code::Unavailable, "no answer").why("no answer in time"))),
+            Err(_) => {
+                return Ok(Ended::BrokeOff(
+                    Failure::new(Code::Unavailable, "no answer").why("no answer in time"),
+                ));
+            }
         };
         if by_path {
             // The node seals by itself: from here on it may have.
@@ -396,7 +413,9 @@ impl Run<'_> {
                         Request::Seal(pb::Seal { root: root.as_bytes().to_vec().into() })
                     }
                     Ok(None) => return,
-                    Err(error) => Request::GiveUp(pb::GiveUp { why: Some(wire::split_failure(&what, &error).to_pb()) }),
+                    Err(error) => {
+                        Request::GiveUp(pb::GiveUp { why: Some(wire::split_failure(&what, &error).to_pb()) })
+                    }
                 };
                 let _ = sender.blocking_send(pb::CommitRequest { kind: Some(last) });
             });

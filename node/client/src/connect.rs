@@ -109,7 +109,9 @@ impl Client {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let answer = match tokio::time::timeout(left, call(self.stub(&endpoint)?)).await {
                     Ok(answer) => answer,
-                    Err(_) => Err(Failure::new(Code::Timeout, "no answer").why("no answer in time").to_status()),
+                    Err(_) => {
+                        Err(Failure::new(Code::Timeout, "no answer").why("no answer in time").to_status())
+                    }
                 };
                 match answer {
                     Ok(answer) => {
@@ -135,7 +137,10 @@ impl Client {
 
     /// Who is in the cluster and how far. With `all`, the node asks the others.
     pub async fn status(&self, all: bool) -> Result<pb::StatusReply, Failure> {
-        self.anywhere("status", |mut stub| async move { stub.status(pb::StatusRequest { all, light: false }).await }).await
+        self.anywhere("status", |mut stub| async move {
+            stub.status(pb::StatusRequest { all, light: false }).await
+        })
+        .await
     }
 
     /// Sealed epochs.
@@ -178,7 +183,11 @@ impl Client {
     }
 
     /// Re-reads published directories; `each` sees every answer as it comes.
-    pub async fn verify(&self, request: pb::VerifyRequest, each: &mut dyn FnMut(pb::VerifyReply)) -> Result<(), Failure> {
+    pub async fn verify(
+        &self,
+        request: pb::VerifyRequest,
+        each: &mut dyn FnMut(pb::VerifyReply),
+    ) -> Result<(), Failure> {
         let mut stream = self
             .anywhere("verify", |mut stub| {
                 let request = request.clone();

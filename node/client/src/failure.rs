@@ -228,7 +228,9 @@ impl Failure {
         let code = match status.code() {
             tonic::Code::Unauthenticated => Code::Unauthenticated,
             tonic::Code::PermissionDenied => Code::PermissionDenied,
-            tonic::Code::InvalidArgument | tonic::Code::OutOfRange | tonic::Code::Unimplemented => Code::Refused,
+            tonic::Code::InvalidArgument | tonic::Code::OutOfRange | tonic::Code::Unimplemented => {
+                Code::Refused
+            }
             _ => Code::Unavailable,
         };
         Failure::new(code, "the node broke off").why(transport_reason(status))

@@ -42,7 +42,8 @@ impl Fetched {
 impl Client {
     /// The manifest of an epoch. With `stale`, from the node's own knowledge, without the leader.
     pub async fn manifest(&self, job: &str, which: pb::Which, stale: bool) -> Result<Fetched, Failure> {
-        let request = pb::FetchRequest { job: job.to_owned(), which: Some(which), stale, ..Default::default() };
+        let request =
+            pb::FetchRequest { job: job.to_owned(), which: Some(which), stale, ..Default::default() };
         let mut reasons = BTreeMap::new();
         let mut last = None;
         for _ in 0..ROUNDS_MAX {
@@ -69,7 +70,9 @@ impl Client {
             let mut stream = self.stub(endpoint)?.fetch(request).await?.into_inner();
             let head = match next(&mut stream).await? {
                 Some(Kind::Head(head)) => head,
-                _ => return Err(Failure::new(Code::Internal, "the node answered out of order").why("no head")),
+                _ => {
+                    return Err(Failure::new(Code::Internal, "the node answered out of order").why("no head"));
+                }
             };
             let mut bytes = Vec::new();
             while let Some(kind) = next(&mut stream).await? {
@@ -237,13 +240,20 @@ fn hand_on(payload: &Bytes, len: u64, sink: &mut dyn FnMut(&[u8]) -> io::Result<
 }
 
 /// Reads one chunk and checks it against the digest that came with it, when the range is a subtree.
-async fn read_chunk(stream: &mut Streaming<pb::FetchReply>, patience: std::time::Duration) -> Result<pb::FileChunk, Failure> {
+async fn read_chunk(
+    stream: &mut Streaming<pb::FetchReply>,
+    patience: std::time::Duration,
+) -> Result<pb::FileChunk, Failure> {
     let received = async {
         loop {
             match next(stream).await? {
                 Some(Kind::Chunk(chunk)) => return Ok(chunk),
                 Some(_) => {}
-                None => return Err(Failure::new(Code::Unavailable, "the node ended early").why("the stream ended early")),
+                None => {
+                    return Err(
+                        Failure::new(Code::Unavailable, "the node ended early").why("the stream ended early")
+                    );
+                }
             }
         }
     };
@@ -254,10 +264,8 @@ async fn read_chunk(stream: &mut Streaming<pb::FetchReply>, patience: std::time:
         || Digest::from_slice(&chunk.digest).is_some_and(|known| digest::content(&chunk.payload) == known);
     match intact {
         true => Ok(chunk),
-        false => Err(Failure::new(Code::Corrupt, "a chunk was damaged on its way").why(format!(
-            "file {} at offset {}",
-            chunk.file, chunk.offset
-        ))),
+        false => Err(Failure::new(Code::Corrupt, "a chunk was damaged on its way")
+            .why(format!("file {} at offset {}", chunk.file, chunk.offset))),
     }
 }
 

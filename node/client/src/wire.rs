@@ -11,7 +11,7 @@ use checkpoint::limits::{
     WHOLE_ENTRIES_MAX,
 };
 use checkpoint::manifest::ManifestEntry;
-use checkpoint::plan::{Plan, PlanError, PlanEntry};
+use checkpoint::plan::{Plan, PlanEntry, PlanError};
 use checkpoint::split::{Coverage, PackedFile, Piece, SplitError};
 
 use crate::failure::{Certainty, Code, Failure};
@@ -136,7 +136,8 @@ pub fn piece(piece: Piece) -> pb::Piece {
             pb::piece::Kind::Zero(pb::Zero { file, offset, len, digest: digest(&known) })
         }
         Piece::Reuse { files } => {
-            let files = files.iter().map(|(file, known)| pb::KnownFile { file: *file, digest: digest(known) });
+            let files =
+                files.iter().map(|(file, known)| pb::KnownFile { file: *file, digest: digest(known) });
             pb::piece::Kind::Reuse(pb::Reuse { files: files.collect() })
         }
     };
@@ -209,10 +210,15 @@ pub fn coverage(covered: &pb::Covered) -> Coverage {
 /// A source that could not be read to its end, for people.
 pub fn split_failure(what: &str, error: &SplitError) -> Failure {
     match error {
-        SplitError::SourceChanged { .. } => Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
-            .fix("commit a directory that stays still, or take a snapshot of it first; then repeat the command"),
-        SplitError::Io(_) => Failure::new(Code::Refused, "the source cannot be read, the epoch was NOT committed")
-            .fix("make it readable, then repeat the command"),
+        SplitError::SourceChanged { .. } => Failure::new(
+            Code::SourceChanged,
+            "the source changed, the epoch was NOT committed",
+        )
+        .fix("commit a directory that stays still, or take a snapshot of it first; then repeat the command"),
+        SplitError::Io(_) => {
+            Failure::new(Code::Refused, "the source cannot be read, the epoch was NOT committed")
+                .fix("make it readable, then repeat the command")
+        }
     }
     .what(what)
     .why(error.to_string())
@@ -222,10 +228,14 @@ pub fn split_failure(what: &str, error: &SplitError) -> Failure {
 /// A directory that cannot be planned, for people.
 pub fn plan_failure(what: &str, error: &PlanError) -> Failure {
     match error {
-        PlanError::SourceChanged { .. } => Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
-            .fix("commit a directory that stays still; then repeat the command"),
-        PlanError::Limit { .. } => Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed")
-            .fix("split the directory, or raise the limit"),
+        PlanError::SourceChanged { .. } => {
+            Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
+                .fix("commit a directory that stays still; then repeat the command")
+        }
+        PlanError::Limit { .. } => {
+            Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed")
+                .fix("split the directory, or raise the limit")
+        }
         _ => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
             .fix("remove or exclude what cannot be reproduced, then repeat the command"),
     }
@@ -251,7 +261,8 @@ mod tests {
         let mut next = 0;
         for page in pages {
             assert_eq!(page.start, next);
-            let encoded: usize = entries[page.clone()].iter().map(|e| prost::Message::encoded_len(&plan_entry(e)) + 6).sum();
+            let encoded: usize =
+                entries[page.clone()].iter().map(|e| prost::Message::encoded_len(&plan_entry(e)) + 6).sum();
             assert!(encoded <= PART_BYTES_MAX);
             next = page.end;
         }
@@ -289,7 +300,11 @@ mod tests {
         assert!(from_plan_entry(bad_path).unwrap_err().contains(".."));
         assert!(from_plan_entry(pb::PlanEntry { kind: 9, ..Default::default() }).is_err());
         assert!(from_piece(pb::Piece { kind: None }).is_err());
-        let short = pb::Chunk { digest: Bytes::from_static(b"x"), payload: Bytes::from_static(b"y"), ..Default::default() };
+        let short = pb::Chunk {
+            digest: Bytes::from_static(b"x"),
+            payload: Bytes::from_static(b"y"),
+            ..Default::default()
+        };
         assert!(from_piece(pb::Piece { kind: Some(pb::piece::Kind::Chunk(short)) }).is_err());
         let endless = pb::Covered { files: vec![pb::IdRange { from: 9, to: 1 }], ranges: vec![] };
         assert!(!coverage(&endless).has_file(5));

@@ -33,14 +33,23 @@ pub fn run(node: Arc<Node>, requests: Streaming<pb::CommitRequest>) -> Answers<p
     let replies = Replies(send);
     tokio::spawn(async move {
         if let Err(failure) = answer(&node, requests, &replies).await {
-            tracing::info!(code = failure.code.name(), what = failure.what, why = failure.why, "a commit failed");
+            tracing::info!(
+                code = failure.code.name(),
+                what = failure.what,
+                why = failure.why,
+                "a commit failed"
+            );
             replies.send(Reply::Failed(failure.to_pb())).await;
         }
     });
     Box::pin(ReceiverStream::new(answers))
 }
 
-async fn answer(node: &Node, mut requests: Streaming<pb::CommitRequest>, replies: &Replies) -> Result<(), Failure> {
+async fn answer(
+    node: &Node,
+    mut requests: Streaming<pb::CommitRequest>,
+    replies: &Replies,
+) -> Result<(), Failure> {
     let start = match requests.message().await {
         Ok(Some(pb::CommitRequest { kind: Some(Request::Start(start)) })) => start,
         Ok(_) => return Err(refused("commit", "the first message must be Start")),
@@ -88,9 +97,15 @@ fn usable(node: &Node, source: &pb::SourcePath) -> Result<PathBuf, String> {
     place::same_directory(source)
 }
 
-async fn by_path(node: &Node, start: &pb::Start, dir: PathBuf, replies: &Replies) -> Result<pb::Committed, Failure> {
+async fn by_path(
+    node: &Node,
+    start: &pb::Start,
+    dir: PathBuf,
+    replies: &Replies,
+) -> Result<pb::Committed, Failure> {
     let what = format!("commit {}", start.job);
-    let (captures, limits, immutable) = (node.store.layout().capture_dir(), node.config.limits, start.immutable);
+    let (captures, limits, immutable) =
+        (node.store.layout().capture_dir(), node.config.limits, start.immutable);
     let held = tokio::task::spawn_blocking(move || capture::hold(&dir, &captures, immutable, &limits)).await;
     let held = held.expect("capturing does not panic").map_err(|error| wire::plan_failure(&what, &error))?;
     let start = pb::Start {
@@ -112,9 +127,13 @@ async fn by_path(node: &Node, start: &pb::Start, dir: PathBuf, replies: &Replies
 fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
     let what = format!("commit {}", start.job);
     let job = super::job_name(&start.job).map_err(|failure| failure.committed(Certainty::No))?;
-    let commit_id = CommitId::from_slice(&start.commit_id).ok_or_else(|| refused(&what, "a commit id has 16 bytes"))?;
-    let plan_digest = Digest::from_slice(&start.plan_digest).ok_or_else(|| refused(&what, "a plan digest has 32 bytes"))?;
-    if u64::from(start.plan_entries) > node.config.limits.files_max || start.declared_bytes > node.config.limits.bytes_max {
+    let commit_id =
+        CommitId::from_slice(&start.commit_id).ok_or_else(|| refused(&what, "a commit id has 16 bytes"))?;
+    let plan_digest =
+        Digest::from_slice(&start.plan_digest).ok_or_else(|| refused(&what, "a plan digest has 32 bytes"))?;
+    if u64::from(start.plan_entries) > node.config.limits.files_max
+        || start.declared_bytes > node.config.limits.bytes_max
+    {
         return Err(Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed")
             .what(what)
             .why(format!("{} entries, {} bytes", start.plan_entries, start.declared_bytes))

@@ -62,7 +62,11 @@ fn voters(node: &Node) -> u32 {
     u32::try_from(node.voters().len()).unwrap_or(u32::MAX)
 }
 
-async fn entries_of(node: &Node, job: &JobName, epoch: u64) -> Result<(Vec<pb::ManifestEntry>, bool), Failure> {
+async fn entries_of(
+    node: &Node,
+    job: &JobName,
+    epoch: u64,
+) -> Result<(Vec<pb::ManifestEntry>, bool), Failure> {
     let (store, wanted) = (node.store.clone(), job.clone());
     let read = tokio::task::spawn_blocking(move || store.manifest(&wanted, epoch)).await;
     let manifest = match read.expect("reading a manifest does not panic") {
@@ -102,10 +106,9 @@ pub fn find(ledger: &Ledger, job: &JobName, which: Option<&pb::Which>) -> Result
             let what = if back == 0 { job.to_string() } else { format!("{job}@-{back}") };
             (ledger.epochs(job).nth(back_usize), what)
         }
-        Kind::AtOrBelow(epoch) => (
-            ledger.epochs(job).find(|info| info.sealed.epoch <= epoch),
-            format!("{job} at or below {epoch}"),
-        ),
+        Kind::AtOrBelow(epoch) => {
+            (ledger.epochs(job).find(|info| info.sealed.epoch <= epoch), format!("{job} at or below {epoch}"))
+        }
     };
     found.ok_or_else(|| {
         let newest = ledger.newest(job).map(|found| found.sealed.epoch);
@@ -144,7 +147,11 @@ pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::E
         log_bytes: sealed.log_bytes,
         sealed_log_ms: info.sealed_log_ms,
         age_ms: age_ms(ledger, info),
-        labels: info.labels.iter().map(|(key, value)| pb::Label { key: key.clone(), value: value.clone() }).collect(),
+        labels: info
+            .labels
+            .iter()
+            .map(|(key, value)| pb::Label { key: key.clone(), value: value.clone() })
+            .collect(),
         depends_on: info.depends_on.clone(),
         newest: is_newest,
         published_on: Vec::new(),
@@ -156,7 +163,8 @@ pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::E
 pub fn age_ms(ledger: &Ledger, info: &EpochInfo) -> u64 {
     let told = info.labels.iter().find(|(key, _)| key == TIME_LABEL);
     let at = told.and_then(|(_, value)| value.parse::<jiff::Timestamp>().ok());
-    let by_clock = at.map(|at| Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap_or_default());
+    let by_clock =
+        at.map(|at| Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap_or_default());
     match by_clock {
         Some(age) => u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         None => ledger.log_ms().saturating_sub(info.sealed_log_ms),

@@ -86,9 +86,9 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         grpc: node.config.advertise.clone(),
         http: node.config.http.to_string(),
         pid: std::process::id(),
-        applied: marks.applied.unwrap_or(0),
+        applied: marks.applied.saturating_sub(1),
         flushed: node.replica.log().flushed().borrow().saturating_sub(1),
-        published: marks.performed.unwrap_or(0),
+        published: marks.performed.saturating_sub(1),
         disk_free: space.map_or(0, |space| space.free),
         disk_total: space.map_or(0, |space| space.total),
         disk_reserve: space.map_or(0, |space| space.reserve),
@@ -109,7 +109,10 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
 }
 
 /// Which of the wanted epochs this node has published.
-pub async fn published_on(node: &Node, request: pb::PublishedOnRequest) -> Result<pb::PublishedOnReply, Failure> {
+pub async fn published_on(
+    node: &Node,
+    request: pb::PublishedOnRequest,
+) -> Result<pb::PublishedOnReply, Failure> {
     let deadline = Instant::now() + Duration::from_millis(request.wait_ms.min(3_600_000));
     let mut reply = pb::PublishedOnReply { node: node.config.id, ..pb::PublishedOnReply::default() };
     for wanted in request.wanted.iter().take(WANTED_MAX) {
@@ -171,7 +174,10 @@ pub async fn published_now(node: &Node, job: &JobName, epoch: u64, root: Digest)
 pub async fn wait_all(node: &Node, committed: &pb::Committed, patience: Duration) -> pb::Published {
     let started = Instant::now();
     let deadline = started + patience;
-    let asked = node.voters().into_iter().map(|id| async move { (id, wait_one(node, id, committed, deadline).await) });
+    let asked = node
+        .voters()
+        .into_iter()
+        .map(|id| async move { (id, wait_one(node, id, committed, deadline).await) });
     let answers = futures::future::join_all(asked).await;
     let (published, missing): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(_, published)| *published);
     let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

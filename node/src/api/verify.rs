@@ -52,7 +52,10 @@ fn wanted(node: &Node, request: &pb::VerifyRequest) -> Result<Vec<(JobName, u64)
 async fn here(node: &Node, job: &JobName, epoch: u64) -> pb::VerifyReply {
     let root = node.replica.machine().ledger().epoch(job, epoch).map(|info| info.sealed.root);
     let (store, named) = (node.store.clone(), job.clone());
-    let verified = tokio::task::spawn_blocking(move || store.verify(&named, epoch)).await;
+    let verified = tokio::task::spawn_blocking(move || {
+        Ok((store.verify(&named, epoch)?, store.published(&named, epoch)?))
+    })
+    .await;
     let mut reply = pb::VerifyReply {
         node: node.config.id,
         job: job.to_string(),
@@ -61,16 +64,18 @@ async fn here(node: &Node, job: &JobName, epoch: u64) -> pb::VerifyReply {
         ..pb::VerifyReply::default()
     };
     match verified.expect("verifying does not panic") {
-        Ok(report) => {
-            reply.problems = report.problems.iter().map(ToString::to_string).collect();
-            if root.is_some_and(|root| root != report.root) {
-                reply.problems.push(format!("its manifest has the root {}", report.root));
+        Ok((report, found)) => {
+            reply.problems =
+                report.problems.iter().map(|problem| format!("{}: {}", problem.path, problem.why)).collect();
+            if root != found {
+                reply.problems.push("its manifest has another root than the epoch".into());
             }
             reply.files = report.files;
             reply.bytes = report.bytes;
             reply.ok = reply.problems.is_empty();
         }
         Err(error) => {
+            let error: checkpoint::store::StoreError = error;
             let failure = Failure::new(Code::Corrupt, "it cannot be verified").why(error.to_string());
             reply.failed = Some(failure.to_pb());
         }

@@ -11,7 +11,10 @@ use super::job_name;
 use crate::node::Node;
 
 /// Opens a writer and answers its token.
-pub async fn open_writer(node: &Node, request: pb::OpenWriterRequest) -> Result<pb::OpenWriterReply, Failure> {
+pub async fn open_writer(
+    node: &Node,
+    request: pb::OpenWriterRequest,
+) -> Result<pb::OpenWriterReply, Failure> {
     let job = job_name(&request.job)?;
     let id = CommitId::from_slice(&request.commit_id)
         .ok_or_else(|| Failure::new(Code::Usage, "a commit id has 16 bytes").what("open a writer"))?;
@@ -57,7 +60,11 @@ async fn propose(node: &Node, record: LogRecord, what: &str) -> Result<(LogId, A
 fn rejection(what: &str, rejected: &Rejected) -> Failure {
     let (code, sentence, fix) = match rejected.reason {
         Reason::NotFound => (Code::NotFound, "there is no such epoch", "`epochlog ls` lists what there is"),
-        Reason::Protected => (Code::Refused, "the epoch is protected, nothing was changed", "see what protects it with `epochlog show`"),
+        Reason::Protected => (
+            Code::Refused,
+            "the epoch is protected, nothing was changed",
+            "see what protects it with `epochlog show`",
+        ),
         Reason::Fenced => (Code::Fenced, "a newer writer holds the job", "stop this writer"),
         Reason::Conflict => (Code::Conflict, "this contradicts what is there", "see the reason above"),
         Reason::Quota => (Code::QuotaExceeded, "over a limit", "see the reason above"),

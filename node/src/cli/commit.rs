@@ -92,7 +92,9 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     drop(progress);
     report(&done, output);
     match &done.published {
-        Some(published) if !published.missing.is_empty() || published.nodes.is_empty() => Err(partial(&done, published)),
+        Some(published) if !published.missing.is_empty() || published.nodes.is_empty() => {
+            Err(partial(&done, published))
+        }
         _ => Ok(()),
     }
 }
@@ -177,7 +179,11 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
         let position = committed.position.unwrap_or_default();
         line.push_str(&format!("at position {}.{}", position.term, position.index));
     } else {
-        line.push_str(&format!("quorum {}/{voters} in {}", voters / 2 + 1, units::seconds(committed.quorum_ms)));
+        line.push_str(&format!(
+            "quorum {}/{voters} in {}",
+            voters / 2 + 1,
+            units::seconds(committed.quorum_ms)
+        ));
     }
     if let Some(published) = published.filter(|all| all.missing.is_empty() && !all.nodes.is_empty()) {
         line.push_str(&format!(", all {} in {}", published.nodes.len(), units::seconds(published.all_ms)));

@@ -35,7 +35,10 @@ pub async fn run(args: &DigestArgs, output: &Output) -> Result<(), Failure> {
 /// The manifest of a directory as it is on disk now.
 pub async fn of_directory(dir: PathBuf) -> Result<checkpoint::Manifest, Failure> {
     let shown = dir.display().to_string();
-    let walked = tokio::task::spawn_blocking(move || checkpoint::restore::digest_dir(&dir, &checkpoint::Limits::default())).await;
+    let walked = tokio::task::spawn_blocking(move || {
+        checkpoint::restore::digest_dir(&dir, &checkpoint::Limits::default())
+    })
+    .await;
     walked.expect("a walk does not panic").map_err(|error| {
         Failure::new(Code::Refused, "the directory has no digest")
             .what(format!("digest {shown}"))

@@ -69,7 +69,10 @@ fn keeps(args: &LsArgs, epoch: &pb::Epoch) -> bool {
     let young = args.since.is_none_or(|since| u128::from(epoch.age_ms) <= since.as_millis());
     young
         && args.label.iter().all(|wanted| {
-            epoch.labels.iter().any(|label| *wanted == format!("{}={}", label.key, label.value) || *wanted == label.key)
+            epoch
+                .labels
+                .iter()
+                .any(|label| *wanted == format!("{}={}", label.key, label.value) || *wanted == label.key)
         })
 }
 

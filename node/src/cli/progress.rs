@@ -18,7 +18,9 @@ impl<'a> Progress<'a> {
     /// Starts with an unknown total.
     pub fn start(output: &'a Output, kind: &'static str) -> Progress<'a> {
         let bar = if output.bars { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}")
+        {
             bar.set_style(style);
         }
         bar.set_message(kind);
@@ -30,7 +32,8 @@ impl<'a> Progress<'a> {
     pub fn at(&self, done: u64, total: u64) {
         self.bar.set_length(total);
         self.bar.set_position(done);
-        self.output.progress(&json!({ "type": "progress", "what": self.kind, "bytes": done, "total_bytes": total }));
+        self.output
+            .progress(&json!({ "type": "progress", "what": self.kind, "bytes": done, "total_bytes": total }));
     }
 
     /// A note above the bar.

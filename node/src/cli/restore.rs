@@ -41,7 +41,7 @@ pub struct RestoreArgs {
 }
 
 fn parse_pattern(text: &str) -> Result<Pattern, String> {
-    text.parse::<Pattern>().map_err(|error| error.to_string())
+    if text.is_empty() { Err("an empty pattern".into()) } else { Ok(Pattern::new(text.as_bytes())) }
 }
 
 /// Runs the command.
@@ -58,7 +58,8 @@ pub async fn run(args: &RestoreArgs, client: &Client, output: &Output) -> Result
     let fetched = match client.manifest(args.target.job.as_str(), which, args.stale).await {
         Err(failure) if failure.code == Code::NotFound && args.if_exists => {
             if output.is_json() {
-                output.json(&json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }));
+                output
+                    .json(&json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }));
             } else {
                 output.note(format!("{} has no such epoch yet, nothing was restored", args.target));
             }

@@ -45,8 +45,11 @@ pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), 
         ask(&name, &epoch)?;
     }
     if !args.dry_run {
-        let request =
-            pb::ExpireRequest { job: epoch.job.clone(), epochs: vec![epoch.epoch], reason: args.reason.clone() };
+        let request = pb::ExpireRequest {
+            job: epoch.job.clone(),
+            epochs: vec![epoch.epoch],
+            reason: args.reason.clone(),
+        };
         client.expire(request).await?;
     }
     if output.is_json() {
@@ -81,4 +84,3 @@ fn ask(name: &str, epoch: &pb::Epoch) -> Result<(), Failure> {
         _ => Err(refuse("the answer was no")),
     }
 }
-

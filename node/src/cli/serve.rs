@@ -17,6 +17,9 @@ pub struct ServeArgs {
     /// Check configuration, disk and ports, then exit
     #[arg(long)]
     check: bool,
+    /// Stop when stdin closes: for whoever starts nodes as children
+    #[arg(long, hide = true)]
+    with_parent: bool,
     /// What goes over the file
     #[command(flatten)]
     overrides: Overrides,
@@ -34,6 +37,13 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
         return check(&config, output).await;
     }
     telemetry::start(config.log_format, verbose);
+    if args.with_parent {
+        std::thread::spawn(|| {
+            // Ends with the parent, however that ends: as a crash would, which loses nothing.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(0);
+        });
+    }
     node::serve(config).await.map_err(|error| {
         let code = if error.is_configuration() { Code::Usage } else { Code::Internal };
         Failure::new(code, error.sentence()).what("serve").why(error.to_string()).fix(error.advice())

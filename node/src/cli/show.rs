@@ -50,11 +50,14 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
         reply.entries.iter().for_each(|entry| output.line(tree_line(entry)));
     } else if args.files {
         output.line("");
-        let rows: Vec<_> = reply.entries.iter().filter(|entry| entry.kind() == pb::EntryKind::File).map(row).collect();
+        let rows: Vec<_> =
+            reply.entries.iter().filter(|entry| entry.kind() == pb::EntryKind::File).map(row).collect();
         output.line(output::table(&rows));
     }
     if reply.cut {
-        output.note("there are more entries than one answer holds; the manifest beside the published files has all");
+        output.note(
+            "there are more entries than one answer holds; the manifest beside the published files has all",
+        );
     }
     Ok(())
 }
@@ -86,12 +89,18 @@ fn path_of(entry: &pb::ManifestEntry) -> String {
 
 fn row(entry: &pb::ManifestEntry) -> Vec<String> {
     let digest = units::hex(&entry.digest);
-    vec![format!("{:04o}", entry.mode), units::size(entry.size), digest[..digest.len().min(8)].to_owned(), path_of(entry)]
+    vec![
+        format!("{:04o}", entry.mode),
+        units::size(entry.size),
+        digest[..digest.len().min(8)].to_owned(),
+        path_of(entry),
+    ]
 }
 
 fn tree_line(entry: &pb::ManifestEntry) -> String {
     let path = path_of(entry);
-    let depth = if entry.path.is_empty() { 0 } else { 1 + entry.path.iter().filter(|byte| **byte == b'/').count() };
+    let depth =
+        if entry.path.is_empty() { 0 } else { 1 + entry.path.iter().filter(|byte| **byte == b'/').count() };
     let name = path.rsplit('/').next().unwrap_or_default();
     let indent = "  ".repeat(depth);
     match entry.kind() {

@@ -41,7 +41,8 @@ pub async fn run(args: &StatusArgs, client: &Client, output: &Output) -> Result<
 fn print(reply: &pb::StatusReply, output: &Output) {
     let leader = reply.leader.map_or_else(|| "none".to_owned(), |leader| format!("node {leader}"));
     output.line(format!("cluster {}  leader {leader}  term {}", reply.cluster_name, reply.term));
-    let columns = ["NODE", "ROLE", "GRPC", "HTTP", "PID", "APPLIED", "LAG", "PUBLISHED", "DISK FREE", "LEDGER"];
+    let columns =
+        ["NODE", "ROLE", "GRPC", "HTTP", "PID", "APPLIED", "LAG", "PUBLISHED", "DISK FREE", "LEDGER"];
     let mut rows = vec![columns.map(str::to_owned).to_vec()];
     for node in &reply.nodes {
         let reached = node.role != "unreachable";

@@ -44,7 +44,9 @@ pub async fn run(args: &VerifyArgs, client: &Client, output: &Output) -> Result<
     Err(Failure::new(Code::Corrupt, "not everything is as it was sealed")
         .what(format!("verify: {} of {epochs} published directories are wrong", bad.len()))
         .why(bad.join("; "))
-        .fix("the log and the other nodes still hold the sealed content: look at the disk of the nodes named"))
+        .fix(
+            "the log and the other nodes still hold the sealed content: look at the disk of the nodes named",
+        ))
 }
 
 fn print(reply: &pb::VerifyReply, output: &Output) {

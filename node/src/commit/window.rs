@@ -43,7 +43,9 @@ pub fn covers(piece: &Piece, sizes: &BTreeMap<u32, u64>) -> (Covers, u64) {
             let len = payload.len() as u64;
             (Covers::Range { file: *file, offset: *offset, len }, len)
         }
-        Piece::Zero { file, offset, len, .. } => (Covers::Range { file: *file, offset: *offset, len: *len }, *len),
+        Piece::Zero { file, offset, len, .. } => {
+            (Covers::Range { file: *file, offset: *offset, len: *len }, *len)
+        }
         Piece::Pack { files, .. } => {
             let bytes = files.iter().map(|file| u64::from(file.len)).sum();
             (Covers::Files(files.iter().map(|file| file.file).collect()), bytes)

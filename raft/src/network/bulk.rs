@@ -144,3 +144,49 @@ impl Reading {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use nativelog::store::Vote;
+
+    use super::*;
+    use crate::config::ReplicaConfig;
+    use crate::identity::Known;
+    use crate::network::peers::Peers;
+    use crate::types::raft_vote;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_the_connection_and_says_nothing_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let hung = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                held.push(connection);
+            }
+        });
+        let mut config = ReplicaConfig::new(1, [1; 16], "c", vec![]);
+        config.connect_timeout = Duration::from_millis(200);
+        config.append_stall = Duration::from_millis(200);
+        let peers = Peers::new(&config, Known::new(&config));
+        let mut network = Network { peers, target: 2, address, heartbeats: false };
+        let request = AppendEntriesRequest {
+            vote: raft_vote(Vote { term: 1, node: 1, committed: true }),
+            prev_log_id: None,
+            entries: vec![],
+            leader_commit: None,
+        };
+        let requests = futures::stream::iter([request]).chain(futures::stream::pending());
+        let began = Instant::now();
+        let opened = network.stream_append(Box::pin(requests), RPCOption::new(Duration::from_secs(60))).await;
+        let error = match opened {
+            Err(error) => error,
+            Ok(mut answers) => answers.next().await.expect("an answer").expect_err("it is silent"),
+        };
+        assert!(matches!(error, RPCError::Unreachable(_)), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(10));
+        hung.abort();
+    }
+}

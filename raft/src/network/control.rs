@@ -1,5 +1,5 @@
-//! The control connection: votes, pre-votes, leadership transfer; heartbeats are in [`super::bulk`]'s
-//! sibling [`heartbeat`]. Every call ends within the time that openraft gives it.
+//! The control connection: votes, pre-votes, heartbeats, transfer of leadership. Every call is small
+//! and ends within the time that openraft gives it.
 
 use std::future::Future;
 use std::time::Duration;

@@ -147,3 +147,23 @@ pub fn never_sent(status: &Status) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto;
+
+    #[tokio::test]
+    async fn a_call_to_nobody_was_surely_never_sent() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let config = ReplicaConfig::new(1, [1; 16], "c", vec![(2, address)]);
+        let peers = Peers::new(&config, Known::new(&config));
+        let mut client = peers.member(2, Lane::Forward, Check::Full).unwrap();
+        let status = client.propose(proto::ProposeRequest::default()).await.unwrap_err();
+        assert!(never_sent(&status), "{status:?}");
+        assert!(!never_sent(&Status::unavailable("somebody said so")));
+        assert!(peers.member(3, Lane::Forward, Check::Full).is_err());
+    }
+}

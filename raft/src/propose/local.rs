@@ -58,8 +58,10 @@ async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRec
     }
     let ticket = match leadership.admit(&inner.machine, record) {
         Ok(ticket) => ticket,
-        Err(NotAdmitted::Answered(verdict)) => return Taken::Answered(Ok((LogId::default(), verdict))),
-        Err(NotAdmitted::Duplicate) => return Taken::Duplicate,
+        Err(not) => match *not {
+            NotAdmitted::Answered(verdict) => return Taken::Answered(Ok((LogId::default(), verdict))),
+            NotAdmitted::Duplicate => return Taken::Duplicate,
+        },
     };
     let (responder, answer) = ProgressResponder::complete_only();
     let write = inner.raft.write(Command(record.clone())).with_leader(leadership.lead()).responder(responder);

@@ -49,6 +49,8 @@ pub fn quick(node: u64, incarnation: [u8; 16], name: &str, members: Vec<(u64, St
     ReplicaConfig {
         heartbeat: Duration::from_millis(150),
         election_timeout: (Duration::from_millis(600), Duration::from_millis(1200)),
+        answer_stall: Duration::from_secs(5),
+        leader_patience: Duration::from_secs(6),
         tick: Duration::from_millis(200),
         ..ReplicaConfig::new(node, incarnation, name, members)
     }

@@ -252,7 +252,8 @@ fn trees(
                         if contender == "path" { (&plain, vec![]) } else { (&streamed, vec!["--stream"]) };
                     let flags = [&["--wait", "all", "--timeout", "300s"][..], &more].concat();
                     let cpu = counters::cpu_seconds(&cluster);
-                    let output = cluster.commit(&[cluster.leader()], source, job, epoch, &flags).ok();
+                    let output =
+                        cluster.spawn_commit(&[cluster.leader()], source, job, epoch, &flags).join().ok();
                     counters::settled(&cluster);
                     cpu_seconds += counters::cpu_seconds(&cluster) - cpu;
                     source_bytes += output.number("bytes");
