@@ -128,17 +128,13 @@ impl Machine {
         &self.store
     }
 
-    /// The last applied position, and the newest membership up to it.
+    /// The newest membership up to the last applied entry.
     ///
     /// # Errors
-    /// When the membership's header cannot be read back.
-    pub fn applied_state(&self) -> std::io::Result<(Option<LogId>, Option<(LogId, Bytes)>)> {
+    /// When its header cannot be read back.
+    pub fn last_membership(&self) -> std::io::Result<Option<(LogId, Bytes)>> {
         let applied = self.ledger().applied();
-        let membership = match applied {
-            Some(id) => self.log.last_membership(id.index)?,
-            None => None,
-        };
-        Ok((applied, membership))
+        applied.map_or(Ok(None), |id| self.log.last_membership(id.index))
     }
 
     /// The number of applied entries, as it grows.

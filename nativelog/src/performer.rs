@@ -82,8 +82,14 @@ impl Performer {
             performed: watch::Sender::new(performed),
             changed: watch::Sender::new(0),
         });
-        let worker =
-            Worker { shared: shared.clone(), store, log, attempts: BTreeMap::new(), failed: Vec::new(), retry_at: None };
+        let worker = Worker {
+            shared: shared.clone(),
+            store,
+            log,
+            attempts: BTreeMap::new(),
+            failed: Vec::new(),
+            retry_at: None,
+        };
         let thread = std::thread::Builder::new().name("performer".into()).spawn(move || worker.run())?;
         Ok(Performer { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -187,7 +193,9 @@ impl Worker {
             if let Some(work) = state.queue.front() {
                 break work.index;
             }
-            let patience = self.retry_at.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+            let patience = self
+                .retry_at
+                .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
             if patience.is_zero() {
                 return Some(Vec::new());
             }
@@ -199,7 +207,8 @@ impl Worker {
         }
         let flushed = *self.log.flushed().borrow();
         let mut state = self.shared.state();
-        let ready = state.queue.iter().take(BATCH_ENTRIES_MAX).take_while(|work| work.index < flushed).count();
+        let ready =
+            state.queue.iter().take(BATCH_ENTRIES_MAX).take_while(|work| work.index < flushed).count();
         Some(state.queue.drain(..ready).collect())
     }
 
@@ -249,7 +258,8 @@ impl Worker {
 
     fn unpack(&mut self, attempt: u64, packed: Packed) {
         let first = !self.attempts.contains_key(&attempt);
-        let result = if first { self.store.discard(attempt).map_err(|error| error.to_string()) } else { Ok(()) };
+        let result =
+            if first { self.store.discard(attempt).map_err(|error| error.to_string()) } else { Ok(()) };
         let result = result.and_then(|()| self.unpack_one(attempt, &packed));
         let state = self.attempts.entry(attempt).or_default();
         state.packs.push(packed);

@@ -63,7 +63,7 @@ impl LogRecord {
 
 /// Bytes that a record takes in the log: its encoded header and its payload.
 pub fn header_and_payload_bytes(header: &Record) -> u64 {
-    prost::Message::encoded_len(header) as u64 + header.payload_bytes
+    (prost::Message::encoded_len(header) as u64).saturating_add(header.payload_bytes)
 }
 
 /// Name of a record's kind, for logs and stories.

@@ -371,7 +371,8 @@ impl LogStore {
     /// At once when the log does not hold it, or it does not verify.
     pub fn payload(&self, index: u64) -> io::Result<Bytes> {
         let slot = self.shared().index().slots(index..index + 1).pop();
-        let slot = slot.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no log entry {index}")))?;
+        let slot =
+            slot.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no log entry {index}")))?;
         match self.whole(slot, false)?.body {
             Body::Record(record) => Ok(record.payload),
             _ => Ok(Bytes::new()),

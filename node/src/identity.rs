@@ -152,7 +152,10 @@ fn log_must_be_there(dir: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
-fn read(dir: &Path) -> Result<Option<(Identity, Option<[u8; 16]>)>, IdentityError> {
+/// Whose folder it is, and the cluster's uuid as far as it is known.
+type Found = (Identity, Option<[u8; 16]>);
+
+fn read(dir: &Path) -> Result<Option<Found>, IdentityError> {
     let file = dir.join(FILE);
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,

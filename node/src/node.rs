@@ -33,6 +33,9 @@ use crate::{housekeeping, http};
 /// Open calls have so long to end when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a commit waits for the epoch before it to be published here.
+const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Why a node did not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -172,18 +175,26 @@ impl Node {
     }
 
     /// Size and digest of the files of the job's newest epoch that is published here and may be
-    /// referred to, by path.
+    /// referred to, by path. One that is just being published is waited for, a little: sending its
+    /// content again would take longer.
     pub async fn newest_files(&self, job: &JobName) -> BTreeMap<Vec<u8>, (u64, Digest)> {
-        let Some(newest) = self.replica.machine().ledger().newest(job).map(|found| found.sealed.epoch) else {
-            return BTreeMap::new();
-        };
+        let newest = self.replica.machine().ledger().newest(job).map(|found| found.sealed);
+        let Some(newest) = newest else { return BTreeMap::new() };
+        let deadline = Instant::now() + PUBLISHING_PATIENCE;
+        if let Err(why) = self.wait_published(job, newest.epoch, newest.root.as_bytes(), deadline).await {
+            tracing::debug!(%job, epoch = newest.epoch, why, "an older epoch is taken for references");
+        }
         let (store, wanted) = (self.store.clone(), job.clone());
-        let read = tokio::task::spawn_blocking(move || store.manifest(&wanted, newest)).await;
+        let read = tokio::task::spawn_blocking(move || match store.epochs(&wanted)?.into_iter().max() {
+            Some(epoch) => store.manifest(&wanted, epoch),
+            None => Ok(None),
+        })
+        .await;
         let manifest = match read.expect("reading a manifest does not panic") {
             Ok(Some((_, manifest))) => manifest,
             Ok(None) => return BTreeMap::new(),
             Err(error) => {
-                tracing::warn!(%job, epoch = newest, %error, "the newest manifest cannot be read: nothing is reused");
+                tracing::warn!(%job, %error, "the newest manifest cannot be read: nothing is reused");
                 return BTreeMap::new();
             }
         };

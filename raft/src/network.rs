@@ -71,9 +71,10 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
 }
 
 impl NetBackoff<TypeConfig> for Network {
-    /// 50 ms doubling to 1 s: a node that comes back is served again within a second.
+    /// 50 ms doubling to 500 ms: a node that comes back is served again at once.
     fn backoff(&self) -> Option<Backoff> {
-        let steps = (0u32..).map(|n| Duration::from_millis(50u64 << n.min(5)).min(Duration::from_secs(1)));
+        let steps =
+            (0u32..).map(|n| Duration::from_millis(50u64 << n.min(5)).min(Duration::from_millis(500)));
         Some(Backoff::new(steps))
     }
 }

@@ -34,7 +34,7 @@ impl StateMachine {
     /// # Errors
     /// A membership in the log that cannot be read.
     pub fn new(machine: Arc<Machine>, known: Arc<Known>) -> io::Result<Self> {
-        let members = match machine.applied_state()?.1 {
+        let members = match machine.last_membership()? {
             None => StoredMembers::default(),
             Some((id, bytes)) => {
                 let damaged =

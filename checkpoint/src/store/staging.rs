@@ -39,7 +39,13 @@ pub(super) fn try_twice(
 ) -> io::Result<()> {
     match make() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => make_parents(disk, path)?,
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => disk.unlink(path)?,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match disk.unlink(path) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                open_parents(disk, tree, path)?;
+                disk.unlink(path)?;
+            }
+            other => other?,
+        },
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             open_parents(disk, tree, path)?;
             crate::durable::ignore_missing(disk.unlink(path))?;

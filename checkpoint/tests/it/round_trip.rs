@@ -111,3 +111,33 @@ fn packs_keep_their_limits_and_hold_equal_contents_once() {
     assert_eq!(seen, 5000);
     assert!((4..10).contains(&taken.pieces.len()), "{}", taken.pieces.len());
 }
+
+#[test]
+fn a_tree_that_got_its_modes_already_is_built_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let (source, data) = (temp.path().join("source"), temp.path().join("data"));
+    std::fs::create_dir_all(&source).unwrap();
+    std::fs::create_dir_all(&data).unwrap();
+    mixed_tree(&source);
+    chmod(&source, 0o500);
+    let store = Store::open(Arc::new(RealDisk), &data).unwrap();
+    let taken = take_all(&source);
+    let job = "job".parse().unwrap();
+    // Something of somebody else lies where the epoch shall be: everything but the last rename works.
+    let obstacle = store.layout().epoch_dir(&job, 1).join("x");
+    std::fs::create_dir_all(&obstacle).unwrap();
+    let sources = stage(&store, 1, &taken).unwrap();
+    let manifest = taken.manifest.clone();
+    let publish = to_publish("job", 1, 1, &manifest, sources);
+    store.publish(std::slice::from_ref(&publish)).remove(0).unwrap_err();
+    assert!(obstacle.exists());
+    std::fs::remove_dir(&obstacle).unwrap();
+    // Packs come again after a restart; chunks are where the log left them.
+    let packs = taken.pieces.iter().filter(|piece| matches!(piece, Piece::Pack { .. })).cloned().collect();
+    stage(&store, 1, &Taken { pieces: packs, ..taken }).unwrap();
+    store.publish(&[publish]).remove(0).unwrap();
+    assert_eq!(walk(&source), walk(&store.layout().files_dir(&job, 1)));
+    store.expire(&job, 1).unwrap();
+    assert!(!store.layout().epoch_dir(&job, 1).exists());
+    open_up(temp.path());
+}

@@ -142,6 +142,8 @@ pub fn walk(dir: &Path) -> BTreeMap<Vec<u8>, (char, u32, Vec<u8>)> {
 pub fn write(dir: &Path, path: &str, data: &[u8], mode: u32) {
     let full = dir.join(path);
     std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+    // Anew: what is there may be read-only.
+    let _ = std::fs::remove_file(&full);
     std::fs::write(&full, data).unwrap();
     chmod(&full, mode);
 }

@@ -37,8 +37,11 @@ pub fn directories(cluster: &Cluster, rng: &mut Rng) {
             continue;
         };
         epoch += 1;
-        let output =
-            cluster.commit(&[cluster.leader()], &source, "hostile", epoch, &[]).refused(1, "Refused");
+        let output = cluster.commit(&[cluster.leader()], &source, "hostile", epoch, &[]);
+        let output = match kind {
+            "too-many" | "too-large" => output.refused(9, "QuotaExceeded"),
+            _ => output.refused(1, "Refused"),
+        };
         let named = culprit.to_string_lossy();
         assert!(
             output.to_string().contains(named.as_ref()),

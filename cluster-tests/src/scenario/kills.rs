@@ -2,7 +2,7 @@
 //! seen, an unknown answer has one outcome, and a commit goes on where it was.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Options};
 use crate::inputs::{random_directory, random_file};
@@ -310,11 +310,14 @@ pub fn while_publishing(
         for id in 1..=cluster.options.nodes {
             cluster.restart(id);
         }
+        let begun = Instant::now();
         cluster.wait_ready();
+        let ready = begun.elapsed();
         cluster.wait_published("publishing", epoch);
+        let published = begun.elapsed();
         compare_everywhere(&cluster, &source, "publishing", epoch);
         progress(format!(
-            "round {epoch} of {rounds}: {there} of {} nodes had published when killed",
+            "round {epoch} of {rounds}: {there} of {} nodes had published when killed; ready again in {ready:.1?}, published in {published:.1?}",
             cluster.nodes.len()
         ));
     }

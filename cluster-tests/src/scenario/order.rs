@@ -217,7 +217,8 @@ pub fn failed_fsync_is_final(name: &str, rng: &mut Rng) {
     if !is_there() {
         return skip("EIO on fdatasync", "strace is missing");
     }
-    let mut cluster = Cluster::start(name, patient());
+    let mut cluster =
+        Cluster::start(name, Options { heartbeat_ms: 300, election_ms: (2000, 4000), ..Options::default() });
     let (mut history, mut known) = (History::default(), Cache::default());
     let mut epoch = 0;
     for place in [Place::Staged, Place::Wal] {

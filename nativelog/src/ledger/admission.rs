@@ -55,7 +55,10 @@ struct Range {
     digest: Digest,
 }
 
-#[expect(clippy::result_large_err, reason = "the answer goes to the proposer as it is, and is no common case")]
+#[expect(
+    clippy::result_large_err,
+    reason = "the answer goes to the proposer as it is, and is no common case"
+)]
 impl Admission {
     /// Nothing in flight.
     pub fn new() -> Self {

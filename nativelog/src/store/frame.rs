@@ -83,7 +83,13 @@ impl FrameHeader {
         let (at, durable) = (b.get_u64_le(), b.get_u64_le());
         let mut checksum = [0; 16];
         b.copy_to_slice(&mut checksum);
-        (at == position && durable <= at).then_some(FrameHeader { kind, body_len, position, durable, checksum })
+        (at == position && durable <= at).then_some(FrameHeader {
+            kind,
+            body_len,
+            position,
+            durable,
+            checksum,
+        })
     }
 
     /// True when `body` is what was written with this header.
@@ -279,7 +285,9 @@ mod tests {
             let mut bad = frame.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let good = FrameHeader::parse(&bad, 8)
-                .and_then(|h| Some(h.verify(&bad, bad.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + h.body_len)?)))
+                .and_then(|h| {
+                    Some(h.verify(&bad, bad.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + h.body_len)?))
+                })
                 .unwrap_or(false);
             assert!(!good, "bit {bit} flipped unnoticed");
         }

@@ -105,7 +105,8 @@ impl MarkFile {
             let mut bytes = vec![0; SLOT_BYTES as usize];
             let mut got = 0;
             while got < bytes.len() {
-                let n = file.read_at(&mut bytes[got..], slot * SLOT_BYTES + got as u64).map_err(MarkError::Io)?;
+                let n =
+                    file.read_at(&mut bytes[got..], slot * SLOT_BYTES + got as u64).map_err(MarkError::Io)?;
                 if n == 0 {
                     break;
                 }

@@ -46,7 +46,8 @@ impl OpenFiles {
             return Ok(file.clone());
         }
         if self.files.len() >= OPEN_FILES_MAX
-            && let Some(oldest) = self.files.iter().min_by_key(|(_, (used, _))| *used).map(|(path, _)| path.clone())
+            && let Some(oldest) =
+                self.files.iter().min_by_key(|(_, (used, _))| *used).map(|(path, _)| path.clone())
         {
             self.files.remove(&oldest);
         }

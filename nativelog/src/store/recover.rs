@@ -26,8 +26,8 @@ use checkpoint::durable;
 use checkpoint::store::layout::Layout;
 
 use super::frame::{
-    FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Placed, decode_body, get_optional_log_id, get_vote,
-    parse_entries,
+    FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Placed, decode_body, get_optional_log_id,
+    get_vote, parse_entries,
 };
 use super::index::{Index, Place, Slot};
 use super::mark::{Mark, MarkError, MarkFile};
@@ -111,12 +111,18 @@ fn mark_path(layout: &Layout) -> PathBuf {
 }
 
 /// Opens or makes the log.
-pub fn open(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity, options: &Options) -> Result<Opened, OpenError> {
+pub fn open(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    owner: Identity,
+    options: &Options,
+) -> Result<Opened, OpenError> {
     let dir = layout.log_dir();
     let group = dir.parent().expect("the log folder lies in its group's folder").to_path_buf();
     let created = disk.stat(&dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     if created {
-        create(disk, layout, &group, owner).map_err(io_error(format!("make the log in {}", dir.display())))?;
+        create(disk, layout, &group, owner)
+            .map_err(io_error(format!("make the log in {}", dir.display())))?;
     }
     let mut opened = scan(disk, layout, owner, options)?;
     opened.report.created = created;
@@ -261,28 +267,38 @@ impl Rebuild {
             self.index.vote = start.vote;
             if let Some(last) = start.last {
                 if self.mark.purged.is_none_or(|purged| purged.index < last.index) {
-                    return Err(self.damaged(position, format!("the segments that hold entries up to {last} are missing")));
+                    return Err(self.damaged(
+                        position,
+                        format!("the segments that hold entries up to {last} are missing"),
+                    ));
                 }
                 self.index.purge(last);
             }
         } else if start.last != self.index.last() {
             let found = self.index.last();
-            return Err(self.damaged(position, format!("the segment follows {:?}, but {found:?} was found", start.last)));
+            return Err(self.damaged(
+                position,
+                format!("the segment follows {:?}, but {found:?} was found", start.last),
+            ));
         }
         Ok(())
     }
 
     fn entries(&mut self, header: &FrameHeader, body: &[u8]) -> Result<(), OpenError> {
         let position = header.position;
-        let framed = parse_entries(body).ok_or_else(|| self.damaged(position, "an entry batch does not parse"))?;
+        let framed =
+            parse_entries(body).ok_or_else(|| self.damaged(position, "an entry batch does not parse"))?;
         let body_at = position + FRAME_HEADER_BYTES as u64;
         for entry in framed {
             let bytes = &body[entry.header_at..entry.header_at + entry.header_len];
             let decoded = decode_body(entry.tag, bytes);
-            let decoded = decoded.ok_or_else(|| self.damaged(position, format!("entry {} does not decode", entry.id)))?;
+            let decoded = decoded
+                .ok_or_else(|| self.damaged(position, format!("entry {} does not decode", entry.id)))?;
             let expected = self.index.last().map_or(entry.id.index, |last| last.index + 1);
             if entry.id.index != expected {
-                return Err(self.damaged(position, format!("entry {} where index {expected} belongs", entry.id)));
+                return Err(
+                    self.damaged(position, format!("entry {} where index {expected} belongs", entry.id))
+                );
             }
             let header_position = body_at + entry.header_at as u64;
             let place = match entry.placed {
@@ -338,7 +354,12 @@ impl Rebuild {
     }
 }
 
-fn scan(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity, options: &Options) -> Result<Opened, OpenError> {
+fn scan(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    owner: Identity,
+    options: &Options,
+) -> Result<Opened, OpenError> {
     let dir = layout.log_dir();
     let reading = |what: &str| io_error(format!("{what} the log in {}", dir.display()));
     let mut mark = open_mark(disk, layout)?;
@@ -352,8 +373,12 @@ fn scan(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity, options: &Option
         }
     }
     let bases = list_segments(disk, &dir).map_err(reading("list"))?;
-    let mut rebuild =
-        Rebuild { index: Index::new(options.cache_bytes), dir: dir.clone(), mark: found, unsure: BTreeMap::new() };
+    let mut rebuild = Rebuild {
+        index: Index::new(options.cache_bytes),
+        dir: dir.clone(),
+        mark: found,
+        unsure: BTreeMap::new(),
+    };
     let mut end = match bases.first() {
         Some(base) => *base,
         None => return Err(rebuild.damaged(0, "there is no segment")),
@@ -382,13 +407,21 @@ fn scan(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity, options: &Option
                 Next::Bad(why) => {
                     let later = segment.whole_frame_after(end).map_err(reading("read"))?;
                     if end < found.durable || !is_last || end == *base {
-                        return Err(rebuild.damaged(end, format!("{why}, below what was durable ({})", found.durable)));
+                        return Err(rebuild
+                            .damaged(end, format!("{why}, below what was durable ({})", found.durable)));
                     }
                     if let Some(later) = later {
-                        return Err(rebuild.damaged(end, format!("{why}, but a whole frame follows at {later}")));
+                        return Err(
+                            rebuild.damaged(end, format!("{why}, but a whole frame follows at {later}"))
+                        );
                     }
                     cut_bytes = segment.end() - end;
-                    tracing::warn!(position = end, cut_bytes, why, "cutting the unacknowledged torn tail of the log");
+                    tracing::warn!(
+                        position = end,
+                        cut_bytes,
+                        why,
+                        "cutting the unacknowledged torn tail of the log"
+                    );
                     segment.file.set_len(end - base).map_err(reading("cut"))?;
                     segment.file.sync_all().map_err(reading("cut"))?;
                     break;
@@ -423,7 +456,10 @@ fn verify_unsure(disk: &Arc<dyn Disk>, layout: &Layout, rebuild: &Rebuild) -> Re
             _ => (layout.staged_file(chunk.attempt, chunk.file), chunk.offset),
         };
         let missing = |error: io::Error| {
-            rebuild.damaged(rebuild.mark.durable, format!("payload of entry {index} in {}: {error}", path.display()))
+            rebuild.damaged(
+                rebuild.mark.durable,
+                format!("payload of entry {index} in {}: {error}", path.display()),
+            )
         };
         if !files.contains_key(&path) {
             let file = disk.open(&path, Open::Read).map_err(missing)?;

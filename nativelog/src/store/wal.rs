@@ -88,7 +88,12 @@ impl Wal {
     }
 
     /// Makes the segment that starts at `base` in `dir`, durable, and goes on writing in it.
-    pub fn start_segment(disk: Arc<dyn Disk>, dir: PathBuf, base: u64, start: &SegmentStart) -> io::Result<Wal> {
+    pub fn start_segment(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        base: u64,
+        start: &SegmentStart,
+    ) -> io::Result<Wal> {
         let name = dir.join(segment_name(base));
         let temporary = name.with_extension("new");
         let segment = disk.open(&temporary, Open::Create)?;
@@ -127,11 +132,6 @@ impl Wal {
         Ok(())
     }
 
-    /// First byte of the segment that is written now.
-    pub fn base(&self) -> u64 {
-        self.base
-    }
-
     /// Bytes in the segment that is written now.
     pub fn segment_len(&self) -> u64 {
         self.end - self.base
@@ -163,11 +163,12 @@ impl SegmentReader {
         {
             return Ok((*base, file.clone()));
         }
-        let base = list_segments(&self.disk, &self.dir)?
-            .into_iter()
-            .rfind(|base| *base <= position)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no WAL segment holds offset {position}")))?;
-        let file: Arc<dyn DiskFile> = Arc::from(self.disk.open(&self.dir.join(segment_name(base)), Open::Read)?);
+        let base =
+            list_segments(&self.disk, &self.dir)?.into_iter().rfind(|base| *base <= position).ok_or_else(
+                || io::Error::new(io::ErrorKind::NotFound, format!("no WAL segment holds offset {position}")),
+            )?;
+        let file: Arc<dyn DiskFile> =
+            Arc::from(self.disk.open(&self.dir.join(segment_name(base)), Open::Read)?);
         open.insert(base, file.clone());
         Ok((base, file))
     }
@@ -184,7 +185,10 @@ impl SegmentReader {
     pub fn body(&self, slot: &Slot) -> io::Result<Body> {
         let bytes = self.read(slot.header_position, slot.header_len as usize)?;
         decode_body(slot.tag, &bytes).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the WAL header of {} does not decode", slot.id))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the WAL header of {} does not decode", slot.id),
+            )
         })
     }
 

@@ -111,7 +111,18 @@ impl Writer {
             let index = shared.index();
             (index.vote, index.last(), index.purged())
         };
-        Writer { shared, wal, mark, payloads, options, vote, last, purged, committed: None, marked_at: Instant::now() }
+        Writer {
+            shared,
+            wal,
+            mark,
+            payloads,
+            options,
+            vote,
+            last,
+            purged,
+            committed: None,
+            marked_at: Instant::now(),
+        }
     }
 
     /// Serves commands until told to stop.
@@ -205,7 +216,12 @@ impl Writer {
     fn rotate_if_full(&mut self) -> io::Result<()> {
         if self.wal.segment_len() >= self.options.segment_bytes {
             let owner = self.shared.owner;
-            self.wal.rotate(&SegmentStart { owner, last: self.last, purged: self.purged, vote: self.vote })?;
+            self.wal.rotate(&SegmentStart {
+                owner,
+                last: self.last,
+                purged: self.purged,
+                vote: self.vote,
+            })?;
         }
         Ok(())
     }
@@ -303,7 +319,10 @@ impl Writer {
 
 fn complete(result: io::Result<()>, done: Vec<Done>) -> io::Result<()> {
     for done in done {
-        done(result.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
+        done(match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        });
     }
     result
 }
@@ -313,7 +332,9 @@ fn refuse(commands: VecDeque<Command>, why: &str) -> bool {
     let mut stop = false;
     for command in commands {
         match command {
-            Command::Append { done, .. } | Command::Vote { done, .. } => done(Err(io::Error::other(why.to_string()))),
+            Command::Append { done, .. } | Command::Vote { done, .. } => {
+                done(Err(io::Error::other(why.to_string())))
+            }
             Command::Stop => stop = true,
             _ => {}
         }

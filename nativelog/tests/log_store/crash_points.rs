@@ -6,7 +6,8 @@ use crate::scene::{State, blank, id, life, open, run, shown, states, wait_append
 
 fn check(disk: &CrashDisk, states: &[State], reached: usize, context: &str) {
     let (log, _) = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
-    let shown = shown(&log, states).unwrap_or_else(|| panic!("{context}: the log shows no state that ever was"));
+    let shown =
+        shown(&log, states).unwrap_or_else(|| panic!("{context}: the log shows no state that ever was"));
     assert!(shown >= reached, "{context}: state {reached} was acknowledged, {shown} is left");
     let next = states[shown].entries.len() as u64;
     wait_append(&log, vec![blank(9, next)]).unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -75,7 +76,12 @@ fn a_second_power_cut_during_recovery_loses_nothing() {
                 log.shutdown();
             }
             let over = !second.crashed();
-            check(&second.crash(Crash::Strict), &states, reached, &format!("cut after {at}, again after {again}"));
+            check(
+                &second.crash(Crash::Strict),
+                &states,
+                reached,
+                &format!("cut after {at}, again after {again}"),
+            );
             if over {
                 break;
             }

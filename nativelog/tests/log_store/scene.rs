@@ -23,7 +23,7 @@ pub fn layout() -> Layout {
 }
 
 pub fn options() -> Options {
-    Options { segment_bytes: 1024, cache_bytes: 100_000, mark_interval: Duration::from_secs(3600) }
+    Options { segment_bytes: 2048, cache_bytes: 100_000, mark_interval: Duration::from_secs(3600) }
 }
 
 pub fn open(disk: &CrashDisk) -> Result<(LogStore, Recovered), OpenError> {
@@ -69,7 +69,12 @@ pub fn pack(term: u64, index: u64, content: &[u8]) -> Entry {
 }
 
 fn begin(term: u64, index: u64) -> Entry {
-    let begin = proto::Begin { job: "job".into(), commit_id: vec![1; 16].into(), chunk_bytes: CHUNK as u32, ..Default::default() };
+    let begin = proto::Begin {
+        job: "job".into(),
+        commit_id: vec![1; 16].into(),
+        chunk_bytes: CHUNK as u32,
+        ..Default::default()
+    };
     Entry { id: id(term, index), body: Body::Record(LogRecord::new(Kind::Begin(begin), Bytes::new())) }
 }
 
@@ -132,7 +137,9 @@ pub fn run(log: &LogStore, steps: &[Step]) -> usize {
     let mut reached = 0;
     for step in steps {
         let (answer, answered) = mpsc::channel();
-        let done = Box::new(move |result: io::Result<()>| drop(answer.send(result.is_ok())));
+        let done = Box::new(move |result: io::Result<()>| {
+            let _ = answer.send(result.is_ok());
+        });
         let halves = match step {
             Step::Vote(vote) => {
                 log.save_vote(*vote, done);

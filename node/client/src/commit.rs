@@ -145,7 +145,7 @@ impl Client {
         if run.commit.by_path {
             run.place = Some(place);
         }
-        run.to_the_end().await
+        run.go().await
     }
 }
 
@@ -179,7 +179,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn to_the_end(&mut self) -> Result<Done, Failure> {
+    async fn go(&mut self) -> Result<Done, Failure> {
         let mut reasons = BTreeMap::new();
         let mut last: Option<Failure> = None;
         loop {

@@ -19,7 +19,7 @@ use crate::pb::fetch_reply::Kind;
 use crate::{pb, place, wire};
 
 /// Zero bytes are handed on in pieces of this size.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Rounds over all endpoints before content is given up.
 const ROUNDS_MAX: usize = 3;
 
@@ -146,6 +146,11 @@ impl ReplicaContent {
     /// Whether content is read from the node's own published files.
     pub fn is_local(&self) -> bool {
         self.local.is_some()
+    }
+
+    /// Fetches everything, even where the published files could be read.
+    pub fn stream_only(&mut self) {
+        self.local = None;
     }
 
     async fn connect(&self, endpoint: &str, file: u32, offset: u64) -> Result<Open, Failure> {

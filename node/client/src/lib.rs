@@ -20,7 +20,12 @@ pub mod place;
 pub mod wire;
 
 /// The public protobuf API, `proto/epochlog.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in the .proto")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; documented in the .proto"
+)]
 pub mod pb {
     tonic::include_proto!("epochlog");
 

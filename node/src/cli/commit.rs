@@ -114,7 +114,7 @@ fn show(event: &Event, progress: &Progress<'_>) {
         Event::Planned { bytes, .. } => progress.at(0, *bytes),
         Event::Progress(now) => progress.at(now.acknowledged_bytes, now.total_bytes),
         Event::Reconnecting { endpoint, why } => progress.note(&format!("{endpoint}: {why}; trying on")),
-        Event::Opened(opened) if opened.resumed => {
+        Event::Opened(opened) if opened.resumed && opened.attempt > 0 => {
             progress.note(&format!("resuming epoch {}, attempt {}", opened.epoch, opened.attempt));
         }
         Event::Opened(_) | Event::Committed(_) => {}

@@ -280,7 +280,13 @@ fn propose_replies(
     let (answers, answered) = mpsc::unbounded_channel();
     tokio::spawn(propose::run(inner.clone(), leadership, proposals));
     let reader = Owned(tokio::spawn(async move {
-        while let Ok(Some(request)) = requests.message().await {
+        loop {
+            // The replies end when this ends, so it must not wait for a request that never comes.
+            let request = tokio::select! {
+                request = requests.message() => request,
+                () = intake.closed() => break,
+            };
+            let Ok(Some(request)) = request else { break };
             let seq = request.seq;
             let answers = answers.clone();
             let record = match propose::decode_request(request) {

@@ -61,9 +61,12 @@ fn base64(data: &[u8]) -> String {
     out
 }
 
-/// Posts a body and reads the answer to its end: the gRPC status, or `None` when
-/// the node closed the call or the connection.
-pub(super) async fn call(port: u16, path: &str, peer: Option<&str>, body: Bytes) -> Option<u32> {
+/// How a call ended: its gRPC status and the first bytes of the answer's body.
+pub(super) type Ended = (u32, Vec<u8>);
+
+/// Posts a body and reads the answer to its end; `None` when the node closed the
+/// call or the connection.
+pub(super) async fn call(port: u16, path: &str, peer: Option<&str>, body: Bytes) -> Option<Ended> {
     let tcp = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
     let (sender, connection) = h2::client::handshake(tcp).await.ok()?;
     let driver = tokio::spawn(connection);
@@ -79,14 +82,16 @@ pub(super) async fn call(port: u16, path: &str, peer: Option<&str>, body: Bytes)
         stream.send_data(body, true).ok()?;
         let response = response.await.ok()?;
         let mut status = code(response.headers());
+        let mut first = Vec::new();
         let mut body = response.into_body();
         while let Some(Ok(data)) = body.data().await {
+            first.extend(data.iter().take(64));
             let _enough = body.flow_control().release_capacity(data.len());
         }
         if let Ok(Some(trailers)) = body.trailers().await {
             status = status.or(code(&trailers));
         }
-        status
+        Some((status?, first))
     }
     .await;
     driver.abort();

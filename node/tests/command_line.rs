@@ -1,0 +1,146 @@
+//! The binary itself: help, usage errors, exit codes, error blocks. No cluster is needed.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A port on which nobody listens: it was ours a moment ago.
+fn nobody() -> String {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    port.local_addr().unwrap().to_string()
+}
+
+fn epochlog(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EPOCHLOG_")) {
+        command.env_remove(name);
+    }
+    command.args(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn help_lists_what_there_is_and_nothing_else() {
+    let help = epochlog(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    let text = stdout(&help);
+    for command in
+        ["demo", "dev", "serve", "commit", "restore", "ls", "show", "status", "digest", "verify", "rm"]
+    {
+        assert!(text.contains(&format!("\n  {command} ")), "{command} is missing:\n{text}");
+    }
+    for later in ["watch", "backup", "members", "gc", "pin"] {
+        assert!(!text.contains(&format!("\n  {later} ")), "{later} does not exist yet:\n{text}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for args in [
+        &["watch"][..],
+        &["commit"],
+        &["restore", "job@x", "--to", "d"],
+        &["restore", "../job", "--to", "d"],
+        &["rm", "job", "--yes"],
+        &["ls", "--limit", "many"],
+        &["commit", ".", "--label", "no-equals-sign"],
+        &["--output", "yaml", "status"],
+        &["serve", "--id", "0", "--data-dir", "/tmp/x"],
+        &["serve"],
+        &["restore", "job@1", "--nearest", "3", "--to", "d"],
+    ] {
+        let output = epochlog(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).starts_with("error: "), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn nobody_there_is_unavailable_and_says_that_nothing_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = nobody();
+    let args = ["-e", &endpoint, "--timeout", "1s", "commit", dir.path().to_str().unwrap(), "--job", "j"];
+    let output = epochlog(&args);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(7), "{text}");
+    assert!(text.contains("NOT committed"), "{text}");
+    assert!(text.contains("\n  why   "), "{text}");
+    assert!(text.contains(&endpoint), "{text}");
+    assert!(text.contains("\n  do    "), "{text}");
+
+    let output = epochlog(&["-e", &endpoint, "--timeout", "1s", "-o", "json", "ls"]);
+    assert_eq!(output.status.code(), Some(7));
+    let last = stdout(&output).lines().last().unwrap().to_owned();
+    let value: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!(value["type"], "error");
+    assert_eq!(value["code"], "Unavailable");
+}
+
+#[test]
+fn digest_needs_no_cluster_and_sees_every_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = |dir: &Path| {
+        let output = epochlog(&["digest", dir.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output).split(' ').next().unwrap().to_owned()
+    };
+    std::fs::write(dir.path().join("a"), b"one").unwrap();
+    let one = root(dir.path());
+    assert_eq!(one.len(), 64);
+    assert_eq!(root(dir.path()), one);
+    std::fs::write(dir.path().join("a"), b"two").unwrap();
+    let two = root(dir.path());
+    assert_ne!(two, one);
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    assert_ne!(root(dir.path()), two);
+
+    let missing = epochlog(&["digest", "/no/such/directory"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("no digest"));
+}
+
+#[test]
+fn check_tests_a_configuration_without_touching_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let file = dir.path().join("node.toml");
+    let (grpc, http) = (nobody(), nobody());
+    let text = format!(
+        "[node]\nid = 1\ndata_dir = \"{}\"\n[listen]\ngrpc = \"{grpc}\"\nhttp = \"{http}\"\n[storage]\nreserve_free = \"1 MiB\"\n",
+        data.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let good = epochlog(&["serve", "--check", "--config", file.to_str().unwrap()]);
+    assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
+    assert!(!data.exists());
+
+    std::fs::write(&file, "[node]\nid = 1\ndata_dri = \"x\"\n").unwrap();
+    let bad = epochlog(&["serve", "--check", "--config", file.to_str().unwrap()]);
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(stderr(&bad).contains("node.data_dir"), "{}", stderr(&bad));
+}
+
+#[test]
+fn a_folder_without_its_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = format!("format = 1\nnode = 1\nincarnation = \"{}\"\n", "ab".repeat(16));
+    std::fs::write(dir.path().join("identity"), identity).unwrap();
+    let data = dir.path().to_str().unwrap();
+    let start = |id: &str| {
+        epochlog(&["serve", "--id", id, "--data-dir", data, "--listen", &nobody(), "--http", &nobody()])
+    };
+    let lost = start("1");
+    assert_eq!(lost.status.code(), Some(2), "{}", stderr(&lost));
+    assert!(stderr(&lost).contains("its log is missing"), "{}", stderr(&lost));
+    let other = start("2");
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stderr(&other).contains("belongs to node 1"), "{}", stderr(&other));
+}

@@ -1,0 +1,151 @@
+//! One node, as a process: a whole round from commit to restore, and over its stop.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use client::{Client, Code, Commit, Options, pb};
+
+struct Node {
+    child: Child,
+    endpoint: String,
+    data: PathBuf,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn port() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+impl Node {
+    fn start(dir: &Path, endpoint: &str, roots: &Path) -> Node {
+        let data = dir.join("data");
+        let config = dir.join("node.toml");
+        let text = format!(
+            "[node]\nid = 1\ndata_dir = {data:?}\nsource_roots = [{roots:?}]\n[listen]\ngrpc = \"{endpoint}\"\nhttp = \"{}\"\n\
+             [raft]\nheartbeat = \"50ms\"\nelection_timeout = [\"200ms\", \"400ms\"]\n[storage]\nreserve_free = \"1 MiB\"\n",
+            port()
+        );
+        std::fs::write(&config, text).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_epochlog"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Node { child, endpoint: endpoint.to_owned(), data }
+    }
+
+    async fn client(&self) -> Client {
+        let client = Client::new([self.endpoint.clone()], Options { timeout: Duration::from_secs(20) });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while client.status(true).await.ok().and_then(|status| status.leader).is_none() {
+            assert!(Instant::now() < deadline, "the node does not come up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        client
+    }
+}
+
+fn source(dir: &Path) -> PathBuf {
+    let source = dir.join("source");
+    std::fs::create_dir_all(source.join("sub/empty")).unwrap();
+    std::fs::write(source.join("sub/small"), b"small").unwrap();
+    std::fs::write(source.join("large"), vec![7; 3_000_000]).unwrap();
+    std::fs::write(source.join("zeros"), vec![0; 3_000_000]).unwrap();
+    std::fs::write(source.join("none"), b"").unwrap();
+    std::os::unix::fs::symlink("nowhere", source.join("dangling")).unwrap();
+    source
+}
+
+fn root_of(dir: &Path) -> Vec<u8> {
+    let limits = checkpoint::Limits::default();
+    checkpoint::restore::digest_dir(dir, &limits).unwrap().root().as_bytes().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_goes_in_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let client = node.client().await;
+    let job: checkpoint::JobName = "job".parse().unwrap();
+
+    let mut order = Commit::new(job.clone());
+    order.wait_all = true;
+    let done = client.commit(&source, order.clone(), &|_| {}).await.unwrap();
+    assert!(done.committed.by_path, "the node and we see the same directory");
+    assert_eq!(done.committed.epoch, 1);
+    assert_eq!(done.committed.root[..], root_of(&source)[..]);
+    assert_eq!(done.published.unwrap().nodes, [1]);
+    assert_eq!(root_of(&node.data.join("epochs/job/1/files")), root_of(&source));
+
+    // The same commit once more: its own outcome, nothing new.
+    let again = client.commit(&source, order, &|_| {}).await.unwrap();
+    assert!(again.committed.already);
+    assert_eq!(again.committed.epoch, 1);
+
+    // Unchanged content over a stream: references only.
+    let mut streamed = Commit::new(job.clone());
+    streamed.by_path = false;
+    let second = client.commit(&source, streamed, &|_| {}).await.unwrap();
+    assert!(!second.committed.by_path);
+    assert_eq!((second.committed.epoch, second.committed.new_bytes), (2, 0));
+    assert!(second.committed.log_bytes < 10_000, "{}", second.committed.log_bytes);
+
+    // The same number with another commit id: equal content is committed already, other content a conflict.
+    let mut numbered = Commit::new(job.clone());
+    numbered.epoch = Some(2);
+    let known = client.commit(&source, numbered.clone(), &|_| {}).await.unwrap();
+    assert!(known.committed.already);
+    std::fs::write(source.join("large"), b"other").unwrap();
+    numbered.commit_id = checkpoint::CommitId::from_bytes([5; 16]);
+    let conflict = client.commit(&source, numbered, &|_| {}).await.unwrap_err();
+    assert_eq!(conflict.code, Code::Conflict, "{conflict}");
+    assert_eq!(conflict.committed, client::Certainty::No);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_survives_a_kill_and_tokens_fence() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let job: checkpoint::JobName = "job".parse().unwrap();
+    let node = Node::start(dir.path(), &endpoint, Path::new("/"));
+    let client = node.client().await;
+    let token = client.open_writer("job", [1; 16]).await.unwrap();
+    assert_eq!(client.open_writer("job", [1; 16]).await.unwrap(), token, "a repeat finds its own token");
+    let newer = client.open_writer("job", [2; 16]).await.unwrap();
+    assert!(newer > token);
+    let mut stale = Commit::new(job.clone());
+    stale.token = Some(token);
+    assert_eq!(client.commit(&source, stale, &|_| {}).await.unwrap_err().code, Code::Fenced);
+    let done = client.commit(&source, Commit::new(job.clone()), &|_| {}).await.unwrap();
+    drop(node);
+
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    let client = node.client().await;
+    let listed = client.list(pb::ListRequest { job: "job".into(), ..Default::default() }).await.unwrap();
+    assert_eq!(listed.epochs.len(), 1);
+    assert_eq!(listed.epochs[0].root, done.committed.root);
+    let fetched = client.manifest("job", pb::Which::default(), false).await.unwrap();
+    let target = dir.path().join("restored");
+    let mut content = client::ReplicaContent::new(std::sync::Arc::new(client.same()), &fetched, false);
+    content.stream_only();
+    let restored = tokio::task::block_in_place(|| {
+        let options = checkpoint::restore::RestoreOptions::default();
+        checkpoint::restore::restore(&fetched.manifest, &target, &options, &mut content, &|_| {})
+    });
+    assert_eq!(restored.unwrap().fetched_bytes, 6_000_005);
+    assert_eq!(root_of(&target), root_of(&source));
+    let none = client.manifest("other", pb::Which::default(), false).await.unwrap_err();
+    assert_eq!(none.code, Code::NotFound);
+}
