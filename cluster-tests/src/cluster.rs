@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -117,6 +118,11 @@ impl Node {
         stream.read_to_string(&mut answer)?;
         let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         Ok((code, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
+    }
+
+    /// Whether it was started and is gone without having been killed by us.
+    fn has_ended(&mut self) -> bool {
+        self.child.is_some() && !self.process_running()
     }
 
     fn process_running(&mut self) -> bool {
@@ -333,10 +339,11 @@ impl Cluster {
     /// # Panics
     /// When it ends or is not ready in time.
     pub fn wait_node_ready(&mut self, id: u64) {
-        let mut ended = false;
+        let mut ended = None;
         let ready = try_until(PATIENCE, || {
-            if !self.is_running(id) {
-                ended = true;
+            // A node that waits for another one that has ended waits for ever.
+            ended = self.nodes.iter_mut().find_map(|node| node.has_ended().then_some(node.id));
+            if ended.is_some() {
                 return Ok(());
             }
             match self.node(id).get("/readyz") {
@@ -344,7 +351,12 @@ impl Cluster {
                 other => Err(format!("{other:?}")),
             }
         });
-        assert!(!ended, "node {id} ended instead of becoming ready:\n{}", self.node(id).log_tail());
+        if let Some(ended) = ended {
+            panic!(
+                "node {ended} ended while node {id} should become ready:\n{}",
+                self.node(ended).log_tail()
+            );
+        }
         ready.unwrap_or_else(|last| {
             panic!("node {id} is not ready after {PATIENCE:?}: {last}\n{}", self.node(id).log_tail())
         });
@@ -488,17 +500,18 @@ fn index(id: u64) -> usize {
 }
 
 /// A free port below the range that outgoing connections use, so that a node
-/// finds its port free again after it was killed.
+/// finds its port free again after it was killed. None is given twice.
 fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static DRAWN: AtomicU64 = AtomicU64::new(0);
-    let draw = DRAWN.fetch_add(1, Ordering::Relaxed);
-    let mut rng = Rng::new(u64::from(std::process::id()) << 20 | draw, "port");
-    for _ in 0..1000 {
-        let port = u16::try_from(rng.range(15_000, 32_000)).expect("in range");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
+    static NEXT: Mutex<Option<u16>> = Mutex::new(None);
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = || {
+        let drawn = Rng::new(u64::from(std::process::id()), "ports").range(15_000, 30_000);
+        u16::try_from(drawn).expect("in range")
+    };
+    let mut port = next.unwrap_or_else(start);
+    while TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
+        port = if port < 32_000 { port + 1 } else { 15_000 };
     }
-    panic!("no free port on loopback");
+    *next = Some(if port < 32_000 { port + 1 } else { 15_000 });
+    port
 }

@@ -129,6 +129,7 @@ pub async fn commit<O: Origin>(
         moved: started,
         told: started,
         maybe: false,
+        opened: false,
         acknowledged: 0,
         last_error: String::new(),
     };
@@ -146,6 +147,8 @@ struct Driver<'a> {
     told: Instant,
     /// A seal without an answer is on its way.
     maybe: bool,
+    /// The origin was told to begin with its pieces.
+    opened: bool,
     /// Bytes of files that a quorum has.
     acknowledged: u64,
     last_error: String,
@@ -175,22 +178,58 @@ impl Driver<'_> {
         if self.order.take_over {
             self.open_writer().await?;
         }
-        self.node.check_space(self.order.declared_bytes, &self.order.name()).await?;
+        if let Err(no_space) = self.node.check_space(self.order.declared_bytes, &self.order.name()).await
+            && self.is_new().await?
+        {
+            return Err(no_space);
+        }
         if self.order.is_tiny() {
             return self.whole(origin).await;
         }
         match self.begin().await? {
             Begun::Sealed(sealed) => Ok(sealed),
-            Begun::Taken(taken) => self.compare(taken, origin).await,
+            Begun::Taken(taken) => self.compare(&taken, origin).await,
             Begun::Open(attempt) => {
                 let id = attempt.id;
-                let ended = self.in_pieces(attempt, origin).await;
-                if let Err(failure) = &ended
-                    && matches!(failure.code, Code::SourceChanged | Code::Refused)
-                {
-                    self.abort(id, &failure.why).await;
+                match self.in_pieces(attempt, origin).await {
+                    Ok(sealed) => Ok(sealed),
+                    Err(failure) => self.failed(id, failure, origin).await,
                 }
-                ended
+            }
+        }
+    }
+
+    /// An attempt went wrong: it is given up when its source did, and another commit that joined it
+    /// may have sealed it.
+    async fn failed<O: Origin>(
+        &mut self,
+        attempt: u64,
+        failure: Failure,
+        origin: &mut O,
+    ) -> Result<SealedEpoch, Failure> {
+        match failure.code {
+            Code::SourceChanged | Code::Refused => {
+                self.abort(attempt, &failure.why).await;
+                Err(failure)
+            }
+            Code::Interrupted | Code::NoQuorum | Code::Timeout | Code::Internal => Err(failure),
+            _ => {
+                let current =
+                    tokio::time::timeout(self.order.patience, self.node.replica.read_barrier()).await;
+                if !matches!(current, Ok(Ok(_))) {
+                    return Err(failure);
+                }
+                let Some(sealed) = self.node.replica.machine().ledger().sealed_attempt(attempt) else {
+                    return Err(failure);
+                };
+                let taken = Rejected {
+                    reason: Reason::Conflict,
+                    detail: "another commit sealed the epoch".into(),
+                    current: 0,
+                    root: Some(sealed.root),
+                    position: Some(sealed.position),
+                };
+                self.compare(&taken, origin).await
             }
         }
     }
@@ -202,6 +241,15 @@ impl Driver<'_> {
         let ledger = self.node.replica.machine().ledger();
         let found = ledger.epoch(&self.order.job, epoch);
         Ok(found.map(|found| SealedEpoch { already: true, ..SealedEpoch::clone(&found.sealed) }))
+    }
+
+    /// Whether Begin would open a new attempt. A repeat needs no new space, and its answer must not
+    /// be "not committed" when it was.
+    async fn is_new(&mut self) -> Result<bool, Failure> {
+        self.barrier().await?;
+        let begin = LogRecord::new(Kind::Begin(self.order.begin()), Bytes::new());
+        let verdict = self.node.replica.machine().ledger().check(&begin.header);
+        Ok(matches!(verdict, Verdict::Accepted(Accepted::Begun { resumed: false, .. })))
     }
 
     async fn open_writer(&mut self) -> Result<(), Failure> {
@@ -307,6 +355,7 @@ impl Driver<'_> {
             silent: false,
         };
         self.from(origin.open(opening).await)?;
+        self.opened = true;
         let root = loop {
             let next = if window.has_room() {
                 tokio::select! {
@@ -457,21 +506,19 @@ impl Driver<'_> {
     }
 
     /// The epoch is sealed by another commit: does it hold the same directory?
-    async fn compare<O: Origin>(&mut self, taken: Rejected, origin: &mut O) -> Result<SealedEpoch, Failure> {
-        while self.from(origin.page().await)?.is_some() {}
-        let mut coverage = Coverage::default();
-        coverage.add_files(0..self.order.plan_entries);
+    async fn compare<O: Origin>(&mut self, taken: &Rejected, origin: &mut O) -> Result<SealedEpoch, Failure> {
+        if !self.opened {
+            self.open_to_compare(origin).await?;
+        }
         let epoch = self.order.epoch.unwrap_or_default();
-        let opening = Opening { epoch, coverage, resumed: true, ..Opening::silent(self.order.chunk_bytes) };
-        self.from(origin.open(Opening { silent: false, ..opening }).await)?;
         let root = loop {
             match self.from(origin.next().await)? {
                 Next::Seal(root) => break root,
-                Next::Piece(_) => self.moved = Instant::now(),
+                Next::Piece(_) => {}
             }
         };
         if taken.root != Some(root) {
-            return Err(no::rejected(&self.order.name(), &taken));
+            return Err(no::rejected(&self.order.name(), taken));
         }
         self.barrier().await?;
         let ledger = self.node.replica.machine().ledger();
@@ -479,8 +526,20 @@ impl Driver<'_> {
             Some(found) if found.sealed.root == root => {
                 Ok(SealedEpoch { already: true, ..SealedEpoch::clone(&found.sealed) })
             }
-            _ => Err(no::rejected(&self.order.name(), &taken)),
+            _ => Err(no::rejected(&self.order.name(), taken)),
         }
+    }
+
+    /// Asks the origin for the root alone: everything counts as covered.
+    async fn open_to_compare<O: Origin>(&mut self, origin: &mut O) -> Result<(), Failure> {
+        while self.from(origin.page().await)?.is_some() {}
+        let mut coverage = Coverage::default();
+        coverage.add_files(0..self.order.plan_entries);
+        let epoch = self.order.epoch.unwrap_or_default();
+        let opening = Opening { epoch, coverage, resumed: true, ..Opening::silent(self.order.chunk_bytes) };
+        self.from(origin.open(Opening { silent: false, ..opening }).await)?;
+        self.opened = true;
+        Ok(())
     }
 
     /// Gives the attempt up, so that its space comes back; a failure here leaves it to its time to live.

@@ -21,8 +21,8 @@ use nativelog::store::{LogStore, Options as LogOptions};
 use raft::{Replica, ReplicaConfig};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
+use tonic::transport::server::TcpIncoming;
 
 use crate::api::Api;
 use crate::config::Config;
@@ -338,7 +338,8 @@ async fn serve_grpc(
         .add_service(api)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        // Without this, Nagle's algorithm and delayed acknowledgements cost every small answer 40 ms.
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             // An error means that the node is gone altogether.
             let _ = stopping.wait_for(|stop| *stop).await;
         })

@@ -27,11 +27,15 @@ fn port() -> String {
 
 impl Node {
     fn start(dir: &Path, endpoint: &str, roots: &Path) -> Node {
+        Node::start_with(dir, endpoint, roots, "1 MiB")
+    }
+
+    fn start_with(dir: &Path, endpoint: &str, roots: &Path, reserve: &str) -> Node {
         let data = dir.join("data");
         let config = dir.join("node.toml");
         let text = format!(
             "[node]\nid = 1\ndata_dir = {data:?}\nsource_roots = [{roots:?}]\n[listen]\ngrpc = \"{endpoint}\"\nhttp = \"{}\"\n\
-             [raft]\nheartbeat = \"50ms\"\nelection_timeout = [\"200ms\", \"400ms\"]\n[storage]\nreserve_free = \"1 MiB\"\n",
+             [raft]\nheartbeat = \"50ms\"\nelection_timeout = [\"200ms\", \"400ms\"]\n[storage]\nreserve_free = {reserve:?}\n",
             port()
         );
         std::fs::write(&config, text).unwrap();
@@ -148,4 +152,85 @@ async fn what_is_committed_survives_a_kill_and_tokens_fence() {
     assert_eq!(root_of(&target), root_of(&source));
     let none = client.manifest("other", pb::Which::default(), false).await.unwrap_err();
     assert_eq!(none.code, Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_reserve_nothing_new_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let job: checkpoint::JobName = "job".parse().unwrap();
+    let order = Commit::new(job.clone());
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    node.client().await.commit(&source, order.clone(), &|_| {}).await.unwrap();
+    drop(node);
+
+    let node = Node::start_with(dir.path(), &endpoint, dir.path(), "1000 TiB");
+    let client = node.client().await;
+    let refused = client.commit(&source, Commit::new(job), &|_| {}).await.unwrap_err();
+    assert_eq!(refused.code, Code::NoSpace, "{refused}");
+    assert_eq!(refused.committed, client::Certainty::No);
+    assert!(refused.why.contains("node 1 has"), "{}", refused.why);
+    // What is committed already needs no space to say so.
+    let known = client.commit(&source, order, &|_| {}).await.unwrap();
+    assert!(known.committed.already);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_stream_is_refused_and_the_node_goes_on() {
+    use pb::commit_request::Kind;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let client = node.client().await;
+    let start = |pages| pb::Start {
+        job: "job".into(),
+        commit_id: vec![9; 16].into(),
+        plan_digest: vec![1; 32].into(),
+        declared_bytes: 1 << 20,
+        plan_entries: 2,
+        plan_pages: pages,
+        wait_ms: 5000,
+        ..pb::Start::default()
+    };
+    let entry = |path: &'static [u8], kind, mode, size| pb::PlanEntry {
+        path: path.into(),
+        kind,
+        mode,
+        size,
+        ..pb::PlanEntry::default()
+    };
+    let root = || entry(b"", 2, 0o755, 0);
+    let page = |entries| Kind::Page(pb::PlanPage { page: 0, entries });
+    let stories: Vec<Vec<Kind>> = vec![
+        vec![page(vec![])],
+        vec![Kind::Start(start(1)), page(vec![root(), entry(b"../x", 1, 0o644, 1 << 20)])],
+        vec![Kind::Start(start(1)), page(vec![root(), entry(b"/x", 1, 0o644, 1 << 20)])],
+        vec![Kind::Start(start(1)), page(vec![root(), entry(b"a\0b", 1, 0o644, 1 << 20)])],
+        vec![Kind::Start(start(1)), page(vec![root(), root()])],
+        vec![Kind::Start(start(1)), page(vec![root(), entry(b"x", 7, 0o644, 1 << 20)])],
+        vec![Kind::Start(start(1)), page(vec![root(), entry(b"x", 1, 0o4755, 1 << 20)])],
+        vec![Kind::Start(start(0))],
+        vec![Kind::Start(start(1)), Kind::Seal(pb::Seal { root: vec![0; 32].into() })],
+        vec![Kind::Start(pb::Start { job: "../../etc".into(), ..start(1) })],
+        vec![Kind::Start(pb::Start { commit_id: vec![1].into(), ..start(1) })],
+        vec![Kind::Start(pb::Start { plan_entries: u32::MAX, ..start(1) })],
+        vec![Kind::Start(pb::Start { chunk_bytes: 12_345, ..start(1) })],
+    ];
+    for (number, story) in stories.into_iter().enumerate() {
+        let requests: Vec<_> = story.into_iter().map(|kind| pb::CommitRequest { kind: Some(kind) }).collect();
+        let mut stub = client.stub(&node.endpoint).unwrap();
+        let mut replies = stub.commit(tokio_stream::iter(requests)).await.unwrap().into_inner();
+        let mut last = None;
+        while let Ok(Some(reply)) = replies.message().await {
+            last = reply.kind;
+        }
+        let Some(pb::commit_reply::Kind::Failed(failed)) = last else {
+            panic!("story {number} was answered {last:?}");
+        };
+        assert_eq!(failed.committed(), pb::Certainty::No, "story {number}: {failed:?}");
+        assert!(!failed.why.is_empty(), "story {number}");
+    }
+    let good =
+        client.commit(&source(dir.path()), Commit::new("job".parse().unwrap()), &|_| {}).await.unwrap();
+    assert_eq!(good.committed.epoch, 1);
 }

@@ -83,7 +83,7 @@ fn kinds() -> Vec<(&'static str, Maker)> {
         ("deep-path", |at| deep(at, 600, "d")),
         ("too-many", |at| {
             (0..1001).try_for_each(|number| File::create(at.join(format!("f{number}"))).map(drop)).ok()?;
-            Some("1000".into())
+            Some("entries".into())
         }),
         ("too-large", |at| {
             File::create(at.join("huge")).and_then(|file| file.set_len(65 << 20)).ok()?;

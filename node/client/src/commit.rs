@@ -208,8 +208,10 @@ impl Run<'_> {
                     }
                     Ended::BrokeOff(failure) => failure,
                 };
-                (self.on)(Event::Reconnecting { endpoint: endpoint.clone(), why: failure.why.clone() });
-                reasons.insert(endpoint, failure.why.clone());
+                let known = reasons.insert(endpoint.clone(), failure.why.clone());
+                if known.as_ref() != Some(&failure.why) {
+                    (self.on)(Event::Reconnecting { endpoint, why: failure.why.clone() });
+                }
                 last = Some(failure);
             }
             if self.moved.elapsed() + ROUND_PAUSE >= self.client.options.timeout || reasons.is_empty() {

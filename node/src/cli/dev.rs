@@ -48,13 +48,22 @@ pub async fn run(args: &DevArgs, output: &Output) -> Result<(), Failure> {
         _ = tokio::signal::ctrl_c() => return Ok(()),
     };
     show(&cluster, leader, output);
+    // Killing nodes is what a cluster to play with is for: the others go on.
     let ended = loop {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => break Ok(()),
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
         }
-        if let Some(failure) = cluster.nodes.iter_mut().find_map(|node| node.check_alive().err()) {
-            break Err(failure);
+        for node in &mut cluster.nodes {
+            if let Err(failure) = node.check_alive() {
+                node.kill();
+                output.note(failure.what);
+            }
+        }
+        if cluster.nodes.iter().all(|node| node.pid().is_none()) {
+            break Err(Failure::new(Code::Internal, "all nodes have ended")
+                .what("dev")
+                .why("see their log files"));
         }
     };
     output.note("stopping");

@@ -210,7 +210,7 @@ impl LocalNode {
                 let text = fs::read_to_string(&self.log).unwrap_or_default();
                 let tail: Vec<&str> = text.lines().rev().take(3).collect();
                 let tail: Vec<&str> = tail.into_iter().rev().collect();
-                Err(cannot(format!("node {} ended: {status}", self.id), tail.join(" | ")))
+                Err(cannot(format!("node {} has ended: {status}", self.id), tail.join(" | ")))
             }
             Err(error) => Err(cannot(format!("node {}", self.id), error)),
         }

@@ -61,8 +61,13 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
             rejected.detail.clone(),
             format!("repeat the command: it sends the content itself then. {UNTOUCHED}"),
         ),
+        Reason::Overlap => (
+            Code::Conflict,
+            "another commit writes this epoch with other content, yours was NOT committed",
+            rejected.detail.clone(),
+            "commit under another epoch number, or take the job over with --take-over".to_owned(),
+        ),
         Reason::Malformed
-        | Reason::Overlap
         | Reason::Incomplete
         | Reason::WrongRoot
         | Reason::NotActive

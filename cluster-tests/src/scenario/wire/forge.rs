@@ -81,6 +81,10 @@ impl Forged {
         say(Request::Start(start)).await;
         if self.source.is_none() {
             say(Request::Page(pb::PlanPage { page: 0, entries: self.entries.clone() })).await;
+            if self.pieces.is_none() {
+                // What looks tiny is decided only with its seal.
+                say(Request::Seal(pb::Seal { root: vec![7; 32].into() })).await;
+            }
         }
         let mut replies = match stub.commit(tokio_stream::wrappers::ReceiverStream::new(receiver)).await {
             Ok(replies) => replies.into_inner(),
@@ -268,8 +272,9 @@ pub(super) fn pieces() -> Vec<(String, Forged)> {
         ("a chunk longer than a chunk", vec![chunk(1, 0, &[9; 2 << 16], right(0))]),
         (
             "a chunk shorter than a chunk",
-            vec![chunk(1, 0, &payload[..1000], subtree(FILE_BYTES, 0, &payload[..1000]).as_bytes().to_vec())],
+            vec![chunk(1, 0, &payload[..1024], subtree(FILE_BYTES, 0, &payload[..1024]).as_bytes().to_vec())],
         ),
+        ("a chunk of a length that no digest tree has", vec![chunk(1, 0, &payload[..1000], right(0))]),
         ("a chunk of the root directory", vec![chunk(0, 0, &payload, right(0))]),
         ("a chunk of no file", vec![chunk(99, 0, &payload, right(0))]),
         ("a chunk of file 2^32 - 1", vec![chunk(u32::MAX, 0, &payload, right(0))]),
@@ -283,6 +288,7 @@ pub(super) fn pieces() -> Vec<(String, Forged)> {
         ("zeros of 2^60 bytes", vec![zero(1, 0, 1 << 60, vec![3; 32])]),
         ("zeros over the end", vec![zero(1, FILE_BYTES - 1024, 1 << 20, vec![3; 32])]),
         ("zeros that wrap around", vec![zero(1, u64::MAX - 10, 100, vec![3; 32])]),
+        ("zeros of a length that no digest tree has", vec![zero(1, 0, 1000, vec![3; 32])]),
         ("zeros of another digest", vec![zero(1, 0, FILE_BYTES, vec![3; 32])]),
         (
             "zeros of the root directory",
