@@ -45,6 +45,8 @@ pub struct LogRecord {
     pub header: Arc<Record>,
     /// The payload; empty when the header has none, or when only headers were asked for.
     pub payload: Bytes,
+    /// This process computed the digests in the header from this very payload; never on the wire.
+    digested_here: bool,
 }
 
 impl LogRecord {
@@ -52,7 +54,28 @@ impl LogRecord {
     pub fn new(kind: Kind, payload: Bytes) -> Self {
         let header =
             Record { version: RECORD_VERSION, payload_bytes: payload.len() as u64, kind: Some(kind) };
-        LogRecord { header: Arc::new(header), payload }
+        LogRecord { header: Arc::new(header), payload, digested_here: false }
+    }
+
+    /// A record that came from the wire or from disk.
+    pub fn from_parts(header: Arc<Record>, payload: Bytes) -> Self {
+        LogRecord { header, payload, digested_here: false }
+    }
+
+    /// Says that this process computed the header's digests from this payload: nobody here has to
+    /// hash it again before it is proposed. What comes from a client is never marked.
+    #[must_use]
+    pub fn digested_here(mut self) -> Self {
+        self.digested_here = true;
+        self
+    }
+
+    /// The check before a record is proposed: shape, and digests unless they were made here.
+    ///
+    /// # Errors
+    /// [`ShapeError`](crate::shape::ShapeError).
+    pub fn check(&self) -> Result<(), crate::shape::ShapeError> {
+        crate::shape::check_shape(&self.header, (!self.digested_here).then_some(&self.payload))
     }
 
     /// Bytes of header and payload together, as they count against limits and in `log_bytes`.

@@ -332,7 +332,7 @@ impl LogStore {
             Some(payload) => payload,
             None => self.read_back(id, place, record, patient)?,
         };
-        let record = LogRecord { header: record.header.clone(), payload };
+        let record = LogRecord::from_parts(record.header.clone(), payload);
         Ok(Entry { id, body: Body::Record(record) })
     }
 

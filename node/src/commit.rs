@@ -374,7 +374,11 @@ impl Driver<'_> {
                 Next::Seal(root) => break root,
                 Next::Piece(piece) => {
                     let (covers, bytes) = window::covers(&piece, &sizes);
-                    self.send(compose::piece(attempt.id, piece), covers, bytes, &mut window).await?;
+                    let mut record = compose::piece(attempt.id, piece);
+                    if O::HASHED_HERE {
+                        record = record.digested_here();
+                    }
+                    self.send(record, covers, bytes, &mut window).await?;
                 }
             }
         };

@@ -10,6 +10,9 @@ pub const PROPOSAL_BYTES: usize = 48 << 20;
 pub const APPEND_BYTES: usize = 32 << 20;
 /// The largest message that a node takes from a peer, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// HTTP/2 frames may be so long: a request of 1 MiB of payload in two frames instead of 65. Small
+/// messages never wait behind a long frame, because they have connections of their own.
+pub const FRAME_BYTES: u32 = 1 << 20;
 /// HTTP/2 flow control window of a peer connection, in bytes.
 pub const WINDOW_BYTES: u32 = 8 << 20;
 

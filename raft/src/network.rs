@@ -23,7 +23,7 @@ use openraft::network::{Backoff, NetBackoff, RaftNetworkFactory};
 use tonic::Status;
 use tonic::transport::Server;
 
-use crate::config::WINDOW_BYTES;
+use crate::config::{FRAME_BYTES, WINDOW_BYTES};
 use crate::types::TypeConfig;
 use peers::Peers;
 
@@ -31,6 +31,7 @@ use peers::Peers;
 pub fn server() -> Server {
     Server::builder()
         .tcp_nodelay(true)
+        .max_frame_size(Some(FRAME_BYTES))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(2 * WINDOW_BYTES)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))

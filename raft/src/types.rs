@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (header, payload) = <(Vec<u8>, Vec<u8>)>::deserialize(deserializer)?;
         let header = Record::decode(&header[..]).map_err(serde::de::Error::custom)?;
-        Ok(Command(LogRecord { header: header.into(), payload: Bytes::from(payload) }))
+        Ok(Command(LogRecord::from_parts(header.into(), Bytes::from(payload))))
     }
 }
 

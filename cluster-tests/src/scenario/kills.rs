@@ -1,16 +1,16 @@
 //! SIGKILL at random moments: nothing acknowledged is lost, nothing unsealed is
 //! seen, an unknown answer has one outcome, and a commit goes on where it was.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::inputs::{random_directory, random_file};
 use crate::observe::{Cache, observe_and_check, restore};
 use crate::oracle::{Answer, Event, History, Name};
 use crate::scenario::identical::compare_everywhere;
-use crate::scratch::remove_tree;
 use crate::seed::Rng;
+use crate::wait::wait_until;
 use crate::walk::fingerprint;
 
 /// What a resumed commit may send more than its bytes.
@@ -29,84 +29,84 @@ pub struct Uploads {
     pub per_cluster: u32,
 }
 
-/// Kills the leader at random moments of an upload.
+/// Kills the leader at random moments of an upload, until so many kills met one that was running.
 ///
 /// # Panics
 /// When a commit does not come through, differs anywhere, or costs too much log.
 pub fn leader_mid_upload(name: &str, uploads: Uploads, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
-    let mut hits = 0;
-    let mut done = 0;
-    while done < uploads.moments {
+    let (mut hits, mut tries) = (0, 0);
+    while hits < uploads.moments {
         let mut cluster = Cluster::start(name, Options::default());
-        let source = cluster.source("upload");
-        // The first upload lives: it tells how long one takes here.
-        random_directory(&source, uploads.files, uploads.file_bytes, rng);
-        let whole =
-            cluster.commit(&[cluster.leader()], &source, "upload", 1, &["--timeout", "60s"]).ok().took;
-        let here = uploads.per_cluster.min(uploads.moments - done);
-        for number in 0..u64::from(here) {
-            let (hit, line) = one_upload(&mut cluster, &source, number + 2, whole, uploads, rng);
+        for epoch in 1..=u64::from(uploads.per_cluster) {
+            let (hit, line) = one_upload(&mut cluster, epoch, uploads, rng);
             hits += u32::from(hit);
-            done += 1;
-            progress(format!("kill {done} of {}: {line}", uploads.moments));
+            tries += 1;
+            progress(format!(
+                "kill {hits} of {}: {line}{}",
+                uploads.moments,
+                if hit { "" } else { ", too late" }
+            ));
+            assert!(
+                tries < 2 * uploads.moments + 5,
+                "I12: only {hits} of {tries} kills met a running upload"
+            );
+            if hits == uploads.moments {
+                break;
+            }
         }
     }
-    assert!(
-        hits * 2 >= uploads.moments,
-        "I12: only {hits} of {} kills met a running upload",
-        uploads.moments
-    );
 }
 
-fn one_upload(
-    cluster: &mut Cluster,
-    source: &Path,
-    epoch: u64,
-    whole: Duration,
-    uploads: Uploads,
-    rng: &mut Rng,
-) -> (bool, String) {
-    remove_tree(source).expect("our own source can be removed");
-    random_directory(source, uploads.files, uploads.file_bytes, rng);
+fn one_upload(cluster: &mut Cluster, epoch: u64, uploads: Uploads, rng: &mut Rng) -> (bool, String) {
+    let source = cluster.source(&format!("upload-{epoch}"));
+    let total = u64::from(uploads.files) * uploads.file_bytes;
+    random_directory(&source, uploads.files, uploads.file_bytes, rng);
     cluster.wait_ready();
     let leader = cluster.leader();
     // Through the leader that dies, or through a follower that must find the new one; by path or streamed.
-    let through_leader = rng.coin();
-    let order = if through_leader { cluster.first(leader) } else { cluster.first(cluster.first(leader)[1]) };
-    let moment = rng.moment(whole);
-    let flags: &[&str] = if rng.coin() { &["--timeout", "60s"] } else { &["--timeout", "60s", "--stream"] };
-    let mut client = cluster.spawn_commit(&order, source, "upload", epoch, flags);
-    std::thread::sleep(moment); // The moment is the fault itself, not a wait.
+    let through = if rng.coin() { leader } else { cluster.first(leader)[1] };
+    let streamed = rng.coin();
+    let flags: &[&str] = if streamed { &["--timeout", "60s", "--stream"] } else { &["--timeout", "60s"] };
+    // The moment is a share of the bytes: a share of the time would miss when one upload is faster than another.
+    let moment = rng.range(0, total);
+    let staged = || cluster.node(leader).staged_bytes();
+    let before = staged();
+    let mut client = cluster.spawn_commit(&cluster.first(through), &source, "upload", epoch, flags);
+    wait_until(PATIENCE, "the moment of the fault", || {
+        let now = staged().saturating_sub(before);
+        if now >= moment || !client.is_running() { Ok(()) } else { Err(format!("{now} bytes staged")) }
+    });
     let hit = client.is_running();
     cluster.kill9(leader);
     let output = client.wait().ok();
     assert!(matches!(output.answer(), Answer::Committed { .. }), "{output}");
     let (bytes, log_bytes) = (output.number("bytes"), output.number("log_bytes"));
-    assert_eq!(bytes, u64::from(uploads.files) * uploads.file_bytes, "{output}");
-    assert!(
-        log_bytes <= bytes + RESUME_EXTRA_BYTES,
-        "the resumed commit sent {} bytes twice: {output}",
-        log_bytes - bytes
-    );
+    assert_eq!(bytes, total, "{output}");
+    let extra = log_bytes.saturating_sub(bytes);
+    assert!(extra <= RESUME_EXTRA_BYTES, "the resumed commit sent {extra} bytes twice: {output}");
     cluster.restart(leader);
     cluster.wait_ready();
-    cluster.wait_published("upload", epoch);
-    compare_everywhere(cluster, source, "upload", epoch);
+    // Everything acknowledged so far is there and identical, not only the last.
     let listed: Vec<u64> = cluster.list("upload").iter().filter_map(|line| line["epoch"].as_u64()).collect();
-    assert!(
-        (1..=epoch).all(|epoch| listed.contains(&epoch)),
-        "epochs 1 to {epoch} were acknowledged, listed are {listed:?}"
+    for acknowledged in 1..=epoch {
+        assert!(
+            listed.contains(&acknowledged),
+            "epoch {acknowledged} was acknowledged, listed are {listed:?}"
+        );
+        cluster.wait_published("upload", acknowledged);
+    }
+    compare_everywhere(cluster, &source, "upload", epoch);
+    if epoch > 1 {
+        let earlier = rng.range(1, epoch);
+        compare_everywhere(cluster, &cluster.source(&format!("upload-{earlier}")), "upload", earlier);
+    }
+    let way = if streamed { " streamed" } else { "" };
+    let line = format!(
+        "leader {leader} at {:.0} %, through {through}{way}, answered in {:.1?}, {extra} extra log bytes",
+        moment as f64 * 100.0 / total as f64,
+        output.took
     );
-    let extra = log_bytes.saturating_sub(bytes);
-    (
-        hit,
-        format!(
-            "leader {leader} after {moment:.1?}, through {}{}, answered in {:.1?}, {extra} extra log bytes",
-            order[0],
-            if flags.len() > 2 { " streamed" } else { "" },
-            output.took
-        ),
-    )
+    (hit, line)
 }
 
 /// A loop of commits with its history.
@@ -125,9 +125,21 @@ impl Loop {
 
     /// Starts the commit of the next epoch: tiny, small or of several chunks.
     fn begin(&mut self, cluster: &Cluster, rng: &mut Rng) -> Pending {
+        let kind = rng.range(0, 3);
+        self.begin_kind(cluster, kind, rng)
+    }
+
+    /// Starts the commit of an epoch that takes long enough to be killed in the middle; every third is tiny all the same.
+    fn begin_under_fire(&mut self, cluster: &Cluster, rng: &mut Rng) -> Pending {
+        let kind = if rng.range(0, 3) == 0 { 0 } else { 3 };
+        self.begin_kind(cluster, kind, rng)
+    }
+
+    fn begin_kind(&mut self, cluster: &Cluster, kind: u64, rng: &mut Rng) -> Pending {
         self.epoch += 1;
         let source = cluster.source(&format!("{}-{}", self.job, self.epoch));
-        match rng.range(0, 3) {
+        match kind {
+            3 => random_directory(&source, 4, rng.range(6 << 20, 12 << 20), rng),
             0 => random_directory(&source, 2, 500, rng),
             1 => random_directory(&source, 40, 3000, rng),
             _ => {
@@ -220,12 +232,14 @@ struct Pending {
 pub fn each_node(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
     let mut cluster = Cluster::start(name, Options::default());
     let mut commits = Loop::new("loop");
+    let mut hits = 0;
     for round in 0..rounds {
         // Every third round the leader, so that both roles are met whoever leads.
         let victim =
             if round % 3 == 2 { cluster.leader() } else { u64::from(round) % cluster.options.nodes + 1 };
-        let pending = commits.begin(&cluster, rng);
-        std::thread::sleep(rng.moment(Duration::from_millis(400))); // the moment of the fault
+        let mut pending = commits.begin_under_fire(&cluster, rng);
+        std::thread::sleep(rng.moment(Duration::from_millis(150))); // the moment of the fault
+        hits += u32::from(pending.client.is_running());
         cluster.kill9(victim);
         let mut answers = vec![commits.end(pending)];
         commits.read_latest(&cluster);
@@ -255,7 +269,10 @@ pub fn each_node(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dyn FnMu
         yes >= rounds as usize,
         "a quorum was always alive: {yes} committed, {no} not, {unknown} unknown"
     );
-    progress(format!("{yes} committed, {no} not committed, {unknown} unknown"));
+    assert!(hits > 0, "I12: no kill met a running commit");
+    progress(format!(
+        "{yes} committed, {no} not committed, {unknown} unknown; {hits} kills met a running commit"
+    ));
 }
 
 /// Kills all nodes in the middle of a commit and starts them again.
@@ -268,8 +285,9 @@ pub fn all_and_restart(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dy
     for round in 0..rounds {
         let pending = commits.begin(&cluster, rng);
         commits.end(pending);
-        let pending = commits.begin(&cluster, rng);
-        std::thread::sleep(rng.moment(Duration::from_millis(300))); // the moment of the fault
+        let mut pending = commits.begin_under_fire(&cluster, rng);
+        std::thread::sleep(rng.moment(Duration::from_millis(150))); // the moment of the fault
+        let hit = pending.client.is_running();
         cluster.kill9_all();
         for id in 1..=cluster.options.nodes {
             cluster.restart(id);
@@ -278,7 +296,11 @@ pub fn all_and_restart(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dy
         cluster.wait_ready();
         commits.check(&cluster);
         commits.repeat_unknown(&cluster, rng);
-        progress(format!("round {} of {rounds}: all killed, the commit answered {answer:?}", round + 1));
+        progress(format!(
+            "round {} of {rounds}: all killed {}, it answered {answer:?}",
+            round + 1,
+            if hit { "in mid-commit" } else { "after the commit" }
+        ));
     }
     commits.restore_some(&cluster, rng);
 }

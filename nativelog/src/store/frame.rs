@@ -257,7 +257,7 @@ pub fn decode_body(tag: u8, header: &[u8]) -> Option<Body> {
         1 => Some(Body::Membership(Bytes::copy_from_slice(header))),
         2 => {
             let header = Record::decode(header).ok()?;
-            Some(Body::Record(LogRecord { header: header.into(), payload: Bytes::new() }))
+            Some(Body::Record(LogRecord::from_parts(header.into(), Bytes::new())))
         }
         _ => None,
     }

@@ -153,7 +153,7 @@ impl Index {
             Body::Blank => (0, entry.body.clone(), Bytes::new()),
             Body::Membership(_) => (1, entry.body.clone(), Bytes::new()),
             Body::Record(record) => {
-                let header = LogRecord { header: record.header.clone(), payload: Bytes::new() };
+                let header = LogRecord::from_parts(record.header.clone(), Bytes::new());
                 (2, Body::Record(header), record.payload.clone())
             }
         };

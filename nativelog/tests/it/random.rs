@@ -264,7 +264,7 @@ fn bent(record: &LogRecord, with: u64) -> LogRecord {
         Kind::Tick(tick) => tick.elapsed_ms = with,
         _ => header.payload_bytes = with,
     }
-    LogRecord { header: Arc::new(header), payload: record.payload.clone() }
+    LogRecord::from_parts(Arc::new(header), record.payload.clone())
 }
 
 fn player() -> Player {

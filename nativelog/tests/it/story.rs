@@ -213,10 +213,9 @@ impl Teller {
             }
             "tick" => compose::tick(words.number("ms")),
             "activate" => compose::activate(words.number("version") as u32),
-            "empty" => LogRecord {
-                header: Record { version: 1, ..Default::default() }.into(),
-                payload: Bytes::new(),
-            },
+            "empty" => {
+                LogRecord::from_parts(Record { version: 1, ..Default::default() }.into(), Bytes::new())
+            }
             verb => panic!("no command {verb}"),
         }
     }

@@ -81,6 +81,9 @@ impl Opening {
 
 /// A source of pieces. Calls come in this order: `page` until `None`, `open`, `next` until the seal.
 pub trait Origin: Send {
+    /// This node has read and hashed the pieces itself.
+    const HASHED_HERE: bool;
+
     /// The next page of the plan.
     fn page(&mut self) -> impl Future<Output = Result<Option<Vec<PlanEntry>>, Broken>> + Send;
     /// Pieces may come now.
@@ -108,6 +111,8 @@ impl Local {
 }
 
 impl Origin for Local {
+    const HASHED_HERE: bool = true;
+
     async fn page(&mut self) -> Result<Option<Vec<PlanEntry>>, Broken> {
         Ok(self.pages.next().map(|page| self.plan.entries[page].to_vec()))
     }
@@ -209,6 +214,8 @@ fn give_up(give_up: pb::GiveUp) -> Broken {
 }
 
 impl Origin for Remote {
+    const HASHED_HERE: bool = false;
+
     async fn page(&mut self) -> Result<Option<Vec<PlanEntry>>, Broken> {
         if self.pages_left == 0 {
             return Ok(None);

@@ -64,7 +64,7 @@ pub fn put_record(record: &LogRecord) -> proto::Record {
 /// A header that does not decode.
 pub fn take_record(header: &bytes::Bytes, payload: bytes::Bytes) -> Result<LogRecord, String> {
     let header = Record::decode(&header[..]).map_err(|e| format!("the header of a record: {e}"))?;
-    Ok(LogRecord { header: header.into(), payload })
+    Ok(LogRecord::from_parts(header.into(), payload))
 }
 
 /// An append request for the wire.

@@ -16,7 +16,6 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use nativelog::ledger::{NotAdmitted, Verdict};
 use nativelog::record::{LogId, LogRecord};
-use nativelog::shape::check_shape;
 use openraft::impls::ProgressResponder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -50,7 +49,7 @@ enum Taken {
 /// Judges `record` and hands it to openraft. Returns once it is queued.
 async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRecord) -> Taken {
     // A payload that does not match its digest would be refused by every follower for ever.
-    if let Err(why) = check_shape(&record.header, Some(&record.payload)) {
+    if let Err(why) = record.check() {
         return Taken::Answered(Ok((LogId::default(), malformed(why))));
     }
     if let Err(error) = inner.running() {
