@@ -185,7 +185,7 @@ impl<'a> Splitter<'a> {
                 return Ok(());
             }
         }
-        let tree = DigestTree::new(entry.size, self.chunk_bytes as u32);
+        let tree = DigestTree::new(entry.size, CHUNK_BYTES_MIN);
         self.large = Some(Large { file, source, tree, offset: 0, counted: before.is_some() });
         Ok(())
     }
@@ -238,37 +238,64 @@ impl<'a> Splitter<'a> {
         }
         let chunk = self.chunk_bytes.min(size - offset);
         let hole_end = large.source.hole_end(offset)?;
-        let (len, digest, payload) = match zero_run(size, offset, hole_end, self.chunk_bytes) {
-            Some(run) => {
-                // A run that the log has in part goes chunk by chunk.
-                let split = !self.covered.has(file, offset, run) && self.covered.touches(file, offset, run);
-                let run = if split { chunk } else { run };
-                (run, digest::zeros(size, offset, run), None)
+        let run = zero_run(size, offset, hole_end, self.chunk_bytes);
+        // A hole that the log has in part goes chunk by chunk.
+        let len = match run {
+            Some(run) if !self.is_torn(file, offset, run) => {
+                self.zeros(&mut large, offset, run);
+                run
+            }
+            Some(_) => {
+                self.pieces_of(&mut large, offset, &Bytes::from(vec![0; chunk as usize]));
+                chunk
             }
             None => {
                 let mut data = Vec::with_capacity(chunk as usize);
                 large.source.read(&mut data, offset, chunk as usize)?;
-                let payload = (!digest::is_zero(&data)).then(|| Bytes::from(data));
-                let digest = match &payload {
-                    Some(data) => digest::subtree(size, offset, data),
-                    None => digest::zeros(size, offset, chunk),
-                };
-                (chunk, digest, payload)
+                self.pieces_of(&mut large, offset, &Bytes::from(data));
+                chunk
             }
         };
-        large.tree.insert(offset, len, digest).expect("runs follow each other in order");
         if !large.counted {
             self.went(len);
         }
         large.offset += len;
         self.large = Some(large);
-        if !self.covered.has(file, offset, len) {
-            self.ready.push_back(match payload {
-                Some(payload) => Piece::Chunk { file, offset, digest, payload },
-                None => Piece::Zero { file, offset, len, digest },
-            });
-        }
         Ok(())
+    }
+
+    // Whether the log has a part of the range, but not all of it.
+    fn is_torn(&self, file: u32, offset: u64, len: u64) -> bool {
+        self.covered.touches(file, offset, len) && !self.covered.has(file, offset, len)
+    }
+
+    // A chunk without zeros is one piece. One with zeros in it is halved until they stand alone, so that a small
+    // island in a sparse file costs 64 KiB and not a chunk.
+    fn pieces_of(&mut self, large: &mut Large, offset: u64, data: &Bytes) {
+        const UNIT: usize = CHUNK_BYTES_MIN as usize;
+        let len = data.len() as u64;
+        if digest::is_zero(data) && !self.is_torn(large.file, offset, len) {
+            return self.zeros(large, offset, len);
+        }
+        let halves = data.chunks(UNIT).any(digest::is_zero) || self.is_torn(large.file, offset, len);
+        if data.len() > UNIT && halves {
+            let left = data.len().next_power_of_two() / 2;
+            self.pieces_of(large, offset, &data.slice(..left));
+            return self.pieces_of(large, offset + left as u64, &data.slice(left..));
+        }
+        let digest = digest::subtree(large.source.len(), offset, data);
+        large.tree.insert(offset, len, digest).expect("runs follow each other in order");
+        if !self.covered.has(large.file, offset, len) {
+            self.ready.push_back(Piece::Chunk { file: large.file, offset, digest, payload: data.clone() });
+        }
+    }
+
+    fn zeros(&mut self, large: &mut Large, offset: u64, len: u64) {
+        let digest = digest::zeros(large.source.len(), offset, len);
+        large.tree.insert(offset, len, digest).expect("runs follow each other in order");
+        if !self.covered.has(large.file, offset, len) {
+            self.ready.push_back(Piece::Zero { file: large.file, offset, len, digest });
+        }
     }
 }
 

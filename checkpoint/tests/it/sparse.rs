@@ -54,3 +54,51 @@ fn three_gib_of_holes_are_next_to_nothing() {
     }
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
+
+#[test]
+fn an_island_costs_64_kib_and_not_a_chunk() {
+    let temp = tempfile::tempdir().unwrap();
+    let size: u64 = (5 << 20) + 100_000;
+    let mut content = vec![0; size as usize];
+    for at in [9, 700 << 10, (3 << 20) + 5, size as usize - 2] {
+        content[at] = 7;
+    }
+    // Once with holes, once with zeros written out.
+    let holes = File::create(temp.path().join("holes")).unwrap();
+    holes.set_len(size).unwrap();
+    for at in [9, 700 << 10, (3 << 20) + 5, size - 2] {
+        holes.write_all_at(&[7], at).unwrap();
+    }
+    std::fs::write(temp.path().join("zeros"), &content).unwrap();
+    let plan = checkpoint::Plan::scan(temp.path(), &checkpoint::Limits::default()).unwrap();
+    let take = |covered: &checkpoint::Coverage| {
+        let mut splitter =
+            checkpoint::Splitter::new(temp.path(), &plan, 1 << 20, covered, &|_| None).unwrap();
+        let pieces: Vec<Piece> = splitter.by_ref().map(Result::unwrap).collect();
+        (pieces, splitter.finish().unwrap())
+    };
+    let (pieces, manifest) = take(&checkpoint::Coverage::new());
+    for file in 1..3u32 {
+        assert_eq!(manifest.entries[file as usize].digest, checkpoint::digest::content(&content));
+        let mine = |piece: &&Piece| matches!(piece, Piece::Chunk { file: f, .. } if *f == file);
+        let chunks: Vec<&Piece> = pieces.iter().filter(mine).collect();
+        assert_eq!(chunks.len(), 4);
+    }
+    assert!(payload(&pieces) <= 8 * (64 << 10));
+    // What the log has of it is not sent again, wherever the stream was cut.
+    for stop in 0..pieces.len() {
+        let mut covered = checkpoint::Coverage::new();
+        for piece in &pieces[..stop] {
+            match piece {
+                Piece::Chunk { file, offset, payload, .. } => {
+                    covered.add_range(*file, *offset, payload.len() as u64)
+                }
+                Piece::Zero { file, offset, len, .. } => covered.add_range(*file, *offset, *len),
+                other => panic!("{other:?}"),
+            }
+        }
+        let (rest, again) = take(&covered);
+        assert_eq!(rest, pieces[stop..]);
+        assert_eq!(again.root(), manifest.root());
+    }
+}

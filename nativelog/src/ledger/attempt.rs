@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::digest::DigestTree;
+use checkpoint::limits::CHUNK_BYTES_MIN;
 use checkpoint::plan::PlanChecker;
 use checkpoint::{CommitId, Digest, EntryKind, JobName, Limits, PlanEntry, store::Source};
 
@@ -151,10 +152,9 @@ impl Attempt {
     /// Covers a range that was judged new and a subtree of the file.
     pub fn cover(&mut self, file: u32, offset: u64, len: u64, digest: Digest) {
         let size = self.entries[file as usize].size;
-        let chunk_bytes = self.terms.chunk_bytes;
         let state = &mut self.files[file as usize];
         if *state == FileState::Bare {
-            let tree = DigestTree::new(size, chunk_bytes);
+            let tree = DigestTree::new(size, CHUNK_BYTES_MIN);
             *state = FileState::Staged(Box::new(Staged { ranges: BTreeMap::new(), covered: 0, tree }));
         }
         let FileState::Staged(staged) = state else { panic!("judged new: the file is not covered whole") };

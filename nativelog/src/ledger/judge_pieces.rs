@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use checkpoint::digest::is_subtree;
-use checkpoint::limits::{PACK_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX, ZERO_BYTES_MAX};
+use checkpoint::limits::{CHUNK_BYTES_MIN, PACK_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX, ZERO_BYTES_MAX};
 use checkpoint::plan::plan_digest;
 use checkpoint::{Digest, EntryKind, PlanEntry};
 
@@ -59,16 +59,15 @@ impl Ledger {
         let attempt = self.attempt_with_plan(chunk.attempt)?;
         let size = file_of(attempt, chunk.file)?.size;
         let digest = digest(&chunk.digest)?;
-        let chunk_bytes = u64::from(attempt.terms.chunk_bytes);
-        if chunk.offset >= size {
+        let len = u64::from(chunk.len);
+        if chunk.offset.checked_add(len).is_none_or(|end| len == 0 || end > size) {
             return Err(malformed("the chunk lies beyond the end of its file"));
         }
-        if !chunk.offset.is_multiple_of(chunk_bytes) {
-            return Err(malformed("the chunk is not aligned to the attempt's chunk size"));
+        if chunk.len > attempt.terms.chunk_bytes || payload_bytes != len {
+            return Err(malformed("the chunk is longer than the attempt's chunk size, or than its payload"));
         }
-        let len = chunk_bytes.min(size - chunk.offset);
-        if u64::from(chunk.len) != len || payload_bytes != len {
-            return Err(malformed(format!("the chunk at {} has {len} bytes", chunk.offset)));
+        if !is_run(size, chunk.offset, len) {
+            return Err(malformed("the chunk is not one aligned run of its file"));
         }
         judge_range(attempt, chunk.attempt, chunk.file, chunk.offset, len, digest)
     }
@@ -77,19 +76,14 @@ impl Ledger {
         let attempt = self.attempt_with_plan(zero.attempt)?;
         let size = file_of(attempt, zero.file)?.size;
         let digest = digest(&zero.digest)?;
-        let chunk_bytes = u64::from(attempt.terms.chunk_bytes);
-        let end = zero.offset.checked_add(zero.len).filter(|end| zero.len > 0 && *end <= size);
-        let Some(end) = end else {
+        if zero.offset.checked_add(zero.len).is_none_or(|end| zero.len == 0 || end > size) {
             return Err(malformed("the zeros lie beyond the end of their file"));
-        };
+        }
         if zero.len > ZERO_BYTES_MAX {
             return Err(malformed("a record holds at most 64 MiB of zeros"));
         }
-        let aligned = zero.offset.is_multiple_of(chunk_bytes)
-            && (zero.len.is_multiple_of(chunk_bytes) || end == size)
-            && is_subtree(size, zero.offset, zero.len);
-        if !aligned {
-            return Err(malformed("the zeros are not one aligned run of chunks"));
+        if !is_run(size, zero.offset, zero.len) {
+            return Err(malformed("the zeros are not one aligned run of their file"));
         }
         judge_range(attempt, zero.attempt, zero.file, zero.offset, zero.len, digest)
     }
@@ -164,6 +158,15 @@ impl Ledger {
         }
         Ok(attempt)
     }
+}
+
+/// Whether a range is one subtree of the file's digest tree, in units of the smallest chunk: a
+/// chunk with zeros in it travels as smaller ones and zero runs.
+fn is_run(size: u64, offset: u64, len: u64) -> bool {
+    let unit = u64::from(CHUNK_BYTES_MIN);
+    offset.is_multiple_of(unit)
+        && (len.is_multiple_of(unit) || offset + len == size)
+        && is_subtree(size, offset, len)
 }
 
 /// Entries from the wire; each path is checked by itself.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use checkpoint::digest::is_subtree;
+use checkpoint::limits::CHUNK_BYTES_MIN;
 use checkpoint::{CommitId, Digest, EntryKind, JobName, PlanEntry, RelPath};
 
 use super::Ledger;
@@ -358,9 +359,9 @@ fn take_range(
         return Err(wrong);
     }
     let size = attempt.entries[file as usize].size;
-    let chunk_bytes = u64::from(attempt.terms.chunk_bytes);
+    let unit = u64::from(CHUNK_BYTES_MIN);
     let end = offset.checked_add(len).filter(|end| len > 0 && *end <= size).ok_or(wrong.clone())?;
-    let aligned = offset.is_multiple_of(chunk_bytes) && (len.is_multiple_of(chunk_bytes) || end == size);
+    let aligned = offset.is_multiple_of(unit) && (len.is_multiple_of(unit) || end == size);
     if !aligned || !is_subtree(size, offset, len) || attempt.fit(file, offset, len, &digest) != Fit::New {
         return Err(wrong);
     }

@@ -3,10 +3,11 @@
 //! An entry that is not durable yet is held whole (header and payload); a durable one keeps about
 //! 64 bytes here, and its header and payload stay in bounded caches while they are likely to be asked for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
+use checkpoint::limits::CHUNK_BYTES_MAX;
 
 use super::Vote;
 use super::cache::Cache;
@@ -61,8 +62,16 @@ struct Resident {
     tag: u8,
 }
 
-/// A chunk-sized place in a staged file.
-type Range3 = (u64, u32, u64);
+/// Attempt, file and offset of a chunk.
+type ChunkAt = (u64, u32, u64);
+
+/// The chunk that an entry put into a staged file.
+#[derive(Debug)]
+struct Claim {
+    by: u64,
+    len: u64,
+    digest: Bytes,
+}
 
 /// All entries of the log, by index.
 pub struct Index {
@@ -72,8 +81,8 @@ pub struct Index {
     memberships: Vec<u64>,
     /// Headers and payloads in memory; entries that are not durable are pinned.
     cache: Cache,
-    /// Which entry wrote a staged range, and with which digest.
-    ranges: HashMap<Range3, (u64, Bytes)>,
+    /// Which entry wrote which range of a staged file, and with which digest. Ranges do not overlap.
+    claims: BTreeMap<ChunkAt, Claim>,
     /// The last saved vote.
     pub vote: Option<Vote>,
     /// The last saved committed position.
@@ -89,7 +98,7 @@ impl Index {
             purged: None,
             memberships: Vec::new(),
             cache: Cache::new(cache_bytes),
-            ranges: HashMap::new(),
+            claims: BTreeMap::new(),
             vote: None,
             committed: None,
         }
@@ -198,17 +207,26 @@ impl Index {
     /// the log has put other bytes there. The flag is false when the same bytes are there already.
     pub fn claim(&mut self, index: u64, record: &LogRecord) -> (Placed, bool) {
         let Some(Kind::Chunk(chunk)) = &record.header.kind else { return (Placed::Inline, false) };
-        let range = (chunk.attempt, chunk.file, chunk.offset);
-        match self.ranges.get(&range) {
-            Some((by, digest)) if *by < index && *digest != chunk.digest => (Placed::Aside, true),
-            Some((by, _)) if *by < index => {
-                let there = self.resident(*by).is_some_and(|slot| slot.place == Place::Staged);
-                (Placed::Staged, !there)
-            }
-            _ => {
-                self.ranges.insert(range, (index, chunk.digest.clone()));
+        let (offset, len) = (chunk.offset, u64::from(chunk.len));
+        let end = offset.saturating_add(len);
+        let near = (chunk.attempt, chunk.file, offset.saturating_sub(u64::from(CHUNK_BYTES_MAX)));
+        let mut overlapping = self
+            .claims
+            .range(near..(chunk.attempt, chunk.file, end))
+            .filter(|((.., at), claim)| at + claim.len > offset && claim.by != index);
+        match (overlapping.next(), overlapping.next()) {
+            (None, _) => {
+                let claim = Claim { by: index, len, digest: chunk.digest.clone() };
+                self.claims.insert((chunk.attempt, chunk.file, offset), claim);
                 (Placed::Staged, true)
             }
+            (Some(((.., at), claim)), None)
+                if *at == offset && claim.len == len && claim.digest == chunk.digest =>
+            {
+                let there = self.resident(claim.by).is_some_and(|slot| slot.place == Place::Staged);
+                (Placed::Staged, !there)
+            }
+            _ => (Placed::Aside, true),
         }
     }
 
@@ -230,7 +248,7 @@ impl Index {
         let keep = next.saturating_sub(self.first) as usize;
         self.slots.truncate(keep);
         self.memberships.retain(|at| *at < next);
-        self.ranges.retain(|_, (by, _)| *by < next);
+        self.claims.retain(|_, claim| claim.by < next);
         self.cache.remove_from(next);
     }
 
@@ -242,7 +260,7 @@ impl Index {
         self.purged = Some(upto);
         let last_below = self.last_membership(upto.index);
         self.memberships.retain(|at| *at > upto.index || Some(*at) == last_below);
-        self.ranges.retain(|_, (by, _)| *by > upto.index);
+        self.claims.retain(|_, claim| claim.by > upto.index);
         self.cache.remove_below(upto.index + 1);
     }
 
