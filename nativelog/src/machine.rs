@@ -109,6 +109,12 @@ impl Machine {
         Ok(verdict)
     }
 
+    /// Waits until the performer's backlog is small enough to apply more. It depends on this node's own
+    /// flushes only, so that this always ends.
+    pub async fn room(&self) {
+        self.performer.room().await;
+    }
+
     fn write(&self) -> RwLockWriteGuard<'_, Ledger> {
         self.ledger.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,8 +171,8 @@ impl Machine {
 
     fn project(&self) {
         let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.write().drain_changes();
         if let Some(open) = catalog.as_ref() {
-            let changes = self.write().drain_changes();
             let result = open.project(&self.ledger(), &changes);
             if let Err(error) = result {
                 tracing::warn!(%error, "the catalog cannot follow the ledger; it is made anew at the next start");

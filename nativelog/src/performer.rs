@@ -8,6 +8,7 @@
 //! the node: the epoch is *unpublished here*, with its reason, and is tried again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use crate::store::LogStore;
 
 /// An epoch that could not be published here is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// Apply waits while the effects that are queued take more than about this many bytes.
+const BACKLOG_BYTES_MAX: usize = 32 << 20;
 /// At most this many entries are performed before their marks move.
 const BATCH_ENTRIES_MAX: usize = 512;
 
@@ -37,6 +40,17 @@ pub enum Publication {
 struct Work {
     index: u64,
     effects: Vec<Effect>,
+    /// About what the effects take in memory, in bytes.
+    weight: usize,
+}
+
+fn weight(effects: &[Effect]) -> usize {
+    let of = |effect: &Effect| match effect {
+        Effect::Unpack { files, .. } => 128 * files.len(),
+        Effect::Publish(epoch) => 256 * epoch.manifest.entries.len(),
+        Effect::Expire { .. } | Effect::Discard { .. } => 0,
+    };
+    64 + effects.iter().map(of).sum::<usize>()
 }
 
 #[derive(Default)]
@@ -56,6 +70,8 @@ struct Shared {
     performed: watch::Sender<u64>,
     /// Counts publications and failures to publish.
     changed: watch::Sender<u64>,
+    /// Weight of what is queued.
+    backlog: watch::Sender<usize>,
 }
 
 impl Shared {
@@ -81,6 +97,7 @@ impl Performer {
             wake: Condvar::new(),
             performed: watch::Sender::new(performed),
             changed: watch::Sender::new(0),
+            backlog: watch::Sender::new(0),
         });
         let worker = Worker {
             shared: shared.clone(),
@@ -88,9 +105,17 @@ impl Performer {
             log,
             attempts: BTreeMap::new(),
             failed: Vec::new(),
+            expired: BTreeSet::new(),
             retry_at: None,
         };
-        let thread = std::thread::Builder::new().name("performer".into()).spawn(move || worker.run())?;
+        let (ended, log) = (shared.clone(), worker.log.clone());
+        let thread = std::thread::Builder::new().name("performer".into()).spawn(move || {
+            if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                log.fail("the performer panicked");
+            }
+            // Nobody waits for what is not done any more.
+            ended.backlog.send_replace(0);
+        })?;
         Ok(Performer { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -108,8 +133,16 @@ impl Performer {
                 _ => {}
             }
         }
-        state.queue.push_back(Work { index, effects });
+        let weight = weight(&effects);
+        self.shared.backlog.send_modify(|backlog| *backlog += weight);
+        state.queue.push_back(Work { index, effects, weight });
         self.shared.wake.notify_one();
+    }
+
+    /// Waits until the queue is short enough to take more.
+    pub async fn room(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.shared.backlog.subscribe().wait_for(|backlog| *backlog <= BACKLOG_BYTES_MAX).await;
     }
 
     /// What became of an epoch that the ledger has sealed.
@@ -166,6 +199,8 @@ struct Worker {
     log: LogStore,
     attempts: BTreeMap<u64, Attempt>,
     failed: Vec<PublishEpoch>,
+    /// Of `failed`, those that have expired since: they go as soon as they were published.
+    expired: BTreeSet<(JobName, u64)>,
     retry_at: Option<Instant>,
 }
 
@@ -173,7 +208,9 @@ impl Worker {
     fn run(mut self) {
         while let Some(batch) = self.next_batch() {
             if let Some(last) = batch.last().map(|work| work.index) {
+                let weight: usize = batch.iter().map(|work| work.weight).sum();
                 self.perform(batch);
+                self.shared.backlog.send_modify(|backlog| *backlog = backlog.saturating_sub(weight));
                 self.shared.state().unpacking = self.attempts.len();
                 self.shared.performed.send_replace(last + 1);
             }
@@ -215,7 +252,7 @@ impl Worker {
     fn perform(&mut self, batch: Vec<Work>) {
         let done = self.published_already(&batch);
         let mut publishing = Vec::new();
-        for Work { index: _, effects } in batch {
+        for Work { effects, .. } in batch {
             for effect in effects {
                 match effect {
                     Effect::Unpack { attempt, index, files } => {
@@ -223,8 +260,13 @@ impl Worker {
                             self.unpack(attempt, Packed { index, files });
                         }
                     }
-                    Effect::Publish(epoch) if done.contains(&epoch.attempt) => self.published(&epoch),
-                    Effect::Publish(epoch) => publishing.push(epoch),
+                    // Also when it is there already: that makes sure of its name, and clears what was built again.
+                    Effect::Publish(epoch) => {
+                        if done.contains(&epoch.attempt) {
+                            self.attempts.remove(&epoch.attempt);
+                        }
+                        publishing.push(epoch);
+                    }
                     Effect::Expire { job, epoch } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.expire(&job, epoch);
@@ -329,6 +371,9 @@ impl Worker {
         self.attempts.remove(&epoch.attempt);
         self.shared.state().waiting.remove(&(epoch.job.clone(), epoch.epoch));
         self.shared.changed.send_modify(|count| *count += 1);
+        if self.expired.remove(&(epoch.job.clone(), epoch.epoch)) {
+            self.expire(&epoch.job, epoch.epoch);
+        }
     }
 
     fn unpublished(&mut self, epoch: PublishEpoch, why: String) {
@@ -344,22 +389,17 @@ impl Worker {
 
     fn retry(&mut self) {
         self.retry_at = None;
-        let waiting = |epoch: &PublishEpoch| {
-            self.shared.state().waiting.contains_key(&(epoch.job.clone(), epoch.epoch))
-        };
-        let again: Vec<PublishEpoch> = self.failed.drain(..).filter(waiting).collect();
+        let again = std::mem::take(&mut self.failed);
         self.publish(again);
         self.shared.state().unpacking = self.attempts.len();
     }
 
     fn expire(&mut self, job: &JobName, epoch: u64) {
-        self.failed.retain(|failed| {
-            let gone = failed.job == *job && failed.epoch == epoch;
-            if gone {
-                self.attempts.remove(&failed.attempt);
-            }
-            !gone
-        });
+        // Later epochs may reuse what it holds: its blobs must still be made, then it goes.
+        if self.failed.iter().any(|failed| failed.job == *job && failed.epoch == epoch) {
+            self.expired.insert((job.clone(), epoch));
+            return;
+        }
         if let Err(error) = self.store.expire(job, epoch) {
             tracing::warn!(%job, epoch, %error, "the epoch has expired, but its directory cannot be removed yet");
         }

@@ -148,6 +148,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Bytes of header and payload, as they count against batches.
+    pub fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Blank => 0,
+            Body::Membership(bytes) => bytes.len(),
+            Body::Record(record) => prost::Message::encoded_len(&*record.header) + record.payload.len(),
+        }
+    }
+
     /// Payload bytes this entry carries in memory.
     pub fn payload_len(&self) -> usize {
         match &self.body {

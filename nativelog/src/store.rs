@@ -31,6 +31,7 @@ mod writer;
 
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -125,6 +126,17 @@ impl Shared {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nothing more is promised: whoever watches [`LogStore::fatal`] stops the node.
+    fn fail(&self, why: String) {
+        let _index = self.index();
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            fatal.get_or_insert(why);
+            first
+        });
+        self.flush_wake.notify_all();
+    }
+
     fn stop(&self) {
         let _index = self.index();
         self.stopping.store(true, Ordering::Relaxed);
@@ -162,7 +174,12 @@ impl LogStore {
         let writer = writer::Writer::new(shared.clone(), opened.wal, opened.mark, options);
         let thread = std::thread::Builder::new()
             .name("log-writer".into())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let shared = writer.shared();
+                if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+                    shared.fail("the log writer panicked".into());
+                }
+            })
             .map_err(|source| OpenError::Io { what: "start the log writer thread".into(), source })?;
         Ok((LogStore { inner: Arc::new(Inner { shared, writer: Mutex::new(Some(thread)) }) }, recovered))
     }
@@ -358,6 +375,12 @@ impl LogStore {
                 tracing::error!(position = %id, record = %record, why, "payload does not verify; nothing is served from it until it is repaired");
                 said = true;
             }
+            if !shared.index().holds(id) {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("entry {id} is gone from the log"),
+                ));
+            }
             if !patient || shared.stopping.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, format!("payload of {id}: {why}")));
             }
@@ -399,6 +422,11 @@ impl LogStore {
     /// Set once, when the store can no longer promise anything: the node must stop.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
         self.shared().fatal.subscribe()
+    }
+
+    /// Stops the node by [`LogStore::fatal`]: something that must not fail did.
+    pub fn fail(&self, why: impl Into<String>) {
+        self.shared().fail(why.into());
     }
 
     /// Writes what is queued, ends the writer thread and waits for it.

@@ -61,6 +61,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
+            self.machine.room().await;
             if let openraft::EntryPayload::Membership(members) = &entry.payload {
                 self.members = StoredMembers::new(Some(entry.log_id), members.clone());
             }

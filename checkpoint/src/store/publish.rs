@@ -376,6 +376,11 @@ impl Work<'_> {
                     }
                     n += 1;
                 }
+                // Content of another mode, brought by an epoch of this very batch.
+                (Found::Missing, None) if n == 0 => match self.other_mode(entry)? {
+                    Some(other) => self.clone_blob(entry, &other, &blob)?,
+                    None => return Err(missing(entry, "the blob", &blob)),
+                },
                 (Found::Missing, _) if n == 0 => return Err(missing(entry, "the blob", &blob)),
                 // Every inode is full, and there is no content of our own: another inode is cloned.
                 (Found::Missing, _) => {
@@ -392,6 +397,17 @@ impl Work<'_> {
                 (Found::Corrupt(why), None) => return Err(corrupt(entry, &blob, why)),
             }
         }
+    }
+
+    fn other_mode(&self, entry: &ManifestEntry) -> Result<Option<PathBuf>, Unpublished> {
+        let layout = &self.inner.layout;
+        let others = blobs::all_modes(self.disk, layout, entry.digest);
+        for other in others.map_err(at("list", &layout.blobs_dir()))? {
+            if blobs::hash_file(self.disk, &other).map_err(at("read", &other))? == entry.digest {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
     }
 
     fn remember_own(&self, key: blobs::Key, blob: &Path) -> Step {

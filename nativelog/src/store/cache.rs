@@ -12,12 +12,16 @@ use crate::record::Body;
 
 /// Decoded headers kept beyond the pinned ones; a chunk's takes about 300 bytes.
 const HEADERS_MAX: usize = 8192;
+/// Encoded bytes of the headers kept beyond the pinned ones; decoded, a page of a plan takes three to four times as much.
+const HEADER_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
 struct Held {
     body: Body,
     payload: Option<Bytes>,
     payload_len: usize,
+    /// Encoded; 0 while pinned.
+    header_len: usize,
     pinned: bool,
 }
 
@@ -28,6 +32,8 @@ pub struct Cache {
     payload_bytes_max: usize,
     /// Bytes of payloads that are held and not pinned.
     payload_bytes: usize,
+    /// Encoded bytes of headers that are held and not pinned.
+    header_bytes: usize,
     /// Below this index no payload is held unpinned.
     oldest_payload: u64,
 }
@@ -35,22 +41,31 @@ pub struct Cache {
 impl Cache {
     /// A cache of `payload_bytes_max` bytes beyond what is pinned.
     pub fn new(payload_bytes_max: usize) -> Self {
-        Cache { held: BTreeMap::new(), payload_bytes_max, payload_bytes: 0, oldest_payload: 0 }
+        Cache {
+            held: BTreeMap::new(),
+            payload_bytes_max,
+            payload_bytes: 0,
+            header_bytes: 0,
+            oldest_payload: 0,
+        }
     }
 
     /// Takes an entry that is not durable yet.
     pub fn insert_pinned(&mut self, index: u64, body: Body, payload: Bytes) {
         let payload_len = payload.len();
-        self.held.insert(index, Held { body, payload: Some(payload), payload_len, pinned: true });
+        self.held
+            .insert(index, Held { body, payload: Some(payload), payload_len, header_len: 0, pinned: true });
     }
 
     /// The entry is durable: it may go when the budget asks for it.
-    pub fn unpin(&mut self, index: u64) {
+    pub fn unpin(&mut self, index: u64, header_len: usize) {
         let Some(held) = self.held.get_mut(&index) else { return };
         if !held.pinned {
             return;
         }
         held.pinned = false;
+        held.header_len = header_len;
+        self.header_bytes += header_len;
         self.payload_bytes += held.payload_len;
         self.oldest_payload = self.oldest_payload.min(index);
         self.shrink();
@@ -68,10 +83,11 @@ impl Cache {
                 }
             }
         }
-        while self.held.len() > HEADERS_MAX {
+        while self.held.len() > HEADERS_MAX || self.header_bytes > HEADER_BYTES_MAX {
             match self.held.first_entry() {
                 Some(first) if !first.get().pinned => {
                     let held = first.remove();
+                    self.header_bytes -= held.header_len;
                     if held.payload.is_some() {
                         self.payload_bytes -= held.payload_len;
                     }
@@ -93,6 +109,7 @@ impl Cache {
 
     fn forget(&mut self, gone: impl IntoIterator<Item = Held>) {
         for held in gone {
+            self.header_bytes -= held.header_len;
             if !held.pinned && held.payload.is_some() {
                 self.payload_bytes -= held.payload_len;
             }
@@ -126,7 +143,7 @@ mod tests {
         }
         assert!((0..10).all(|index| cache.has(index, 40)));
         for index in 0..6 {
-            cache.unpin(index);
+            cache.unpin(index, 0);
         }
         let held: Vec<u64> = (0..10).filter(|index| cache.has(*index, 40)).collect();
         assert_eq!(held, [4, 5, 6, 7, 8, 9]);

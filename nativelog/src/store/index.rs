@@ -204,30 +204,42 @@ impl Index {
     }
 
     /// Decides where the chunk of `record` goes: in place, unless another entry that is still in
-    /// the log has put other bytes there. The flag is false when the same bytes are there already.
+    /// the log has put other bytes there. The flag is false when the same bytes are there already. For a
+    /// run of zeros the flag says whether its range may be cleared.
     pub fn claim(&mut self, index: u64, record: &LogRecord) -> (Placed, bool) {
+        if let Some(Kind::Zero(zero)) = &record.header.kind {
+            // Nothing that is in the log may be cleared away (the ledger rejects such a run).
+            let end = zero.offset.saturating_add(zero.len);
+            let taken = self.claims_on((zero.attempt, zero.file), zero.offset, end).next().is_some();
+            return (Placed::Inline, !taken);
+        }
         let Some(Kind::Chunk(chunk)) = &record.header.kind else { return (Placed::Inline, false) };
         let (offset, len) = (chunk.offset, u64::from(chunk.len));
         let end = offset.saturating_add(len);
-        let near = (chunk.attempt, chunk.file, offset.saturating_sub(u64::from(CHUNK_BYTES_MAX)));
-        let mut overlapping = self
-            .claims
-            .range(near..(chunk.attempt, chunk.file, end))
-            .filter(|((.., at), claim)| at + claim.len > offset && claim.by != index);
-        match (overlapping.next(), overlapping.next()) {
-            (None, _) => {
-                let claim = Claim { by: index, len, digest: chunk.digest.clone() };
-                self.claims.insert((chunk.attempt, chunk.file, offset), claim);
-                (Placed::Staged, true)
+        let mut overlapping = self.claims_on((chunk.attempt, chunk.file), offset, end);
+        if let Some(((.., at), claim)) = overlapping.next() {
+            let same = *at == offset && claim.len == len && claim.digest == chunk.digest;
+            if !same || overlapping.next().is_some() {
+                return (Placed::Aside, true);
             }
-            (Some(((.., at), claim)), None)
-                if *at == offset && claim.len == len && claim.digest == chunk.digest =>
-            {
-                let there = self.resident(claim.by).is_some_and(|slot| slot.place == Place::Staged);
-                (Placed::Staged, !there)
-            }
-            _ => (Placed::Aside, true),
+            let there = self.resident(claim.by).is_some_and(|slot| slot.place == Place::Staged);
+            return (Placed::Staged, !there);
         }
+        drop(overlapping);
+        let claim = Claim { by: index, len, digest: chunk.digest.clone() };
+        self.claims.insert((chunk.attempt, chunk.file, offset), claim);
+        (Placed::Staged, true)
+    }
+
+    /// The claims that overlap `[offset, end)` of a staged file.
+    fn claims_on(
+        &self,
+        (attempt, file): (u64, u32),
+        offset: u64,
+        end: u64,
+    ) -> impl Iterator<Item = (&ChunkAt, &Claim)> {
+        let near = (attempt, file, offset.saturating_sub(u64::from(CHUNK_BYTES_MAX)));
+        self.claims.range(near..(attempt, file, end)).filter(move |((.., at), claim)| at + claim.len > offset)
     }
 
     /// Marks an entry as written: from here on it may leave the memory.
@@ -240,7 +252,7 @@ impl Index {
         slot.header_position = header_position;
         slot.header_len = header_len as u32;
         slot.place = place;
-        self.cache.unpin(id.index);
+        self.cache.unpin(id.index, header_len);
     }
 
     /// Drops `next` and everything above it.

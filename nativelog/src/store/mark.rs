@@ -100,6 +100,8 @@ impl MarkFile {
     /// Opens the file and takes the newest valid slot.
     pub fn open(disk: &Arc<dyn Disk>, path: PathBuf) -> Result<MarkFile, MarkError> {
         let file = disk.open(&path, Open::Write).map_err(MarkError::Io)?;
+        // After a failed fsync the page cache may show a slot that the device does not have.
+        file.sync_data().and_then(|()| file.drop_cache()).map_err(MarkError::Io)?;
         let mut newest: Option<Mark> = None;
         for slot in 0..2u64 {
             let mut bytes = vec![0; SLOT_BYTES as usize];

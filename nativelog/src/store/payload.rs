@@ -135,6 +135,29 @@ impl PayloadWriter {
         Ok(())
     }
 
+    /// Clears a run of zeros: an entry that never came to stand in the log may have left bytes there.
+    pub fn clear(&mut self, zero: &proto::Zero) -> io::Result<()> {
+        let path = self.layout.staged_file(zero.attempt, zero.file);
+        let end = match self.disk.stat(&path) {
+            Ok(stat) => stat.len.min(zero.offset.saturating_add(zero.len)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if end <= zero.offset {
+            return Ok(());
+        }
+        let file = self.open.get(path.clone(), |path| self.disk.open_direct(path, Open::Write))?;
+        let zeros = vec![0; (end - zero.offset).min(1 << 20) as usize];
+        let mut at = zero.offset;
+        while at < end {
+            let part = (end - at).min(zeros.len() as u64);
+            file.write_at(&zeros[..part as usize], at)?;
+            at += part;
+        }
+        self.unsynced_files.insert(path, file);
+        Ok(())
+    }
+
     /// Makes everything written durable: contents first, then the names of new files.
     pub fn sync(&mut self) -> io::Result<()> {
         for file in std::mem::take(&mut self.unsynced_files).values() {

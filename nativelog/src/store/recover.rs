@@ -124,6 +124,7 @@ pub fn open(
         create(disk, layout, &group, owner)
             .map_err(io_error(format!("make the log in {}", dir.display())))?;
     }
+    disk.sync_dir(&group).map_err(io_error(format!("sync {}", group.display())))?;
     let mut opened = scan(disk, layout, owner, options)?;
     opened.report.created = created;
     Ok(opened)
@@ -367,6 +368,8 @@ fn scan(
     if found.owner != owner {
         return Err(OpenError::Owner { dir, found: found.owner.node, expected: owner.node });
     }
+    // The process before may have died between a rename and its sync: what is named here must stay.
+    disk.sync_dir(&dir).map_err(reading("sync"))?;
     for (name, _) in disk.read_dir(&dir).map_err(reading("list"))? {
         if name.to_str().is_some_and(|name| name.ends_with(".new")) {
             disk.unlink(&dir.join(&name)).map_err(reading("clean"))?;

@@ -143,6 +143,9 @@ impl Wal {
     }
 }
 
+/// Segments that readers keep open.
+const OPEN_SEGMENTS_MAX: usize = 16;
+
 /// The reading end: any bytes of the WAL by their offset.
 pub struct SegmentReader {
     disk: Arc<dyn Disk>,
@@ -169,6 +172,9 @@ impl SegmentReader {
             )?;
         let file: Arc<dyn DiskFile> =
             Arc::from(self.disk.open(&self.dir.join(segment_name(base)), Open::Read)?);
+        while open.len() >= OPEN_SEGMENTS_MAX {
+            open.pop_first();
+        }
         open.insert(base, file.clone());
         Ok((base, file))
     }

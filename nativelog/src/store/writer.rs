@@ -14,9 +14,9 @@ use super::mark::MarkFile;
 use super::payload::PayloadWriter;
 use super::wal::{SegmentStart, Wal};
 use super::{Done, Options, Shared, Vote};
-use crate::record::{Body, Entry, LogId};
+use crate::record::{Body, Entry, Kind, LogId};
 
-/// Appends that wait are written together up to this many payload bytes.
+/// Appends that wait are written together up to this many bytes, headers and payloads.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// What the writer is asked to do.
@@ -100,7 +100,7 @@ pub struct Writer {
 struct Batch {
     entries: Vec<Entry>,
     done: Vec<Done>,
-    payload_bytes: usize,
+    bytes: usize,
 }
 
 impl Writer {
@@ -125,6 +125,11 @@ impl Writer {
         }
     }
 
+    /// What it shares with the callers.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// Serves commands until told to stop.
     pub fn run(mut self) {
         let mut failed: Option<String> = None;
@@ -144,9 +149,7 @@ impl Writer {
                     // although the data are gone.
                     let why = format!("log write failed: {error}");
                     tracing::error!(why, "the log store stops; nothing is acknowledged from here on");
-                    self.shared.fatal.send_replace(Some(why.clone()));
-                    drop(self.shared.index());
-                    self.shared.flush_wake.notify_all();
+                    self.shared.fail(why.clone());
                     let stop = refuse(commands, &why);
                     failed = Some(why);
                     // The command to stop may have been taken before the failure.
@@ -165,10 +168,10 @@ impl Writer {
         while let Some(command) = commands.pop_front() {
             match command {
                 Command::Append { entries, done } => {
-                    batch.payload_bytes += entries.iter().map(Entry::payload_len).sum::<usize>();
+                    batch.bytes += entries.iter().map(Entry::bytes).sum::<usize>();
                     batch.entries.extend(entries);
                     batch.done.push(done);
-                    if batch.payload_bytes >= BATCH_BYTES_MAX {
+                    if batch.bytes >= BATCH_BYTES_MAX {
                         self.write_batch(std::mem::take(&mut batch))?;
                     }
                 }
@@ -192,11 +195,6 @@ impl Writer {
             }
         }
         self.write_batch(batch)?;
-        if let Some(committed) = self.committed.take() {
-            let mut body = Vec::new();
-            put_optional_log_id(&mut body, committed);
-            self.wal.append(FrameKind::Committed, &body)?;
-        }
         if stop || self.marked_at.elapsed() >= self.options.mark_interval {
             self.write_mark()?;
         }
@@ -205,6 +203,12 @@ impl Writer {
 
     fn write_mark(&mut self) -> io::Result<()> {
         self.marked_at = Instant::now();
+        // Only here, right before an fsync: a frame that is not durable must never have another behind it.
+        if let Some(committed) = self.committed.take() {
+            let mut body = Vec::new();
+            put_optional_log_id(&mut body, committed);
+            self.wal.append(FrameKind::Committed, &body)?;
+        }
         self.wal.sync()?;
         let last = self.mark.last();
         if (last.durable, last.vote, last.purged) != (self.wal.durable(), self.vote, self.purged) {
@@ -256,6 +260,11 @@ impl Writer {
         let Some(last) = work.last().map(|(entry, _)| entry.id) else { return Ok(()) };
         for (entry, (placed, write)) in &work {
             if let Body::Record(record) = &entry.body
+                && let Some(Kind::Zero(zero)) = &record.header.kind
+                && *write
+            {
+                self.payloads.clear(zero)?;
+            } else if let Body::Record(record) = &entry.body
                 && *write
             {
                 self.payloads.write(entry.id.index, *placed, &record.header, &record.payload)?;

@@ -62,6 +62,12 @@ async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRec
             NotAdmitted::Duplicate => return Taken::Duplicate,
         },
     };
+    // After admission: only then is the plan surely applied.
+    if !inner.machine.ledger().names_whole_files(record) {
+        leadership.release(ticket);
+        let why = "the digest is not that of the whole file";
+        return Taken::Answered(Ok((LogId::default(), malformed(why))));
+    }
     let (responder, answer) = ProgressResponder::complete_only();
     let write = inner.raft.write(Command(record.clone())).with_leader(leadership.lead()).responder(responder);
     if let Err(fatal) = write.await {
