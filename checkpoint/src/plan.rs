@@ -37,7 +37,21 @@ pub(crate) struct Stamp {
     pub(crate) len: u64,
     pub(crate) mode: u32,
     pub(crate) mtime: (i64, i64),
-    pub(crate) ctime: (i64, i64),
+    // None where links may come and go while the content stays.
+    pub(crate) ctime: Option<(i64, i64)>,
+}
+
+impl Stamp {
+    /// Whether `now` is still the state that was planned.
+    pub(crate) fn allows(&self, now: &Stamp) -> bool {
+        let now = Stamp { ctime: self.ctime.and(now.ctime), ..*now };
+        *self == now
+    }
+
+    /// The same inode with the same content, as far as length and mtime tell.
+    fn same_content(&self, other: &Stamp) -> bool {
+        (self.dev, self.ino, self.len, self.mtime) == (other.dev, other.ino, other.len, other.mtime)
+    }
 }
 
 /// A scanned directory. Entry 0 is the root; entries are sorted bytewise by path and every parent is among them.
@@ -54,6 +68,31 @@ impl Plan {
     /// and sticky bits, files that their owner may not read and directories that their owner may not list.
     pub fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
         scan::scan(dir, limits)
+    }
+
+    /// Whether the directory was in the very same state at both scans: the same entries, and for each the same
+    /// inode, length, mode, mtime and ctime.
+    pub fn same_state(&self, other: &Plan) -> bool {
+        self.entries == other.entries && self.stamps == other.stamps
+    }
+
+    /// Whether both have the same entries, and each file of both is the same inode with the same length and mtime:
+    /// what holds between a directory and its capture by hard links. The ctime may differ, linking changes it.
+    pub fn same_files(&self, other: &Plan) -> bool {
+        self.entries == other.entries
+            && self
+                .entries
+                .iter()
+                .zip(self.stamps.iter().zip(&other.stamps))
+                .all(|(entry, (one, other))| entry.kind != EntryKind::File || one.same_content(other))
+    }
+
+    /// The same plan for a capture by hard links: other names of its files may come and go, which changes their
+    /// ctime, while it is read.
+    #[must_use]
+    pub fn ignoring_links(mut self) -> Plan {
+        self.stamps.iter_mut().for_each(|stamp| stamp.ctime = None);
+        self
     }
 
     /// The digest of all entries: equal digests, equal plans.

@@ -70,12 +70,9 @@ impl LogRecord {
         self
     }
 
-    /// The check before a record is proposed: shape, and digests unless they were made here.
-    ///
-    /// # Errors
-    /// [`ShapeError`](crate::shape::ShapeError).
-    pub fn check(&self) -> Result<(), crate::shape::ShapeError> {
-        crate::shape::check_shape(&self.header, (!self.digested_here).then_some(&self.payload))
+    /// Whether this process computed the digests itself.
+    pub fn is_digested_here(&self) -> bool {
+        self.digested_here
     }
 
     /// Bytes of header and payload together, as they count against limits and in `log_bytes`.

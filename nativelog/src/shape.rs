@@ -14,7 +14,7 @@ use checkpoint::{CommitId, Digest, JobName, Limits};
 use prost::Message;
 
 use crate::compose::entry_from_proto;
-use crate::record::{Kind, RECORD_VERSION, Record, proto};
+use crate::record::{Kind, LogRecord, RECORD_VERSION, Record, proto};
 
 /// Largest encoded header, in bytes: a page of a plan, and labels beside it.
 pub const HEADER_BYTES_MAX: usize = PART_BYTES_MAX + HEADER_SLACK;
@@ -50,6 +50,15 @@ pub enum ShapeError {
         /// File id.
         file: u32,
     },
+}
+
+/// The check before a record is proposed: its shape, and its payload unless this process made the digests
+/// from it.
+///
+/// # Errors
+/// As [`check_shape`].
+pub fn check_record(record: &LogRecord) -> Result<(), ShapeError> {
+    check_shape(&record.header, (!record.is_digested_here()).then_some(&record.payload))
 }
 
 /// Checks one record. With `payload` its bytes are checked against the digests in the header; without,

@@ -4,6 +4,7 @@
 mod commit;
 mod fetch;
 mod read;
+mod reads;
 mod status;
 mod verify;
 mod write;
@@ -18,6 +19,7 @@ use pb::epochlog_server::Epochlog;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::node::Node;
+pub use reads::Reads;
 
 /// The API of one node.
 pub struct Api {

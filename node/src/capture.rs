@@ -5,14 +5,20 @@
 //! there. Otherwise the source is read where it is; size, times and inode of every file are checked
 //! after reading. A clone shares no inode with the source; a hard link does, and nothing of ours
 //! ever writes to it.
+//!
+//! The source may be `/proc/self/fd/N`, an open directory. Everything below it is reached from its
+//! descriptor without following a symlink, whatever others do to it meanwhile.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use checkpoint::beneath::{open_beneath, open_parent};
 use checkpoint::plan::PlanError;
-use checkpoint::{EntryKind, Limits, Plan};
+use checkpoint::{EntryKind, Limits, Plan, RelPath};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 /// A source and its plan. The capture, if there is one, goes with this.
 #[derive(Debug)]
@@ -56,24 +62,40 @@ impl Drop for Guard {
 pub fn hold(source: &Path, captures: &Path, immutable: bool, limits: &Limits) -> Result<Held, PlanError> {
     let plan = Plan::scan(source, limits)?;
     let how = if immutable { How::Linked } else { How::Cloned };
-    if !may_capture(source, captures, &plan, how) {
-        return Ok(Held { dir: source.to_owned(), plan, how: How::InPlace, guard: None });
+    let in_place = |plan| Ok(Held { dir: source.to_owned(), plan, how: How::InPlace, guard: None });
+    let Ok(root) =
+        rustix::fs::open(source, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return in_place(plan);
+    };
+    if !may_capture(&root, captures, &plan, how) {
+        return in_place(plan);
     }
     let target = captures.join(format!("{:032x}", rand::random::<u128>()));
     let guard = Guard(target.clone());
-    if let Err(error) = copy_tree(source, &target, &plan, how) {
+    if let Err(error) = copy_tree(&root, &target, &plan, how) {
         tracing::debug!(%error, "the source is read in place");
-        return Ok(Held { dir: source.to_owned(), plan, how: How::InPlace, guard: None });
+        return in_place(plan);
     }
     let captured = Plan::scan(&target, limits)?;
     let again = Plan::scan(source, limits)?;
-    if captured.digest() != plan.digest() || again.digest() != plan.digest() {
-        return Err(PlanError::SourceChanged {
-            path: ".".into(),
-            why: "it changed while it was captured".into(),
-        });
-    }
+    let captured = unchanged(how, &plan, captured, &again).ok_or_else(|| PlanError::SourceChanged {
+        path: ".".into(),
+        why: "it changed while it was captured".into(),
+    })?;
     Ok(Held { dir: target, plan: captured, how, guard: Some(guard) })
+}
+
+/// The capture's plan, when the source held still from the scan before to the scan `after`.
+fn unchanged(how: How, before: &Plan, captured: Plan, after: &Plan) -> Option<Plan> {
+    match how {
+        // Names may go at any time from now on, which changes the ctime of what is linked here.
+        How::Linked if before.same_files(after) && before.same_files(&captured) => {
+            Some(captured.ignoring_links())
+        }
+        How::Linked => None,
+        _ => (before.same_state(after) && before.entries == captured.entries).then_some(captured),
+    }
 }
 
 impl Held {
@@ -84,10 +106,9 @@ impl Held {
 }
 
 /// Same file system, and for clones one that can: tried with one file.
-fn may_capture(source: &Path, captures: &Path, plan: &Plan, how: How) -> bool {
-    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
-    match (device(source), device(captures)) {
-        (Ok(one), Ok(other)) if one == other => {}
+fn may_capture(root: &OwnedFd, captures: &Path, plan: &Plan, how: How) -> bool {
+    match (rustix::fs::fstat(root), fs::metadata(captures)) {
+        (Ok(one), Ok(other)) if one.st_dev == other.dev() => {}
         _ => return false,
     }
     if how == How::Linked {
@@ -97,15 +118,27 @@ fn may_capture(source: &Path, captures: &Path, plan: &Plan, how: How) -> bool {
         return false;
     };
     let probe = captures.join(format!("probe-{:032x}", rand::random::<u128>()));
-    let cloned = reflink_copy::reflink(source.join(file.path.to_path_buf()), &probe).is_ok();
+    let cloned = clone_file(root, &file.path, &probe).is_ok();
     // It may never have been made.
     let _ = fs::remove_file(&probe);
     cloned
 }
 
-fn copy_tree(source: &Path, target: &Path, plan: &Plan, how: How) -> io::Result<()> {
+/// A clone of the file `path` below `root`, which must be a file still.
+fn clone_file(root: &OwnedFd, path: &RelPath, to: &Path) -> io::Result<()> {
+    // NONBLOCK: should it have become a fifo, opening it must not wait.
+    let from = open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+    let made = fs::File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    Ok(rustix::fs::ioctl_ficlone(&made, &from)?)
+}
+
+/// A hard link to the file `path` below `root`. Whether it is the planned one is seen afterwards.
+fn link_file(root: &OwnedFd, path: &RelPath, to: &Path) -> io::Result<()> {
+    Ok(rustix::fs::linkat(open_parent(root, path)?, path.name(), CWD, to, AtFlags::empty())?)
+}
+
+fn copy_tree(root: &OwnedFd, target: &Path, plan: &Plan, how: How) -> io::Result<()> {
     for entry in &plan.entries {
-        let from = source.join(entry.path.to_path_buf());
         let to = if entry.path.is_root() { target.to_owned() } else { target.join(entry.path.to_path_buf()) };
         match entry.kind {
             EntryKind::Directory => {
@@ -116,9 +149,9 @@ fn copy_tree(source: &Path, target: &Path, plan: &Plan, how: How) -> io::Result<
                 use std::os::unix::ffi::OsStrExt;
                 symlink(std::ffi::OsStr::from_bytes(&entry.target), &to)?;
             }
-            EntryKind::File if how == How::Linked => fs::hard_link(&from, &to)?,
+            EntryKind::File if how == How::Linked => link_file(root, &entry.path, &to)?,
             EntryKind::File => {
-                reflink_copy::reflink(&from, &to)?;
+                clone_file(root, &entry.path, &to)?;
                 fs::set_permissions(&to, fs::Permissions::from_mode(entry.mode))?;
             }
         }
@@ -185,6 +218,69 @@ mod tests {
         assert_eq!(fs::read(held.dir.join("closed/file")).unwrap(), b"content");
         drop(held);
         assert_eq!(fs::read_dir(&captures).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_open_directory_is_captured_whatever_its_name_becomes() {
+        use std::os::fd::AsRawFd;
+        let dir = tempfile::tempdir().unwrap();
+        let (source, captures) = (dir.path().join("source"), dir.path().join("captures"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&captures).unwrap();
+        tree(&source);
+        let open = fs::File::open(&source).unwrap();
+        fs::rename(&source, dir.path().join("moved")).unwrap();
+        fs::create_dir(dir.path().join("secret")).unwrap();
+        symlink("secret", &source).unwrap();
+        let magic = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        for immutable in [false, true] {
+            let held = hold(&magic, &captures, immutable, &Limits::default()).unwrap();
+            assert_eq!(held.plan.entries.len(), 5);
+            assert_eq!(held.is_captured(), held.how != How::InPlace);
+            split(&held).unwrap();
+        }
+    }
+
+    fn split(held: &Held) -> Result<checkpoint::Manifest, checkpoint::split::SplitError> {
+        let (covered, previous) = (checkpoint::Coverage::default(), |_: &checkpoint::PlanEntry| None);
+        let mut splitter = checkpoint::Splitter::new(&held.dir, &held.plan, 1 << 20, &covered, &previous)?;
+        for piece in splitter.by_ref() {
+            piece?;
+        }
+        splitter.finish()
+    }
+
+    #[test]
+    fn a_linked_capture_can_be_split_after_its_names_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, captures) = (dir.path().join("source"), dir.path().join("captures"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&captures).unwrap();
+        fs::write(source.join("file"), b"content").unwrap();
+        let held = hold(&source, &captures, true, &Limits::default()).unwrap();
+        fs::remove_file(source.join("file")).unwrap();
+        assert_eq!(split(&held).unwrap().entries.len(), 2);
+        // A change in place breaks the promise, and is seen.
+        fs::write(held.dir.join("file"), b"CONTENT").unwrap();
+        split(&held).unwrap_err();
+    }
+
+    #[test]
+    fn a_rewrite_of_the_same_size_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, b"content").unwrap();
+        let scan = || Plan::scan(dir.path(), &Limits::default()).unwrap();
+        let before = scan();
+        assert!(unchanged(How::Cloned, &before, scan(), &scan()).is_some());
+        fs::write(&file, b"CONTENT").unwrap();
+        // Whatever the clock's grain.
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+        fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+        assert_eq!(before.digest(), scan().digest());
+        for how in [How::Cloned, How::Linked] {
+            assert!(unchanged(how, &before, scan(), &scan()).is_none(), "{how:?}");
+        }
     }
 
     #[test]

@@ -118,20 +118,19 @@ pub fn main() -> i32 {
         }
     };
     let ended = runtime.block_on(async {
-        let serving = matches!(cli.command, Command::Serve(_) | Command::Dev(_) | Command::Demo(_));
-        if serving {
+        // These answer Ctrl-C themselves.
+        let own_end = matches!(
+            cli.command,
+            Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::Commit(_)
+        );
+        if own_end {
             return run(&cli, &output).await;
         }
         tokio::select! {
             ended = run(&cli, &output) => ended,
             _ = tokio::signal::ctrl_c() => Err(Failure::new(client::Code::Interrupted, "interrupted")
                 .why("Ctrl-C was pressed")
-                .fix("repeat the command: it is idempotent")
-                .committed(if matches!(cli.command, Command::Commit(_)) {
-                    client::Certainty::Unknown
-                } else {
-                    client::Certainty::None
-                })),
+                .fix("repeat the command: it is idempotent")),
         }
     });
     runtime.shutdown_timeout(Duration::from_millis(200));

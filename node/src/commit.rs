@@ -20,15 +20,15 @@
 
 mod no;
 pub mod origin;
+mod whole;
 mod window;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use checkpoint::limits::{WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX};
 use checkpoint::plan::PlanChecker;
-use checkpoint::{CommitId, Coverage, Digest, JobName, Piece, PlanEntry};
+use checkpoint::{CommitId, Coverage, Digest, JobName};
 use client::{Certainty, Code, Failure, pb, wire};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
@@ -162,6 +162,19 @@ struct Attempt {
     coverage: Coverage,
 }
 
+/// Why an attempt does not go on.
+enum Stopped {
+    Failed(Failure),
+    /// Sealed already, by another commit that joined it or by an earlier call of this one.
+    Sealed(Box<SealedEpoch>),
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Stopped {
+        Stopped::Failed(failure)
+    }
+}
+
 /// What Begin led to.
 enum Begun {
     Open(Attempt),
@@ -193,7 +206,8 @@ impl Driver<'_> {
                 let id = attempt.id;
                 match self.in_pieces(attempt, origin).await {
                     Ok(sealed) => Ok(sealed),
-                    Err(failure) => self.failed(id, failure, origin).await,
+                    Err(Stopped::Sealed(sealed)) => self.sealed_already(&sealed, origin).await,
+                    Err(Stopped::Failed(failure)) => self.failed(id, failure, origin).await,
                 }
             }
         }
@@ -208,29 +222,84 @@ impl Driver<'_> {
         origin: &mut O,
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
-            Code::SourceChanged | Code::Refused => {
-                self.abort(attempt, &failure.why).await;
-                Err(failure)
-            }
+            Code::SourceChanged | Code::Refused => match self.abort(attempt, &failure.why).await {
+                Some((root, position)) => Err(no::changed_since(&self.order, &root, position, &failure.why)),
+                None => Err(failure),
+            },
             Code::Interrupted | Code::NoQuorum | Code::Timeout | Code::Internal => Err(failure),
             _ => {
                 let current =
                     tokio::time::timeout(self.order.patience, self.node.replica.read_barrier()).await;
                 if !matches!(current, Ok(Ok(_))) {
-                    return Err(failure);
+                    return Err(match failure.code {
+                        Code::Fenced | Code::Subsumed | Code::TooLate => failure,
+                        _ => no::unknown(&self.order, &failure.to_string()),
+                    });
                 }
-                let Some(sealed) = self.node.replica.machine().ledger().sealed_attempt(attempt) else {
-                    return Err(failure);
-                };
-                let taken = Rejected {
-                    reason: Reason::Conflict,
-                    detail: "another commit sealed the epoch".into(),
-                    current: 0,
-                    root: Some(sealed.root),
-                    position: Some(sealed.position),
-                };
-                self.compare(&taken, origin).await
+                let sealed = self.node.replica.machine().ledger().sealed_attempt(attempt);
+                match sealed {
+                    Some(sealed) => self.sealed_already(&sealed, origin).await,
+                    None => Err(failure),
+                }
             }
+        }
+    }
+
+    /// The attempt is sealed, though not by this call: does it hold the same directory?
+    async fn sealed_already<O: Origin>(
+        &mut self,
+        sealed: &SealedEpoch,
+        origin: &mut O,
+    ) -> Result<SealedEpoch, Failure> {
+        self.order.epoch = Some(sealed.epoch);
+        let root = match self.root(origin).await {
+            Ok(root) => root,
+            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
+            Err(failure) => {
+                return Err(no::changed_since(&self.order, &sealed.root, sealed.position, &failure.why));
+            }
+        };
+        if root == sealed.root {
+            return Ok(SealedEpoch { already: true, ..sealed.clone() });
+        }
+        let taken = Rejected {
+            reason: Reason::Conflict,
+            detail: "another commit sealed the epoch".into(),
+            current: 0,
+            root: Some(sealed.root),
+            position: Some(sealed.position),
+        };
+        Err(no::rejected(&self.order.name(), &taken))
+    }
+
+    /// Of a rejection that names a sealed root: an error when this very commit id sealed it, with
+    /// the directory as it was then. A Begin for no number in particular brings that out: it can
+    /// only come upon a sealed root through its own commit id.
+    async fn own_seal(&mut self, rejected: &Rejected) -> Result<(), Failure> {
+        if rejected.reason != Reason::Conflict || rejected.root.is_none() {
+            return Ok(());
+        }
+        // What is sealed may be ours: without this node's ledger nothing is certain.
+        let before = std::mem::replace(&mut self.maybe, true);
+        self.barrier().await?;
+        self.maybe = before;
+        let begin = proto::Begin { epoch: None, token: None, ..self.order.begin() };
+        let begin = LogRecord::new(Kind::Begin(begin), Bytes::new());
+        let own = match self.node.replica.machine().ledger().check(&begin.header) {
+            Verdict::Accepted(Accepted::Sealed(sealed)) => Some((sealed.root, sealed.position)),
+            Verdict::Rejected(Rejected {
+                reason: Reason::Conflict,
+                root: Some(root),
+                position: Some(position),
+                ..
+            }) => Some((root, position)),
+            _ => None,
+        };
+        match own {
+            Some((root, position)) => {
+                Err(no::changed_since(&self.order, &root, position, "the directory has changed since"))
+            }
+            None => Ok(()),
         }
     }
 
@@ -266,44 +335,6 @@ impl Driver<'_> {
         }
     }
 
-    // ---- a tiny epoch: one record
-
-    async fn whole<O: Origin>(&mut self, origin: &mut O) -> Result<SealedEpoch, Failure> {
-        let mut entries: Vec<PlanEntry> = Vec::new();
-        while let Some(page) = self.from(origin.page().await)? {
-            entries.extend(page);
-            if entries.len() > WHOLE_ENTRIES_MAX {
-                return Err(no::refused(&self.order.name(), "the plan has more entries than it declared"));
-            }
-        }
-        let opening = Opening::silent(self.order.chunk_bytes);
-        self.from(origin.open(opening).await)?;
-        let mut pieces = Vec::new();
-        let mut bytes = 0;
-        let root = loop {
-            match self.from(origin.next().await)? {
-                Next::Seal(root) => break root,
-                Next::Piece(piece) => {
-                    bytes += window::covers(&piece, &BTreeMap::new()).1;
-                    if bytes > WHOLE_BYTES_MAX || pieces.len() > 2 * WHOLE_ENTRIES_MAX {
-                        return Err(no::refused(
-                            &self.order.name(),
-                            "there is more content than the plan declared",
-                        ));
-                    }
-                    pieces.push(piece);
-                }
-            }
-        };
-        let record = whole_record(self.order.begin(), &entries, pieces, root)
-            .map_err(|why| no::refused(&self.order.name(), why))?;
-        match self.propose_seal(record).await?.1 {
-            Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(sealed),
-            Verdict::Accepted(other) => Err(self.odd(&format!("a whole epoch was answered {other:?}"))),
-            Verdict::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
-        }
-    }
-
     // ---- an epoch in pieces
 
     async fn begin(&mut self) -> Result<Begun, Failure> {
@@ -312,16 +343,23 @@ impl Driver<'_> {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(Begun::Sealed(sealed)),
             Verdict::Accepted(Accepted::Begun { attempt, epoch, resumed, token }) => {
                 self.order.epoch = Some(epoch);
-                if token > 0 {
-                    self.order.token = Some(token);
-                }
+                // Also 0, of a job that never had a writer: the first one fences this commit.
+                self.order.token = Some(token);
                 let mut chunk_bytes = self.order.chunk_bytes;
                 let mut coverage = Coverage::default();
                 if resumed {
                     self.barrier().await?;
                     let ledger = self.node.replica.machine().ledger();
                     let info = ledger.attempt(attempt);
-                    let info = info.ok_or_else(|| no::ended(&self.order.name()))?;
+                    let Some(info) = info else {
+                        return match ledger.sealed_attempt(attempt) {
+                            Some(sealed) => Ok(Begun::Sealed(SealedEpoch {
+                                already: true,
+                                ..SealedEpoch::clone(&sealed)
+                            })),
+                            None => Err(no::ended(&self.order.name())),
+                        };
+                    };
                     chunk_bytes = info.chunk_bytes;
                     self.acknowledged = info.covered_bytes;
                     coverage = ledger.coverage(attempt).unwrap_or_default();
@@ -340,7 +378,7 @@ impl Driver<'_> {
         &mut self,
         attempt: Attempt,
         origin: &mut O,
-    ) -> Result<SealedEpoch, Failure> {
+    ) -> Result<SealedEpoch, Stopped> {
         let mut window = Window::new(attempt.id);
         let hints = self.plan(&attempt, origin, &mut window).await?;
         let sizes: BTreeMap<u32, u64> = hints.iter().map(|(file, (_, size))| (*file, *size)).collect();
@@ -383,7 +421,7 @@ impl Driver<'_> {
             }
         };
         self.drain(&mut window).await?;
-        self.seal(attempt.id, root).await
+        Ok(self.seal(attempt.id, root).await?)
     }
 
     /// Brings the plan into the log; answers with what the newest epoch knows of its files.
@@ -392,7 +430,7 @@ impl Driver<'_> {
         attempt: &Attempt,
         origin: &mut O,
         window: &mut Window,
-    ) -> Result<BTreeMap<u32, (Digest, u64)>, Failure> {
+    ) -> Result<BTreeMap<u32, (Digest, u64)>, Stopped> {
         let previous = self.node.newest_files(&self.order.job).await;
         let mut checker = PlanChecker::new(self.node.config.limits);
         let mut hints = BTreeMap::new();
@@ -426,7 +464,7 @@ impl Driver<'_> {
         covers: Covers,
         bytes: u64,
         window: &mut Window,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Stopped> {
         window.push(record, covers, bytes);
         while !window.has_room() {
             let settled = window.settle().await;
@@ -439,27 +477,27 @@ impl Driver<'_> {
     }
 
     /// Waits until all records of the window are acknowledged.
-    async fn drain(&mut self, window: &mut Window) -> Result<(), Failure> {
+    async fn drain(&mut self, window: &mut Window) -> Result<(), Stopped> {
         while !window.is_empty() {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed());
             match tokio::time::timeout(patience, window.settle()).await {
                 Ok(settled) => self.settled(settled, window).await?,
                 Err(_) => {
                     self.last_error = "a quorum has not acknowledged it in time".into();
-                    return Err(self.gave_up());
+                    return Err(self.gave_up().into());
                 }
             }
         }
         Ok(())
     }
 
-    async fn settled(&mut self, settled: Settled, window: &mut Window) -> Result<(), Failure> {
+    async fn settled(&mut self, settled: Settled, window: &mut Window) -> Result<(), Stopped> {
         match settled {
             Settled::Acknowledged(bytes) => {
                 self.progress(bytes);
                 Ok(())
             }
-            Settled::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
+            Settled::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected).into()),
             Settled::Lost(error) => self.reconnect(error, window).await,
         }
     }
@@ -477,7 +515,7 @@ impl Driver<'_> {
     }
 
     /// The leader is another one, or cut off: resume the attempt there and send what the log lacks.
-    async fn reconnect(&mut self, error: ProposeError, window: &mut Window) -> Result<(), Failure> {
+    async fn reconnect(&mut self, error: ProposeError, window: &mut Window) -> Result<(), Stopped> {
         tracing::info!(attempt = window.attempt(), %error, unacknowledged = window.len(), "the commit looks for the leader");
         let mut error = error;
         loop {
@@ -485,9 +523,9 @@ impl Driver<'_> {
             window.disconnect();
             let attempt = match self.begin().await? {
                 Begun::Open(attempt) if attempt.id == window.attempt() => attempt,
-                Begun::Sealed(_) | Begun::Taken(_) | Begun::Open(_) => {
-                    return Err(no::ended(&self.order.name()));
-                }
+                Begun::Sealed(sealed) => return Err(Stopped::Sealed(Box::new(sealed))),
+                // `failed` looks at what became of ours.
+                Begun::Taken(_) | Begun::Open(_) => return Err(no::ended(&self.order.name()).into()),
             };
             // `begin` has read behind a barrier: what is not covered now never will be by what was sent.
             let landed = window.resume(&attempt.coverage);
@@ -511,26 +549,31 @@ impl Driver<'_> {
 
     /// The epoch is sealed by another commit: does it hold the same directory?
     async fn compare<O: Origin>(&mut self, taken: &Rejected, origin: &mut O) -> Result<SealedEpoch, Failure> {
-        if !self.opened {
-            self.open_to_compare(origin).await?;
-        }
+        self.own_seal(taken).await?;
         let epoch = self.order.epoch.unwrap_or_default();
-        let root = loop {
-            match self.from(origin.next().await)? {
-                Next::Seal(root) => break root,
-                Next::Piece(_) => {}
-            }
-        };
+        let root = self.root(origin).await?;
         if taken.root != Some(root) {
             return Err(no::rejected(&self.order.name(), taken));
         }
-        self.barrier().await?;
         let ledger = self.node.replica.machine().ledger();
         match ledger.epoch(&self.order.job, epoch) {
             Some(found) if found.sealed.root == root => {
                 Ok(SealedEpoch { already: true, ..SealedEpoch::clone(&found.sealed) })
             }
             _ => Err(no::rejected(&self.order.name(), taken)),
+        }
+    }
+
+    /// The root of the origin; its pieces are wanted by nobody.
+    async fn root<O: Origin>(&mut self, origin: &mut O) -> Result<Digest, Failure> {
+        if !self.opened {
+            self.open_to_compare(origin).await?;
+        }
+        loop {
+            match self.from(origin.next().await)? {
+                Next::Seal(root) => return Ok(root),
+                Next::Piece(_) => {}
+            }
         }
     }
 
@@ -547,16 +590,19 @@ impl Driver<'_> {
     }
 
     /// Gives the attempt up, so that its space comes back; a failure here leaves it to its time to live.
-    async fn abort(&mut self, attempt: u64, why: &str) {
+    /// Answers with root and position when it is sealed.
+    async fn abort(&mut self, attempt: u64, why: &str) -> Option<(Digest, LogId)> {
         let reason: String = why.chars().take(200).collect();
         let abort = self.node.replica.propose(compose::abort(attempt, reason));
         match tokio::time::timeout(Duration::from_secs(5), abort).await {
+            Ok(Ok((_, Verdict::Rejected(rejected)))) => return rejected.root.zip(rejected.position),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(attempt, %error, "the attempt stays open until its time to live")
             }
             Err(_) => tracing::warn!(attempt, "the attempt stays open until its time to live"),
         }
+        None
     }
 
     // ---- single proposals
@@ -679,56 +725,4 @@ fn sealed_pb(sealed: &SealedEpoch) -> pb::Committed {
         already: sealed.already,
         ..pb::Committed::default()
     }
-}
-
-/// One record of a tiny epoch: every file's content end to end.
-fn whole_record(
-    begin: proto::Begin,
-    entries: &[PlanEntry],
-    pieces: Vec<Piece>,
-    root: Digest,
-) -> Result<LogRecord, &'static str> {
-    let mut payload = Vec::new();
-    let mut files = Vec::new();
-    for piece in pieces {
-        let at = u32::try_from(payload.len()).map_err(|_| "too much content")?;
-        match piece {
-            Piece::Pack { files: packed, payload: bytes } => {
-                payload.extend_from_slice(&bytes);
-                files.extend(
-                    packed
-                        .into_iter()
-                        .map(|file| checkpoint::PackedFile { offset: at + file.offset, ..file }),
-                );
-            }
-            Piece::Chunk { file, offset: 0, digest, payload: bytes } => {
-                let len = u32::try_from(bytes.len()).map_err(|_| "too much content")?;
-                payload.extend_from_slice(&bytes);
-                files.push(checkpoint::PackedFile { file, offset: at, len, digest });
-            }
-            Piece::Zero { file, offset: 0, len, digest } => {
-                let len = u32::try_from(len).map_err(|_| "too much content")?;
-                payload.resize(payload.len() + len as usize, 0);
-                files.push(checkpoint::PackedFile { file, offset: at, len, digest });
-            }
-            Piece::Chunk { .. } | Piece::Zero { .. } => return Err("a tiny epoch has whole files only"),
-            Piece::Reuse { .. } => return Err("a tiny epoch refers to no other"),
-        }
-    }
-    files.sort_by_key(|file| file.file);
-    let whole = proto::Whole {
-        begin: Some(begin),
-        entries: entries.iter().map(compose::entry_to_proto).collect(),
-        files: files
-            .iter()
-            .map(|file| proto::PackedFile {
-                file: file.file,
-                offset: file.offset,
-                len: file.len,
-                digest: wire::digest(&file.digest),
-            })
-            .collect(),
-        root: wire::digest(&root),
-    };
-    Ok(LogRecord::new(Kind::Whole(whole), Bytes::from(payload)))
 }

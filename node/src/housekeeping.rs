@@ -61,12 +61,15 @@ async fn watch_space(node: &Node, was_short: bool) -> bool {
         tracing::warn!(free = space.free, reserve = space.reserve, short, "space");
         node.replica.refuse_appends(short.then_some(why));
     }
-    if short
-        && node.replica.is_leader()
-        && let Some(other) = node.voters().into_iter().find(|id| *id != node.config.id)
-        && let Err(error) = node.replica.transfer_leader(other).await
-    {
-        tracing::warn!(%error, "leadership cannot be handed over");
+    if short && node.replica.is_leader() {
+        match node.spaces.roomiest() {
+            None => tracing::warn!("leadership stays: no other live voter is known to have room"),
+            Some(other) => {
+                if let Err(error) = node.replica.transfer_leader(other).await {
+                    tracing::warn!(%error, "leadership cannot be handed over");
+                }
+            }
+        }
     }
     short
 }

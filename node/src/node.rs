@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
 
-use crate::api::Api;
+use crate::api::{Api, Reads};
 use crate::config::Config;
 use crate::identity::{self, Claim, IdentityError};
 use crate::space::{Space, Spaces};
@@ -103,6 +103,8 @@ pub struct Node {
     pub store: Arc<Store>,
     /// Free space of all voters, as far as it is known.
     pub spaces: Spaces,
+    /// Reads of content for Fetch.
+    pub reads: Reads,
     peers: BTreeMap<u64, (String, Client)>,
 }
 
@@ -221,6 +223,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         .map_err(|error| ServeError::Replica(error.to_string()))?;
     let node = Arc::new(Node {
         spaces: Spaces::default(),
+        reads: Reads::default(),
         peers: peers(&config),
         store,
         replica: replica.clone(),
@@ -255,7 +258,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if tokio::time::timeout(STOP_PATIENCE, folder_closed).await.is_err() {
         tracing::warn!("the performer did not end in time; it goes on at the next start");
     }
-    ended
+    ended?;
+    // A fault on the way out counts as one before: something may not be on the disk.
+    let fault = node.fatal().or_else(|| replica.log().fatal().borrow().clone());
+    fault.map_or(Ok(()), |why| Err(ServeError::Server(format!("fault during shutdown: {why}"))))
 }
 
 fn outcome(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String {
@@ -324,7 +330,7 @@ async fn serve_grpc(
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), String> {
     let api = EpochlogServer::new(Api::new(node.clone()))
-        .max_decoding_message_size(client::MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(client::REQUEST_BYTES_MAX)
         .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<EpochlogServer<Api>>().await;

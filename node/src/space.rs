@@ -59,6 +59,10 @@ impl Spaces {
                 let asked = stub.status(pb::StatusRequest { all: false, light: true });
                 let reply = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?.into_inner();
                 let status = reply.nodes.into_iter().find(|status| status.id == id)?;
+                // It could not tell: what it told before counts, until that is old.
+                if status.disk_total == 0 {
+                    return None;
+                }
                 let space =
                     Space { free: status.disk_free, total: status.disk_total, reserve: status.disk_reserve };
                 Some((id, space))
@@ -69,6 +73,15 @@ impl Spaces {
         for (id, space) in answers.into_iter().flatten() {
             told.insert(id, (Instant::now(), space));
         }
+    }
+
+    /// The live voter with most room above its reserve, if any has room at all.
+    pub fn roomiest(&self) -> Option<u64> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.iter()
+            .filter(|(_, (when, space))| when.elapsed() < FRESH && space.has_room_for(0))
+            .max_by_key(|(_, (_, space))| space.free - space.reserve)
+            .map(|(id, _)| *id)
     }
 
     /// A live voter that has no room for `needed` bytes.
@@ -134,6 +147,20 @@ mod tests {
         assert_eq!(spaces.without_room(1), None);
         spaces.told.lock().unwrap().insert(3, (Instant::now(), full));
         assert_eq!(spaces.without_room(1), Some((3, full)));
+    }
+
+    #[test]
+    fn the_roomiest_is_live_and_above_its_reserve() {
+        let spaces = Spaces::default();
+        let space = |free| Space { free, total: 1000, reserve: 50 };
+        let tell = |id, when, free| spaces.told.lock().unwrap().insert(id, (when, space(free)));
+        let now = Instant::now();
+        tell(1, now.checked_sub(FRESH * 2).unwrap(), 1000);
+        tell(2, now, 49);
+        assert_eq!(spaces.roomiest(), None);
+        tell(3, now, 60);
+        tell(4, now, 70);
+        assert_eq!(spaces.roomiest(), Some(4));
     }
 
     #[test]

@@ -144,3 +144,37 @@ fn a_folder_without_its_log_is_refused() {
     assert_eq!(other.status.code(), Some(2));
     assert!(stderr(&other).contains("belongs to node 1"), "{}", stderr(&other));
 }
+
+/// Ctrl-C while a node that never answers has the request.
+fn interrupted(more: &[&str]) -> Output {
+    use std::io::Read;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("large"), vec![1; 3_000_000]).unwrap();
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = mute.local_addr().unwrap().to_string();
+    let child = Command::new(env!("CARGO_BIN_EXE_epochlog"))
+        .args(["-e", &endpoint, "commit", dir.path().to_str().unwrap(), "--job", "j", "--epoch", "4"])
+        .args(more)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut connection, _) = mute.accept().unwrap();
+    connection.read_exact(&mut [0; 200]).unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn ctrl_c_says_what_is_known_and_how_to_go_on() {
+    // By path the node seals by itself; a stream whose attempt was never opened sealed nothing.
+    for (more, sentence) in [(&["-l", "a=b c"][..], "UNKNOWN"), (&["--stream"][..], "NOT committed")] {
+        let output = interrupted(more);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(130), "{text}");
+        assert!(text.starts_with("error: interrupted, ") && text.contains(sentence), "{text}");
+        assert!(text.contains("--epoch 4 --commit-id "), "{text}");
+        assert_eq!(text.contains("--label 'a=b c'"), more.contains(&"-l"), "{text}");
+    }
+}

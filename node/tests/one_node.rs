@@ -234,3 +234,174 @@ async fn a_hostile_stream_is_refused_and_the_node_goes_on() {
         client.commit(&source(dir.path()), Commit::new("job".parse().unwrap()), &|_| {}).await.unwrap();
     assert_eq!(good.committed.epoch, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stalled_restores_hold_no_more_than_their_share_and_let_go_when_dropped() {
+    use pb::fetch_reply::Kind;
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("large"), vec![7; 48 << 20]).unwrap();
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let client = node.client().await;
+    let mut order = Commit::new("job".parse().unwrap());
+    order.wait_all = true;
+    client.commit(&source, order, &|_| {}).await.unwrap();
+    let request = pb::FetchRequest { job: "job".into(), content: true, ..Default::default() };
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        // A client of its own: the window of one connection is shared.
+        let stub = Client::new([node.endpoint.clone()], Options::default());
+        let mut stub = stub.stub(&node.endpoint).unwrap();
+        let mut stream = stub.fetch(request.clone()).await.unwrap().into_inner();
+        assert!(matches!(
+            stream.message().await.unwrap().unwrap().kind,
+            Some(Kind::Chunk(_) | Kind::Working(_))
+        ));
+        stalled.push((stub, stream));
+    }
+    // The ninth waits for its turn, and hears that it does.
+    let mut stub = client.stub(&node.endpoint).unwrap();
+    let mut ninth = stub.fetch(request).await.unwrap().into_inner();
+    assert!(matches!(ninth.message().await.unwrap().unwrap().kind, Some(Kind::Working(_))));
+    drop(stalled);
+    let mut bytes = 0;
+    while let Some(reply) = ninth.message().await.unwrap() {
+        match reply.kind {
+            Some(Kind::Chunk(chunk)) => bytes += chunk.payload.len(),
+            Some(Kind::Working(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bytes, 48 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listings_are_filtered_on_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let client = node.client().await;
+    for step in ["1", "2"] {
+        let mut order = Commit::new("job".parse().unwrap());
+        order.labels = vec![("step".to_owned(), step.to_owned())];
+        client.commit(&source, order, &|_| {}).await.unwrap();
+    }
+    let count = |labels: &[&str], younger_ms| {
+        let labels = labels.iter().map(ToString::to_string).collect();
+        let request = pb::ListRequest { labels, younger_ms, ..Default::default() };
+        let client = &client;
+        async move { client.list(request).await.unwrap().epochs.len() }
+    };
+    assert_eq!(count(&["step"], 0).await, 2);
+    assert_eq!(count(&["step=2"], 3_600_000).await, 1);
+    assert_eq!(count(&["step=3"], 0).await, 0);
+}
+
+/// Forwards what the client says and swallows every answer; the sender cuts all connections.
+fn swallowing_proxy(node: &str) -> (String, tokio::sync::watch::Sender<bool>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (cut, is_cut) = tokio::sync::watch::channel(false);
+    let node = node.to_owned();
+    tokio::spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((client, _)) = listener.accept().await {
+            let (node, mut is_cut) = (node.clone(), is_cut.clone());
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(node).await.unwrap();
+                let (mut from_client, _to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                tokio::select! {
+                    _ = is_cut.wait_for(|cut| *cut) => {}
+                    _ = async {
+                        let up = tokio::io::copy(&mut from_client, &mut to_server);
+                        let mut nowhere = tokio::io::sink();
+                        let down = tokio::io::copy(&mut from_server, &mut nowhere);
+                        tokio::join!(up, down)
+                    } => {}
+                }
+            });
+        }
+    });
+    (address, cut)
+}
+
+/// A commit whose first answer is swallowed; `change` changes the directory before the second try.
+async fn answer_after_a_change(change: impl FnOnce(&Path), tiny: bool) -> client::Failure {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    if tiny {
+        std::fs::remove_file(source.join("large")).unwrap();
+        std::fs::remove_file(source.join("zeros")).unwrap();
+    }
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let direct = node.client().await;
+    let (proxy, cut) = swallowing_proxy(&node.endpoint);
+    let mut order = Commit::new("job".parse().unwrap());
+    order.epoch = Some(5);
+    let options = Options { timeout: Duration::from_secs(20) };
+    let client = Client::new([proxy, node.endpoint.clone()], options);
+    let committing = {
+        let source = source.clone();
+        tokio::spawn(async move { client.commit(&source, order, &|_| {}).await })
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let request = pb::ListRequest { job: "job".into(), ..Default::default() };
+    while direct.list(request.clone()).await.unwrap().epochs.is_empty() {
+        assert!(Instant::now() < deadline, "the first try does not commit");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    change(&source);
+    cut.send(true).unwrap();
+    committing.await.unwrap().unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_changed_after_a_lost_answer_is_told_as_committed() {
+    for tiny in [false, true] {
+        let change = |source: &Path| std::fs::write(source.join("more"), b"more").unwrap();
+        let failure = answer_after_a_change(change, tiny).await;
+        assert_eq!(failure.committed, client::Certainty::Yes, "{failure:?}");
+        assert!(failure.why.contains("sealed root"), "{failure:?}");
+        assert_eq!(failure.epoch, Some(5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_after_a_lost_answer_leaves_it_unknown() {
+    let change = |source: &Path| {
+        let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
+    };
+    let failure = answer_after_a_change(change, false).await;
+    assert_eq!(failure.committed, client::Certainty::Unknown, "{failure:?}");
+    assert_eq!(failure.code, Code::Timeout);
+    assert!(failure.why.contains("socket"), "{failure:?}");
+    assert!(failure.fix.contains("--commit-id") && failure.fix.contains("--epoch 5"), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_writer_of_a_job_fences_those_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let client = node.client().await;
+    let told = std::sync::Mutex::new(None);
+    let mut order = Commit::new("job".parse().unwrap());
+    order.by_path = false;
+    let note = |event| {
+        if let client::Event::Opened(opened) = event {
+            *told.lock().unwrap() = opened.token;
+        }
+    };
+    client.commit(&source, order.clone(), &note).await.unwrap();
+    assert_eq!(*told.lock().unwrap(), Some(0), "a job without a writer has token 0, and says so");
+    order.commit_id = checkpoint::CommitId::from_bytes([7; 16]);
+    order.token = Some(0);
+    client.commit(&source, order.clone(), &|_| {}).await.unwrap();
+    client.open_writer("job", [1; 16]).await.unwrap();
+    order.commit_id = checkpoint::CommitId::from_bytes([8; 16]);
+    let fenced = client.commit(&source, order, &|_| {}).await.unwrap_err();
+    assert_eq!((fenced.code, fenced.committed), (Code::Fenced, client::Certainty::No), "{fenced:?}");
+}

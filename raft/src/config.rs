@@ -8,8 +8,9 @@ use openraft::{Config, SnapshotPolicy};
 pub const PROPOSAL_BYTES: usize = 48 << 20;
 /// Bytes of entries that a node takes from append streams before they are answered.
 pub const APPEND_BYTES: usize = 32 << 20;
-/// The largest message that a node takes from a peer, in bytes.
-pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// The largest message that a node takes from a peer, in bytes: entries of 1 MiB, and the one of a
+/// chunk of 4 MiB that goes over it.
+pub const MESSAGE_BYTES_MAX: usize = (5 << 20) + (512 << 10);
 /// HTTP/2 frames may be so long: a request of 1 MiB of payload in two frames instead of 65. Small
 /// messages never wait behind a long frame, because they have connections of their own.
 pub const FRAME_BYTES: u32 = 1 << 20;

@@ -50,7 +50,8 @@ enum Trouble {
 /// How strictly a call is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
-    /// Incarnations must be the ones in the log.
+    /// Incarnations must be the ones in the log; once there is a cluster, the caller must be
+    /// listed in it or name its uuid.
     Full,
     /// The call only asks who is there: any incarnation may ask and be asked.
     Introduction,
@@ -170,6 +171,13 @@ impl Known {
             return Err((Trouble::Incarnation, wiped(me, &header.to_incarnation, &self.incarnation)));
         }
         match from_log.incarnations.get(&from) {
+            // Who knows the cluster hears no strangers. A listed member proves itself by its incarnation, also
+            // while it has Genesis still to apply and names no uuid. One that this log does not list may have
+            // joined in a part of the log that is still to come from it, or that only its vote can save: it
+            // has to name the uuid, which nobody knows but who has this cluster's log.
+            None if from_log.cluster.is_some() && header.cluster.is_empty() => {
+                Err((Trouble::Incarnation, format!("node {from} is not known in the log of this cluster")))
+            }
             Some(known) if header.from_incarnation[..] != *known => {
                 Err((Trouble::Incarnation, wiped(from, known, &header.from_incarnation)))
             }
@@ -254,6 +262,23 @@ mod tests {
         let uuid = two.admit(&call(&one, 2, Check::Introduction), Check::Introduction).unwrap_err();
         assert!(uuid.message().contains("uuid"), "{uuid}");
         assert!(two.admit(&MetadataMap::new(), Check::Full).is_err());
+    }
+
+    #[test]
+    fn who_knows_the_cluster_hears_no_strangers() {
+        let (one, two, three) = (known(1, "c"), known(2, "c"), known(3, "c"));
+        learn(&one, 7, &[(1, 1), (2, 2)]);
+        // Neither listed nor with the uuid.
+        let status = one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap_err();
+        assert!(status.message().contains("not known in the log"), "{status}");
+        assert!(one.admit(&call(&three, 1, Check::Introduction), Check::Introduction).is_ok());
+        // A listed member that has not applied Genesis yet, in both directions.
+        assert_eq!(one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
+        assert_eq!(two.admit(&call(&one, 2, Check::Full), Check::Full).unwrap(), 1);
+        // A fresh member catches up; then it leads, and the log of one does not list it yet.
+        assert!(three.admit(&call(&one, 3, Check::Full), Check::Full).is_ok());
+        learn(&three, 7, &[(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
     }
 
     #[test]

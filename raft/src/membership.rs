@@ -33,7 +33,7 @@ const WATCH: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Asks `node` who it is.
-async fn hello(inner: &Inner, node: u64) -> Result<proto::HelloReply, Status> {
+pub(crate) async fn hello(inner: &Inner, node: u64) -> Result<proto::HelloReply, Status> {
     if node == inner.config.node {
         return Ok(inner.hello());
     }

@@ -22,10 +22,14 @@ use crate::network::server::PeerService;
 use crate::network::{Factory, server};
 use crate::state_machine::StateMachine;
 use crate::types::Raft;
-use crate::{clock, proto};
+use crate::{clock, membership, proto};
 
 /// How long a leader that shuts down waits for somebody else to lead.
 const HANDOVER: Duration = Duration::from_secs(2);
+/// How long the one that shall lead may take to say that it is there.
+const PROBE: Duration = Duration::from_millis(500);
+/// Pause before it is asked again.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
 #[derive(Clone)]
@@ -65,6 +69,11 @@ impl Inner {
             return Err(ProposeError::unavailable("this node is shutting down"));
         }
         Ok(())
+    }
+
+    /// True once this node stops.
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
     }
 
     /// Keeps a background task until shutdown.
@@ -259,7 +268,27 @@ impl Replica {
         if inner.raft.trigger().transfer_leader(to).await.is_ok() {
             let another =
                 |now: &openraft::RaftMetrics<_>| now.current_leader.is_some_and(|leader| leader != me);
-            let _ = inner.raft.wait(Some(HANDOVER)).metrics(another, "another leader").await;
+            let wait = inner.raft.wait(Some(HANDOVER));
+            tokio::select! {
+                _ = wait.metrics(another, "another leader") => {}
+                why = self.gone(to) => {
+                    tracing::info!(node = me, to, why, "nobody is there to hand leadership over to");
+                }
+            }
+        }
+    }
+}
+
+impl Replica {
+    /// Returns when `node` does not answer or is stopping as well, and says so.
+    async fn gone(&self, node: u64) -> String {
+        loop {
+            let asked = tokio::time::timeout(PROBE, membership::hello(&self.inner, node)).await;
+            match asked {
+                Ok(Ok(_)) => tokio::time::sleep(PROBE_PAUSE).await,
+                Ok(Err(status)) => return status.message().to_owned(),
+                Err(_) => return "no answer".to_owned(),
+            }
         }
     }
 }

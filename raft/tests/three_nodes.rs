@@ -183,6 +183,9 @@ async fn strangers_are_refused_and_change_nothing() {
     let cluster = Cluster::start("guarded", 3).await;
     let leader = cluster.leader().await;
     let target = cluster.follower().await;
+    // It knows who belongs to the cluster once it has applied the first record.
+    target.replica.read_barrier().await.unwrap();
+    assert!(target.replica.cluster().is_some());
     let term = target.replica.status().term;
     let to = (target.id, target.address.as_str());
 

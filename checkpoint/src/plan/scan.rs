@@ -21,11 +21,12 @@ impl Stamp {
             len: stat.st_size as u64,
             mode: stat.st_mode,
             mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
-            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
+            ctime: Some((stat.st_ctime, stat.st_ctime_nsec as i64)),
         }
     }
 }
 
+// `dir` may be a magic link of procfs, which leads to an open directory: it alone is followed.
 pub(super) fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open(dir, flags, Mode::empty()).map_err(|e| at("open the directory", dir)(e.into()))?;

@@ -62,6 +62,31 @@ fn a_corrupt_blob_is_never_linked_and_others_go_on() {
 }
 
 #[test]
+fn content_is_reused_with_another_mode_in_the_batch_that_brings_it() {
+    let temp = tempfile::tempdir().unwrap();
+    // One is unpacked, one is staged.
+    let files: [(&str, &[u8]); 2] = [("small", b"content"), ("staged", &noise(200_000, 1))];
+    files.iter().for_each(|(path, data)| write(temp.path(), path, data, 0o644));
+    let first = take_all(temp.path());
+    files.iter().for_each(|(path, _)| chmod(&temp.path().join(path), 0o600));
+    let second = take_all(temp.path());
+    let (disk, store) = open();
+    let sources = stage(&store, 1, &first).unwrap();
+    let results = store.publish(&[
+        to_publish("job", 1, 1, &first.manifest, sources),
+        to_publish("job", 2, 2, &second.manifest, all_reused(&second)),
+    ]);
+    results.into_iter().for_each(|result| result.unwrap());
+    let job = "job".parse().unwrap();
+    for (epoch, mode) in [(1, 0o644), (2, 0o600)] {
+        assert!(store.verify(&job, epoch).unwrap().is_good());
+        for (path, _) in &files {
+            assert_eq!(disk.stat(&store.layout().files_dir(&job, epoch).join(path)).unwrap().mode, mode);
+        }
+    }
+}
+
+#[test]
 fn missing_content_is_named() {
     let temp = tempfile::tempdir().unwrap();
     write(temp.path(), "small", b"content", 0o644);

@@ -47,6 +47,58 @@ pub fn one_stopped(name: &str, bytes: u64, rng: &mut Rng) {
     }
 }
 
+/// The older writer, without a token, is stopped until the node has cut its connection. It comes
+/// back through a new one, finds another writer, and must not join it.
+///
+/// # Panics
+/// When the older writer wins, or is told anything else.
+pub fn one_cut_off(name: &str, bytes: u64, rng: &mut Rng) {
+    let cluster = Cluster::start(name, Options { by_path: false, ..Options::default() });
+    let (older, newer) = (cluster.source("older"), cluster.source("newer"));
+    random_directory(&older, 8, bytes / 8, rng);
+    random_directory(&newer, 3, 100_000, rng);
+    let leader = cluster.leader();
+    let before = cluster.node(leader).staged_bytes();
+    let more = ["--timeout", "120s"];
+    let mut client = cluster.spawn_commit(&cluster.first(leader), &older, "cut", 7, &more);
+    wait_until(PATIENCE, "a part of the older writer's bytes", || {
+        let staged = cluster.node(leader).staged_bytes().saturating_sub(before);
+        if staged > bytes / 16 { Ok(()) } else { Err(format!("{staged} bytes staged")) }
+    });
+    client.stop();
+    assert!(client.is_running(), "I12: the older writer was too fast to be stopped");
+    cluster.commit(&cluster.first(2), &newer, "cut", 5, &["--take-over", "--wait", "all"]).ok();
+    wait_until(PATIENCE, "the keepalive to cut the older writer off", || match established(client.pid()) {
+        0 => Ok(()),
+        more => Err(format!("{more} connections")),
+    });
+    client.cont();
+    // 7 is above 5: only the token stands between the older writer and its seal.
+    client.wait().refused(5, "Fenced");
+    let listed: Vec<_> = cluster.list("cut").iter().filter_map(|line| line["epoch"].as_u64()).collect();
+    assert_eq!(listed, [5]);
+    compare_everywhere(&cluster, &newer, "cut", 5);
+    for node in &cluster.nodes {
+        assert!(!node.published("cut", 7).exists(), "node {} shows an unsealed epoch", node.id);
+    }
+}
+
+/// TCP connections of a process that are established.
+fn established(pid: u32) -> usize {
+    let folder = format!("/proc/{pid}/fd");
+    let fds = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let sockets: Vec<String> = fds
+        .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+        .filter_map(|to| Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists its connections");
+    let ours = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    ours.filter(|words| {
+        words.get(3) == Some(&"01") && words.get(9).is_some_and(|inode| sockets.iter().any(|s| s == inode))
+    })
+    .count()
+}
+
 /// Repeating a commit, changing it, coming too late: as the protocol says.
 ///
 /// # Panics

@@ -10,6 +10,11 @@ fn a_stopped_writer_never_seals_over_the_one_that_took_over() {
 }
 
 #[test]
+fn a_writer_that_was_cut_off_never_joins_the_one_that_took_over() {
+    story("a_writer_cut_off", |rng| writers::one_cut_off("cut-off", 256 << 20, rng));
+}
+
+#[test]
 fn repeats_conflicts_and_late_commits_answer_as_promised() {
     story("repeats_conflicts", |rng| writers::repeats_and_conflicts("repeats", rng));
 }

@@ -152,4 +152,40 @@ mod tests {
         assert!(!cache.has(4, 40) && cache.has(5, 40) && cache.has(7, 40) && !cache.has(8, 40));
         assert_eq!(cache.payload_bytes, 40);
     }
+
+    #[test]
+    fn durable_headers_fit_their_budget_and_the_newest_stay() {
+        // As large as a page of a plan can be.
+        const HEADER_BYTES: usize = 256 << 10;
+        const ENTRIES: u64 = 100;
+        let mut cache = Cache::new(1 << 30);
+        for index in 0..ENTRIES {
+            cache.insert_pinned(index, Body::Blank, Bytes::from(vec![0; 10]));
+        }
+        assert_eq!(cache.held.len() as u64, ENTRIES, "pinned headers never leave");
+        for index in 0..ENTRIES {
+            cache.unpin(index, HEADER_BYTES);
+        }
+        let kept = (HEADER_BYTES_MAX / HEADER_BYTES) as u64;
+        let held: Vec<u64> = cache.held.keys().copied().collect();
+        assert_eq!(held, (ENTRIES - kept..ENTRIES).collect::<Vec<u64>>());
+        assert_eq!(cache.header_bytes, kept as usize * HEADER_BYTES);
+        assert_eq!(cache.payload_bytes, kept as usize * 10);
+        cache.remove_from(ENTRIES - 1);
+        cache.remove_below(ENTRIES - 3);
+        assert_eq!(cache.header_bytes, 2 * HEADER_BYTES);
+        cache.remove_below(ENTRIES);
+        assert_eq!((cache.header_bytes, cache.payload_bytes), (0, 0));
+    }
+
+    #[test]
+    fn small_durable_headers_are_bounded_in_number() {
+        let mut cache = Cache::new(1 << 30);
+        for index in 0..HEADERS_MAX as u64 + 100 {
+            cache.insert_pinned(index, Body::Blank, Bytes::new());
+            cache.unpin(index, 1);
+        }
+        assert_eq!(cache.held.len(), HEADERS_MAX);
+        assert!(!cache.has(99, 0) && cache.has(100, 0));
+    }
 }

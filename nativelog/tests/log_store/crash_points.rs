@@ -9,6 +9,10 @@ fn check(disk: &CrashDisk, states: &[State], reached: usize, context: &str) {
     let shown =
         shown(&log, states).unwrap_or_else(|| panic!("{context}: the log shows no state that ever was"));
     assert!(shown >= reached, "{context}: state {reached} was acknowledged, {shown} is left");
+    if let Some(committed) = log.committed() {
+        let held = log.log_id_at(committed.index);
+        assert_eq!(held, Some(committed), "{context}: committed, and not in the log");
+    }
     let next = states[shown].entries.len() as u64;
     wait_append(&log, vec![blank(9, next)]).unwrap_or_else(|error| panic!("{context}: {error}"));
     log.shutdown();

@@ -1,8 +1,12 @@
 //! The log store against power cuts, torn writes, flipped bits and failing fsyncs.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod committed;
 mod crash_points;
 mod damage;
+mod names;
 mod order;
+mod ranges;
+mod readers;
 mod scene;
 mod serving;

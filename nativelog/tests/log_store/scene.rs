@@ -1,6 +1,7 @@
 //! A short life of a log, step by step, with the state that each step leads to.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -44,16 +45,28 @@ pub fn blank(term: u64, index: u64) -> Entry {
 }
 
 pub fn chunk(term: u64, index: u64, file: u32, number: u64, fill: u8) -> Entry {
-    let data: Vec<u8> = (0..CHUNK).map(|i| fill ^ (i % 251) as u8).collect();
-    let offset = number * CHUNK;
+    chunk_of(term, index, file, number * CHUNK..(number + 1) * CHUNK, fill)
+}
+
+/// A chunk of any length, in bytes of its file.
+pub fn chunk_of(term: u64, index: u64, file: u32, range: Range<u64>, fill: u8) -> Entry {
+    let data: Vec<u8> = (0..range.end - range.start).map(|i| fill ^ (i % 251) as u8).collect();
     let chunk = proto::Chunk {
         attempt: 2,
         file,
-        offset,
-        len: CHUNK as u32,
-        digest: digest::subtree(16 * CHUNK, offset, &data).as_bytes().to_vec().into(),
+        offset: range.start,
+        len: data.len() as u32,
+        digest: digest::subtree(16 * CHUNK, range.start, &data).as_bytes().to_vec().into(),
     };
     Entry { id: id(term, index), body: Body::Record(LogRecord::new(Kind::Chunk(chunk), data.into())) }
+}
+
+/// A run of zeros, in bytes of its file.
+pub fn zeros(term: u64, index: u64, file: u32, range: Range<u64>) -> Entry {
+    let (offset, len) = (range.start, range.end - range.start);
+    let digest = digest::zeros(16 * CHUNK, offset, len).as_bytes().to_vec().into();
+    let zero = proto::Zero { attempt: 2, file, offset, len, digest };
+    Entry { id: id(term, index), body: Body::Record(LogRecord::new(Kind::Zero(zero), Bytes::new())) }
 }
 
 pub fn pack(term: u64, index: u64, content: &[u8]) -> Entry {
@@ -84,9 +97,12 @@ pub enum Step {
     Append(Vec<Entry>),
     /// A truncation and the append after it, as a new leader brings them.
     Replace(LogId, Vec<Entry>),
+    /// Nobody waits for it: it leads to no state of its own.
+    Committed(LogId),
 }
 
-/// Votes, a leader change that replaces a chunk, a range taken twice, small segments that rotate.
+/// Votes, a leader change that replaces a chunk, a range taken twice, small segments that rotate, and between
+/// all of them positions that the leader calls committed.
 pub fn life() -> Vec<Step> {
     let vote = |term, committed| Step::Vote(Vote { term, node: term, committed });
     vec![
@@ -96,13 +112,20 @@ pub fn life() -> Vec<Step> {
             blank(1, 0),
             Entry { id: id(1, 1), body: Body::Membership(Bytes::from_static(b"members")) },
         ]),
+        Step::Committed(id(1, 0)),
         Step::Append(vec![begin(1, 2)]),
+        Step::Committed(id(1, 1)),
+        Step::Committed(id(1, 2)),
         Step::Append(vec![chunk(1, 3, 1, 0, 1), chunk(1, 4, 1, 1, 2), chunk(1, 5, 2, 0, 3)]),
+        Step::Committed(id(1, 3)),
         Step::Append(vec![pack(1, 6, &[9; 3000])]),
         vote(2, false),
         Step::Replace(id(1, 3), vec![chunk(2, 4, 1, 1, 77), blank(2, 5)]),
+        Step::Committed(id(2, 4)),
         Step::Append(vec![chunk(2, 6, 1, 0, 99)]),
+        Step::Committed(id(2, 6)),
         Step::Append(vec![pack(2, 7, &[5; 100]), blank(2, 8)]),
+        Step::Committed(id(2, 8)),
     ]
 }
 
@@ -126,6 +149,7 @@ pub fn states(steps: &[Step]) -> Vec<State> {
                 states.push(state.clone());
                 state.entries.extend(entries.clone());
             }
+            Step::Committed(_) => continue,
         }
         states.push(state);
     }
@@ -153,6 +177,10 @@ pub fn run(log: &LogStore, steps: &[Step]) -> usize {
                 log.truncate_after(Some(*after));
                 log.append(entries.clone(), done);
                 2
+            }
+            Step::Committed(id) => {
+                log.save_committed(Some(*id));
+                continue;
             }
         };
         match answered.recv_timeout(Duration::from_secs(20)) {

@@ -2,12 +2,17 @@
 //!
 //! By path where the node proves that it sees the same directory, else as a stream of pieces. The
 //! answer is never better than what is known: a seal that was handed to a node which then died may
-//! have been committed, so only another node's word can make a "no" of it.
+//! have been committed. Only the log's own word about this commit can make a "no" of it: that it is
+//! fenced, subsumed or too late. Whatever else goes wrong at a later node leaves it unknown.
+//!
+//! The writer's token that the first node names is kept: a commit that was cut off never joins the
+//! writer that took over meanwhile.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use checkpoint::digest::Digest;
@@ -76,6 +81,49 @@ impl Commit {
             limits: Limits::default(),
         }
     }
+
+    /// The command that repeats this commit of `dir`: idempotent, under the same commit id.
+    pub fn command(&self, dir: &str, endpoints: &[String]) -> String {
+        let mut words = vec!["epochlog".to_owned()];
+        if !endpoints.is_empty() {
+            words.extend(["-e".to_owned(), quoted(&endpoints.join(","))]);
+        }
+        words.extend(["commit".to_owned(), quoted(dir), "--job".to_owned(), self.job.to_string()]);
+        if let Some(epoch) = self.epoch {
+            words.extend(["--epoch".to_owned(), epoch.to_string()]);
+        }
+        words.extend(["--commit-id".to_owned(), self.commit_id.to_string()]);
+        if let Some(token) = self.token {
+            words.extend(["--token".to_owned(), token.to_string()]);
+        }
+        for (key, value) in &self.labels {
+            words.extend(["--label".to_owned(), quoted(&format!("{key}={value}"))]);
+        }
+        for name in &self.depends_on {
+            words.extend(["--depends-on".to_owned(), quoted(name)]);
+        }
+        // With a token the take-over is done: the token stands for it.
+        let flags = [
+            (self.wait_all, "--wait all"),
+            (self.take_over && self.token.is_none(), "--take-over"),
+            (self.if_not_exists, "--if-not-exists"),
+            (self.immutable, "--immutable"),
+            (!self.by_path, "--stream"),
+        ];
+        words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
+        words.join(" ")
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        true => word.to_owned(),
+        // A leading dash would read as a flag; only a path can have one.
+        false if word.starts_with('-') => quoted(&format!("./{word}")),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 /// What happens on the way.
@@ -117,6 +165,8 @@ enum Ended {
     Done(Done),
     Failed(Failure),
     BrokeOff(Failure),
+    /// It has seen nothing of the commit.
+    Unreached(Failure),
     StreamIt,
 }
 
@@ -128,6 +178,17 @@ impl Client {
         commit: Commit,
         on: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<Done, Failure> {
+        self.commit_until(dir, commit, on, std::future::pending()).await
+    }
+
+    /// The same until `stop` completes: then the answer is what is known at that moment.
+    pub async fn commit_until(
+        &self,
+        dir: &Path,
+        commit: Commit,
+        on: &(dyn Fn(Event) + Send + Sync),
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Done, Failure> {
         let mut run = Run {
             client: self,
             what: what(&commit),
@@ -136,7 +197,9 @@ impl Client {
             plan: None,
             commit,
             on,
-            maybe: Arc::new(AtomicBool::new(false)),
+            maybe: false,
+            handing: Arc::default(),
+            durable: None,
             moved: Instant::now(),
         };
         let place = place::of(dir).map_err(|error| {
@@ -145,7 +208,11 @@ impl Client {
         if run.commit.by_path {
             run.place = Some(place);
         }
-        run.go().await
+        let ended = tokio::select! {
+            ended = run.go() => Some(ended),
+            () = stop => None,
+        };
+        ended.unwrap_or_else(|| Err(run.interrupted()))
     }
 }
 
@@ -163,6 +230,27 @@ fn refused(what: &str, why: String) -> Failure {
         .committed(Certainty::No)
 }
 
+/// Whether the node of one try may seal: decided once, either by handing it the seal or by the end
+/// of the try, after which the seal is not handed out any more.
+#[derive(Default)]
+struct Handing(AtomicU8);
+
+const OPEN: u8 = 0;
+const HANDED: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+impl Handing {
+    /// Before the seal is sent; false when the try is over and nothing may be sent.
+    fn hand(&self) -> bool {
+        self.0.compare_exchange(OPEN, HANDED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// The try is over; true when the node may have sealed.
+    fn end(&self) -> bool {
+        self.0.compare_exchange(OPEN, WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst) == Err(HANDED)
+    }
+}
+
 /// One commit over as many nodes as it takes.
 struct Run<'a> {
     client: &'a Client,
@@ -172,8 +260,12 @@ struct Run<'a> {
     plan: Option<Arc<Plan>>,
     commit: Commit,
     on: &'a (dyn Fn(Event) + Send + Sync),
-    /// A node that has not answered may have sealed.
-    maybe: Arc<AtomicBool>,
+    /// An earlier node that has not answered may have sealed.
+    maybe: bool,
+    /// The seal of the try that is under way.
+    handing: Arc<Handing>,
+    /// Committed already; only the news of who has published it is missing.
+    durable: Option<pb::Committed>,
     /// When something last moved forward.
     moved: Instant,
 }
@@ -184,29 +276,23 @@ impl Run<'_> {
         let mut last: Option<Failure> = None;
         loop {
             for endpoint in self.client.endpoints() {
-                let before = self.maybe.load(Ordering::Relaxed);
-                let ended = match self.at(&endpoint).await? {
-                    Ended::StreamIt => {
-                        self.place = None;
-                        self.maybe.store(before, Ordering::Relaxed);
-                        self.at(&endpoint).await?
-                    }
-                    ended => ended,
-                };
-                let failure = match ended {
+                let failure = match self.try_at(&endpoint).await {
                     Ended::Done(done) => {
                         self.client.prefer(&endpoint);
                         return Ok(done);
                     }
-                    Ended::Failed(failure) if !failure.is_transient() => return Err(failure),
+                    Ended::Failed(failure) if !failure.is_transient() => return Err(self.final_no(failure)),
                     Ended::StreamIt => Failure::new(Code::Unavailable, "the node refused the stream"),
                     Ended::Failed(failure) => {
                         // This node knows what became of what it was handed; of others it does not.
-                        self.maybe
-                            .store(before || failure.committed == Certainty::Unknown, Ordering::Relaxed);
+                        self.maybe |= failure.committed == Certainty::Unknown;
                         failure
                     }
-                    Ended::BrokeOff(failure) => failure,
+                    Ended::BrokeOff(failure) => {
+                        self.maybe |= self.handing.end();
+                        failure
+                    }
+                    Ended::Unreached(failure) => failure,
                 };
                 let known = reasons.insert(endpoint.clone(), failure.why.clone());
                 if known.as_ref() != Some(&failure.why) {
@@ -221,24 +307,90 @@ impl Run<'_> {
         }
     }
 
+    /// The commit at one node: by path, else over a stream. Whatever it was handed, no more follows.
+    async fn try_at(&mut self, endpoint: &str) -> Ended {
+        let mut ended = self.at(endpoint).await;
+        if matches!(ended, Ok(Ended::StreamIt)) {
+            self.place = None;
+            ended = self.at(endpoint).await;
+        }
+        let ended = ended.unwrap_or_else(Ended::Failed);
+        if !matches!(ended, Ended::BrokeOff(_)) {
+            // The node has answered, or never had anything.
+            self.handing.end();
+            self.handing = Arc::default();
+        }
+        ended
+    }
+
+    /// A final no of one node stands when no earlier node may have sealed, or when it is the log's
+    /// own word about this commit: the log looks for the commit id before it says any of these.
+    fn final_no(&self, failure: Failure) -> Failure {
+        let of_the_log = matches!(failure.code, Code::Fenced | Code::Subsumed | Code::TooLate);
+        let certain = matches!(failure.committed, Certainty::Yes | Certainty::Unknown);
+        if !self.maybe || of_the_log || certain {
+            return failure;
+        }
+        self.unknown(Failure {
+            why: format!(
+                "an earlier node may have committed it; then: {}: {}",
+                failure.sentence, failure.why
+            ),
+            ..failure
+        })
+    }
+
+    fn unknown(&self, failure: Failure) -> Failure {
+        Failure {
+            code: Code::Timeout,
+            committed: Certainty::Unknown,
+            sentence: "no answer, it is UNKNOWN whether the epoch was committed".into(),
+            what: self.what.clone(),
+            fix: format!("repeat, it is idempotent: {}", self.command()),
+            epoch: self.commit.epoch,
+            ..failure
+        }
+    }
+
+    fn command(&self) -> String {
+        self.commit.command(&self.dir.to_string_lossy(), &self.client.endpoints())
+    }
+
+    /// What is known when the user does not want to wait any longer.
+    fn interrupted(&self) -> Failure {
+        let maybe = self.handing.end() || self.maybe;
+        let (committed, sentence, fix) = match &self.durable {
+            Some(_) => (
+                Certainty::Yes,
+                "interrupted, the epoch is COMMITTED, but it is not known who has published it",
+                "`epochlog ls` shows who has published it; the same answer again",
+            ),
+            None if maybe => (
+                Certainty::Unknown,
+                "interrupted, it is UNKNOWN whether the epoch was committed",
+                "repeat, it is idempotent",
+            ),
+            None => (
+                Certainty::No,
+                "interrupted, the epoch was NOT committed",
+                "your directory is untouched; to go on where it stopped",
+            ),
+        };
+        Failure {
+            epoch: self.durable.as_ref().map(|durable| durable.epoch).or(self.commit.epoch),
+            ..Failure::new(Code::Interrupted, sentence)
+                .what(self.what.clone())
+                .why("it was stopped by hand")
+                .fix(format!("{fix}: {}", self.command()))
+                .committed(committed)
+        }
+    }
+
     /// What is known when no node gave a final answer.
     fn gave_up(&self, reasons: &BTreeMap<String, String>, last: Option<Failure>) -> Failure {
         let failure = unavailable(&self.what, reasons, last);
-        if self.maybe.load(Ordering::Relaxed) {
-            let epoch = self.commit.epoch.map(|epoch| format!(" --epoch {epoch}")).unwrap_or_default();
-            return Failure {
-                code: Code::Timeout,
-                committed: Certainty::Unknown,
-                sentence: "no answer, it is UNKNOWN whether the epoch was committed".into(),
-                fix: format!(
-                    "repeat, it is idempotent: epochlog commit {} --job {}{epoch} --commit-id {}",
-                    self.dir.display(),
-                    self.commit.job,
-                    self.commit.commit_id
-                ),
-                epoch: self.commit.epoch,
-                ..failure
-            };
+        if self.maybe {
+            return self.unknown(failure);
         }
         let sentence = match failure.code {
             Code::NoQuorum => "no quorum, the epoch was NOT committed",
@@ -303,6 +455,7 @@ impl Run<'_> {
             Some(_) => None,
             None => Some(self.scan().await?),
         };
+        self.handing = Arc::default();
         let (send, requests) = mpsc::channel(PIECES_QUEUED_MAX);
         let start = self.start(plan.as_deref());
         let tiny = plan.as_deref().is_some_and(wire::is_tiny);
@@ -323,9 +476,16 @@ impl Run<'_> {
         if by_path {
             sender = None;
         }
+        if by_path {
+            // The node seals by itself: once it has Start it may have.
+            self.handing.hand();
+        }
         let call = stub.commit(ReceiverStream::new(requests));
         let mut replies = match tokio::time::timeout(self.client.options.timeout, call).await {
             Ok(Ok(replies)) => replies.into_inner(),
+            Ok(Err(status)) if never_connected(&status) => {
+                return Ok(Ended::Unreached(Failure::from_status(&status)));
+            }
             Ok(Err(status)) => return Ok(Ended::BrokeOff(Failure::from_status(&status))),
             Err(_) => {
                 return Ok(Ended::BrokeOff(
@@ -333,10 +493,6 @@ impl Run<'_> {
                 ));
             }
         };
-        if by_path {
-            // The node seals by itself: from here on it may have.
-            self.maybe.store(true, Ordering::Relaxed);
-        }
         let mut hints = BTreeMap::new();
         let mut committed: Option<pb::Committed> = None;
         // The node has its own, equal, timeout and says more than we can: it may speak first.
@@ -358,6 +514,11 @@ impl Run<'_> {
                 Reply::Opened(opened) => {
                     self.moved = Instant::now();
                     self.commit.epoch = Some(opened.epoch);
+                    if opened.token.is_some() {
+                        // From here on this writer, also at the next node; a take-over is done.
+                        self.commit.token = opened.token;
+                        self.commit.take_over = false;
+                    }
                     self.what = what(&self.commit);
                     (self.on)(Event::Opened(opened.clone()));
                     if let Some(plan) = plan.clone().filter(|_| !tiny) {
@@ -376,6 +537,7 @@ impl Run<'_> {
                     if !self.commit.wait_all {
                         return Ok(Ended::Done(Done { committed: answer, published: None }));
                     }
+                    self.durable = Some(answer.clone());
                     committed = Some(answer);
                 }
                 Reply::Published(published) => {
@@ -401,7 +563,7 @@ impl Run<'_> {
     ) {
         let Some(sender) = sender.take() else { return };
         let dir = self.dir.clone();
-        let maybe = self.maybe.clone();
+        let handing = self.handing.clone();
         let what = self.what.clone();
         tokio::spawn(async move {
             if let Some(after) = after {
@@ -411,7 +573,9 @@ impl Run<'_> {
             tokio::task::spawn_blocking(move || {
                 let last = match split_into(&dir, &plan, chunk_bytes, &covered, &hints, &sender) {
                     Ok(Some(root)) => {
-                        maybe.store(true, Ordering::Relaxed);
+                        if !handing.hand() {
+                            return;
+                        }
                         Request::Seal(pb::Seal { root: root.as_bytes().to_vec().into() })
                     }
                     Ok(None) => return,
@@ -431,6 +595,18 @@ fn broke_off(committed: Option<pb::Committed>, why: String) -> Ended {
         Some(committed) => Ended::Done(Done { committed, published: Some(pb::Published::default()) }),
         None => Ended::BrokeOff(Failure::new(Code::Unavailable, "the node broke off").why(why)),
     }
+}
+
+/// Whether the call failed before a byte of it was sent.
+fn never_connected(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Sends Start and the plan.
@@ -472,4 +648,43 @@ fn split_into(
         }
     }
     Ok(Some(splitter.finish()?.root()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_repeat_holds_all_that_matters() {
+        let mut commit = Commit::new("etl".parse().expect("a good name"));
+        commit.commit_id = CommitId::from_bytes([0xab; 16]);
+        commit.epoch = Some(7);
+        commit.labels = vec![("note".into(), "it's late".into())];
+        commit.wait_all = true;
+        commit.take_over = true;
+        let endpoints = ["a:1".to_owned(), "b:2".to_owned()];
+        let id = "ab".repeat(16);
+        assert_eq!(
+            commit.command("my dir", &endpoints),
+            format!(
+                "epochlog -e a:1,b:2 commit 'my dir' --job etl --epoch 7 --commit-id {id} \
+                 --label 'note=it'\\''s late' --wait all --take-over"
+            )
+        );
+        // The take-over is done.
+        commit.token = Some(9);
+        let again = commit.command("-d", &[]);
+        assert!(again.starts_with("epochlog commit ./-d --job etl"), "{again}");
+        assert!(again.contains("--token 9") && !again.contains("--take-over"), "{again}");
+    }
+
+    #[test]
+    fn a_seal_is_handed_out_or_withdrawn_never_both() {
+        let handed = Handing::default();
+        assert!(handed.hand());
+        assert!(handed.end() && handed.end());
+        let withdrawn = Handing::default();
+        assert!(!withdrawn.end());
+        assert!(!withdrawn.hand() && !withdrawn.end());
+    }
 }

@@ -7,13 +7,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use checkpoint::limits::CHUNK_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::{Code, Failure};
 use crate::pb;
 use crate::pb::epochlog_client::EpochlogClient;
 
-/// The largest message that either side takes, in bytes: a chunk of 4 MiB and its header fit well.
+/// The largest request that a node takes, in bytes: a chunk of 4 MiB and its header.
+pub const REQUEST_BYTES_MAX: usize = CHUNK_BYTES_MAX as usize + (512 << 10);
+/// The largest answer that a client takes, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Time to connect to one endpoint.
@@ -91,7 +94,7 @@ impl Client {
         };
         Ok(EpochlogClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+            .max_encoding_message_size(REQUEST_BYTES_MAX))
     }
 
     /// Calls one endpoint after the other until one answers, again and again until the timeout.
@@ -105,9 +108,11 @@ impl Client {
         let mut reasons = BTreeMap::new();
         loop {
             let mut last = None;
-            for endpoint in self.endpoints() {
+            let endpoints = self.endpoints();
+            for (at, endpoint) in endpoints.iter().enumerate() {
                 let left = deadline.saturating_duration_since(Instant::now());
-                let answer = match tokio::time::timeout(left, call(self.stub(&endpoint)?)).await {
+                let share = share(left, endpoints.len() - at);
+                let answer = match tokio::time::timeout(share, call(self.stub(endpoint)?)).await {
                     Ok(answer) => answer,
                     Err(_) => {
                         Err(Failure::new(Code::Timeout, "no answer").why("no answer in time").to_status())
@@ -115,7 +120,7 @@ impl Client {
                 };
                 match answer {
                     Ok(answer) => {
-                        self.prefer(&endpoint);
+                        self.prefer(endpoint);
                         return Ok(answer.into_inner());
                     }
                     Err(status) => {
@@ -123,7 +128,7 @@ impl Client {
                         if !failure.is_transient() {
                             return Err(failure);
                         }
-                        reasons.insert(endpoint, failure.why.clone());
+                        reasons.insert(endpoint.clone(), failure.why.clone());
                         last = Some(failure);
                     }
                 }
@@ -199,6 +204,15 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// Least time for an endpoint before the next one is asked.
+const SHARE_MIN: Duration = Duration::from_secs(3);
+
+/// How long one of so many endpoints may take, so that one that hangs leaves time for the others.
+pub(crate) fn share(left: Duration, endpoints: usize) -> Duration {
+    let parts = u32::try_from(endpoints.max(1)).unwrap_or(u32::MAX);
+    (left / parts).max(SHARE_MIN).min(left)
 }
 
 fn channel(endpoint: &str) -> Result<Channel, Failure> {

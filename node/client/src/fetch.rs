@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest};
@@ -13,7 +14,7 @@ use checkpoint::manifest::{Manifest, ManifestEntry};
 use checkpoint::restore::{ContentSource, SourceError};
 use tonic::Streaming;
 
-use crate::connect::{Client, unavailable};
+use crate::connect::{Client, share, unavailable};
 use crate::failure::{Code, Failure};
 use crate::pb::fetch_reply::Kind;
 use crate::{pb, place, wire};
@@ -46,61 +47,101 @@ impl Client {
             pb::FetchRequest { job: job.to_owned(), which: Some(which), stale, ..Default::default() };
         let mut reasons = BTreeMap::new();
         let mut last = None;
+        let deadline = Instant::now() + self.options.timeout;
         for _ in 0..ROUNDS_MAX {
-            for endpoint in self.endpoints() {
-                match self.manifest_at(&endpoint, request.clone()).await {
+            let endpoints = self.endpoints();
+            for (at, endpoint) in endpoints.iter().enumerate() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let first = share(left, endpoints.len() - at);
+                match self.manifest_at(endpoint, request.clone(), first).await {
                     Ok(fetched) => {
-                        self.prefer(&endpoint);
+                        self.prefer(endpoint);
                         return Ok(fetched);
                     }
                     Err(failure) if failure.is_transient() || failure.code == Code::Corrupt => {
-                        reasons.insert(endpoint, failure.why.clone());
+                        reasons.insert(endpoint.clone(), failure.why.clone());
                         last = Some(failure);
                     }
                     Err(failure) => return Err(failure),
                 }
             }
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            if Instant::now() >= deadline {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Err(unavailable(&format!("restore {job}"), &reasons, last))
     }
 
-    async fn manifest_at(&self, endpoint: &str, request: pb::FetchRequest) -> Result<Fetched, Failure> {
-        let call = async {
-            let mut stream = self.stub(endpoint)?.fetch(request).await?.into_inner();
-            let head = match next(&mut stream).await? {
-                Some(Kind::Head(head)) => head,
-                _ => {
-                    return Err(Failure::new(Code::Internal, "the node answered out of order").why("no head"));
-                }
-            };
-            let mut bytes = Vec::new();
-            while let Some(kind) = next(&mut stream).await? {
-                if let Kind::Manifest(more) = kind {
-                    bytes.extend_from_slice(&more);
-                }
+    /// The first answer may take `first`; each after it the timeout.
+    async fn manifest_at(
+        &self,
+        endpoint: &str,
+        request: pb::FetchRequest,
+        first: Duration,
+    ) -> Result<Fetched, Failure> {
+        let patience = self.options.timeout;
+        let mut stream = self.open_fetch(endpoint, request, first).await?;
+        let head = match next(&mut stream, first, patience).await? {
+            Some(Kind::Head(head)) => head,
+            _ => {
+                return Err(Failure::new(Code::Internal, "the node answered out of order").why("no head"));
             }
-            let corrupt = |why: String| Failure::new(Code::Corrupt, "the manifest is damaged").why(why);
-            let manifest = Manifest::decode(&bytes).map_err(|error| corrupt(error.to_string()))?;
-            if head.root[..] != manifest.root().as_bytes()[..] {
-                return Err(corrupt("it has another root than the epoch".into()));
-            }
-            Ok(Fetched { head, manifest })
         };
-        tokio::time::timeout(self.options.timeout, call)
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(Code::Unavailable, "no answer").why("no answer in time")))
+        let mut bytes = Vec::new();
+        while let Some(kind) = next(&mut stream, patience, patience).await? {
+            if let Kind::Manifest(more) = kind {
+                bytes.extend_from_slice(&more);
+            }
+        }
+        let corrupt = |why: String| Failure::new(Code::Corrupt, "the manifest is damaged").why(why);
+        let manifest = Manifest::decode(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        if head.root[..] != manifest.root().as_bytes()[..] {
+            return Err(corrupt("it has another root than the epoch".into()));
+        }
+        Ok(Fetched { head, manifest })
+    }
+
+    async fn open_fetch(
+        &self,
+        endpoint: &str,
+        request: pb::FetchRequest,
+        patience: Duration,
+    ) -> Result<Streaming<pb::FetchReply>, Failure> {
+        let mut stub = self.stub(endpoint)?;
+        let answer = tokio::time::timeout(patience, stub.fetch(request)).await.map_err(|_| no_answer())?;
+        Ok(answer?.into_inner())
     }
 }
 
-async fn next(stream: &mut Streaming<pb::FetchReply>) -> Result<Option<Kind>, Failure> {
-    match stream.message().await? {
-        Some(pb::FetchReply { kind: Some(Kind::Failed(failed)) }) => Err(Failure::from_pb(failed)),
-        Some(pb::FetchReply { kind: Some(kind) }) => Ok(Some(kind)),
-        Some(pb::FetchReply { kind: None }) => {
-            Err(Failure::new(Code::Internal, "the node answered out of order").why("an empty message"))
+fn no_answer() -> Failure {
+    Failure::new(Code::Unavailable, "no answer").why("no answer in time")
+}
+
+/// The next message that brings something. It may take `first`, or for ever while the node says at least once
+/// every `patience` that it works on it.
+async fn next(
+    stream: &mut Streaming<pb::FetchReply>,
+    first: Duration,
+    patience: Duration,
+) -> Result<Option<Kind>, Failure> {
+    let mut wait = first;
+    loop {
+        let message = tokio::time::timeout(wait, stream.message()).await.map_err(|_| no_answer())?;
+        wait = patience;
+        match message? {
+            Some(pb::FetchReply { kind: Some(Kind::Working(_)) }) => {}
+            Some(pb::FetchReply { kind: Some(Kind::Failed(failed)) }) => {
+                return Err(Failure::from_pb(failed));
+            }
+            Some(pb::FetchReply { kind: Some(kind) }) => return Ok(Some(kind)),
+            Some(pb::FetchReply { kind: None }) => {
+                return Err(
+                    Failure::new(Code::Internal, "the node answered out of order").why("an empty message")
+                );
+            }
+            None => return Ok(None),
         }
-        None => Ok(None),
     }
 }
 
@@ -164,7 +205,7 @@ impl ReplicaContent {
             start_offset: offset,
             direct: false,
         };
-        let stream = self.client.stub(endpoint)?.fetch(request).await?.into_inner();
+        let stream = self.client.open_fetch(endpoint, request, self.client.options.timeout).await?;
         Ok(Open { endpoint: endpoint.to_owned(), stream, next_file: file })
     }
 
@@ -247,24 +288,19 @@ fn hand_on(payload: &Bytes, len: u64, sink: &mut dyn FnMut(&[u8]) -> io::Result<
 /// Reads one chunk and checks it against the digest that came with it, when the range is a subtree.
 async fn read_chunk(
     stream: &mut Streaming<pb::FetchReply>,
-    patience: std::time::Duration,
+    patience: Duration,
 ) -> Result<pb::FileChunk, Failure> {
-    let received = async {
-        loop {
-            match next(stream).await? {
-                Some(Kind::Chunk(chunk)) => return Ok(chunk),
-                Some(_) => {}
-                None => {
-                    return Err(
-                        Failure::new(Code::Unavailable, "the node ended early").why("the stream ended early")
-                    );
-                }
+    let chunk = loop {
+        match next(stream, patience, patience).await? {
+            Some(Kind::Chunk(chunk)) => break chunk,
+            Some(_) => {}
+            None => {
+                return Err(
+                    Failure::new(Code::Unavailable, "the node ended early").why("the stream ended early")
+                );
             }
         }
     };
-    let chunk = tokio::time::timeout(patience, received)
-        .await
-        .unwrap_or_else(|_| Err(Failure::new(Code::Unavailable, "no answer").why("no answer in time")))?;
     let intact = chunk.payload.is_empty()
         || Digest::from_slice(&chunk.digest).is_some_and(|known| digest::content(&chunk.payload) == known);
     match intact {

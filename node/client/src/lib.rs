@@ -12,6 +12,7 @@
 //! Any node takes any call: the node finds the leader. When a node dies, the client goes on at the
 //! next endpoint under the same commit id and sends only what the log does not have yet.
 
+pub mod codec;
 mod commit;
 mod connect;
 mod failure;
@@ -34,6 +35,6 @@ pub mod pb {
 }
 
 pub use commit::{Commit, Done, Event};
-pub use connect::{Client, MESSAGE_BYTES_MAX, Options};
+pub use connect::{Client, MESSAGE_BYTES_MAX, Options, REQUEST_BYTES_MAX};
 pub use failure::{Certainty, Code, Failure};
 pub use fetch::{Fetched, ReplicaContent};

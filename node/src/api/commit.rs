@@ -1,14 +1,18 @@
 //! The Commit call: from Start to the right origin, and back to the answers.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::{CommitId, Digest};
+use checkpoint::beneath::open_beneath;
+use checkpoint::limits::{LABEL_BYTES_MAX, LABELS_MAX};
+use checkpoint::{CommitId, Digest, RelPath};
 use client::{Certainty, Code, Failure, pb, place, wire};
 use pb::commit_reply::Kind as Reply;
 use pb::commit_request::Kind as Request;
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -24,6 +28,8 @@ const REPLIES_QUEUED_MAX: usize = 64;
 /// Bounds of the time without progress that a client may ask for.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Epochs that one depends on; the ledger's bound.
+const DEPENDS_ON_MAX: usize = 64;
 /// Label that tells people when an epoch was made; rules never look at it.
 pub const TIME_LABEL: &str = "time";
 
@@ -57,8 +63,8 @@ async fn answer(
     };
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match &start.source {
-        Some(source) => match usable(node, source) {
-            Ok(dir) => by_path(node, &start, dir, replies).await?,
+        Some(source) => match usable(&node.config.source_roots, source) {
+            Ok(opened) => by_path(node, &start, opened, replies).await?,
             Err(why) => {
                 replies.send(Reply::StreamIt(pb::StreamIt { why })).await;
                 return Ok(());
@@ -88,16 +94,67 @@ async fn answer(
     Ok(())
 }
 
-/// The directory, when it lies under a source root and is the very one that the client sees.
-fn usable(node: &Node, source: &pb::SourcePath) -> Result<PathBuf, String> {
-    let path = PathBuf::from(std::ffi::OsStr::from_bytes(&source.dir));
-    if !node.config.source_roots.iter().any(|root| path.starts_with(root)) {
-        return Err(format!("{} is under none of the node's source roots", path.display()));
+/// A source directory, open. Its name may lead elsewhere at any time, the descriptor never does.
+struct Opened {
+    fd: OwnedFd,
+    name: PathBuf,
+}
+
+impl Opened {
+    /// A path to the very directory that was checked, good while this lives.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
     }
-    place::same_directory(source)
+
+    /// The failure, with the name that people know.
+    fn named(&self, failure: Failure) -> Failure {
+        let magic = self.path().display().to_string();
+        let why = failure.why.replace(&magic, &self.name.display().to_string());
+        failure.why(why)
+    }
+}
+
+/// The directory, when it lies under a source root and is the very one that the client sees. It is
+/// opened here, once, without following a symlink; nobody opens it by its name afterwards.
+fn usable(roots: &[PathBuf], source: &pb::SourcePath) -> Result<Opened, String> {
+    let name = PathBuf::from(std::ffi::OsStr::from_bytes(&source.dir));
+    let root = roots.iter().find(|root| name.starts_with(root));
+    let root = root.ok_or_else(|| format!("{} is under none of the node's source roots", name.display()))?;
+    let here = place::boot_id().map_err(|error| format!("this machine tells no boot id: {error}"))?;
+    if source.boot_id.is_empty() || source.boot_id != here {
+        return Err("it is on another machine".into());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let below = |fd: &OwnedFd, path: &Path| -> Result<OwnedFd, String> {
+        let path = RelPath::parse(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+        open_beneath(fd, &path, flags, Mode::empty()).map_err(|error| format!("{path}: {error}"))
+    };
+    let top = rustix::fs::open("/", flags, Mode::empty()).map_err(|error| format!("/: {error}"))?;
+    let in_top = root.strip_prefix("/").map_err(|_| "the source root is no absolute path".to_owned())?;
+    let in_root = name.strip_prefix(root).expect("it starts with its root");
+    let opened = Opened { fd: below(&below(&top, in_top)?, in_root)?, name };
+    let stat = rustix::fs::fstat(&opened.fd).map_err(|error| error.to_string())?;
+    if (stat.st_dev, stat.st_ino) != (source.dev, source.inode) {
+        return Err(format!("{} is another directory here", opened.name.display()));
+    }
+    // Without procfs the descriptor has no path.
+    match rustix::fs::stat(opened.path()) {
+        Ok(seen) if (seen.st_dev, seen.st_ino) == (stat.st_dev, stat.st_ino) => Ok(opened),
+        _ => Err("this node has no procfs".into()),
+    }
 }
 
 async fn by_path(
+    node: &Node,
+    start: &pb::Start,
+    opened: Opened,
+    replies: &Replies,
+) -> Result<pb::Committed, Failure> {
+    // `opened` lives to the end: until then its path leads to it.
+    held_and_committed(node, start, opened.path(), replies).await.map_err(|failure| opened.named(failure))
+}
+
+async fn held_and_committed(
     node: &Node,
     start: &pb::Start,
     dir: PathBuf,
@@ -127,6 +184,7 @@ async fn by_path(
 fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
     let what = format!("commit {}", start.job);
     let job = super::job_name(&start.job).map_err(|failure| failure.committed(Certainty::No))?;
+    within_limits(start).map_err(|why| refused(&what, &why))?;
     let commit_id =
         CommitId::from_slice(&start.commit_id).ok_or_else(|| refused(&what, "a commit id has 16 bytes"))?;
     let plan_digest =
@@ -163,10 +221,70 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
     })
 }
 
+/// The bounds of what a Start may bring along; what they hold is for the ledger to judge.
+fn within_limits(start: &pb::Start) -> Result<(), String> {
+    let long = |text: &str| text.len() > LABEL_BYTES_MAX;
+    if start.labels.len() > LABELS_MAX || start.labels.iter().any(|l| long(&l.key) || long(&l.value)) {
+        return Err(format!("more than {LABELS_MAX} labels, or one over {LABEL_BYTES_MAX} bytes"));
+    }
+    if start.depends_on.len() > DEPENDS_ON_MAX || start.depends_on.iter().any(|text| long(text)) {
+        return Err(format!("it depends on more than {DEPENDS_ON_MAX} epochs, or on a name too long"));
+    }
+    if start.plan_pages > start.plan_entries {
+        return Err(format!("{} pages for {} entries", start.plan_pages, start.plan_entries));
+    }
+    Ok(())
+}
+
 fn refused(what: &str, why: &str) -> Failure {
     Failure::new(Code::Refused, "refused, the epoch was NOT committed")
         .what(what)
         .why(why)
         .fix("use a client of this version")
         .committed(Certainty::No)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_opened_once_beneath_its_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = std::fs::canonicalize(dir.path()).unwrap();
+        let (root, outside) = (base.join("root"), base.join("outside"));
+        std::fs::create_dir_all(root.join("x")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        let roots = [root.clone()];
+        let place = place::of(&root.join("x")).unwrap();
+        let opened = usable(&roots, &place).map_err(drop).unwrap();
+        assert!(usable(&roots, &place::of(&root).unwrap()).is_ok());
+        assert!(usable(&roots, &place::of(&outside).unwrap()).is_err());
+
+        // Another directory takes the name, with the proof of that other one or of this.
+        std::fs::rename(root.join("x"), base.join("moved")).unwrap();
+        std::os::unix::fs::symlink(&outside, root.join("x")).unwrap();
+        let proof = place::of(&outside).unwrap();
+        assert!(usable(&roots, &pb::SourcePath { dir: place.dir.clone(), ..proof }).is_err());
+        assert!(usable(&roots, &place).is_err());
+        let dots = root.join("../outside").into_os_string().into_encoded_bytes();
+        let proof = place::of(&outside).unwrap();
+        assert!(usable(&roots, &pb::SourcePath { dir: dots.into(), ..proof }).is_err());
+        // What was opened before is still itself.
+        std::fs::write(base.join("moved/file"), b"x").unwrap();
+        assert!(opened.path().join("file").exists());
+        let named =
+            opened.named(Failure::new(Code::Refused, "r").why(format!("{}/a: no", opened.path().display())));
+        assert_eq!(named.why, format!("{}/x/a: no", root.display()));
+    }
+
+    #[test]
+    fn a_start_over_its_limits_is_refused() {
+        assert!(within_limits(&pb::Start::default()).is_ok());
+        let labels = vec![pb::Label::default(); LABELS_MAX + 1];
+        assert!(within_limits(&pb::Start { labels, ..Default::default() }).is_err());
+        let depends_on = vec![String::new(); DEPENDS_ON_MAX + 1];
+        assert!(within_limits(&pb::Start { depends_on, ..Default::default() }).is_err());
+        assert!(within_limits(&pb::Start { plan_pages: 2, plan_entries: 1, ..Default::default() }).is_err());
+    }
 }

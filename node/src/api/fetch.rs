@@ -19,13 +19,22 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::reads::State;
 use super::{Answers, current, job_name, read};
 use crate::node::Node;
 
 /// Bytes of one chunk on the wire.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Chunks between the disk and the wire.
-const CHUNKS_QUEUED_MAX: usize = 8;
+const CHUNKS_QUEUED_MAX: usize = 2;
+/// A client that takes nothing for so long has gone or hangs: its call ends.
+const STALL: Duration = Duration::from_secs(60);
+/// How long a call waits for its turn to read content.
+const TURN_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a client that waits is told that the node goes on.
+const WORKING_EVERY: Duration = Duration::from_secs(1);
+/// Ranges of files in one request.
+const RANGES_MAX: usize = 10_000;
 /// How long a publication that is under way is waited for.
 const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,7 +44,9 @@ type Send = mpsc::Sender<Result<pb::FetchReply, Status>>;
 pub fn run(node: Arc<Node>, request: pb::FetchRequest) -> Answers<pb::FetchReply> {
     let (send, answers) = mpsc::channel(CHUNKS_QUEUED_MAX);
     tokio::spawn(async move {
-        if let Err(failure) = answer(&node, request, &send).await {
+        if let Err(failure) = answer(&node, request, &send).await
+            && failure.code != Code::Interrupted
+        {
             // It fails only when the caller is gone: then there is nobody to tell.
             let _ = tell(&send, Kind::Failed(failure.to_pb())).await;
         }
@@ -44,8 +55,34 @@ pub fn run(node: Arc<Node>, request: pb::FetchRequest) -> Answers<pb::FetchReply
 }
 
 async fn tell(send: &Send, kind: Kind) -> Result<(), Failure> {
-    let gone = |_| Failure::new(Code::Interrupted, "the client went away");
-    send.send(Ok(pb::FetchReply { kind: Some(kind) })).await.map_err(gone)
+    let reply = pb::FetchReply { kind: Some(kind) };
+    match tokio::time::timeout(STALL, send.send(Ok(reply))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(gone("the client went away")),
+        Err(_) => Err(gone("the client takes nothing any more")),
+    }
+}
+
+fn gone(why: &str) -> Failure {
+    tracing::debug!(why, "a fetch ends");
+    Failure::new(Code::Interrupted, why)
+}
+
+/// News for a client that waits; one that has something to read needs none.
+fn working(send: &Send) {
+    let _ = send.try_send(Ok(pb::FetchReply { kind: Some(Kind::Working(pb::Working {})) }));
+}
+
+/// Waits for `what`, and tells the client from time to time that it is not forgotten.
+async fn meanwhile<T>(send: &Send, what: impl Future<Output = T>) -> Result<T, Failure> {
+    let mut what = std::pin::pin!(what);
+    loop {
+        tokio::select! {
+            done = &mut what => return Ok(done),
+            () = send.closed() => return Err(gone("the client went away")),
+            () = tokio::time::sleep(WORKING_EVERY) => working(send),
+        }
+    }
 }
 
 async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Result<(), Failure> {
@@ -62,7 +99,7 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
             return Ok(());
         }
         let deadline = Instant::now() + PUBLISHING_PATIENCE;
-        published = node.wait_published(&job, epoch, root.as_bytes(), deadline).await;
+        published = meanwhile(send, node.wait_published(&job, epoch, root.as_bytes(), deadline)).await?;
     }
     published.map_err(|why| not_here(node, &job, epoch, &why))?;
     let (store, named) = (node.store.clone(), job.clone());
@@ -117,18 +154,27 @@ async fn pass_on(node: &Node, request: &pb::FetchRequest, epoch: u64, send: &Sen
     let request = pb::FetchRequest { which: Some(which), direct: true, stale: true, ..request.clone() };
     for id in node.voters().into_iter().filter(|id| *id != node.config.id) {
         let Some((_, mut stub)) = node.peer(id) else { continue };
-        let Ok(stream) = stub.fetch(request.clone()).await else { continue };
+        let asked = tokio::time::timeout(PUBLISHING_PATIENCE, stub.fetch(request.clone()));
+        let Ok(Ok(stream)) = meanwhile(send, asked).await? else { continue };
         let mut stream = stream.into_inner();
-        let Ok(Some(first)) = stream.message().await else { continue };
-        if matches!(first.kind, Some(Kind::Failed(_))) {
-            continue;
+        let mut first = true;
+        loop {
+            let reply = match tokio::time::timeout(STALL, stream.message()).await {
+                Ok(reply) => reply,
+                Err(_) => Err(Status::deadline_exceeded(format!("node {id} is silent"))),
+            };
+            match reply {
+                Ok(Some(pb::FetchReply { kind: Some(Kind::Working(_)) })) => working(send),
+                // Nothing was sent yet: the next one may have it.
+                Ok(Some(pb::FetchReply { kind: Some(Kind::Failed(_)) }) | None) | Err(_) if first => break,
+                Ok(Some(pb::FetchReply { kind: Some(kind) })) => {
+                    first = false;
+                    tell(send, kind).await?;
+                }
+                Ok(_) => return Ok(true),
+                Err(status) => return Err(Failure::from_status(&status)),
+            }
         }
-        let mut reply = Some(first);
-        while let Some(pb::FetchReply { kind: Some(kind) }) = reply {
-            tell(send, kind).await?;
-            reply = stream.message().await.map_err(|status| Failure::from_status(&status))?;
-        }
-        return Ok(true);
     }
     Ok(false)
 }
@@ -141,8 +187,21 @@ async fn content(
     send: &Send,
 ) -> Result<(), Failure> {
     let wanted = request.files.clone();
+    if wanted.len() > RANGES_MAX {
+        return Err(Failure::new(Code::Usage, "too many ranges of files")
+            .why(format!("{} are named, at most {RANGES_MAX} may be", wanted.len())));
+    }
+    let room = tokio::time::timeout(TURN_PATIENCE, node.reads.room.clone().acquire_owned());
+    let Ok(Ok(permit)) = meanwhile(send, room).await? else {
+        return Err(Failure::new(Code::Unavailable, "the node is busy with other restores")
+            .why(format!("node {}: no turn in {TURN_PATIENCE:?}", node.config.id))
+            .fix("repeat the command a little later, or name other nodes with --endpoints"));
+    };
     let (node, send, mut offset) = (node.clone(), send.clone(), request.start_offset);
     let read = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let outlet = Outlet { send, runtime: tokio::runtime::Handle::current(), told: Instant::now() };
+        let mut reading = Reading { node: &node, files: &files, outlet };
         let all = [pb::IdRange { from: 0, to: u32::MAX }];
         let ranges = if wanted.is_empty() { &all[..] } else { &wanted[..] };
         for range in ranges {
@@ -150,7 +209,7 @@ async fn content(
             for index in (range.from as usize)..to {
                 let entry = &manifest.entries[index];
                 if entry.kind == EntryKind::File && entry.size > 0 {
-                    send_file(&node, &files, index, entry, std::mem::take(&mut offset), &send)?;
+                    reading.send_file(index, entry, std::mem::take(&mut offset))?;
                 }
             }
         }
@@ -159,66 +218,96 @@ async fn content(
     read.await.expect("reading content does not panic")
 }
 
-/// Checks one file, then sends it from `offset` on.
-fn send_file(
-    node: &Node,
-    files: &Path,
-    index: usize,
-    entry: &ManifestEntry,
-    offset: u64,
-    send: &Send,
-) -> Result<(), Failure> {
-    let name = entry.path.to_string();
-    let bad = |error: io::Error| corrupt(node, &name, &error.to_string());
-    let path = files.join(entry.path.as_os_str());
-    let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("an open flag is small");
-    let file = File::options().read(true).custom_flags(nofollow).open(path).map_err(bad)?;
-    if file.metadata().map_err(bad)?.len() != entry.size {
-        return Err(corrupt(node, &name, "it has another size"));
-    }
-    let small = entry.size <= CHUNK_BYTES;
-    if !small && hash(&file).map_err(bad)? != entry.digest {
-        return Err(corrupt(node, &name, "its content is not the sealed content"));
-    }
-    let mut at = offset;
-    while at < entry.size {
-        let len = CHUNK_BYTES.min(entry.size - at);
-        let mut payload = vec![0; usize::try_from(len).expect("at most 1 MiB")];
-        file.read_exact_at(&mut payload, at).map_err(bad)?;
-        if small && at == 0 && digest::content(&payload) != entry.digest {
-            return Err(corrupt(node, &name, "its content is not the sealed content"));
-        }
-        let chunk = if digest::is_zero(&payload) {
-            pb::FileChunk { file: wire::id(index), offset: at, zeros: len, ..pb::FileChunk::default() }
-        } else {
-            pb::FileChunk {
-                file: wire::id(index),
-                offset: at,
-                digest: wire::digest(&digest::content(&payload)),
-                payload: payload.into(),
-                zeros: 0,
-            }
-        };
-        let reply = pb::FetchReply { kind: Some(Kind::Chunk(chunk)) };
-        send.blocking_send(Ok(reply)).map_err(|_| Failure::new(Code::Interrupted, "the client went away"))?;
-        at += len;
-    }
-    Ok(())
+/// The way to the client, from a blocking thread.
+struct Outlet {
+    send: Send,
+    runtime: tokio::runtime::Handle,
+    told: Instant,
 }
 
-fn hash(file: &File) -> io::Result<Digest> {
-    let mut hasher = Hasher::new();
-    let mut buffer = vec![0; CHUNK_BYTES as usize];
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut buffer, at) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(read) => {
-                hasher.update(&buffer[..read]);
-                at += read as u64;
+impl Outlet {
+    fn tell(&mut self, kind: Kind) -> Result<(), Failure> {
+        self.told = Instant::now();
+        self.runtime.block_on(tell(&self.send, kind))
+    }
+
+    /// Called for every MiB that is read and not sent.
+    fn going_on(&mut self) -> Result<(), Failure> {
+        if self.send.is_closed() {
+            return Err(gone("the client went away"));
+        }
+        if self.told.elapsed() >= WORKING_EVERY {
+            self.told = Instant::now();
+            working(&self.send);
+        }
+        Ok(())
+    }
+}
+
+/// One call's reading of one epoch.
+struct Reading<'a> {
+    node: &'a Node,
+    files: &'a Path,
+    outlet: Outlet,
+}
+
+impl Reading<'_> {
+    /// Checks one file, then sends it from `offset` on.
+    fn send_file(&mut self, index: usize, entry: &ManifestEntry, offset: u64) -> Result<(), Failure> {
+        let (node, name) = (self.node, entry.path.to_string());
+        let bad = |error: io::Error| corrupt(node, &name, &error.to_string());
+        let other = || corrupt(node, &name, "its content is not the sealed content");
+        let path = self.files.join(entry.path.as_os_str());
+        let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("an open flag is small");
+        let file = File::options().read(true).custom_flags(nofollow).open(path).map_err(bad)?;
+        let meta = file.metadata().map_err(bad)?;
+        if meta.len() != entry.size {
+            return Err(corrupt(node, &name, "it has another size"));
+        }
+        let small = entry.size <= CHUNK_BYTES;
+        let state = State::of(&meta);
+        if !small && !node.reads.was_intact(&state, &entry.digest) {
+            if self.hash(&file, bad)? != entry.digest {
+                return Err(other());
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            node.reads.is_intact(state, entry.digest);
+        }
+        let mut at = offset;
+        while at < entry.size {
+            let len = CHUNK_BYTES.min(entry.size - at);
+            let mut payload = vec![0; usize::try_from(len).expect("at most 1 MiB")];
+            file.read_exact_at(&mut payload, at).map_err(bad)?;
+            if small && at == 0 && digest::content(&payload) != entry.digest {
+                return Err(other());
+            }
+            let mut chunk = pb::FileChunk { file: wire::id(index), offset: at, ..pb::FileChunk::default() };
+            if digest::is_zero(&payload) {
+                chunk.zeros = len;
+            } else {
+                chunk.digest = wire::digest(&digest::content(&payload));
+                chunk.payload = payload.into();
+            }
+            self.outlet.tell(Kind::Chunk(chunk))?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn hash(&mut self, file: &File, bad: impl Fn(io::Error) -> Failure) -> Result<Digest, Failure> {
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; CHUNK_BYTES as usize];
+        let mut at = 0;
+        loop {
+            match file.read_at(&mut buffer, at) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(read) => {
+                    hasher.update(&buffer[..read]);
+                    at += read as u64;
+                    self.outlet.going_on()?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(bad(error)),
+            }
         }
     }
 }

@@ -10,8 +10,11 @@ use super::commit::TIME_LABEL;
 use super::{current, job_name, status};
 use crate::node::Node;
 
-/// Epochs in one answer.
+/// Epochs in one answer, and their bytes.
 const EPOCHS_MAX: usize = 10_000;
+const EPOCHS_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 4;
+/// Labels that one question may name.
+const FILTERS_MAX: usize = 64;
 /// Entries in one answer, and their bytes.
 const ENTRIES_MAX: usize = 50_000;
 const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
@@ -20,24 +23,48 @@ const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
 pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply, Failure> {
     let wanted = if request.job.is_empty() { None } else { Some(job_name(&request.job)?) };
     current(node, request.stale, "list epochs").await?;
+    if request.labels.len() > FILTERS_MAX {
+        return Err(Failure::new(Code::Usage, "too many labels").why(format!("at most {FILTERS_MAX}")));
+    }
     let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
-    let mut epochs = Vec::new();
+    let (mut epochs, mut bytes, mut cut) = (Vec::new(), 0, false);
     {
         let ledger = node.replica.machine().ledger();
         let jobs: Vec<JobName> = match wanted {
             Some(job) => vec![job],
             None => ledger.jobs().cloned().collect(),
         };
-        for job in &jobs {
-            let left = EPOCHS_MAX.saturating_sub(epochs.len()).min(limit);
+        'all: for job in &jobs {
             let newest = ledger.newest(job).map(|found| found.sealed.epoch);
-            epochs.extend(ledger.epochs(job).take(left).map(|info| epoch_pb(&ledger, &info, newest)));
+            let found = ledger.epochs(job).filter(|info| is_wanted(&ledger, info, &request)).take(limit);
+            for info in found {
+                let epoch = epoch_pb(&ledger, &info, newest);
+                bytes += prost::Message::encoded_len(&epoch);
+                if epochs.len() >= EPOCHS_MAX || bytes > EPOCHS_BYTES_MAX {
+                    cut = true;
+                    break 'all;
+                }
+                epochs.push(epoch);
+            }
         }
     }
     if request.published_on {
         status::fill_published_on(node, &mut epochs).await;
     }
-    Ok(pb::ListReply { epochs, stale: request.stale, voters: voters(node) })
+    Ok(pb::ListReply { epochs, stale: request.stale, voters: voters(node), cut })
+}
+
+fn is_wanted(ledger: &Ledger, info: &EpochInfo, request: &pb::ListRequest) -> bool {
+    (request.younger_ms == 0 || age_ms(ledger, info) <= request.younger_ms)
+        && request.labels.iter().all(|wanted| has_label(&info.labels, wanted))
+}
+
+/// Whether there is a label with this key, or with this `key=value`.
+fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
+    labels.iter().any(|(key, value)| {
+        key == wanted
+            || wanted.strip_prefix(key.as_str()).and_then(|rest| rest.strip_prefix('=')) == Some(value)
+    })
 }
 
 /// Shows one epoch.
@@ -168,5 +195,21 @@ pub fn age_ms(ledger: &Ledger, info: &EpochInfo) -> u64 {
     match by_clock {
         Some(age) => u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         None => ledger.log_ms().saturating_sub(info.sealed_log_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_wanted_by_key_or_by_key_and_value() {
+        let labels = [("step".to_owned(), "42".to_owned()), ("a=b".to_owned(), "c".to_owned())];
+        for wanted in ["step", "step=42", "a=b", "a=b=c"] {
+            assert!(has_label(&labels, wanted), "{wanted}");
+        }
+        for other in ["", "ste", "step=", "step=4", "stepp=42", "a"] {
+            assert!(!has_label(&labels, other), "{other}");
+        }
     }
 }

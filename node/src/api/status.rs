@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, JobName};
-use client::{Failure, pb};
+use client::{Code, Failure, pb};
 use pb::published_on_request::Wanted;
 
 use super::job_name;
@@ -12,7 +12,7 @@ use crate::node::Node;
 /// How long another node may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Epochs that one question may name.
-const WANTED_MAX: usize = 20_000;
+const WANTED_MAX: usize = 10_000;
 /// Pause before a node that did not answer is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -79,6 +79,7 @@ async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
 
 /// This node's own status and term.
 fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
+    // A total of 0 says that it could not be told.
     let space = node.space().ok();
     let marks = node.replica.machine().marks();
     let mut status = pb::NodeStatus {
@@ -113,9 +114,13 @@ pub async fn published_on(
     node: &Node,
     request: pb::PublishedOnRequest,
 ) -> Result<pb::PublishedOnReply, Failure> {
+    if request.wanted.len() > WANTED_MAX {
+        return Err(Failure::new(Code::Usage, "too many epochs in one question")
+            .why(format!("{} are named, at most {WANTED_MAX} may be", request.wanted.len())));
+    }
     let deadline = Instant::now() + Duration::from_millis(request.wait_ms.min(3_600_000));
     let mut reply = pb::PublishedOnReply { node: node.config.id, ..pb::PublishedOnReply::default() };
-    for wanted in request.wanted.iter().take(WANTED_MAX) {
+    for wanted in &request.wanted {
         let job = job_name(&wanted.job)?;
         let published = if request.wait_ms == 0 {
             node.published(&job, wanted.epoch, &wanted.root)

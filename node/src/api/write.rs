@@ -1,6 +1,7 @@
 //! Calls that propose one record.
 
 use checkpoint::CommitId;
+use checkpoint::limits::LABEL_BYTES_MAX;
 use client::{Code, Failure, pb};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, Rejected, Verdict};
@@ -9,6 +10,9 @@ use raft::ProposeError;
 
 use super::job_name;
 use crate::node::Node;
+
+/// Epochs that one call may end.
+const EXPIRE_MAX: usize = 10_000;
 
 /// Opens a writer and answers its token.
 pub async fn open_writer(
@@ -28,6 +32,12 @@ pub async fn open_writer(
 pub async fn expire(node: &Node, request: pb::ExpireRequest) -> Result<pb::ExpireReply, Failure> {
     let job = job_name(&request.job)?;
     let what = format!("rm {job}");
+    if request.epochs.len() > EXPIRE_MAX || request.reason.len() > LABEL_BYTES_MAX {
+        return Err(Failure::new(Code::Usage, "too much for one call")
+            .what(what)
+            .why(format!("at most {EXPIRE_MAX} epochs, and a reason of {LABEL_BYTES_MAX} bytes"))
+            .fix("name fewer epochs at a time"));
+    }
     super::current(node, false, &what).await?;
     let newest = node.replica.machine().ledger().newest(&job).map(|found| found.sealed);
     let published_on = match newest {

@@ -88,7 +88,12 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     commit.by_path = !args.stream;
 
     let progress = Progress::start(output, "commit");
-    let done = client.commit(&args.dir, commit, &|event| show(&event, &progress)).await?;
+    let ctrl_c = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let done = client.commit_until(&args.dir, commit, &|event| show(&event, &progress), ctrl_c).await?;
     drop(progress);
     report(&done, output);
     match &done.published {

@@ -55,6 +55,7 @@ pub async fn run(args: &DemoArgs, output: &Output) -> Result<(), Failure> {
     match guard {
         None => output.note(format!("everything is kept in {}", dir.display())),
         Some(guard) => {
+            output.note("removing the demo's folders ...");
             if let Err(error) = guard.close() {
                 output.note(format!("{} stays behind: {error}", dir.display()));
             }
@@ -115,12 +116,14 @@ async fn story(args: &DemoArgs, dir: &Path, output: &Output) -> Result<(), Failu
     wait_published_everywhere(&client, &second.done.committed).await?;
     all_the_same(&cluster, &second.done.committed, output).await?;
     same("the changed source", root_of(&work).await?, &second.done.committed)?;
+    done_with(args, &work).await;
 
     say(output, format!("\n4. restore epoch {} from the node that died", second.done.committed.epoch));
     let restored = dir.join("restored");
     restore_to(&client, &job, second.done.committed.epoch, &restored, output).await?;
     same("the restored directory", root_of(&restored).await?, &second.done.committed)?;
     say(output, "   its root is the one that was committed");
+    done_with(args, &restored).await;
 
     cluster.stop();
     let took = units::seconds(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
@@ -312,6 +315,16 @@ async fn restore_to(
         format!("   restored {job}@{epoch}  {}, {} files", units::size(restored.bytes), restored.files),
     );
     Ok(())
+}
+
+/// Removes a tree of the demo's own that is not looked at any more, so that the end has less to remove.
+async fn done_with(args: &DemoArgs, dir: &Path) {
+    if args.keep {
+        return;
+    }
+    let dir = dir.to_owned();
+    // What cannot be removed now is tried again at the end, and told then.
+    let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(dir)).await;
 }
 
 async fn root_of(dir: &Path) -> Result<Digest, Failure> {

@@ -31,16 +31,21 @@ pub struct LsArgs {
 /// Runs the command.
 pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), Failure> {
     let filtered = args.since.is_some() || !args.label.is_empty();
+    let younger_ms =
+        args.since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1));
     let request = pb::ListRequest {
         job: args.job.as_ref().map(ToString::to_string).unwrap_or_default(),
-        limit: if filtered { 0 } else { args.limit },
+        limit: args.limit,
         stale: args.stale,
         published_on: true,
+        younger_ms,
+        labels: args.label.clone(),
     };
-    let mut reply = client.list(request).await?;
-    reply.epochs.retain(|epoch| keeps(args, epoch));
-    if filtered && args.limit > 0 {
-        reply.epochs.truncate(args.limit as usize);
+    let reply = client.list(request).await?;
+    if reply.cut {
+        output.note(
+            "there are more epochs than one answer holds: name a job, or use --limit, --since or --label",
+        );
     }
     if reply.epochs.is_empty()
         && let Some(job) = args.job.as_ref().filter(|_| !filtered)
@@ -63,17 +68,6 @@ pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), 
     rows.extend(reply.epochs.iter().map(|epoch| row(epoch, reply.voters, args.job.is_none())));
     output.line(output::table(&rows));
     Ok(())
-}
-
-fn keeps(args: &LsArgs, epoch: &pb::Epoch) -> bool {
-    let young = args.since.is_none_or(|since| u128::from(epoch.age_ms) <= since.as_millis());
-    young
-        && args.label.iter().all(|wanted| {
-            epoch
-                .labels
-                .iter()
-                .any(|label| *wanted == format!("{}={}", label.key, label.value) || *wanted == label.key)
-        })
 }
 
 fn header(with_job: bool) -> Vec<String> {

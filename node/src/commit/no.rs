@@ -1,7 +1,9 @@
 //! Every way in which a commit says no, or does not know, in words for people.
 
-use client::{Certainty, Code, Failure};
+use checkpoint::Digest;
+use client::{Certainty, Code, Commit, Failure};
 use nativelog::ledger::{Reason, Rejected};
+use nativelog::record::LogId;
 
 use super::Order;
 
@@ -109,17 +111,52 @@ pub fn no_quorum(order: &Order, why: &str) -> Failure {
         .committed(Certainty::No)
 }
 
+/// This commit sealed its epoch, but what the directory holds now is not that.
+pub fn changed_since(order: &Order, root: &Digest, position: LogId, why: &str) -> Failure {
+    Failure {
+        epoch: order.epoch,
+        ..Failure::new(Code::Partial, "the epoch is COMMITTED, but the directory has changed since")
+            .what(order.name())
+            .why(format!(
+                "commit {} sealed root {root} at position {}.{}; now: {why}",
+                order.commit_id, position.term, position.index
+            ))
+            .fix(
+                "nothing has to be done for that epoch; commit the directory as it is now under a new number",
+            )
+            .committed(Certainty::Yes)
+    }
+}
+
 /// No answer to a seal in time.
 pub fn unknown(order: &Order, why: &str) -> Failure {
-    let epoch = order.epoch.map(|epoch| format!(" --epoch {epoch}")).unwrap_or_default();
-    Failure::new(Code::Timeout, "no answer in time, it is UNKNOWN whether the epoch was committed")
-        .what(format!("{} made no progress within {}", order.name(), crate::units::seconds(millis(order))))
-        .why(why)
-        .fix(format!(
-            "repeat, it is idempotent: epochlog commit DIR --job {}{epoch} --commit-id {}",
-            order.job, order.commit_id
-        ))
-        .committed(Certainty::Unknown)
+    Failure {
+        epoch: order.epoch,
+        ..Failure::new(Code::Timeout, "no answer in time, it is UNKNOWN whether the epoch was committed")
+            .what(format!(
+                "{} made no progress within {}",
+                order.name(),
+                crate::units::seconds(millis(order))
+            ))
+            .why(why)
+            .fix(format!("repeat, it is idempotent: {}", command(order)))
+            .committed(Certainty::Unknown)
+    }
+}
+
+/// The command that repeats it, as far as this node knows it.
+fn command(order: &Order) -> String {
+    let commit = Commit {
+        epoch: order.epoch,
+        token: order.token,
+        commit_id: order.commit_id,
+        labels: order.labels.clone(),
+        depends_on: order.depends_on.clone(),
+        take_over: order.take_over,
+        if_not_exists: order.if_not_exists,
+        ..Commit::new(order.job.clone())
+    };
+    commit.command("DIR", &[])
 }
 
 fn millis(order: &Order) -> u64 {

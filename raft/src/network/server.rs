@@ -50,6 +50,14 @@ impl PeerService {
         self.inner.known.admit(request.metadata(), check)
     }
 
+    /// A node that stops takes no part in anything new.
+    fn not_closing(&self) -> Result<(), Status> {
+        match self.inner.is_closing() {
+            true => Err(Status::unavailable("this node is shutting down")),
+            false => Ok(()),
+        }
+    }
+
     /// The leadership that proposals from elsewhere go to.
     async fn leadership(&self) -> Result<Arc<Leadership>, ProposeError> {
         self.inner.running()?;
@@ -74,6 +82,7 @@ fn failed(error: impl std::fmt::Display) -> Status {
 impl peer_server::Peer for PeerService {
     async fn hello(&self, request: Request<proto::HelloRequest>) -> Reply<proto::HelloReply> {
         self.admit(&request, Check::Introduction)?;
+        self.not_closing()?;
         Ok(Response::new(self.inner.hello()))
     }
 
@@ -104,6 +113,7 @@ impl peer_server::Peer for PeerService {
 
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
         self.admit(&request, Check::Full)?;
+        self.not_closing()?;
         let request = convert::take_transfer(request.get_ref()).map_err(bad)?;
         let reply = self.inner.raft.handle_transfer_leader(request).await.map_err(failed)?;
         Ok(Response::new(convert::put_transferred(&reply)))

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use nativelog::ledger::{NotAdmitted, Verdict};
 use nativelog::record::{LogId, LogRecord};
+use nativelog::shape::check_record;
 use openraft::impls::ProgressResponder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -49,7 +50,7 @@ enum Taken {
 /// Judges `record` and hands it to openraft. Returns once it is queued.
 async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRecord) -> Taken {
     // A payload that does not match its digest would be refused by every follower for ever.
-    if let Err(why) = record.check() {
+    if let Err(why) = check_record(record) {
         return Taken::Answered(Ok((LogId::default(), malformed(why))));
     }
     if let Err(error) = inner.running() {

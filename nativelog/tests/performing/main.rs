@@ -1,0 +1,10 @@
+//! Log store, ledger and performer of one replica together: from records to directories.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../it/directory.rs"]
+#[allow(dead_code, reason = "shared with the tests of the ledger, which need more of it")]
+mod directory;
+mod leader_change;
+mod replica;
+mod restart;
+mod retry;

@@ -1,0 +1,145 @@
+//! One replica without consensus: the test says what is committed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use checkpoint::disk::Disk;
+use checkpoint::store::{Layout, Store};
+use checkpoint::{CommitId, JobName};
+use nativelog::compose::{self, Opening, Pages};
+use nativelog::machine::Machine;
+use nativelog::performer::Publication;
+use nativelog::store::{Identity, LogStore, Options};
+use nativelog::{Body, Entry, LogId, LogRecord};
+
+use crate::directory::{CHUNK, Directory};
+
+/// Longer than the performer waits before it tries again.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+pub fn job() -> JobName {
+    "job".parse().unwrap()
+}
+
+pub struct Replica {
+    pub store: Arc<Store>,
+    log: LogStore,
+    machine: Arc<Machine>,
+    term: u64,
+    next: u64,
+}
+
+impl Replica {
+    /// Starts on what lies in `data`. An empty folder for the catalog stands for a process that was killed: all of
+    /// the log is applied and performed again.
+    pub fn start(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Replica {
+        let store = Arc::new(Store::open(disk.clone(), data).unwrap());
+        let owner = Identity { node: 1, incarnation: [3; 16] };
+        let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).unwrap();
+        let next = log.log_state().1.map_or(0, |last| last.index + 1);
+        let machine = Machine::start(store.clone(), log.clone(), catalog).unwrap();
+        let applied = machine.ledger().applied().map_or(0, |id| id.index + 1);
+        for entry in log.headers(applied..next).unwrap() {
+            machine.apply(&entry).unwrap();
+        }
+        Replica { store, log, machine, term: 1, next }
+    }
+
+    /// Appends without committing.
+    pub fn append(&mut self, bodies: Vec<Body>) -> Vec<Entry> {
+        let entries: Vec<Entry> = (self.next..)
+            .zip(bodies)
+            .map(|(index, body)| Entry { id: LogId { term: self.term, node: 1, index }, body })
+            .collect();
+        let (answer, answered) = mpsc::channel();
+        self.log.append(entries.clone(), Box::new(move |result| drop(answer.send(result))));
+        answered.recv_timeout(PATIENCE).expect("an answer").unwrap();
+        self.next += entries.len() as u64;
+        entries
+    }
+
+    /// A new leader drops what is not committed.
+    pub fn lose_uncommitted(&mut self) {
+        let committed = self.machine.ledger().applied();
+        self.log.truncate_after(committed);
+        self.next = committed.map_or(0, |id| id.index + 1);
+        self.term += 1;
+    }
+
+    /// Commits a record that is accepted; its index.
+    pub fn commit(&mut self, record: LogRecord) -> u64 {
+        let entry = self.append(vec![Body::Record(record)]).remove(0);
+        let verdict = self.machine.apply(&entry).unwrap();
+        assert!(verdict.is_accepted(), "{verdict:?}");
+        entry.id.index
+    }
+
+    pub fn commit_blanks(&mut self, count: usize) {
+        for entry in self.append(vec![Body::Blank; count]) {
+            self.machine.apply(&entry).unwrap();
+        }
+    }
+
+    /// Opens an attempt and brings its plan; the attempt.
+    pub fn begin(&mut self, epoch: u64, directory: &Directory) -> u64 {
+        let opening = Opening {
+            job: job(),
+            epoch: Some(epoch),
+            token: None,
+            commit: CommitId::from_bytes([epoch as u8; 16]),
+            chunk_bytes: CHUNK as u32,
+            base: None,
+            labels: Vec::new(),
+            depends_on: Vec::new(),
+        };
+        let pages = Pages::new(&directory.entries);
+        let attempt = self.commit(compose::begin(&opening, &pages));
+        for part in pages.parts(attempt, 0) {
+            self.commit(part);
+        }
+        attempt
+    }
+
+    pub fn seal(&mut self, attempt: u64, directory: &Directory) {
+        self.commit(compose::seal(attempt, directory.root()));
+    }
+
+    pub fn publication(&self, epoch: u64) -> Option<Publication> {
+        self.machine.publication(&job(), epoch)
+    }
+
+    /// Waits until every effect was tried.
+    pub fn wait_performed(&self) {
+        let begun = Instant::now();
+        while self.machine.marks().performed < self.next {
+            assert!(begun.elapsed() < PATIENCE, "{:?} of {}", self.machine.marks(), self.next);
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until the epoch is a directory here.
+    pub fn wait_published(&self, epoch: u64) {
+        let mut changes = self.machine.publications();
+        let published = async {
+            while self.publication(epoch) != Some(Publication::Published) {
+                changes.changed().await.expect("the performer outlives this");
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let waited = runtime.block_on(async { tokio::time::timeout(PATIENCE, published).await });
+        assert!(waited.is_ok(), "epoch {epoch}: {:?}", self.publication(epoch));
+    }
+
+    /// The epoch is a directory here, with the contents that were sealed.
+    pub fn assert_published(&self, epoch: u64) {
+        assert_eq!(self.publication(epoch), Some(Publication::Published));
+        let report = self.store.verify(&job(), epoch).unwrap();
+        assert!(report.is_good(), "{:?}", report.problems);
+    }
+
+    pub fn stop(self) {
+        self.machine.shutdown();
+    }
+}
