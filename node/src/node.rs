@@ -308,6 +308,7 @@ fn open(config: &Config) -> Result<Opened, ServeError> {
 fn replica_config(config: &Config, claim: &Claim) -> ReplicaConfig {
     let mut replica =
         ReplicaConfig::new(config.id, claim.identity.incarnation, &config.cluster, config.members.clone());
+    replica.cluster = claim.cluster;
     replica.heartbeat = config.heartbeat;
     replica.election_timeout = config.election_timeout;
     replica

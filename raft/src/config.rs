@@ -26,6 +26,8 @@ pub struct ReplicaConfig {
     pub incarnation: [u8; 16],
     /// Name of the cluster: nodes of another name are refused.
     pub cluster_name: String,
+    /// The cluster's uuid as the data folder knows it: it holds while the log has still to be applied.
+    pub cluster: Option<[u8; 16]>,
     /// The Raft group; always `main` so far.
     pub group: String,
     /// Members of a new cluster and the addresses (`host:port`) at which they are reached, this
@@ -54,6 +56,7 @@ impl ReplicaConfig {
             node,
             incarnation,
             cluster_name: cluster_name.to_owned(),
+            cluster: None,
             group: "main".to_owned(),
             members,
             heartbeat: Duration::from_millis(500),

@@ -28,6 +28,8 @@ pub struct Known {
     incarnation: [u8; 16],
     group: String,
     cluster_name: String,
+    /// What the data folder says.
+    folder: Option<[u8; 16]>,
     from_log: RwLock<FromLog>,
     refused: Mutex<HashMap<(u64, Trouble), Instant>>,
 }
@@ -65,6 +67,7 @@ impl Known {
             incarnation: config.incarnation,
             group: config.group.clone(),
             cluster_name: config.cluster_name.clone(),
+            folder: config.cluster,
             from_log: RwLock::default(),
             refused: Mutex::default(),
         })
@@ -110,7 +113,7 @@ impl Known {
         let header = PeerHeader {
             group: self.group.clone(),
             cluster_name: self.cluster_name.clone(),
-            cluster: from_log.cluster.map(|id| id.to_vec().into()).unwrap_or_default(),
+            cluster: from_log.cluster.or(self.folder).map(|id| id.to_vec().into()).unwrap_or_default(),
             from: self.node,
             from_incarnation: self.incarnation.to_vec().into(),
             to,
@@ -147,7 +150,7 @@ impl Known {
             return Err((Trouble::Cluster, why));
         }
         let from_log = self.log_says();
-        if let Some(mine) = from_log.cluster
+        if let Some(mine) = from_log.cluster.or(self.folder)
             && !header.cluster.is_empty()
             && header.cluster[..] != mine
         {
@@ -262,6 +265,17 @@ mod tests {
         let uuid = two.admit(&call(&one, 2, Check::Introduction), Check::Introduction).unwrap_err();
         assert!(uuid.message().contains("uuid"), "{uuid}");
         assert!(two.admit(&MetadataMap::new(), Check::Full).is_err());
+    }
+
+    #[test]
+    fn a_folder_of_another_cluster_is_refused_before_its_log_is_applied() {
+        let mut config = ReplicaConfig::new(3, [30; 16], "prod", vec![]);
+        config.cluster = Some([8; 16]);
+        let here = Known::new(&config);
+        let caller = known(1, "prod");
+        learn(&caller, 9, &[(1, 1), (3, 3)]);
+        let status = here.admit(&call(&caller, 3, Check::Full), Check::Full).unwrap_err();
+        assert!(status.message().contains("belongs to the cluster with uuid"), "{status}");
     }
 
     #[test]

@@ -62,6 +62,12 @@ pub fn other_cluster_is_refused(name: &str, rng: &mut Rng) {
         random_directory(&source, 2, 100_000, rng);
         commit_and_compare(cluster, &source, job, 1);
     }
+    // A folder notes the cluster's uuid within a second or two; before, only the incarnation tells.
+    let identity = there.node(3).data.join("identity");
+    wait_until(Duration::from_secs(30), "the folder to know its cluster", || {
+        let said = fs::read_to_string(&identity).unwrap_or_default();
+        if said.lines().any(|line| line.trim_start().starts_with("cluster")) { Ok(()) } else { Err(said) }
+    });
     there.kill9_all();
     here.kill9(3);
     let data = here.node(3).data.clone();
