@@ -35,29 +35,38 @@ impl Replica {
     /// Starts on what lies in `data`. An empty folder for the catalog stands for a process that was killed: all of
     /// the log is applied and performed again.
     pub fn start(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Replica {
-        let store = Arc::new(Store::open(disk.clone(), data).unwrap());
+        Replica::try_start(disk, data, catalog).expect("the replica starts")
+    }
+
+    /// `None` when the disk fails.
+    pub fn try_start(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Option<Replica> {
+        let store = Arc::new(Store::open(disk.clone(), data).ok()?);
         let owner = Identity { node: 1, incarnation: [3; 16] };
-        let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).unwrap();
+        let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).ok()?;
         let next = log.log_state().1.map_or(0, |last| last.index + 1);
         let machine = Machine::start(store.clone(), log.clone(), catalog).unwrap();
         let applied = machine.ledger().applied().map_or(0, |id| id.index + 1);
-        for entry in log.headers(applied..next).unwrap() {
+        for entry in log.headers(applied..next).ok()? {
             machine.apply(&entry).unwrap();
         }
-        Replica { store, log, machine, term: 1, next }
+        Some(Replica { store, log, machine, term: 1, next })
     }
 
     /// Appends without committing.
     pub fn append(&mut self, bodies: Vec<Body>) -> Vec<Entry> {
+        self.try_append(bodies).expect("the disk works")
+    }
+
+    fn try_append(&mut self, bodies: Vec<Body>) -> Option<Vec<Entry>> {
         let entries: Vec<Entry> = (self.next..)
             .zip(bodies)
             .map(|(index, body)| Entry { id: LogId { term: self.term, node: 1, index }, body })
             .collect();
         let (answer, answered) = mpsc::channel();
         self.log.append(entries.clone(), Box::new(move |result| drop(answer.send(result))));
-        answered.recv_timeout(PATIENCE).expect("an answer").unwrap();
+        answered.recv_timeout(PATIENCE).expect("an answer").ok()?;
         self.next += entries.len() as u64;
-        entries
+        Some(entries)
     }
 
     /// A new leader drops what is not committed.
@@ -70,10 +79,15 @@ impl Replica {
 
     /// Commits a record that is accepted; its index.
     pub fn commit(&mut self, record: LogRecord) -> u64 {
-        let entry = self.append(vec![Body::Record(record)]).remove(0);
+        self.try_commit(record).expect("the disk works")
+    }
+
+    /// `None` when the disk fails.
+    pub fn try_commit(&mut self, record: LogRecord) -> Option<u64> {
+        let entry = self.try_append(vec![Body::Record(record)])?.remove(0);
         let verdict = self.machine.apply(&entry).unwrap();
         assert!(verdict.is_accepted(), "{verdict:?}");
-        entry.id.index
+        Some(entry.id.index)
     }
 
     pub fn commit_blanks(&mut self, count: usize) {
@@ -84,6 +98,11 @@ impl Replica {
 
     /// Opens an attempt and brings its plan; the attempt.
     pub fn begin(&mut self, epoch: u64, directory: &Directory) -> u64 {
+        self.try_begin(epoch, directory).expect("the disk works")
+    }
+
+    /// `None` when the disk fails.
+    pub fn try_begin(&mut self, epoch: u64, directory: &Directory) -> Option<u64> {
         let opening = Opening {
             job: job(),
             epoch: Some(epoch),
@@ -95,11 +114,11 @@ impl Replica {
             depends_on: Vec::new(),
         };
         let pages = Pages::new(&directory.entries);
-        let attempt = self.commit(compose::begin(&opening, &pages));
+        let attempt = self.try_commit(compose::begin(&opening, &pages))?;
         for part in pages.parts(attempt, 0) {
-            self.commit(part);
+            self.try_commit(part)?;
         }
-        attempt
+        Some(attempt)
     }
 
     pub fn seal(&mut self, attempt: u64, directory: &Directory) {
@@ -112,11 +131,20 @@ impl Replica {
 
     /// Waits until every effect was tried.
     pub fn wait_performed(&self) {
+        self.try_wait_performed().expect("the log works");
+    }
+
+    /// `None` when the log has failed before.
+    pub fn try_wait_performed(&self) -> Option<()> {
         let begun = Instant::now();
         while self.machine.marks().performed < self.next {
             assert!(begun.elapsed() < PATIENCE, "{:?} of {}", self.machine.marks(), self.next);
+            if self.log.fatal().borrow().is_some() {
+                return None;
+            }
             std::thread::yield_now();
         }
+        Some(())
     }
 
     /// Waits until the epoch is a directory here.
