@@ -139,7 +139,7 @@ impl Loop {
         self.epoch += 1;
         let source = cluster.source(&format!("{}-{}", self.job, self.epoch));
         match kind {
-            3 => random_directory(&source, 4, rng.range(6 << 20, 12 << 20), rng),
+            3 => random_directory(&source, 4, rng.range(10 << 20, 16 << 20), rng),
             0 => random_directory(&source, 2, 500, rng),
             1 => random_directory(&source, 40, 3000, rng),
             _ => {
@@ -224,6 +224,30 @@ struct Pending {
     client: crate::cli::Running,
 }
 
+/// Waits for the moment of the fault: a share of the bytes that `node` has staged since `before`, or for a tiny epoch,
+/// which stages none, of the time it takes. Whether the commit still runs then.
+fn await_moment(cluster: &Cluster, node: u64, before: u64, pending: &mut Pending, rng: &mut Rng) -> bool {
+    let total: u64 = std::fs::read_dir(&pending.source)
+        .into_iter()
+        .flatten()
+        .filter_map(|file| Some(file.ok()?.metadata().ok()?.len()))
+        .sum();
+    if total < 1 << 20 {
+        std::thread::sleep(rng.moment(Duration::from_millis(30)));
+        return pending.client.is_running();
+    }
+    let moment = rng.range(0, total * 3 / 4);
+    wait_until(PATIENCE, "the moment of the fault", || {
+        let now = cluster.node(node).staged_bytes().saturating_sub(before);
+        if now >= moment || !pending.client.is_running() {
+            Ok(())
+        } else {
+            Err(format!("{now} bytes staged"))
+        }
+    });
+    pending.client.is_running()
+}
+
 /// Kills each node in turn in a loop of commits: one commit dies into, one runs
 /// while the node is down, one while it comes back.
 ///
@@ -233,13 +257,17 @@ pub fn each_node(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dyn FnMu
     let mut cluster = Cluster::start(name, Options::default());
     let mut commits = Loop::new("loop");
     let mut hits = 0;
-    for round in 0..rounds {
+    for round in 0.. {
+        // A fast commit may be over before the kill: some more rounds until one was met.
+        if round >= rounds && (hits > 0 || round >= 4 * rounds) {
+            break;
+        }
         // Every third round the leader, so that both roles are met whoever leads.
         let victim =
             if round % 3 == 2 { cluster.leader() } else { u64::from(round) % cluster.options.nodes + 1 };
+        let before = cluster.node(victim).staged_bytes();
         let mut pending = commits.begin_under_fire(&cluster, rng);
-        std::thread::sleep(rng.moment(Duration::from_millis(150))); // the moment of the fault
-        hits += u32::from(pending.client.is_running());
+        hits += u32::from(await_moment(&cluster, victim, before, &mut pending, rng));
         cluster.kill9(victim);
         let mut answers = vec![commits.end(pending)];
         commits.read_latest(&cluster);
@@ -285,9 +313,9 @@ pub fn all_and_restart(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dy
     for round in 0..rounds {
         let pending = commits.begin(&cluster, rng);
         commits.end(pending);
+        let before = cluster.node(1).staged_bytes();
         let mut pending = commits.begin_under_fire(&cluster, rng);
-        std::thread::sleep(rng.moment(Duration::from_millis(150))); // the moment of the fault
-        let hit = pending.client.is_running();
+        let hit = await_moment(&cluster, 1, before, &mut pending, rng);
         cluster.kill9_all();
         for id in 1..=cluster.options.nodes {
             cluster.restart(id);
