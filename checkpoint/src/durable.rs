@@ -75,10 +75,16 @@ pub fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
             continue;
         }
         if stat.mode & 0o700 != 0o700 {
-            disk.set_mode(&at, 0o700)?;
+            ignore_missing(disk.set_mode(&at, 0o700))?;
         }
         left.push((at.clone(), true));
-        for (name, kind) in disk.read_dir(&at)? {
+        let names = match disk.read_dir(&at) {
+            Ok(names) => names,
+            // Somebody else removes it as well.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        for (name, kind) in names {
             let inner = at.join(name);
             if kind == FileKind::Directory {
                 left.push((inner, false));

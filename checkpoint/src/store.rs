@@ -1,24 +1,36 @@
 //! A node's shelves: sealed content as blobs, attempts in staging, published
-//! epochs as trees of hard links to blobs. The log decides what is here; the
-//! store obeys, and every verb may be repeated. It deletes only what it is told
-//! to, its own temporary names, and what lies in `trash/`.
+//! epochs as trees of hard links to blobs, content that is brought from
+//! elsewhere. The log decides what is here; the store obeys, and every verb may
+//! be repeated. It deletes only what it is told to, its own temporary names, and
+//! what lies in `trash/`.
 
+mod ballast;
 mod blobs;
 mod expire;
+mod folders;
+mod heal;
+mod incoming;
 pub mod layout;
+mod link;
+mod mend;
 mod publish;
+mod reclaim;
 mod recover;
+mod shelve;
 mod staging;
+mod syncing;
 mod verify;
 
 pub use crate::error::{StoreError, Unpublished};
+pub use incoming::{Content, Incoming, IncomingError, SYNC_BYTES};
 pub use layout::Layout;
+pub use reclaim::Reclaimed;
 pub use verify::{Problem, VerifyReport};
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::digest::Digest;
 use crate::disk::{Disk, Open};
@@ -82,7 +94,21 @@ struct Inner {
     names: Mutex<()>,
     // A sync failed: what is on the device is not known any more, until the next start.
     broken: AtomicBool,
-    blobs: Mutex<blobs::Known>,
+    blobs: blobs::Known,
+    // Content that is being brought. Locked for moments only, never while names are waited for.
+    arriving: Mutex<incoming::Arrivals>,
+    // Held while the ballast changes.
+    ballast: Mutex<()>,
+}
+
+impl Inner {
+    fn arriving(&self) -> MutexGuard<'_, incoming::Arrivals> {
+        self.arriving.lock().expect("a thread panicked while it looked for what arrives")
+    }
+
+    fn lock_names(&self) -> MutexGuard<'_, ()> {
+        self.names.lock().expect("a thread panicked while it changed names")
+    }
 }
 
 impl Store {
@@ -96,7 +122,9 @@ impl Store {
             layout,
             names: Mutex::default(),
             broken: AtomicBool::new(false),
-            blobs: Mutex::default(),
+            blobs: blobs::Known::default(),
+            arriving: Mutex::default(),
+            ballast: Mutex::default(),
         };
         Ok(Store { inner: Arc::new(inner) })
     }
@@ -149,7 +177,8 @@ impl Store {
         Ok(expire::epochs(self.disk().as_ref(), &self.layout().job_dir(job))?)
     }
 
-    /// Takes an epoch away: `latest` first, then into `trash/`, then its names one by one. Nothing there is fine.
+    /// Takes an epoch away: into `trash/` by one rename, `latest` to the newest that is left, then its names one by
+    /// one. Nothing there is fine. It never appears again once this is done.
     pub fn expire(&self, job: &JobName, epoch: u64) -> Result<(), StoreError> {
         expire::expire(&self.inner, job, epoch)
     }

@@ -139,6 +139,11 @@ impl CrashDisk {
         self.world().failures.push((kind, path_contains.to_owned(), errno));
     }
 
+    /// Forgets the failures that were planned and have not come yet.
+    pub fn clear_failures(&self) {
+        self.world().failures.clear();
+    }
+
     /// Links of an inode from which on `link` answers "too many links".
     pub fn limit_links(&self, links_max: u64) {
         self.world().links_max = links_max;
@@ -440,9 +445,7 @@ impl DiskFile for CrashFile {
         self.may_write()?;
         let mut world = self.disk.world();
         world.step(OpKind::SetLen, &self.path, offset, len)?;
-        if world.stat(self.ino).len < offset + len {
-            world.set_len(self.ino, offset + len);
-        }
+        world.reserve(self.ino, offset + len);
         Ok(())
     }
 

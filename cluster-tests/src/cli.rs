@@ -157,6 +157,62 @@ impl Shell {
     }
 }
 
+/// Whoever runs command lines against a cluster: all that it needs to know of it. Goes to any thread.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// How command lines are run.
+    pub shell: Shell,
+    /// Addresses of the nodes, by id from 1.
+    pub addresses: Vec<String>,
+}
+
+impl Caller {
+    /// All ids, with `first` in front.
+    pub fn first(&self, first: u64) -> Vec<u64> {
+        let all = 1..=self.addresses.len() as u64;
+        std::iter::once(first).chain(all.filter(|id| *id != first)).collect()
+    }
+
+    /// Endpoints for a client, in this order of nodes.
+    pub fn endpoints(&self, ids: &[u64]) -> String {
+        let address = |id: &u64| {
+            let index = usize::try_from(*id).ok().and_then(|id| id.checked_sub(1));
+            self.addresses[index.expect("node ids count from 1")].as_str()
+        };
+        ids.iter().map(address).collect::<Vec<_>>().join(",")
+    }
+
+    /// Starts a command line against these nodes.
+    pub fn spawn(&self, nodes: &[u64], args: &[&OsStr]) -> Running {
+        let endpoints = self.endpoints(nodes);
+        let mut all: Vec<&OsStr> =
+            vec!["-e".as_ref(), endpoints.as_ref(), "-o".as_ref(), "json".as_ref(), "--no-progress".as_ref()];
+        all.extend(args);
+        self.shell.spawn(&all)
+    }
+
+    /// Starts a commit of `dir`; `more` are further flags.
+    pub fn spawn_commit(&self, nodes: &[u64], dir: &Path, job: &str, epoch: u64, more: &[&str]) -> Running {
+        let epoch = epoch.to_string();
+        let mut args: Vec<&OsStr> = vec![
+            "commit".as_ref(),
+            dir.as_ref(),
+            "--job".as_ref(),
+            job.as_ref(),
+            "--epoch".as_ref(),
+            epoch.as_ref(),
+        ];
+        args.extend(more.iter().map(OsStr::new));
+        self.spawn(nodes, &args)
+    }
+
+    /// Runs a command line against all nodes, beginning with this one.
+    pub fn cli<S: AsRef<OsStr>>(&self, first: u64, args: &[S]) -> Output {
+        let args: Vec<&OsStr> = args.iter().map(AsRef::as_ref).collect();
+        self.spawn(&self.first(first), &args).wait()
+    }
+}
+
 /// Gives a child process nothing of our environment that could change what it does.
 pub(crate) fn clean(command: &mut Command, home: &Path, user: Option<(u32, u32)>) {
     for (name, _) in std::env::vars_os() {

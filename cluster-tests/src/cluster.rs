@@ -4,7 +4,7 @@
 //! Every node has its own folder: `data/`, `epochlog.toml`, `node.log`. When a
 //! test fails, the tails of the logs are printed.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::binary;
-use crate::cli::{Output, Running, Shell, clean, create, signal};
+use crate::cli::{Caller, Output, Running, Shell, clean, create, signal};
 use crate::scratch::{Scratch, set_mode};
 use crate::seed::Rng;
 use crate::trees::give_to;
@@ -41,6 +41,8 @@ pub struct Options {
     pub election_ms: (u64, u64),
     /// Where the cluster's folder is made; default the scratch root.
     pub below: Option<PathBuf>,
+    /// Space that a node keeps free, as its configuration writes it.
+    pub reserve: String,
     /// Further lines of configuration, whole sections.
     pub more: String,
 }
@@ -54,6 +56,7 @@ impl Default for Options {
             heartbeat_ms: 150,
             election_ms: (900, 1800),
             below: None,
+            reserve: "64 MiB".into(),
             more: String::new(),
         }
     }
@@ -93,9 +96,19 @@ impl Node {
         self.data.join(format!("epochs/{job}/{epoch}/files"))
     }
 
-    /// Bytes that staging holds on disk, by blocks.
-    pub fn staged_bytes(&self) -> u64 {
-        disk_bytes(&self.data.join("groups/main/staging"))
+    /// The number of the newest attempt that has a staging folder, 0 without one.
+    pub fn newest_attempt(&self) -> u64 {
+        self.attempts().map(|(attempt, _)| attempt).max().unwrap_or(0)
+    }
+
+    /// Bytes that attempts above this number have staged, by blocks: older ones are given back at any time.
+    pub fn staged_after(&self, attempt: u64) -> u64 {
+        self.attempts().filter(|(other, _)| *other > attempt).map(|(_, path)| disk_bytes(&path)).sum()
+    }
+
+    fn attempts(&self) -> impl Iterator<Item = (u64, PathBuf)> {
+        let folders = fs::read_dir(self.data.join("groups/main/staging")).into_iter().flatten().flatten();
+        folders.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
     }
 
     /// The end of its log.
@@ -227,7 +240,7 @@ impl Cluster {
              [listen]\ngrpc = \"{}\"\nhttp = \"127.0.0.1:{}\"\n\
              [cluster]\ninitial_members = [{}]\n\
              [raft]\nheartbeat = \"{}ms\"\nelection_timeout = [\"{low}ms\", \"{high}ms\"]\n\
-             [storage]\nreserve_free = \"64 MiB\"\n{}",
+             [storage]\nreserve_free = \"{}\"\n{}",
             node.id,
             node.data.display(),
             node.address(),
@@ -235,6 +248,7 @@ impl Cluster {
             node.http,
             members.join(", "),
             self.options.heartbeat_ms,
+            self.options.reserve,
             self.options.more,
         )
     }
@@ -286,6 +300,20 @@ impl Cluster {
         for id in 1..=self.options.nodes {
             self.kill9(id);
         }
+    }
+
+    /// Ends a node with SIGTERM and waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time, or not well.
+    pub fn terminate(&mut self, id: u64) {
+        signal(self.node(id).child.as_ref().expect("only a running node is ended"), Signal::TERM);
+        let status = self.wait_exit(id, PATIENCE);
+        assert!(
+            status.success(),
+            "node {id} ended with {status} after SIGTERM\n{}",
+            self.node(id).log_tail()
+        );
     }
 
     /// Sends SIGSTOP to a node.
@@ -362,23 +390,20 @@ impl Cluster {
         });
     }
 
-    /// Endpoints for a client, in this order of nodes.
-    pub fn endpoints(&self, ids: &[u64]) -> String {
-        ids.iter().map(|id| self.node(*id).address()).collect::<Vec<_>>().join(",")
+    /// What runs command lines against this cluster.
+    pub fn caller(&self) -> Caller {
+        let addresses = self.nodes.iter().map(Node::address).collect();
+        Caller { shell: self.shell.clone(), addresses }
     }
 
     /// All ids, with `first` in front.
     pub fn first(&self, first: u64) -> Vec<u64> {
-        std::iter::once(first).chain((1..=self.options.nodes).filter(|id| *id != first)).collect()
+        self.caller().first(first)
     }
 
     /// Starts a command line against these nodes.
     pub fn spawn(&self, nodes: &[u64], args: &[&OsStr]) -> Running {
-        let endpoints = self.endpoints(nodes);
-        let mut all: Vec<&OsStr> =
-            vec!["-e".as_ref(), endpoints.as_ref(), "-o".as_ref(), "json".as_ref(), "--no-progress".as_ref()];
-        all.extend(args);
-        self.shell.spawn(&all)
+        self.caller().spawn(nodes, args)
     }
 
     /// Runs a command line against all nodes.
@@ -395,12 +420,7 @@ impl Cluster {
 
     /// Starts a commit of `dir`; `more` are further flags.
     pub fn spawn_commit(&self, nodes: &[u64], dir: &Path, job: &str, epoch: u64, more: &[&str]) -> Running {
-        let epoch = epoch.to_string();
-        let mut args: Vec<OsString> =
-            vec!["commit".into(), dir.into(), "--job".into(), job.into(), "--epoch".into(), epoch.into()];
-        args.extend(more.iter().map(OsString::from));
-        let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).collect();
-        self.spawn(nodes, &args)
+        self.caller().spawn_commit(nodes, dir, job, epoch, more)
     }
 
     /// Commits `dir` and waits for the answer.
@@ -466,6 +486,28 @@ impl Cluster {
                 }
             });
         }
+    }
+
+    /// Waits until all nodes have applied the same entries to the same ledger and published what it says.
+    ///
+    /// # Panics
+    /// When they have not in time.
+    pub fn wait_alike(&self) {
+        wait_until(PATIENCE, "all nodes to be alike", || {
+            let status = self.status().map_err(|output| output.to_string())?;
+            let nodes = status["nodes"].as_array().expect("a status lists its nodes");
+            let stands = |node: &Value| {
+                let digest = node["ledger_digest"].as_str().unwrap_or_default().to_owned();
+                (node["applied"].as_u64(), digest)
+            };
+            let first = stands(&nodes[0]);
+            let alike = nodes.len() == self.nodes.len()
+                && !first.1.is_empty()
+                && nodes.iter().all(|node| {
+                    stands(node) == first && node["published"].as_u64() >= node["applied"].as_u64()
+                });
+            if alike { Ok(()) } else { Err(status.to_string()) }
+        });
     }
 
     /// The sealed epochs of a job as `ls` gives them.

@@ -7,6 +7,7 @@ use crate::oracle::History;
 
 mod acknowledged_is_kept;
 mod latest_is_monotone;
+mod removed_is_gone;
 mod replicas_agree;
 mod restored_is_sealed;
 mod unknown_has_one_outcome;
@@ -36,6 +37,7 @@ pub fn check(history: &History) -> Result<(), Vec<Violation>> {
     for property in [
         acknowledged_is_kept::check,
         latest_is_monotone::check,
+        removed_is_gone::check,
         restored_is_sealed::check,
         replicas_agree::check,
         unsealed_is_invisible::check,

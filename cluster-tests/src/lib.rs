@@ -5,6 +5,8 @@
 //! - [`walk`]: an independent comparison of directories, which never uses the product's digest;
 //! - [`oracle`], [`observe`], [`invariants`]: what happened, what is seen, what must be true;
 //! - [`scenario`]: the stories, each scalable: short in `tests/process`, long in the program `trial`;
+//! - [`usage`], [`metrics`], [`wal`]: what a node takes, what it says of itself, what its log is as bytes;
+//! - [`disks`], [`load`]: file systems that can fill, commits that go on in the background;
 //! - [`seed`], [`wait`], [`scratch`], [`trace`]: one seed, conditions with deadlines, folders that go away, strace.
 //!
 //! The program `bench` measures; see `scripts/bench`.
@@ -12,8 +14,11 @@
 pub mod binary;
 pub mod cli;
 pub mod cluster;
+pub mod disks;
 pub mod inputs;
 pub mod invariants;
+pub mod load;
+pub mod metrics;
 pub mod observe;
 pub mod oracle;
 pub mod scenario;
@@ -21,5 +26,7 @@ pub mod scratch;
 pub mod seed;
 pub mod trace;
 pub mod trees;
+pub mod usage;
 pub mod wait;
+pub mod wal;
 pub mod walk;

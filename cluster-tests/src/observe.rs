@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::cluster::{Cluster, Node, PATIENCE};
 use crate::oracle::{Event, History, Name, Observation};
-use crate::wait::wait_until;
+use crate::wait::{try_until, wait_until};
 use crate::walk::{Fingerprint, fingerprint};
 
 /// Waits until every running node has published everything that is sealed of
@@ -39,6 +39,13 @@ pub fn observe(cluster: &Cluster, jobs: &[&str], known: &mut Cache) -> Observati
                 if there == newest { Ok(there) } else { Err(format!("{there:?} instead of {newest:?}")) }
             });
             seen.latest.entry(node.id).or_default().extend(latest.map(|epoch| ((*job).to_owned(), epoch)));
+            // What was expired goes from the disk a little later; the invariants judge what stays.
+            let _stays: Result<(), ()> = try_until(PATIENCE, || {
+                let extra = epoch_folders(node, job)
+                    .into_iter()
+                    .any(|epoch| !seen.sealed.contains_key(&((*job).to_owned(), epoch)));
+                if extra { Err(()) } else { Ok(()) }
+            });
             let published = seen.published.entry(node.id).or_default();
             published.extend(published_epochs(node, job, known));
         }
@@ -78,12 +85,8 @@ pub struct Cache {
 
 /// All published trees of a job on one node's disk, whatever the ledger says.
 fn published_epochs(node: &Node, job: &str, known: &mut Cache) -> BTreeMap<Name, Fingerprint> {
-    let Ok(entries) = fs::read_dir(node.data.join("epochs").join(job)) else { return BTreeMap::new() };
     let mut found = BTreeMap::new();
-    for entry in entries.flatten() {
-        let Some(epoch) = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else {
-            continue;
-        };
+    for epoch in epoch_folders(node, job) {
         let name = (job.to_owned(), epoch);
         let files = node.published(job, epoch);
         let stamp = stamp(&files);
@@ -96,6 +99,12 @@ fn published_epochs(node: &Node, job: &str, known: &mut Cache) -> BTreeMap<Name,
         found.insert(name, content);
     }
     found
+}
+
+/// Epochs of a job that have a folder on this node's disk.
+fn epoch_folders(node: &Node, job: &str) -> Vec<u64> {
+    let entries = fs::read_dir(node.data.join("epochs").join(job)).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Changes when a name, a length, an mtime or an inode below `path` does.

@@ -52,6 +52,13 @@ pub enum Event {
         /// Its newest epoch, if any.
         epoch: Option<u64>,
     },
+    /// Somebody asked for the end of an epoch.
+    Removed {
+        /// Which epoch.
+        name: Name,
+        /// Whether the cluster said that it is gone; if not, it may be there or not.
+        acknowledged: bool,
+    },
     /// The healed cluster was looked at.
     Observed(Observation),
     /// An epoch was restored.
@@ -103,6 +110,14 @@ impl History {
     pub fn observations(&self) -> impl Iterator<Item = (usize, &Observation)> {
         self.events.iter().enumerate().filter_map(|(at, event)| match event {
             Event::Observed(seen) => Some((at, seen)),
+            _ => None,
+        })
+    }
+
+    /// All asked removals with their place in the history: name and whether it was acknowledged.
+    pub fn removals(&self) -> impl Iterator<Item = (usize, &Name, bool)> {
+        self.events.iter().enumerate().filter_map(|(at, event)| match event {
+            Event::Removed { name, acknowledged } => Some((at, name, *acknowledged)),
             _ => None,
         })
     }

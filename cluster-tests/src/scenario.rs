@@ -2,14 +2,21 @@
 //! and counts as parameters and asserts what must hold: the tests call them
 //! short, the program `trial` long.
 
+pub mod catch_up;
+pub mod commits;
+pub mod damage;
+pub mod full_disk;
 pub mod hostile;
 pub mod identical;
 pub mod identity;
 pub mod kills;
 pub mod order;
+pub mod purging;
+pub mod restart;
 pub mod sources;
 pub mod wire;
 pub mod writers;
+pub mod years;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

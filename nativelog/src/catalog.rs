@@ -2,8 +2,8 @@
 //!
 //! It never carries a promise. sled's flush is not an fsync and a damaged database may open empty, so
 //! what is read back counts only when it is provably the ledger of this node at a position the WAL has:
-//! clean marker, identity, format, position and the digest of the whole ledger must all agree. In
-//! every other case, and on any error, the folder is deleted and made anew, and the ledger is rebuilt
+//! clean marker, identity, format, position (not above the log, not below the newest snapshot) and the digest of the
+//! whole ledger must all agree. The marker also says what this node owed the ledger when it stopped. In every other case, and on any error, the folder is deleted and made anew, and the ledger is rebuilt
 //! from snapshot and log. This is the only file that knows sled.
 
 use std::fs::{self, File};
@@ -13,14 +13,17 @@ use std::path::{Path, PathBuf};
 use checkpoint::Digest;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 
-use crate::ledger::{Changes, Ledger, RowKey};
+use crate::ledger::{ChangedRows, Ledger, RowKey};
 use crate::record::LogId;
+use crate::snapshot::Debts;
 use crate::store::Identity;
 
 /// Memory that sled's page cache may take, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Format of the rows and of the marker.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// A whole ledger is written in transactions of about this many bytes.
+const BATCH_BYTES: usize = 8 << 20;
 const MARKER: &[u8] = b"\xffclean";
 
 /// Trees, each with the row tags it holds: a ledger's rows sort by tag, so reading the trees in this order
@@ -56,11 +59,12 @@ pub struct Catalog {
 }
 
 /// Written last, on a clean close.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Marker {
     format: u32,
     digest: Digest,
     identity: Identity,
+    debts: Debts,
 }
 
 impl Catalog {
@@ -92,28 +96,34 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The ledger that was projected here, when it counts: see the module. `wal_lookup` gives the WAL's position
-    /// at an index, `wal_last` its last one. When it does not count, the catalog is emptied and filled again
-    /// by what [`Catalog::project`] is given.
-    pub fn load(&self, wal_lookup: &dyn Fn(u64) -> Option<LogId>, wal_last: Option<LogId>) -> Option<Ledger> {
-        let ledger = self.read().filter(|ledger| match ledger.applied() {
-            None => true,
+    /// The ledger that was projected here, and what this node owed it, when it counts: see the module. `wal_lookup`
+    /// gives the WAL's position at an index, `wal_last` its last one, `snapshot` the index of the newest snapshot. When
+    /// it does not count, the catalog is emptied and filled again by what it is given.
+    pub fn load(
+        &self,
+        wal_lookup: &dyn Fn(u64) -> Option<LogId>,
+        wal_last: Option<LogId>,
+        snapshot: Option<u64>,
+    ) -> Option<(Ledger, Debts)> {
+        let found = self.read().filter(|(ledger, _)| match ledger.applied() {
+            None => false,
             Some(applied) => {
                 wal_last.is_some_and(|last| applied.index <= last.index)
                     && wal_lookup(applied.index) == Some(applied)
+                    && snapshot.is_none_or(|snapshot| snapshot <= applied.index)
             }
         });
-        if ledger.is_none()
+        if found.is_none()
             && let Err(error) = self.clear()
         {
             // Rows that stay are found out at the next start: the digest will not be the ledger's.
             tracing::warn!(%error, "the catalog does not count and cannot be emptied");
         }
-        ledger
+        found
     }
 
     /// The ledger of a clean close of this node, its digest checked.
-    fn read(&self) -> Option<Ledger> {
+    fn read(&self) -> Option<(Ledger, Debts)> {
         let marker = self.clean.as_ref()?;
         if marker.format != FORMAT || marker.identity != self.identity {
             return None;
@@ -126,17 +136,17 @@ impl Catalog {
             }
         }
         let ledger = Ledger::from_rows(rows).ok()?;
-        (ledger.digest() == marker.digest).then_some(ledger)
+        (ledger.digest() == marker.digest).then(|| (ledger, marker.debts.clone()))
     }
 
-    /// Writes the rows that changed, in one transaction. `ledger` is the one that gave `changes`, not moved since.
+    /// Writes rows that changed, in one transaction.
     ///
     /// # Errors
     /// sled failed. The projection is void then: drop the catalog, the log goes on.
-    pub fn project(&self, ledger: &Ledger, changes: &Changes) -> Result<(), CatalogError> {
+    pub fn project(&self, changed: &ChangedRows) -> Result<(), CatalogError> {
         let mut batches: Vec<sled::Batch> = TREES.iter().map(|_| sled::Batch::default()).collect();
         let attempts = TREES.len() - 1;
-        for id in &changes.attempts_gone {
+        for id in &changed.attempts_gone {
             for tag in 7..=10u8 {
                 let prefix = [&[tag][..], &id.to_be_bytes()].concat();
                 for key in self.trees[attempts].scan_prefix(prefix).keys() {
@@ -144,30 +154,28 @@ impl Catalog {
                 }
             }
         }
-        for key in &changes.rows {
-            let bytes = key.to_bytes();
-            let batch = &mut batches[tree_of(bytes[0])];
-            match ledger.row(key) {
-                Some(value) => batch.insert(bytes, value),
-                None => batch.remove(bytes),
+        for (key, value) in &changed.rows {
+            let batch = &mut batches[tree_of(key[0])];
+            match value {
+                Some(value) => batch.insert(&key[..], &value[..]),
+                None => batch.remove(&key[..]),
             }
         }
         self.write(&batches)
     }
 
-    /// Writes the whole ledger in place of what is here: after a rebuild from snapshot and log.
+    /// Writes a whole ledger, as `Ledger::encode` gave it, in place of what is here.
     ///
     /// # Errors
     /// As [`Catalog::project`].
-    pub fn project_all(&self, ledger: &Ledger) -> Result<(), CatalogError> {
+    pub fn project_all(&self, encoded: &[u8]) -> Result<(), CatalogError> {
         self.clear()?;
         let mut batches: Vec<sled::Batch> = TREES.iter().map(|_| sled::Batch::default()).collect();
         let mut pending = 0;
-        for (key, value) in ledger.rows() {
-            let bytes = key.to_bytes();
-            pending += bytes.len() + value.len();
-            batches[tree_of(bytes[0])].insert(bytes, value);
-            if pending > 8 << 20 {
+        for (key, value) in Ledger::encoded_rows(encoded) {
+            pending += key.len() + value.len();
+            batches[tree_of(key[0])].insert(key, value);
+            if pending > BATCH_BYTES {
                 self.write(&batches)?;
                 batches.iter_mut().for_each(|batch| *batch = sled::Batch::default());
                 pending = 0;
@@ -177,13 +185,14 @@ impl Catalog {
     }
 
     /// Closes the catalog as clean: everything durable first, then the marker, then that durable too. `ledger` is
-    /// what was projected last.
+    /// what was projected last, `debts` what this node owes it.
     ///
     /// # Errors
     /// The catalog will not count at the next start.
-    pub fn close_clean(self, ledger: &Ledger) -> Result<(), CatalogError> {
+    pub fn close_clean(self, ledger: &Ledger, debts: &Debts) -> Result<(), CatalogError> {
         self.sync()?;
-        let marker = Marker { format: FORMAT, digest: ledger.digest(), identity: self.identity };
+        let identity = self.identity;
+        let marker = Marker { format: FORMAT, digest: ledger.digest(), identity, debts: debts.clone() };
         self.trees[0].insert(MARKER, marker.encode())?;
         self.sync()
     }
@@ -213,19 +222,30 @@ impl Catalog {
 }
 
 impl Marker {
+    /// The fields, and their BLAKE3: nothing else vouches for the debts.
     fn encode(&self) -> Vec<u8> {
         let Identity { node, incarnation } = self.identity;
-        [&self.format.to_be_bytes()[..], self.digest.as_bytes(), &node.to_be_bytes(), &incarnation].concat()
+        let (format, node, debts) = (self.format.to_be_bytes(), node.to_be_bytes(), self.debts.encode());
+        let mut bytes = [&format[..], self.digest.as_bytes(), &node, &incarnation, &debts].concat();
+        let digest = checkpoint::digest::content(&bytes);
+        bytes.extend_from_slice(digest.as_bytes());
+        bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Marker> {
+        let (bytes, sum) = bytes.split_last_chunk::<32>()?;
+        if checkpoint::digest::content(bytes).as_bytes() != sum {
+            return None;
+        }
         let (format, rest) = bytes.split_first_chunk::<4>()?;
         let (digest, rest) = rest.split_first_chunk::<32>()?;
-        let (node, incarnation) = rest.split_first_chunk::<8>()?;
+        let (node, rest) = rest.split_first_chunk::<8>()?;
+        let (incarnation, debts) = rest.split_first_chunk::<16>()?;
         Some(Marker {
             format: u32::from_be_bytes(*format),
             digest: Digest::from_bytes(*digest),
-            identity: Identity { node: u64::from_be_bytes(*node), incarnation: incarnation.try_into().ok()? },
+            identity: Identity { node: u64::from_be_bytes(*node), incarnation: *incarnation },
+            debts: Debts::decode(debts)?,
         })
     }
 }
@@ -283,20 +303,25 @@ mod tests {
 
     fn closed(folder: &Path) -> Ledger {
         let catalog = Catalog::open(folder, NODE).unwrap();
-        assert!(catalog.load(&|_| None, None).is_none());
+        assert!(catalog.load(&|_| None, None, None).is_none());
         let mut ledger = Ledger::default();
         for batch in [0..4, 4..9] {
             fill(&mut ledger, batch);
             let changes = ledger.drain_changes();
-            catalog.project(&ledger, &changes).unwrap();
+            catalog.project(&ledger.changed_rows(&changes)).unwrap();
         }
-        catalog.close_clean(&ledger).unwrap();
+        catalog.close_clean(&ledger, &Debts::default()).unwrap();
         ledger
     }
 
     fn load(folder: &Path, identity: Identity, last: u64) -> Option<Ledger> {
+        load_above(folder, identity, last, None)
+    }
+
+    fn load_above(folder: &Path, identity: Identity, last: u64, snapshot: Option<u64>) -> Option<Ledger> {
         let known = |index| (index <= last).then(|| at(index));
-        Catalog::open(folder, identity).unwrap().load(&known, Some(at(last)))
+        let found = Catalog::open(folder, identity).unwrap().load(&known, Some(at(last)), snapshot);
+        found.map(|(ledger, _)| ledger)
     }
 
     #[test]
@@ -317,7 +342,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         closed(folder.path());
         let other = |index| Some(LogId { term: 2, node: 1, index });
-        assert!(Catalog::open(folder.path(), NODE).unwrap().load(&other, Some(at(20))).is_none());
+        assert!(Catalog::open(folder.path(), NODE).unwrap().load(&other, Some(at(20)), None).is_none());
+    }
+
+    #[test]
+    fn a_catalog_behind_the_snapshot_counts_not() {
+        for (snapshot, counts) in [(8, true), (9, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            closed(folder.path());
+            assert_eq!(load_above(folder.path(), NODE, 20, Some(snapshot)).is_some(), counts, "{snapshot}");
+        }
+    }
+
+    #[test]
+    fn a_catalog_is_filled_from_a_whole_ledger() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = closed(folder.path());
+        let catalog = Catalog::open(folder.path(), NODE).unwrap();
+        fill(&mut ledger, 9..12);
+        catalog.project_all(&ledger.encode()).unwrap();
+        catalog.close_clean(&ledger, &Debts::default()).unwrap();
+        assert_eq!(load(folder.path(), NODE, 20).unwrap().encode(), ledger.encode());
     }
 
     #[test]
@@ -344,7 +389,7 @@ mod tests {
         let catalog = Catalog::open(folder.path(), NODE).unwrap();
         let key = RowKey::Job(JobName::try_from("job1").unwrap()).to_bytes();
         catalog.trees[1].remove(key).unwrap();
-        catalog.close_clean(&ledger).unwrap();
+        catalog.close_clean(&ledger, &Debts::default()).unwrap();
         assert!(load(folder.path(), NODE, 20).is_none());
     }
 }

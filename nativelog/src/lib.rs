@@ -7,6 +7,7 @@ pub mod machine;
 pub mod performer;
 pub mod record;
 pub mod shape;
+pub mod snapshot;
 pub mod store;
 
 pub use record::{Body, Entry, LogId, LogRecord};

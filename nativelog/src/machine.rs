@@ -3,10 +3,19 @@
 //! `apply` computes verdicts and answers and touches no file: an entry may be applied before it is
 //! flushed here. Four marks tell how far this replica is: `snapshot <= performed <= applied`, and
 //! `performed <= flushed`.
+//!
+//! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
+//! `reclaim` what is given back to the disk, `install` a snapshot from elsewhere, `lacking` and `missing` what has
+//! to be brought from peers. `docs/snapshot.md` tells them together.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+mod install;
+mod keep;
+mod lacking;
+mod missing;
+mod reclaim;
+mod start;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use checkpoint::JobName;
@@ -18,17 +27,23 @@ use crate::catalog::Catalog;
 use crate::ledger::{Accepted, Ledger, LedgerFault, Verdict};
 use crate::performer::{Performer, Publication};
 use crate::record::{Body, Entry, LogId};
+use crate::snapshot::{Folder, SnapshotMeta};
 use crate::store::LogStore;
 
-/// The catalog follows the ledger at least this often while something changes.
-const PROJECT_EVERY: Duration = Duration::from_secs(1);
+pub use crate::ledger::PackedFile;
+pub use install::plant;
+pub use keep::Pin;
+pub use lacking::{AttemptLacks, lacking_of_attempts};
+pub use missing::{Missing, adopt};
+pub use reclaim::Garbage;
+pub use start::StartError;
 
 /// How far a replica is, as counts of entries: everything below the number is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Marks {
-    /// In a durable ledger snapshot (none are taken in this version: 0).
+    /// In a durable ledger snapshot.
     pub snapshot: u64,
-    /// All effects are on disk.
+    /// All effects are on disk, but for what this node still owes them.
     pub performed: u64,
     /// In the ledger.
     pub applied: u64,
@@ -36,56 +51,43 @@ pub struct Marks {
     pub flushed: u64,
 }
 
-/// Ledger, performer and catalog of one replica.
+/// Ledger, performer, snapshots and catalog of one replica.
+///
+/// Locks, in the order in which they may be taken: `snapshots`, `catalog`, the pins, the store's names, `ledger`,
+/// the performer's books.
 pub struct Machine {
     ledger: RwLock<Ledger>,
     applied: watch::Sender<u64>,
     performer: Performer,
     store: Arc<Store>,
     log: LogStore,
-    catalog: Mutex<Option<Catalog>>,
+    snapshots: Mutex<Snapshots>,
+    /// What the newest and the older snapshot are of; `snapshots` may be held over a disk.
+    kept: watch::Sender<(Option<SnapshotMeta>, Option<SnapshotMeta>)>,
+    catalog: Mutex<Projection>,
+    pins: Arc<keep::Pins>,
+}
+
+struct Snapshots {
+    folder: Folder,
+    /// Content that a catch-up was about to bring, and may have left on the shelves.
+    expected: install::Expected,
+    /// A sync failed: what was unpacked may not be on the device, and no snapshot may say it is.
+    unsure: bool,
+}
+
+/// The catalog, as long as it works.
+struct Projection {
+    catalog: Option<Catalog>,
+    /// A whole ledger, encoded, that it has to be filled with before it follows the changes since.
+    whole: Option<Bytes>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Machine {
-    /// Starts the machine over `log`; the catalog in `catalog_dir` gives a fast start when it is
-    /// clean and agrees with the log, and is made anew otherwise.
-    ///
-    /// # Errors
-    /// When a thread cannot be started. A catalog that does not open is left out, with a warning:
-    /// it carries no promise.
-    pub fn start(store: Arc<Store>, log: LogStore, catalog_dir: &Path) -> std::io::Result<Arc<Machine>> {
-        let catalog = match Catalog::open(catalog_dir, log.owner()) {
-            Ok(catalog) => Some(catalog),
-            Err(error) => {
-                tracing::warn!(%error, "the catalog does not open; the ledger is rebuilt from the log");
-                None
-            }
-        };
-        let (_, last) = log.log_state();
-        let loaded = catalog.as_ref().and_then(|catalog| catalog.load(&|index| log.log_id_at(index), last));
-        let ledger = loaded.unwrap_or_default();
-        let next = ledger.applied().map_or(0, |id| id.index + 1);
-        tracing::info!(applied = next, "the ledger starts");
-        let performer = Performer::start(store.clone(), log.clone(), next)?;
-        let machine = Arc::new(Machine {
-            ledger: RwLock::new(ledger),
-            applied: watch::Sender::new(next),
-            performer,
-            store,
-            log,
-            catalog: Mutex::new(catalog),
-        });
-        let follower = Arc::downgrade(&machine);
-        std::thread::Builder::new().name("catalog".into()).spawn(move || {
-            loop {
-                std::thread::sleep(PROJECT_EVERY);
-                let Some(machine) = follower.upgrade() else { return };
-                machine.project();
-            }
-        })?;
-        Ok(machine)
-    }
-
     /// Applies the next entry.
     ///
     /// # Errors
@@ -134,13 +136,18 @@ impl Machine {
         &self.store
     }
 
-    /// The newest membership up to the last applied entry.
+    /// The newest membership up to the last applied entry: from the log, or from the snapshot when the log does not
+    /// go back that far.
     ///
     /// # Errors
     /// When its header cannot be read back.
     pub fn last_membership(&self) -> std::io::Result<Option<(LogId, Bytes)>> {
-        let applied = self.ledger().applied();
-        applied.map_or(Ok(None), |id| self.log.last_membership(id.index))
+        let Some(applied) = self.ledger().applied() else { return Ok(None) };
+        let in_log = self.log.last_membership(applied.index)?;
+        let newest = self.newest_snapshot().filter(|newest| newest.position.index <= applied.index);
+        let in_snapshot = newest.and_then(|newest| newest.membership);
+        let index = |membership: &Option<(LogId, Bytes)>| membership.as_ref().map(|(id, _)| id.index);
+        Ok(if index(&in_snapshot) > index(&in_log) { in_snapshot } else { in_log })
     }
 
     /// The number of applied entries, as it grows.
@@ -162,36 +169,52 @@ impl Machine {
     /// How far this replica is.
     pub fn marks(&self) -> Marks {
         Marks {
-            snapshot: 0,
+            snapshot: self.newest_snapshot().map_or(0, |newest| newest.position.index + 1),
             performed: *self.performer.performed().borrow(),
             applied: *self.applied.borrow(),
             flushed: *self.log.flushed().borrow(),
         }
     }
 
+    /// Makes the catalog follow the ledger. The ledger is held only while the changed rows are copied.
     fn project(&self) {
-        let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = self.write().drain_changes();
-        if let Some(open) = catalog.as_ref() {
-            let result = open.project(&self.ledger(), &changes);
-            if let Err(error) = result {
-                tracing::warn!(%error, "the catalog cannot follow the ledger; it is made anew at the next start");
-                *catalog = None;
-            }
+        let mut projection = lock(&self.catalog);
+        let Projection { catalog, whole } = &mut *projection;
+        let changed = {
+            let mut ledger = self.write();
+            let changes = ledger.drain_changes();
+            if catalog.is_none() || changes.is_empty() { None } else { Some(ledger.changed_rows(&changes)) }
+        };
+        let Some(open) = catalog.as_ref() else { return };
+        let filled = whole.take().map_or(Ok(()), |whole| open.project_all(&whole));
+        let followed = filled.and_then(|()| changed.map_or(Ok(()), |changed| open.project(&changed)));
+        if let Err(error) = followed {
+            tracing::warn!(%error, "the catalog cannot follow the ledger; it is made anew at the next start");
+            *catalog = None;
         }
     }
 
-    /// Ends the performer and the log, and leaves a clean catalog when the disk shows everything.
+    /// Ends the performer and the log, and leaves a clean catalog when all effects are on disk or written down as
+    /// owed.
     pub fn shutdown(&self) {
         self.performer.shutdown();
         self.log.shutdown();
+        let applied = *self.applied.borrow();
+        // To fill the catalog first takes longer than to start without it.
+        if lock(&self.catalog).whole.is_some() {
+            return;
+        }
         self.project();
-        let idle = self.performer.is_idle() && *self.performer.performed().borrow() == *self.applied.borrow();
-        let catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(catalog) = catalog
-            && idle
-            && let Err(error) = catalog.close_clean(&self.ledger())
-        {
+        if *self.performer.performed().borrow() != applied || applied == 0 {
+            return;
+        }
+        let Some(catalog) = lock(&self.catalog).catalog.take() else { return };
+        if let Err(error) = self.sync_unpacked() {
+            tracing::warn!(%error, "the catalog is not closed; it is made anew at the next start");
+            return;
+        }
+        let debts = self.performer.debts(applied - 1);
+        if let Err(error) = catalog.close_clean(&self.ledger(), &debts) {
             tracing::warn!(%error, "the catalog was not closed; it is made anew at the next start");
         }
     }

@@ -15,25 +15,34 @@
 //! final: nothing is acknowledged after it and [`LogStore::fatal`] says why.
 //!
 //! **Never.** `append`, `truncate_after`, `purge` and `save_committed` do no IO and never wait for
-//! the writer: they run inside the consensus loop. Nothing here deletes a staged file.
+//! the writer: they run inside the consensus loop. No staged file is deleted here: folders of ended attempts move
+//! to `trash/` when they are told to and no entry names them. Segments are deleted below a durable purge only.
+//!
+//! `keeping.rs` holds the promises that keep the log small and good, `reading.rs` those to readers, `recover.rs` what is
+//! done with the log that is found at start.
 //!
 //! Chunks lie in place; every other payload (packs and whole epochs, at most 1 MiB) lies inline in
 //! the WAL next to its header: one sequential write and one fdatasync instead of two.
 
 mod cache;
+mod claims;
 mod frame;
 mod index;
+mod keeping;
 mod mark;
 mod payload;
+mod queue;
+mod reading;
 mod recover;
+mod room;
+mod rotten;
+mod upkeep;
 mod wal;
 mod writer;
 
 use std::io;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,13 +52,15 @@ use checkpoint::store::layout::Layout;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::record::{Body, Entry, LogId, LogRecord};
-use crate::shape;
+use crate::record::{Body, Entry, LogId};
 
-use index::{Index, Place, Slot};
+use index::Index;
 use payload::PayloadFiles;
-use writer::{Command, Queue};
+use queue::{Command, Queue};
+use room::Room;
+use rotten::Rotten;
 
+pub use keeping::{Placed, Swept};
 pub use recover::{OpenError, Recovered};
 
 /// Who owns a data folder.
@@ -115,6 +126,11 @@ struct Shared {
     flushed: watch::Sender<u64>,
     /// Woken, with the index locked, whenever `flushed` grows or the store stops.
     flush_wake: Condvar,
+    /// The first index that is not durably purged.
+    purged: watch::Sender<u64>,
+    wal_bytes: AtomicU64,
+    room: Room,
+    rotten: Rotten,
     fatal: watch::Sender<Option<String>>,
     stopping: AtomicBool,
 }
@@ -141,6 +157,8 @@ impl Shared {
         let _index = self.index();
         self.stopping.store(true, Ordering::Relaxed);
         self.flush_wake.notify_all();
+        self.rotten.changed();
+        self.room.stop();
     }
 }
 
@@ -164,6 +182,10 @@ impl LogStore {
             owner,
             flushed: watch::Sender::new(opened.index.next_index()),
             flush_wake: Condvar::new(),
+            purged: watch::Sender::new(opened.index.purged().map_or(0, |purged| purged.index + 1)),
+            wal_bytes: AtomicU64::new(opened.wal.bytes()),
+            room: Room::patient(),
+            rotten: Rotten::new(),
             fatal: watch::Sender::new(None),
             index: Mutex::new(opened.index),
             queue: Queue::default(),
@@ -177,7 +199,9 @@ impl LogStore {
             .spawn(move || {
                 let shared = writer.shared();
                 if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-                    shared.fail("the log writer panicked".into());
+                    let why = "the log writer panicked";
+                    shared.fail(why.into());
+                    shared.queue.close(why);
                 }
             })
             .map_err(|source| OpenError::Io { what: "start the log writer thread".into(), source })?;
@@ -212,7 +236,8 @@ impl LogStore {
         self.shared().index().log_id(index)
     }
 
-    /// The newest membership at or below `upto`, as the `raft` crate encoded it.
+    /// The newest membership at or below `upto` that the log holds, as the `raft` crate encoded it. `None` when it
+    /// was purged: the snapshot that allowed the purge has it.
     ///
     /// # Errors
     /// When its header cannot be read back.
@@ -254,7 +279,7 @@ impl LogStore {
 
     /// Saves the vote; `done` is called when it and everything before it are durable.
     pub fn save_vote(&self, vote: Vote, done: Done) {
-        self.shared().index().vote = Some(vote);
+        self.shared().index().set_vote(vote);
         self.shared().queue.push(Command::Vote { vote, done });
     }
 
@@ -268,138 +293,23 @@ impl LogStore {
             *flushed = (*flushed).min(next);
             lower
         });
+        shared.rotten.changed();
         shared.queue.push(Command::Truncate { after });
     }
 
-    /// Drops everything up to and including `upto`.
+    /// Drops everything up to and including `upto`, which lies above the last entry when a snapshot from elsewhere
+    /// takes its place. Durable, and the space given back, when [`LogStore::purged`] says so.
     pub fn purge(&self, upto: LogId) {
-        self.shared().index().purge(upto);
-        self.shared().queue.push(Command::Purge { upto });
+        let shared = self.shared();
+        shared.index().purge(upto);
+        shared.rotten.changed();
+        shared.queue.push(Command::Purge { upto });
     }
 
     /// Remembers the committed position; written behind the entries, never fsynced on its own.
     pub fn save_committed(&self, committed: Option<LogId>) {
         self.shared().index().committed = committed;
         self.shared().queue.push(Command::Committed { committed });
-    }
-
-    /// The entries in `range` that the log holds, without payloads that lie outside the header.
-    ///
-    /// # Errors
-    /// When a header cannot be read back or does not decode.
-    pub fn headers(&self, range: Range<u64>) -> io::Result<Vec<Entry>> {
-        let mut out = Vec::new();
-        let mut next = range.start;
-        while next < range.end {
-            let slots = self.shared().index().slots(next..range.end.min(next + 256));
-            let Some(last) = slots.last() else { break };
-            next = last.id.index + 1;
-            for slot in slots {
-                out.push(self.header(slot)?);
-            }
-        }
-        Ok(out)
-    }
-
-    fn header(&self, slot: Slot) -> io::Result<Entry> {
-        let body = match slot.body {
-            Some(body) => body,
-            None => self.shared().segments.body(&slot)?,
-        };
-        Ok(Entry { id: slot.id, body })
-    }
-
-    /// Entries from `start` to below `end` with their payloads, at most about `max_bytes` of them
-    /// but never fewer than one while `start` is held. Every payload read back from disk is checked
-    /// against its digest before it is returned.
-    ///
-    /// # Errors
-    /// When a header cannot be read back, or the store is shutting down while a damaged payload
-    /// waits for its repair.
-    pub fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let slots = self.shared().index().slots(start..end.min(start + 256));
-        let mut out = Vec::with_capacity(slots.len());
-        let mut bytes = 0usize;
-        for slot in slots {
-            let size = slot.payload_len as usize + slot.header_len as usize;
-            if !out.is_empty() && bytes + size > max_bytes {
-                break;
-            }
-            bytes += size;
-            out.push(self.whole(slot, true)?);
-        }
-        Ok(out)
-    }
-
-    /// True when [`LogStore::read`] of `start..end` would not touch the disk.
-    pub fn is_cached(&self, start: u64, end: u64, max_bytes: usize) -> bool {
-        self.shared().index().is_cached(start..end, max_bytes)
-    }
-
-    fn whole(&self, slot: Slot, patient: bool) -> io::Result<Entry> {
-        let payload_len = slot.payload_len;
-        let cached = slot.payload.clone();
-        let (id, place) = (slot.id, slot.place);
-        let entry = self.header(slot)?;
-        let Body::Record(record) = &entry.body else { return Ok(entry) };
-        if payload_len == 0 {
-            return Ok(entry);
-        }
-        let payload = match cached {
-            Some(payload) => payload,
-            None => self.read_back(id, place, record, patient)?,
-        };
-        let record = LogRecord::from_parts(record.header.clone(), payload);
-        Ok(Entry { id, body: Body::Record(record) })
-    }
-
-    /// Reads a payload from disk and checks it. A damaged one is not a storage error (that would
-    /// stop the whole node): a patient reader waits until the range is repaired.
-    fn read_back(&self, id: LogId, place: Place, record: &LogRecord, patient: bool) -> io::Result<Bytes> {
-        let shared = self.shared();
-        let mut said = false;
-        loop {
-            let read = match place {
-                Place::Inline { position } => shared.segments.inline(position, record.header.payload_bytes),
-                Place::Staged | Place::Aside => shared.files.read(id.index, place, &record.header),
-                Place::Pending => Err(io::Error::other("payload is neither cached nor placed")),
-            };
-            let why = match read {
-                Ok(payload) => match shape::check_shape(&record.header, Some(&payload)) {
-                    Ok(()) => return Ok(payload),
-                    Err(why) => why.to_string(),
-                },
-                Err(why) => why.to_string(),
-            };
-            if !said {
-                tracing::error!(position = %id, record = %record, why, "payload does not verify; nothing is served from it until it is repaired");
-                said = true;
-            }
-            if !shared.index().holds(id) {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    format!("entry {id} is gone from the log"),
-                ));
-            }
-            if !patient || shared.stopping.load(Ordering::Relaxed) {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("payload of {id}: {why}")));
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
-    }
-
-    /// The payload of the record at `index`, checked.
-    ///
-    /// # Errors
-    /// At once when the log does not hold it, or it does not verify.
-    pub fn payload(&self, index: u64) -> io::Result<Bytes> {
-        let slot = self.shared().index().slots(index..index + 1).pop();
-        let slot =
-            slot.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no log entry {index}")))?;
-        match self.whole(slot, false)?.body {
-            Body::Record(record) => Ok(record.payload),
-            _ => Ok(Bytes::new()),
-        }
     }
 
     /// The first index that is not durable yet.
@@ -447,10 +357,4 @@ impl Drop for Inner {
         self.shared.stop();
         self.shared.queue.push(Command::Stop);
     }
-}
-
-/// Path of the folder that is renamed to `log/` once it is complete.
-fn new_log_dir(layout: &Layout) -> std::path::PathBuf {
-    let log: &Path = &layout.log_dir();
-    log.with_extension("new")
 }

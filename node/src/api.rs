@@ -19,6 +19,7 @@ use pb::epochlog_server::Epochlog;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::node::Node;
+pub use read::age_ms;
 pub use reads::Reads;
 
 /// The API of one node.

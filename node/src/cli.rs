@@ -4,6 +4,8 @@
 //! there is one place that turns failures into text and exit codes.
 
 mod commit;
+mod completions;
+mod config;
 mod demo;
 mod dev;
 mod digest;
@@ -12,6 +14,7 @@ mod local_cluster;
 mod ls;
 pub mod output;
 mod progress;
+mod repair;
 mod restore;
 mod rm;
 mod serve;
@@ -22,7 +25,7 @@ mod verify;
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::{Client, Failure, Options};
 
 use crate::units;
@@ -94,14 +97,22 @@ pub enum Command {
     Digest(digest::DigestArgs),
     /// Compare published directories with their manifests
     Verify(verify::VerifyArgs),
+    /// Give a stopped node a new log in place of a damaged one
+    Repair(repair::RepairArgs),
     /// Remove an epoch
     Rm(rm::RmArgs),
+    /// Show the configuration of a node
+    Config(config::ConfigArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs one command; the number is the exit code.
 pub fn main() -> i32 {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let matches = Cli::command().try_get_matches();
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let code = error.exit_code();
             // Help goes to stdout, errors to stderr; a closed pipe is nobody's failure.
@@ -124,10 +135,10 @@ pub fn main() -> i32 {
             Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::Commit(_)
         );
         if own_end {
-            return run(&cli, &output).await;
+            return run(&cli, &matches, &output).await;
         }
         tokio::select! {
-            ended = run(&cli, &output) => ended,
+            ended = run(&cli, &matches, &output) => ended,
             _ = tokio::signal::ctrl_c() => Err(Failure::new(client::Code::Interrupted, "interrupted")
                 .why("Ctrl-C was pressed")
                 .fix("repeat the command: it is idempotent")),
@@ -143,7 +154,7 @@ pub fn main() -> i32 {
     }
 }
 
-async fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
+async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Failure> {
     let client = || {
         let endpoints = cli.global.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned();
         Client::new(endpoints, Options { timeout: cli.global.timeout })
@@ -159,6 +170,12 @@ async fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Status(args) => status::run(args, &client(), output).await,
         Command::Digest(args) => digest::run(args, output).await,
         Command::Verify(args) => verify::run(args, &client(), output).await,
+        Command::Repair(args) => repair::run(args, output, cli.global.verbose).await,
         Command::Rm(args) => rm::run(args, &client(), output).await,
+        Command::Config(args) => {
+            let matches = matches.subcommand_matches("config").expect("it is the command");
+            config::run(args, matches, output)
+        }
+        Command::Completions(args) => completions::run(args, output),
     }
 }

@@ -3,46 +3,21 @@
 //! Nothing is ever ignored: an unknown key is an error that names the nearest known one, and a
 //! section of a feature that this version does not have is refused as such.
 
+mod file;
+pub mod shown;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::units;
+use file::{File, SizeText, check_keys};
 
 /// A configuration that cannot be used, in one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
-
-/// Every key this version knows, as `section.key`.
-const KNOWN: [&str; 21] = [
-    "node.id",
-    "node.cluster",
-    "node.data_dir",
-    "node.advertise",
-    "node.source_roots",
-    "listen.grpc",
-    "listen.http",
-    "cluster.initial_members",
-    "cluster.join",
-    "raft.heartbeat",
-    "raft.election_timeout",
-    "storage.chunk_size",
-    "storage.reserve_free",
-    "limits.max_epoch_size",
-    "limits.max_files",
-    "limits.attempt_ttl",
-    "tls.cert",
-    "tls.key",
-    "tls.ca",
-    "auth.token_file",
-    "log.format",
-];
-/// Sections of features that later versions have.
-const LATER: [&str; 5] = ["retention", "scheduler", "worker", "disk", "job"];
 
 /// How much space stays free on a node's disk.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -122,78 +97,6 @@ pub struct Config {
     pub insecure: bool,
 }
 
-/// The file, as it is written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct File {
-    node: NodeSection,
-    listen: ListenSection,
-    cluster: ClusterSection,
-    raft: RaftSection,
-    storage: StorageSection,
-    limits: LimitsSection,
-    log: LogSection,
-}
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct NodeSection {
-    id: Option<u64>,
-    cluster: Option<String>,
-    data_dir: Option<PathBuf>,
-    advertise: Option<String>,
-    source_roots: Vec<PathBuf>,
-}
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ListenSection {
-    grpc: Option<String>,
-    http: Option<String>,
-}
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ClusterSection {
-    initial_members: Vec<String>,
-}
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RaftSection {
-    heartbeat: Option<String>,
-    election_timeout: Option<(String, String)>,
-}
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct StorageSection {
-    chunk_size: Option<SizeText>,
-    reserve_free: Option<SizeText>,
-}
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct LimitsSection {
-    max_epoch_size: Option<SizeText>,
-    max_files: Option<u64>,
-    attempt_ttl: Option<String>,
-}
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct LogSection {
-    format: Option<String>,
-}
-/// A size as text or as a number of bytes.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum SizeText {
-    Number(u64),
-    Text(String),
-}
-impl SizeText {
-    fn text(&self) -> String {
-        match self {
-            SizeText::Number(number) => number.to_string(),
-            SizeText::Text(text) => text.clone(),
-        }
-    }
-}
-
 /// What flags and environment say; it goes over the file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Overrides {
@@ -254,49 +157,6 @@ impl Config {
 
 fn fail(why: impl Into<String>) -> ConfigError {
     ConfigError(why.into())
-}
-
-/// Refuses keys that nobody knows and keys that only later versions know.
-fn check_keys(table: &toml::Table) -> Result<(), ConfigError> {
-    for (section, value) in table {
-        if LATER.contains(&section.as_str()) {
-            return Err(fail(format!("[{section}] is not in this version: remove the section")));
-        }
-        let known_section = KNOWN.iter().any(|known| known.split('.').next() == Some(section));
-        if !known_section {
-            return Err(fail(format!("unknown key {section:?}{}", nearest(section, sections()))));
-        }
-        let Some(keys) = value.as_table() else {
-            return Err(fail(format!("{section:?} must be a section: write [{section}]")));
-        };
-        for (key, value) in keys {
-            let path = format!("{section}.{key}");
-            if !KNOWN.contains(&path.as_str()) {
-                let near = nearest(&path, KNOWN.into_iter());
-                return Err(fail(format!("unknown key {path:?}{near}")));
-            }
-            let later = matches!(section.as_str(), "tls" | "auth") || path == "cluster.join";
-            if later && !is_empty(value) {
-                return Err(fail(format!("{path:?} is not in this version: leave it empty or remove it")));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn is_empty(value: &toml::Value) -> bool {
-    value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty)
-}
-
-fn sections() -> impl Iterator<Item = &'static str> {
-    KNOWN.iter().filter_map(|known| known.split('.').next()).chain(LATER)
-}
-
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
-    match known.max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b))) {
-        Some(best) => format!(": the nearest known key is {best:?}"),
-        None => String::new(),
-    }
 }
 
 fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {

@@ -2,34 +2,44 @@
 //! attempts that nobody goes on with. All of it is a record or local; no verdict depends on it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nativelog::compose;
+use nativelog::machine::Garbage;
 
 use crate::identity::Claim;
 use crate::node::Node;
+use crate::pressure::{self, Steps};
 use crate::units;
 
 /// Pause between rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// Every so many rounds the other voters are asked for their space and old attempts are looked for.
-const SLOW_ROUNDS: u64 = 3;
+/// The same while there is little space left.
+const ROUND_WHEN_TIGHT: Duration = Duration::from_millis(200);
+/// Pause between questions to the other voters for their space, and looks for old attempts.
+const SLOW_ROUND: Duration = Duration::from_secs(3);
 
 /// Runs until it is aborted. Owns the claim: the folder is ours as long as this lives.
 pub async fn run(node: Arc<Node>, mut claim: Claim) {
-    let mut round: u64 = 0;
-    let mut short_of_space = false;
+    let mut slow_round: Option<Instant> = None;
+    let mut stalled = node.replica.log().stalled();
+    let mut steps = Steps::default();
     loop {
         learn_cluster(&node, &mut claim);
-        short_of_space = watch_space(&node, short_of_space).await;
-        if round.is_multiple_of(SLOW_ROUNDS) {
+        let tight = watch_space(&node, &mut steps).await;
+        if slow_round.is_none_or(|last| last.elapsed() >= SLOW_ROUND) {
+            slow_round = Some(Instant::now());
             node.spaces.refresh(&node).await;
             if node.replica.is_leader() {
                 end_abandoned(&node).await;
             }
         }
-        round += 1;
-        tokio::time::sleep(ROUND).await;
+        let pause = tokio::time::sleep(if tight { ROUND_WHEN_TIGHT } else { ROUND });
+        tokio::select! {
+            () = pause => {}
+            // A closed channel stays closed: then only the pause counts.
+            Ok(()) = stalled.changed() => {}
+        }
     }
 }
 
@@ -51,27 +61,64 @@ fn learn_cluster(node: &Node, claim: &mut Claim) {
     }
 }
 
-/// Half of the reserve gone: no appends from others, and no leading. Voting and deleting go on.
-async fn watch_space(node: &Node, was_short: bool) -> bool {
-    let Ok(space) = node.space() else { return was_short };
-    let limit = if was_short { space.reserve } else { space.reserve / 2 };
-    let short = space.free < limit;
-    if short != was_short {
-        let why = format!("node {} is short of space: {} free", node.config.id, units::size(space.free));
-        tracing::warn!(free = space.free, reserve = space.reserve, short, "space");
-        node.replica.refuse_appends(short.then_some(why));
+/// Looks at the space and takes the steps of [`pressure`]; true while there is little left.
+async fn watch_space(node: &Node, steps: &mut Steps) -> bool {
+    let Ok(space) = node.space() else { return false };
+    let before = *steps;
+    let stalled = node.replica.log().stalled().borrow().is_some();
+    *steps = pressure::steps(&space, before, stalled);
+    set_ballast(node, steps).await;
+    if (steps.tight, steps.short) != (before.tight, before.short) {
+        let why = pressure::words(node.config.id, &space);
+        tracing::warn!(
+            free = space.free,
+            reserve = space.reserve,
+            tight = steps.tight,
+            short = steps.short,
+            stalled,
+            "space"
+        );
+        node.replica.refuse_content(steps.tight.then(|| why.clone()));
+        node.replica.refuse_appends(steps.short.then(|| why.clone()));
+        node.short.send_replace(steps.tight.then_some(why));
     }
-    if short && node.replica.is_leader() {
-        match node.spaces.roomiest() {
-            None => tracing::warn!("leadership stays: no other live voter is known to have room"),
-            Some(other) => {
-                if let Err(error) = node.replica.transfer_leader(other).await {
-                    tracing::warn!(%error, "leadership cannot be handed over");
-                }
+    // Nothing to give back needs no snapshot: what expires brings its own.
+    if steps.reclaim && node.replica.machine().garbage() != Garbage::default() {
+        node.reclaim();
+    }
+    if steps.tight {
+        hand_over(node).await;
+    }
+    space.free < space.reserve.saturating_mul(2)
+}
+
+async fn set_ballast(node: &Node, steps: &Steps) {
+    let Some(bytes) = steps.ballast else { return };
+    let have = node.store.ballast();
+    // A reserve that is a share of the disk moves a little with it: only what is too small is made anew.
+    if (bytes == 0 && have == 0) || (bytes > 0 && have >= bytes) {
+        return;
+    }
+    let store = node.store.clone();
+    let set = tokio::task::spawn_blocking(move || store.set_ballast(bytes)).await;
+    match set.expect("setting the ballast does not panic") {
+        Ok(()) => tracing::info!(bytes, before = have, "ballast"),
+        Err(error) => tracing::warn!(%error, bytes, "the ballast stays as it is; it is tried again"),
+    }
+}
+
+async fn hand_over(node: &Node) {
+    if !node.replica.is_leader() {
+        return;
+    }
+    match node.spaces.roomiest() {
+        None => tracing::debug!("leadership stays: no other live voter is known to have room"),
+        Some(other) => {
+            if let Err(error) = node.replica.transfer_leader(other).await {
+                tracing::warn!(%error, "leadership cannot be handed over");
             }
         }
     }
-    short
 }
 
 /// Ends attempts whose time to live has passed in log time.

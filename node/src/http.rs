@@ -1,4 +1,4 @@
-//! HTTP: is it alive, is it ready. `/readyz` answers one line a check.
+//! HTTP: is it alive, is it ready, what does it count. `/readyz` answers one line a check.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,16 +6,24 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use crate::metrics::scrape;
 use crate::node::Node;
+use crate::units;
 
 /// A replica that is more entries behind is not ready.
 const LAG_ENTRIES_MAX: u64 = 1000;
 
 /// The routes.
 pub fn routes(node: Arc<Node>) -> Router {
-    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(node)
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(node)
 }
 
 async fn healthz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
@@ -25,8 +33,17 @@ async fn healthz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     }
 }
 
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    // Many jobs take a while to read.
+    let text = tokio::task::spawn_blocking(move || scrape::text(&node)).await;
+    match text.expect("a scrape does not panic") {
+        Ok(text) => ([(CONTENT_TYPE, scrape::CONTENT_TYPE)], text).into_response(),
+        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
+    }
+}
+
 async fn readyz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
-    let checks = [storage(&node), leader(&node), lag(&node).await];
+    let checks = [storage(&node), log(&node), leader(&node), lag(&node).await];
     let ready = checks.iter().all(|(ok, _)| *ok);
     let text =
         checks.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok   " } else { "WRONG" })).collect();
@@ -39,15 +56,20 @@ fn storage(node: &Node) -> (bool, String) {
     }
     match node.space() {
         Ok(space) => {
-            let line = format!(
-                "storage: {} free, {} reserved",
-                crate::units::size(space.free),
-                crate::units::size(space.reserve)
-            );
-            (space.free > space.reserve, line)
+            let (free, reserve) = (units::size(space.free), units::size(space.reserve));
+            let inodes = if space.inodes_short { ", hardly any inodes" } else { "" };
+            (space.has_room_for(0), format!("storage: {free} free, {reserve} reserved{inodes}"))
         }
         Err(error) => (false, format!("storage: {error}")),
     }
+}
+
+fn log(node: &Node) -> (bool, String) {
+    let vitals = node.vitals();
+    if let Some(why) = vitals.stalled.or(vitals.short) {
+        return (false, format!("log: {why}"));
+    }
+    (true, format!("log: {}", units::size(vitals.wal_bytes)))
 }
 
 fn leader(node: &Node) -> (bool, String) {
@@ -59,13 +81,20 @@ fn leader(node: &Node) -> (bool, String) {
 
 async fn lag(node: &Node) -> (bool, String) {
     let barrier = tokio::time::timeout(Duration::from_secs(1), node.replica.read_barrier()).await;
-    let marks = node.replica.machine().marks();
-    let behind = marks.applied.saturating_sub(marks.performed);
+    let vitals = node.vitals();
+    let behind = vitals.marks.applied.saturating_sub(vitals.marks.performed);
+    let catching_up = match vitals.transfer.lacking_bytes {
+        0 => String::new(),
+        lacking => format!(", {} to fetch", units::size(lacking)),
+    };
     match barrier {
-        Ok(Ok(_)) => {
-            (behind <= LAG_ENTRIES_MAX, format!("replication lag: 0 entries to apply, {behind} to publish"))
+        Ok(Ok(_)) => (
+            behind <= LAG_ENTRIES_MAX,
+            format!("replication lag: 0 entries to apply, {behind} to publish{catching_up}"),
+        ),
+        Ok(Err(error)) => (false, format!("replication lag: {error}{catching_up}")),
+        Err(_) => {
+            (false, format!("replication lag: not known, the leader does not answer in time{catching_up}"))
         }
-        Ok(Err(error)) => (false, format!("replication lag: {error}")),
-        Err(_) => (false, "replication lag: not known, the leader does not answer in time".into()),
     }
 }

@@ -17,13 +17,11 @@ const FORMAT: u32 = 1;
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
 
-/// Why a data folder cannot be used. Every text says what to do.
+/// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The folder belongs to another node.
-    #[error(
-        "{dir} belongs to node {found}, the configuration says node {wanted}: correct node.id or node.data_dir"
-    )]
+    #[error("{dir} belongs to node {found}, the configuration says node {wanted}")]
     OtherNode {
         /// The data folder.
         dir: PathBuf,
@@ -33,9 +31,7 @@ pub enum IdentityError {
         wanted: u64,
     },
     /// The log is gone or not this node's.
-    #[error(
-        "{dir} has an identity but {why}: restore the folder, or replace this node by one with a new id and an empty folder"
-    )]
+    #[error("{dir} has an identity but {why}")]
     LogLost {
         /// The data folder.
         dir: PathBuf,
@@ -43,9 +39,7 @@ pub enum IdentityError {
         why: String,
     },
     /// A log lies in a folder without identity.
-    #[error(
-        "{dir} has a log but no identity: restore the file {dir}/identity, or start with an empty folder under a new node id"
-    )]
+    #[error("{dir} has a log but no identity")]
     NoIdentity {
         /// The data folder.
         dir: PathBuf,
@@ -59,7 +53,7 @@ pub enum IdentityError {
         why: String,
     },
     /// Another process uses the folder.
-    #[error("{dir} is in use by another process: two nodes must not share a data folder")]
+    #[error("{dir} is in use by another process")]
     InUse {
         /// The data folder.
         dir: PathBuf,

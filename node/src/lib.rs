@@ -5,11 +5,14 @@
 //! | `commit`, `commit/*` | one commit from pieces to answer: read it first |
 //! | `api`, `api/*` | the public gRPC API, one file a theme |
 //! | `node` | the wiring of one node, and nothing else |
-//! | `identity` | whose data folder this is |
+//! | `identity`, `opening` | whose data folder this is; opening what is in it |
+//! | `refusal` | why a node does not start, and what to do |
 //! | `config`, `units` | TOML, flags, environment; sizes and durations |
 //! | `capture` | a source that holds still while it is read |
-//! | `space`, `housekeeping` | free space of the voters; what the leader tidies up |
-//! | `http`, `telemetry` | health; log lines |
+//! | `space`, `pressure` | free space of the voters; what is done when it runs out |
+//! | `housekeeping` | what a node does unasked |
+//! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
+//! | `servers`, `http`, `telemetry` | the two ports; health; log lines |
 //! | `cli`, `cli/*` | what users type, one file a command |
 
 pub mod api;
@@ -20,9 +23,15 @@ pub mod config;
 pub mod housekeeping;
 pub mod http;
 pub mod identity;
+pub mod metrics;
 pub mod node;
+pub mod opening;
+pub mod pressure;
+pub mod refusal;
+pub mod servers;
 pub mod space;
 pub mod telemetry;
 pub mod units;
+pub mod vitals;
 
 pub use client::pb;

@@ -5,93 +5,35 @@
 //! nothing is acknowledged after it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use checkpoint::store::layout::Layout;
-use checkpoint::{Digest, JobName, RealDisk, Store};
+use checkpoint::{Digest, JobName, Store};
 use client::pb::epochlog_client::EpochlogClient;
-use client::pb::epochlog_server::EpochlogServer;
 use client::{Client, Options};
-use nativelog::machine::Machine;
 use nativelog::performer::Publication;
-use nativelog::store::{LogStore, Options as LogOptions};
 use raft::{Replica, ReplicaConfig};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tonic::transport::Channel;
-use tonic::transport::server::TcpIncoming;
+use tonic_health::server::HealthReporter;
 
-use crate::api::{Api, Reads};
+use crate::api::Reads;
 use crate::config::Config;
-use crate::identity::{self, Claim, IdentityError};
-use crate::space::{Space, Spaces};
-use crate::{housekeeping, http};
+use crate::identity::Claim;
+use crate::metrics::Metrics;
+use crate::opening::{Opened, open};
+use crate::refusal::ServeError;
+use crate::space::Spaces;
+use crate::{housekeeping, servers};
 
 /// Open calls have so long to end when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Pause between two rounds of giving space back that were asked for.
+const RECLAIM_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long a commit waits for the epoch before it to be published here.
 const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why a node did not start or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The data folder is not usable by this node.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The log cannot be trusted or read.
-    #[error("the log: {0}")]
-    Log(String),
-    /// The shelves cannot be opened.
-    #[error("the store: {0}")]
-    Store(String),
-    /// An address cannot be listened on.
-    #[error("{name} cannot listen on {address}: {error}")]
-    Listen {
-        /// gRPC or HTTP.
-        name: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The consensus did not start.
-    #[error("the replica: {0}")]
-    Replica(String),
-    /// A server ended by itself.
-    #[error("{0}")]
-    Server(String),
-}
-
-impl ServeError {
-    /// Whether the configuration is what has to change.
-    pub fn is_configuration(&self) -> bool {
-        matches!(self, ServeError::Identity(_) | ServeError::Listen { .. })
-    }
-
-    /// The first line.
-    pub fn sentence(&self) -> &'static str {
-        match self {
-            ServeError::Server(_) => "the node stopped",
-            _ => "the node did not start",
-        }
-    }
-
-    /// What to do.
-    pub fn advice(&self) -> &'static str {
-        match self {
-            ServeError::Identity(_) => "nothing was changed; see the reason above",
-            ServeError::Listen { .. } => "free the port, or choose another with --listen and --http",
-            ServeError::Log(_) => {
-                "do not delete anything: the other nodes hold what is committed; replace this node if its disk is broken"
-            }
-            _ => "see the reason above",
-        }
-    }
-}
 
 /// A running node, as the API, HTTP and housekeeping see it.
 pub struct Node {
@@ -105,6 +47,12 @@ pub struct Node {
     pub spaces: Spaces,
     /// Reads of content for Fetch.
     pub reads: Reads,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Why no new content is taken, while the node is short of space.
+    pub short: watch::Sender<Option<String>>,
+    /// Held while something is given back; when that last ended.
+    reclaimed: Arc<Mutex<Option<Instant>>>,
     peers: BTreeMap<u64, (String, Client)>,
 }
 
@@ -125,9 +73,23 @@ impl Node {
         self.replica.fatal().borrow().clone()
     }
 
-    /// Free space here.
-    pub fn space(&self) -> std::io::Result<Space> {
-        Space::of(&self.config.data_dir, self.config.reserve)
+    /// Has what is garbage given back, in the background; one round at a time, with a pause between two.
+    pub fn reclaim(&self) {
+        let Ok(mut last) = self.reclaimed.clone().try_lock_owned() else { return };
+        if last.is_some_and(|last| last.elapsed() < RECLAIM_PAUSE) {
+            return;
+        }
+        let replica = self.replica.clone();
+        tokio::spawn(async move {
+            match replica.reclaim_now().await {
+                Ok(reclaimed) if reclaimed.files == 0 => {}
+                Ok(reclaimed) => {
+                    tracing::info!(files = reclaimed.files, bytes = reclaimed.bytes, "space was given back");
+                }
+                Err(error) => tracing::warn!(%error, "space cannot be given back now; it is tried again"),
+            }
+            *last = Some(Instant::now());
+        });
     }
 
     /// Whether this node has published the epoch with this root; else why not.
@@ -213,25 +175,31 @@ impl Node {
 
 /// Runs a node until a signal or a fault ends it.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
-    let grpc = listen("gRPC", config.grpc).await?;
-    let http = listen("HTTP", config.http).await?;
-    let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
-    let (claim, store, log, machine) = opened.expect("opening does not panic")?;
+    let grpc = servers::listen("gRPC", config.grpc).await?;
+    let http = servers::listen("HTTP", config.http).await?;
+    let metrics = Arc::new(Metrics::new());
+    let (opening, counting) = (config.clone(), metrics.clone());
+    let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
+    let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
     let replica = Replica::start(replica_config(&config, &claim), log, machine.clone())
         .await
         .map_err(|error| ServeError::Replica(error.to_string()))?;
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),
+        short: watch::Sender::new(None),
+        reclaimed: Arc::default(),
         peers: peers(&config),
+        metrics,
         store,
         replica: replica.clone(),
         config,
     });
     let (stop, stopping) = watch::channel(false);
-    let grpc_server = tokio::spawn(serve_grpc(node.clone(), grpc, stopping.clone()));
-    let http_server = tokio::spawn(serve_http(node.clone(), http, stopping.clone()));
+    let health = HealthReporter::new();
+    servers::say_serving(&health).await;
+    let grpc_server = tokio::spawn(servers::grpc(node.clone(), grpc, health.clone(), stopping.clone()));
+    let http_server = tokio::spawn(servers::http(node.clone(), http, stopping.clone()));
     replica.initialize_when_ready();
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
     tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");
@@ -246,11 +214,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             let why = why.ok().and_then(|why| why.clone()).unwrap_or_default();
             // Nothing more may be acknowledged: no farewell, no flush.
             tracing::error!(why, "fault: this node stops now");
+            servers::say_not_serving(&health).await;
             std::process::exit(1);
         }
         ended = grpc_server => Err(ServeError::Server(format!("the gRPC server ended: {}", outcome(ended)))),
         ended = http_server => Err(ServeError::Server(format!("the HTTP server ended: {}", outcome(ended)))),
     };
+    servers::say_not_serving(&health).await;
     replica.shutdown().await;
     stop.send_replace(true);
     chores.abort();
@@ -272,40 +242,8 @@ fn outcome(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String 
     }
 }
 
-type Opened = (Claim, Arc<Store>, LogStore, Arc<Machine>);
-
-/// Opens what is on disk. Blocks.
-fn open(config: &Config) -> Result<Opened, ServeError> {
-    let disk: Arc<dyn checkpoint::Disk> = Arc::new(RealDisk);
-    let layout = Layout::new(&config.data_dir);
-    let mut claim = identity::claim(&config.data_dir, config.id)?;
-    if claim.is_new
-        && let Some(owner) =
-            LogStore::owner_of(&disk, &layout).map_err(|error| ServeError::Log(error.to_string()))?
-    {
-        claim.adopt(owner)?;
-    }
-    let store =
-        Store::open(disk.clone(), &config.data_dir).map_err(|error| ServeError::Store(error.to_string()))?;
-    let store = Arc::new(store);
-    if let Err(error) = crate::capture::sweep(&layout.capture_dir()) {
-        tracing::warn!(%error, "old captures stay behind");
-    }
-    let (log, recovered) = LogStore::open(disk, &layout, claim.identity, LogOptions::default())
-        .map_err(|error| ServeError::Log(error.to_string()))?;
-    tracing::info!(?recovered, "the log is open");
-    if claim.is_new {
-        if log.log_state().1.is_some() || log.vote().is_some() {
-            return Err(IdentityError::NoIdentity { dir: config.data_dir.clone() }.into());
-        }
-        claim.write(None)?;
-    }
-    let machine = Machine::start(store.clone(), log.clone(), &layout.catalog_dir())
-        .map_err(|error| ServeError::Store(error.to_string()))?;
-    Ok((claim, store, log, machine))
-}
-
-fn replica_config(config: &Config, claim: &Claim) -> ReplicaConfig {
+/// The settings of the replica of the folder that was claimed.
+pub(crate) fn replica_config(config: &Config, claim: &Claim) -> ReplicaConfig {
     let mut replica =
         ReplicaConfig::new(config.id, claim.identity.incarnation, &config.cluster, config.members.clone());
     replica.cluster = claim.cluster;
@@ -321,52 +259,6 @@ fn peers(config: &Config) -> BTreeMap<u64, (String, Client)> {
         .collect()
 }
 
-async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|error| ServeError::Listen { name, address, error })
-}
-
-async fn serve_grpc(
-    node: Arc<Node>,
-    listener: TcpListener,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<(), String> {
-    let api = EpochlogServer::new(Api::new(node.clone()))
-        .max_decoding_message_size(client::REQUEST_BYTES_MAX)
-        .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<EpochlogServer<Api>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(client::pb::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| error.to_string())?;
-    raft::network::server()
-        .add_service(node.replica.service())
-        .add_service(api)
-        .add_service(health_service)
-        .add_service(reflection)
-        // Without this, Nagle's algorithm and delayed acknowledgements cost every small answer 40 ms.
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            // An error means that the node is gone altogether.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        })
-        .await
-        .map_err(|error| error.to_string())
-}
-
-async fn serve_http(
-    node: Arc<Node>,
-    listener: TcpListener,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<(), String> {
-    axum::serve(listener, http::routes(node))
-        .with_graceful_shutdown(async move {
-            let _ = stopping.wait_for(|stop| *stop).await;
-        })
-        .await
-        .map_err(|error| error.to_string())
-}
-
 /// Waits for SIGTERM or SIGINT.
 async fn signal() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
@@ -378,28 +270,4 @@ async fn signal() -> &'static str {
         _ = term.recv() => "SIGTERM",
         _ = int.recv() => "SIGINT",
     }
-}
-
-/// Whether the data folder could be used, without touching it.
-pub fn check_disk(config: &Config) -> Result<String, String> {
-    let mut existing: PathBuf = config.data_dir.clone();
-    while !existing.exists() {
-        if !existing.pop() {
-            return Err(format!("{} cannot be made", config.data_dir.display()));
-        }
-    }
-    if existing.as_os_str().is_empty() {
-        existing = ".".into();
-    }
-    let probe = tempfile::Builder::new().prefix(".epochlog-check").tempfile_in(&existing);
-    probe.map_err(|error| format!("{} cannot be written: {error}", existing.display()))?;
-    let space =
-        Space::of(&existing, config.reserve).map_err(|error| format!("{}: {error}", existing.display()))?;
-    let line = format!(
-        "{} has {} free, {} stay reserved",
-        existing.display(),
-        crate::units::size(space.free),
-        crate::units::size(space.reserve)
-    );
-    if space.free > space.reserve { Ok(line) } else { Err(line) }
 }

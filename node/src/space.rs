@@ -16,16 +16,26 @@ use crate::units;
 const FRESH: Duration = Duration::from_secs(10);
 /// How long a voter may take to tell.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a commit waits for space that is about to come back.
+const GIVING_BACK_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before it is looked for again.
+const GIVING_BACK_PAUSE: Duration = Duration::from_millis(200);
+/// One in so many inodes stays free, where they are counted.
+const INODES_RESERVED: u64 = 50;
 
-/// Free space of one node, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Free space of one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Space {
-    /// Free for this user.
+    /// Bytes that are free for this user.
     pub free: u64,
-    /// All of the file system.
+    /// Bytes of the file system.
     pub total: u64,
-    /// What stays free.
+    /// Bytes that stay free.
     pub reserve: u64,
+    /// There are bytes, but hardly any inodes.
+    pub inodes_short: bool,
+    /// Bytes that no epoch refers to any more: they come back by themselves.
+    pub garbage: u64,
 }
 
 impl Space {
@@ -33,13 +43,40 @@ impl Space {
     pub fn of(path: &Path, reserve: Reserve) -> std::io::Result<Space> {
         let stat = rustix::fs::statvfs(path)?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        Ok(Space { free, total, reserve: reserve.bytes(total) })
+        Ok(Space {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total,
+            reserve: reserve.bytes(total),
+            // Some file systems make inodes as they go and count none.
+            inodes_short: stat.f_files > 0 && stat.f_favail < stat.f_files / INODES_RESERVED,
+            garbage: 0,
+        })
     }
 
     /// Whether `needed` more bytes leave the reserve alone.
     pub fn has_room_for(&self, needed: u64) -> bool {
-        self.free >= self.reserve.saturating_add(needed)
+        !self.inodes_short && self.free >= self.reserve.saturating_add(needed)
+    }
+
+    /// Whether they will, once what is garbage was given back.
+    pub fn will_have_room_for(&self, needed: u64) -> bool {
+        let later = Space {
+            free: self.free.saturating_add(self.garbage),
+            inodes_short: self.inodes_short && self.garbage == 0,
+            ..*self
+        };
+        later.has_room_for(needed)
+    }
+
+    /// As another node tells it; `None` when it could not tell.
+    pub fn told(status: &pb::NodeStatus) -> Option<Space> {
+        (status.disk_total > 0).then_some(Space {
+            free: status.disk_free,
+            total: status.disk_total,
+            reserve: status.disk_reserve,
+            inodes_short: status.disk_inodes_short,
+            garbage: status.garbage_bytes,
+        })
     }
 }
 
@@ -59,13 +96,8 @@ impl Spaces {
                 let asked = stub.status(pb::StatusRequest { all: false, light: true });
                 let reply = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?.into_inner();
                 let status = reply.nodes.into_iter().find(|status| status.id == id)?;
-                // It could not tell: what it told before counts, until that is old.
-                if status.disk_total == 0 {
-                    return None;
-                }
-                let space =
-                    Space { free: status.disk_free, total: status.disk_total, reserve: status.disk_reserve };
-                Some((id, space))
+                // One that could not tell: what it told before counts, until that is old.
+                Some((id, Space::told(&status)?))
             })
         });
         let answers = futures::future::join_all(answers).await;
@@ -95,31 +127,53 @@ impl Spaces {
 }
 
 impl Node {
-    /// Refuses a commit for which a live voter has no room.
+    /// Free space here; reads memory and asks the file system.
+    pub fn space(&self) -> std::io::Result<Space> {
+        let space = Space::of(&self.config.data_dir, self.config.reserve)?;
+        Ok(Space { garbage: self.replica.machine().garbage().bytes, ..space })
+    }
+
+    /// Refuses a commit for which a live voter has no room. Where it has none only because something that
+    /// was removed is still to be given back, that is waited for, a little.
     pub async fn check_space(&self, declared: u64, what: &str) -> Result<(), Failure> {
-        // What open attempts may still bring is spoken for.
-        let needed = declared.saturating_add(self.replica.machine().ledger().reserved_bytes());
-        let here = self
-            .space()
-            .ok()
-            .filter(|space| !space.has_room_for(needed))
-            .map(|space| (self.config.id, space));
-        match here.or_else(|| self.spaces.without_room(needed)) {
-            None => Ok(()),
-            Some((node, space)) => Err(no_space(what, node, space, needed)),
+        let deadline = Instant::now() + GIVING_BACK_PATIENCE;
+        loop {
+            // What open attempts may still bring is spoken for.
+            let needed = declared.saturating_add(self.replica.machine().ledger().reserved_bytes());
+            let Some((node, space)) = self.without_room(needed) else { return Ok(()) };
+            if !space.will_have_room_for(needed) || Instant::now() >= deadline {
+                return Err(no_space(what, node, space, needed));
+            }
+            if node == self.config.id {
+                self.reclaim();
+            }
+            tokio::time::sleep(GIVING_BACK_PAUSE).await;
+            self.spaces.refresh(self).await;
         }
+    }
+
+    fn without_room(&self, needed: u64) -> Option<(u64, Space)> {
+        let here = self.space().ok().filter(|space| !space.has_room_for(needed));
+        here.map(|space| (self.config.id, space)).or_else(|| self.spaces.without_room(needed))
     }
 }
 
 fn no_space(what: &str, node: u64, space: Space, needed: u64) -> Failure {
+    let mut why = format!(
+        "node {node} has {} free, {} stay reserved, {} are needed",
+        units::size(space.free),
+        units::size(space.reserve),
+        units::size(needed)
+    );
+    if space.inodes_short {
+        why = format!("node {node} has hardly any inodes left; {why}");
+    }
+    if space.garbage > 0 {
+        why.push_str(&format!("; {} that were removed are being given back", units::size(space.garbage)));
+    }
     Failure::new(Code::NoSpace, "no space, the epoch was NOT committed")
         .what(what)
-        .why(format!(
-            "node {node} has {} free, {} stay reserved, {} are needed",
-            units::size(space.free),
-            units::size(space.reserve),
-            units::size(needed)
-        ))
+        .why(why)
         .fix(format!(
             "make room on node {node}, or remove old epochs with `epochlog rm`. Your directory is untouched."
         ))
@@ -130,18 +184,33 @@ fn no_space(what: &str, node: u64, space: Space, needed: u64) -> Failure {
 mod tests {
     use super::*;
 
+    fn space(free: u64, total: u64, reserve: u64) -> Space {
+        Space { free, total, reserve, ..Space::default() }
+    }
+
     #[test]
     fn the_reserve_is_never_spent() {
-        let space = Space { free: 100, total: 1000, reserve: 50 };
+        let space = space(100, 1000, 50);
         assert!(space.has_room_for(50));
         assert!(!space.has_room_for(51));
         assert!(!space.has_room_for(u64::MAX));
+        assert!(!Space { inodes_short: true, ..space }.has_room_for(1));
+    }
+
+    #[test]
+    fn garbage_is_room_to_come_never_room() {
+        let space = Space { garbage: 30, ..space(60, 1000, 50) };
+        assert!(!space.has_room_for(20));
+        assert!(space.will_have_room_for(40));
+        assert!(!space.will_have_room_for(41));
+        assert!(Space { inodes_short: true, ..space }.will_have_room_for(40));
+        assert!(!Space { inodes_short: true, garbage: 0, ..space }.will_have_room_for(1));
     }
 
     #[test]
     fn only_what_was_told_lately_counts() {
         let spaces = Spaces::default();
-        let full = Space { free: 1, total: 1000, reserve: 50 };
+        let full = space(1, 1000, 50);
         let old = Instant::now().checked_sub(FRESH * 2).unwrap();
         spaces.told.lock().unwrap().insert(2, (old, full));
         assert_eq!(spaces.without_room(1), None);
@@ -152,8 +221,7 @@ mod tests {
     #[test]
     fn the_roomiest_is_live_and_above_its_reserve() {
         let spaces = Spaces::default();
-        let space = |free| Space { free, total: 1000, reserve: 50 };
-        let tell = |id, when, free| spaces.told.lock().unwrap().insert(id, (when, space(free)));
+        let tell = |id, when, free| spaces.told.lock().unwrap().insert(id, (when, space(free, 1000, 50)));
         let now = Instant::now();
         tell(1, now.checked_sub(FRESH * 2).unwrap(), 1000);
         tell(2, now, 49);
@@ -165,9 +233,10 @@ mod tests {
 
     #[test]
     fn a_refusal_names_node_and_bytes() {
-        let failure =
-            no_space("commit a@1", 2, Space { free: 1 << 20, total: 1 << 30, reserve: 1 << 21 }, 5 << 20);
+        let failure = no_space("commit a@1", 2, space(1 << 20, 1 << 30, 1 << 21), 5 << 20);
         assert_eq!(failure.code, Code::NoSpace);
         assert_eq!(failure.why, "node 2 has 1.0 MiB free, 2.0 MiB stay reserved, 5.0 MiB are needed");
+        let soon = no_space("commit a@1", 2, Space { garbage: 3 << 20, ..space(0, 1, 0) }, 5 << 20);
+        assert!(soon.why.ends_with("3.0 MiB that were removed are being given back"), "{}", soon.why);
     }
 }

@@ -32,9 +32,22 @@ fn help_lists_what_there_is_and_nothing_else() {
     let help = epochlog(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = stdout(&help);
-    for command in
-        ["demo", "dev", "serve", "commit", "restore", "ls", "show", "status", "digest", "verify", "rm"]
-    {
+    for command in [
+        "demo",
+        "dev",
+        "serve",
+        "commit",
+        "restore",
+        "ls",
+        "show",
+        "status",
+        "digest",
+        "verify",
+        "rm",
+        "repair",
+        "config",
+        "completions",
+    ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} is missing:\n{text}");
     }
     for later in ["watch", "backup", "members", "gc", "pin"] {
@@ -143,6 +156,50 @@ fn a_folder_without_its_log_is_refused() {
     let other = start("2");
     assert_eq!(other.status.code(), Some(2));
     assert!(stderr(&other).contains("belongs to node 1"), "{}", stderr(&other));
+}
+
+#[test]
+fn completions_are_written_for_each_shell() {
+    for (shell, word) in
+        [("bash", "complete -F"), ("zsh", "#compdef epochlog"), ("fish", "complete -c epochlog")]
+    {
+        let script = epochlog(&["completions", shell]);
+        assert_eq!(script.status.code(), Some(0), "{}", stderr(&script));
+        let text = stdout(&script);
+        assert!(text.contains(word) && text.contains("take-over"), "{shell}: {text}");
+    }
+    assert_eq!(epochlog(&["completions", "tcsh"]).status.code(), Some(2));
+}
+
+#[test]
+fn config_show_tells_where_each_value_comes_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, "[node]\nid = 3\ndata_dir = \"/d\"\n[raft]\nheartbeat = \"100ms\"\n").unwrap();
+    let path = file.to_str().unwrap();
+    let show = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+        command.env("EPOCHLOG_CLUSTER", "prod").args(["config", "show", "-c", path, "--http", "127.0.0.1:9"]);
+        let output = command.args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let text = show(&["--origin"]);
+    for line in [
+        format!("id = 3  # {path}:2"),
+        "cluster = \"prod\"  # environment EPOCHLOG_CLUSTER".to_owned(),
+        "http = \"127.0.0.1:9\"  # flag --http".to_owned(),
+        format!("heartbeat = \"100ms\"  # {path}:5"),
+        "chunk_size = \"1 MiB\"  # default".to_owned(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+    assert!(!show(&[]).contains('#'));
+    let json: serde_json::Value = serde_json::from_str(&show(&["--origin", "-o", "json"])).unwrap();
+    assert_eq!(json["node.id"]["value"], 3);
+    assert_eq!(json["listen.http"]["origin"], "flag --http");
+    let bad = epochlog(&["config", "show", "--id", "0", "--data-dir", "/d"]);
+    assert_eq!(bad.status.code(), Some(2));
 }
 
 /// Ctrl-C while a node that never answers has the request.

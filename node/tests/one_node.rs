@@ -2,73 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use client::{Client, Code, Commit, Options, pb};
 
-struct Node {
-    child: Child,
-    endpoint: String,
-    data: PathBuf,
-}
+mod support;
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn port() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
-impl Node {
-    fn start(dir: &Path, endpoint: &str, roots: &Path) -> Node {
-        Node::start_with(dir, endpoint, roots, "1 MiB")
-    }
-
-    fn start_with(dir: &Path, endpoint: &str, roots: &Path, reserve: &str) -> Node {
-        let data = dir.join("data");
-        let config = dir.join("node.toml");
-        let text = format!(
-            "[node]\nid = 1\ndata_dir = {data:?}\nsource_roots = [{roots:?}]\n[listen]\ngrpc = \"{endpoint}\"\nhttp = \"{}\"\n\
-             [raft]\nheartbeat = \"50ms\"\nelection_timeout = [\"200ms\", \"400ms\"]\n[storage]\nreserve_free = {reserve:?}\n",
-            port()
-        );
-        std::fs::write(&config, text).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_epochlog"))
-            .args(["serve", "--config"])
-            .arg(&config)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Node { child, endpoint: endpoint.to_owned(), data }
-    }
-
-    async fn client(&self) -> Client {
-        let client = Client::new([self.endpoint.clone()], Options { timeout: Duration::from_secs(20) });
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while client.status(true).await.ok().and_then(|status| status.leader).is_none() {
-            assert!(Instant::now() < deadline, "the node does not come up");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        client
-    }
-}
-
-fn source(dir: &Path) -> PathBuf {
-    let source = dir.join("source");
-    std::fs::create_dir_all(source.join("sub/empty")).unwrap();
-    std::fs::write(source.join("sub/small"), b"small").unwrap();
-    std::fs::write(source.join("large"), vec![7; 3_000_000]).unwrap();
-    std::fs::write(source.join("zeros"), vec![0; 3_000_000]).unwrap();
-    std::fs::write(source.join("none"), b"").unwrap();
-    std::os::unix::fs::symlink("nowhere", source.join("dangling")).unwrap();
-    source
-}
+use support::{Node, port, source, wait_for};
 
 fn root_of(dir: &Path) -> Vec<u8> {
     let limits = checkpoint::Limits::default();
@@ -174,6 +115,29 @@ async fn below_the_reserve_nothing_new_begins() {
     // What is committed already needs no space to say so.
     let known = client.commit(&source, order, &|_| {}).await.unwrap();
     assert!(known.committed.already);
+    let short = wait_for("the node to know that it is short", async || {
+        let status = client.status(true).await.unwrap();
+        Some(status.nodes[0].short_of_space.clone()).filter(|why| !why.is_empty())
+    })
+    .await;
+    assert!(short.starts_with("node 1 is short of space"), "{short}");
+    let (head, ready) = node.get("/readyz");
+    assert!(head.starts_with("HTTP/1.1 503") && ready.contains("WRONG log: node 1 is short"), "{ready}");
+
+    // What makes room needs none: the epoch goes at once, and so does its content.
+    let expire = pb::ExpireRequest { job: "job".into(), epochs: vec![1], ..Default::default() };
+    client.expire(expire).await.unwrap();
+    let directory = node.data.join("epochs/job/1");
+    wait_for("the directory to go", async || (!directory.exists()).then_some(())).await;
+    wait_for("the content to go", async || blobs(&node.data).is_empty().then_some(())).await;
+    assert_eq!(client.status(true).await.unwrap().nodes[0].garbage_bytes, 0);
+}
+
+fn blobs(data: &Path) -> Vec<std::path::PathBuf> {
+    let files = |dir: &Path| -> Vec<_> {
+        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    files(&data.join("groups/main/blobs")).iter().flat_map(|dir| files(dir)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

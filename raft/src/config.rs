@@ -11,6 +11,10 @@ pub const APPEND_BYTES: usize = 32 << 20;
 /// The largest message that a node takes from a peer, in bytes: entries of 1 MiB, and the one of a
 /// chunk of 4 MiB that goes over it.
 pub const MESSAGE_BYTES_MAX: usize = (5 << 20) + (512 << 10);
+/// The largest part of a snapshot or of content that a node sends, in bytes.
+pub const PART_BYTES: usize = 1 << 20;
+/// The largest ledger that a node takes from a peer, in bytes.
+pub const LEDGER_BYTES_MAX: u64 = 1 << 30;
 /// HTTP/2 frames may be so long: a request of 1 MiB of payload in two frames instead of 65. Small
 /// messages never wait behind a long frame, because they have connections of their own.
 pub const FRAME_BYTES: u32 = 1 << 20;
@@ -47,6 +51,43 @@ pub struct ReplicaConfig {
     pub leader_patience: Duration,
     /// How often a leader writes log time while attempts are open.
     pub tick: Duration,
+    /// When snapshots are taken, the log is purged and space is given back.
+    pub keeping: Keeping,
+}
+
+/// When a replica takes snapshots, purges its log and gives space back. Every replica decides for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keeping {
+    /// Pause between two looks.
+    pub look_every: Duration,
+    /// A snapshot is taken when the WAL has grown by so many bytes since the last one.
+    pub snapshot_log_bytes: u64,
+    /// And when so many entries were applied since.
+    pub snapshot_entries: u64,
+    /// The log is purged when its WAL takes more than this; below it stays for followers that are
+    /// away for a moment, unless something waits to be given back.
+    pub purge_log_bytes: u64,
+    /// So many bytes of contents without an owner are given back at once.
+    pub garbage_bytes: u64,
+    /// Any content without an owner is given back after so long.
+    pub garbage_age: Duration,
+    /// Folders of ended attempts go after so long. It is also how long a follower may be away and still
+    /// be served from the log while commits go on.
+    pub attempts_age: Duration,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Keeping {
+            look_every: Duration::from_secs(1),
+            snapshot_log_bytes: 16 << 20,
+            snapshot_entries: 100_000,
+            purge_log_bytes: 64 << 20,
+            garbage_bytes: 64 << 20,
+            garbage_age: Duration::from_secs(3),
+            attempts_age: Duration::from_secs(60),
+        }
+    }
 }
 
 impl ReplicaConfig {
@@ -66,6 +107,7 @@ impl ReplicaConfig {
             answer_stall: Duration::from_secs(15),
             leader_patience: Duration::from_secs(10),
             tick: Duration::from_secs(5),
+            keeping: Keeping::default(),
         }
     }
 
@@ -85,9 +127,11 @@ impl ReplicaConfig {
             max_payload_entries: 64,
             max_append_entries: Some(16),
             api_channel_size: Some(1024),
-            // Nothing is purged in this version, and never by openraft on its own.
+            // The keeper takes snapshots and purges; openraft does neither on its own.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
+            // In this version it only says whether `add_learner` has to wait; a snapshot goes to a follower when
+            // entries that it needs are purged, and for no other reason.
             replication_lag_threshold: u64::MAX,
             install_snapshot_timeout: 30_000,
             enable_pre_vote: Some(true),

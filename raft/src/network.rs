@@ -1,10 +1,11 @@
-//! Peer to peer: three HTTP/2 connections to each peer, so that nothing small waits behind bulk.
+//! Peer to peer: four HTTP/2 connections to each peer, so that nothing small waits behind bulk.
 //!
 //! | connection | carries |
 //! |---|---|
 //! | control | hello, votes, pre-votes, heartbeats, transfer of leadership |
 //! | bulk | append streams, 1 MiB a request, 64 requests deep |
 //! | forward | proposals, reads, status |
+//! | transfer | snapshots and content for replicas that were away or lost something |
 //!
 //! A connection is made when it is first needed and made again after it broke.
 
@@ -48,6 +49,10 @@ impl Factory {
     pub fn new(peers: Arc<Peers>) -> Self {
         Factory { peers }
     }
+
+    fn client(&self, target: u64, node: &BasicNode, purpose: Purpose) -> Network {
+        Network { peers: self.peers.clone(), target, address: node.addr.clone(), purpose }
+    }
 }
 
 /// openraft's client to one peer.
@@ -55,27 +60,42 @@ pub struct Network {
     pub(crate) peers: Arc<Peers>,
     pub(crate) target: u64,
     pub(crate) address: String,
-    /// Append streams go over the control connection: they are heartbeats.
-    pub(crate) heartbeats: bool,
+    pub(crate) purpose: Purpose,
+}
+
+/// What openraft uses a client for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Votes, transfer of leadership, append streams.
+    Log,
+    /// Append streams go over the control connection.
+    Heartbeats,
+    /// Snapshots.
+    Snapshots,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Network;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Network {
-        Network { peers: self.peers.clone(), target, address: node.addr.clone(), heartbeats: false }
+        self.client(target, node, Purpose::Log)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Network {
-        Network { peers: self.peers.clone(), target, address: node.addr.clone(), heartbeats: true }
+        self.client(target, node, Purpose::Heartbeats)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Network {
+        self.client(target, node, Purpose::Snapshots)
     }
 }
 
 impl NetBackoff<TypeConfig> for Network {
-    /// 50 ms doubling to 500 ms: a node that comes back is served again at once.
+    /// 50 ms doubling to 500 ms: a node that comes back is served again at once. A snapshot that a node cannot
+    /// take is offered more and more rarely, up to every 3 s: it is read, and pins things, each time.
     fn backoff(&self) -> Option<Backoff> {
-        let steps =
-            (0u32..).map(|n| Duration::from_millis(50u64 << n.min(5)).min(Duration::from_millis(500)));
+        let longest = Duration::from_millis(if self.purpose == Purpose::Snapshots { 3000 } else { 500 });
+        let steps = (0u32..).map(move |n| Duration::from_millis(50u64 << n.min(6)).min(longest));
         Some(Backoff::new(steps))
     }
 }

@@ -15,14 +15,21 @@ use tokio::task::JoinHandle;
 use crate::config::{APPEND_BYTES, PROPOSAL_BYTES, ReplicaConfig};
 use crate::error::{ProposeError, StartError};
 use crate::identity::Known;
+use crate::keeper::Keeper;
 use crate::leader::{self, Leadership};
 use crate::log_store::RaftLog;
 use crate::network::peers::Peers;
 use crate::network::server::PeerService;
 use crate::network::{Factory, server};
 use crate::state_machine::StateMachine;
+use crate::transfer::gather::Gather;
+use crate::transfer::install::Turn;
+use crate::transfer::pace::Foreground;
+use crate::transfer::serve::Service;
+use crate::transfer::source::Source;
+use crate::transfer::{Progress, Stop, Transfer};
 use crate::types::Raft;
-use crate::{clock, membership, proto};
+use crate::{clock, keeper, membership, proto, repair};
 
 /// How long a leader that shuts down waits for somebody else to lead.
 const HANDOVER: Duration = Duration::from_secs(2);
@@ -50,8 +57,20 @@ pub(crate) struct Inner {
     pub permits: Arc<Semaphore>,
     /// Bytes of unanswered entries from append streams.
     pub append_permits: Arc<Semaphore>,
+    /// Sees when this node has a hand in commits.
+    pub foreground: Arc<Foreground>,
+    /// What this node is fetching.
+    pub transfer: Arc<Progress>,
+    /// One receiver at a time.
+    pub transfer_turn: Turn,
+    /// What peers may fetch here.
+    pub content: Arc<Service>,
+    /// Wakes the keeper.
+    pub keeper: Arc<Keeper>,
     /// Why appends are refused at the ingress at present.
     pub refusing: RwLock<Option<String>>,
+    /// Why content is not proposed here at present.
+    pub no_content: RwLock<Option<String>>,
     pub fatal: watch::Sender<Option<String>>,
     /// The ledger's digest at the position where it was last asked for.
     pub digest: Mutex<Option<(Option<LogId>, String)>>,
@@ -69,6 +88,12 @@ impl Inner {
             return Err(ProposeError::unavailable("this node is shutting down"));
         }
         Ok(())
+    }
+
+    /// A way to bring content here; `stop` ends it.
+    pub fn gather(&self, stop: Stop) -> Gather {
+        let (peers, store) = (self.peers.clone(), self.machine.store().clone());
+        Gather::new(peers, store, self.config.node, self.transfer.clone(), stop)
     }
 
     /// True once this node stops.
@@ -126,9 +151,15 @@ impl Replica {
         )
         .await
         .map_err(|e| StartError::Raft(e.to_string()))?;
+        let foreground = Arc::new(Foreground::default());
         let inner = Arc::new(Inner {
             raft,
             log,
+            transfer: Arc::default(),
+            transfer_turn: Turn::default(),
+            content: Service::new(Source::new(machine.clone()), foreground.clone()),
+            foreground,
+            keeper: Arc::default(),
             machine,
             peers,
             known,
@@ -136,6 +167,7 @@ impl Replica {
             permits: Arc::new(Semaphore::new(PROPOSAL_BYTES)),
             append_permits: Arc::new(Semaphore::new(APPEND_BYTES)),
             refusing: RwLock::new(None),
+            no_content: RwLock::new(None),
             fatal: watch::Sender::new(None),
             digest: Mutex::default(),
             closing: watch::Sender::new(false),
@@ -144,6 +176,8 @@ impl Replica {
         });
         inner.keep(tokio::spawn(leader::follow(Arc::downgrade(&inner))));
         inner.keep(tokio::spawn(clock::run(Arc::downgrade(&inner))));
+        inner.keep(tokio::spawn(keeper::run(Arc::downgrade(&inner))));
+        inner.keep(tokio::spawn(repair::run(Arc::downgrade(&inner))));
         inner.keep(tokio::spawn(watch_log(inner.clone())));
         inner.keep(tokio::spawn(watch_raft(inner.clone())));
         Ok(Replica { inner })
@@ -200,10 +234,27 @@ impl Replica {
         self.inner.fatal.subscribe()
     }
 
-    /// Refuses appends from a leader, with the reason, until called with `None`: the node is short
-    /// of space. Votes go on; what is refused here is sent again later.
+    /// Refuses appends that bring content or begin something, with the reason, until called with `None`: the
+    /// node is short of space. Votes go on, and so do records that end, expire or seal; what is refused here is
+    /// sent again later. While it refuses, snapshots, purge and deletion run at once.
     pub fn refuse_appends(&self, why: Option<String>) {
+        let short = why.is_some();
         *self.inner.refusing.write().unwrap_or_else(PoisonError::into_inner) = why;
+        if short {
+            self.inner.keeper.wake();
+        }
+    }
+
+    /// While this node leads, proposes nothing that brings content or begins something, with the reason, until
+    /// called with `None`. Called before [`Replica::refuse_appends`] would be: what a leader has in its log has to
+    /// reach the followers before anything that makes room can.
+    pub fn refuse_content(&self, why: Option<String>) {
+        *self.inner.no_content.write().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// What this replica fetches from others, as it changes.
+    pub fn transfer(&self) -> watch::Receiver<Transfer> {
+        self.inner.transfer.watch()
     }
 
     /// Asks the leader, which must be this node, to hand over to `to`. Returns once asked.

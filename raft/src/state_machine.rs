@@ -3,6 +3,11 @@
 //! Apply is the ledger in memory: a verdict per entry, answered at once, no file touched, no
 //! payload read. What must happen on disk is the performer's business, behind this node's own
 //! flushed mark. Indexes are checked to be contiguous by the machine.
+//!
+//! **Never.** A snapshot that cannot be written or read ends nobody: openraft takes an error of a
+//! builder, or of [`RaftStateMachine::get_current_snapshot`], as a broken disk and stops the node.
+//! The keeper writes snapshots and tells openraft of those that are durable; a rotten one is
+//! replaced by the ledger as it is now.
 
 use std::io;
 use std::sync::Arc;
@@ -10,16 +15,15 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use nativelog::machine::Machine;
 use nativelog::record::{Body, Kind};
+use nativelog::snapshot::{Capture, SnapshotError, SnapshotMeta};
 use openraft::RaftSnapshotBuilder;
-use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot, SnapshotMeta};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use tokio::task::spawn_blocking;
 
 use crate::identity::Known;
 use crate::log_store::to_entry;
-use crate::snapshot::{SnapshotData, unsupported};
-use crate::types::{Answer, Lead, RaftLogId, StoredMembers, TypeConfig, decode_members, raft_id};
-
-type Snap = Snapshot<Lead, u64, openraft::BasicNode, SnapshotData>;
-type Meta = SnapshotMeta<Lead, u64, openraft::BasicNode>;
+use crate::snapshot::{Meta, Snap, SnapshotData, kept_members, snap, stored_members};
+use crate::types::{Answer, RaftLogId, StoredMembers, TypeConfig, raft_id};
 
 /// The ledger as openraft wants it.
 pub struct StateMachine {
@@ -32,24 +36,33 @@ impl StateMachine {
     /// Wraps `machine`.
     ///
     /// # Errors
-    /// A membership in the log that cannot be read.
+    /// A membership in the log or the snapshot that cannot be read.
     pub fn new(machine: Arc<Machine>, known: Arc<Known>) -> io::Result<Self> {
-        let members = match machine.last_membership()? {
-            None => StoredMembers::default(),
-            Some((id, bytes)) => {
-                let damaged =
-                    |why| io::Error::new(io::ErrorKind::InvalidData, format!("membership at {id}: {why}"));
-                StoredMembers::new(Some(raft_id(id)), decode_members(&bytes).map_err(damaged)?)
-            }
-        };
+        // What was purged is in the snapshot only.
+        let in_snapshot = machine.newest_snapshot().and_then(|meta| meta.membership);
+        let newest = machine.last_membership()?.into_iter().chain(in_snapshot).max_by_key(|(id, _)| id.index);
+        let members = stored_members(newest.as_ref())?;
         known.refresh(&machine);
         Ok(StateMachine { machine, known, members })
+    }
+
+    /// The ledger as it is applied now, with the membership at that position. Called where entries
+    /// are applied, so that the two belong together.
+    pub fn capture(&self) -> Option<Capture> {
+        self.machine.capture(kept_members(&self.members))
+    }
+}
+
+fn failed(error: SnapshotError) -> io::Error {
+    match error {
+        SnapshotError::Io { what, source } => io::Error::new(source.kind(), format!("{what}: {source}")),
+        other => io::Error::other(other),
     }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembers)> {
         Ok((self.machine.ledger().applied().map(raft_id), self.members.clone()))
@@ -79,30 +92,78 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {
-        Some(NoSnapshots)
+    /// Forced: a snapshot of now. Otherwise the newest durable one, which is what the keeper asks for
+    /// after it has made one.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        if force {
+            return Some(self.get_snapshot_builder().await);
+        }
+        let meta = self.machine.newest_snapshot()?;
+        Some(Builder { machine: self.machine.clone(), task: Task::Announce(meta) })
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { machine: self.machine.clone(), task: Task::Take(self.capture()) }
     }
 
-    async fn install_snapshot(&mut self, _meta: &Meta, _snapshot: SnapshotData) -> io::Result<()> {
-        Err(unsupported())
+    /// Everything that `snapshot` refers to is here and fsynced: the receiver saw to that. At start openraft
+    /// may come with what the machine has loaded already; then there is nothing to do.
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> io::Result<()> {
+        let capture = snapshot.capture()?.clone();
+        let applied = self.machine.ledger().applied();
+        if applied.is_some_and(|applied| applied.index >= capture.meta.position.index) {
+            return Ok(());
+        }
+        let machine = self.machine.clone();
+        spawn_blocking(move || machine.install(&capture)).await.map_err(io::Error::other)?.map_err(failed)?;
+        self.members = meta.last_membership.clone();
+        self.known.refresh(&self.machine);
+        Ok(())
     }
 
+    /// The newest durable snapshot.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snap>> {
-        Ok(None)
+        let machine = self.machine.clone();
+        let read = spawn_blocking(move || machine.read_snapshot()).await.map_err(io::Error::other)?;
+        let capture = match read {
+            Ok(None) => return Ok(None),
+            Ok(Some(capture)) => capture,
+            Err(error) => {
+                tracing::error!(%error, "the newest snapshot does not read back; the ledger as it is now goes instead, and the next snapshot replaces it");
+                let Some(capture) = self.capture() else { return Ok(None) };
+                capture
+            }
+        };
+        let meta = capture.meta.clone();
+        snap(&meta, SnapshotData::of(self.machine.clone(), capture)).map(Some)
     }
 }
 
-/// Builds no snapshot and says so; see [`crate::snapshot`].
-pub struct NoSnapshots;
+/// Makes the ledger at one position durable, or names what is durable.
+pub struct Builder {
+    machine: Arc<Machine>,
+    task: Task,
+}
 
-impl RaftSnapshotBuilder<TypeConfig> for NoSnapshots {
+enum Task {
+    Take(Option<Capture>),
+    Announce(SnapshotMeta),
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snap> {
-        Err(unsupported())
+        let capture = match &self.task {
+            Task::Announce(meta) => return snap(meta, SnapshotData::announced()),
+            // Nothing is applied: there is nothing that a snapshot could be of.
+            Task::Take(None) => {
+                return Ok(Snap { meta: Meta::default(), snapshot: SnapshotData::announced() });
+            }
+            Task::Take(Some(capture)) => capture.clone(),
+        };
+        let (machine, kept) = (self.machine.clone(), capture.clone());
+        let meta = spawn_blocking(move || machine.keep(kept)).await.map_err(io::Error::other)?;
+        snap(&meta.map_err(failed)?, SnapshotData::new(capture))
     }
 }

@@ -65,6 +65,31 @@ pub struct Lag {
     pub entries: u64,
 }
 
+/// Where a replica stands in the cluster: what its metrics need, at no cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The term it is in.
+    pub term: u64,
+    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
+    pub role: &'static str,
+    /// On the leader: entries that each peer lacks.
+    pub lags: BTreeMap<u64, u64>,
+}
+
+impl Replica {
+    /// Where it stands. Digests nothing.
+    pub fn standing(&self) -> Standing {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let next = self.inner.log.log_state().1.map_or(0, |last| last.index + 1);
+        let me = self.inner.config.node;
+        let peers = metrics.replication.iter().flatten().filter(|(node, _)| **node != me);
+        let behind =
+            |matched: &Option<_>| next - matched.as_ref().map_or(0, |at| log_id(at).index + 1).min(next);
+        let lags = peers.map(|(node, matched)| (*node, behind(matched))).collect();
+        Standing { term: metrics.current_term, role: role(metrics.state), lags }
+    }
+}
+
 impl Replica {
     /// This replica's state. Digesting the ledger takes time with its size.
     pub fn status(&self) -> Status {

@@ -3,6 +3,6 @@
 pub use crate::identity::{Check, Known};
 pub use crate::log_store::RaftLog;
 pub use crate::network::peers::{Client, Lane, Peers};
-pub use crate::snapshot::SnapshotData;
-pub use crate::state_machine::StateMachine;
+pub use crate::snapshot::{Meta, Snap, SnapshotData};
+pub use crate::state_machine::{Builder, StateMachine};
 pub use crate::types::*;

@@ -58,7 +58,7 @@ async fn sixty_four_chunks_are_pipelined_and_a_repeat_is_answered_the_same() {
     let source = directory(64 << 20);
     let commit = Commit::of(source.path(), "job", 1);
     let first = commit.write(source.path(), &follower.replica).await;
-    assert_eq!(first.bytes, (64 << 20) + 5);
+    assert_eq!(first.bytes, (64 << 20) + 10);
     assert!(first.log_bytes < (64 << 20) + (1 << 20), "{}", first.log_bytes);
     // The same commit id finds its own outcome, at any node.
     let leader = &cluster.nodes[&cluster.leader().await];

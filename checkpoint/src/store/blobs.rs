@@ -2,13 +2,17 @@
 //! an inode has no room for another link. A blob's name appears only after its
 //! content and mode are durable; it is never written in place.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use rustix::io::Errno;
 
 use super::layout::Layout;
 use crate::digest::{Digest, Hasher};
-use crate::disk::{Disk, FileKind, Open, Stat};
+use crate::disk::{Disk, DiskFile, FileKind, Open, Stat};
 use crate::error::{IoError, at};
 
 // Blobs that this process has verified and remembers, at most.
@@ -22,19 +26,34 @@ pub(super) type Key = (Digest, u32, u32);
 #[derive(Debug, Default)]
 pub(super) struct Known {
     // Verified once: as long as inode and time of change stay, it is not read again.
-    verified: HashMap<Key, (u64, i128)>,
+    verified: Mutex<BTreeMap<Key, (u64, i128)>>,
 }
 
 impl Known {
-    pub(super) fn remember(&mut self, key: Key, stat: &Stat) {
-        if self.verified.len() >= VERIFIED_MAX {
-            self.verified.clear();
+    fn verified(&self) -> MutexGuard<'_, BTreeMap<Key, (u64, i128)>> {
+        self.verified.lock().expect("a thread panicked while it remembered a blob")
+    }
+
+    pub(super) fn remember(&self, key: Key, stat: &Stat) {
+        let mut verified = self.verified();
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
         }
-        self.verified.insert(key, (stat.ino, stat.mtime_ns));
+        verified.insert(key, (stat.ino, stat.mtime_ns));
+    }
+
+    /// Every inode of this content is read again before it is used again.
+    pub(super) fn forget(&self, digest: Digest) {
+        let mut verified = self.verified();
+        let range = (digest, 0, 0)..=(digest, u32::MAX, u32::MAX);
+        let keys: Vec<Key> = verified.range(range).map(|(key, _)| *key).collect();
+        for key in keys {
+            verified.remove(&key);
+        }
     }
 
     fn knows(&self, key: &Key, stat: &Stat) -> bool {
-        self.verified.get(key) == Some(&(stat.ino, stat.mtime_ns))
+        self.verified().get(key) == Some(&(stat.ino, stat.mtime_ns))
     }
 }
 
@@ -48,43 +67,129 @@ pub(super) enum Found {
 /// Looks at a blob and reads it unless this process has done so.
 pub(super) fn check(
     disk: &dyn Disk,
-    known: &mut Known,
+    known: &Known,
     path: &Path,
     key: Key,
     size: u64,
 ) -> Result<Found, IoError> {
+    let found = check_content(disk, known, path, key, size)?;
+    match found {
+        Found::Good(stat) if stat.mode != key.1 => {
+            Ok(Found::Corrupt(format!("its mode is {:o}, not {:o}", stat.mode, key.1)))
+        }
+        found => Ok(found),
+    }
+}
+
+// As `check`, whatever the mode is.
+fn check_content(disk: &dyn Disk, known: &Known, path: &Path, key: Key, size: u64) -> Result<Found, IoError> {
     let stat = match disk.stat(path) {
         Ok(stat) => stat,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
         Err(e) => return Err(at("stat", path)(e)),
     };
-    let (digest, mode, _) = key;
     if stat.kind != FileKind::File || stat.len != size {
         return Ok(Found::Corrupt(format!("it has {} bytes, not {size}", stat.len)));
-    }
-    if stat.mode != mode {
-        return Ok(Found::Corrupt(format!("its mode is {:o}, not {mode:o}", stat.mode)));
     }
     if known.knows(&key, &stat) {
         return Ok(Found::Good(stat));
     }
-    let found = hash_file(disk, path).map_err(at("read", path))?;
-    if found != digest {
-        return Ok(Found::Corrupt(format!("its digest is {}, not {}", found.short(), digest.short())));
+    match hash_file(disk, path) {
+        Ok(found) if found == key.0 => {
+            known.remember(key, &stat);
+            Ok(Found::Good(stat))
+        }
+        Ok(found) => Ok(Found::Corrupt(format!("its digest is {}, not {}", found.short(), key.0.short()))),
+        Err(e) if is_rot(&e) => Ok(Found::Corrupt(format!("it cannot be read: {e}"))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Missing),
+        Err(e) => Err(at("read", path)(e)),
     }
-    known.remember(key, &stat);
-    Ok(Found::Good(stat))
+}
+
+/// Whether an error of reading says that the device has lost what was written there.
+pub(super) fn is_rot(e: &io::Error) -> bool {
+    let rot = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::REMOTEIO];
+    e.raw_os_error().is_some_and(|raw| rot.iter().any(|errno| errno.raw_os_error() == raw))
+}
+
+/// What there is of a content, of all modes and numbers together.
+pub(super) enum Held {
+    /// An inode whose content was checked; its mode may be wrong.
+    Good(PathBuf, Stat),
+    /// Inodes, all of them bad: one of them, and why.
+    Corrupt(PathBuf, String),
+    Missing,
+}
+
+/// Looks for an inode with this content under any mode and number. `mode` is tried first.
+pub(super) fn find_good(
+    disk: &dyn Disk,
+    known: &Known,
+    layout: &Layout,
+    digest: Digest,
+    mode: u32,
+    size: u64,
+) -> Result<Held, IoError> {
+    let likely = layout.blob(digest, mode, 0);
+    let mut held = Held::Missing;
+    match check_content(disk, known, &likely, (digest, mode, 0), size)? {
+        Found::Good(stat) => return Ok(Held::Good(likely, stat)),
+        Found::Corrupt(why) => held = Held::Corrupt(likely.clone(), why),
+        Found::Missing => {}
+    }
+    let all = all_modes(disk, layout, digest).map_err(at("list", &layout.blobs_dir()))?;
+    for path in all.into_iter().filter(|path| *path != likely) {
+        let Some(key) = path.file_name().and_then(parse) else { continue };
+        match check_content(disk, known, &path, key, size)? {
+            Found::Good(stat) => return Ok(Held::Good(path, stat)),
+            Found::Corrupt(why) => held = Held::Corrupt(path, why),
+            Found::Missing => {}
+        }
+    }
+    Ok(held)
+}
+
+/// Which inode a file name on a shelf stands for; `None` for a name that is not ours.
+pub(super) fn parse(name: &OsStr) -> Option<Key> {
+    let text = name.to_str()?;
+    let mut parts = text.split('.');
+    let digest: Digest = parts.next()?.parse().ok()?;
+    let mode = u32::from_str_radix(parts.next()?, 8).ok()?;
+    let n = parts.next().map_or(Ok(0), str::parse).ok()?;
+    let ours = if n == 0 { format!("{digest}.{mode:o}") } else { format!("{digest}.{mode:o}.{n}") };
+    (ours == text).then_some((digest, mode, n))
 }
 
 /// The digest of a file's content.
 pub(super) fn hash_file(disk: &dyn Disk, path: &Path) -> io::Result<Digest> {
     let file = disk.open(path, Open::Read)?;
-    let mut room = vec![0; file.len()?.clamp(1, READ_BYTES as u64) as usize];
     let mut hasher = Hasher::new();
-    let mut offset = 0;
-    loop {
-        match file.read_at(&mut room, offset) {
-            Ok(0) => return Ok(hasher.finish()),
+    hash_range(&*file, 0, u64::MAX, &mut hasher)?;
+    Ok(hasher.finish())
+}
+
+/// The digest of a file as if it went on with zeros to `size`.
+pub(super) fn hash_staged(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Digest> {
+    let file = disk.open(path, Open::Read)?;
+    let mut hasher = Hasher::new();
+    let end = hash_range(&*file, 0, size, &mut hasher)?;
+    hasher.update_zeros(size - end);
+    Ok(hasher.finish())
+}
+
+/// Takes the bytes of a file from `offset` to `end` or to where it ends. Where that was.
+pub(super) fn hash_range(
+    file: &dyn DiskFile,
+    mut offset: u64,
+    end: u64,
+    hasher: &mut Hasher,
+) -> io::Result<u64> {
+    let left = file.len()?.min(end).saturating_sub(offset);
+    let mut room = vec![0; left.clamp(1, READ_BYTES as u64) as usize];
+    while offset < end {
+        let want = (end - offset).min(room.len() as u64) as usize;
+        match file.read_at(&mut room[..want], offset) {
+            Ok(0) => break,
             Ok(n) => {
                 hasher.update(&room[..n]);
                 offset += n as u64;
@@ -93,21 +198,21 @@ pub(super) fn hash_file(disk: &dyn Disk, path: &Path) -> io::Result<Digest> {
             Err(e) => return Err(e),
         }
     }
+    Ok(offset)
 }
 
 /// Every inode of a content, of any mode.
 pub(super) fn all_modes(disk: &dyn Disk, layout: &Layout, digest: Digest) -> io::Result<Vec<PathBuf>> {
     let shelf = layout.blob_shelf(digest.as_bytes()[0]);
-    let prefix = format!("{digest}.");
     let names = match disk.read_dir(&shelf) {
         Ok(names) => names,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
-    let ours = names.into_iter().filter(|(name, kind)| {
-        *kind == FileKind::File && name.as_encoded_bytes().starts_with(prefix.as_bytes())
-    });
-    Ok(ours.map(|(name, _)| shelf.join(name)).collect())
+    let ours = |(name, kind): &(OsString, FileKind)| {
+        *kind == FileKind::File && parse(name).is_some_and(|(found, ..)| found == digest)
+    };
+    Ok(names.into_iter().filter(ours).map(|(name, _)| shelf.join(name)).collect())
 }
 
 /// One inode of a content, of any mode.

@@ -1,8 +1,10 @@
 //! Taking away: published epochs by way of `trash/`, what was built for an
 //! attempt, and where `latest` points. Staged files and blobs are not touched.
+//! Works on a full disk, as often as it is asked. What of the trash cannot be
+//! removed now is removed later; it is never moved back.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::recover::LATEST_TEMP;
 use super::{Inner, StoreError};
@@ -57,28 +59,51 @@ pub(super) fn point_latest(disk: &dyn Disk, job_dir: &Path, new: Option<u64>) ->
 }
 
 pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), StoreError> {
-    let _names = inner.names.lock().expect("a thread panicked while it changed names");
+    let _names = inner.lock_names();
     let (disk, layout) = (&*inner.disk, &inner.layout);
     let (dir, job_dir) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
-    let trash = layout.trash_dir().join(format!("{job}.{epoch}"));
-    remove_tree(disk, &trash).map_err(at("remove", &trash))?;
-    match disk.rename(&dir, &trash) {
-        Ok(()) => {}
+    let trash = free_name(disk, &layout.trash_dir(), &format!("epoch-{job}.{epoch}"))?;
+    let moved = match disk.rename(&dir, &trash) {
+        Ok(()) => true,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if disk.stat(&job_dir).is_err() {
                 return Ok(());
             }
+            false
         }
         Err(e) => return Err(at("move to the trash", &dir)(e).into()),
+    };
+    let point = || point_latest(disk, &job_dir, None).map_err(at("point `latest` in", &job_dir));
+    let sync = || inner.synced(disk.sync_dir(&job_dir), &job_dir);
+    // On a full disk there may be no room for a symlink before the epoch's own is given back.
+    let pointed = point();
+    sync()?;
+    if moved && let Err(e) = remove_tree(disk, &trash) {
+        // It is gone from the epochs for good; what is left of it lies in the trash.
+        tracing::warn!(path = %trash.display(), error = %e, "cannot remove an expired epoch yet");
     }
-    point_latest(disk, &job_dir, None).map_err(at("point `latest` in", &job_dir))?;
-    disk.sync_dir(&job_dir).map_err(at("sync", &job_dir))?;
-    remove_tree(disk, &trash).map_err(at("remove", &trash))?;
+    if pointed.is_err() {
+        point()?;
+        sync()?;
+    }
     Ok(())
 }
 
+// A name in the trash that nothing has: what could not be removed earlier must not stand in the way.
+fn free_name(disk: &dyn Disk, trash: &Path, name: &str) -> Result<PathBuf, IoError> {
+    let mut path = trash.join(name);
+    for n in 1_u64.. {
+        match disk.stat(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+            Err(e) => return Err(at("stat", &path)(e)),
+            Ok(_) => path = trash.join(format!("{name}.{n}")),
+        }
+    }
+    Ok(path)
+}
+
 pub(super) fn discard(inner: &Inner, attempt: u64) -> Result<(), StoreError> {
-    let _names = inner.names.lock().expect("a thread panicked while it changed names");
+    let _names = inner.lock_names();
     let building = inner.layout.building_dir(attempt);
     Ok(remove_tree(&*inner.disk, &building).map_err(at("remove", &building))?)
 }

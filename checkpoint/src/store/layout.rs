@@ -9,7 +9,9 @@
 //!     staging/<attempt>/aside/<index>    payloads that lost their range
 //!     staging/<attempt>/epoch/           manifest + files/, becomes epochs/<job>/<epoch>
 //!     blobs/<ab>/<digest>.<mode>[.n]
-//!     trash/
+//!     incoming/<digest>                  content that is being brought, survives restarts
+//!     trash/                             on its way out: emptied at every start
+//!     ballast                            given up when the disk is full
 //!   capture/
 //!   epochs/<job>/<epoch>/{manifest,files/}
 //!   epochs/<job>/latest                  symlink
@@ -110,6 +112,18 @@ impl Layout {
     /// What is renamed here is on its way out.
     pub fn trash_dir(&self) -> PathBuf {
         self.group.join("trash")
+    }
+    /// Content that is being brought from elsewhere.
+    pub fn incoming_dir(&self) -> PathBuf {
+        self.group.join("incoming")
+    }
+    /// The bytes of one content that is being brought.
+    pub fn incoming_file(&self, digest: Digest) -> PathBuf {
+        self.group.join(format!("incoming/{digest}"))
+    }
+    /// Allocated, so that it can be given up when the disk is full.
+    pub fn ballast(&self) -> PathBuf {
+        self.group.join("ballast")
     }
     /// Sources while they are read.
     pub fn capture_dir(&self) -> PathBuf {

@@ -6,33 +6,34 @@
 //! 4. sync names: everything that the epoch consists of is durable;
 //! 5. one rename into `epochs/<job>/`, sync of that folder, `latest` last.
 //!
+//! What an attempt brought and this disk has lost since (a staged or unpacked file
+//! that is missing or of the wrong size) is taken from any good blob of that content.
+//!
 //! Stopped anywhere, an epoch is complete or invisible, and doing it all again
 //! is harmless. Only syncs make one step wait for another.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
-use super::blobs::{self, Found};
+use super::blobs::{Held, hash_staged, is_rot};
+use super::link::{Linker, Step, corrupt, missing};
 use super::staging::{make_building, try_twice};
+use super::syncing::SYNC_EACH_MAX;
 use super::{Inner, Publish, Source, Unpublished, expire, read_envelope};
-use crate::digest::{self, Digest, content};
+use crate::digest::{self, content};
 use crate::disk::{Disk, FileKind, Open};
 use crate::durable::ensure_dir;
 use crate::epoch::{EntryKind, JobName};
 use crate::error::{IoError, at};
 use crate::manifest::{ManifestEntry, encode_file};
 
-// From this many files or directories on, one sync of the file system is cheaper than one each.
-const SYNC_EACH_MAX: usize = 16;
-
 pub(super) fn publish(inner: &Inner, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
-    let _names = inner.names.lock().expect("a thread panicked while it changed names");
-    let mut work = Work { inner, disk: &*inner.disk, good: HashMap::new(), temp: 0 };
+    let _names = inner.lock_names();
+    let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
-    if inner.broken.load(Ordering::Relaxed) {
-        return epochs.iter().map(|epoch| Err(broken(&epoch.tree(inner)).into())).collect();
+    if inner.is_broken() {
+        return epochs.iter().map(|epoch| Ok(inner.not_broken("publish", &epoch.tree(inner))?)).collect();
     }
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
@@ -43,11 +44,8 @@ pub(super) fn publish(inner: &Inner, batch: &[Publish]) -> Vec<Result<(), Unpubl
     epochs.into_iter().map(|epoch| epoch.failed.map_or(Ok(()), Err)).collect()
 }
 
-fn broken(path: &Path) -> IoError {
-    at("publish", path)(io::Error::other(
-        "an earlier sync failed: what is on the device is unknown until the next start",
-    ))
-}
+// What is missing when a file was to be unpacked and is not there.
+const UNPACKED: &str = "the unpacked file";
 
 // What must be durable before the next step.
 enum ToSync {
@@ -61,8 +59,8 @@ struct Building<'a> {
     // Published by an earlier run.
     done: bool,
     failed: Option<Unpublished>,
-    // Entries whose content has turned out to lie in the tree already.
-    in_tree: BTreeSet<usize>,
+    // Content that this attempt brings itself, by entry: a staged file, or a place in the tree.
+    own: BTreeMap<usize, PathBuf>,
     contents: Vec<ToSync>,
     names: Vec<ToSync>,
 }
@@ -70,7 +68,7 @@ struct Building<'a> {
 impl<'a> Building<'a> {
     fn new(publish: &'a Publish) -> Building<'a> {
         let (contents, names) = (Vec::new(), Vec::new());
-        Building { publish, done: false, failed: None, in_tree: BTreeSet::new(), contents, names }
+        Building { publish, done: false, failed: None, own: BTreeMap::new(), contents, names }
     }
 
     fn tree(&self, inner: &Inner) -> PathBuf {
@@ -86,12 +84,8 @@ impl<'a> Building<'a> {
 struct Work<'a> {
     inner: &'a Inner,
     disk: &'a dyn Disk,
-    // Blobs used in this batch: number and inode of the one that takes the next link.
-    good: HashMap<(Digest, u32), (u32, u64)>,
-    temp: u64,
+    linker: Linker<'a>,
 }
-
-type Step = Result<(), Unpublished>;
 
 impl Work<'_> {
     fn each(&mut self, epochs: &mut [Building<'_>], step: fn(&mut Self, &mut Building<'_>) -> Step) {
@@ -139,17 +133,21 @@ impl Work<'_> {
                     Source::Staged => {
                         let file = u32::try_from(index).expect("plans are limited to u32 entries");
                         let staged = layout.staged_file(*attempt, file);
-                        self.prepare_staged(&staged, entry)?;
-                        epoch.contents.push(ToSync::File(staged));
-                    }
-                    Source::Unpacked => {
-                        if self.check_unpacked(&path, entry)? {
-                            epoch.contents.push(ToSync::File(path));
-                            epoch.in_tree.insert(index);
-                        } else {
-                            self.prepare_reused(epoch, index, entry, path)?;
+                        match self.prepare_staged(&staged, entry) {
+                            Ok(()) => {
+                                epoch.contents.push(ToSync::File(staged.clone()));
+                                epoch.own.insert(index, staged);
+                            }
+                            Err(lost) => self.fall_back(entry, lost)?,
                         }
                     }
+                    Source::Unpacked => match self.check_unpacked(&path, entry) {
+                        Ok(()) => {
+                            epoch.contents.push(ToSync::File(path.clone()));
+                            epoch.own.insert(index, path);
+                        }
+                        Err(lost) => self.fall_back(entry, lost)?,
+                    },
                     Source::Reused => self.prepare_reused(epoch, index, entry, path)?,
                     Source::None => return Err(missing(entry, "a source", &path)),
                 },
@@ -189,6 +187,17 @@ impl Work<'_> {
             return Err(corrupt(entry, staged, why));
         }
         if stat.len < entry.size {
+            // Zeros at the end were never written. That it was cut would look the same, but for the digest.
+            let found = match hash_staged(self.disk, staged, entry.size) {
+                Err(e) if is_rot(&e) => {
+                    return Err(corrupt(entry, staged, format!("it cannot be read: {e}")));
+                }
+                found => found.map_err(at("read", staged))?,
+            };
+            if found != entry.digest {
+                let why = format!("it has {} bytes of {}, digest {}", stat.len, entry.size, found.short());
+                return Err(corrupt(entry, staged, why));
+            }
             if stat.mode & 0o200 == 0 {
                 self.disk.set_mode(staged, 0o600).map_err(at("set the mode of", staged))?;
             }
@@ -198,18 +207,34 @@ impl Work<'_> {
         Ok(self.disk.set_mode(staged, entry.mode).map_err(at("set the mode of", staged))?)
     }
 
-    // Whether the unpacked file is there. Its content was verified when it came, its size is checked again.
-    fn check_unpacked(&self, path: &Path, entry: &ManifestEntry) -> Result<bool, Unpublished> {
+    // The unpacked file: its content was verified when it came, its size is checked again.
+    fn check_unpacked(&self, path: &Path, entry: &ManifestEntry) -> Step {
         match self.disk.stat(path) {
             Ok(stat) if stat.kind == FileKind::File && stat.len == entry.size => {
                 if stat.mode != entry.mode {
                     self.disk.set_mode(path, entry.mode).map_err(at("set the mode of", path))?;
                 }
-                Ok(true)
+                Ok(())
             }
             Ok(stat) => Err(corrupt(entry, path, format!("it has {} bytes, not {}", stat.len, entry.size))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(missing(entry, UNPACKED, path)),
             Err(e) => Err(at("stat", path)(e).into()),
+        }
+    }
+
+    // What the attempt brought is not here (any more): a blob of that content serves as well. It has its name, or
+    // gets it now with a sync of its own, because a clone in the tree would pass for unpacked after a power cut.
+    fn fall_back(&mut self, entry: &ManifestEntry, lost: Unpublished) -> Step {
+        if matches!(lost, Unpublished::Io(_)) {
+            return Err(lost);
+        }
+        let blob = self.inner.layout.blob(entry.digest, entry.mode, 0);
+        match self.linker.find_good(entry)? {
+            Held::Good(found, _) if found == blob => Ok(()),
+            Held::Good(found, _) => self.linker.clone_blob(entry, &found, &blob),
+            // Another epoch of this batch may bring it; if not, step 3 says so.
+            Held::Missing if matches!(lost, Unpublished::Missing { what: UNPACKED, .. }) => Ok(()),
+            Held::Corrupt(..) | Held::Missing => Err(lost),
         }
     }
 
@@ -221,30 +246,26 @@ impl Work<'_> {
         entry: &ManifestEntry,
         path: PathBuf,
     ) -> Step {
-        let layout = &self.inner.layout;
-        let blob = layout.blob(entry.digest, entry.mode, 0);
-        if self.good.contains_key(&(entry.digest, entry.mode)) || self.disk.stat(&blob).is_ok() {
+        let blob = self.inner.layout.blob(entry.digest, entry.mode, 0);
+        if self.linker.has_used(entry) {
             return Ok(());
         }
-        let others = blobs::all_modes(self.disk, layout, entry.digest);
-        let others = others.map_err(at("list", &layout.blobs_dir()))?;
-        let mut damaged = None;
-        for other in others {
-            let found = blobs::hash_file(self.disk, &other).map_err(at("read", &other))?;
-            if found != entry.digest {
-                damaged = Some(corrupt(entry, &other, format!("its digest is {}", found.short())));
-                continue;
+        match self.linker.find_good(entry)? {
+            Held::Good(found, stat) if found == blob && stat.mode == entry.mode => {
+                self.linker.use_first(entry, stat.ino);
             }
-            let tree = epoch.tree(self.inner);
-            let clone = || self.disk.clone_file(&other, &path);
-            try_twice(self.disk, &tree, &path, clone).map_err(at("clone into", &path))?;
-            self.disk.set_mode(&path, entry.mode).map_err(at("set the mode of", &path))?;
-            epoch.contents.push(ToSync::File(path));
-            epoch.in_tree.insert(index);
-            return Ok(());
+            Held::Good(other, _) => {
+                let tree = epoch.tree(self.inner);
+                let clone = || self.disk.clone_file(&other, &path);
+                try_twice(self.disk, &tree, &path, clone).map_err(at("clone into", &path))?;
+                self.disk.set_mode(&path, entry.mode).map_err(at("set the mode of", &path))?;
+                epoch.contents.push(ToSync::File(path.clone()));
+                epoch.own.insert(index, path);
+            }
+            // Content of this very batch may bear the name by the time it is linked; if not, step 3 says so.
+            Held::Corrupt(..) | Held::Missing => {}
         }
-        // Content of this very batch may bear the name by the time it is linked; if not, step 3 says so.
-        damaged.map_or(Ok(()), Err)
+        Ok(())
     }
 
     // Steps 2 and 4: each alone when they are few, else all at once.
@@ -252,20 +273,15 @@ impl Work<'_> {
         let lists: Vec<Vec<ToSync>> = epochs.iter_mut().map(list).collect();
         let count: usize = lists.iter().map(Vec::len).sum();
         if count > SYNC_EACH_MAX {
-            let data = self.inner.layout.data_dir();
-            if let Err(e) = self.disk.sync_fs(data).map_err(at("sync the file system of", data)) {
-                self.inner.broken.store(true, Ordering::Relaxed);
+            if let Err(e) = self.inner.sync_everything() {
                 epochs.iter_mut().filter(|epoch| !epoch.done).for_each(|epoch| epoch.fail_io(&e));
             }
             return;
         }
         for (epoch, list) in epochs.iter_mut().zip(lists) {
             let result = list.iter().try_for_each(|what| match what {
-                ToSync::File(path) => {
-                    let file = self.disk.open(path, Open::Read).map_err(at("open", path))?;
-                    self.synced(file.sync_all(), path)
-                }
-                ToSync::Dir(path) => self.synced(self.disk.sync_dir(path), path),
+                ToSync::File(path) => self.inner.sync_file(path),
+                ToSync::Dir(path) => self.inner.synced(self.disk.sync_dir(path), path),
             });
             if let (Err(e), None) = (result, &epoch.failed) {
                 epoch.failed = Some(e.into());
@@ -273,31 +289,18 @@ impl Work<'_> {
         }
     }
 
-    // A sync that failed is final: nothing more is published before the next start.
-    fn synced(&self, result: io::Result<()>, path: &Path) -> Result<(), IoError> {
-        if result.is_err() {
-            self.inner.broken.store(true, Ordering::Relaxed);
-        }
-        result.map_err(at("sync", path))
-    }
-
     // Step 3.
     fn link(&mut self, epoch: &mut Building<'_>) -> Step {
-        let Publish { attempt, envelope, manifest, sources } = epoch.publish;
+        let Publish { attempt, envelope, manifest, .. } = epoch.publish;
         let layout = &self.inner.layout;
         let tree = epoch.tree(self.inner);
         let mut shelves = BTreeSet::new();
-        for (index, (entry, source)) in manifest.entries.iter().zip(sources.iter()).enumerate() {
+        for (index, entry) in manifest.entries.iter().enumerate() {
             if entry.kind != EntryKind::File || entry.size == 0 {
                 continue;
             }
             let path = tree.join(entry.path.as_os_str());
-            let staged = layout.staged_file(*attempt, index as u32);
-            let own = match source {
-                Source::Staged => Some(&staged),
-                _ => epoch.in_tree.contains(&index).then_some(&path),
-            };
-            self.link_file(entry, own, &path)?;
+            self.linker.link_file(entry, epoch.own.get(&index), &path)?;
             shelves.insert(entry.digest.as_bytes()[0]);
         }
         let bytes = manifest.encode();
@@ -325,143 +328,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    // Links the content of an entry to its place in the tree, by way of its blob. `own` is content of this attempt,
-    // durable with its mode: a staged file, or the place in the tree itself.
-    fn link_file(&mut self, entry: &ManifestEntry, own: Option<&PathBuf>, to: &Path) -> Step {
-        let mut n = 0;
-        if let Some((number, ino)) = self.good.get(&(entry.digest, entry.mode)).copied() {
-            if self.place(entry, number, ino, to)? {
-                return Ok(());
-            }
-            n = number + 1;
-        }
-        loop {
-            let key = (entry.digest, entry.mode, n);
-            let blob = self.inner.layout.blob(entry.digest, entry.mode, n);
-            if let Some(own) = own {
-                match self.disk.link(own, &blob) {
-                    Ok(()) => {
-                        if own != to {
-                            self.remember_own(key, &blob)?;
-                            continue_with(self, entry, key, &blob, to)?;
-                        }
-                        return Ok(());
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                    // Unpacking has used up its links: the blob gets an inode of its own.
-                    Err(e) if full(&e) => {
-                        self.clone_blob(entry, own, &blob)?;
-                        continue;
-                    }
-                    Err(e) => return Err(at("link to", &blob)(e).into()),
-                }
-                // An earlier run got this far with the same inode: nothing to verify.
-                if self.same_inode(own, &blob)? {
-                    if own != to {
-                        self.remember_own(key, &blob)?;
-                    } else {
-                        return Ok(());
-                    }
-                }
-            }
-            let found = {
-                let mut known = self.inner.blobs.lock().expect("a thread panicked while it checked a blob");
-                blobs::check(self.disk, &mut known, &blob, key, entry.size)?
-            };
-            match (found, own) {
-                (Found::Good(stat), _) => {
-                    self.good.insert((entry.digest, entry.mode), (n, stat.ino));
-                    if self.place(entry, n, stat.ino, to)? {
-                        return Ok(());
-                    }
-                    n += 1;
-                }
-                // Content of another mode, brought by an epoch of this very batch.
-                (Found::Missing, None) if n == 0 => match self.other_mode(entry)? {
-                    Some(other) => self.clone_blob(entry, &other, &blob)?,
-                    None => return Err(missing(entry, "the blob", &blob)),
-                },
-                (Found::Missing, _) if n == 0 => return Err(missing(entry, "the blob", &blob)),
-                // Every inode is full, and there is no content of our own: another inode is cloned.
-                (Found::Missing, _) => {
-                    let before = self.inner.layout.blob(entry.digest, entry.mode, n - 1);
-                    self.clone_blob(entry, &before, &blob)?;
-                }
-                // Ours is good: it takes the place of the damaged one, whose other links stay for repair.
-                (Found::Corrupt(why), Some(own)) => {
-                    tracing::warn!(blob = %blob.display(), why, "replacing a corrupt blob");
-                    let temp = self.temp_name();
-                    self.disk.link(own, &temp).map_err(at("link to", &temp))?;
-                    self.disk.rename(&temp, &blob).map_err(at("replace", &blob))?;
-                }
-                (Found::Corrupt(why), None) => return Err(corrupt(entry, &blob, why)),
-            }
-        }
-    }
-
-    fn other_mode(&self, entry: &ManifestEntry) -> Result<Option<PathBuf>, Unpublished> {
-        let layout = &self.inner.layout;
-        let others = blobs::all_modes(self.disk, layout, entry.digest);
-        for other in others.map_err(at("list", &layout.blobs_dir()))? {
-            if blobs::hash_file(self.disk, &other).map_err(at("read", &other))? == entry.digest {
-                return Ok(Some(other));
-            }
-        }
-        Ok(None)
-    }
-
-    fn remember_own(&self, key: blobs::Key, blob: &Path) -> Step {
-        let stat = self.disk.stat(blob).map_err(at("stat", blob))?;
-        self.inner.blobs.lock().expect("a thread panicked while it checked a blob").remember(key, &stat);
-        Ok(())
-    }
-
-    fn same_inode(&self, a: &Path, b: &Path) -> Result<bool, Unpublished> {
-        let of = |path: &Path| self.disk.stat(path).map(|stat| stat.ino).map_err(at("stat", path));
-        Ok(of(a)? == of(b)?)
-    }
-
-    // Gives a verified blob its name in the tree. False: the inode has no room for another link.
-    fn place(&mut self, entry: &ManifestEntry, n: u32, ino: u64, to: &Path) -> Result<bool, Unpublished> {
-        let blob = self.inner.layout.blob(entry.digest, entry.mode, n);
-        match self.disk.link(&blob, to) {
-            Ok(()) => return Ok(true),
-            Err(e) if full(&e) => return Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(at("link to", to)(e).into()),
-        }
-        if self.disk.stat(to).map_err(at("stat", to))?.ino == ino {
-            return Ok(true);
-        }
-        // Another inode is there, of this attempt: replaced only once the blob has taken the link.
-        let temp = self.temp_name();
-        match self.disk.link(&blob, &temp) {
-            Ok(()) => {}
-            Err(e) if full(&e) => return Ok(false),
-            Err(e) => return Err(at("link to", &temp)(e).into()),
-        }
-        self.disk.rename(&temp, to).map_err(at("replace", to))?;
-        Ok(true)
-    }
-
-    // A further inode of a content, durable before it has its name.
-    fn clone_blob(&mut self, entry: &ManifestEntry, from: &Path, to: &Path) -> Step {
-        let temp = self.temp_name();
-        self.disk.clone_file(from, &temp).map_err(at("clone", from))?;
-        self.disk.set_mode(&temp, entry.mode).map_err(at("set the mode of", &temp))?;
-        let file = self.disk.open(&temp, Open::Read).map_err(at("open", &temp))?;
-        self.synced(file.sync_all(), &temp)?;
-        Ok(self.disk.rename(&temp, to).map_err(at("make", to))?)
-    }
-
-    fn temp_name(&mut self) -> PathBuf {
-        self.temp += 1;
-        let temp = self.inner.layout.trash_dir().join(format!("link-{}", self.temp));
-        // Left by an earlier batch that failed; a start would have emptied the trash.
-        let _ = self.disk.unlink(&temp);
-        temp
-    }
-
     // Step 5.
     fn appear(&mut self, epoch: &mut Building<'_>) -> Step {
         let Publish { attempt, envelope, .. } = epoch.publish;
@@ -486,11 +352,11 @@ impl Work<'_> {
             return;
         }
         let all = self.inner.layout.epochs_dir();
-        let mut result = self.synced(self.disk.sync_dir(&all), &all);
+        let mut result = self.inner.synced(self.disk.sync_dir(&all), &all);
         for (job, epoch) in newest {
             let job_dir = self.inner.layout.job_dir(&job);
             if result.is_ok() {
-                result = self.synced(self.disk.sync_dir(&job_dir), &job_dir).and_then(|()| {
+                result = self.inner.synced(self.disk.sync_dir(&job_dir), &job_dir).and_then(|()| {
                     expire::point_latest(self.disk, &job_dir, Some(epoch))
                         .map_err(at("point `latest` in", &job_dir))
                 });
@@ -509,32 +375,4 @@ impl Work<'_> {
             }
         }
     }
-}
-
-// A staged file has just become its blob: its tree name is made from it.
-fn continue_with(
-    work: &mut Work<'_>,
-    entry: &ManifestEntry,
-    key: blobs::Key,
-    blob: &Path,
-    to: &Path,
-) -> Step {
-    let ino = work.disk.stat(blob).map_err(at("stat", blob))?.ino;
-    work.good.insert((entry.digest, entry.mode), (key.2, ino));
-    if work.place(entry, key.2, ino, to)? {
-        return Ok(());
-    }
-    Err(at("link to", to)(rustix::io::Errno::MLINK.into()).into())
-}
-
-fn full(e: &io::Error) -> bool {
-    e.raw_os_error() == Some(rustix::io::Errno::MLINK.raw_os_error())
-}
-
-fn missing(entry: &ManifestEntry, what: &'static str, at: &Path) -> Unpublished {
-    Unpublished::Missing { path: entry.path.to_string(), what, at: at.to_path_buf() }
-}
-
-fn corrupt(entry: &ManifestEntry, at: &Path, why: String) -> Unpublished {
-    Unpublished::Corrupt { path: entry.path.to_string(), at: at.to_path_buf(), why }
 }

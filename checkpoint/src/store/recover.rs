@@ -1,6 +1,9 @@
 //! What a start does on the shelves: folders, trash, our own temporary names,
-//! `latest`. Absence or strangeness of anything else never leads to a deletion.
+//! `latest`. What was being brought (`incoming/`) stays for whoever goes on with
+//! it. Absence or strangeness of anything else never leads to a deletion.
 
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
@@ -19,6 +22,7 @@ pub(super) fn open(disk: &dyn Disk, layout: &Layout) -> Result<(), IoError> {
         layout.staging_dir(),
         layout.blobs_dir(),
         layout.trash_dir(),
+        layout.incoming_dir(),
         layout.snapshots_dir(),
         layout.capture_dir(),
         layout.epochs_dir(),
@@ -27,9 +31,10 @@ pub(super) fn open(disk: &dyn Disk, layout: &Layout) -> Result<(), IoError> {
     }
     let blobs = layout.blobs_dir();
     let shelves = disk.read_dir(&blobs).map_err(at("list", &blobs))?;
+    let shelves: BTreeSet<OsString> = shelves.into_iter().map(|(name, _)| name).collect();
     for first in 0..=u8::MAX {
-        let shelf = layout.blob_shelf(first);
-        if !shelves.iter().any(|(name, _)| Some(name.as_os_str()) == shelf.file_name()) {
+        if !shelves.contains(OsStr::new(&format!("{first:02x}"))) {
+            let shelf = layout.blob_shelf(first);
             disk.create_dir(&shelf).map_err(at("make the folder", &shelf))?;
         }
     }

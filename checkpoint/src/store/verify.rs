@@ -2,9 +2,10 @@
 //! changes nothing, follows no symlink.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
-use super::blobs::hash_file;
+use super::blobs::{hash_file, is_rot};
 use crate::disk::{Disk, FileKind};
 use crate::epoch::{EntryKind, RelPath, escape};
 use crate::error::{IoError, at};
@@ -55,7 +56,15 @@ pub(crate) fn verify_tree(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> R
         if !report.compare(disk, &full, entry)? || entry.kind != EntryKind::Directory {
             continue;
         }
-        for (name, _) in disk.read_dir(&full).map_err(at("list", &full))? {
+        let names = match disk.read_dir(&full) {
+            Ok(names) => names,
+            Err(e) if is_damage(&e) => {
+                report.add(&path, format!("it cannot be listed: {e}"));
+                continue;
+            }
+            Err(e) => return Err(at("list", &full)(e)),
+        };
+        for (name, _) in names {
             match path.join(name.as_encoded_bytes()) {
                 Ok(inner) => left.push(inner),
                 Err(e) => report.problems.push(Problem { path: e.path, why: e.why.to_owned() }),
@@ -73,6 +82,11 @@ pub(crate) fn verify_tree(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> R
     Ok(report)
 }
 
+// A device that has lost something, or a folder whose mode is wrong: that is for the report.
+fn is_damage(e: &io::Error) -> bool {
+    is_rot(e) || e.kind() == io::ErrorKind::PermissionDenied
+}
+
 impl VerifyReport {
     fn add(&mut self, path: &RelPath, why: impl Into<String>) {
         self.problems.push(Problem { path: path.to_string(), why: why.into() });
@@ -82,8 +96,12 @@ impl VerifyReport {
     fn compare(&mut self, disk: &dyn Disk, full: &Path, entry: &ManifestEntry) -> Result<bool, IoError> {
         let stat = match disk.stat(full) {
             Ok(stat) => stat,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.add(&entry.path, "it is missing");
+                return Ok(false);
+            }
+            Err(e) if is_damage(&e) => {
+                self.add(&entry.path, format!("it cannot be looked at: {e}"));
                 return Ok(false);
             }
             Err(e) => return Err(at("stat", full)(e)),

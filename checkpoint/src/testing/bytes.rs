@@ -9,6 +9,8 @@ const PAGE: u64 = 4096;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bytes {
     len: u64,
+    // Blocks are reserved up to here, bytes.
+    reserved: u64,
     pages: BTreeMap<u64, Arc<[u8; PAGE as usize]>>,
 }
 
@@ -18,7 +20,12 @@ impl Bytes {
     }
 
     pub(super) fn blocks(&self) -> u64 {
-        self.pages.len() as u64 * (PAGE / 512)
+        (self.pages.len() as u64 * (PAGE / 512)).max(self.reserved.div_ceil(512))
+    }
+
+    pub(super) fn reserve(&mut self, end: u64) {
+        self.reserved = self.reserved.max(end);
+        self.len = self.len.max(end);
     }
 
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> usize {
@@ -60,6 +67,7 @@ impl Bytes {
                 Arc::make_mut(page)[inside..].fill(0);
             }
         }
+        self.reserved = self.reserved.min(len);
         self.len = len;
     }
 

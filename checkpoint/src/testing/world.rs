@@ -19,6 +19,8 @@ const SECTOR: usize = 512;
 pub(super) enum Write {
     Data(Vec<u8>, u64),
     Len(u64),
+    // Blocks up to here.
+    Reserve(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -313,6 +315,13 @@ impl World {
         }
     }
 
+    pub(super) fn reserve(&mut self, ino: u64, end: u64) {
+        if let Body::File { live, pending, .. } = &mut self.inode_mut(ino).body {
+            live.reserve(end);
+            pending.push(Write::Reserve(end));
+        }
+    }
+
     pub(super) fn clone_content(&mut self, from: u64, to: u64) {
         let Body::File { live, .. } = &self.inode(from).body else { return };
         let (source, step) = (live.clone(), 1 << 20);
@@ -444,6 +453,7 @@ fn apply(bytes: &mut Bytes, write: &Write) {
     match write {
         Write::Data(data, offset) => bytes.write(data, *offset),
         Write::Len(len) => bytes.set_len(*len),
+        Write::Reserve(end) => bytes.reserve(*end),
     }
 }
 

@@ -2,49 +2,10 @@
 //! Afterwards an epoch is complete or invisible, what was promised is there, no
 //! blob lies about its content, and doing it again completes it.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use checkpoint::digest::content;
-use checkpoint::testing::{Crash, CrashDisk};
-use checkpoint::{Disk, JobName, Store};
+use checkpoint::testing::Crash;
+use checkpoint::{Disk, Store};
 
 use crate::support::*;
-
-const CRASHES: [Crash; 5] =
-    [Crash::Strict, Crash::Mixed(1), Crash::Mixed(2), Crash::Mixed(3), Crash::Mixed(4)];
-
-fn fresh() -> CrashDisk {
-    let disk = CrashDisk::new();
-    disk.create_dir(Path::new("/data")).unwrap();
-    disk.sync_dir(Path::new("/")).unwrap();
-    disk
-}
-
-fn open(disk: &CrashDisk) -> Store {
-    Store::open(Arc::new(disk.clone()), Path::new("/data")).unwrap()
-}
-
-fn job(name: &str) -> JobName {
-    name.parse().unwrap()
-}
-
-// Every blob has the content and the mode that its name says.
-fn check_blobs(store: &Store, when: &str) {
-    let disk = store.disk();
-    let blobs = store.layout().blobs_dir();
-    for (shelf, _) in disk.read_dir(&blobs).unwrap() {
-        for (name, _) in disk.read_dir(&blobs.join(&shelf)).unwrap() {
-            let path = blobs.join(&shelf).join(&name);
-            let text = name.to_str().unwrap();
-            let mut parts = text.split('.');
-            let found = content(&disk.read_file(&path, 1 << 30).unwrap());
-            assert_eq!(parts.next().unwrap(), found.to_string(), "{when}: {text}");
-            let mode = u32::from_str_radix(parts.next().unwrap(), 8).unwrap();
-            assert_eq!(disk.stat(&path).unwrap().mode, mode, "{when}: {text}");
-        }
-    }
-}
 
 // Epochs of a batch: job, epoch, attempt, content.
 type Batch<'a> = [(&'a str, u64, u64, &'a Taken)];

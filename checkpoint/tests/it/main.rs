@@ -5,9 +5,12 @@ mod support;
 
 mod crash_points;
 mod golden_manifest;
+mod healing;
 mod hostile_paths;
+mod incoming;
 mod many_links;
 mod publishing;
+mod reclaiming;
 mod restoring;
 mod round_trip;
 mod source_changes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use checkpoint::digest::content;
 use checkpoint::testing::{CrashDisk, OpKind};
-use checkpoint::{Disk, Source, Store, Unpublished};
+use checkpoint::{Disk, Store, Unpublished};
 
 use crate::support::*;
 
@@ -19,11 +19,6 @@ fn open() -> (CrashDisk, Store) {
 
 fn reopen(disk: &CrashDisk) -> Store {
     Store::open(Arc::new(disk.clone()), Path::new("/data")).unwrap()
-}
-
-fn all_reused(taken: &Taken) -> Vec<Source> {
-    let file = |e: &checkpoint::ManifestEntry| if e.size > 0 { Source::Reused } else { Source::None };
-    taken.manifest.entries.iter().map(file).collect()
 }
 
 #[test]
@@ -222,4 +217,143 @@ fn a_start_touches_nothing_but_the_trash() {
     let expected: Vec<_> =
         before.into_iter().filter(|path| *path == trash || !path.starts_with(&trash)).collect();
     assert_eq!(after, expected);
+}
+
+// A tree with one staged and one unpacked file, and what is needed to publish it as attempt 2, whose content has
+// been published before under another mode.
+fn published_before() -> (CrashDisk, Taken, Vec<checkpoint::Source>) {
+    let temp = tempfile::tempdir().unwrap();
+    write(temp.path(), "small", b"content", 0o644);
+    write(temp.path(), "staged", &noise(200_000, 1), 0o644);
+    let (disk, store) = open();
+    commit(&store, "old", 1, 1, temp.path());
+    chmod(&temp.path().join("small"), 0o600);
+    chmod(&temp.path().join("staged"), 0o400);
+    let taken = take_all(temp.path());
+    let sources = stage(&store, 2, &taken).unwrap();
+    (disk, taken, sources)
+}
+
+#[test]
+fn what_was_lost_before_it_was_published_is_taken_from_a_good_blob() {
+    for damage in ["none", "gone", "cut", "long"] {
+        let (disk, taken, sources) = published_before();
+        let store = reopen(&disk);
+        for path in [store.layout().staged_file(2, 2), store.layout().tree_dir(2).join("small")] {
+            let len = disk.stat(&path).unwrap().len;
+            match damage {
+                "gone" => disk.unlink(&path).unwrap(),
+                "cut" => disk.truncate_file(&path, len / 2).unwrap(),
+                "long" => disk.truncate_file(&path, len + 1).unwrap(),
+                _ => {}
+            }
+        }
+        let publish = to_publish("job", 1, 2, &taken.manifest, sources);
+        store.publish(&[publish]).remove(0).unwrap();
+        let report = store.verify(&"job".parse().unwrap(), 1).unwrap();
+        assert!(report.is_good(), "{damage}: {report:?}");
+        check_blobs(&store, damage);
+        assert!(disk.read_dir(&store.layout().trash_dir()).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn without_a_good_blob_what_was_lost_is_named() {
+    let (disk, taken, sources) = published_before();
+    let store = reopen(&disk);
+    for mode in [0o600, 0o644] {
+        let blob = store.layout().blob(content(b"content"), mode, 0);
+        if disk.stat(&blob).is_ok() {
+            disk.flip(&blob, 0).unwrap();
+        }
+    }
+    disk.truncate_file(&store.layout().tree_dir(2).join("small"), 3).unwrap();
+    let publish = to_publish("job", 1, 2, &taken.manifest, sources);
+    let result = store.publish(std::slice::from_ref(&publish)).remove(0);
+    assert!(matches!(&result, Err(Unpublished::Corrupt { path, .. }) if path == "small"), "{result:?}");
+    // Brought from elsewhere, it is published after all.
+    let lacking = store.lacking(&taken.manifest).unwrap();
+    assert_eq!(lacking, [content_of(b"content", 0o600)]);
+    let arrived = bring(&store, lacking[0], b"content").unwrap();
+    store.shelve(vec![arrived]).remove(0).unwrap();
+    store.publish(&[publish]).remove(0).unwrap();
+    assert!(store.verify(&"job".parse().unwrap(), 1).unwrap().is_good());
+}
+
+#[test]
+fn publishing_from_blobs_is_stopped_after_every_operation_twice() {
+    let expected = std::cell::RefCell::new(None);
+    let name = job("job");
+    let (_, taken, sources) = published_before();
+    crash_twice(
+        &|| {
+            let (disk, ..) = published_before();
+            let store = reopen(&disk);
+            disk.sync_fs(std::path::Path::new("/")).unwrap();
+            disk.truncate_file(&store.layout().tree_dir(2).join("small"), 3).unwrap();
+            disk.truncate_file(&store.layout().staged_file(2, 2), 100_000).unwrap();
+            disk.sync_fs(std::path::Path::new("/")).unwrap();
+            disk
+        },
+        &|store| {
+            store.publish(&[to_publish("job", 1, 2, &taken.manifest, sources.clone())]).remove(0).is_ok()
+        },
+        &|_, store, done, when| {
+            check_blobs(store, when);
+            let there = store.published(&name, 1).unwrap().is_some();
+            assert!(there || !done, "{when}: lost");
+            if there {
+                assert!(store.verify(&name, 1).unwrap().is_good(), "{when}");
+            }
+        },
+        &|disk, store, when| {
+            assert!(store.verify(&name, 1).unwrap().is_good(), "{when}");
+            assert!(store.verify(&job("old"), 1).unwrap().is_good(), "{when}");
+            let paths = paths(disk);
+            assert_eq!(&paths, expected.borrow_mut().get_or_insert_with(|| paths.clone()), "{when}");
+        },
+    );
+}
+
+#[test]
+fn a_full_disk_is_tried_again_but_not_after_a_sync_that_found_it_full() {
+    let temp = tempfile::tempdir().unwrap();
+    mixed_tree(temp.path());
+    let taken = take_all(temp.path());
+    let full = 28;
+    let kinds = [
+        (OpKind::Create, "staging/1"),
+        (OpKind::Write, "manifest"),
+        (OpKind::CreateDir, "staging/1"),
+        (OpKind::Symlink, "staging/1"),
+        (OpKind::Link, "blobs/"),
+        (OpKind::Link, "files/large"),
+        (OpKind::SetLen, "staging/1"),
+        (OpKind::CreateDir, "epochs/job"),
+        (OpKind::Rename, "epochs/job/1"),
+        (OpKind::Symlink, "latest"),
+        (OpKind::Rename, "latest"),
+    ];
+    for (kind, path) in kinds {
+        let (disk, store) = open();
+        let sources = stage(&store, 1, &taken).unwrap();
+        let publish = to_publish("job", 1, 1, &taken.manifest, sources);
+        disk.fail_next(kind, path, full);
+        let result = store.publish(std::slice::from_ref(&publish)).remove(0);
+        assert!(matches!(result, Err(Unpublished::Io(_))), "{kind:?} {path}: {result:?}");
+        store.publish(&[publish]).remove(0).unwrap();
+        assert!(store.verify(&job("job"), 1).unwrap().is_good(), "{kind:?} {path}");
+        let latest = disk.read_link(&store.layout().latest_link(&job("job"))).unwrap();
+        assert_eq!(latest, b"1", "{kind:?} {path}");
+        assert!(disk.read_dir(&store.layout().trash_dir()).unwrap().is_empty(), "{kind:?} {path}");
+    }
+    let (disk, store) = open();
+    let sources = stage(&store, 1, &taken).unwrap();
+    let publish = to_publish("job", 1, 1, &taken.manifest, sources);
+    disk.fail_next(OpKind::SyncFs, "", full);
+    for _ in 0..2 {
+        let result = store.publish(std::slice::from_ref(&publish)).remove(0);
+        assert!(matches!(result, Err(Unpublished::Io(_))), "{result:?}");
+    }
+    open_up(temp.path());
 }

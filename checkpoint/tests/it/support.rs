@@ -6,11 +6,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use checkpoint::digest::Digest;
+use checkpoint::digest::{Digest, content};
 use checkpoint::disk::Open;
+use checkpoint::store::{Content, Incoming};
+use checkpoint::testing::{Crash, CrashDisk};
 use checkpoint::{
-    Coverage, Envelope, Limits, Manifest, Piece, Plan, PlanEntry, Position, Publish, Source, Splitter, Store,
-    Unpacked,
+    Coverage, Disk, Envelope, JobName, Limits, Manifest, Piece, Plan, PlanEntry, Position, Publish, Source,
+    Splitter, Store, Unpacked,
 };
 
 pub const CHUNK: u32 = 64 << 10;
@@ -193,7 +195,118 @@ pub fn mixed_tree(dir: &Path) {
     chmod(dir, 0o750);
 }
 
+/// Nothing but references to what was sealed before.
+pub fn all_reused(taken: &Taken) -> Vec<Source> {
+    let file = |e: &checkpoint::ManifestEntry| if e.size > 0 { Source::Reused } else { Source::None };
+    taken.manifest.entries.iter().map(file).collect()
+}
+
+/// The content of these bytes.
+pub fn content_of(data: &[u8], mode: u32) -> Content {
+    Content { digest: content(data), mode, size: data.len() as u64 }
+}
+
+/// Brings what is not there yet, in pieces of an odd length.
+pub fn bring(store: &Store, wanted: Content, data: &[u8]) -> Result<Incoming, checkpoint::store::StoreError> {
+    let mut incoming = store.incoming(wanted)?;
+    for piece in data[incoming.have() as usize..].chunks(700_001) {
+        incoming.write(piece)?;
+    }
+    Ok(incoming)
+}
+
 /// Makes everything below writable again, so that a temporary directory can go.
 pub fn open_up(dir: &Path) {
     checkpoint::durable::remove_tree(&checkpoint::RealDisk, dir).unwrap();
+}
+
+// Disks that crash.
+
+pub const CRASHES: [Crash; 5] =
+    [Crash::Strict, Crash::Mixed(1), Crash::Mixed(2), Crash::Mixed(3), Crash::Mixed(4)];
+
+pub fn fresh() -> CrashDisk {
+    let disk = CrashDisk::new();
+    disk.create_dir(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk
+}
+
+pub fn open(disk: &CrashDisk) -> Store {
+    Store::open(Arc::new(disk.clone()), Path::new("/data")).unwrap()
+}
+
+pub fn job(name: &str) -> JobName {
+    name.parse().unwrap()
+}
+
+/// Every blob has the content and the mode that its name says.
+pub fn check_blobs(store: &Store, when: &str) {
+    let disk = store.disk();
+    let blobs = store.layout().blobs_dir();
+    for (shelf, _) in disk.read_dir(&blobs).unwrap() {
+        for (name, _) in disk.read_dir(&blobs.join(&shelf)).unwrap() {
+            let path = blobs.join(&shelf).join(&name);
+            let text = name.to_str().unwrap();
+            let mut parts = text.split('.');
+            let found = content(&disk.read_file(&path, 1 << 30).unwrap());
+            assert_eq!(parts.next().unwrap(), found.to_string(), "{when}: {text}");
+            let mode = u32::from_str_radix(parts.next().unwrap(), 8).unwrap();
+            assert_eq!(disk.stat(&path).unwrap().mode, mode, "{when}: {text}");
+        }
+    }
+}
+
+/// Every path below the data folder, without the shelves that are always there.
+pub fn paths(disk: &CrashDisk) -> Vec<String> {
+    let all = disk.paths().into_iter().map(|path| path.to_str().unwrap().to_owned());
+    all.filter(|path| !(path.contains("/blobs/") && path.len() < 28)).collect()
+}
+
+/// Work that may be stopped and done again: whether it says that it is done.
+pub type Work<'a> = &'a dyn Fn(&Store) -> bool;
+
+/// Stops `work` after every operation, start included, and once more after every third operation of doing it again,
+/// so that over the whole each is met; then it has to come to its end. `check` sees what every crash has left, `finished` what there is in the end.
+pub fn crash_twice(
+    prepare: &dyn Fn() -> CrashDisk,
+    work: Work<'_>,
+    check: &dyn Fn(&CrashDisk, &Store, bool, &str),
+    finished: &dyn Fn(&CrashDisk, &Store, &str),
+) {
+    let look = |disk: &CrashDisk, done: bool, when: &str| check(disk, &open(disk), done, when);
+    let prepared = prepare();
+    for first in 0.. {
+        let disk = prepared.crash(Crash::Strict);
+        disk.crash_after(first);
+        let done = Store::open(Arc::new(disk.clone()), Path::new("/data")).is_ok_and(|store| work(&store));
+        // Not each with each: that would take long and show little more.
+        for how in [Crash::Strict, Crash::Mixed(first)] {
+            let when = format!("after {first} operations, {how:?}");
+            let after = disk.crash(how);
+            look(&after.crash(Crash::Strict), done, &when);
+            for second in (first % 3..).step_by(3) {
+                let again = after.crash(Crash::Strict);
+                let store = open(&again);
+                again.crash_after(second);
+                let done = work(&store) || done;
+                let how = if (first + second) % 3 == 0 { Crash::Strict } else { Crash::Mixed(second) };
+                let when = format!("{when}, then after {second}, {how:?}");
+                let last = again.crash(how);
+                look(&last, done, &when);
+                assert!(work(&open(&last)), "{when}: not in the end");
+                let last = last.crash(Crash::Strict);
+                let store = open(&last);
+                check_blobs(&store, &when);
+                finished(&last, &store, &when);
+                if !again.crashed() {
+                    break;
+                }
+            }
+        }
+        if !disk.crashed() {
+            assert!(first > 3, "nothing was done");
+            return;
+        }
+    }
 }

@@ -9,9 +9,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use cluster_tests::cluster::{Cluster, Options};
+use cluster_tests::disks::Kind;
 use cluster_tests::inputs::{archives, backups, real_inputs};
+use cluster_tests::scenario::catch_up::{self, CatchUp};
+use cluster_tests::scenario::full_disk::{self, FullDisk, Whose};
 use cluster_tests::scenario::kills::{self, Uploads};
-use cluster_tests::scenario::{hostile, identical, identity, is_root, order, skip, sources, wire, writers};
+use cluster_tests::scenario::restart::{self, Restart};
+use cluster_tests::scenario::years::{self, Years};
+use cluster_tests::scenario::{
+    damage, hostile, identical, identity, is_root, order, purging, skip, sources, wire, writers,
+};
 use cluster_tests::seed::{Rng, parse, run_seed};
 use cluster_tests::trees::Special;
 
@@ -24,7 +31,7 @@ struct Stage {
 type Tell = fn(&mut Stage);
 
 /// Name, what the project promises, and the story.
-const STORIES: [(&str, &str, Tell); 17] = [
+const STORIES: [(&str, &str, Tell); 26] = [
     ("real", "every folder of every archive, through a follower, identical on all nodes and restored", real),
     ("special", "the special tree in full, identical on all nodes and restored", special),
     ("user", "the special tree in full as an ordinary user", user),
@@ -53,6 +60,29 @@ const STORIES: [(&str, &str, Tell); 17] = [
     ("hostile", "hostile directories and names are refused", hostile_directories),
     ("wire", "hostile messages stop nothing", hostile_messages),
     ("wiped", "a wiped folder under a known id, half a folder", wiped),
+    (
+        "years",
+        "300 epochs come and go, nothing grows, a follower comes home for what it lacks",
+        live_for_years,
+    ),
+    ("catch-up", "2 GiB fetched while others commit and both sides are killed", catch_up),
+    ("purging", "any node killed while logs are purged and content is given back", purging),
+    ("restart", "a killed node with 1,000 epochs serves and follows again within 2 s", restart),
+    ("damage-ledger", "catalog and snapshots damaged in every way", |stage| {
+        damage::rows("ledger", &damage::LEDGER, &mut stage.rng, &mut say)
+    }),
+    ("damage-log", "log, vote and identity damaged in every way", |stage| {
+        damage::rows("log", &damage::LOG, &mut stage.rng, &mut say)
+    }),
+    ("damage-content", "staged files, blobs and published trees damaged in every way", |stage| {
+        damage::rows("content", &damage::CONTENT, &mut stage.rng, &mut say)
+    }),
+    ("full-disk", "a full tmpfs of the leader, of a follower, of all nodes", |stage| {
+        full_disk(stage, Kind::Tmpfs)
+    }),
+    ("full-ext4", "a full ext4 of the leader, of a follower, of all nodes", |stage| {
+        full_disk(stage, Kind::LoopExt4)
+    }),
     ("stranger", "a node of another cluster", |stage| {
         identity::other_cluster_is_refused("stranger", &mut stage.rng)
     }),
@@ -122,6 +152,33 @@ fn hostile_messages(stage: &mut Stage) {
 fn wiped(stage: &mut Stage) {
     identity::wiped_folder_is_refused("wiped", &mut stage.rng);
     identity::half_a_folder_does_not_start("half", &mut stage.rng);
+}
+
+fn live_for_years(stage: &mut Stage) {
+    let span =
+        Years { epochs: 300, epoch_bytes: 8 << 20, keep: 5, early: 30, absences: 3, away: 25, limit: 1.3 };
+    years::years("years", span, &mut stage.rng, &mut say);
+}
+
+fn catch_up(stage: &mut Stage) {
+    let size = CatchUp { lacked: 2 << 30, epoch_bytes: 128 << 20, rounds: 10, kills: 2 };
+    catch_up::killed_on_both_sides("catch-up", size, &mut stage.rng, &mut say);
+}
+
+fn purging(stage: &mut Stage) {
+    purging::killed_while_purging("purging", 30, &mut stage.rng, &mut say);
+}
+
+fn restart(stage: &mut Stage) {
+    let promise = Restart { epochs: 1000, rounds: 4, limit: Duration::from_secs(2) };
+    restart::after_kill("restart", promise, &mut stage.rng, &mut say);
+}
+
+fn full_disk(stage: &mut Stage, kind: Kind) {
+    let size = FullDisk { kind, disk_bytes: 256 << 20, epoch_bytes: 16 << 20 };
+    for whose in [Whose::Leader, Whose::Follower, Whose::All] {
+        full_disk::full("full", size, whose, &mut stage.rng, &mut say);
+    }
 }
 
 /// What was asked for.

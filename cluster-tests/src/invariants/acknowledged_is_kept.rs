@@ -1,13 +1,15 @@
 //! I1: a committed epoch is never lost nor changed: every later observation has
 //! it, with the root and position of the answer, published everywhere with the
-//! content that was committed.
+//! content that was committed, until somebody asks for its end.
 
 use crate::oracle::{Answer, History};
 
 pub(super) fn check(history: &History, broken: &mut dyn FnMut(&'static str, String)) {
     for (at, name, content, answer) in history.commits() {
         let Answer::Committed { root, position } = answer else { continue };
-        for (_, seen) in history.observations().filter(|(later, _)| *later > at) {
+        let end =
+            history.removals().find(|(_, other, _)| *other == name).map_or(usize::MAX, |(end, _, _)| end);
+        for (_, seen) in history.observations().filter(|(later, _)| *later > at && *later < end) {
             match seen.sealed.get(name) {
                 None => broken("I1", format!("{name:?} was acknowledged and is not listed any more")),
                 Some(listed) if !same_root(&listed.0, root) || listed.1 != *position => {
@@ -48,6 +50,7 @@ fn same_root(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{broken, commit, seen, with, yes};
+    use crate::oracle::Event;
     use crate::walk::Fingerprint;
 
     #[test]
@@ -69,6 +72,15 @@ mod tests {
             }
         });
         assert!(broken(vec![commit(1, 10, yes(10)), everywhere]).contains(&"I1"));
+    }
+
+    #[test]
+    fn only_a_removal_excuses_and_only_from_then_on() {
+        let gone = |acknowledged| Event::Removed { name: ("j".into(), 1), acknowledged };
+        for acknowledged in [true, false] {
+            assert_eq!(broken(vec![commit(1, 10, yes(10)), gone(acknowledged), seen(&[])]), [""; 0]);
+        }
+        assert!(broken(vec![commit(1, 10, yes(10)), seen(&[]), gone(true)]).contains(&"I1"));
     }
 
     #[test]

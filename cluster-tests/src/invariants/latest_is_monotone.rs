@@ -1,5 +1,6 @@
 //! I2: for linearizable readers the newest epoch of a job never goes back, and
-//! never lies below an epoch that was acknowledged before the read.
+//! never lies below an epoch that was acknowledged before the read, unless that
+//! very epoch was asked to end.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,12 @@ pub(super) fn check(history: &History, broken: &mut dyn FnMut(&'static str, Stri
                     );
                 }
                 (job, epoch)
+            }
+            Event::Removed { name: (job, epoch), .. } => {
+                if known.get(job.as_str()) == Some(epoch) {
+                    known.remove(job.as_str());
+                }
+                continue;
             }
             _ => continue,
         };

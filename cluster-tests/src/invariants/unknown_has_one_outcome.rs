@@ -1,5 +1,6 @@
 //! An *unknown* commit has one outcome, for ever: once the healed cluster shows
-//! it or does not, every later look says the same, until somebody repeats it.
+//! it or does not, every later look says the same, until somebody repeats it or
+//! asks for its end.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +41,9 @@ pub(super) fn check(history: &History, broken: &mut dyn FnMut(&'static str, Stri
                 } else {
                     outcome.remove(name);
                 }
+            }
+            Event::Removed { name, .. } => {
+                outcome.remove(name);
             }
             Event::Observed(seen) => {
                 for (name, known) in &mut outcome {

@@ -1,17 +1,15 @@
 //! SIGKILL at random moments: nothing acknowledged is lost, nothing unsealed is
 //! seen, an unknown answer has one outcome, and a commit goes on where it was.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::inputs::{random_directory, random_file};
-use crate::observe::{Cache, observe_and_check, restore};
-use crate::oracle::{Answer, Event, History, Name};
+use crate::oracle::Answer;
+use crate::scenario::commits::{Commits, await_moment};
 use crate::scenario::identical::compare_everywhere;
 use crate::seed::Rng;
 use crate::wait::wait_until;
-use crate::walk::fingerprint;
 
 /// What a resumed commit may send more than its bytes.
 const RESUME_EXTRA_BYTES: u64 = 64 << 20;
@@ -25,7 +23,7 @@ pub struct Uploads {
     pub files: u32,
     /// Bytes of each.
     pub file_bytes: u64,
-    /// A fresh cluster after so many uploads: nothing is purged in this version, so disks fill.
+    /// A fresh cluster after so many uploads: all of them are kept, so disks fill.
     pub per_cluster: u32,
 }
 
@@ -69,11 +67,10 @@ fn one_upload(cluster: &mut Cluster, epoch: u64, uploads: Uploads, rng: &mut Rng
     let flags: &[&str] = if streamed { &["--timeout", "60s", "--stream"] } else { &["--timeout", "60s"] };
     // The moment is a share of the bytes: a share of the time would miss when one upload is faster than another.
     let moment = rng.range(0, total);
-    let staged = || cluster.node(leader).staged_bytes();
-    let before = staged();
+    let before = cluster.node(leader).newest_attempt();
     let mut client = cluster.spawn_commit(&cluster.first(through), &source, "upload", epoch, flags);
     wait_until(PATIENCE, "the moment of the fault", || {
-        let now = staged().saturating_sub(before);
+        let now = cluster.node(leader).staged_after(before);
         if now >= moment || !client.is_running() { Ok(()) } else { Err(format!("{now} bytes staged")) }
     });
     let hit = client.is_running();
@@ -109,145 +106,6 @@ fn one_upload(cluster: &mut Cluster, epoch: u64, uploads: Uploads, rng: &mut Rng
     (hit, line)
 }
 
-/// A loop of commits with its history.
-struct Loop {
-    job: &'static str,
-    epoch: u64,
-    sources: Vec<(Name, PathBuf)>,
-    history: History,
-    known: Cache,
-}
-
-impl Loop {
-    fn new(job: &'static str) -> Loop {
-        Loop { job, epoch: 0, sources: Vec::new(), history: History::default(), known: Cache::default() }
-    }
-
-    /// Starts the commit of the next epoch: tiny, small or of several chunks.
-    fn begin(&mut self, cluster: &Cluster, rng: &mut Rng) -> Pending {
-        let kind = rng.range(0, 3);
-        self.begin_kind(cluster, kind, rng)
-    }
-
-    /// Starts the commit of an epoch that takes long enough to be killed in the middle; every third is tiny all the same.
-    fn begin_under_fire(&mut self, cluster: &Cluster, rng: &mut Rng) -> Pending {
-        let kind = if rng.range(0, 3) == 0 { 0 } else { 3 };
-        self.begin_kind(cluster, kind, rng)
-    }
-
-    fn begin_kind(&mut self, cluster: &Cluster, kind: u64, rng: &mut Rng) -> Pending {
-        self.epoch += 1;
-        let source = cluster.source(&format!("{}-{}", self.job, self.epoch));
-        match kind {
-            3 => random_directory(&source, 4, rng.range(10 << 20, 16 << 20), rng),
-            0 => random_directory(&source, 2, 500, rng),
-            1 => random_directory(&source, 40, 3000, rng),
-            _ => {
-                random_directory(&source, 2, 70_000, rng);
-                random_file(&source.join("large"), rng.range(3 << 20, 12 << 20), rng);
-            }
-        }
-        let name = (self.job.to_owned(), self.epoch);
-        self.sources.push((name.clone(), source.clone()));
-        self.start(cluster, name, source, rng)
-    }
-
-    fn start(&self, cluster: &Cluster, name: Name, source: PathBuf, rng: &mut Rng) -> Pending {
-        let order = cluster.first(rng.range(1, cluster.options.nodes + 1));
-        let client = cluster.spawn_commit(&order, &source, &name.0, name.1, &["--timeout", "20s"]);
-        Pending { name, source, client }
-    }
-
-    fn end(&mut self, pending: Pending) -> Answer {
-        let content = fingerprint(&pending.source).unwrap_or_else(|difference| panic!("{difference}"));
-        let answer = pending.client.wait().answer();
-        self.history.push(Event::Commit { name: pending.name, content, answer: answer.clone() });
-        answer
-    }
-
-    fn read_latest(&mut self, cluster: &Cluster) {
-        let output = cluster.cli(&["show", &format!("{}@latest", self.job), "--timeout", "10s"]);
-        let epoch = output.lines.iter().find_map(|line| line["epoch"].as_u64());
-        if matches!(output.code, Some(0 | 4)) {
-            self.history.push(Event::Latest {
-                job: self.job.to_owned(),
-                epoch: epoch.filter(|_| output.code == Some(0)),
-            });
-        }
-    }
-
-    fn check(&mut self, cluster: &Cluster) {
-        observe_and_check(cluster, &[self.job], &mut self.history, &mut self.known);
-    }
-
-    /// Repeats every unknown commit that has not been repeated, and looks again.
-    fn repeat_unknown(&mut self, cluster: &Cluster, rng: &mut Rng) {
-        let unknown: Vec<Name> = self
-            .sources
-            .iter()
-            .map(|(name, _)| name)
-            .filter(|name| {
-                let answers: Vec<_> = self
-                    .history
-                    .commits()
-                    .filter(|(_, other, _, _)| other == name)
-                    .map(|(_, _, _, answer)| answer)
-                    .collect();
-                answers.last() == Some(&&Answer::Unknown)
-            })
-            .cloned()
-            .collect();
-        for name in unknown {
-            let source =
-                self.sources.iter().find(|(other, _)| *other == name).map(|(_, source)| source.clone());
-            let pending = self.start(cluster, name, source.expect("every commit has its source"), rng);
-            self.end(pending);
-        }
-        self.check(cluster);
-    }
-
-    /// Restores the newest epoch and the first one.
-    fn restore_some(&mut self, cluster: &Cluster, rng: &mut Rng) {
-        let listed = cluster.list(self.job);
-        for line in listed.iter().take(1).chain(listed.last()) {
-            let name = (self.job.to_owned(), line["epoch"].as_u64().expect("`list` gives epochs"));
-            let root = line["root"].as_str().unwrap_or_default().to_owned();
-            restore(cluster, rng.range(1, cluster.options.nodes + 1), &name, &root, &mut self.history);
-        }
-        crate::invariants::assert_holds(&self.history);
-    }
-}
-
-struct Pending {
-    name: Name,
-    source: PathBuf,
-    client: crate::cli::Running,
-}
-
-/// Waits for the moment of the fault: a share of the bytes that `node` has staged since `before`, or for a tiny epoch,
-/// which stages none, of the time it takes. Whether the commit still runs then.
-fn await_moment(cluster: &Cluster, node: u64, before: u64, pending: &mut Pending, rng: &mut Rng) -> bool {
-    let total: u64 = std::fs::read_dir(&pending.source)
-        .into_iter()
-        .flatten()
-        .filter_map(|file| Some(file.ok()?.metadata().ok()?.len()))
-        .sum();
-    if total < 1 << 20 {
-        std::thread::sleep(rng.moment(Duration::from_millis(30)));
-        return pending.client.is_running();
-    }
-    let moment = rng.range(0, total * 3 / 4);
-    wait_until(PATIENCE, "the moment of the fault", || {
-        let now = cluster.node(node).staged_bytes().saturating_sub(before);
-        if now >= moment || !pending.client.is_running() {
-            Ok(())
-        } else {
-            Err(format!("{now} bytes staged"))
-        }
-    });
-    pending.client.is_running()
-}
-
 /// Kills each node in turn in a loop of commits: one commit dies into, one runs
 /// while the node is down, one while it comes back.
 ///
@@ -255,7 +113,7 @@ fn await_moment(cluster: &Cluster, node: u64, before: u64, pending: &mut Pending
 /// When an invariant is broken.
 pub fn each_node(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
     let mut cluster = Cluster::start(name, Options::default());
-    let mut commits = Loop::new("loop");
+    let mut commits = Commits::new(&cluster, "loop");
     let mut hits = 0;
     for round in 0.. {
         // A fast commit may be over before the kill: some more rounds until one was met.
@@ -265,20 +123,20 @@ pub fn each_node(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dyn FnMu
         // Every third round the leader, so that both roles are met whoever leads.
         let victim =
             if round % 3 == 2 { cluster.leader() } else { u64::from(round) % cluster.options.nodes + 1 };
-        let before = cluster.node(victim).staged_bytes();
-        let mut pending = commits.begin_under_fire(&cluster, rng);
+        let before = cluster.node(victim).newest_attempt();
+        let mut pending = commits.begin_under_fire(rng);
         hits += u32::from(await_moment(&cluster, victim, before, &mut pending, rng));
         cluster.kill9(victim);
         let mut answers = vec![commits.end(pending)];
-        commits.read_latest(&cluster);
-        let pending = commits.begin(&cluster, rng);
+        commits.read_latest();
+        let pending = commits.begin(rng);
         answers.push(commits.end(pending));
-        let pending = commits.begin(&cluster, rng);
+        let pending = commits.begin(rng);
         std::thread::sleep(rng.moment(Duration::from_millis(400))); // the moment of the return
         cluster.restart(victim);
         answers.push(commits.end(pending));
         cluster.wait_ready();
-        commits.read_latest(&cluster);
+        commits.read_latest();
         commits.check(&cluster);
         if rng.coin() {
             commits.repeat_unknown(&cluster, rng);
@@ -309,12 +167,12 @@ pub fn each_node(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dyn FnMu
 /// When an invariant is broken.
 pub fn all_and_restart(name: &str, rounds: u32, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
     let mut cluster = Cluster::start(name, Options::default());
-    let mut commits = Loop::new("all");
+    let mut commits = Commits::new(&cluster, "all");
     for round in 0..rounds {
-        let pending = commits.begin(&cluster, rng);
+        let pending = commits.begin(rng);
         commits.end(pending);
-        let before = cluster.node(1).staged_bytes();
-        let mut pending = commits.begin_under_fire(&cluster, rng);
+        let before = cluster.node(1).newest_attempt();
+        let mut pending = commits.begin_under_fire(rng);
         let hit = await_moment(&cluster, 1, before, &mut pending, rng);
         cluster.kill9_all();
         for id in 1..=cluster.options.nodes {

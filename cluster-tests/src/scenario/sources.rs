@@ -74,10 +74,10 @@ fn one(cluster: &Cluster, change: Change, file: &str, epoch: u64, bytes: u64, rn
     random_file(&source.join("z-last"), 2 << 20, rng);
     let leader = cluster.leader();
     let follower = cluster.first(leader)[1];
-    let before = cluster.node(leader).staged_bytes();
+    let before = cluster.node(leader).newest_attempt();
     let mut client = cluster.spawn_commit(&[follower], &source, "moving", epoch, &[]);
     wait_until(PATIENCE, "a part of the bytes", || {
-        let staged = cluster.node(leader).staged_bytes().saturating_sub(before);
+        let staged = cluster.node(leader).staged_after(before);
         if staged >= 4 << 20 {
             Ok(())
         } else {

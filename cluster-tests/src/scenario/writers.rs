@@ -20,10 +20,10 @@ pub fn one_stopped(name: &str, bytes: u64, rng: &mut Rng) {
     for (round, more) in [(0, &["--take-over"][..]), (1, &[][..])] {
         let (old_epoch, new_epoch) = (round * 10 + 1, round * 10 + 2);
         let leader = cluster.leader();
-        let before = cluster.node(leader).staged_bytes();
+        let before = cluster.node(leader).newest_attempt();
         let mut client = cluster.spawn_commit(&cluster.first(leader), &older, "contested", old_epoch, more);
         wait_until(PATIENCE, "a part of the older writer's bytes", || {
-            let staged = cluster.node(leader).staged_bytes().saturating_sub(before);
+            let staged = cluster.node(leader).staged_after(before);
             if staged > bytes / 16 { Ok(()) } else { Err(format!("{staged} bytes staged")) }
         });
         client.stop();
@@ -58,11 +58,11 @@ pub fn one_cut_off(name: &str, bytes: u64, rng: &mut Rng) {
     random_directory(&older, 8, bytes / 8, rng);
     random_directory(&newer, 3, 100_000, rng);
     let leader = cluster.leader();
-    let before = cluster.node(leader).staged_bytes();
+    let before = cluster.node(leader).newest_attempt();
     let more = ["--timeout", "120s"];
     let mut client = cluster.spawn_commit(&cluster.first(leader), &older, "cut", 7, &more);
     wait_until(PATIENCE, "a part of the older writer's bytes", || {
-        let staged = cluster.node(leader).staged_bytes().saturating_sub(before);
+        let staged = cluster.node(leader).staged_after(before);
         if staged > bytes / 16 { Ok(()) } else { Err(format!("{staged} bytes staged")) }
     });
     client.stop();

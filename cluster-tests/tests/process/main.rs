@@ -4,7 +4,10 @@
 //!
 //! `EPOCHLOG_SEED=N` replays; `EPOCHLOG_KEEP=1` keeps the folders.
 
+mod damage;
 mod durability;
+mod forgetting;
+mod full_disk;
 mod identical;
 mod kills;
 mod refusals;

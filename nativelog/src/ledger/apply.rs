@@ -8,7 +8,7 @@ use checkpoint::JobName;
 use super::Ledger;
 use super::attempt::{Attempt, FileState};
 use super::changes::RowKey;
-use super::effect::{Effect, PublishEpoch};
+use super::effect::{Effect, PublishEpoch, Released};
 use super::job::{COMMITS_REMEMBERED, Ended, Ending, EpochRecord, Job, Outcome, PinRecord};
 use super::judge::{Change, PackedEntry, Sealing};
 use crate::record::LogId;
@@ -164,29 +164,36 @@ impl Ledger {
 
     fn expire(&mut self, name: &JobName, epoch: u64) -> Effect {
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
-        for content in gone.content {
-            self.content.release(content);
-            self.changes.row(RowKey::Content(content));
-        }
+        let released = self.release(&gone.content);
         self.changes.row(RowKey::Epoch(name.clone(), epoch));
         self.changes.row(RowKey::EpochContent(name.clone(), epoch));
         for owner in gone.pins.into_keys() {
             self.changes.row(RowKey::Pin(name.clone(), epoch, owner));
         }
-        Effect::Expire { job: name.clone(), epoch }
+        Effect::Expire { job: name.clone(), epoch, released }
     }
 
     /// Ends an open attempt: it lets go of its content and leaves how it ended.
     fn end(&mut self, id: u64, how: Ending) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
-        for content in gone.held {
-            self.content.release(content);
-            self.changes.row(RowKey::Content(content));
-        }
+        let released = self.release(&gone.held);
         self.job_mut(&gone.terms.job).open.remove(&id);
         self.changes.attempt_gone(id);
         self.remember_ended(id, Ended { job: gone.terms.job, how });
-        Effect::Discard { attempt: id }
+        Effect::Discard { attempt: id, released }
+    }
+
+    /// Lets go of content; answers with what nobody holds any more, sorted.
+    fn release<'a>(&mut self, ids: impl IntoIterator<Item = &'a u32>) -> Vec<Released> {
+        let mut released = Vec::new();
+        for id in ids {
+            self.changes.row(RowKey::Content(*id));
+            if let Some(content) = self.content.release(*id) {
+                released.push(Released { digest: content.digest, bytes: content.bytes });
+            }
+        }
+        released.sort_unstable();
+        released
     }
 
     fn remember_ended(&mut self, id: u64, ended: Ended) {

@@ -43,6 +43,15 @@ pub struct Changes {
     pub attempts_gone: BTreeSet<u64>,
 }
 
+/// Changed rows, copied out of the ledger: see [`Changes`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangedRows {
+    /// Attempts that ended: every row of theirs goes, before the rest is written.
+    pub attempts_gone: Vec<u64>,
+    /// Keys and values; a key without a value goes.
+    pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
 impl Changes {
     pub(super) fn row(&mut self, key: RowKey) {
         self.rows.insert(key);

@@ -71,17 +71,18 @@ impl Contents {
         content.refs = content.refs.checked_add(1).expect("fewer holders than 2^32");
     }
 
-    /// One holder less; content without holders is forgotten.
-    pub fn release(&mut self, id: u32) {
+    /// One holder less; content without holders is forgotten, and is what this answers with.
+    pub fn release(&mut self, id: u32) -> Option<Content> {
         let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
         assert!(content.refs > 0, "released more often than held");
         content.refs -= 1;
-        if content.refs == 0 {
-            let key = (prefix(&content.digest), id);
-            assert!(self.index.remove(&key), "held content is in the index");
-            self.slots[id as usize] = None;
-            self.free.insert(id);
+        if content.refs > 0 {
+            return None;
         }
+        let key = (prefix(&content.digest), id);
+        assert!(self.index.remove(&key), "held content is in the index");
+        self.free.insert(id);
+        self.slots[id as usize].take()
     }
 
     /// Ids and contents in order of id.

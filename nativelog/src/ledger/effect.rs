@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use checkpoint::{Envelope, JobName, Manifest, RelPath, store::Source};
+use checkpoint::{Digest, Envelope, JobName, Manifest, RelPath, store::Source};
 
 use super::verdict::Verdict;
 
@@ -36,12 +36,26 @@ pub enum Effect {
         job: JobName,
         /// The epoch.
         epoch: u64,
+        /// Content that nobody holds since this effect.
+        released: Vec<Released>,
     },
     /// An attempt ended without an epoch: what was derived from it goes. (What the log names stays.)
     Discard {
         /// The attempt.
         attempt: u64,
+        /// Content that nobody holds since this effect.
+        released: Vec<Released>,
     },
+}
+
+/// Content that nobody holds any more: its blobs may go once the log is purged past the record that did it. Lists
+/// of it are sorted by digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Released {
+    /// BLAKE3 of the content.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// Everything needed to publish an epoch.

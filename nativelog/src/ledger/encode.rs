@@ -8,11 +8,13 @@ use checkpoint::Digest;
 use checkpoint::digest::Hasher;
 
 use super::Ledger;
-use super::changes::RowKey;
-use super::rows::Builder;
+use super::changes::{ChangedRows, Changes, RowKey};
+use super::rows::{Builder, Writer};
 
 const MAGIC: &[u8] = b"epochlog ledger 1\n";
 const DIGEST_BYTES: usize = 32;
+/// A digest takes the rows in runs of about this many bytes.
+const HASH_BYTES: usize = 256 << 10;
 
 /// Bytes that are no ledger.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +24,9 @@ pub struct DecodeError(pub &'static str);
 impl Ledger {
     /// The whole state, open attempts included.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.encode_to(|part| bytes.extend_from_slice(part));
+        let mut out = Writer::default();
+        self.encode_to(&mut out, |_| {});
+        let mut bytes = out.bytes;
         let digest = checkpoint::digest::content(&bytes);
         bytes.extend_from_slice(digest.as_bytes());
         bytes
@@ -31,8 +34,14 @@ impl Ledger {
 
     /// Digest of the whole state: equal on all replicas that applied up to the same position.
     pub fn digest(&self) -> Digest {
-        let mut hasher = Hasher::new();
-        self.encode_to(|part| hasher.update(part));
+        let (mut out, mut hasher) = (Writer::default(), Hasher::new());
+        self.encode_to(&mut out, |bytes| {
+            if bytes.len() > HASH_BYTES {
+                hasher.update(bytes);
+                bytes.clear();
+            }
+        });
+        hasher.update(&out.bytes);
         hasher.finish()
     }
 
@@ -68,14 +77,40 @@ impl Ledger {
         builder.finish()
     }
 
-    fn encode_to(&self, mut put: impl FnMut(&[u8])) {
-        put(MAGIC);
-        for (key, value) in self.rows() {
-            let key = key.to_bytes();
-            put(&(key.len() as u32).to_be_bytes());
-            put(&(value.len() as u32).to_be_bytes());
-            put(&key);
-            put(&value);
+    /// The rows in what [`Ledger::encode`] wrote, keys and values as bytes, unchecked.
+    pub fn encoded_rows(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let body = bytes.len().saturating_sub(DIGEST_BYTES);
+        let mut rest = bytes[..body].strip_prefix(MAGIC).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (key, value, after) = split_row(rest)?;
+            rest = after;
+            Some((key, value))
+        })
+    }
+
+    /// The rows that changed, as they are now.
+    pub fn changed_rows(&self, changes: &Changes) -> ChangedRows {
+        let row = |key: &RowKey| (key.to_bytes(), self.row(key));
+        ChangedRows {
+            attempts_gone: changes.attempts_gone.iter().copied().collect(),
+            rows: changes.rows.iter().map(row).collect(),
+        }
+    }
+
+    /// Writes every row where it belongs, without a copy: a ledger may have a million. `after_row` may take bytes away.
+    fn encode_to(&self, out: &mut Writer, mut after_row: impl FnMut(&mut Vec<u8>)) {
+        out.bytes.extend_from_slice(MAGIC);
+        for key in self.row_keys() {
+            let lens = out.bytes.len();
+            out.bytes.extend_from_slice(&[0; 8]);
+            key.put(out);
+            let value_at = out.bytes.len();
+            self.put_row(&key, out).expect("the ledger lists the rows it has");
+            let key_len = (value_at - lens - 8) as u32;
+            let value_len = (out.bytes.len() - value_at) as u32;
+            out.bytes[lens..lens + 4].copy_from_slice(&key_len.to_be_bytes());
+            out.bytes[lens + 4..lens + 8].copy_from_slice(&value_len.to_be_bytes());
+            after_row(&mut out.bytes);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use checkpoint::limits::ZERO_BYTES_MAX;
-use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, digest};
+use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelPath, digest};
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState, Fit};
@@ -91,6 +91,21 @@ pub struct AttemptInfo {
     pub age_ms: u64,
 }
 
+/// One packed file of an open attempt: beside the log, its bytes lie in the attempt's tree only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedFile {
+    /// Entry of the plan.
+    pub file: u32,
+    /// Path in the tree.
+    pub path: RelPath,
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3 of its content.
+    pub digest: Digest,
+}
+
 impl Ledger {
     /// The names of all jobs, in order.
     pub fn jobs(&self) -> impl Iterator<Item = &JobName> {
@@ -113,6 +128,12 @@ impl Ledger {
     pub fn epochs(&self, name: &JobName) -> impl Iterator<Item = EpochInfo> {
         let epochs = self.jobs.get(name).into_iter().flat_map(|job| job.epochs.values().rev());
         epochs.map(epoch_info)
+    }
+
+    /// What the commits of a job's epochs were answered that are not expired, oldest first.
+    pub fn sealed(&self, name: &JobName) -> impl Iterator<Item = &SealedEpoch> {
+        let epochs = self.jobs.get(name).into_iter().flat_map(|job| job.epochs.values());
+        epochs.map(|record| &*record.sealed)
     }
 
     /// A sealed epoch that is not expired.
@@ -234,6 +255,22 @@ impl Ledger {
         })
     }
 
+    /// Files of an open attempt that came in packs.
+    pub fn packed_files(&self, id: u64) -> impl Iterator<Item = PackedFile> {
+        let attempt = self.open.get(&id);
+        let files = attempt.into_iter().flat_map(|attempt| attempt.files.iter().zip(&attempt.entries));
+        files.enumerate().filter_map(|(file, (state, entry))| match state {
+            FileState::Packed(digest) => Some(PackedFile {
+                file: file as u32,
+                path: entry.path.clone(),
+                mode: entry.mode,
+                size: entry.size,
+                digest: *digest,
+            }),
+            _ => None,
+        })
+    }
+
     /// Bytes that open attempts may still bring: what free space must hold beside the rest.
     pub fn reserved_bytes(&self) -> u64 {
         let left = |attempt: &Attempt| attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes);
@@ -271,6 +308,11 @@ impl Ledger {
     /// Sealed content that may be reused: its bytes, and how many epochs and open attempts hold it.
     pub fn content(&self, digest: &Digest) -> Option<(u64, u64)> {
         self.content.find(digest).map(|(_, content)| (content.bytes, u64::from(content.refs)))
+    }
+
+    /// All sealed content that somebody holds, and its bytes.
+    pub fn contents(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.content.iter().map(|(_, content)| (content.digest, content.bytes))
     }
 
     fn attempt_info(&self, id: u64, attempt: &Attempt) -> AttemptInfo {

@@ -24,6 +24,11 @@ impl RowKey {
     /// The key as bytes: the table's tag first.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut key = Writer::default();
+        self.put(&mut key);
+        key.bytes
+    }
+
+    pub(super) fn put(&self, key: &mut Writer) {
         match self {
             RowKey::Meta => key.u8(0),
             RowKey::Job(job) => key.u8(1).name(job),
@@ -38,7 +43,6 @@ impl RowKey {
             RowKey::Piece(id, file, offset) => key.u8(10).u64(*id).u32(*file).u64(*offset),
             RowKey::Ended(id) => key.u8(11).u64(*id),
         };
-        key.bytes
     }
 
     /// Reads a key.
@@ -71,8 +75,14 @@ impl Ledger {
     /// The value of one row; `None` when the ledger has no such row (any more).
     pub fn row(&self, key: &RowKey) -> Option<Vec<u8>> {
         let mut value = Writer::default();
+        self.put_row(key, &mut value)?;
+        Some(value.bytes)
+    }
+
+    /// Nothing is written when the ledger has no such row.
+    pub(super) fn put_row(&self, key: &RowKey, value: &mut Writer) -> Option<()> {
         match key {
-            RowKey::Meta => self.put_meta(&mut value),
+            RowKey::Meta => self.put_meta(value),
             RowKey::Job(name) => {
                 let job = self.jobs.get(name)?;
                 value.u64(job.token).option(job.mark);
@@ -81,7 +91,7 @@ impl Ledger {
                 let (at, outcome) = self.jobs.get(name)?.commits.row(commit)?;
                 put_outcome(value.u64(at), outcome);
             }
-            RowKey::Epoch(name, epoch) => put_epoch(&mut value, self.jobs.get(name)?.epochs.get(epoch)?),
+            RowKey::Epoch(name, epoch) => put_epoch(value, self.jobs.get(name)?.epochs.get(epoch)?),
             RowKey::EpochContent(name, epoch) => {
                 for id in &self.jobs.get(name)?.epochs.get(epoch)?.content {
                     value.u32(*id);
@@ -91,16 +101,16 @@ impl Ledger {
                 let pin = self.jobs.get(name)?.epochs.get(epoch)?.pins.get(owner)?;
                 value.option(pin.until_ms).string(pin.reason.as_bytes());
             }
-            RowKey::Content(id) => put_content(&mut value, self.content.slot(*id)?),
-            RowKey::Attempt(id) => put_attempt(&mut value, self.open.get(id)?),
+            RowKey::Content(id) => put_content(value, self.content.slot(*id)?),
+            RowKey::Attempt(id) => put_attempt(value, self.open.get(id)?),
             RowKey::Page(id, page) => {
                 let attempt = self.open.get(id)?;
                 if *page as usize >= attempt.page_ends.len() {
                     return None;
                 }
-                attempt.page(*page).iter().for_each(|entry| put_entry(&mut value, entry));
+                attempt.page(*page).iter().for_each(|entry| put_entry(value, entry));
             }
-            RowKey::File(id, file) => put_file(&mut value, self.open.get(id)?.files.get(*file as usize)?)?,
+            RowKey::File(id, file) => put_file(value, self.open.get(id)?.files.get(*file as usize)?)?,
             RowKey::Piece(id, file, offset) => {
                 let FileState::Staged(staged) = self.open.get(id)?.files.get(*file as usize)? else {
                     return None;
@@ -108,9 +118,9 @@ impl Ledger {
                 let (len, digest) = staged.ranges.get(offset)?;
                 value.u64(*len).digest(digest);
             }
-            RowKey::Ended(id) => put_ended(&mut value, self.ended.get(id)?),
+            RowKey::Ended(id) => put_ended(value, self.ended.get(id)?),
         }
-        Some(value.bytes)
+        Some(())
     }
 
     /// Every row, in the order of keys.
@@ -121,7 +131,7 @@ impl Ledger {
         })
     }
 
-    fn row_keys(&self) -> impl Iterator<Item = RowKey> {
+    pub(super) fn row_keys(&self) -> impl Iterator<Item = RowKey> {
         let jobs = || self.jobs.iter();
         let epochs = || {
             jobs()
@@ -457,8 +467,8 @@ type Labels = Vec<(String, String)>;
 
 /// Writes fields end to end.
 #[derive(Default)]
-struct Writer {
-    bytes: Vec<u8>,
+pub(super) struct Writer {
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Writer {

@@ -1,4 +1,4 @@
-//! Headers and payloads in memory, for the followers that replicate the newest entries.
+//! Headers and payloads in memory: at the leader, for the followers that replicate the newest entries.
 //!
 //! An entry that is not durable yet is pinned: nothing but this memory holds it. Durable payloads
 //! stay while they fit into a budget in bytes, newest last. Reads never insert, so that a follower
@@ -57,8 +57,9 @@ impl Cache {
             .insert(index, Held { body, payload: Some(payload), payload_len, header_len: 0, pinned: true });
     }
 
-    /// The entry is durable: it may go when the budget asks for it.
-    pub fn unpin(&mut self, index: u64, header_len: usize) {
+    /// The entry is durable: it may go when the budget asks for it, and its payload at once unless `keep` says that
+    /// it will be asked for.
+    pub fn unpin(&mut self, index: u64, header_len: usize, keep: bool) {
         let Some(held) = self.held.get_mut(&index) else { return };
         if !held.pinned {
             return;
@@ -66,9 +67,22 @@ impl Cache {
         held.pinned = false;
         held.header_len = header_len;
         self.header_bytes += header_len;
-        self.payload_bytes += held.payload_len;
-        self.oldest_payload = self.oldest_payload.min(index);
+        if keep {
+            self.payload_bytes += held.payload_len;
+            self.oldest_payload = self.oldest_payload.min(index);
+        } else if held.payload_len > 0 {
+            held.payload = None;
+        }
         self.shrink();
+    }
+
+    /// Drops every payload that is durable.
+    pub fn drop_payloads(&mut self) {
+        for held in self.held.values_mut() {
+            if !held.pinned && held.payload_len > 0 && held.payload.take().is_some() {
+                self.payload_bytes -= held.payload_len;
+            }
+        }
     }
 
     fn shrink(&mut self) {
@@ -143,7 +157,7 @@ mod tests {
         }
         assert!((0..10).all(|index| cache.has(index, 40)));
         for index in 0..6 {
-            cache.unpin(index, 0);
+            cache.unpin(index, 0, true);
         }
         let held: Vec<u64> = (0..10).filter(|index| cache.has(*index, 40)).collect();
         assert_eq!(held, [4, 5, 6, 7, 8, 9]);
@@ -164,7 +178,7 @@ mod tests {
         }
         assert_eq!(cache.held.len() as u64, ENTRIES, "pinned headers never leave");
         for index in 0..ENTRIES {
-            cache.unpin(index, HEADER_BYTES);
+            cache.unpin(index, HEADER_BYTES, true);
         }
         let kept = (HEADER_BYTES_MAX / HEADER_BYTES) as u64;
         let held: Vec<u64> = cache.held.keys().copied().collect();
@@ -179,11 +193,28 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_lead_keeps_no_durable_payload() {
+        let mut cache = Cache::new(1000);
+        for index in 0..3 {
+            cache.insert_pinned(index, Body::Blank, Bytes::from(vec![0; 40]));
+        }
+        cache.unpin(0, 1, true);
+        cache.unpin(1, 1, false);
+        assert!(cache.has(0, 40) && !cache.has(1, 40) && cache.has(2, 40));
+        cache.drop_payloads();
+        assert!(!cache.has(0, 40) && cache.has(2, 40), "what is not durable yet stays");
+        assert!(cache.get(0).0.is_some(), "headers stay");
+        assert_eq!(cache.payload_bytes, 0);
+        cache.remove_below(3);
+        assert_eq!((cache.payload_bytes, cache.header_bytes), (0, 0));
+    }
+
+    #[test]
     fn small_durable_headers_are_bounded_in_number() {
         let mut cache = Cache::new(1 << 30);
         for index in 0..HEADERS_MAX as u64 + 100 {
             cache.insert_pinned(index, Body::Blank, Bytes::new());
-            cache.unpin(index, 1);
+            cache.unpin(index, 1, true);
         }
         assert_eq!(cache.held.len(), HEADERS_MAX);
         assert!(!cache.has(99, 0) && cache.has(100, 0));

@@ -1,18 +1,22 @@
 //! The index: which entries the log holds and where their bytes lie. Memory only; rebuilt at start.
 //!
 //! An entry that is not durable yet is held whole (header and payload); a durable one keeps about
-//! 64 bytes here, and its header and payload stay in bounded caches while they are likely to be asked for.
+//! 64 bytes here. Its header stays in a bounded cache while it is likely to be asked for, its payload only at the
+//! leader: nobody asks a follower for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
-use checkpoint::limits::CHUNK_BYTES_MAX;
 
 use super::Vote;
 use super::cache::Cache;
+use super::claims::{Claims, attempt_of};
 use super::frame::Placed;
-use crate::record::{Body, Entry, Kind, LogId, LogRecord};
+use crate::record::{Body, Entry, LogId, LogRecord};
+
+/// Slots that may stay allocated although nothing lies in them.
+const SLOTS_SPARE: usize = 4096;
 
 /// Where a payload lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,17 +66,6 @@ struct Resident {
     tag: u8,
 }
 
-/// Attempt, file and offset of a chunk.
-type ChunkAt = (u64, u32, u64);
-
-/// The chunk that an entry put into a staged file.
-#[derive(Debug)]
-struct Claim {
-    by: u64,
-    len: u64,
-    digest: Bytes,
-}
-
 /// All entries of the log, by index.
 pub struct Index {
     first: u64,
@@ -81,8 +74,11 @@ pub struct Index {
     memberships: Vec<u64>,
     /// Headers and payloads in memory; entries that are not durable are pinned.
     cache: Cache,
-    /// Which entry wrote which range of a staged file, and with which digest. Ranges do not overlap.
-    claims: BTreeMap<ChunkAt, Claim>,
+    /// Which ranges of staged files are taken, and which attempts are named.
+    pub claims: Claims,
+    node: u64,
+    /// This node leads, as far as it knows.
+    leads: bool,
     /// The last saved vote.
     pub vote: Option<Vote>,
     /// The last saved committed position.
@@ -90,18 +86,42 @@ pub struct Index {
 }
 
 impl Index {
-    /// An empty log.
-    pub fn new(cache_bytes: usize) -> Self {
+    /// An empty log of this node.
+    pub fn new(node: u64, cache_bytes: usize) -> Self {
         Index {
             first: 0,
             slots: VecDeque::new(),
             purged: None,
             memberships: Vec::new(),
             cache: Cache::new(cache_bytes),
-            claims: BTreeMap::new(),
+            claims: Claims::default(),
+            node,
+            leads: false,
             vote: None,
             committed: None,
         }
+    }
+
+    /// Takes over a vote; who does not lead by it keeps no durable payload in memory.
+    pub fn set_vote(&mut self, vote: Vote) {
+        self.vote = Some(vote);
+        self.leads = vote.committed && vote.node == self.node;
+        if !self.leads {
+            self.cache.drop_payloads();
+        }
+    }
+
+    /// An empty log whose next entry is the one after `before`.
+    pub fn start_after(&mut self, before: Option<LogId>) {
+        self.truncate(0);
+        self.slots.clear();
+        self.purged = before;
+        self.first = before.map_or(0, |id| id.index + 1);
+    }
+
+    /// The index of the first entry that is not purged, or would be the first.
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// The index after the last one.
@@ -162,6 +182,9 @@ impl Index {
             Body::Blank => (0, entry.body.clone(), Bytes::new()),
             Body::Membership(_) => (1, entry.body.clone(), Bytes::new()),
             Body::Record(record) => {
+                if let Some(attempt) = attempt_of(record) {
+                    self.claims.name(attempt, entry.id.index);
+                }
                 let header = LogRecord::from_parts(record.header.clone(), Bytes::new());
                 (2, Body::Record(header), record.payload.clone())
             }
@@ -191,10 +214,12 @@ impl Index {
             tag: slot.tag,
         };
         self.push_resident(slot.id, resident);
-        if placed == Placed::Staged
-            && let Some(Body::Record(record)) = &slot.body
-        {
+        let Some(Body::Record(record)) = &slot.body else { return };
+        if placed == Placed::Staged {
             self.claim(slot.id.index, record);
+        }
+        if let Some(attempt) = attempt_of(record) {
+            self.claims.name(attempt, slot.id.index);
         }
     }
 
@@ -203,43 +228,14 @@ impl Index {
         self.log_id(id.index) == Some(id) && self.resident(id.index).is_some()
     }
 
-    /// Decides where the chunk of `record` goes: in place, unless another entry that is still in
-    /// the log has put other bytes there. The flag is false when the same bytes are there already. For a
-    /// run of zeros the flag says whether its range may be cleared.
+    /// Decides where the payload of `record` goes, as [`Claims::claim`] does.
     pub fn claim(&mut self, index: u64, record: &LogRecord) -> (Placed, bool) {
-        if let Some(Kind::Zero(zero)) = &record.header.kind {
-            // Nothing that is in the log may be cleared away (the ledger rejects such a run).
-            let end = zero.offset.saturating_add(zero.len);
-            let taken = self.claims_on((zero.attempt, zero.file), zero.offset, end).next().is_some();
-            return (Placed::Inline, !taken);
-        }
-        let Some(Kind::Chunk(chunk)) = &record.header.kind else { return (Placed::Inline, false) };
-        let (offset, len) = (chunk.offset, u64::from(chunk.len));
-        let end = offset.saturating_add(len);
-        let mut overlapping = self.claims_on((chunk.attempt, chunk.file), offset, end);
-        if let Some(((.., at), claim)) = overlapping.next() {
-            let same = *at == offset && claim.len == len && claim.digest == chunk.digest;
-            if !same || overlapping.next().is_some() {
-                return (Placed::Aside, true);
-            }
-            let there = self.resident(claim.by).is_some_and(|slot| slot.place == Place::Staged);
-            return (Placed::Staged, !there);
-        }
-        drop(overlapping);
-        let claim = Claim { by: index, len, digest: chunk.digest.clone() };
-        self.claims.insert((chunk.attempt, chunk.file, offset), claim);
-        (Placed::Staged, true)
-    }
-
-    /// The claims that overlap `[offset, end)` of a staged file.
-    fn claims_on(
-        &self,
-        (attempt, file): (u64, u32),
-        offset: u64,
-        end: u64,
-    ) -> impl Iterator<Item = (&ChunkAt, &Claim)> {
-        let near = (attempt, file, offset.saturating_sub(u64::from(CHUNK_BYTES_MAX)));
-        self.claims.range(near..(attempt, file, end)).filter(move |((.., at), claim)| at + claim.len > offset)
+        let (first, slots) = (self.first, &self.slots);
+        self.claims.claim(index, record, |by| match by.checked_sub(first) {
+            // What is purged was durable.
+            None => true,
+            Some(at) => slots.get(at as usize).is_some_and(|slot| slot.place == Place::Staged),
+        })
     }
 
     /// Marks an entry as written: from here on it may leave the memory.
@@ -252,7 +248,7 @@ impl Index {
         slot.header_position = header_position;
         slot.header_len = header_len as u32;
         slot.place = place;
-        self.cache.unpin(id.index, header_len);
+        self.cache.unpin(id.index, header_len, self.leads);
     }
 
     /// Drops `next` and everything above it.
@@ -260,19 +256,25 @@ impl Index {
         let keep = next.saturating_sub(self.first) as usize;
         self.slots.truncate(keep);
         self.memberships.retain(|at| *at < next);
-        self.claims.retain(|_, claim| claim.by < next);
+        self.claims.truncate(next);
         self.cache.remove_from(next);
     }
 
-    /// Drops everything up to and including `upto`.
+    /// Drops everything up to and including `upto`, which may lie above the last entry. What the claims know of
+    /// these entries stays until the purge is durable ([`Claims::purged`]).
     pub fn purge(&mut self, upto: LogId) {
+        if self.purged.is_some_and(|purged| purged.index >= upto.index) {
+            return;
+        }
         let gone = (upto.index + 1).saturating_sub(self.first).min(self.slots.len() as u64);
         self.slots.drain(..gone as usize);
+        if self.slots.capacity() > 2 * self.slots.len() + SLOTS_SPARE {
+            self.slots.shrink_to(self.slots.len() + SLOTS_SPARE);
+        }
         self.first = self.first.max(upto.index + 1);
         self.purged = Some(upto);
-        let last_below = self.last_membership(upto.index);
-        self.memberships.retain(|at| *at > upto.index || Some(*at) == last_below);
-        self.claims.retain(|_, claim| claim.by > upto.index);
+        // The headers are gone with their segments: the snapshot that allowed the purge has the membership.
+        self.memberships.retain(|at| *at > upto.index);
         self.cache.remove_below(upto.index + 1);
     }
 

@@ -4,6 +4,14 @@
 //! in the WAL below the mark is corruption, never a torn tail. One bad slot is a torn write of the
 //! mark itself and the other one serves; with both bad the node refuses to start, because absence
 //! of a promise never means that none was given.
+//!
+//! **When is the vote certain, without the WAL?** A vote is answered only after its frame in the WAL and then a slot
+//! with it are fsynced, and slots are written in turn: write `n` goes where `n - 2` was. So when both slots
+//! are whole and hold `n - 1` and `n`, no later write was ever finished (it would have replaced `n - 1`), and the vote
+//! in `n` is at least every vote that was answered. With one slot bad, or with numbers further apart, a
+//! write `n + 1` may have been answered and lost: then only a WAL that is whole to its end tells the vote,
+//! because it was fsynced there first. A tail of the WAL that had to be cut does not count as whole: one
+//! power cut tears the WAL or the mark, never both, since one is synced before the other is written.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,6 +22,7 @@ use checkpoint::digest;
 use checkpoint::disk::{Disk, DiskFile, Open};
 
 use super::frame::{get_optional_log_id, get_vote, put_optional_log_id, put_vote};
+use super::room::Room;
 use super::{Identity, Vote};
 use crate::record::LogId;
 
@@ -72,8 +81,10 @@ impl Mark {
 
 /// The open mark file.
 pub struct MarkFile {
+    path: PathBuf,
     file: Box<dyn DiskFile>,
     last: Mark,
+    certain: bool,
 }
 
 /// Why there is no mark.
@@ -87,14 +98,19 @@ pub enum MarkError {
 
 impl MarkFile {
     /// Makes the file with both slots filled; the caller fsyncs the directory.
-    pub fn create(disk: &Arc<dyn Disk>, path: PathBuf, owner: Identity) -> io::Result<MarkFile> {
+    pub fn create(
+        disk: &Arc<dyn Disk>,
+        path: PathBuf,
+        owner: Identity,
+        vote: Option<Vote>,
+        purged: Option<LogId>,
+    ) -> io::Result<()> {
         let file = disk.open(&path, Open::CreateNew)?;
-        let mut last = Mark { sequence: 0, owner, durable: 0, vote: None, purged: None };
-        file.write_at(&last.encode(), 0)?;
-        last.sequence = 1;
-        file.write_at(&last.encode(), SLOT_BYTES)?;
-        file.sync_all()?;
-        Ok(MarkFile { file, last })
+        for sequence in 0..2 {
+            let mark = Mark { sequence, owner, durable: 0, vote, purged };
+            file.write_at(&mark.encode(), sequence * SLOT_BYTES)?;
+        }
+        file.sync_all()
     }
 
     /// Opens the file and takes the newest valid slot.
@@ -102,7 +118,7 @@ impl MarkFile {
         let file = disk.open(&path, Open::Write).map_err(MarkError::Io)?;
         // After a failed fsync the page cache may show a slot that the device does not have.
         file.sync_data().and_then(|()| file.drop_cache()).map_err(MarkError::Io)?;
-        let mut newest: Option<Mark> = None;
+        let mut found: Vec<Mark> = Vec::with_capacity(2);
         for slot in 0..2u64 {
             let mut bytes = vec![0; SLOT_BYTES as usize];
             let mut got = 0;
@@ -116,12 +132,18 @@ impl MarkFile {
             }
             if let Some(mark) = Mark::decode(&bytes)
                 && mark.sequence % 2 == slot
-                && newest.is_none_or(|n| n.sequence < mark.sequence)
             {
-                newest = Some(mark);
+                found.push(mark);
             }
         }
-        newest.map(|last| MarkFile { file, last }).ok_or(MarkError::Damaged)
+        let last = *found.iter().max_by_key(|mark| mark.sequence).ok_or(MarkError::Damaged)?;
+        let certain = found.iter().any(|mark| mark.sequence + 1 == last.sequence);
+        Ok(MarkFile { path, file, last, certain })
+    }
+
+    /// Both slots were whole when the file was opened: no newer mark is lost.
+    pub fn is_certain(&self) -> bool {
+        self.certain
     }
 
     /// What was written last.
@@ -130,9 +152,16 @@ impl MarkFile {
     }
 
     /// Writes a slot and fdatasyncs it. `durable` must be durable already.
-    pub fn write(&mut self, durable: u64, vote: Option<Vote>, purged: Option<LogId>) -> io::Result<()> {
+    pub fn write(
+        &mut self,
+        room: &Room,
+        durable: u64,
+        vote: Option<Vote>,
+        purged: Option<LogId>,
+    ) -> io::Result<()> {
         let next = Mark { sequence: self.last.sequence + 1, owner: self.last.owner, durable, vote, purged };
-        self.file.write_at(&next.encode(), next.sequence % 2 * SLOT_BYTES)?;
+        let (slot, offset) = (next.encode(), next.sequence % 2 * SLOT_BYTES);
+        room.wait_for("write", &self.path, || self.file.write_at(&slot, offset))?;
         self.file.sync_data()?;
         self.last = next;
         Ok(())

@@ -1,17 +1,21 @@
 //! Chunk payloads in place: written once, straight into the staged file at their final offset.
+//!
+//! Open files are kept, so whatever moves a file or its folder must call `forget`: the space of a deleted file is free
+//! only when nobody has it open, and nothing may be written into an inode that lost its name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use checkpoint::disk::{Disk, DiskFile, Open};
-use checkpoint::durable;
+use checkpoint::durable::ensure_dir;
 use checkpoint::store::layout::Layout;
 
 use super::frame::Placed;
 use super::index::Place;
+use super::room::Room;
 use crate::record::{Kind, Record, proto};
 
 /// Files kept open by the writer, and as many by the readers.
@@ -22,6 +26,15 @@ fn chunk_of(header: &Record) -> io::Result<&proto::Chunk> {
         Some(Kind::Chunk(chunk)) => Ok(chunk),
         _ => Err(io::Error::other("only chunks lie in staged files")),
     }
+}
+
+/// Where the payload of the entry at `index` lies: file and offset.
+pub fn position(layout: &Layout, index: u64, place: Place, header: &Record) -> io::Result<(PathBuf, u64)> {
+    let chunk = chunk_of(header)?;
+    Ok(match place {
+        Place::Aside => (layout.aside_file(chunk.attempt, index), 0),
+        _ => (layout.staged_file(chunk.attempt, chunk.file), chunk.offset),
+    })
 }
 
 /// A bounded set of open files; the one opened longest ago goes first.
@@ -55,6 +68,10 @@ impl OpenFiles {
         self.files.insert(path, (self.clock, file.clone()));
         Ok(file)
     }
+
+    fn forget(&mut self, below: &Path) {
+        self.files.retain(|path, _| !path.starts_with(below));
+    }
 }
 
 /// The reading end.
@@ -72,17 +89,18 @@ impl PayloadFiles {
 
     /// Reads a chunk's payload; the caller checks its digest.
     pub fn read(&self, index: u64, place: Place, header: &Record) -> io::Result<Bytes> {
-        let chunk = chunk_of(header)?;
-        let (path, offset) = match place {
-            Place::Aside => (self.layout.aside_file(chunk.attempt, index), 0),
-            _ => (self.layout.staged_file(chunk.attempt, chunk.file), chunk.offset),
-        };
+        let (path, offset) = position(&self.layout, index, place, header)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let file = open.get(path, |path| self.disk.open(path, Open::Read))?;
         drop(open);
-        let mut bytes = vec![0; chunk.len as usize];
+        let mut bytes = vec![0; chunk_of(header)?.len as usize];
         file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes.into())
+    }
+
+    /// Lets go of the file at this path, or of all below this folder: it was moved.
+    pub fn forget(&self, below: &Path) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).forget(below);
     }
 }
 
@@ -110,33 +128,63 @@ impl PayloadWriter {
     }
 
     /// Writes a chunk's payload to its place; durable after [`PayloadWriter::sync`].
-    pub fn write(&mut self, index: u64, placed: Placed, header: &Record, payload: &[u8]) -> io::Result<()> {
-        let chunk = chunk_of(header)?;
-        let (path, offset) = match placed {
-            Placed::Aside => (self.layout.aside_file(chunk.attempt, index), 0),
-            _ => (self.layout.staged_file(chunk.attempt, chunk.file), chunk.offset),
-        };
-        let dir = path.parent().expect("a staged file has a folder").to_path_buf();
-        if !self.known_dirs.contains(&dir) {
-            durable::create_dir_all(self.disk.as_ref(), &self.layout.staging_dir(), &dir)?;
-            if self.known_dirs.len() >= 1024 {
-                self.known_dirs.clear();
-            }
-            self.known_dirs.insert(dir.clone());
-        }
+    pub fn write(
+        &mut self,
+        room: &Room,
+        index: u64,
+        placed: Placed,
+        header: &Record,
+        payload: &[u8],
+    ) -> io::Result<()> {
+        let place = if placed == Placed::Aside { Place::Aside } else { Place::Staged };
+        let (path, offset) = position(&self.layout, index, place, header)?;
+        self.write_at(room, path, offset, payload)
+    }
+
+    /// Writes bytes of a staged or aside file; durable after [`PayloadWriter::sync`].
+    pub fn write_at(&mut self, room: &Room, path: PathBuf, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.make_dir_of(room, &path)?;
         let (disk, unsynced_dirs) = (&self.disk, &mut self.unsynced_dirs);
         let file = self.open.get(path.clone(), |path| {
             // Whether this made the file or not, its name is durable before the header is written.
-            unsynced_dirs.insert(dir);
-            disk.open_direct(path, Open::Create)
+            unsynced_dirs.extend(path.parent().map(Path::to_path_buf));
+            room.wait_for("make", path, || disk.open_direct(path, Open::Create))
         })?;
-        file.write_at(payload, offset)?;
+        room.wait_for("write", &path, || file.write_at(data, offset))?;
         self.unsynced_files.insert(path, file);
         Ok(())
     }
 
+    /// Makes the folders between `staging/` and this file; their names are durable after [`PayloadWriter::sync`],
+    /// also those that were there, because an earlier process may have died before it synced them.
+    pub fn make_dir_of(&mut self, room: &Room, path: &Path) -> io::Result<()> {
+        let staging = self.layout.staging_dir();
+        let Some(dir) = path.parent().filter(|dir| !self.known_dirs.contains(*dir)) else { return Ok(()) };
+        let below = dir.strip_prefix(&staging).map_err(io::Error::other)?;
+        let mut at = staging.clone();
+        for name in below.components() {
+            self.unsynced_dirs.insert(at.clone());
+            at.push(name);
+            room.wait_for("make", &at, || ensure_dir(self.disk.as_ref(), &at))?;
+        }
+        if self.known_dirs.len() >= 1024 {
+            self.known_dirs.clear();
+        }
+        self.known_dirs.insert(at);
+        Ok(())
+    }
+
+    /// Forgets the file at this path, or all below this folder: it was moved. What was written there and waits for
+    /// [`PayloadWriter::sync`] is not synced any more.
+    pub fn forget(&mut self, below: &Path) {
+        self.open.forget(below);
+        self.known_dirs.retain(|dir| !dir.starts_with(below));
+        self.unsynced_files.retain(|path, _| !path.starts_with(below));
+        self.unsynced_dirs.retain(|dir| !dir.starts_with(below));
+    }
+
     /// Clears a run of zeros: an entry that never came to stand in the log may have left bytes there.
-    pub fn clear(&mut self, zero: &proto::Zero) -> io::Result<()> {
+    pub fn clear(&mut self, room: &Room, zero: &proto::Zero) -> io::Result<()> {
         let path = self.layout.staged_file(zero.attempt, zero.file);
         let end = match self.disk.stat(&path) {
             Ok(stat) => stat.len.min(zero.offset.saturating_add(zero.len)),
@@ -151,7 +199,7 @@ impl PayloadWriter {
         let mut at = zero.offset;
         while at < end {
             let part = (end - at).min(zeros.len() as u64);
-            file.write_at(&zeros[..part as usize], at)?;
+            room.wait_for("write", &path, || file.write_at(&zeros[..part as usize], at))?;
             at += part;
         }
         self.unsynced_files.insert(path, file);

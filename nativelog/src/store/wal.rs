@@ -3,19 +3,25 @@
 //! `log/<offset of its first byte, 16 hex digits>.wal`. A segment is made under a temporary name,
 //! with its first frame fsynced, and renamed: a `.wal` file always starts with a whole frame that
 //! says what went before it.
+//!
+//! **Guarantees.** A segment is deleted only when the purge that covers it is fsynced, and every entry of every
+//! later segment can be read without it: the next segment's first frame names the last entry before it, the purge
+//! point and the vote. Deletion goes from the oldest on; one that a power cut interrupted is finished at start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes};
 use checkpoint::disk::{Disk, DiskFile, Open};
+use checkpoint::durable::ignore_missing;
 
 use super::frame::{
     FrameKind, decode_body, encode_frame, get_optional_log_id, get_vote, put_optional_log_id, put_vote,
 };
 use super::index::Slot;
+use super::room::Room;
 use super::{Identity, Vote};
 use crate::record::{Body, LogId};
 
@@ -70,63 +76,130 @@ impl SegmentStart {
     }
 }
 
+/// A segment on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// The offset of its first byte.
+    pub base: u64,
+    /// The last entry before it.
+    pub before: Option<LogId>,
+}
+
+/// How many of `segments` lie wholly below the purge point: those in front of the last one that follows nothing
+/// but purged entries.
+pub fn purged_segments(segments: impl DoubleEndedIterator<Item = Segment>, purged: LogId) -> usize {
+    let covered = |segment: &Segment| segment.before.is_none_or(|before| before.index <= purged.index);
+    let covered: Vec<bool> = segments.map(|segment| covered(&segment)).collect();
+    covered.iter().rposition(|covered| *covered).unwrap_or(0)
+}
+
 /// The writing end. Only the writer thread has it.
 pub struct Wal {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    segment: Box<dyn DiskFile>,
-    base: u64,
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    /// Oldest first; the last one is written now.
+    segments: VecDeque<Segment>,
     end: u64,
     durable: u64,
 }
 
+/// Makes the segment that starts at `base` in `dir`, durable. Its file, and the end of its first frame.
+pub fn start_segment(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    room: &Room,
+    base: u64,
+    start: &SegmentStart,
+) -> io::Result<(Box<dyn DiskFile>, u64)> {
+    let name = dir.join(segment_name(base));
+    let temporary = name.with_extension("new");
+    let frame = encode_frame(FrameKind::Segment, base, base, &start.encode());
+    let file = room.wait_for("make", &temporary, || {
+        let file = disk.open(&temporary, Open::Create)?;
+        file.set_len(0)?;
+        file.write_at(&frame, 0)?;
+        Ok(file)
+    })?;
+    file.sync_all()?;
+    room.wait_for("name", &name, || disk.rename(&temporary, &name))?;
+    disk.sync_dir(dir)?;
+    Ok((file, base + frame.len() as u64))
+}
+
 impl Wal {
-    /// Goes on writing at `end`, in the segment that starts at `base`; all below `end` is durable.
-    pub fn resume(disk: Arc<dyn Disk>, dir: PathBuf, base: u64, end: u64) -> io::Result<Wal> {
-        let segment = disk.open(&dir.join(segment_name(base)), Open::Write)?;
-        Ok(Wal { disk, dir, segment, base, end, durable: end })
+    /// Goes on writing at `end`, in the last of `segments`; all below `end` is durable.
+    pub fn resume(disk: Arc<dyn Disk>, dir: PathBuf, segments: Vec<Segment>, end: u64) -> io::Result<Wal> {
+        let last = segments.last().ok_or_else(|| io::Error::other("a WAL has a segment"))?;
+        let path = dir.join(segment_name(last.base));
+        let file = disk.open(&path, Open::Write)?;
+        Ok(Wal { disk, dir, path, file, segments: segments.into(), end, durable: end })
     }
 
-    /// Makes the segment that starts at `base` in `dir`, durable, and goes on writing in it.
-    pub fn start_segment(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        base: u64,
-        start: &SegmentStart,
-    ) -> io::Result<Wal> {
-        let name = dir.join(segment_name(base));
-        let temporary = name.with_extension("new");
-        let segment = disk.open(&temporary, Open::Create)?;
-        segment.set_len(0)?;
-        let frame = encode_frame(FrameKind::Segment, base, base, &start.encode());
-        segment.write_at(&frame, 0)?;
-        segment.sync_all()?;
-        disk.rename(&temporary, &name)?;
-        disk.sync_dir(&dir)?;
-        let end = base + frame.len() as u64;
-        Ok(Wal { disk, dir, segment, base, end, durable: end })
+    fn base(&self) -> u64 {
+        self.segments.back().map_or(0, |segment| segment.base)
     }
 
     /// Closes the segment and starts the next one.
-    pub fn rotate(&mut self, start: &SegmentStart) -> io::Result<()> {
+    pub fn rotate(&mut self, room: &Room, start: &SegmentStart) -> io::Result<()> {
         self.sync()?;
-        *self = Wal::start_segment(self.disk.clone(), self.dir.clone(), self.end, start)?;
+        let base = self.end;
+        (self.file, self.end) = start_segment(&self.disk, &self.dir, room, base, start)?;
+        self.durable = self.end;
+        self.path = self.dir.join(segment_name(base));
+        self.segments.push_back(Segment { base, before: start.last });
         Ok(())
     }
 
     /// Appends a frame, not durable yet. Returns the offset of its body in the whole WAL.
-    pub fn append(&mut self, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
+    pub fn append(&mut self, room: &Room, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
         let frame = encode_frame(kind, self.end, self.durable, body);
-        self.segment.write_at(&frame, self.end - self.base)?;
+        let offset = self.end - self.base();
+        room.wait_for("write", &self.path, || self.file.write_at(&frame, offset))?;
         let body_at = self.end + super::frame::FRAME_HEADER_BYTES as u64;
         self.end += frame.len() as u64;
         Ok(body_at)
     }
 
+    /// Deletes the segments that lie wholly below a durable purge point, durably. True when there were some. One
+    /// that cannot be deleted stays, and those after it, until the next purge.
+    pub fn delete_purged(&mut self, purged: LogId) -> io::Result<bool> {
+        let mut deleted = false;
+        for _ in 0..purged_segments(self.segments.iter().copied(), purged) {
+            let path = self.dir.join(segment_name(self.first()));
+            if let Err(error) = ignore_missing(self.disk.unlink(&path)) {
+                tracing::warn!(path = %path.display(), %error, "a purged segment of the log stays for now");
+                break;
+            }
+            self.segments.pop_front();
+            deleted = true;
+        }
+        if deleted {
+            self.disk.sync_dir(&self.dir)?;
+        }
+        Ok(deleted)
+    }
+
+    /// The offset of the oldest byte on disk.
+    pub fn first(&self) -> u64 {
+        self.segments.front().map_or(0, |segment| segment.base)
+    }
+
+    /// Bytes of all segments on disk.
+    pub fn bytes(&self) -> u64 {
+        self.end - self.first()
+    }
+
+    /// The last entry before the segment that is written now.
+    pub fn before_segment(&self) -> Option<LogId> {
+        self.segments.back().and_then(|segment| segment.before)
+    }
+
     /// fdatasync of everything appended.
     pub fn sync(&mut self) -> io::Result<()> {
         if self.durable < self.end {
-            self.segment.sync_data()?;
+            self.file.sync_data()?;
             self.durable = self.end;
         }
         Ok(())
@@ -134,7 +207,7 @@ impl Wal {
 
     /// Bytes in the segment that is written now.
     pub fn segment_len(&self) -> u64 {
-        self.end - self.base
+        self.end - self.base()
     }
 
     /// Everything below is durable.
@@ -177,6 +250,11 @@ impl SegmentReader {
         }
         open.insert(base, file.clone());
         Ok((base, file))
+    }
+
+    /// Lets go of the segments below `base`, which are deleted: an open file would keep their space.
+    pub fn forget_below(&self, base: u64) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|first, _| *first >= base);
     }
 
     /// Reads `len` bytes at `position`.

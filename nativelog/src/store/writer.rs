@@ -1,96 +1,37 @@
 //! The writer thread: the only place that writes to the log and to staged files.
 //!
-//! Commands are served in the order they came. Appends that wait together share their fsyncs.
+//! Commands are served in the order they came. Appends that wait together share their fsyncs. What keeps the
+//! log small and its files good (purge, sweep, place, repair) is in `upkeep.rs`.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::frame::{FrameKind, Placed, put_entry, put_optional_log_id, put_vote};
 use super::index::Place;
 use super::mark::MarkFile;
 use super::payload::PayloadWriter;
+use super::queue::Command;
 use super::wal::{SegmentStart, Wal};
-use super::{Done, Options, Shared, Vote};
+use super::{Done, Options, Shared, Vote, upkeep};
 use crate::record::{Body, Entry, Kind, LogId};
 
 /// Appends that wait are written together up to this many bytes, headers and payloads.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// What the writer is asked to do.
-pub enum Command {
-    /// Append entries.
-    Append {
-        /// The entries, contiguous.
-        entries: Vec<Entry>,
-        /// Told when they are durable.
-        done: Done,
-    },
-    /// Save a vote.
-    Vote {
-        /// The vote.
-        vote: Vote,
-        /// Told when it is durable.
-        done: Done,
-    },
-    /// Drop what is above.
-    Truncate {
-        /// The last position that stays.
-        after: Option<LogId>,
-    },
-    /// Drop what is at or below.
-    Purge {
-        /// The last position that goes.
-        upto: LogId,
-    },
-    /// Remember a committed position.
-    Committed {
-        /// The position.
-        committed: Option<LogId>,
-    },
-    /// Write what is queued and end.
-    Stop,
-}
-
-/// Commands on their way to the writer. Its bound in bytes is that of the permits that every
-/// proposer and every incoming stream holds until it is answered.
-#[derive(Default)]
-pub struct Queue {
-    commands: Mutex<VecDeque<Command>>,
-    wake: Condvar,
-}
-
-impl Queue {
-    /// Adds a command; never waits for the writer.
-    pub fn push(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
-        self.wake.notify_one();
-    }
-
-    /// Takes all commands, waiting at most `patience` for the first.
-    fn take(&self, patience: Duration) -> VecDeque<Command> {
-        let guard = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut guard, _) = self
-            .wake
-            .wait_timeout_while(guard, patience, |commands| commands.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *guard)
-    }
-}
-
 /// The writer thread's own things.
 pub struct Writer {
-    shared: Arc<Shared>,
-    wal: Wal,
+    pub(super) shared: Arc<Shared>,
+    pub(super) wal: Wal,
     mark: MarkFile,
-    payloads: PayloadWriter,
-    options: Options,
+    pub(super) payloads: PayloadWriter,
+    pub(super) options: Options,
     /// As of what is written, not of what is queued.
     vote: Option<Vote>,
-    last: Option<LogId>,
-    purged: Option<LogId>,
+    pub(super) last: Option<LogId>,
+    pub(super) purged: Option<LogId>,
     committed: Option<Option<LogId>>,
     marked_at: Instant,
 }
@@ -132,32 +73,25 @@ impl Writer {
 
     /// Serves commands until told to stop.
     pub fn run(mut self) {
-        let mut failed: Option<String> = None;
         loop {
             let mut commands = self.shared.queue.take(self.options.mark_interval);
-            if let Some(why) = &failed {
-                if refuse(commands, why) {
-                    return;
-                }
-                continue;
-            }
-            match self.serve(&mut commands) {
-                Ok(true) => return,
-                Ok(false) => {}
+            let why = match self.serve(&mut commands) {
+                Ok(false) => continue,
+                Ok(true) => "the log store has stopped".to_string(),
                 Err(error) => {
                     // Final: after a failed fsync the kernel may report the next one as good
                     // although the data are gone.
                     let why = format!("log write failed: {error}");
                     tracing::error!(why, "the log store stops; nothing is acknowledged from here on");
                     self.shared.fail(why.clone());
-                    let stop = refuse(commands, &why);
-                    failed = Some(why);
-                    // The command to stop may have been taken before the failure.
-                    if stop || self.shared.stopping.load(Ordering::Relaxed) {
-                        return;
-                    }
+                    why
                 }
+            };
+            for command in commands {
+                command.refuse(&why);
             }
+            self.shared.queue.close(&why);
+            return;
         }
     }
 
@@ -188,6 +122,18 @@ impl Writer {
                     self.write_batch(std::mem::take(&mut batch))?;
                     self.write_purge(upto)?;
                 }
+                Command::Sweep { attempts, done } => {
+                    self.write_batch(std::mem::take(&mut batch))?;
+                    upkeep::answer(self.sweep(&attempts), done)?;
+                }
+                Command::Place { ranges, done } => {
+                    self.write_batch(std::mem::take(&mut batch))?;
+                    upkeep::answer(self.place(&ranges), done)?;
+                }
+                Command::Repair(repair) => {
+                    self.write_batch(std::mem::take(&mut batch))?;
+                    upkeep::answer(self.repair(&repair), repair.done)?;
+                }
                 Command::Stop => {
                     stop = true;
                     break;
@@ -201,33 +147,35 @@ impl Writer {
         Ok(stop)
     }
 
-    fn write_mark(&mut self) -> io::Result<()> {
+    pub(super) fn append_frame(&mut self, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
+        let body_at = self.wal.append(&self.shared.room, kind, body)?;
+        self.shared.wal_bytes.store(self.wal.bytes(), Ordering::Relaxed);
+        Ok(body_at)
+    }
+
+    pub(super) fn write_mark(&mut self) -> io::Result<()> {
         self.marked_at = Instant::now();
         // Only here, right before an fsync: a frame that is not durable must never have another behind it.
         if let Some(committed) = self.committed.take() {
             let mut body = Vec::new();
             put_optional_log_id(&mut body, committed);
-            self.wal.append(FrameKind::Committed, &body)?;
+            self.append_frame(FrameKind::Committed, &body)?;
         }
         self.wal.sync()?;
         let last = self.mark.last();
         if (last.durable, last.vote, last.purged) != (self.wal.durable(), self.vote, self.purged) {
-            self.mark.write(self.wal.durable(), self.vote, self.purged)?;
+            self.mark.write(&self.shared.room, self.wal.durable(), self.vote, self.purged)?;
         }
         Ok(())
     }
 
     fn rotate_if_full(&mut self) -> io::Result<()> {
-        if self.wal.segment_len() >= self.options.segment_bytes {
-            let owner = self.shared.owner;
-            self.wal.rotate(&SegmentStart {
-                owner,
-                last: self.last,
-                purged: self.purged,
-                vote: self.vote,
-            })?;
-        }
-        Ok(())
+        if self.wal.segment_len() >= self.options.segment_bytes { self.rotate() } else { Ok(()) }
+    }
+
+    pub(super) fn rotate(&mut self) -> io::Result<()> {
+        let (owner, last, purged, vote) = (self.shared.owner, self.last, self.purged, self.vote);
+        self.wal.rotate(&self.shared.room, &SegmentStart { owner, last, purged, vote })
     }
 
     /// Steps 1 to 5 of the module's picture.
@@ -258,16 +206,18 @@ impl Writer {
             }
         }
         let Some(last) = work.last().map(|(entry, _)| entry.id) else { return Ok(()) };
+        self.purge_before(work[0].0.id.index)?;
         for (entry, (placed, write)) in &work {
             if let Body::Record(record) = &entry.body
                 && let Some(Kind::Zero(zero)) = &record.header.kind
                 && *write
             {
-                self.payloads.clear(zero)?;
+                self.payloads.clear(&self.shared.room, zero)?;
             } else if let Body::Record(record) = &entry.body
                 && *write
             {
-                self.payloads.write(entry.id.index, *placed, &record.header, &record.payload)?;
+                let (index, room) = (entry.id.index, &self.shared.room);
+                self.payloads.write(room, index, *placed, &record.header, &record.payload)?;
             }
         }
         self.payloads.sync()?;
@@ -276,7 +226,7 @@ impl Writer {
         for (entry, (placed, _)) in &work {
             offsets.push(put_entry(&mut body, entry, *placed));
         }
-        let body_at = self.wal.append(FrameKind::Entries, &body)?;
+        let body_at = self.append_frame(FrameKind::Entries, &body)?;
         self.wal.sync()?;
         self.last = Some(last);
         let mut index = self.shared.index();
@@ -300,7 +250,7 @@ impl Writer {
         self.rotate_if_full()?;
         let mut body = Vec::new();
         put_vote(&mut body, Some(vote));
-        self.wal.append(FrameKind::Vote, &body)?;
+        self.append_frame(FrameKind::Vote, &body)?;
         self.wal.sync()?;
         self.vote = Some(vote);
         self.write_mark()
@@ -309,20 +259,10 @@ impl Writer {
     fn write_truncate(&mut self, after: Option<LogId>) -> io::Result<()> {
         let mut body = Vec::new();
         put_optional_log_id(&mut body, after);
-        self.wal.append(FrameKind::Truncate, &body)?;
+        self.append_frame(FrameKind::Truncate, &body)?;
         self.wal.sync()?;
         self.last = after.or(self.purged);
         Ok(())
-    }
-
-    fn write_purge(&mut self, upto: LogId) -> io::Result<()> {
-        let mut body = Vec::new();
-        put_optional_log_id(&mut body, Some(upto));
-        self.wal.append(FrameKind::Purge, &body)?;
-        self.wal.sync()?;
-        self.purged = Some(upto);
-        self.last = self.last.max(Some(upto));
-        self.write_mark()
     }
 }
 
@@ -334,19 +274,4 @@ fn complete(result: io::Result<()>, done: Vec<Done>) -> io::Result<()> {
         });
     }
     result
-}
-
-/// Answers everything with the failure; true when one of the commands was to stop.
-fn refuse(commands: VecDeque<Command>, why: &str) -> bool {
-    let mut stop = false;
-    for command in commands {
-        match command {
-            Command::Append { done, .. } | Command::Vote { done, .. } => {
-                done(Err(io::Error::other(why.to_string())))
-            }
-            Command::Stop => stop = true,
-            _ => {}
-        }
-    }
-    stop
 }

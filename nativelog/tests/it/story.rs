@@ -10,7 +10,7 @@ use std::path::Path;
 use bytes::Bytes;
 use checkpoint::{CommitId, Digest, JobName};
 use nativelog::compose::{self, Opening, Pages};
-use nativelog::ledger::{Effect, LedgerFault};
+use nativelog::ledger::{Effect, LedgerFault, Released};
 use nativelog::record::{Kind, LogRecord, Record, proto};
 use nativelog::shape::check_shape;
 
@@ -349,7 +349,15 @@ fn effect_line(effect: &Effect) -> String {
                 sources.join(" ")
             )
         }
-        Effect::Expire { job, epoch } => format!("expire {job}@{epoch}"),
-        Effect::Discard { attempt } => format!("discard attempt={attempt}"),
+        Effect::Expire { job, epoch, released } => format!("expire {job}@{epoch}{}", released_by(released)),
+        Effect::Discard { attempt, released } => {
+            format!("discard attempt={attempt}{}", released_by(released))
+        }
     }
+}
+
+fn released_by(released: &[Released]) -> String {
+    let each = released.iter().map(|content| format!(" {}+{}", content.digest.short(), content.bytes));
+    let all: String = each.collect();
+    if all.is_empty() { all } else { format!(", releases{all}") }
 }

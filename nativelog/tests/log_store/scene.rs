@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -99,6 +99,7 @@ pub enum Step {
     Replace(LogId, Vec<Entry>),
     /// Nobody waits for it: it leads to no state of its own.
     Committed(LogId),
+    Purge(LogId),
 }
 
 /// Votes, a leader change that replaces a chunk, a range taken twice, small segments that rotate, and between
@@ -129,9 +130,38 @@ pub fn life() -> Vec<Step> {
     ]
 }
 
+/// Purges within segments, of whole segments, of everything, and beyond the end; a truncation that reaches back into a
+/// segment that the next purge deletes.
+pub fn life_with_purges() -> Vec<Step> {
+    let vote = |term, committed| Step::Vote(Vote { term, node: term, committed });
+    let big = |term, index| pack(term, index, &[index as u8; 3000]);
+    vec![
+        vote(1, true),
+        Step::Append(vec![
+            blank(1, 0),
+            Entry { id: id(1, 1), body: Body::Membership(Bytes::from_static(b"members")) },
+            begin(1, 2),
+            chunk(1, 3, 1, 0, 1),
+        ]),
+        Step::Append(vec![big(1, 4)]),
+        Step::Append(vec![big(1, 5)]),
+        Step::Purge(id(1, 3)),
+        Step::Append(vec![blank(1, 6), big(1, 7)]),
+        vote(2, false),
+        Step::Replace(id(1, 5), vec![pack(2, 6, &[66; 100]), chunk(2, 7, 2, 0, 5)]),
+        Step::Purge(id(2, 7)),
+        Step::Append(vec![blank(2, 8), chunk(2, 9, 1, 1, 7)]),
+        Step::Purge(id(4, 20)),
+        Step::Append(vec![blank(4, 21), big(4, 22)]),
+        Step::Append(vec![chunk(4, 23, 3, 0, 9), chunk(4, 24, 3, 1, 8)]),
+        Step::Purge(id(4, 22)),
+    ]
+}
+
 #[derive(Clone, Default)]
 pub struct State {
     pub vote: Option<Vote>,
+    pub purged: Option<LogId>,
     pub entries: Vec<Entry>,
 }
 
@@ -145,11 +175,15 @@ pub fn states(steps: &[Step]) -> Vec<State> {
             Step::Append(entries) => state.entries.extend(entries.clone()),
             Step::Replace(after, entries) => {
                 // Both halves are seen on their own: the truncation may be all that survives.
-                state.entries.truncate(after.index as usize + 1);
+                state.entries.retain(|entry| entry.id.index <= after.index);
                 states.push(state.clone());
                 state.entries.extend(entries.clone());
             }
             Step::Committed(_) => continue,
+            Step::Purge(upto) => {
+                state.purged = Some(*upto);
+                state.entries.retain(|entry| entry.id.index > upto.index);
+            }
         }
         states.push(state);
     }
@@ -182,6 +216,13 @@ pub fn run(log: &LogStore, steps: &[Step]) -> usize {
                 log.save_committed(Some(*id));
                 continue;
             }
+            Step::Purge(upto) => {
+                if !wait_purge(log, *upto) {
+                    break;
+                }
+                reached += 1;
+                continue;
+            }
         };
         match answered.recv_timeout(Duration::from_secs(20)) {
             Ok(true) => reached += halves,
@@ -191,10 +232,59 @@ pub fn run(log: &LogStore, steps: &[Step]) -> usize {
     reached
 }
 
-pub fn wait_append(log: &LogStore, entries: Vec<Entry>) -> io::Result<()> {
+/// Waits until `met` says so, or the store has failed.
+pub fn wait_until(log: &LogStore, what: &str, met: impl Fn() -> bool) -> bool {
+    let since = std::time::Instant::now();
+    while !met() {
+        if log.fatal().borrow().is_some() {
+            return met();
+        }
+        assert!(since.elapsed() < Duration::from_secs(20), "waited too long: {what}");
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// Purges and waits until that is durable; false when the store fails before.
+pub fn wait_purge(log: &LogStore, upto: LogId) -> bool {
+    log.purge(upto);
+    let purged = log.purged();
+    wait_until(log, "purge", || *purged.borrow() > upto.index)
+}
+
+/// Calls something that answers later, and waits for the answer.
+pub fn answered<T: Send + 'static>(ask: impl FnOnce(Box<dyn FnOnce(io::Result<T>) + Send>)) -> io::Result<T> {
     let (answer, answered) = mpsc::channel();
-    log.append(entries, Box::new(move |result| drop(answer.send(result))));
+    ask(Box::new(move |result| drop(answer.send(result))));
     answered.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| Err(io::Error::other("no answer")))
+}
+
+/// Makes this node the leader: only a leader keeps durable payloads in memory.
+pub fn lead(log: &LogStore) {
+    let vote = Vote { term: 1, node: OWNER.node, committed: true };
+    answered(|done| log.save_vote(vote, done)).unwrap();
+}
+
+/// Everything on this disk, durable, on a disk of its own.
+pub fn copy(disk: &CrashDisk) -> CrashDisk {
+    disk.sync_fs(Path::new("/data")).unwrap();
+    disk.crash(checkpoint::testing::Crash::Strict)
+}
+
+/// The WAL segments, oldest first.
+pub fn segments(disk: &CrashDisk) -> Vec<PathBuf> {
+    let log = layout().log_dir();
+    let is_segment = |path: &PathBuf| path.starts_with(&log) && path.extension().is_some_and(|x| x == "wal");
+    disk.paths().into_iter().filter(is_segment).collect()
+}
+
+/// Their sizes together, bytes.
+pub fn segment_bytes(disk: &CrashDisk) -> u64 {
+    segments(disk).iter().map(|path| disk.stat(path).unwrap().len).sum()
+}
+
+pub fn wait_append(log: &LogStore, entries: Vec<Entry>) -> io::Result<()> {
+    answered(|done| log.append(entries, done))
 }
 
 fn same(a: &Entry, b: &Entry) -> bool {
@@ -218,6 +308,7 @@ pub fn shown(log: &LogStore, states: &[State]) -> Option<usize> {
     }
     states.iter().rposition(|state| {
         state.vote == log.vote()
+            && state.purged == log.log_state().0
             && state.entries.len() == entries.len()
             && state.entries.iter().zip(&entries).all(|(a, b)| same(a, b))
     })

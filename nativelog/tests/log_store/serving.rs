@@ -1,9 +1,10 @@
 //! What readers get, from memory and from disk.
 
 use checkpoint::testing::CrashDisk;
+use nativelog::store::Vote;
 use nativelog::{Body, Entry};
 
-use crate::scene::{CHUNK, blank, chunk, open, pack, wait_append};
+use crate::scene::{CHUNK, OWNER, answered, blank, chunk, id, lead, open, pack, wait_append};
 
 fn payloads(entries: &[Entry]) -> Vec<usize> {
     entries.iter().map(Entry::payload_len).collect()
@@ -37,6 +38,7 @@ fn evicted_and_reopened_payloads_come_from_the_disk() {
     let (log, _) = open(&disk).unwrap();
     let mut entries: Vec<Entry> = (0..4).map(|index| chunk(1, index, 1, index, index as u8)).collect();
     entries.push(pack(1, 4, b"inline"));
+    lead(&log);
     wait_append(&log, entries.clone()).unwrap();
     // The cache of this log holds 100,000 bytes: one chunk.
     assert!(!log.is_cached(0, 1, 1 << 20) && log.is_cached(4, 5, 1 << 20));
@@ -68,5 +70,41 @@ fn a_truncated_suffix_is_gone_for_readers_at_once() {
     log.shutdown();
     let (log, _) = open(&disk).unwrap();
     assert_eq!(log.log_state().1.unwrap(), crate::scene::id(2, 2));
+    log.shutdown();
+}
+
+#[test]
+fn only_a_leader_keeps_durable_payloads_in_memory() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk).unwrap();
+    let vote = |term, node, committed| {
+        let vote = Vote { term, node, committed };
+        answered(|done| log.save_vote(vote, done)).unwrap();
+    };
+    wait_append(&log, vec![chunk(1, 0, 1, 0, 1)]).unwrap();
+    assert!(!log.is_cached(0, 1, 1 << 20), "nobody has voted");
+    vote(1, OWNER.node, true);
+    wait_append(&log, vec![chunk(1, 1, 1, 1, 1)]).unwrap();
+    assert!(log.is_cached(1, 2, 1 << 20), "it leads");
+    vote(2, 2, false);
+    assert!(!log.is_cached(1, 2, 1 << 20), "it leads no more");
+    vote(3, OWNER.node, false);
+    wait_append(&log, vec![chunk(3, 2, 1, 2, 1)]).unwrap();
+    assert!(!log.is_cached(2, 3, 1 << 20), "it is a candidate");
+    assert_eq!(payloads(&log.read(0, 3, 1 << 20).unwrap()), [CHUNK as usize; 3], "all of it is on disk");
+    log.shutdown();
+}
+
+#[test]
+fn a_read_of_purged_entries_has_no_holes() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk).unwrap();
+    wait_append(&log, (0..5).map(|index| blank(1, index)).collect()).unwrap();
+    log.purge(id(1, 2));
+    assert!(log.read(1, 5, 1 << 20).unwrap().is_empty(), "its start is gone");
+    assert_eq!(log.read(3, 5, 1 << 20).unwrap().len(), 2);
+    let held: Vec<u64> = log.headers(0..9).unwrap().iter().map(|entry| entry.id.index).collect();
+    assert_eq!(held, [3, 4]);
+    assert_eq!((log.log_id_at(2), log.log_id_at(1)), (Some(id(1, 2)), None));
     log.shutdown();
 }

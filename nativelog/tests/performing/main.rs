@@ -6,6 +6,7 @@ mod crash_points;
 #[allow(dead_code, reason = "shared with the tests of the ledger, which need more of it")]
 mod directory;
 mod leader_change;
+#[allow(dead_code, reason = "shared with the tests of keeping, which need more of it")]
 mod replica;
 mod restart;
 mod retry;

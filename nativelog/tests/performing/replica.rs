@@ -25,8 +25,8 @@ pub fn job() -> JobName {
 
 pub struct Replica {
     pub store: Arc<Store>,
-    log: LogStore,
-    machine: Arc<Machine>,
+    pub log: LogStore,
+    pub machine: Arc<Machine>,
     term: u64,
     next: u64,
 }
@@ -44,8 +44,11 @@ impl Replica {
         let owner = Identity { node: 1, incarnation: [3; 16] };
         let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).ok()?;
         let next = log.log_state().1.map_or(0, |last| last.index + 1);
-        let machine = Machine::start(store.clone(), log.clone(), catalog).unwrap();
+        let machine = Machine::start(store.clone(), log.clone(), catalog).ok()?;
         let applied = machine.ledger().applied().map_or(0, |id| id.index + 1);
+        // Read again: an install that was cut short makes the log go on behind its snapshot.
+        let next = log.log_state().1.map_or(next, |last| last.index + 1);
+        assert!(applied <= next, "{applied} are applied, but the log ends at {next}");
         for entry in log.headers(applied..next).ok()? {
             machine.apply(&entry).unwrap();
         }
@@ -75,6 +78,13 @@ impl Replica {
         self.log.truncate_after(committed);
         self.next = committed.map_or(0, |id| id.index + 1);
         self.term += 1;
+    }
+
+    /// As openraft does after an install: everything up to the snapshot is purged.
+    pub fn follow_install(&mut self) {
+        let applied = self.machine.ledger().applied().expect("something was installed");
+        self.log.purge(applied);
+        self.next = self.next.max(applied.index + 1);
     }
 
     /// Commits a record that is accepted; its index.

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use checkpoint::beneath::open_beneath;
 use checkpoint::limits::{LABEL_BYTES_MAX, LABELS_MAX};
@@ -39,6 +39,7 @@ pub fn run(node: Arc<Node>, requests: Streaming<pb::CommitRequest>) -> Answers<p
     let replies = Replies(send);
     tokio::spawn(async move {
         if let Err(failure) = answer(&node, requests, &replies).await {
+            node.metrics.not_committed(&failure);
             tracing::info!(
                 code = failure.code.name(),
                 what = failure.what,
@@ -61,6 +62,7 @@ async fn answer(
         Ok(_) => return Err(refused("commit", "the first message must be Start")),
         Err(status) => return Err(refused("commit", status.message())),
     };
+    let started = Instant::now();
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match &start.source {
         Some(source) => match usable(&node.config.source_roots, source) {
@@ -76,6 +78,7 @@ async fn answer(
             commit::commit(node, order, &mut origin, replies).await?
         }
     };
+    node.metrics.committed(&committed, started.elapsed());
     tracing::info!(
         job = committed.job,
         epoch = committed.epoch,
@@ -88,7 +91,11 @@ async fn answer(
     replies.send(Reply::Committed(committed.clone())).await;
     if wait_all {
         let patience = Duration::from_millis(start.wait_ms).clamp(PATIENCE_MIN, PATIENCE_MAX);
+        let sealed = Instant::now();
         let published = super::status::wait_all(node, &committed, patience).await;
+        if published.missing.is_empty() {
+            node.metrics.stage("publish", sealed.elapsed());
+        }
         replies.send(Reply::Published(published)).await;
     }
     Ok(())

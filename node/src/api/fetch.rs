@@ -112,7 +112,12 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
     };
     let files = node.store.layout().files_dir(&job, epoch);
     if request.content {
-        return content(node, manifest, files, &request, send).await;
+        let started = Instant::now();
+        let sent = content(node, manifest, files, &request, send).await;
+        if sent.is_ok() {
+            node.metrics.restored(started.elapsed());
+        }
+        return sent;
     }
     let encoded = Bytes::from(manifest.encode());
     let head = pb::Head {
@@ -127,6 +132,7 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
         age_ms,
     };
     tell(send, Kind::Head(head)).await?;
+    node.metrics.restore_begun(&job);
     for at in (0..encoded.len()).step_by(CHUNK_BYTES as usize) {
         let to = encoded.len().min(at + CHUNK_BYTES as usize);
         tell(send, Kind::Manifest(encoded.slice(at..to))).await?;
@@ -142,10 +148,11 @@ fn not_here(node: &Node, job: &JobName, epoch: u64, why: &str) -> Failure {
 }
 
 fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
+    node.metrics.mismatches(1);
     Failure::new(Code::Corrupt, "a copy is damaged")
         .what(format!("read {what}"))
         .why(format!("node {}: {what}: {why}", node.config.id))
-        .fix("another replica is asked; run `epochlog verify --all-nodes` and look at the node's disk")
+        .fix("another replica is asked; run `epochlog verify --all-nodes --repair` and look at the node's disk")
 }
 
 /// Lets another node answer. False when no other has it either, and nothing was sent.

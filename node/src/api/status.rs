@@ -80,8 +80,9 @@ async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
 /// This node's own status and term.
 fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
     // A total of 0 says that it could not be told.
-    let space = node.space().ok();
-    let marks = node.replica.machine().marks();
+    let space = node.space().unwrap_or_default();
+    let vitals = node.vitals();
+    let marks = vitals.marks;
     let mut status = pb::NodeStatus {
         id: node.config.id,
         grpc: node.config.advertise.clone(),
@@ -90,9 +91,19 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         applied: marks.applied.saturating_sub(1),
         flushed: node.replica.log().flushed().borrow().saturating_sub(1),
         published: marks.performed.saturating_sub(1),
-        disk_free: space.map_or(0, |space| space.free),
-        disk_total: space.map_or(0, |space| space.total),
-        disk_reserve: space.map_or(0, |space| space.reserve),
+        disk_free: space.free,
+        disk_total: space.total,
+        disk_reserve: space.reserve,
+        disk_inodes_short: space.inodes_short,
+        snapshot: marks.snapshot.saturating_sub(1),
+        purged: vitals.purged,
+        wal_bytes: vitals.wal_bytes,
+        unpublished: vitals.unpublished.len() as u64,
+        fetched_bytes: vitals.transfer.fetched_bytes,
+        lacking_bytes: vitals.transfer.lacking_bytes,
+        garbage_bytes: vitals.garbage.bytes,
+        stalled: vitals.stalled.unwrap_or_default(),
+        short_of_space: vitals.short.unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").into(),
         data_dir: node.config.data_dir.display().to_string(),
         voter: true,
@@ -105,7 +116,13 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
     status.role = full.role;
     status.ledger_digest = full.ledger_digest;
     status.applied = full.applied.map_or(0, |applied| applied.index);
-    status.why = full.fatal.unwrap_or_default();
+    // Words for people: what keeps epochs from being directories here, if nothing worse.
+    let unpublished = vitals.unpublished.first().map(|epoch| {
+        let more = vitals.unpublished.len() - 1;
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        format!("{}@{} is no directory here: {}{more}", epoch.job, epoch.epoch, epoch.why)
+    });
+    status.why = full.fatal.or(unpublished).unwrap_or_default();
     (status, full.term)
 }
 

@@ -1,4 +1,5 @@
-//! Verify: re-reads published directories and compares them with their manifests.
+//! Verify: re-reads published directories and compares them with their manifests. With `repair`, what is
+//! not as sealed is fetched from other nodes and swapped in by rename.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<pb::Ve
     let (send, answers) = mpsc::channel(16);
     tokio::spawn(async move {
         for (job, epoch) in wanted {
-            if send.send(Ok(here(&node, &job, epoch).await)).await.is_err() {
+            if send.send(Ok(here(&node, &job, epoch, request.repair).await)).await.is_err() {
                 return;
             }
         }
@@ -49,7 +50,41 @@ fn wanted(node: &Node, request: &pb::VerifyRequest) -> Result<Vec<(JobName, u64)
     Ok(ledger.epochs(&job).map(|info| (job.clone(), info.sealed.epoch)).collect())
 }
 
-async fn here(node: &Node, job: &JobName, epoch: u64) -> pb::VerifyReply {
+/// Verifies an epoch here, and with `repair` mends what is not as sealed.
+async fn here(node: &Node, job: &JobName, epoch: u64, repair: bool) -> pb::VerifyReply {
+    let found = check(node, job, epoch).await;
+    if found.ok {
+        return found;
+    }
+    let wrong = wrong(&found);
+    node.metrics.mismatches(wrong.len());
+    tracing::warn!(%job, epoch, problems = wrong.len(), first = wrong.first(), "an epoch is not as sealed here");
+    if !repair {
+        return found;
+    }
+    match node.replica.repair_epoch(job, epoch).await {
+        Ok(_) => {
+            let mut after = check(node, job, epoch).await;
+            let still = self::wrong(&after);
+            after.mended = wrong.into_iter().filter(|problem| !still.contains(problem)).collect();
+            tracing::info!(%job, epoch, mended = after.mended.len(), ok = after.ok, "an epoch was mended");
+            after
+        }
+        Err(error) => {
+            let mut found = found;
+            found.problems.push(format!("it could not be mended: {error}"));
+            found
+        }
+    }
+}
+
+/// What a reply says is wrong, each in one line.
+fn wrong(reply: &pb::VerifyReply) -> Vec<String> {
+    let failed = reply.failed.as_ref().map(|failed| failed.why.clone());
+    reply.problems.iter().cloned().chain(failed).collect()
+}
+
+async fn check(node: &Node, job: &JobName, epoch: u64) -> pb::VerifyReply {
     let root = node.replica.machine().ledger().epoch(job, epoch).map(|info| info.sealed.root);
     let (store, named) = (node.store.clone(), job.clone());
     let verified = tokio::task::spawn_blocking(move || {

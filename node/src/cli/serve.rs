@@ -6,33 +6,55 @@ use client::{Code, Failure};
 
 use super::output::Output;
 use crate::config::{Config, Overrides};
-use crate::{node, telemetry};
+use crate::{node, opening, telemetry};
+
+/// Which node it is: the flags that `serve`, `repair` and `config show` share.
+#[derive(Debug, clap::Args)]
+pub struct NodeArgs {
+    /// Configuration file, TOML
+    #[arg(short, long, env = "EPOCHLOG_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What goes over the file
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+impl NodeArgs {
+    /// The checked configuration, for the command `what`.
+    pub fn load(&self, what: &str) -> Result<Config, Failure> {
+        Config::load(self.config.as_deref(), &self.overrides).map_err(|error| unusable(what, error.0))
+    }
+
+    /// The file's text; empty without one.
+    pub fn text(&self, what: &str) -> Result<String, Failure> {
+        let Some(file) = &self.config else { return Ok(String::new()) };
+        std::fs::read_to_string(file).map_err(|error| unusable(what, format!("{}: {error}", file.display())))
+    }
+}
+
+fn unusable(what: &str, why: String) -> Failure {
+    Failure::new(Code::Usage, "the configuration cannot be used")
+        .what(what)
+        .why(why)
+        .fix("correct it; `epochlog serve --check` tests it without starting, `epochlog config show --origin` shows it")
+}
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Configuration file, TOML
-    #[arg(short, long, env = "EPOCHLOG_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    node: NodeArgs,
     /// Check configuration, disk and ports, then exit
     #[arg(long)]
     check: bool,
     /// Stop when stdin closes: for whoever starts nodes as children
     #[arg(long, hide = true)]
     with_parent: bool,
-    /// What goes over the file
-    #[command(flatten)]
-    overrides: Overrides,
 }
 
 /// Runs the command.
 pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), Failure> {
-    let config = Config::load(args.config.as_deref(), &args.overrides).map_err(|error| {
-        Failure::new(Code::Usage, "the configuration cannot be used")
-            .what("serve")
-            .why(error.0)
-            .fix("correct it; `epochlog serve --check` tests it without starting")
-    })?;
+    let config = args.node.load("serve")?;
     if args.check {
         return check(&config, output).await;
     }
@@ -44,10 +66,7 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
             std::process::exit(0);
         });
     }
-    node::serve(config).await.map_err(|error| {
-        let code = if error.is_configuration() { Code::Usage } else { Code::Internal };
-        Failure::new(code, error.sentence()).what("serve").why(error.to_string()).fix(error.advice())
-    })
+    node::serve(config).await.map_err(|error| error.failure("serve"))
 }
 
 /// Tests what a start would need, without touching the data folder.
@@ -59,7 +78,7 @@ async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
             Err(error) => problems.push(format!("{name} cannot listen on {address}: {error}")),
         }
     }
-    match node::check_disk(config) {
+    match opening::check_disk(config) {
         Ok(line) => output.line(format!("ok     {line}")),
         Err(why) => problems.push(why),
     }

@@ -15,6 +15,9 @@ pub struct VerifyArgs {
     /// On every node, not only the one that answers
     #[arg(long)]
     all_nodes: bool,
+    /// Fetch from other nodes what is not as sealed, and swap it in
+    #[arg(long)]
+    repair: bool,
 }
 
 /// Runs the command.
@@ -23,30 +26,38 @@ pub async fn run(args: &VerifyArgs, client: &Client, output: &Output) -> Result<
         job: args.target.as_ref().map(|target| target.job.to_string()).unwrap_or_default(),
         which: args.target.as_ref().filter(|target| target.which.is_some()).map(Target::to_pb),
         all_nodes: args.all_nodes,
+        repair: args.repair,
     };
-    let (mut epochs, mut bad) = (0u64, Vec::new());
+    let (mut epochs, mut mended, mut bad) = (0u64, 0u64, Vec::new());
     client
         .verify(request, &mut |reply| {
             epochs += 1;
+            mended += u64::from(!reply.mended.is_empty());
             if !reply.ok {
                 bad.push(format!("node {} {}@{}", reply.node, reply.job, reply.epoch));
             }
             print(&reply, output);
         })
         .await?;
-    if output.format == Format::Jsonl && bad.is_empty() {
-        output.json(&json!({ "type": "summary", "checked": epochs, "ok": true }));
-    }
     if bad.is_empty() {
-        output.note(format!("{epochs} published directories checked, all as sealed"));
+        if output.format == Format::Jsonl {
+            output.json(&json!({ "type": "summary", "checked": epochs, "mended": mended, "ok": true }));
+        }
+        let note = if mended > 0 { format!(", {mended} of them mended now") } else { String::new() };
+        output.note(format!("{epochs} published directories checked, all as sealed{note}"));
         return Ok(());
     }
+    let fix = match args.repair {
+        true => "start the nodes that have good copies, then repeat; look at the disk of the nodes named",
+        false => {
+            "the other nodes still hold the sealed content: repeat with --repair to fetch it, and look at the disk \
+             of the nodes named"
+        }
+    };
     Err(Failure::new(Code::Corrupt, "not everything is as it was sealed")
         .what(format!("verify: {} of {epochs} published directories are wrong", bad.len()))
         .why(bad.join("; "))
-        .fix(
-            "the log and the other nodes still hold the sealed content: look at the disk of the nodes named",
-        ))
+        .fix(fix))
 }
 
 fn print(reply: &pb::VerifyReply, output: &Output) {
@@ -63,13 +74,18 @@ fn print(reply: &pb::VerifyReply, output: &Output) {
             "files": reply.files,
             "bytes": reply.bytes,
             "problems": problems,
+            "mended": reply.mended,
         }));
         return;
     }
     let root = units::hex(&reply.root);
+    let verdict = match (reply.ok, reply.mended.is_empty()) {
+        (false, _) => "WRONG ",
+        (true, true) => "ok    ",
+        (true, false) => "mended",
+    };
     output.line(format!(
-        "{}  node {}  {}@{}  {}, {} files  root {}",
-        if reply.ok { "ok   " } else { "WRONG" },
+        "{verdict}  node {}  {}@{}  {}, {} files  root {}",
         reply.node,
         reply.job,
         reply.epoch,
@@ -77,5 +93,6 @@ fn print(reply: &pb::VerifyReply, output: &Output) {
         reply.files,
         &root[..root.len().min(8)]
     ));
-    problems.iter().for_each(|problem| output.line(format!("       {problem}")));
+    problems.iter().for_each(|problem| output.line(format!("        {problem}")));
+    reply.mended.iter().for_each(|problem| output.line(format!("        was: {problem}")));
 }

@@ -102,6 +102,17 @@ pub fn ended(what: &str) -> Failure {
         .committed(Certainty::No)
 }
 
+/// The leader takes no content for want of space, and nobody else can lead. The attempt stays open.
+pub fn no_space(order: &Order, why: &str) -> Failure {
+    Failure::new(Code::NoSpace, "no space, the epoch was NOT committed")
+        .what(order.name())
+        .why(why)
+        .fix(format!(
+            "make room on the node named, or remove old epochs with `epochlog rm`, then repeat. {UNTOUCHED}"
+        ))
+        .committed(Certainty::No)
+}
+
 /// No quorum in time, and no seal on its way.
 pub fn no_quorum(order: &Order, why: &str) -> Failure {
     Failure::new(Code::NoQuorum, "no quorum, the epoch was NOT committed")

@@ -50,7 +50,10 @@ impl Driver<'_> {
         let record = whole_record(self.order.begin(), &entries, pieces, root)
             .map_err(|why| no::refused(&self.order.name(), why))?;
         match self.propose_seal(record).await?.1 {
-            Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(sealed),
+            Verdict::Accepted(Accepted::Sealed(sealed)) => {
+                self.ended("seal");
+                Ok(sealed)
+            }
             Verdict::Accepted(other) => Err(self.odd(&format!("a whole epoch was answered {other:?}"))),
             Verdict::Rejected(rejected) => {
                 self.own_seal(&rejected).await?;

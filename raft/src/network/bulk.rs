@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Network, control, convert, unreachable};
+use super::{Network, Purpose, control, convert, unreachable};
 use crate::identity::Check;
 use crate::network::peers::Lane;
 use crate::types::TypeConfig;
@@ -33,7 +33,11 @@ impl NetStreamAppend<TypeConfig> for Network {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        if self.heartbeats { self.heartbeat_each(input, option) } else { Box::pin(self.open(input)) }
+        if self.purpose == Purpose::Heartbeats {
+            self.heartbeat_each(input, option)
+        } else {
+            Box::pin(self.open(input))
+        }
     }
 }
 
@@ -171,7 +175,7 @@ mod tests {
         config.connect_timeout = Duration::from_millis(200);
         config.append_stall = Duration::from_millis(200);
         let peers = Peers::new(&config, Known::new(&config));
-        let mut network = Network { peers, target: 2, address, heartbeats: false };
+        let mut network = Network { peers, target: 2, address, purpose: Purpose::Log };
         let request = AppendEntriesRequest {
             vote: raft_vote(Vote { term: 1, node: 1, committed: true }),
             prev_log_id: None,

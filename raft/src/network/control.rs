@@ -4,20 +4,18 @@
 use std::future::Future;
 use std::time::Duration;
 
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{NetSnapshot, NetTransferLeader, NetVote, RPCOption};
+use openraft::errors::RPCError;
+use openraft::network::{NetTransferLeader, NetVote, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+    VoteResponse,
 };
-use openraft::storage::Snapshot;
 use tonic::{Response, Status};
 
 use super::{Network, convert, unreachable};
 use crate::identity::Check;
 use crate::network::peers::{Client, Lane};
-use crate::snapshot::{SnapshotData, unsupported};
-use crate::types::{Lead, RaftVote, TypeConfig};
+use crate::types::TypeConfig;
 
 type Failed = RPCError<TypeConfig>;
 
@@ -79,21 +77,6 @@ impl NetTransferLeader<TypeConfig> for Network {
         let reply =
             self.within(option.soft_ttl(), client.transfer_leader(convert::put_transfer(&req))).await?;
         self.read(convert::take_transferred(&reply))
-    }
-}
-
-impl NetSnapshot<TypeConfig> for Network {
-    type SnapshotData = SnapshotData;
-
-    /// Never asked for in this version; see [`crate::snapshot`].
-    async fn full_snapshot(
-        &mut self,
-        _vote: RaftVote,
-        _snapshot: Snapshot<Lead, u64, openraft::BasicNode, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        _option: RPCOption,
-    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(StreamingError::Unreachable(Unreachable::from_string(unsupported())))
     }
 }
 

@@ -4,6 +4,7 @@
 //! slices of the buffer that they came in.
 
 use nativelog::record::{LogId, LogRecord, Record};
+use nativelog::snapshot::SnapshotMeta;
 use nativelog::store::Vote;
 use openraft::EntryPayload;
 use openraft::raft::{
@@ -14,8 +15,8 @@ use prost::Message;
 
 use crate::proto;
 use crate::types::{
-    Command, RaftEntry, RaftLogId, RaftVote, TypeConfig, log_id, members_from_proto, members_to_proto,
-    raft_id, raft_vote, vote,
+    Command, RaftEntry, RaftLogId, RaftVote, TypeConfig, encode_members, log_id, members_from_proto,
+    members_to_proto, raft_id, raft_vote, vote,
 };
 
 /// Entries that one append request may hold.
@@ -43,14 +44,42 @@ fn need_id(at: Option<&proto::Position>, what: &str) -> Result<RaftLogId, String
     take_id(at).ok_or_else(|| format!("{what} without a position"))
 }
 
-fn put_vote(given: &RaftVote) -> Option<proto::Vote> {
+pub(crate) fn put_vote(given: &RaftVote) -> Option<proto::Vote> {
     let given = vote(given);
     Some(proto::Vote { term: given.term, node: given.node, committed: given.committed })
 }
 
-fn take_vote(given: Option<&proto::Vote>) -> Result<RaftVote, String> {
+pub(crate) fn take_vote(given: Option<&proto::Vote>) -> Result<RaftVote, String> {
     let given = given.ok_or("a message without a vote")?;
     Ok(raft_vote(Vote { term: given.term, node: given.node, committed: given.committed }))
+}
+
+/// What a snapshot is of, for the wire.
+///
+/// # Errors
+/// A membership that does not decode.
+pub fn put_snapshot_meta(meta: &SnapshotMeta) -> Result<proto::SnapshotMeta, String> {
+    let membership = meta.membership.as_ref().map(|(_, bytes)| proto::Membership::decode(bytes.clone()));
+    Ok(proto::SnapshotMeta {
+        position: Some(position(meta.position)),
+        membership_at: meta.membership.as_ref().map(|(id, _)| position(*id)),
+        membership: membership.transpose().map_err(|e| e.to_string())?,
+    })
+}
+
+/// What a snapshot is of, from the wire.
+///
+/// # Errors
+/// A missing position, or a membership that is none.
+pub fn take_snapshot_meta(meta: Option<&proto::SnapshotMeta>) -> Result<SnapshotMeta, String> {
+    let meta = meta.ok_or("a snapshot without a description")?;
+    let at = meta.position.as_ref().ok_or("a snapshot without a position")?;
+    let membership = match (&meta.membership_at, &meta.membership) {
+        (None, None) => None,
+        (Some(at), Some(members)) => Some((from_position(at), encode_members(&members_from_proto(members)?))),
+        _ => return Err("half a membership".into()),
+    };
+    Ok(SnapshotMeta { position: from_position(at), membership })
 }
 
 /// A record's header and payload for the wire.

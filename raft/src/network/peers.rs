@@ -22,6 +22,8 @@ pub enum Lane {
     Bulk,
     /// Proposals, reads, status.
     Forward,
+    /// Snapshots and content.
+    Transfer,
 }
 
 /// A client of one peer; every call carries our header.
@@ -91,6 +93,12 @@ impl Peers {
     /// The address of `node`, if it is a member.
     pub fn address(&self, node: u64) -> Option<String> {
         self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// Every member but `me`, in order.
+    pub fn others(&self, me: u64) -> Vec<u64> {
+        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        addresses.keys().copied().filter(|node| *node != me).collect()
     }
 
     /// A client of `node`, which is at `address`.

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{Stream, StreamExt};
+use nativelog::record::{Kind, LogRecord};
 use nativelog::shape::check_shape;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
@@ -24,8 +25,9 @@ use crate::leader::Leadership;
 use crate::propose::{self, Answer, Proposal};
 use crate::proto::{self, peer_server};
 use crate::replica::Inner;
+use crate::transfer::{install, serve::Parts};
 use crate::types::{Command, TypeConfig};
-use crate::{read, status};
+use crate::{read, rejoin, status};
 
 type Reply<T> = Result<Response<T>, Status>;
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -162,6 +164,60 @@ impl peer_server::Peer for PeerService {
         Ok(Response::new(proto::ReadIndexReply { position: Some(convert::position(at)) }))
     }
 
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotPart>>,
+    ) -> Reply<proto::SnapshotReply> {
+        let from = self.admit(&request, Check::Full)?;
+        self.not_closing()?;
+        let reply = install::serve(self.inner.clone(), from, request.into_inner()).await?;
+        Ok(Response::new(reply))
+    }
+
+    type FetchManifestStream = Parts;
+
+    async fn fetch_manifest(&self, request: Request<proto::ManifestRequest>) -> Reply<Parts> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.inner.content.manifest(request.into_inner()).await?))
+    }
+
+    type FetchBlobsStream = Parts;
+
+    async fn fetch_blobs(&self, request: Request<proto::BlobsRequest>) -> Reply<Parts> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.inner.content.blobs(request.into_inner()).await?))
+    }
+
+    type FetchRangesStream = Parts;
+
+    async fn fetch_ranges(&self, request: Request<proto::RangesRequest>) -> Reply<Parts> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.inner.content.ranges(request.into_inner()).await?))
+    }
+
+    type FetchPackedStream = Parts;
+
+    async fn fetch_packed(&self, request: Request<proto::PackedRequest>) -> Reply<Parts> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.inner.content.packed(request.into_inner()).await?))
+    }
+
+    type FetchPayloadStream = Parts;
+
+    async fn fetch_payload(&self, request: Request<proto::PayloadRequest>) -> Reply<Parts> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.inner.content.payload(request.into_inner()).await?))
+    }
+
+    type RejoinStream = Replies<proto::RejoinPart>;
+
+    async fn rejoin(&self, request: Request<proto::RejoinRequest>) -> Reply<Self::RejoinStream> {
+        let from = self.admit(&request, Check::Full)?;
+        self.not_closing()?;
+        let parts = rejoin::serve::parts(self.inner.clone(), from, request.get_ref().vote_term);
+        Ok(Response::new(Box::pin(parts)))
+    }
+
     async fn status(&self, request: Request<proto::StatusRequest>) -> Reply<proto::StatusReply> {
         self.admit(&request, Check::Full)?;
         Ok(Response::new(status::to_proto(self.inner.status())))
@@ -263,21 +319,38 @@ async fn ingress(
 ) -> Result<(AppendEntriesRequest<TypeConfig>, OwnedSemaphorePermit), Status> {
     let request = convert::take_append(request).map_err(bad)?;
     let mut bytes = 0u64;
+    let mut takes_space = false;
     for entry in &request.entries {
         if let EntryPayload::Normal(Command(record)) = &entry.payload {
             check_shape(&record.header, Some(&record.payload))
                 .map_err(|why| bad(format!("entry {}: {why}", entry.log_id.index)))?;
             bytes += record.bytes();
+            takes_space |= brings_content(record);
         }
     }
+    if !request.entries.is_empty() {
+        inner.foreground.touch();
+    }
     let refusing = inner.refusing.read().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some(why) = refusing.filter(|_| !request.entries.is_empty()) {
+    if let Some(why) = refusing.filter(|_| takes_space) {
         return Err(Status::resource_exhausted(why));
     }
     let bytes = u32::try_from(bytes.min(APPEND_BYTES as u64)).expect("32 MiB fits");
     let permit = inner.append_permits.clone().acquire_many_owned(bytes).await;
     let permit = permit.map_err(|_| Status::unavailable("this node is shutting down"))?;
     Ok((request, permit))
+}
+
+/// True for records that bring content or begin something. The others free space, end something, or are what a
+/// leader needs to lead: they pass on a disk that is nearly full, and the reserve holds them.
+pub(crate) fn brings_content(record: &LogRecord) -> bool {
+    use Kind::{Begin, Chunk, Link, Pack, Part, Reuse, Whole, Zero};
+    let kind = record.header.kind.as_ref();
+    record.header.payload_bytes > 0
+        || matches!(
+            kind,
+            Some(Begin(_) | Part(_) | Chunk(_) | Pack(_) | Zero(_) | Reuse(_) | Link(_) | Whole(_))
+        )
 }
 
 /// Feeds proposals from elsewhere to this leadership. Ends with it.

@@ -8,7 +8,7 @@
 //! missing. A rejection changes nothing, so that is safe; it is final when nothing earlier is open.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::{Outcome, Proposal, malformed};
 use crate::error::{ProposeError, stopped, write_failed};
 use crate::leader::Leadership;
+use crate::network::server::brings_content;
 use crate::replica::Inner;
 use crate::types::{Command, log_id};
 
@@ -56,6 +57,11 @@ async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRec
     if let Err(error) = inner.running() {
         return Taken::Answered(Err(error));
     }
+    let no_content = inner.no_content.read().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(why) = no_content.filter(|_| brings_content(record)) {
+        return Taken::Answered(Err(ProposeError::unavailable(why)));
+    }
+    inner.foreground.touch();
     let ticket = match leadership.admit(&inner.machine, record) {
         Ok(ticket) => ticket,
         Err(not) => match *not {

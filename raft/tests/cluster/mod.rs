@@ -5,19 +5,21 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
-use checkpoint::{CommitId, Coverage, JobName, Limits, Plan, RealDisk, Splitter, Store};
+use checkpoint::{CommitId, Coverage, Digest, JobName, Limits, Plan, RealDisk, Splitter, Store};
+use futures::StreamExt;
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
 use nativelog::machine::Machine;
 use nativelog::record::LogRecord;
 use nativelog::store::{Identity, LogStore, Options};
-use raft::{ProposalStream, Replica, ReplicaConfig};
-use tokio::net::TcpListener;
+use raft::testing::{Check, Client, Known, Lane, Peers};
+use raft::{Keeping, ProposalStream, Replica, ReplicaConfig};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 
@@ -34,6 +36,26 @@ pub struct Node {
     pub log: LogStore,
     stop: Option<oneshot::Sender<()>>,
     server: tokio::task::JoinHandle<()>,
+    accepted: Accepts,
+}
+
+/// Twins of the connections that a node has accepted: with the process they would be gone.
+#[derive(Clone, Default)]
+struct Accepts(Arc<Mutex<Vec<std::net::TcpStream>>>);
+
+impl Accepts {
+    fn keep(&self, stream: TcpStream) -> std::io::Result<TcpStream> {
+        let stream = stream.into_std()?;
+        self.0.lock().unwrap().push(stream.try_clone()?);
+        TcpStream::from_std(stream)
+    }
+
+    fn cut(&self) {
+        for stream in self.0.lock().unwrap().drain(..) {
+            // One that is closed already is as it should be.
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+    }
 }
 
 /// Addresses and data folders of a cluster, and the nodes that run.
@@ -42,6 +64,29 @@ pub struct Cluster {
     pub name: &'static str,
     pub members: Vec<(u64, String)>,
     pub nodes: BTreeMap<u64, Node>,
+    /// When nodes that are started purge and give back.
+    pub keeping: Keeping,
+}
+
+/// Nothing is purged unless a test asks for it.
+pub fn by_hand() -> Keeping {
+    Keeping {
+        look_every: Duration::from_millis(50),
+        garbage_bytes: u64::MAX,
+        garbage_age: Duration::MAX,
+        attempts_age: Duration::MAX,
+        ..Keeping::default()
+    }
+}
+
+/// What waits is given back soon.
+pub fn eager() -> Keeping {
+    Keeping {
+        look_every: Duration::from_millis(50),
+        garbage_age: Duration::from_millis(200),
+        attempts_age: Duration::from_millis(200),
+        ..Keeping::default()
+    }
 }
 
 /// Settings with which elections take about a second.
@@ -62,14 +107,10 @@ async fn listen(address: &str) -> TcpListener {
 
 impl Node {
     /// Starts a node over `dir`.
-    pub async fn start(
-        id: u64,
-        incarnation: [u8; 16],
-        name: &str,
-        members: &[(u64, String)],
-        dir: &Path,
-        listener: TcpListener,
-    ) -> Node {
+    pub async fn start(config: ReplicaConfig, dir: &Path, listener: TcpListener) -> Node {
+        let (id, incarnation) = (config.node, config.incarnation);
+        // Shown when a test fails; whoever came first has set it.
+        drop(tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).try_init());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         std::fs::create_dir_all(dir).unwrap();
         let store = Arc::new(Store::open(disk.clone(), dir).unwrap());
@@ -77,13 +118,14 @@ impl Node {
         let owner = Identity { node: id, incarnation };
         let (log, _) = LogStore::open(disk, &layout, owner, Options::default()).unwrap();
         let machine = Machine::start(store, log.clone(), &layout.catalog_dir()).unwrap();
-        let config = quick(id, incarnation, name, members.to_vec());
         let replica = Replica::start(config, log.clone(), machine.clone()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let service = replica.service();
+        let accepted = Accepts::default();
+        let accepts = accepted.clone();
         let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
+            let incoming = TcpListenerStream::new(listener).map(move |stream| accepts.keep(stream?));
             let serving = raft::network::server().add_service(service).serve_with_incoming(incoming);
             // Dropped at once when told to: connections break, as when a process dies.
             tokio::select! {
@@ -92,7 +134,7 @@ impl Node {
             }
         });
         replica.initialize_when_ready();
-        Node { id, address, incarnation, replica, machine, log, stop: Some(stop), server }
+        Node { id, address, incarnation, replica, machine, log, stop: Some(stop), server, accepted }
     }
 
     /// Ends the node as a crash would look to the others.
@@ -100,6 +142,7 @@ impl Node {
         drop(self.stop.take());
         self.server.abort();
         let _ = self.server.await;
+        self.accepted.cut();
         self.replica.kill().await;
         let machine = self.machine.clone();
         tokio::task::spawn_blocking(move || machine.shutdown()).await.unwrap();
@@ -110,6 +153,7 @@ impl Node {
         self.replica.shutdown().await;
         drop(self.stop.take());
         let _ = self.server.await;
+        self.accepted.cut();
         let machine = self.machine.clone();
         tokio::task::spawn_blocking(move || machine.shutdown()).await.unwrap();
     }
@@ -118,6 +162,11 @@ impl Node {
 impl Cluster {
     /// Starts nodes 1 to `size`, all empty.
     pub async fn start(name: &'static str, size: u64) -> Cluster {
+        Cluster::start_keeping(name, size, Keeping::default()).await
+    }
+
+    /// The same, with other rules for purge and deletion.
+    pub async fn start_keeping(name: &'static str, size: u64, keeping: Keeping) -> Cluster {
         let mut listeners = Vec::new();
         for _ in 0..size {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -126,21 +175,25 @@ impl Cluster {
             .zip(&listeners)
             .map(|(id, listener)| (id, listener.local_addr().unwrap().to_string()))
             .collect();
-        let mut cluster =
-            Cluster { dir: tempfile::tempdir().unwrap(), name, members, nodes: BTreeMap::new() };
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster { dir, name, members, nodes: BTreeMap::new(), keeping };
         for (id, listener) in (1..=size).zip(listeners) {
-            let node = Node::start(
-                id,
-                [id as u8; 16],
-                name,
-                &cluster.members,
-                &cluster.dir.path().join(format!("n{id}")),
-                listener,
-            )
-            .await;
+            let config = cluster.config(id, [id as u8; 16]);
+            let node = Node::start(config, &cluster.data(id), listener).await;
             cluster.nodes.insert(id, node);
         }
         cluster
+    }
+
+    /// Settings of a node.
+    pub fn config(&self, id: u64, incarnation: [u8; 16]) -> ReplicaConfig {
+        let config = quick(id, incarnation, self.name, self.members.clone());
+        ReplicaConfig { keeping: self.keeping.clone(), ..config }
+    }
+
+    /// The data folder of a node.
+    pub fn data(&self, id: u64) -> std::path::PathBuf {
+        self.dir.path().join(format!("n{id}"))
     }
 
     /// Starts a stopped node again, over the folder `dir` and as `incarnation`.
@@ -148,8 +201,38 @@ impl Cluster {
         let address = self.members.iter().find(|(node, _)| *node == id).unwrap().1.clone();
         let listener = listen(&address).await;
         let path = self.dir.path().join(dir);
-        let node = Node::start(id, incarnation, self.name, &self.members, &path, listener).await;
+        let node = Node::start(self.config(id, incarnation), &path, listener).await;
         self.nodes.insert(id, node);
+    }
+
+    /// Kills a node and starts it again over its folder.
+    pub async fn bounce(&mut self, id: u64) {
+        self.nodes.remove(&id).unwrap().kill().await;
+        self.resume(id).await;
+    }
+
+    /// Starts a killed node again over its folder.
+    pub async fn resume(&mut self, id: u64) {
+        self.restart(id, [id as u8; 16], &format!("n{id}")).await;
+    }
+
+    /// Kills a follower and says which.
+    pub async fn lose_follower(&mut self) -> u64 {
+        let id = self.follower().await.id;
+        self.nodes.remove(&id).unwrap().kill().await;
+        id
+    }
+
+    /// Purges and gives back on all running nodes, until none of them holds an entry that `away` would need.
+    pub async fn purge(&self) {
+        for node in self.nodes.values() {
+            within("the log is purged", || async {
+                node.replica.reclaim_now().await.unwrap();
+                let (purged, last) = node.log.log_state();
+                (purged.map(|id| id.index + 16) >= last.map(|id| id.index)).then_some(())
+            })
+            .await;
+        }
     }
 
     /// The leader that is ready and that all running nodes agree on.
@@ -203,6 +286,49 @@ pub async fn within<T, F: Future<Output = Option<T>>>(what: &str, mut condition:
     }
 }
 
+/// Commits an epoch of `bytes` bytes that no other one has, through the leader.
+pub async fn commit_epoch(cluster: &Cluster, job: &str, number: u8, bytes: usize) -> SealedEpoch {
+    let leader = cluster.leader().await;
+    let source = directory_of(bytes, number);
+    Commit::of(source.path(), job, number).write(source.path(), &cluster.nodes[&leader].replica).await
+}
+
+/// Removes epochs, the newest included.
+pub async fn remove_epochs(cluster: &Cluster, job: &str, epochs: Vec<u64>) {
+    let leader = cluster.leader().await;
+    let record = compose::expire(&JobName::try_from(job).unwrap(), epochs, true, "test", vec![leader]);
+    let (_, verdict) = cluster.nodes[&leader].replica.propose(record).await.unwrap();
+    assert!(verdict.is_accepted(), "{verdict}");
+}
+
+/// A member that calls another on the transfer connection, past its replica.
+pub fn caller(name: &str, from: u64, to: (u64, &str)) -> Client {
+    let config = quick(from, [from as u8; 16], name, vec![]);
+    let peers = Peers::new(&config, Known::new(&config));
+    peers.client(to.0, to.1, Lane::Transfer, Check::Full).unwrap()
+}
+
+/// Waits until `node` has every sealed epoch of its ledger as a directory, reads all of them again, and says
+/// how many.
+pub async fn verified(node: &Node) -> usize {
+    let mut count = 0;
+    let sealed: Vec<_> = {
+        let ledger = node.machine.ledger();
+        ledger.jobs().flat_map(|job| ledger.epochs(job).collect::<Vec<_>>()).collect()
+    };
+    for info in sealed {
+        let (job, epoch, root) = (info.sealed.job.clone(), info.sealed.epoch, info.sealed.root);
+        within(&format!("{job}@{epoch} is published on node {}", node.id), || async {
+            node.machine.store().published(&job, epoch).unwrap().filter(|there| *there == root)
+        })
+        .await;
+        let report = node.machine.store().verify(&job, epoch).unwrap();
+        assert!(report.is_good(), "node {}: {job}@{epoch}: {report:?}", node.id);
+        count += 1;
+    }
+    count
+}
+
 /// What a commit by hand is made of.
 pub struct Commit {
     pub plan: Plan,
@@ -238,18 +364,20 @@ impl Commit {
         attempt
     }
 
+    /// All pieces as records, and the root.
+    pub fn pieces(&self, dir: &Path, attempt: u64) -> (Vec<LogRecord>, Digest) {
+        let covered = Coverage::default();
+        let mut splitter =
+            Splitter::new(dir, &self.plan, self.opening.chunk_bytes, &covered, &|_| None).unwrap();
+        let pieces = splitter.by_ref().map(|piece| compose::piece(attempt, piece.unwrap())).collect();
+        (pieces, splitter.finish().unwrap().root())
+    }
+
     /// Writes the whole epoch through `replica`, pieces pipelined.
     pub async fn write(&self, dir: &Path, replica: &Replica) -> SealedEpoch {
         let stream = replica.stream().await.unwrap();
         let attempt = self.begin(&stream).await;
-        let covered = Coverage::default();
-        let mut splitter =
-            Splitter::new(dir, &self.plan, self.opening.chunk_bytes, &covered, &|_| None).unwrap();
-        let mut pieces = Vec::new();
-        for piece in splitter.by_ref() {
-            pieces.push(compose::piece(attempt, piece.unwrap()));
-        }
-        let root = splitter.finish().unwrap().root();
+        let (pieces, root) = self.pieces(dir, attempt);
         let mut pending = Vec::new();
         for piece in pieces {
             pending.push(stream.send(piece).await.unwrap());
@@ -275,12 +403,26 @@ pub async fn accepted(stream: &ProposalStream, record: LogRecord) -> Accepted {
 
 /// A directory with a bit of everything.
 pub fn directory(big_bytes: usize) -> tempfile::TempDir {
+    directory_of(big_bytes, 0)
+}
+
+/// Bytes that no other `number` has.
+pub fn noise(bytes: usize, number: u8) -> Vec<u8> {
+    let seed = u32::from(number).wrapping_mul(0x9e37_79b9);
+    (0..bytes as u32 / 4).flat_map(|n| (n ^ seed).wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+}
+
+/// A directory with a bit of everything, whose big file no other `number` has: half of it in files of 4 MiB.
+pub fn directory_of(big_bytes: usize, number: u8) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let big: Vec<u8> =
-        (0..big_bytes as u32 / 4).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    std::fs::write(dir.path().join("big"), big).unwrap();
+    let big = noise(big_bytes, number);
+    std::fs::write(dir.path().join("big"), &big[..big.len() / 2]).unwrap();
+    for (at, part) in big[big.len() / 2..].chunks(4 << 20).enumerate() {
+        std::fs::write(dir.path().join(format!("part{at}")), part).unwrap();
+    }
     std::fs::create_dir(dir.path().join("sub")).unwrap();
     std::fs::write(dir.path().join("sub/small"), b"small").unwrap();
+    std::fs::write(dir.path().join("sub/own"), format!("own {number}")).unwrap();
     std::fs::write(dir.path().join("empty"), b"").unwrap();
     std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
     dir

@@ -4,6 +4,7 @@
 //! Fresh random content in every round, so that nothing is deduplicated. A text
 //! table goes to stdout, everything that was measured to a JSON file.
 
+mod catch_up;
 mod counters;
 mod floors;
 mod latency;
@@ -13,7 +14,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use catch_up::CatchUp;
 use cluster_tests::cluster::{Cluster, Options};
 use cluster_tests::inputs::{random_directory, random_file};
 use cluster_tests::scratch::{Scratch, remove_tree};
@@ -29,6 +32,7 @@ struct Sizes {
     small_files: u32,
     tiny_epochs: u32,
     memory: [u64; 2],
+    catch_up: CatchUp,
 }
 
 const FULL: Sizes = Sizes {
@@ -39,6 +43,12 @@ const FULL: Sizes = Sizes {
     small_files: 20_000,
     tiny_epochs: 1000,
     memory: [100 << 20, 4 << 30],
+    catch_up: CatchUp {
+        rounds: 3,
+        lacked: (8, 256 << 20),
+        steady_bytes: 16 << 20,
+        window: Duration::from_secs(15),
+    },
 };
 const QUICK: Sizes = Sizes {
     rounds: 1,
@@ -48,6 +58,12 @@ const QUICK: Sizes = Sizes {
     small_files: 1000,
     tiny_epochs: 50,
     memory: [16 << 20, 256 << 20],
+    catch_up: CatchUp {
+        rounds: 1,
+        lacked: (8, 32 << 20),
+        steady_bytes: 4 << 20,
+        window: Duration::from_secs(3),
+    },
 };
 
 struct Asked {
@@ -58,7 +74,7 @@ struct Asked {
     rounds: Option<u32>,
 }
 
-const SECTIONS: [&str; 5] = ["large", "mixed", "small", "tiny", "memory"];
+const SECTIONS: [&str; 6] = ["large", "mixed", "small", "tiny", "memory", "catch-up"];
 
 fn asked() -> Result<Asked, String> {
     let mut asked = Asked {
@@ -158,6 +174,10 @@ fn main() -> ExitCode {
         for bytes in sizes.memory {
             memory(bytes, &asked.dir, &mut rng, &mut report);
         }
+    }
+    if wanted("catch-up") {
+        let rounds = asked.rounds.unwrap_or(sizes.catch_up.rounds);
+        catch_up::catch_up(CatchUp { rounds, ..sizes.catch_up }, &asked.dir, &mut rng, &mut report);
     }
     print!("{}", report.text());
     match fs::write(&asked.json, report.json().to_string()) {

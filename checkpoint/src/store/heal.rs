@@ -1,0 +1,200 @@
+//! Rot, found and mended: every place in published trees and in staging that has a bad inode of some content
+//! gets a link to a good one, by rename. Nothing is ever written in place.
+//!
+//! Which places those are, the manifests say: a file of a published tree is what its entry says, and the staged
+//! file `f<i>` of the attempt that was sealed as that epoch is what entry `i` says. So an inode is never
+//! recognised by its number alone. Places of epochs that are not published (any more) are not touched: publishing
+//! falls back to the blob, and the log mends the payloads it still names.
+//!
+//! Stopped anywhere, it is simply done again; temporary names are in `trash/`, never in a user's tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::blobs::{self, Found, Held};
+use super::folders::Folders;
+use super::link::{Linker, corrupt, missing};
+use super::{Content, Inner, Store, StoreError, Unpublished};
+use crate::digest::Digest;
+use crate::disk::FileKind;
+use crate::epoch::EntryKind;
+use crate::error::at;
+use crate::manifest::ManifestEntry;
+
+// A name that should have some content.
+struct Place {
+    entry: ManifestEntry,
+    // What `path` must not lead out of.
+    root: PathBuf,
+    path: PathBuf,
+    // Staged files that are gone are not made again.
+    staged: bool,
+}
+
+impl Store {
+    /// After [`Store::shelve`] put a good blob of `content` on the shelf: makes every other name of that digest
+    /// here (files of published trees, of any mode, also those that are missing, and staged files of published
+    /// epochs) a link to a good inode. Modes of read-only folders are kept. Returns how many names were changed.
+    ///
+    /// # Errors
+    /// The disk refuses, or there is no good blob of that content.
+    pub fn heal(&self, content: Content) -> Result<u64, StoreError> {
+        self.heal_all(&[content])
+    }
+
+    /// As [`Store::heal`] for several contents, reading each manifest once.
+    ///
+    /// # Errors
+    /// The disk refuses, or there is no good blob of one of them: then nothing is changed.
+    pub fn heal_all(&self, contents: &[Content]) -> Result<u64, StoreError> {
+        let inner = &*self.inner;
+        let mut wanted = BTreeSet::new();
+        for content in contents {
+            let Content { digest, mode, size } = *content;
+            match blobs::find_good(&*inner.disk, &inner.blobs, &inner.layout, digest, mode, size)? {
+                Held::Good(..) => wanted.insert(digest),
+                Held::Missing | Held::Corrupt(..) => {
+                    let path = inner.layout.blob(digest, mode, 0);
+                    let none = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no good blob");
+                    return Err(at("heal from", &path)(none).into());
+                }
+            };
+        }
+        let places = self.places(&wanted)?;
+        let _names = inner.lock_names();
+        let mut healing = Healing {
+            inner,
+            linker: Linker::new(inner),
+            folders: Folders::new(inner),
+            good: BTreeMap::new(),
+            changed: 0,
+        };
+        // What is staged, durably, before the trees: once those verify again, nobody would come back for it.
+        for staged in [true, false] {
+            let mut these = places.iter().filter(|place| place.staged == staged);
+            let result = these.try_for_each(|place| healing.heal(place));
+            // Also after an error: folders are closed again, and what was changed is durable.
+            healing.folders.finish()?;
+            result.map_err(|e| store_error(&inner.layout.epochs_dir(), e))?;
+        }
+        Ok(healing.changed)
+    }
+
+    // Every name that should have one of these contents. An epoch that is published later links to a good blob.
+    fn places(&self, wanted: &BTreeSet<Digest>) -> Result<Vec<Place>, StoreError> {
+        let mut places = Vec::new();
+        for (job, epoch) in self.published_epochs()? {
+            let (envelope, manifest) = match self.manifest(&job, epoch) {
+                Ok(Some(read)) => read,
+                Ok(None) => continue,
+                Err(e) => {
+                    tracing::warn!(%job, epoch, error = %e, "an epoch without a readable manifest is not healed");
+                    continue;
+                }
+            };
+            let files = self.layout().files_dir(&job, epoch);
+            let staging = self.layout().attempt_dir(envelope.attempt);
+            for (index, entry) in manifest.entries.into_iter().enumerate() {
+                if entry.kind != EntryKind::File || entry.size == 0 || !wanted.contains(&entry.digest) {
+                    continue;
+                }
+                let staged = self.layout().staged_file(envelope.attempt, index as u32);
+                places.push(Place {
+                    entry: entry.clone(),
+                    root: staging.clone(),
+                    path: staged,
+                    staged: true,
+                });
+                let path = files.join(entry.path.as_os_str());
+                places.push(Place { entry, root: files.clone(), path, staged: false });
+            }
+        }
+        Ok(places)
+    }
+}
+
+struct Healing<'a> {
+    inner: &'a Inner,
+    linker: Linker<'a>,
+    folders: Folders<'a>,
+    // Good inodes by digest and mode.
+    good: BTreeMap<(Digest, u32), BTreeSet<u64>>,
+    changed: u64,
+}
+
+impl Healing<'_> {
+    fn heal(&mut self, place: &Place) -> Result<(), Unpublished> {
+        let Place { entry, root, path, staged } = place;
+        if !self.folders.is_real(root, path) {
+            // Its folder is missing: expired or swept meanwhile, or mended with its own epoch.
+            return Ok(());
+        }
+        let there = match self.inner.disk.stat(path) {
+            Ok(stat) if stat.kind == FileKind::Directory => {
+                tracing::warn!(path = %path.display(), "a folder is in the place of a file");
+                return Ok(());
+            }
+            Ok(stat) => Some(stat.ino),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && *staged => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(at("stat", path)(e).into()),
+        };
+        let key = (entry.digest, entry.mode);
+        if !self.good.contains_key(&key) {
+            let inodes = self.good_inodes(entry)?;
+            self.good.insert(key, inodes);
+        }
+        if there.is_some_and(|ino| self.good[&key].contains(&ino)) {
+            return Ok(());
+        }
+        let linker = &mut self.linker;
+        self.folders.change(path, || linker.link_file(entry, None, path))?;
+        self.folders.touch(&self.inner.layout.blob_shelf(entry.digest.as_bytes()[0]));
+        let ino = self.inner.disk.stat(path).map_err(at("stat", path))?.ino;
+        self.good.entry(key).or_default().insert(ino);
+        self.changed += 1;
+        Ok(())
+    }
+
+    // The good inodes of a content and mode. Bad ones are replaced, durably: once all trees verify again, nobody
+    // would come back for a blob that is still bad.
+    fn good_inodes(&mut self, entry: &ManifestEntry) -> Result<BTreeSet<u64>, Unpublished> {
+        let (mut inodes, mut replaced) = (BTreeSet::new(), false);
+        for n in 0.. {
+            let blob = self.inner.layout.blob(entry.digest, entry.mode, n);
+            let key = (entry.digest, entry.mode, n);
+            match blobs::check(&*self.inner.disk, &self.inner.blobs, &blob, key, entry.size)? {
+                Found::Good(stat) => {
+                    inodes.insert(stat.ino);
+                    continue;
+                }
+                Found::Missing if n > 0 => break,
+                Found::Missing | Found::Corrupt(_) => {}
+            }
+            self.linker.blob_from_others(entry, &blob)?;
+            replaced = true;
+            match blobs::check(&*self.inner.disk, &self.inner.blobs, &blob, key, entry.size)? {
+                Found::Good(stat) => inodes.insert(stat.ino),
+                Found::Corrupt(why) => {
+                    // What it was cloned from had been good once, and is not any more.
+                    self.inner.blobs.forget(entry.digest);
+                    return Err(corrupt(entry, &blob, why));
+                }
+                Found::Missing => return Err(missing(entry, "the blob", &blob)),
+            };
+        }
+        if replaced {
+            let shelf = self.inner.layout.blob_shelf(entry.digest.as_bytes()[0]);
+            self.inner.synced(self.inner.disk.sync_dir(&shelf), &shelf)?;
+        }
+        Ok(inodes)
+    }
+}
+
+/// What linking says of one entry, as an error of the store.
+pub(super) fn store_error(root: &Path, e: Unpublished) -> StoreError {
+    match e {
+        Unpublished::Io(e) => e.into(),
+        other => at("mend a file below", root)(std::io::Error::other(other.to_string())).into(),
+    }
+}

@@ -1,0 +1,347 @@
+//! Content that is brought from elsewhere: a catch-up, or the repair of what has rotted.
+//!
+//! It is written to `incoming/<digest>` front to back, so that what is there when a process dies is where
+//! the next one goes on, and becomes a blob ([`Store::shelve`]) only after all of it was checked and synced.
+//!
+//! **What is trusted after a restart.** Before the first byte beyond each multiple of [`SYNC_BYTES`] is
+//! written, everything up to there is synced. So a file that is longer than such a multiple holds what came
+//! up to there, whatever else a power cut has torn; what lies beyond is brought again. A file of the full
+//! length is read and counts when its digest fits. Hence a digest that does not fit in the end is never the
+//! fault of this disk's past, but of who sent it. Within one process every byte counts.
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::{Entry, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::digest::{Digest, Hasher};
+use crate::disk::{DiskFile, Open};
+use crate::durable::ignore_missing;
+use crate::epoch::EntryKind;
+use crate::error::{IoError, at};
+use crate::manifest::Manifest;
+
+use super::blobs::{self, Held, hash_range};
+use super::{Inner, Store, StoreError};
+
+/// Content that comes is synced whenever this many bytes more have come.
+pub const SYNC_BYTES: u64 = 8 << 20;
+// What comes is written in whole blocks of this many bytes, aligned to it, but for the end.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Content of a sealed file, as its manifest names it. Never empty: empty files are made, not brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Content {
+    /// BLAKE3 of its bytes.
+    pub digest: Digest,
+    /// Permission bits of the blob.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What this process knows of a file in `incoming/`.
+#[derive(Debug)]
+pub(super) enum Arriving {
+    // Somebody is writing it.
+    Open,
+    // So many bytes were written, and this is what they hash to.
+    Paused(u64, Box<Hasher>),
+}
+
+pub(super) type Arrivals = HashMap<Digest, Arriving>;
+
+/// Content on its way in: a file in `incoming/` that grows at its end. Only one of each digest at a time.
+#[derive(Debug)]
+pub struct Incoming {
+    pub(super) inner: Arc<Inner>,
+    content: Content,
+    // None while nothing was written, and again once everything was.
+    file: Option<Box<dyn DiskFile>>,
+    // Of all bytes that came: those in the file and those in `tail`.
+    hasher: Hasher,
+    // A multiple of a block, until the end has come.
+    written: u64,
+    tail: Vec<u8>,
+    // It has become a blob, or was thrown away.
+    pub(super) ended: bool,
+}
+
+/// Why content that was brought did not become a blob.
+#[derive(Debug, thiserror::Error)]
+pub enum IncomingError {
+    /// It is not what its digest says: whoever sent it has it wrong. What came was removed.
+    #[error("the content that came has digest {found}, not {wanted}")]
+    Corrupt {
+        /// What was asked for.
+        wanted: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// The disk refused, or not all of it has come. What came stays.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<IoError> for IncomingError {
+    fn from(e: IoError) -> IncomingError {
+        IncomingError::Store(e.into())
+    }
+}
+
+impl Incoming {
+    /// What it will be.
+    pub fn content(&self) -> Content {
+        self.content
+    }
+
+    /// Bytes that are here already: bring those from here on.
+    pub fn have(&self) -> u64 {
+        self.written + self.tail.len() as u64
+    }
+
+    /// The digest of what has come.
+    pub(super) fn digest(&self) -> Digest {
+        self.hasher.finish()
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.inner.layout.incoming_file(self.content.digest)
+    }
+
+    /// Adds bytes at the end. After an error [`Incoming::have`] says how many of them were taken.
+    ///
+    /// # Errors
+    /// The disk refuses, or it would grow past its size: then nothing is taken.
+    pub fn write(&mut self, mut data: &[u8]) -> Result<(), StoreError> {
+        let room = self.content.size - self.have();
+        if data.len() as u64 > room {
+            let why = format!("{} bytes came where {room} are missing", data.len());
+            let e = io::Error::new(io::ErrorKind::InvalidData, why);
+            return Err(at("write", &self.path())(e).into());
+        }
+        while !data.is_empty() {
+            if self.tail.len() == BLOCK_BYTES {
+                self.flush()?;
+            }
+            let taken = if self.tail.is_empty() && data.len() >= BLOCK_BYTES {
+                let to_sync = (SYNC_BYTES - self.written % SYNC_BYTES) as usize;
+                let whole = (data.len() / BLOCK_BYTES * BLOCK_BYTES).min(to_sync);
+                self.put(&data[..whole])?;
+                whole
+            } else {
+                let some = data.len().min(BLOCK_BYTES - self.tail.len());
+                self.tail.extend_from_slice(&data[..some]);
+                some
+            };
+            self.hasher.update(&data[..taken]);
+            data = &data[taken..];
+        }
+        if self.have() == self.content.size {
+            self.flush()?;
+            // Many that are complete wait for the others of their batch: without a handle each.
+            self.file = None;
+            self.tail = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Writes what waits for the rest of its block.
+    pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            let result = self.put(&tail);
+            self.tail = tail;
+            result?;
+            self.tail.clear();
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, data: &[u8]) -> Result<(), StoreError> {
+        let path = self.path();
+        self.inner.not_broken("write", &path)?;
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let disk = &self.inner.disk;
+                // What is small is written at once, and goes through the cache like all small files.
+                let file = if self.content.size < BLOCK_BYTES as u64 {
+                    disk.open(&path, Open::Create)
+                } else {
+                    disk.open_direct(&path, Open::Create)
+                };
+                none.insert(file.map_err(at("open", &path))?)
+            }
+        };
+        if self.written > 0 && self.written.is_multiple_of(SYNC_BYTES) {
+            self.inner.synced(file.sync_data(), &path)?;
+            if self.written == SYNC_BYTES {
+                let dir = self.inner.layout.incoming_dir();
+                self.inner.synced(self.inner.disk.sync_dir(&dir), &dir)?;
+            }
+        }
+        file.write_at(data, self.written).map_err(at("write", &path))?;
+        self.written += data.len() as u64;
+        Ok(())
+    }
+
+    /// Throws away what came.
+    pub(super) fn remove(&mut self) -> Result<(), IoError> {
+        self.ended = true;
+        self.file = None;
+        let path = self.path();
+        ignore_missing(self.inner.disk.unlink(&path)).map_err(at("remove", &path))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let kept = !self.ended && self.flush().is_ok();
+        let mut arriving = self.inner.arriving();
+        if kept && self.written > 0 {
+            let hasher = std::mem::take(&mut self.hasher);
+            arriving.insert(self.content.digest, Arriving::Paused(self.written, Box::new(hasher)));
+        } else {
+            arriving.remove(&self.content.digest);
+        }
+    }
+}
+
+impl Store {
+    /// The content that has to be brought before `manifest` can be published: each digest once, without a good
+    /// blob here of any mode (publishing clones one of another mode). Blobs that are here are read and checked
+    /// (once in a process).
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn lacking(&self, manifest: &Manifest) -> Result<Vec<Content>, StoreError> {
+        let (inner, mut seen, mut lacking) = (&*self.inner, BTreeSet::new(), Vec::new());
+        for entry in &manifest.entries {
+            if entry.kind != EntryKind::File || entry.size == 0 || !seen.insert(entry.digest) {
+                continue;
+            }
+            let (known, layout) = (&inner.blobs, &inner.layout);
+            let held = blobs::find_good(&*inner.disk, known, layout, entry.digest, entry.mode, entry.size)?;
+            if !matches!(held, Held::Good(..)) {
+                lacking.push(Content { digest: entry.digest, mode: entry.mode, size: entry.size });
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Opens the place of content that is brought, with what came before.
+    ///
+    /// # Errors
+    /// The disk refuses, or this digest is being brought already (`WouldBlock`).
+    pub fn incoming(&self, content: Content) -> Result<Incoming, StoreError> {
+        let path = self.layout().incoming_file(content.digest);
+        let paused = match self.inner.arriving().entry(content.digest) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Arriving::Open);
+                None
+            }
+            Entry::Occupied(mut there) => match there.insert(Arriving::Open) {
+                Arriving::Open => {
+                    let e = io::Error::new(io::ErrorKind::WouldBlock, "it is being brought already");
+                    return Err(at("open", &path)(e).into());
+                }
+                Arriving::Paused(written, hasher) => Some((written, hasher)),
+            },
+        };
+        let mut incoming = Incoming {
+            inner: self.inner.clone(),
+            content,
+            file: None,
+            hasher: Hasher::new(),
+            written: 0,
+            tail: Vec::new(),
+            // Until it has taken over what is there, it leaves that alone.
+            ended: true,
+        };
+        incoming.resume(paused).map_err(at("open", &path))?;
+        incoming.ended = false;
+        Ok(incoming)
+    }
+
+    /// Forgets what was begun and never finished: empties `incoming/`, but for what is just being brought.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn clear_incoming(&self) -> Result<(), StoreError> {
+        let (disk, dir) = (self.disk(), self.layout().incoming_dir());
+        let mut arriving = self.inner.arriving();
+        for (name, _) in disk.read_dir(&dir).map_err(at("list", &dir))? {
+            let digest: Option<Digest> = name.to_str().and_then(|name| name.parse().ok());
+            if let Some(digest) = digest
+                && matches!(arriving.get(&digest), Some(Arriving::Open))
+            {
+                continue;
+            }
+            let path = dir.join(name);
+            crate::durable::remove_tree(&**disk, &path).map_err(at("remove", &path))?;
+        }
+        arriving.retain(|_, arriving| matches!(arriving, Arriving::Open));
+        Ok(())
+    }
+}
+
+impl Incoming {
+    // Goes on after what lies in the file.
+    fn resume(&mut self, paused: Option<(u64, Box<Hasher>)>) -> io::Result<()> {
+        let (path, size) = (self.path(), self.content.size);
+        let stat = match self.inner.disk.stat(&path) {
+            Ok(stat) => stat,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        if stat.mode & 0o200 == 0 {
+            // Stopped just before it became a blob.
+            self.inner.disk.set_mode(&path, 0o600)?;
+        }
+        let file = self.inner.disk.open_direct(&path, Open::Write)?;
+        match paused {
+            Some((written, hasher)) if stat.len >= written && written <= size => {
+                self.hasher = *hasher;
+                self.written = written;
+            }
+            _ => self.trust(&*file, stat.len)?,
+        }
+        if self.written < stat.len {
+            file.set_len(self.written)?;
+        }
+        // Back to a whole block, so that the next writes are aligned.
+        let over = self.written % BLOCK_BYTES as u64;
+        if self.written < size && over > 0 {
+            let mut tail = vec![0; over as usize];
+            file.read_exact_at(&mut tail, self.written - over)?;
+            self.written -= over;
+            self.tail = tail;
+        }
+        self.file = (self.have() < size).then_some(file);
+        Ok(())
+    }
+
+    // What an earlier process has left: all of it if it is what it should be, else what was synced.
+    fn trust(&mut self, file: &dyn DiskFile, len: u64) -> io::Result<()> {
+        // Only what the device gives back counts.
+        self.inner.synced(file.sync_data(), &self.path()).map_err(|e| e.source)?;
+        file.drop_cache()?;
+        let synced = len.saturating_sub(1) / SYNC_BYTES * SYNC_BYTES;
+        let mut hasher = Hasher::new();
+        if len > self.content.size || hash_range(file, 0, synced, &mut hasher)? != synced {
+            return Ok(());
+        }
+        let prefix = hasher.clone();
+        if len == self.content.size
+            && hash_range(file, synced, len, &mut hasher)? == len
+            && hasher.finish() == self.content.digest
+        {
+            (self.hasher, self.written) = (hasher, len);
+        } else {
+            (self.hasher, self.written) = (prefix, synced);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! What is wrong with a published tree and needs nobody else: folders, symlinks, empty files and modes are made
+//! again as the manifest says. What has too many names or the wrong ones is reported by verification and never
+//! removed; a name that stands where another kind should be is replaced, unless it is a folder with something in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::blobs::{self, Held, is_rot};
+use super::folders::Folders;
+use super::heal::store_error;
+use super::link::{Linker, Step};
+use super::{Content, Inner, Store, StoreError, Unpublished, VerifyReport};
+use crate::digest::{Digest, content};
+use crate::disk::{Disk, FileKind, Stat};
+use crate::epoch::{EntryKind, JobName};
+use crate::error::{IoError, at};
+use crate::manifest::{Envelope, Manifest, ManifestEntry, encode_file};
+
+impl Store {
+    /// The contents of a published epoch that do not verify here (rotten or missing files) and have no good blob
+    /// here, each digest once: bring them, [`Store::shelve`], [`Store::heal`]. `report` is one of
+    /// [`Store::verify`]; the files that it names are read again. What is wrong with folders, symlinks, empty
+    /// files and modes is mended at once, and so is every file whose content is on the shelf after all.
+    ///
+    /// # Errors
+    /// The epoch has no readable manifest here, or the disk refuses.
+    pub fn damaged_contents(
+        &self,
+        job: &JobName,
+        epoch: u64,
+        report: &VerifyReport,
+    ) -> Result<Vec<Content>, StoreError> {
+        let missing = || StoreError::NotPublished { job: job.to_string(), epoch };
+        let (_, manifest) = self.manifest(job, epoch)?.ok_or_else(missing)?;
+        let inner = &*self.inner;
+        let damaged = {
+            let _names = inner.lock_names();
+            // It may have expired since its manifest was read.
+            if self.published(job, epoch)?.is_none() {
+                return Err(missing());
+            }
+            let named = report.problems.iter().map(|problem| problem.path.as_str()).collect();
+            let root = inner.layout.files_dir(job, epoch);
+            mend(inner, &root, &manifest, &named).map_err(|e| store_error(&root, e))?
+        };
+        let (mut here, mut lacking) = (Vec::new(), Vec::new());
+        for (digest, (mode, size)) in damaged {
+            // That it was good once says nothing now.
+            inner.blobs.forget(digest);
+            let content = Content { digest, mode, size };
+            match blobs::find_good(&*inner.disk, &inner.blobs, &inner.layout, digest, mode, size)? {
+                Held::Good(..) => here.push(content),
+                Held::Missing | Held::Corrupt(..) => lacking.push(content),
+            }
+        }
+        if !here.is_empty() {
+            self.heal_all(&here)?;
+        }
+        Ok(lacking)
+    }
+}
+
+impl Store {
+    /// Puts the manifest of an epoch that is published here in the place of one that is missing or cannot be read.
+    /// One that can be read stays.
+    ///
+    /// # Errors
+    /// Nothing of that name is published here, another root is, or the disk refuses.
+    pub fn mend_manifest(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let _names = inner.lock_names();
+        let (job, epoch) = (&envelope.job, envelope.epoch);
+        let (dir, path) = (inner.layout.epoch_dir(job, epoch), inner.layout.manifest_file(job, epoch));
+        if inner.disk.stat(&dir).is_err() {
+            return Err(StoreError::NotPublished { job: job.to_string(), epoch });
+        }
+        let tree = manifest.encode();
+        let root = content(&tree);
+        let there = self.manifest(job, epoch).ok().flatten().map(|(there, _)| there.root);
+        if root != envelope.root || there.is_some_and(|there| there != root) {
+            let why = format!("root {root} where {} belongs", there.unwrap_or(envelope.root));
+            return Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
+        }
+        if there.is_some() {
+            return Ok(());
+        }
+        let temp = Linker::new(inner).temp_name();
+        let write = inner.disk.write_new(&temp, &encode_file(envelope, &tree), 0o644);
+        write.map_err(at("write", &temp))?;
+        inner.sync_file(&temp)?;
+        inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
+        Ok(inner.synced(inner.disk.sync_dir(&dir), &dir)?)
+    }
+}
+
+type Damaged = BTreeMap<Digest, (u32, u64)>;
+
+fn mend(
+    inner: &Inner,
+    root: &Path,
+    manifest: &Manifest,
+    named: &BTreeSet<&str>,
+) -> Result<Damaged, Unpublished> {
+    let mut mending = Mending {
+        inner,
+        disk: &*inner.disk,
+        linker: Linker::new(inner),
+        folders: Folders::new(inner),
+        damaged: BTreeMap::new(),
+    };
+    // A parent sorts before its content.
+    let result = manifest.entries.iter().try_for_each(|entry| {
+        let path = if entry.path.is_root() { root.to_path_buf() } else { root.join(entry.path.as_os_str()) };
+        if !entry.path.is_root() && !mending.folders.is_real(root, &path) {
+            // Below something that could not be replaced.
+            return Ok(());
+        }
+        match entry.kind {
+            EntryKind::Directory => mending.folder(entry, &path),
+            EntryKind::Symlink => mending.symlink(entry, &path),
+            EntryKind::File if entry.size == 0 => mending.empty(entry, &path),
+            EntryKind::File => mending.file(entry, &path, named.contains(entry.path.to_string().as_str())),
+        }
+    });
+    mending.folders.finish()?;
+    result.map(|()| mending.damaged)
+}
+
+struct Mending<'a> {
+    inner: &'a Inner,
+    disk: &'a dyn Disk,
+    linker: Linker<'a>,
+    folders: Folders<'a>,
+    damaged: Damaged,
+}
+
+impl Mending<'_> {
+    fn stat(&self, path: &Path) -> Result<Option<Stat>, IoError> {
+        match self.disk.stat(path) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(at("stat", path)(e)),
+        }
+    }
+
+    fn folder(&mut self, entry: &ManifestEntry, path: &Path) -> Step {
+        let stat = self.stat(path)?;
+        let is_folder = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
+        if !is_folder {
+            let disk = self.disk;
+            self.folders.change(path, || {
+                crate::durable::ignore_missing(disk.unlink(path)).map_err(at("replace", path))?;
+                Ok(disk.create_dir(path).map_err(at("make the folder", path))?)
+            })?;
+        }
+        if !is_folder || stat.is_some_and(|stat| stat.mode != entry.mode) {
+            self.disk.set_mode(path, entry.mode).map_err(at("set the mode of", path))?;
+            self.folders.touch(path);
+        }
+        Ok(())
+    }
+
+    fn symlink(&mut self, entry: &ManifestEntry, path: &Path) -> Step {
+        match self.stat(path)? {
+            Some(stat)
+                if stat.kind == FileKind::Symlink
+                    && self.disk.read_link(path).map_err(at("read the link", path))? == entry.target =>
+            {
+                return Ok(());
+            }
+            Some(stat) if !self.make_way(path, &stat)? => return Ok(()),
+            _ => {}
+        }
+        let make = |temp: &Path| self.disk.symlink(&entry.target, temp).map_err(at("make the symlink", temp));
+        let temp = self.linker.temp_name();
+        make(&temp)?;
+        self.move_to(&temp, path)
+    }
+
+    fn empty(&mut self, entry: &ManifestEntry, path: &Path) -> Step {
+        match self.stat(path)? {
+            Some(stat) if stat.kind == FileKind::File && stat.len == 0 => {
+                return if stat.mode == entry.mode { Ok(()) } else { self.set_mode(path, entry.mode) };
+            }
+            Some(stat) if !self.make_way(path, &stat)? => return Ok(()),
+            _ => {}
+        }
+        let temp = self.linker.temp_name();
+        self.disk.write_new(&temp, &[], entry.mode).map_err(at("make the file", &temp))?;
+        self.inner.sync_file(&temp)?;
+        self.move_to(&temp, path)
+    }
+
+    fn file(&mut self, entry: &ManifestEntry, path: &Path, named: bool) -> Step {
+        let good = match self.stat(path)? {
+            None => false,
+            Some(stat) if stat.kind == FileKind::Directory => {
+                if !self.make_way(path, &stat)? {
+                    return Ok(());
+                }
+                false
+            }
+            Some(stat) if stat.kind != FileKind::File || stat.len != entry.size => false,
+            Some(stat) => {
+                let good = !named || self.is_content(entry, path)?;
+                if good && stat.mode != entry.mode && !self.is_blob_of_other_mode(entry, stat.ino)? {
+                    return self.set_mode(path, entry.mode);
+                }
+                good && stat.mode == entry.mode
+            }
+        };
+        if !good {
+            self.damaged.entry(entry.digest).or_insert((entry.mode, entry.size));
+        }
+        Ok(())
+    }
+
+    fn is_content(&self, entry: &ManifestEntry, path: &Path) -> Result<bool, IoError> {
+        match blobs::hash_file(self.disk, path) {
+            Ok(found) => Ok(found == entry.digest),
+            Err(e) if is_rot(&e) => Ok(false),
+            // Nothing but a mode keeps its owner from reading it.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+            Err(e) => Err(at("read", path)(e)),
+        }
+    }
+
+    // A file that was linked to an inode of another mode must not change that one.
+    fn is_blob_of_other_mode(&self, entry: &ManifestEntry, ino: u64) -> Result<bool, IoError> {
+        let layout = &self.inner.layout;
+        let all = blobs::all_modes(self.disk, layout, entry.digest);
+        let all = all.map_err(at("list", &layout.blobs_dir()))?;
+        let other = |path: &PathBuf| {
+            let key = path.file_name().and_then(blobs::parse);
+            key.is_some_and(|(_, mode, _)| mode != entry.mode)
+                && self.disk.stat(path).is_ok_and(|stat| stat.ino == ino)
+        };
+        Ok(all.iter().any(other))
+    }
+
+    fn set_mode(&mut self, path: &Path, mode: u32) -> Step {
+        self.disk.set_mode(path, mode).map_err(at("set the mode of", path))?;
+        Ok(self.inner.sync_file(path)?)
+    }
+
+    // A rename replaces anything but a folder; that goes only when it is empty. Whether the way is free.
+    fn make_way(&mut self, path: &Path, stat: &Stat) -> Result<bool, Unpublished> {
+        if stat.kind != FileKind::Directory {
+            return Ok(true);
+        }
+        let disk = self.disk;
+        match self.folders.change(path, || Ok(disk.remove_dir(path).map_err(at("replace", path))?)) {
+            Ok(()) => Ok(true),
+            Err(Unpublished::Io(e)) if e.source.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                tracing::warn!(path = %path.display(), "a folder with something in it is in the way: left alone");
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn move_to(&mut self, temp: &Path, path: &Path) -> Step {
+        let disk = self.disk;
+        let moved = self.folders.change(path, || Ok(disk.rename(temp, path).map_err(at("replace", path))?));
+        if moved.is_err() {
+            self.linker.drop_temp(temp);
+        }
+        moved
+    }
+}

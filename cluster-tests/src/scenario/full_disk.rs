@@ -1,0 +1,245 @@
+//! Full disks: of the leader, of one follower, of all nodes; filled by epochs, and by a file of somebody else down to
+//! the last byte. Nobody stops, nothing acknowledged is lost, removing works, and service goes on when there is room.
+
+use std::path::Path;
+
+use crate::cli::Output;
+use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::disks::{Kind, SmallDisk};
+use crate::inputs::random_directory;
+use crate::oracle::Answer;
+use crate::scenario::commits::Commits;
+use crate::scenario::skip;
+use crate::seed::Rng;
+use crate::wait::wait_until;
+
+/// Parameters of [`full`].
+#[derive(Debug, Clone, Copy)]
+pub struct FullDisk {
+    /// The file system.
+    pub kind: Kind,
+    /// Its size.
+    pub disk_bytes: u64,
+    /// Bytes of one epoch.
+    pub epoch_bytes: u64,
+}
+
+/// Whose disk is small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The leader's.
+    Leader,
+    /// One follower's.
+    Follower,
+    /// All.
+    All,
+}
+
+/// How often leadership is moved until the node with the small disk has it.
+const ELECTIONS_MAX: u32 = 30;
+
+/// A cluster with small disks. The disks are unmounted before the cluster's folder goes.
+struct Full {
+    disks: Vec<(u64, SmallDisk)>,
+    cluster: Cluster,
+    commits: Commits,
+    pids: Vec<Option<u32>>,
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        self.cluster.kill9_all();
+    }
+}
+
+/// Fills the disk twice and frees it twice.
+///
+/// # Panics
+/// When a node ends, something acknowledged is lost, or service does not go on.
+pub fn full(name: &str, disk: FullDisk, whose: Whose, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
+    let Some(mut full) = Full::start(name, disk, whose) else { return };
+    progress(format!("{whose:?}, {:?}: {}", disk.kind, full.by_epochs(disk, rng)));
+    full.still_all_there(rng);
+    // Leadership may have moved since.
+    if whose == Whose::Leader {
+        full.make_leader(1);
+    }
+    progress(format!("{whose:?}, {:?}: {}", disk.kind, full.by_a_foreign_file(disk, whose, rng)));
+    full.still_all_there(rng);
+}
+
+impl Full {
+    fn start(name: &str, disk: FullDisk, whose: Whose) -> Option<Full> {
+        let options =
+            Options { reserve: format!("{} KiB", disk.disk_bytes / 8 / 1024), ..Options::default() };
+        let mut cluster = Cluster::prepare(name, options);
+        let small = if whose == Whose::All { 1..=cluster.options.nodes } else { 1..=1 };
+        let mut disks = Vec::new();
+        for id in small {
+            match SmallDisk::mount(disk.kind, &cluster.node(id).data, disk.disk_bytes) {
+                Ok(mounted) => disks.push((id, mounted)),
+                Err(why) => {
+                    skip(&format!("full disk of {whose:?} on {:?}", disk.kind), &why);
+                    return None;
+                }
+            }
+        }
+        for id in 1..=cluster.options.nodes {
+            cluster.restart(id);
+        }
+        cluster.wait_ready();
+        let commits = Commits::new(&cluster, "full");
+        let mut full = Full { disks, cluster, commits, pids: Vec::new() };
+        match whose {
+            Whose::Leader => full.make_leader(1),
+            Whose::Follower if full.cluster.leader() == 1 => full.make_leader(2),
+            _ => {}
+        }
+        Some(full)
+    }
+
+    /// Kills leaders until this node is one. From here on nobody may end.
+    fn make_leader(&mut self, id: u64) {
+        for _ in 0..ELECTIONS_MAX {
+            let leader = self.cluster.leader();
+            if leader == id {
+                self.cluster.wait_ready();
+                self.cluster.wait_alike();
+                self.pids = self.cluster.nodes.iter().map(|node| node.pid()).collect();
+                return;
+            }
+            self.cluster.kill9(leader);
+            wait_until(PATIENCE, "another leader", || match self.cluster.status() {
+                Ok(status) if status["leader"].as_u64().is_some_and(|other| other != leader) => Ok(()),
+                Ok(status) => Err(status.to_string()),
+                Err(output) => Err(output.to_string()),
+            });
+            self.cluster.restart(leader);
+            self.cluster.wait_ready();
+        }
+        panic!("node {id} was not elected in {ELECTIONS_MAX} elections");
+    }
+
+    /// Epoch after epoch until one is refused; removing the older half makes room for more.
+    fn by_epochs(&mut self, disk: FullDisk, rng: &mut Rng) -> String {
+        // A full follower is no full quorum: some more may be taken until everybody knows.
+        let most = 4 * disk.disk_bytes / disk.epoch_bytes;
+        let refused = (0..most).find_map(|_| self.refused(disk.epoch_bytes, rng));
+        let refused = refused.unwrap_or_else(|| {
+            panic!("I12: {most} epochs of {} bytes fit on {} bytes", disk.epoch_bytes, disk.disk_bytes)
+        });
+        let fitted = self.commits.committed().len();
+        assert!(fitted >= 2, "only {fitted} epochs fit before {refused}");
+        self.nobody_ended();
+        self.commits.remove_below(fitted / 2, rng);
+        let tries = self.goes_on(disk.epoch_bytes, rng);
+        format!("refused after {fitted} epochs, went on after half of them were removed (try {tries})")
+    }
+
+    /// A foreign file takes the last byte, also while an epoch comes in; removing an epoch works all the same, and
+    /// when the file is gone everything goes on by itself.
+    fn by_a_foreign_file(&mut self, disk: FullDisk, whose: Whose, rng: &mut Rng) -> String {
+        let pending = self.commits.begin_made(rng, |at, rng| epoch(at, disk.epoch_bytes, rng));
+        let foreign: Vec<_> = self.disks.iter().map(|(_, disk)| disk.fill(0, rng)).collect();
+        let during = self.commits.end(pending);
+        // Space that came back a moment later, too: of staged files, of the node's own ballast.
+        let free: Vec<u64> = self.disks.iter().map(|(_, disk)| disk.free()).collect();
+        let refused = match whose {
+            Whose::Leader | Whose::Follower => "not asked for".to_owned(),
+            Whose::All => wait_until(PATIENCE, "a refusal on full disks", || {
+                self.refused(disk.epoch_bytes, rng)
+                    .ok_or("it was committed")
+                    .map(|why| why.error_code().to_owned())
+            }),
+        };
+        if whose == Whose::Leader {
+            self.hands_leadership_over();
+        }
+        self.nobody_ended();
+        let oldest = *self.commits.committed().first().expect("epochs are there");
+        wait_until(PATIENCE, "the removal of an epoch on a full disk", || {
+            self.commits.remove(oldest, rng);
+            if self.commits.committed().contains(&oldest) { Err("no answer") } else { Ok(()) }
+        });
+        for (id, disk) in &self.disks {
+            let path = self.cluster.node(*id).published("full", oldest);
+            wait_until(PATIENCE, &format!("node {id} to give back what was removed"), || {
+                if path.exists() || disk.free() == 0 {
+                    Err(format!("{} bytes free", disk.free()))
+                } else {
+                    Ok(())
+                }
+            });
+        }
+        self.nobody_ended();
+        foreign.into_iter().for_each(|file| file.remove());
+        let tries = self.goes_on(disk.epoch_bytes, rng);
+        format!(
+            "a foreign file left {free:?} bytes; a running commit answered {during:?}, refusal: {refused}; \
+             went on after the file was gone (try {tries})"
+        )
+    }
+
+    /// Commits an epoch; the refusal, if it is one.
+    fn refused(&mut self, bytes: u64, rng: &mut Rng) -> Option<Output> {
+        let pending = self.commits.begin_made(rng, |at, rng| epoch(at, bytes, rng));
+        let (answer, output) = self.commits.end_with_output(pending);
+        if matches!(answer, Answer::Committed { .. }) {
+            return None;
+        }
+        assert!(
+            matches!((output.code, &answer), (Some(9), Answer::NotCommitted) | (Some(7 | 124), _)),
+            "neither committed nor out of space: {output}"
+        );
+        Some(output)
+    }
+
+    /// Commits until one is published everywhere; how many tries that took.
+    fn goes_on(&mut self, bytes: u64, rng: &mut Rng) -> u32 {
+        let mut tries = 0;
+        wait_until(2 * PATIENCE, "service to go on", || {
+            tries += 1;
+            match self.refused(bytes, rng) {
+                Some(output) => Err(output.to_string()),
+                None => Ok(()),
+            }
+        });
+        self.cluster.wait_published("full", self.commits.epoch);
+        tries
+    }
+
+    /// The leader that is short of space hands over to a node that is not.
+    fn hands_leadership_over(&self) {
+        wait_until(PATIENCE, "the leader to hand over", || match self.cluster.leader() {
+            1 => Err("node 1 leads, its disk is full"),
+            _ => Ok(()),
+        });
+    }
+
+    fn nobody_ended(&mut self) {
+        for id in 1..=self.cluster.options.nodes {
+            assert!(
+                self.cluster.is_running(id),
+                "node {id} ended on a full disk\n{}",
+                self.cluster.node(id).log_tail()
+            );
+        }
+        let now: Vec<_> = self.cluster.nodes.iter().map(|node| node.pid()).collect();
+        assert!(self.pids.is_empty() || self.pids == now, "nobody was started again");
+    }
+
+    fn still_all_there(&mut self, rng: &mut Rng) {
+        self.nobody_ended();
+        self.cluster.wait_ready();
+        self.cluster.wait_alike();
+        self.commits.check(&self.cluster);
+        self.commits.repeat_unknown(&self.cluster, rng);
+        self.commits.restore_some(&self.cluster, rng);
+    }
+}
+
+/// Two large files and some small ones.
+fn epoch(at: &Path, bytes: u64, rng: &mut Rng) {
+    random_directory(at, 2, bytes / 2, rng);
+    std::fs::write(at.join("small"), b"a pack").expect("the scratch folder can be written");
+}

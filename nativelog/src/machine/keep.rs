@@ -1,0 +1,147 @@
+//! Snapshots of this replica, how far the log may be purged, and the pins that hold both.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::{Machine, lock};
+use crate::record::LogId;
+use crate::snapshot::{Capture, Folder, SnapshotError, SnapshotMeta};
+
+/// What is pinned, by number.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    next: AtomicU64,
+    /// Where the log may not be purged past; `None` holds all of it. Held by `reclaim` while it unlinks a few.
+    pub(super) held: Mutex<BTreeMap<u64, Option<LogId>>>,
+}
+
+/// While it lives, nothing is unlinked here and the log is not purged past where it was taken.
+#[derive(Debug)]
+pub struct Pin {
+    pins: Arc<Pins>,
+    number: u64,
+}
+
+impl Pin {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        lock(&self.pins.held).remove(&self.number);
+    }
+}
+
+impl Machine {
+    /// The ledger as it is applied now. `membership` is the newest one at that very position. `None` before
+    /// anything is applied. Cheap enough for the consensus to wait; writes nothing.
+    pub fn capture(&self, membership: Option<(LogId, Bytes)>) -> Option<Capture> {
+        let ledger = self.ledger();
+        let position = ledger.applied()?;
+        Some(Capture { meta: SnapshotMeta { position, membership }, ledger: ledger.encode().into() })
+    }
+
+    /// Makes a capture durable: waits until everything up to it is performed, syncs, writes the file, and drops
+    /// all but the two newest. When a newer one is kept meanwhile, or both kept ones stand there, nothing is
+    /// written. Blocks.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; what is on disk before stays.
+    pub fn keep(&self, capture: Capture) -> Result<SnapshotMeta, SnapshotError> {
+        let position = capture.meta.position;
+        if !self.performer.wait_performed(position.index) {
+            return Err(SnapshotError::NotNow("the node stops".into()));
+        }
+        let mut snapshots = lock(&self.snapshots);
+        let (newest, older) = (snapshots.folder.newest(), snapshots.folder.older());
+        if let Some(newest) = newest
+            && (newest.position.index > position.index
+                || older.is_some_and(|older| older.position == position))
+        {
+            return Ok(newest.clone());
+        }
+        if snapshots.unsure {
+            return Err(SnapshotError::NotNow(
+                "an earlier sync failed: what is on the device is unknown until the next start".into(),
+            ));
+        }
+        if let Err(source) = self.sync_unpacked() {
+            snapshots.unsure = true;
+            let what = format!("sync the file system of {}", self.store.layout().data_dir().display());
+            return Err(SnapshotError::Io { what, source });
+        }
+        self.owe_expected(&mut snapshots, position.index);
+        let debts = self.performer.debts(position.index);
+        let kept = snapshots.folder.keep(&capture, &debts);
+        self.show_kept(&snapshots.folder);
+        kept?;
+        snapshots.expected.written_down(&**self.store.disk());
+        Ok(capture.meta)
+    }
+
+    /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.
+    pub(super) fn sync_unpacked(&self) -> std::io::Result<()> {
+        if self.performer.take_unsynced() {
+            self.store.disk().sync_fs(self.store.layout().data_dir())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn show_kept(&self, folder: &Folder) {
+        self.kept.send_replace((folder.newest().cloned(), folder.older().cloned()));
+    }
+
+    /// What the newest durable snapshot is of.
+    pub fn newest_snapshot(&self) -> Option<SnapshotMeta> {
+        self.kept.borrow().0.clone()
+    }
+
+    /// Reads the newest durable snapshot, checked. Blocks.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] when it has rotted since.
+    pub fn read_snapshot(&self) -> Result<Option<Capture>, SnapshotError> {
+        let mut snapshots = lock(&self.snapshots);
+        let read = snapshots.folder.read();
+        self.show_kept(&snapshots.folder);
+        Ok(read?.map(|(capture, _)| capture))
+    }
+
+    /// The position up to which the log may be purged now: the older of the two kept snapshots, below every
+    /// pin, and below the first attempt whose sealed epoch is not published here. `None` when nothing may go that
+    /// is not gone already.
+    pub fn purge_limit(&self) -> Option<LogId> {
+        let mut limit = self.kept.borrow().1.as_ref()?.position;
+        for held in lock(&self.pins.held).values() {
+            let held = (*held)?;
+            if held.index < limit.index {
+                limit = held;
+            }
+        }
+        if let Some(attempt) = self.performer.needs_log_from()
+            && attempt <= limit.index
+        {
+            limit = self.log.log_id_at(attempt.checked_sub(1)?)?;
+        }
+        let (purged, _) = self.log.log_state();
+        purged.is_none_or(|purged| purged.index < limit.index).then_some(limit)
+    }
+
+    /// Keeps the log from the newest snapshot on, and every payload, blob and staged file, until the pin is
+    /// dropped.
+    pub fn pin(self: &Arc<Self>) -> Pin {
+        self.pin_here()
+    }
+
+    pub(super) fn pin_here(&self) -> Pin {
+        let number = self.pins.next.fetch_add(1, Ordering::Relaxed);
+        let mut held = lock(&self.pins.held);
+        held.insert(number, self.newest_snapshot().map(|newest| newest.position));
+        Pin { pins: self.pins.clone(), number }
+    }
+}

@@ -1,0 +1,93 @@
+//! Giving back to the disk what records have decided: record, snapshot, fsynced purge, and only then the unlink.
+//!
+//! Two kinds of garbage. *Content* that nobody holds since the record at some index: its blobs, by digest, as the
+//! performer's books list it; no shelf is ever walked to find what could go. *Folders of attempts*: an id is the log
+//! index of the Begin, so an id below the purge point that the ledger does not have open has ended by a record.
+//! Never while something is pinned, and never while an entry of the log still names it.
+
+use std::io;
+use std::sync::mpsc;
+
+use checkpoint::Digest;
+use checkpoint::store::Reclaimed;
+use serde::{Deserialize, Serialize};
+
+use super::{Machine, lock};
+
+/// Pins may be taken between two batches: at most this many contents or attempts a batch.
+const BATCH_MAX: usize = 128;
+
+/// What waits to be given back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Garbage {
+    /// Contents that no epoch refers to, and their bytes.
+    pub contents: u64,
+    /// Bytes of these contents.
+    pub bytes: u64,
+    /// Folders of ended attempts.
+    pub attempts: u64,
+}
+
+impl Machine {
+    /// What waits to be given back, and would be after a snapshot and a purge.
+    pub fn garbage(&self) -> Garbage {
+        let (contents, bytes, attempts) = self.performer.owed_summary();
+        Garbage { contents, bytes, attempts }
+    }
+
+    /// Gives back what the fsynced purge point allows: folders of ended attempts, blobs without references.
+    /// Blocks; call it after the log was purged.
+    ///
+    /// # Errors
+    /// The disk refuses. What was not given back is tried again next time.
+    pub fn reclaim(&self) -> io::Result<Reclaimed> {
+        let purged = *self.log.purged().borrow();
+        self.note_staging()?;
+        self.sweep(purged)?;
+        self.unlink_released(purged)
+    }
+
+    fn sweep(&self, purged: u64) -> io::Result<()> {
+        let open = {
+            let ledger = self.ledger();
+            move |id: &u64| ledger.attempt(*id).is_some()
+        };
+        let ended: Vec<u64> = self.performer.sweepable(purged).into_iter().filter(|id| !open(id)).collect();
+        drop(open);
+        for batch in ended.chunks(BATCH_MAX) {
+            let pins = lock(&self.pins.held);
+            if !pins.is_empty() {
+                return Ok(());
+            }
+            let (answer, answered) = mpsc::channel();
+            self.log.sweep(batch.to_vec(), Box::new(move |result| drop(answer.send(result))));
+            let swept = answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log has stopped")));
+            self.performer.swept(&swept?);
+            drop(pins);
+            self.store.empty_trash();
+        }
+        Ok(())
+    }
+
+    fn unlink_released(&self, purged: u64) -> io::Result<Reclaimed> {
+        let mut given = Reclaimed::default();
+        let ripe = self.performer.owed().into_iter().filter(|(_, owed)| owed.index < purged);
+        let ripe: Vec<(Digest, u64)> = ripe.map(|(digest, owed)| (digest, owed.index)).collect();
+        for batch in ripe.chunks(BATCH_MAX) {
+            let pins = lock(&self.pins.held);
+            if !pins.is_empty() {
+                return Ok(given);
+            }
+            let digests: Vec<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
+            // Asked under the lock that publish uses: what is sealed meanwhile brings its own bytes.
+            let is_free =
+                |digest: &Digest| self.ledger().content(digest).is_none_or(|(_, holders)| holders == 0);
+            let removed = self.store.remove_blobs(&digests, &is_free).map_err(io::Error::other)?;
+            given.files += removed.files;
+            given.bytes += removed.bytes;
+            // That was durable: the names cannot come back, and nothing is owed any more.
+            batch.iter().for_each(|(digest, index)| self.performer.paid(digest, *index));
+        }
+        Ok(given)
+    }
+}

@@ -1,0 +1,250 @@
+//! What the performer knows: what is queued, what waits, what is owed. Touches no disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use checkpoint::{Digest, EntryKind, JobName};
+
+use super::Publication;
+use crate::ledger::{Effect, Ledger, PublishEpoch, Released};
+use crate::snapshot::{Debts, Owed, Pack, Unpublished};
+
+/// A job and an epoch of it.
+pub type EpochKey = (JobName, u64);
+
+/// Effects of one entry.
+pub struct Work {
+    pub index: u64,
+    pub effects: Vec<Effect>,
+    /// About what the effects take in memory, in bytes.
+    pub weight: usize,
+}
+
+/// A sealed epoch whose publishing was not tried yet, or failed.
+struct Waiting {
+    attempt: u64,
+    publication: Publication,
+}
+
+/// A sealed epoch that could not be published here so far.
+pub struct Failed {
+    pub epoch: PublishEpoch,
+    pub why: String,
+    /// Log index of the record that expired it since.
+    pub expired: Option<u64>,
+    /// Once expired: its content that others still hold and may look for on the shelves.
+    needed: BTreeSet<Digest>,
+}
+
+/// A sealed epoch that has no directory here, and nobody knows more.
+pub struct Absent {
+    pub attempt: u64,
+    pub root: Digest,
+    pub why: String,
+}
+
+/// What was unpacked for an attempt.
+#[derive(Default)]
+pub struct Tree {
+    pub packs: Vec<Pack>,
+    /// The first thing that went wrong while unpacking.
+    pub failed: Option<String>,
+}
+
+/// Everything, under one lock that is never held over a disk.
+pub struct Books {
+    pub queue: VecDeque<Work>,
+    pub stop: bool,
+    /// Attempts from here on began while this process ran: what lies in their trees is from another life.
+    pub base: u64,
+    waiting: BTreeMap<EpochKey, Waiting>,
+    pub failed: BTreeMap<EpochKey, Failed>,
+    pub missing: BTreeMap<EpochKey, Absent>,
+    pub trees: BTreeMap<u64, Tree>,
+    pub released: BTreeMap<Digest, Owed>,
+    pub expiring: BTreeMap<EpochKey, u64>,
+    /// Ended attempts whose staging folder may be there, each with the index of the record that ended it.
+    pub ended: BTreeMap<u64, u64>,
+    pub unsynced: bool,
+    pub retry_now: bool,
+}
+
+impl Books {
+    /// Books of a start behind `ledger`, which stands right below `base`.
+    pub fn new(base: u64, debts: Debts, ledger: &Ledger) -> Books {
+        let retry_now = !debts.unpublished.is_empty() || !debts.expiring.is_empty();
+        let mut books = Books {
+            queue: VecDeque::new(),
+            stop: false,
+            base,
+            waiting: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            trees: BTreeMap::new(),
+            released: debts.released,
+            expiring: debts.expiring,
+            ended: BTreeMap::new(),
+            unsynced: false,
+            retry_now,
+        };
+        for (attempt, packs) in debts.half_unpacked {
+            let failed = Some("its files were not all unpacked before the last start".to_owned());
+            books.trees.insert(attempt, Tree { packs, failed });
+        }
+        for Unpublished { epoch, why, expired } in debts.unpublished {
+            let key = (epoch.job.clone(), epoch.epoch);
+            let held = |digest: &Digest| ledger.content(digest).is_some();
+            let needed = contents(&epoch).filter(held).collect();
+            if expired.is_none() {
+                books.wait_for(&epoch);
+                books.note_failure(&key, &why);
+            }
+            books.failed.insert(key, Failed { epoch, why, expired, needed });
+        }
+        books
+    }
+
+    pub fn wait_for(&mut self, epoch: &PublishEpoch) {
+        let waiting = Waiting { attempt: epoch.attempt, publication: Publication::Pending };
+        self.waiting.insert((epoch.job.clone(), epoch.epoch), waiting);
+    }
+
+    /// The epoch was published or has expired: nobody waits for it.
+    pub fn wait_no_more(&mut self, key: &EpochKey) {
+        self.waiting.remove(key);
+        self.missing.remove(key);
+    }
+
+    pub fn waits(&self, key: &EpochKey) -> bool {
+        self.waiting.contains_key(key)
+    }
+
+    fn note_failure(&mut self, key: &EpochKey, why: &str) {
+        if let Some(waiting) = self.waiting.get_mut(key) {
+            waiting.publication = Publication::Unpublished(why.to_owned());
+        }
+    }
+
+    pub fn publication(&self, key: &EpochKey) -> Publication {
+        match (self.waiting.get(key), self.missing.get(key)) {
+            (Some(waiting), _) => waiting.publication.clone(),
+            (None, Some(absent)) => Publication::Unpublished(absent.why.clone()),
+            (None, None) => Publication::Published,
+        }
+    }
+
+    /// An epoch was not published.
+    pub fn fail(&mut self, epoch: PublishEpoch, why: String) {
+        let key = (epoch.job.clone(), epoch.epoch);
+        self.note_failure(&key, &why);
+        self.trees.entry(epoch.attempt).or_default().failed.get_or_insert(why.clone());
+        match self.failed.get_mut(&key) {
+            Some(failed) => failed.why = why,
+            None => {
+                self.failed.insert(key, Failed { epoch, why, expired: None, needed: BTreeSet::new() });
+            }
+        }
+    }
+
+    /// An epoch is published. The index of the record that expired it, when one has since: then it goes at once.
+    pub fn succeed(&mut self, epoch: &PublishEpoch) -> Option<u64> {
+        let key = (epoch.job.clone(), epoch.epoch);
+        self.wait_no_more(&key);
+        self.trees.remove(&epoch.attempt);
+        self.ended.insert(epoch.attempt, epoch.envelope.position.index);
+        self.failed.remove(&key).and_then(|failed| failed.expired)
+    }
+
+    pub fn owe(&mut self, digest: Digest, owed: Owed) {
+        let entry = self.released.entry(digest).or_insert(owed);
+        entry.index = entry.index.max(owed.index);
+    }
+
+    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more: they have
+    /// expired and none of their content is held; they are forgotten.
+    pub fn release(&mut self, index: u64, released: &[Released]) -> Vec<PublishEpoch> {
+        for content in released {
+            self.owe(content.digest, Owed { index, bytes: content.bytes });
+            for failed in self.failed.values_mut() {
+                failed.needed.remove(&content.digest);
+            }
+        }
+        let needless = |failed: &Failed| failed.expired.is_some() && failed.needed.is_empty();
+        let keys: Vec<EpochKey> =
+            self.failed.iter().filter(|(_, failed)| needless(failed)).map(|(key, _)| key.clone()).collect();
+        keys.iter().map(|key| self.forget(key, index)).collect()
+    }
+
+    fn forget(&mut self, key: &EpochKey, index: u64) -> PublishEpoch {
+        let failed = self.failed.remove(key).expect("it was just listed");
+        self.trees.remove(&failed.epoch.attempt);
+        self.ended.insert(failed.epoch.attempt, index);
+        failed.epoch
+    }
+
+    /// A failed epoch expires: later ones may reuse what it holds, so it stays until they do not. False when it has
+    /// not failed.
+    pub fn expire_failed(&mut self, key: &EpochKey, index: u64) -> bool {
+        let Some(failed) = self.failed.get_mut(key) else { return false };
+        failed.expired = Some(index);
+        failed.needed = contents(&failed.epoch).collect();
+        true
+    }
+
+    /// The attempt ended without an epoch.
+    pub fn discard(&mut self, attempt: u64, index: u64) {
+        self.trees.remove(&attempt);
+        self.ended.insert(attempt, index);
+    }
+
+    /// Attempts whose staged files or trees somebody here needs, though the ledger may not have them open.
+    pub fn busy_attempts(&self) -> BTreeSet<u64> {
+        let waiting = self.waiting.values().map(|waiting| waiting.attempt);
+        waiting.chain(self.failed.values().map(|failed| failed.epoch.attempt)).collect()
+    }
+
+    pub fn note_staging(&mut self, found: &BTreeSet<u64>, applied: u64, is_open: &dyn Fn(u64) -> bool) {
+        self.ended.retain(|id, _| found.contains(id));
+        let busy = self.busy_attempts();
+        for id in found.range(..applied) {
+            if !is_open(*id) && !busy.contains(id) {
+                self.ended.entry(*id).or_insert(applied - 1);
+            }
+        }
+    }
+
+    /// The attempt below which alone the log may be purged.
+    pub fn needs_log_from(&self) -> Option<u64> {
+        let failed = self.failed.values().map(|failed| failed.epoch.attempt);
+        let half = self.trees.iter().filter(|(_, tree)| tree.failed.is_some()).map(|(id, _)| *id);
+        failed.chain(half).min()
+    }
+
+    /// What is owed of the records up to and including `index`.
+    pub fn debts(&self, index: u64) -> Debts {
+        let sealed = |failed: &&Failed| failed.epoch.envelope.position.index <= index;
+        let unpublished = self.failed.values().filter(sealed).map(|failed| Unpublished {
+            epoch: failed.epoch.clone(),
+            why: failed.why.clone(),
+            expired: failed.expired.filter(|at| *at <= index),
+        });
+        let half = self.trees.iter().filter(|(id, tree)| **id <= index && tree.failed.is_some());
+        let half_unpacked = half.map(|(id, tree)| {
+            let packs = tree.packs.iter().filter(|pack| pack.index <= index).cloned();
+            (*id, packs.collect())
+        });
+        let released = self.released.iter().filter(|(_, owed)| owed.index <= index);
+        let expiring = self.expiring.iter().filter(|(_, at)| **at <= index);
+        Debts {
+            released: released.map(|(digest, owed)| (*digest, *owed)).collect(),
+            unpublished: unpublished.collect(),
+            half_unpacked: half_unpacked.collect(),
+            expiring: expiring.map(|(key, at)| (key.clone(), *at)).collect(),
+        }
+    }
+}
+
+/// Content that an epoch holds.
+fn contents(epoch: &PublishEpoch) -> impl Iterator<Item = Digest> {
+    let files = epoch.manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File && entry.size > 0);
+    files.map(|entry| entry.digest)
+}

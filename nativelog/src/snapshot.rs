@@ -1,0 +1,61 @@
+//! Ledger snapshots: what lets the log forget.
+//!
+//! `snapshots/<index, 16 hex digits>-<number>.snap`: written under a temporary name, fsynced, renamed, folder
+//! fsynced. Never above what is performed here. The two newest are kept, and the log is purged only up to
+//! the older of them, so that one that turns out damaged costs nothing: the older one and the log serve.
+//!
+//! `file` is the format, `folder` the files, `debts` what a file carries beside the ledger: what this node alone
+//! still owes the records below it. `docs/snapshot.md` tells it in prose.
+
+mod debts;
+mod file;
+mod folder;
+
+use bytes::Bytes;
+
+use crate::record::LogId;
+
+pub(crate) use debts::{Debts, Owed, Pack, Unpublished};
+pub(crate) use folder::{Folder, FoundSnapshot, OpenFault, ledger_of};
+
+/// What a snapshot is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    /// The last entry in it.
+    pub position: LogId,
+    /// The newest membership at that position, and the entry that brought it, as the `raft` crate encoded it.
+    pub membership: Option<(LogId, Bytes)>,
+}
+
+/// A ledger as it was at a position, not on disk yet.
+#[derive(Debug, Clone)]
+pub struct Capture {
+    /// What it is of.
+    pub meta: SnapshotMeta,
+    /// `Ledger::encode`.
+    pub ledger: Bytes,
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It does not decode, or its digest is not the one it names.
+    #[error("the snapshot {name} is damaged: {why}")]
+    Damaged {
+        /// Its file name, or where it came from.
+        name: String,
+        /// What was found.
+        why: String,
+    },
+    /// The node stops, or the effects below it cannot be shown on disk.
+    #[error("no snapshot was taken: {0}")]
+    NotNow(String),
+    /// The disk refused.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,267 @@
+//! The files in `snapshots/`: at most two good ones, damaged ones under another name, no temporary ones.
+//!
+//! A snapshot has its name only after its bytes are durable, and counts as kept only after its name is. The
+//! one it replaces is unlinked after that. A damaged one is renamed, never unlinked before two newer are kept.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use checkpoint::disk::{Disk, Open};
+use checkpoint::durable::ignore_missing;
+
+use super::file::{self, Wrong};
+use super::{Capture, Debts, SnapshotError, SnapshotMeta};
+use crate::ledger::Ledger;
+
+const TEMP: &str = ".tmp";
+const DAMAGED: &str = ".damaged";
+/// Largest snapshot that is read back, in bytes.
+const SNAPSHOT_BYTES_MAX: u64 = 8 << 30;
+/// The system's number for a failed read of the medium.
+const EIO: i32 = 5;
+
+/// The parts of a whole file, the ledger if it was wanted; or what is wrong with it.
+type Looked = Result<(Capture, Debts, Option<Ledger>), String>;
+/// Index and number in a file's name; they sort by age.
+type Name = (u64, u32);
+
+/// A snapshot that is on disk, whole when it was looked at.
+#[derive(Debug, Clone)]
+struct Kept {
+    name: Name,
+    meta: SnapshotMeta,
+}
+
+/// The folder of one group.
+#[derive(Debug)]
+pub struct Folder {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Newest first.
+    kept: Vec<Kept>,
+    /// The name of something here is not certain any more: nothing is kept before the next start.
+    broken: bool,
+}
+
+/// A snapshot as it was found at a start.
+#[derive(Debug)]
+pub struct FoundSnapshot {
+    pub capture: Capture,
+    pub debts: Debts,
+    pub ledger: Ledger,
+}
+
+/// Why the folder cannot be opened.
+#[derive(Debug)]
+pub enum OpenFault {
+    /// A whole snapshot that a later version wrote.
+    Version(String),
+    /// The disk refuses.
+    Io { what: String, source: io::Error },
+}
+
+fn file_name((index, number): Name) -> String {
+    format!("{index:016x}-{number}.snap")
+}
+
+fn parse_name(name: &str) -> Option<Name> {
+    let (index, number) = name.strip_suffix(".snap")?.split_once('-')?;
+    let name_of = (u64::from_str_radix(index, 16).ok()?, number.parse().ok()?);
+    (file_name(name_of) == name).then_some(name_of)
+}
+
+impl Folder {
+    /// Opens the folder: temporary files go, damaged snapshots get another name, all but the two newest good ones go.
+    /// Answers with the newest that decodes, and what was found damaged.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+    ) -> Result<(Folder, Option<FoundSnapshot>, Vec<String>), OpenFault> {
+        let mut folder = Folder { disk, dir, kept: Vec::new(), broken: false };
+        let names = folder.list()?;
+        let (mut newest, mut damaged) = (None, Vec::new());
+        for name in names {
+            if folder.kept.len() == 2 {
+                let path = folder.path(name);
+                ignore_missing(folder.disk.unlink(&path)).map_err(|e| fault("remove", &path, e))?;
+                continue;
+            }
+            match folder.look(name, newest.is_none())? {
+                Ok((capture, debts, ledger)) => {
+                    folder.kept.push(Kept { name, meta: capture.meta.clone() });
+                    if let Some(ledger) = ledger {
+                        newest = Some(FoundSnapshot { capture, debts, ledger });
+                    }
+                }
+                Err(why) => {
+                    let path = folder.path(name);
+                    tracing::error!(snapshot = %path.display(), why, "a snapshot is damaged; the older one and the log serve");
+                    folder.set_aside(name).map_err(|e| fault("rename", &path, e))?;
+                    damaged.push(format!("{}: {why}", file_name(name)));
+                }
+            }
+        }
+        Ok((folder, newest, damaged))
+    }
+
+    /// Names of snapshots, newest first; what a crash left behind is removed.
+    fn list(&self) -> Result<Vec<Name>, OpenFault> {
+        let listed = self.disk.read_dir(&self.dir).map_err(|e| fault("list", &self.dir, e))?;
+        let mut names = Vec::new();
+        for (name, _) in listed {
+            let Some(name) = name.to_str() else { continue };
+            if name.ends_with(TEMP) {
+                let path = self.dir.join(name);
+                self.disk.unlink(&path).map_err(|e| fault("remove", &path, e))?;
+            }
+            names.extend(parse_name(name));
+        }
+        // The process before may have died between a rename and its sync: what is relied on here must stay.
+        self.disk.sync_dir(&self.dir).map_err(|e| fault("sync", &self.dir, e))?;
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(names)
+    }
+
+    /// Reads one; the ledger too when it is `wanted`. The inner error is damage.
+    fn look(&self, name: Name, wanted: bool) -> Result<Looked, OpenFault> {
+        let path = self.path(name);
+        let bytes = match self.disk.read_file(&path, SNAPSHOT_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.raw_os_error() == Some(EIO) => return Ok(Err(error.to_string())),
+            Err(error) => return Err(fault("read", &path, error)),
+        };
+        let (capture, debts) = match file::decode(bytes.into()) {
+            Ok(parts) => parts,
+            Err(Wrong::Version) => return Err(OpenFault::Version(path.display().to_string())),
+            Err(Wrong::Damaged(why)) => return Ok(Err(why.to_owned())),
+        };
+        if capture.meta.position.index != name.0 {
+            return Ok(Err("it is of another position than its name says".to_owned()));
+        }
+        if !wanted {
+            return Ok(Ok((capture, debts, None)));
+        }
+        match ledger_of(&capture) {
+            Ok(ledger) => Ok(Ok((capture, debts, Some(ledger)))),
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    fn path(&self, name: Name) -> PathBuf {
+        self.dir.join(file_name(name))
+    }
+
+    fn set_aside(&self, name: Name) -> io::Result<()> {
+        let path = self.path(name);
+        self.disk.rename(&path, &self.dir.join(format!("{}{DAMAGED}", file_name(name))))?;
+        self.disk.sync_dir(&self.dir)
+    }
+
+    /// What the newest is of.
+    pub fn newest(&self) -> Option<&SnapshotMeta> {
+        self.kept.first().map(|kept| &kept.meta)
+    }
+
+    /// What the older of the two is of, when there are two.
+    pub fn older(&self) -> Option<&SnapshotMeta> {
+        self.kept.get(1).map(|kept| &kept.meta)
+    }
+
+    /// Writes a snapshot, durably, and drops all but the two newest.
+    pub fn keep(&mut self, capture: &Capture, debts: &Debts) -> Result<(), SnapshotError> {
+        if self.broken {
+            return Err(SnapshotError::NotNow(format!(
+                "an earlier sync of {} failed: what is there is unknown until the next start",
+                self.dir.display()
+            )));
+        }
+        let index = capture.meta.position.index;
+        let before = self.kept.iter().filter(|kept| kept.name.0 == index).map(|kept| kept.name.1 + 1);
+        let name = (index, before.max().unwrap_or(0));
+        self.write(name, &file::encode(capture, debts))?;
+        self.kept.insert(0, Kept { name, meta: capture.meta.clone() });
+        for old in self.kept.split_off(self.kept.len().min(2)) {
+            self.unlink(&self.path(old.name));
+        }
+        self.forget_damaged();
+        Ok(())
+    }
+
+    fn write(&mut self, name: Name, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let path = self.path(name);
+        let temp = self.dir.join(format!("{}{TEMP}", file_name(name)));
+        let written = ignore_missing(self.disk.unlink(&temp))
+            .and_then(|()| self.disk.write_new(&temp, bytes, 0o600))
+            // A failed sync of a file that is then removed has promised nothing: the next try is another file.
+            .and_then(|()| self.disk.open(&temp, Open::Write)?.sync_all())
+            .and_then(|()| self.disk.rename(&temp, &path));
+        if let Err(source) = written {
+            self.unlink(&temp);
+            return Err(io_error("write", &path, source));
+        }
+        self.disk.sync_dir(&self.dir).map_err(|source| {
+            self.broken = true;
+            io_error("sync", &self.dir, source)
+        })
+    }
+
+    /// Damaged snapshots below two good ones are of no use to anybody.
+    fn forget_damaged(&self) {
+        let Some(older) = self.kept.get(1) else { return };
+        let Ok(listed) = self.disk.read_dir(&self.dir) else { return };
+        for (name, _) in listed {
+            let damaged = name.to_str().and_then(|name| parse_name(name.strip_suffix(DAMAGED)?));
+            if damaged.is_some_and(|damaged| damaged < older.name) {
+                self.unlink(&self.dir.join(name));
+            }
+        }
+    }
+
+    /// What cannot be removed now is removed at the next start.
+    fn unlink(&self, path: &Path) {
+        if let Err(error) = ignore_missing(self.disk.unlink(path)) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an old snapshot; the next start does");
+        }
+    }
+
+    /// Reads the newest again, checked. One that has rotted is set aside: it is not kept any more.
+    pub fn read(&mut self) -> Result<Option<(Capture, Debts)>, SnapshotError> {
+        let Some(newest) = self.kept.first().cloned() else { return Ok(None) };
+        let path = self.path(newest.name);
+        let why = match self.disk.read_file(&path, SNAPSHOT_BYTES_MAX) {
+            Ok(bytes) => match file::decode(bytes.into()) {
+                Ok(parts) => return Ok(Some(parts)),
+                Err(Wrong::Damaged(why)) => why.to_owned(),
+                Err(Wrong::Version) => "it was replaced by one of another version".to_owned(),
+            },
+            Err(error) if error.raw_os_error() == Some(EIO) || error.kind() == io::ErrorKind::NotFound => {
+                error.to_string()
+            }
+            Err(source) => return Err(io_error("read", &path, source)),
+        };
+        tracing::error!(snapshot = %path.display(), why, "the newest snapshot has rotted; another one is needed");
+        self.kept.remove(0);
+        if let Err(error) = self.set_aside(newest.name) {
+            tracing::warn!(path = %path.display(), %error, "cannot rename it; the next start does");
+        }
+        Err(SnapshotError::Damaged { name: file_name(newest.name), why })
+    }
+}
+
+/// The ledger in a capture, which must stand where the capture says.
+pub fn ledger_of(capture: &Capture) -> Result<Ledger, String> {
+    let ledger = Ledger::decode(&capture.ledger).map_err(|error| error.to_string())?;
+    if ledger.applied() != Some(capture.meta.position) {
+        return Err("the ledger in it stands at another position".to_owned());
+    }
+    Ok(ledger)
+}
+
+fn fault(what: &str, path: &Path, source: io::Error) -> OpenFault {
+    OpenFault::Io { what: format!("{what} {}", path.display()), source }
+}
+
+fn io_error(what: &str, path: &Path, source: io::Error) -> SnapshotError {
+    SnapshotError::Io { what: format!("{what} {}", path.display()), source }
+}

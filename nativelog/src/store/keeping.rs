@@ -1,0 +1,138 @@
+//! What keeps the log small, and its content good, over years: told here, done by the writer thread.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use checkpoint::disk::Disk;
+use checkpoint::store::layout::Layout;
+use tokio::sync::watch;
+
+use super::index::Place;
+use super::queue::{Command, Repair};
+use super::reading::INLINE;
+use super::recover::{self, OpenError};
+use super::{Done, Identity, LogStore, Vote};
+use crate::record::{Body, LogId};
+use crate::shape;
+
+/// Bytes that go into an open attempt without a record of this log: brought by a catch-up or a repair.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The attempt.
+    pub attempt: u64,
+    /// Entry of its plan.
+    pub file: u32,
+    /// Where in the staged file.
+    pub offset: u64,
+    /// The bytes, checked.
+    pub data: Bytes,
+}
+
+/// Told which attempts' folders are in `trash/` now, or were not there.
+pub type Swept = Box<dyn FnOnce(io::Result<Vec<u64>>) + Send>;
+
+impl LogStore {
+    /// The first index that is not purged, durably. When it grows, the segments below it are deleted already.
+    pub fn purged(&self) -> watch::Receiver<u64> {
+        self.shared().purged.subscribe()
+    }
+
+    /// Bytes of all WAL segments on disk.
+    pub fn wal_bytes(&self) -> u64 {
+        self.shared().wal_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Moves the staging folders of `attempts` to `trash/`, except those that an entry of the log, written or
+    /// queued, names. Done by the writer thread, so that no payload lands meanwhile. An entry counts until its purge
+    /// is durable. When the disk refuses, `done` is told and the log goes on.
+    pub fn sweep(&self, attempts: Vec<u64>, done: Swept) {
+        self.shared().queue.push(Command::Sweep { attempts, done });
+    }
+
+    /// Writes bytes of open attempts that a catch-up brought, and syncs them; the writer thread does it. When
+    /// there is no room, `done` is told at once and the log goes on: it may be tried again.
+    pub fn place(&self, ranges: Vec<Placed>, done: Done) {
+        self.shared().queue.push(Command::Place { ranges, done });
+    }
+
+    /// Entries whose payload does not verify and that somebody waits to read.
+    pub fn rotten(&self) -> watch::Receiver<BTreeSet<u64>> {
+        self.shared().rotten.indexes()
+    }
+
+    /// Puts a good payload of the entry at `index` in place of one that does not verify: a staged chunk becomes a
+    /// new inode (a copy of the file with the range replaced, renamed over it). Blocks, and appends wait for
+    /// the copy. A blob or a published file that shared the old inode still has the damaged bytes.
+    ///
+    /// # Errors
+    /// The payload is not the one that the header names, it lies inline in the WAL (that is damage of the log),
+    /// or the disk refuses.
+    pub fn repair(&self, index: u64, payload: &Bytes) -> io::Result<()> {
+        let slot = self.slot(index)?;
+        let (id, place, payload_len) = (slot.id, slot.place, slot.payload_len);
+        let Body::Record(record) = self.header(slot)?.body else {
+            return Err(refusal(format!("entry {id} has no payload")));
+        };
+        shape::check_shape(&record.header, Some(payload))
+            .map_err(|why| refusal(format!("not the payload of {id}: {why}")))?;
+        match place {
+            _ if payload_len == 0 => return Err(refusal(format!("entry {id} has no payload"))),
+            Place::Pending => return Err(refusal(format!("the payload of {id} is still being written"))),
+            Place::Inline { .. } => {
+                let why = format!("the payload of {id} cannot be replaced; {INLINE}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            Place::Staged | Place::Aside => {}
+        }
+        let (answer, answered) = mpsc::channel();
+        self.shared().queue.push(Command::Repair(Repair {
+            id,
+            place,
+            header: record.header,
+            payload: payload.clone(),
+            done: Box::new(move |result| drop(answer.send(result))),
+        }));
+        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log store has stopped")))
+    }
+
+    /// Why the writer waits for space, while it does. Writes that find no room are tried again, and nothing is
+    /// acknowledged meanwhile; a failed fsync is final all the same.
+    pub fn stalled(&self) -> watch::Receiver<Option<String>> {
+        self.shared().room.stalled()
+    }
+
+    /// The vote that the damaged log of `owner` still binds this node to.
+    ///
+    /// # Errors
+    /// When the vote is not certain (the newest slot of the mark may be lost): such a node must be replaced.
+    pub fn certain_vote(
+        disk: &Arc<dyn Disk>,
+        layout: &Layout,
+        owner: Identity,
+    ) -> Result<Option<Vote>, OpenError> {
+        recover::certain_vote(disk, layout, owner)
+    }
+
+    /// Replaces a damaged log by an empty one that starts after `position` with this vote. The damaged one is kept
+    /// as `log.damaged.<n>`. Stopped anywhere, one of the two is found at the next start.
+    ///
+    /// # Errors
+    /// The vote that binds this node is not certain, or higher than this one; the disk refuses.
+    pub fn replace_damaged(
+        disk: &Arc<dyn Disk>,
+        layout: &Layout,
+        owner: Identity,
+        position: LogId,
+        vote: Vote,
+    ) -> Result<(), OpenError> {
+        recover::replace_damaged(disk, layout, owner, position, vote)
+    }
+}
+
+fn refusal(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}

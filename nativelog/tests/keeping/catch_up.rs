@@ -1,0 +1,221 @@
+//! A catch-up without a network: what one replica has is copied to another, and the snapshot is installed.
+
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use checkpoint::disk::{Disk, Open};
+use checkpoint::store::{Content, Unpacked};
+use checkpoint::testing::CrashDisk;
+use nativelog::compose;
+use nativelog::ledger::Ledger;
+use nativelog::machine::AttemptLacks;
+use nativelog::snapshot::Capture;
+use nativelog::store::Placed;
+
+use crate::directory::{CHUNK, Directory};
+use crate::house::{assert_baseline, file, start};
+use crate::replica::{Replica, job};
+
+/// The other replica and its disk.
+pub struct Source<'a> {
+    pub replica: &'a Replica,
+    pub disk: &'a CrashDisk,
+}
+
+impl Source<'_> {
+    fn blob(&self, content: &Content) -> Vec<u8> {
+        let path = self.replica.store.blob_path(content.digest).expect("the source has it");
+        self.disk.read_file(&path, 1 << 30).unwrap()
+    }
+
+    fn bytes(&self, path: &std::path::Path, offset: u64, len: u64) -> Bytes {
+        let mut bytes = vec![0; len as usize];
+        let file = self.disk.open(path, Open::Read).unwrap();
+        // Behind its end a staged file is zeros.
+        let there = file.len().unwrap().saturating_sub(offset).min(len);
+        file.read_exact_at(&mut bytes[..there as usize], offset).unwrap();
+        bytes.into()
+    }
+}
+
+/// Brings everything that the ledger refers to; how many contents. `None` when the disk fails.
+pub fn bring(source: &Source<'_>, to: &Replica, ledger: &Ledger) -> Option<usize> {
+    let mut brought = 0;
+    for sealed in ledger.sealed(&job()) {
+        if to.store.published(&job(), sealed.epoch).ok()? == Some(sealed.root) {
+            continue;
+        }
+        let (envelope, manifest) = source.replica.store.manifest(&job(), sealed.epoch).unwrap().unwrap();
+        let mut arrived = Vec::new();
+        for content in to.store.lacking(&manifest).ok()? {
+            let mut incoming = to.store.incoming(content).ok()?;
+            let have = incoming.have() as usize;
+            incoming.write(&source.blob(&content)[have..]).ok()?;
+            arrived.push(incoming);
+        }
+        brought += arrived.len();
+        to.store.shelve(arrived).into_iter().collect::<Result<Vec<_>, _>>().ok()?;
+        to.machine.adopt(sealed.attempt, envelope, manifest.into()).ok()?;
+    }
+    for lacks in to.machine.lacking_of_attempts(ledger).ok()? {
+        bring_attempt(source, to, &lacks)?;
+    }
+    to.store.disk().sync_fs(to.store.layout().data_dir()).ok()?;
+    Some(brought)
+}
+
+fn bring_attempt(source: &Source<'_>, to: &Replica, lacks: &AttemptLacks) -> Option<()> {
+    let (attempt, layout) = (lacks.attempt, source.replica.store.layout());
+    let ranges = lacks.ranges.iter().map(|(file, offset, len, _)| Placed {
+        attempt,
+        file: *file,
+        offset: *offset,
+        data: source.bytes(&layout.staged_file(attempt, *file), *offset, *len),
+    });
+    let (answer, answered) = mpsc::channel();
+    to.log.place(ranges.collect(), Box::new(move |result| drop(answer.send(result))));
+    answered.recv().expect("an answer").ok()?;
+    for packed in &lacks.packed {
+        let path = layout.tree_dir(attempt).join(packed.path.as_os_str());
+        let data = source.bytes(&path, 0, packed.size);
+        to.store.unpack(attempt, &[Unpacked { path: &packed.path, mode: packed.mode, data: &data }]).ok()?;
+    }
+    Some(())
+}
+
+/// The whole catch-up, as a replica does it.
+pub fn catch_up(source: &Source<'_>, to: &mut Replica, capture: &Capture) -> Option<usize> {
+    let ledger = Ledger::decode(&capture.ledger).unwrap();
+    let pin = to.machine.expect(&ledger).ok()?;
+    let brought = bring(source, to, &ledger)?;
+    to.machine.install(capture).ok()?;
+    drop(pin);
+    to.store.clear_incoming().ok()?;
+    to.follow_install();
+    Some(brought)
+}
+
+/// What both replicas have seen: two epochs, the second in pieces, and an attempt that stays open.
+pub fn together(replica: &mut Replica) -> Option<u64> {
+    replica.try_whole(1, &Directory::parse("old:100=1 shared:100=2"))?;
+    let second = Directory::parse("big:100k=3 shared:100=2");
+    let attempt = replica.try_begin(2, &second)?;
+    let big = file(&second, "big");
+    replica.try_commit(compose::piece(attempt, second.chunk(big, 0)))?;
+    replica.try_commit(compose::piece(attempt, second.chunk(big, CHUNK)))?;
+    replica.try_commit(compose::piece(attempt, second.reuse(&[file(&second, "shared")])))?;
+    replica.try_commit(compose::seal(attempt, second.root()))?;
+    let open = replica.try_begin(9, &open())?;
+    replica.try_commit(compose::piece(open, self::open().pack(&[file(&self::open(), "p/q")])))?;
+    replica.try_commit(compose::piece(open, self::open().chunk(file(&self::open(), "staged"), 0)))?;
+    replica.try_wait_performed()?;
+    Some(open)
+}
+
+/// The plan of the attempt that stays open.
+pub fn open() -> Directory {
+    Directory::parse("p/ p/q:500=5 p/r:600=6 staged:190k=7 z:128k=0")
+}
+
+/// What the one goes through while the other is away: the first epoch expires, two come, one of them goes again.
+pub fn apart(replica: &mut Replica, attempt: u64) {
+    let open = open();
+    replica.try_expire(vec![1]).unwrap();
+    replica.whole(3, &Directory::parse("new:300=8 shared:100=2"));
+    replica.whole(4, &Directory::parse("brief:50"));
+    replica.try_expire(vec![4]).unwrap();
+    replica.commit(compose::piece(attempt, open.pack(&[file(&open, "p/r")])));
+    replica.commit(compose::piece(attempt, open.chunk(file(&open, "staged"), 2 * CHUNK)));
+    replica.commit(compose::piece(attempt, open.zero(file(&open, "z"), 0, CHUNK)));
+    replica.wait_performed();
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+}
+
+/// The end of the open attempt, on both.
+pub fn finish(replica: &mut Replica, attempt: u64) {
+    let open = open();
+    replica.commit(compose::piece(attempt, open.chunk(file(&open, "staged"), CHUNK)));
+    replica.commit(compose::piece(attempt, open.zero(file(&open, "z"), CHUNK, CHUNK)));
+    replica.seal(attempt, &open);
+    replica.wait_performed();
+}
+
+#[test]
+fn a_replica_that_was_away_is_identical_after_an_install() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
+    let attempt = together(&mut leader).unwrap();
+    assert_eq!(together(&mut follower), Some(attempt));
+    apart(&mut leader, attempt);
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    let source = Source { replica: &leader, disk: &leader_disk };
+    assert_eq!(catch_up(&source, &mut follower, &capture), Some(1), "only what it lacks is brought");
+    assert_eq!(follower.machine.ledger().digest(), leader.machine.ledger().digest());
+    let marks = follower.machine.marks();
+    let there = capture.meta.position.index + 1;
+    assert_eq!((marks.snapshot, marks.performed, marks.applied), (there, there, there));
+    assert!(follower.machine.missing().is_empty());
+
+    finish(&mut leader, attempt);
+    finish(&mut follower, attempt);
+    assert_eq!(follower.machine.ledger().digest(), leader.machine.ledger().digest());
+    follower.assert_all_published("after the install");
+    assert_eq!(follower.store.epochs(&job()).unwrap(), leader.store.epochs(&job()).unwrap());
+    follower.empty();
+    follower.stop();
+    leader.stop();
+    assert_baseline(&disk, "after an install");
+}
+
+#[test]
+fn a_snapshot_that_is_not_above_what_is_applied_changes_nothing() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.keep().unwrap();
+    let capture = replica.machine.read_snapshot().unwrap().unwrap();
+    replica.whole(2, &Directory::parse("b:100=1"));
+    let digest = replica.machine.ledger().digest();
+    replica.machine.install(&capture).unwrap();
+    assert_eq!(replica.machine.ledger().digest(), digest);
+    replica.stop();
+}
+
+#[test]
+fn a_capture_that_is_damaged_is_refused_and_nothing_changes() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    let mut capture = replica.machine.capture(None).unwrap();
+    capture.meta.position.index += 5;
+    let error = replica.machine.install(&capture).unwrap_err();
+    assert!(error.to_string().contains("another position"), "{error}");
+    capture.ledger = Bytes::from_static(b"nonsense");
+    assert!(replica.machine.install(&capture).is_err());
+    replica.whole(2, &Directory::parse("b:100=1"));
+    replica.assert_all_published("as before");
+    replica.stop();
+}
+
+#[test]
+fn the_membership_of_a_snapshot_outlives_the_log() {
+    use nativelog::Body;
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let members = Bytes::from_static(b"three voters");
+    let entries = replica.append(vec![Body::Membership(members.clone()), Body::Blank]);
+    entries.iter().for_each(|entry| drop(replica.machine.apply(entry).unwrap()));
+    let known = replica.machine.last_membership().unwrap();
+    assert_eq!(known, Some((entries[0].id, members)));
+    for _ in 0..2 {
+        let capture = replica.machine.capture(known.clone()).unwrap();
+        replica.machine.keep(capture).unwrap();
+    }
+    replica.purge();
+    assert_eq!(replica.machine.last_membership().unwrap(), known);
+    replica.stop();
+    let replica = start(&disk);
+    assert_eq!(replica.machine.last_membership().unwrap(), known);
+    replica.stop();
+}

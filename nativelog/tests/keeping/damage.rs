@@ -1,0 +1,251 @@
+//! Damage to snapshots and to the catalog, planted: what the next start makes of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use checkpoint::Digest;
+use checkpoint::disk::Disk;
+use checkpoint::store::{Layout, Store};
+use checkpoint::testing::{Crash, CrashDisk};
+use nativelog::machine::{Machine, StartError};
+use nativelog::snapshot::SnapshotError;
+use nativelog::store::{Identity, LogStore, Options};
+
+use crate::directory::Directory;
+use crate::house::{DATA, snapshots, start, start_over};
+use crate::replica::Replica;
+
+/// A node with two snapshots at different positions and records above both.
+fn lived(disk: &CrashDisk, purge: bool) -> Digest {
+    let mut replica = start(disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.keep().unwrap();
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.keep().unwrap();
+    assert!(!purge || replica.purge());
+    replica.whole(3, &Directory::parse("c:100=3"));
+    let digest = replica.machine.ledger().digest();
+    replica.stop();
+    digest
+}
+
+fn assert_same(replica: Replica, digest: Digest, context: &str) {
+    replica.wait_performed();
+    assert_eq!(replica.machine.ledger().digest(), digest, "{context}");
+    replica.assert_all_published(context);
+    replica.stop();
+}
+
+#[test]
+fn a_damaged_newest_snapshot_leaves_the_work_to_the_older_one_and_the_log() {
+    for damage in ["flipped", "cut", "emptied"] {
+        let disk = CrashDisk::new();
+        let digest = lived(&disk, true);
+        let files = snapshots(&disk);
+        let newest = files.last().unwrap();
+        match damage {
+            "flipped" => assert!(disk.flip(newest, 999).unwrap()),
+            "cut" => disk.truncate_file(newest, 100).unwrap(),
+            _ => disk.truncate_file(newest, 0).unwrap(),
+        }
+        let replica = start(&disk);
+        assert!(replica.machine.newest_snapshot().is_some_and(|kept| kept.position.index < 2));
+        let names: Vec<String> = snapshots(&disk).iter().map(|path| path.display().to_string()).collect();
+        assert!(names.iter().any(|name| name.ends_with(".damaged")), "{names:?}");
+        // Two good ones later, nobody needs the damaged one.
+        replica.keep().unwrap();
+        replica.keep().unwrap();
+        assert_eq!(snapshots(&disk).len(), 2);
+        assert_same(replica, digest, damage);
+    }
+}
+
+#[test]
+fn a_damaged_older_snapshot_is_noticed_before_the_log_relies_on_it() {
+    let disk = CrashDisk::new();
+    let digest = lived(&disk, true);
+    assert!(disk.flip(&snapshots(&disk)[0], 4000).unwrap());
+    let replica = start(&disk);
+    assert_eq!(replica.machine.purge_limit(), None, "one snapshot alone lets nothing go");
+    assert_same(replica, digest, "the newest serves");
+}
+
+#[test]
+fn damaged_snapshots_cost_nothing_while_the_log_has_everything() {
+    let disk = CrashDisk::new();
+    let digest = lived(&disk, false);
+    for path in snapshots(&disk) {
+        assert!(disk.flip(&path, 77).unwrap());
+    }
+    let replica = start(&disk);
+    assert_eq!(replica.machine.newest_snapshot(), None);
+    assert_same(replica, digest, "all of the log");
+}
+
+fn start_error(disk: &CrashDisk) -> StartError {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let store = Arc::new(Store::open(disk.clone(), Path::new(DATA)).unwrap());
+    let owner = Identity { node: 1, incarnation: [3; 16] };
+    let layout = Layout::new(Path::new(DATA));
+    let (log, _) = LogStore::open(disk, &layout, owner, Options::default()).unwrap();
+    let started = Machine::start(store, log.clone(), Path::new("/dev/null/no-catalog"));
+    log.shutdown();
+    started.err().expect("it refuses")
+}
+
+#[test]
+fn a_purge_point_that_nothing_covers_is_refused_with_what_to_do() {
+    let disk = CrashDisk::new();
+    lived(&disk, true);
+    for path in snapshots(&disk) {
+        assert!(disk.flip(&path, 77).unwrap());
+    }
+    let error = start_error(&disk);
+    assert!(matches!(error, StartError::NotCovered { .. }), "{error}");
+    let text = error.to_string();
+    for word in ["begins after T1-N1.", "its digest is not the one it names", "epochlog repair"] {
+        assert!(text.contains(word), "{text}");
+    }
+    // Deleted ones are as bad, and the answer stays the same at every further start.
+    for path in snapshots(&disk) {
+        disk.unlink(&path).unwrap();
+    }
+    assert!(matches!(start_error(&disk), StartError::NotCovered { found, .. } if found == "there is none"));
+    assert!(matches!(start_error(&disk), StartError::NotCovered { .. }));
+}
+
+#[test]
+fn a_snapshot_of_a_later_version_is_neither_read_nor_set_aside() {
+    let disk = CrashDisk::new();
+    lived(&disk, true);
+    let newest = snapshots(&disk).pop().unwrap();
+    let mut bytes = disk.read_file(&newest, 1 << 20).unwrap();
+    bytes.truncate(bytes.len() - 32);
+    bytes[b"epochlog snapshot ".len()] = b'2';
+    let digest = checkpoint::digest::content(&bytes);
+    bytes.extend_from_slice(digest.as_bytes());
+    disk.unlink(&newest).unwrap();
+    disk.write_new(&newest, &bytes, 0o600).unwrap();
+    let error = start_error(&disk);
+    assert!(matches!(error, StartError::Version { .. }), "{error}");
+    assert!(snapshots(&disk).contains(&newest));
+}
+
+#[test]
+fn a_snapshot_that_rots_is_not_served() {
+    let disk = CrashDisk::new();
+    lived(&disk, false);
+    let replica = start(&disk);
+    let newest = replica.machine.newest_snapshot().unwrap();
+    let read = replica.machine.read_snapshot().unwrap().unwrap();
+    assert_eq!(read.meta, newest);
+    assert!(disk.flip(snapshots(&disk).last().unwrap(), 1234).unwrap());
+    let error = replica.machine.read_snapshot().unwrap_err();
+    assert!(matches!(error, SnapshotError::Damaged { .. }), "{error}");
+    // The older one is what it has now, until there is another.
+    assert!(replica.machine.newest_snapshot().unwrap().position.index < newest.position.index);
+    assert_eq!(replica.machine.purge_limit(), None);
+    replica.keep().unwrap();
+    assert!(replica.machine.read_snapshot().unwrap().is_some());
+    replica.stop();
+}
+
+#[test]
+fn temporary_files_of_a_crash_go() {
+    let disk = CrashDisk::new();
+    let digest = lived(&disk, true);
+    let temp = Path::new(DATA).join("groups/main/snapshots/0000000000000009-0.snap.tmp");
+    disk.write_new(&temp, b"half", 0o600).unwrap();
+    let replica = start(&disk);
+    assert!(!disk.paths().contains(&temp));
+    assert_same(replica, digest, "beside a temporary file");
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_clean_catalog_starts_without_replay_and_with_open_attempts() {
+    let disk = CrashDisk::new();
+    let temp = tempfile::tempdir().unwrap();
+    let mut replica = start_over(&disk, temp.path()).unwrap();
+    replica.whole(1, &Directory::parse("a:100=1"));
+    let open = Directory::parse("p:100=5 q:100=6");
+    let attempt = replica.begin(2, &open);
+    replica.commit(nativelog::compose::piece(attempt, open.pack(&[1])));
+    let digest = replica.machine.ledger().digest();
+    replica.wait_performed();
+    replica.stop();
+
+    let disk = disk.crash(Crash::Strict);
+    let mut replica = start_over(&disk, temp.path()).unwrap();
+    let marks = replica.machine.marks();
+    assert_eq!((marks.performed, marks.applied), (attempt + 3, attempt + 3));
+    assert_eq!(replica.machine.ledger().digest(), digest);
+    replica.commit(nativelog::compose::piece(attempt, open.pack(&[2])));
+    replica.seal(attempt, &open);
+    replica.wait_performed();
+    replica.assert_all_published("over a clean catalog");
+    replica.stop();
+}
+
+#[test]
+fn a_catalog_that_does_not_count_is_made_anew() {
+    for damage in ["deleted", "truncated", "flipped", "ahead of the log", "behind the snapshot"] {
+        let disk = CrashDisk::new();
+        let temp = tempfile::tempdir().unwrap();
+        let (catalog, old) = (temp.path().join("catalog"), temp.path().join("old"));
+        let mut replica = start_over(&disk, &catalog).unwrap();
+        replica.whole(1, &Directory::parse("a:100=1"));
+        replica.keep().unwrap();
+        replica.stop();
+        let early = disk.crash(Crash::Strict);
+        copy(&catalog, &old);
+
+        let mut replica = start_over(&disk, &catalog).unwrap();
+        replica.whole(2, &Directory::parse("b:100=2"));
+        replica.commit_blanks(2);
+        replica.keep().unwrap();
+        replica.keep().unwrap();
+        replica.whole(3, &Directory::parse("c:100=3"));
+        let mut digest = replica.machine.ledger().digest();
+        replica.stop();
+
+        let mut disk = disk.crash(Crash::Strict);
+        let big = catalog.join("db");
+        match damage {
+            "deleted" => std::fs::remove_dir_all(&catalog).unwrap(),
+            "truncated" => {
+                let file = std::fs::OpenOptions::new().write(true).open(&big).unwrap();
+                file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+            }
+            "flipped" => {
+                let mut bytes = std::fs::read(&big).unwrap();
+                bytes.iter_mut().step_by(50).for_each(|byte| *byte ^= 1);
+                std::fs::write(&big, bytes).unwrap();
+            }
+            "ahead of the log" => {
+                disk = early;
+                let replica = start(&disk);
+                digest = replica.machine.ledger().digest();
+                replica.stop();
+            }
+            _ => {
+                std::fs::remove_dir_all(&catalog).unwrap();
+                copy(&old, &catalog);
+            }
+        }
+        let replica = start_over(&disk, &catalog).unwrap();
+        assert_same(replica, digest, damage);
+    }
+}

@@ -1,0 +1,157 @@
+//! What this node owes the records below a snapshot survives a start from it.
+
+use checkpoint::testing::{Crash, CrashDisk, OpKind};
+use nativelog::performer::Publication;
+
+use crate::directory::Directory;
+use crate::house::{ENOSPC, assert_baseline, snapshots, start, start_over};
+use crate::replica::job;
+
+#[test]
+fn an_epoch_that_was_not_published_below_a_snapshot_is_published_after_a_restart() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let directory = Directory::parse("a:100=1 b:200=2");
+    replica.commit_blanks(3);
+    disk.fail_next(OpKind::Link, "blobs", ENOSPC);
+    let attempt = replica.try_whole(1, &directory).unwrap();
+    replica.wait_performed();
+    assert!(matches!(replica.publication(1), Some(Publication::Unpublished(_))));
+    let missing = replica.machine.missing();
+    assert_eq!((missing.len(), missing[0].manifest.is_some()), (1, true));
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    assert_eq!(replica.machine.purge_limit().map(|limit| limit.index + 1), Some(attempt));
+    replica.purge();
+    replica.stop();
+
+    let disk = disk.crash(Crash::Strict);
+    let mut replica = start(&disk);
+    replica.wait_published(1);
+    replica.assert_published(1);
+    replica.empty();
+    replica.stop();
+    assert_baseline(&disk, "after it was published late");
+}
+
+#[test]
+fn an_epoch_that_expired_unpublished_is_forgotten_when_nobody_needs_its_content() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("other:10"));
+    disk.fail_next(OpKind::Link, "blobs", ENOSPC);
+    replica.try_whole(2, &Directory::parse("a:100=1")).unwrap();
+    replica.wait_performed();
+    replica.try_expire(vec![2]).unwrap();
+    replica.wait_performed();
+    assert!(replica.machine.missing().is_empty());
+    assert_eq!(replica.publication(2), None);
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    let limit = replica.machine.purge_limit().unwrap();
+    assert_eq!(Some(limit), replica.machine.ledger().applied(), "nothing holds the log");
+    replica.empty();
+    replica.stop();
+    assert_baseline(&disk, "after it was forgotten");
+}
+
+#[test]
+fn content_released_below_a_snapshot_is_given_back_after_a_restart() {
+    for catalog in [false, true] {
+        let disk = CrashDisk::new();
+        let temp = tempfile::tempdir().unwrap();
+        let begin = |disk: &CrashDisk| {
+            if catalog { start_over(disk, temp.path()).unwrap() } else { start(disk) }
+        };
+        let mut replica = begin(&disk);
+        replica.whole(1, &Directory::parse("a:100=1"));
+        replica.whole(2, &Directory::parse("b:200=2"));
+        replica.try_expire(vec![1]).unwrap();
+        replica.wait_performed();
+        replica.keep().unwrap();
+        replica.keep().unwrap();
+        replica.purge();
+        replica.stop();
+
+        let disk = disk.crash(Crash::Strict);
+        let mut replica = begin(&disk);
+        let garbage = replica.machine.garbage();
+        assert_eq!((garbage.contents, garbage.bytes), (1, 100), "catalog {catalog}");
+        let given = replica.machine.reclaim().unwrap();
+        assert_eq!((given.files, given.bytes), (1, 100));
+        replica.assert_all_published("the other");
+        replica.empty();
+        replica.stop();
+        assert_baseline(&disk, "after a restart with debts");
+    }
+}
+
+#[test]
+fn content_that_came_back_is_not_given_back() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let directory = Directory::parse("a:100=1");
+    replica.whole(1, &directory);
+    replica.try_expire(vec![1]).unwrap();
+    replica.whole(2, &directory);
+    replica.try_clean_up().unwrap();
+    assert_eq!(replica.machine.garbage().contents, 0);
+    replica.assert_published(2);
+    assert_eq!(disk.paths().iter().filter(|path| is_blob(path)).count(), 1);
+    replica.stop();
+}
+
+fn is_blob(path: &std::path::Path) -> bool {
+    path.starts_with("/data/groups/main/blobs") && path.extension().is_some()
+}
+
+#[test]
+fn an_expired_folder_that_could_not_be_removed_goes_after_a_restart() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(2, &Directory::parse("b:100=2"));
+    disk.fail_next(OpKind::Rename, "trash", ENOSPC);
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    assert_eq!(replica.store.epochs(&job()).unwrap(), [1, 2]);
+    replica.keep().unwrap();
+    replica.stop();
+
+    let disk = disk.crash(Crash::Strict);
+    let replica = start(&disk);
+    let begun = std::time::Instant::now();
+    while replica.store.epochs(&job()).unwrap() != [2] {
+        assert!(begun.elapsed().as_secs() < 30, "the folder stays");
+        std::thread::yield_now();
+    }
+    replica.stop();
+}
+
+#[test]
+fn a_full_disk_leaves_no_half_written_snapshot() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    let first = replica.keep().unwrap();
+    replica.commit_blanks(1);
+    let before = snapshots(&disk);
+    for kind in [OpKind::Create, OpKind::Write, OpKind::SyncAll, OpKind::Rename] {
+        disk.fail_next(kind, ".snap", ENOSPC);
+        let error = replica.keep().unwrap_err().to_string();
+        assert!(error.contains("cannot write") && error.contains(".snap"), "{error}");
+        assert_eq!(snapshots(&disk), before, "{kind:?}");
+        assert_eq!(replica.machine.newest_snapshot(), Some(first.clone()));
+    }
+    replica.keep().unwrap();
+    assert_eq!(snapshots(&disk).len(), 2);
+    // The name of the next one is not certain: no more of them in this life.
+    replica.commit_blanks(1);
+    disk.fail_next(OpKind::SyncDir, "snapshots", 5);
+    assert!(replica.keep().is_err());
+    assert!(replica.keep().is_err());
+    replica.stop();
+    let replica = start(&disk);
+    replica.keep().unwrap();
+    replica.stop();
+}

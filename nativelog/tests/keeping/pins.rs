@@ -1,0 +1,95 @@
+//! While something is pinned, nothing that it may need goes.
+
+use checkpoint::testing::CrashDisk;
+
+use crate::directory::Directory;
+use crate::house::{assert_baseline, paths, start};
+
+#[test]
+fn a_pin_holds_the_log_the_blobs_and_the_staged_files() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.keep().unwrap();
+    let newest = replica.machine.newest_snapshot().unwrap().position;
+    let pin = replica.machine.pin();
+    replica.try_expire(vec![1]).unwrap();
+    replica.commit_blanks(3);
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    assert_eq!(replica.machine.purge_limit(), Some(newest), "not past where it was taken");
+    assert!(replica.purge());
+    let before = paths(&disk);
+    assert_eq!(replica.machine.reclaim().unwrap().files, 0);
+    assert_eq!(paths(&disk), before);
+    assert_eq!(replica.machine.garbage().contents, 1);
+
+    drop(pin);
+    assert!(replica.machine.purge_limit().unwrap().index > newest.index);
+    assert!(replica.purge());
+    assert_eq!(replica.machine.reclaim().unwrap().files, 1);
+    assert_eq!(replica.machine.garbage(), Default::default());
+    replica.assert_all_published("the other epoch");
+    replica.empty();
+    replica.stop();
+    assert_baseline(&disk, "after the pin");
+}
+
+#[test]
+fn a_pin_that_is_older_than_every_snapshot_holds_all_of_the_log() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let pin = replica.machine.pin();
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    assert_eq!(replica.machine.purge_limit(), None);
+    drop(pin);
+    assert!(replica.machine.purge_limit().is_some());
+    replica.stop();
+}
+
+#[test]
+fn one_snapshot_is_not_enough_to_purge() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    assert_eq!(replica.machine.newest_snapshot(), None);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    assert_eq!(replica.machine.marks().snapshot, 0);
+    let kept = replica.keep().unwrap();
+    assert_eq!(replica.machine.marks().snapshot, kept.position.index + 1);
+    assert_eq!(replica.machine.purge_limit(), None);
+    // A second one at the same position, as when the cluster is idle.
+    replica.keep().unwrap();
+    assert_eq!(replica.machine.purge_limit(), Some(kept.position));
+    let before = paths(&disk);
+    replica.keep().unwrap();
+    assert_eq!(paths(&disk), before, "a third one would say nothing new");
+    replica.stop();
+}
+
+#[test]
+fn nothing_is_given_back_before_the_record_is_purged() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.keep().unwrap();
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    replica.keep().unwrap();
+    // The older snapshot still stands below the record: from there, the epoch would be published once more.
+    assert!(replica.purge());
+    let before = paths(&disk);
+    assert_eq!(replica.machine.reclaim().unwrap().files, 0);
+    let after = paths(&disk);
+    let gone: Vec<_> = before.difference(&after).collect();
+    assert!(gone.iter().all(|path| !path.starts_with("/data/groups/main/blobs")), "{gone:?}");
+    assert_eq!(replica.machine.garbage().contents, 1);
+
+    replica.keep().unwrap();
+    assert!(replica.purge());
+    assert_eq!(replica.machine.reclaim().unwrap().files, 1);
+    replica.stop();
+}

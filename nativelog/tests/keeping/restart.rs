@@ -1,0 +1,127 @@
+//! Starts from a snapshot: how fast, and what is missed.
+
+use std::time::Instant;
+
+use checkpoint::testing::CrashDisk;
+use nativelog::LogId;
+use nativelog::performer::Publication;
+
+use crate::directory::Directory;
+use crate::house::{start, try_start, whole_of};
+use crate::replica::{Replica, job};
+
+#[test]
+fn a_node_with_a_thousand_epochs_starts_in_a_moment() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    for epoch in 1..=1000 {
+        replica.try_whole(epoch, &Directory::parse(&format!("a:64={epoch} b:64=same"))).unwrap();
+    }
+    replica.wait_performed();
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    replica.purge();
+    replica.whole(1001, &Directory::parse("last:100"));
+    replica.stop();
+
+    let begun = Instant::now();
+    let replica = start(&disk);
+    let marks = replica.machine.marks();
+    replica.wait_performed();
+    let took = begun.elapsed();
+    assert_eq!(replica.machine.ledger().sealed(&job()).count(), 1001);
+    assert_eq!(marks.applied - marks.snapshot, 1, "one record lies above the snapshot");
+    assert!(took.as_millis() < 2000, "{took:?}");
+    replica.assert_published(1001);
+    replica.stop();
+}
+
+fn wait_for_missing(replica: &Replica, count: usize) {
+    let begun = Instant::now();
+    while replica.machine.missing().len() != count {
+        assert!(begun.elapsed().as_secs() < 30, "{:?}", replica.machine.missing());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_published_epoch_that_vanished_is_missed_and_adopted_again() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1 d/ d/e:0 l->a"));
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.keep().unwrap();
+    let (envelope, manifest) = replica.store.manifest(&job(), 1).unwrap().unwrap();
+    replica.stop();
+    // An operator's hand, not a record.
+    checkpoint::durable::remove_tree(&disk, std::path::Path::new("/data/epochs/job/1")).unwrap();
+
+    let replica = start(&disk);
+    wait_for_missing(&replica, 1);
+    let missing = replica.machine.missing().remove(0);
+    assert_eq!((missing.epoch, missing.root), (1, envelope.root));
+    assert!(missing.manifest.is_none());
+    assert!(matches!(replica.publication(1), Some(Publication::Unpublished(_))));
+    replica.machine.adopt(missing.attempt, envelope, manifest.into()).unwrap();
+    wait_for_missing(&replica, 0);
+    replica.assert_all_published("adopted");
+    replica.stop();
+}
+
+#[test]
+fn a_directory_whose_epoch_has_expired_below_the_snapshot_goes_with_its_content() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let gone = Directory::parse("a:100=1");
+    replica.whole(1, &gone);
+    let (envelope, manifest) = replica.store.manifest(&job(), 1).unwrap().unwrap();
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    // As a catch-up that was given up for a later one leaves it.
+    replica.machine.adopt(envelope.attempt, envelope, manifest.into()).unwrap();
+    assert_eq!(replica.store.epochs(&job()).unwrap(), [1, 2]);
+    replica.stop();
+
+    let mut replica = try_start(&disk).unwrap();
+    let begun = Instant::now();
+    while replica.store.epochs(&job()).unwrap() != [2] {
+        assert!(begun.elapsed().as_secs() < 30, "it stays");
+        std::thread::yield_now();
+    }
+    replica.empty();
+    replica.stop();
+    crate::house::assert_baseline(&disk, "after the surplus went");
+}
+
+/// `cargo test -p nativelog --test keeping -- --ignored --nocapture`; the numbers stand in `docs/snapshot.md`.
+#[test]
+#[ignore = "a measurement"]
+fn a_ledger_of_a_hundred_thousand_epochs_is_captured_in_a_moment() {
+    use nativelog::ledger::Ledger;
+    let mut ledger = Ledger::default();
+    let mut index = 0;
+    for epoch in 1..=1000 {
+        for job in 0..100 {
+            let directory = Directory::parse(&format!("a:16={job}.{epoch} b:16=same"));
+            let record = whole_of(&format!("job{job}"), epoch, &directory);
+            let step = ledger.step(LogId { term: 1, node: 1, index }, &record.header).unwrap();
+            assert!(step.verdict.is_accepted());
+            index += 1;
+        }
+    }
+    let timed = |what: &str, run: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        run();
+        println!("{what}: {:?}", begun.elapsed());
+    };
+    let mut bytes = Vec::new();
+    timed("encode", &mut || bytes = ledger.encode());
+    println!("{} bytes", bytes.len());
+    timed("decode", &mut || drop(Ledger::decode(&bytes).unwrap()));
+    let mut copy = None;
+    timed("clone", &mut || copy = Some(ledger.clone()));
+    assert_eq!(copy.unwrap().digest(), ledger.digest());
+}

@@ -1,0 +1,125 @@
+//! What to commit, and the command that repeats it.
+
+use checkpoint::epoch::{CommitId, JobName};
+use checkpoint::limits::Limits;
+
+/// What to commit, and how.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The job.
+    pub job: JobName,
+    /// The epoch; the next one when absent.
+    pub epoch: Option<u64>,
+    /// The writer's token; absent joins the job's current writer.
+    pub token: Option<u64>,
+    /// Names this commit: a repeat under the same id finds its own outcome.
+    pub commit_id: CommitId,
+    /// Labels, `key=value`.
+    pub labels: Vec<(String, String)>,
+    /// Names of epochs this one depends on.
+    pub depends_on: Vec<String>,
+    /// Wait until every voter has published it, not only until it is durable on a quorum.
+    pub wait_all: bool,
+    /// Fence all older writers first.
+    pub take_over: bool,
+    /// An epoch that is there already is a success.
+    pub if_not_exists: bool,
+    /// The caller promises that files never change in place.
+    pub immutable: bool,
+    /// Let a node on this machine read the directory itself.
+    pub by_path: bool,
+    /// Limits of the plan.
+    pub limits: Limits,
+}
+
+impl Commit {
+    /// A commit of the next epoch of `job` with a fresh commit id.
+    pub fn new(job: JobName) -> Commit {
+        Commit {
+            job,
+            epoch: None,
+            token: None,
+            commit_id: CommitId::from_bytes(rand::random()),
+            labels: Vec::new(),
+            depends_on: Vec::new(),
+            wait_all: false,
+            take_over: false,
+            if_not_exists: false,
+            immutable: false,
+            by_path: true,
+            limits: Limits::default(),
+        }
+    }
+
+    /// The command that repeats this commit of `dir`: idempotent, under the same commit id.
+    pub fn command(&self, dir: &str, endpoints: &[String]) -> String {
+        let mut words = vec!["epochlog".to_owned()];
+        if !endpoints.is_empty() {
+            words.extend(["-e".to_owned(), quoted(&endpoints.join(","))]);
+        }
+        words.extend(["commit".to_owned(), quoted(dir), "--job".to_owned(), self.job.to_string()]);
+        if let Some(epoch) = self.epoch {
+            words.extend(["--epoch".to_owned(), epoch.to_string()]);
+        }
+        words.extend(["--commit-id".to_owned(), self.commit_id.to_string()]);
+        if let Some(token) = self.token {
+            words.extend(["--token".to_owned(), token.to_string()]);
+        }
+        for (key, value) in &self.labels {
+            words.extend(["--label".to_owned(), quoted(&format!("{key}={value}"))]);
+        }
+        for name in &self.depends_on {
+            words.extend(["--depends-on".to_owned(), quoted(name)]);
+        }
+        // With a token the take-over is done: the token stands for it.
+        let flags = [
+            (self.wait_all, "--wait all"),
+            (self.take_over && self.token.is_none(), "--take-over"),
+            (self.if_not_exists, "--if-not-exists"),
+            (self.immutable, "--immutable"),
+            (!self.by_path, "--stream"),
+        ];
+        words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
+        words.join(" ")
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        true => word.to_owned(),
+        // A leading dash would read as a flag; only a path can have one.
+        false if word.starts_with('-') => quoted(&format!("./{word}")),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_repeat_holds_all_that_matters() {
+        let mut commit = Commit::new("etl".parse().expect("a good name"));
+        commit.commit_id = CommitId::from_bytes([0xab; 16]);
+        commit.epoch = Some(7);
+        commit.labels = vec![("note".into(), "it's late".into())];
+        commit.wait_all = true;
+        commit.take_over = true;
+        let endpoints = ["a:1".to_owned(), "b:2".to_owned()];
+        let id = "ab".repeat(16);
+        assert_eq!(
+            commit.command("my dir", &endpoints),
+            format!(
+                "epochlog -e a:1,b:2 commit 'my dir' --job etl --epoch 7 --commit-id {id} \
+                 --label 'note=it'\\''s late' --wait all --take-over"
+            )
+        );
+        // The take-over is done.
+        commit.token = Some(9);
+        let again = commit.command("-d", &[]);
+        assert!(again.starts_with("epochlog commit ./-d --job etl"), "{again}");
+        assert!(again.contains("--token 9") && !again.contains("--take-over"), "{again}");
+    }
+}

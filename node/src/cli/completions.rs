@@ -1,0 +1,22 @@
+//! `completions SHELL`: the script that completes `epochlog` on the command line.
+
+use client::Failure;
+
+use super::Cli;
+use super::output::Output;
+
+/// Arguments of `completions`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// For which shell; e.g. `epochlog completions bash > /etc/bash_completion.d/epochlog`
+    shell: clap_complete::Shell,
+}
+
+/// Runs the command.
+pub fn run(args: &CompletionsArgs, output: &Output) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    let mut command = <Cli as clap::CommandFactory>::command();
+    clap_complete::generate(args.shell, &mut command, "epochlog", &mut script);
+    output.line(String::from_utf8_lossy(&script).trim_end());
+    Ok(())
+}

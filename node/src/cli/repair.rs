@@ -1,0 +1,183 @@
+//! `repair`: a new log for this node in place of one that is damaged, from the other nodes. The node is stopped.
+//!
+//! It deletes nothing: the damaged log is kept beside the new one, and what is good on the shelves is used. Stopped
+//! anywhere, the damaged log is still the log, and the next try goes on with what came.
+
+use std::sync::Arc;
+
+use checkpoint::store::layout::Layout;
+use checkpoint::{Disk, RealDisk, Store};
+use client::{Code, Failure};
+use nativelog::machine::Machine;
+use nativelog::store::{LogStore, OpenError, Options};
+use raft::{RejoinError, RejoinStep, Rejoined};
+use serde_json::json;
+
+use super::output::Output;
+use super::progress::Progress;
+use super::serve::NodeArgs;
+use crate::config::Config;
+use crate::identity::{self, Claim};
+use crate::refusal::ServeError;
+use crate::{node, telemetry, units};
+
+const WHAT: &str = "repair";
+
+/// Arguments of `repair`.
+#[derive(Debug, clap::Args)]
+pub struct RepairArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// Runs the command.
+pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), Failure> {
+    let config = args.node.load(WHAT)?;
+    if verbose > 0 {
+        telemetry::start(config.log_format, verbose);
+    }
+    let opening = config.clone();
+    let found = tokio::task::spawn_blocking(move || look(&opening)).await;
+    let found = found.expect("looking does not panic").map_err(|error| error.failure(WHAT))?;
+    let (claim, why) = match found {
+        Found::Good => {
+            output.note("the log of this node opens, and its ledger can be rebuilt: nothing to repair here");
+            output
+                .note("start the node; `epochlog verify --repair` mends what has rotted in published epochs");
+            if output.is_json() {
+                output.json(&json!({ "type": "summary", "repaired": false }));
+            }
+            return Ok(());
+        }
+        Found::Damaged(claim, why) => (claim, why),
+    };
+    if config.members.iter().all(|(id, _)| *id == config.id) {
+        return Err(Failure::new(Code::NoQuorum, "the node was NOT repaired")
+            .what(WHAT)
+            .why(format!("{why}; and no other node is configured to fetch anything from"))
+            .fix("name the other nodes with --peers or [cluster] initial_members; nothing was changed"));
+    }
+    output.note(format!("to be repaired: {why}"));
+    let rejoined = rejoin(&config, &claim, output).await?;
+    if output.is_json() {
+        output.json(&json!({
+            "type": "summary",
+            "repaired": true,
+            "node": config.id,
+            "position": { "term": rejoined.position.term, "index": rejoined.position.index },
+            "fetched_bytes": rejoined.fetched_bytes,
+        }));
+    } else {
+        output.line(format!(
+            "repaired node {}: its log begins after {}, {} fetched from the other nodes",
+            config.id,
+            rejoined.position,
+            units::size(rejoined.fetched_bytes)
+        ));
+        output.note("the damaged log is kept beside the new one as log.damaged.*; start the node with `epochlog serve`");
+    }
+    Ok(())
+}
+
+/// What lies in the folder.
+enum Found {
+    /// It would start.
+    Good,
+    /// It would not, and a new log helps. The folder is ours as long as the claim lives.
+    Damaged(Claim, String),
+}
+
+/// Looks at a node that does not run; whatever a new log cannot help with is refused as a start would. Blocks.
+fn look(config: &Config) -> Result<Found, ServeError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let layout = Layout::new(&config.data_dir);
+    let claim = identity::claim(&config.data_dir, config.id)?;
+    if claim.is_new {
+        // Never the beginning of a node: that is for `serve`.
+        let dir = config.data_dir.clone();
+        return Err(identity::IdentityError::NoIdentity { dir }.into());
+    }
+    let log = match LogStore::open(disk.clone(), &layout, claim.identity, Options::default()) {
+        Ok((log, _)) => log,
+        Err(error @ OpenError::Damaged { .. }) => return Ok(Found::Damaged(claim, error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let store = open_store(disk, config)?;
+    let started = Machine::start(store, log.clone(), &layout.catalog_dir());
+    let found = match started {
+        Ok(machine) => {
+            machine.shutdown();
+            Found::Good
+        }
+        Err(error @ nativelog::machine::StartError::NotCovered { .. }) => {
+            log.shutdown();
+            Found::Damaged(claim, error.to_string())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(found)
+}
+
+fn open_store(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Store>, ServeError> {
+    let store = Store::open(disk, &config.data_dir);
+    Ok(Arc::new(store.map_err(|error| ServeError::Store(error.to_string()))?))
+}
+
+async fn rejoin(config: &Config, claim: &Claim, output: &Output) -> Result<Rejoined, Failure> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let layout = Layout::new(&config.data_dir);
+    let store = open_store(disk.clone(), config).map_err(|error| error.failure(WHAT))?;
+    let settings = node::replica_config(config, claim);
+    let progress = Progress::start(output, WHAT);
+    let told = std::sync::Mutex::new(String::new());
+    let tell = |step: RejoinStep| tell(&progress, &told, step);
+    raft::rejoin(settings, disk, layout, store, claim.identity, tell).await.map_err(|error| refused(&error))
+}
+
+fn tell(progress: &Progress, told: &std::sync::Mutex<String>, step: RejoinStep) {
+    let once = |text: String| {
+        let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *told != text {
+            progress.note(&text);
+            *told = text;
+        }
+    };
+    match step {
+        RejoinStep::Asking { above_term, why } => {
+            once(format!("looking for a leader of a term above {above_term}: {why}"));
+        }
+        RejoinStep::Fetching(transfer) => {
+            let total = transfer.fetched_bytes.saturating_add(transfer.lacking_bytes);
+            progress.at(transfer.fetched_bytes, total);
+        }
+        RejoinStep::Replacing { position } => {
+            once(format!("everything is here and on the disk; the new log begins after {position}"));
+        }
+    }
+}
+
+/// What went wrong, and what to do. The damaged log is as it was.
+fn refused(error: &RejoinError) -> Failure {
+    const KEPT: &str = "nothing was changed but for what was fetched, which is used by the next try";
+    const REPLACE: &str = "this node cannot be repaired: keep its folder, and start a node with a new id and an empty \
+                           folder in its place; the other nodes hold everything that was committed";
+    let (code, fix) = match error {
+        RejoinError::NoCluster | RejoinError::Unknown(_) | RejoinError::Log(OpenError::VoteLost { .. }) => {
+            (Code::Corrupt, REPLACE.to_owned())
+        }
+        RejoinError::Identity | RejoinError::Log(OpenError::Owner { .. }) => {
+            (Code::Usage, "correct node.id or node.data_dir; nothing was changed".to_owned())
+        }
+        RejoinError::NoLeader { .. } => (
+            Code::NoQuorum,
+            format!("start the other nodes: a majority of them must be up; then repeat. {KEPT}"),
+        ),
+        RejoinError::State(_) | RejoinError::Transfer(_) => {
+            (Code::Unavailable, format!("see to the other nodes and the network, then repeat. {KEPT}"))
+        }
+        RejoinError::Log(_) | RejoinError::Snapshot(_) => {
+            (Code::Internal, format!("see to this node's disk (writable, not full), then repeat. {KEPT}"))
+        }
+    };
+    Failure::new(code, "the node was NOT repaired").what(WHAT).why(error.to_string()).fix(fix)
+}

@@ -1,0 +1,116 @@
+//! The epoch is there already: is it ours, does it hold the same directory?
+
+use bytes::Bytes;
+use checkpoint::{Coverage, Digest};
+use client::{Code, Failure};
+use nativelog::ledger::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
+use nativelog::record::{Kind, LogRecord, proto};
+
+use super::origin::{Next, Opening, Origin};
+use super::{Driver, no};
+
+impl Driver<'_> {
+    /// The attempt is sealed, though not by this call: does it hold the same directory?
+    pub(super) async fn sealed_already<O: Origin>(
+        &mut self,
+        sealed: &SealedEpoch,
+        origin: &mut O,
+    ) -> Result<SealedEpoch, Failure> {
+        self.order.epoch = Some(sealed.epoch);
+        let root = match self.root(origin).await {
+            Ok(root) => root,
+            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
+            Err(failure) => {
+                return Err(no::changed_since(&self.order, &sealed.root, sealed.position, &failure.why));
+            }
+        };
+        if root == sealed.root {
+            return Ok(SealedEpoch { already: true, ..sealed.clone() });
+        }
+        let taken = Rejected {
+            reason: Reason::Conflict,
+            detail: "another commit sealed the epoch".into(),
+            current: 0,
+            root: Some(sealed.root),
+            position: Some(sealed.position),
+        };
+        Err(no::rejected(&self.order.name(), &taken))
+    }
+
+    /// Of a rejection that names a sealed root: an error when this very commit id sealed it, with
+    /// the directory as it was then. A Begin for no number in particular brings that out: it can
+    /// only come upon a sealed root through its own commit id.
+    pub(super) async fn own_seal(&mut self, rejected: &Rejected) -> Result<(), Failure> {
+        if rejected.reason != Reason::Conflict || rejected.root.is_none() {
+            return Ok(());
+        }
+        // What is sealed may be ours: without this node's ledger nothing is certain.
+        let before = std::mem::replace(&mut self.maybe, true);
+        self.barrier().await?;
+        self.maybe = before;
+        let begin = proto::Begin { epoch: None, token: None, ..self.order.begin() };
+        let begin = LogRecord::new(Kind::Begin(begin), Bytes::new());
+        let own = match self.node.replica.machine().ledger().check(&begin.header) {
+            Verdict::Accepted(Accepted::Sealed(sealed)) => Some((sealed.root, sealed.position)),
+            Verdict::Rejected(Rejected {
+                reason: Reason::Conflict,
+                root: Some(root),
+                position: Some(position),
+                ..
+            }) => Some((root, position)),
+            _ => None,
+        };
+        match own {
+            Some((root, position)) => {
+                Err(no::changed_since(&self.order, &root, position, "the directory has changed since"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The epoch is sealed by another commit: does it hold the same directory?
+    pub(super) async fn compare<O: Origin>(
+        &mut self,
+        taken: &Rejected,
+        origin: &mut O,
+    ) -> Result<SealedEpoch, Failure> {
+        self.own_seal(taken).await?;
+        let epoch = self.order.epoch.unwrap_or_default();
+        let root = self.root(origin).await?;
+        if taken.root != Some(root) {
+            return Err(no::rejected(&self.order.name(), taken));
+        }
+        let ledger = self.node.replica.machine().ledger();
+        match ledger.epoch(&self.order.job, epoch) {
+            Some(found) if found.sealed.root == root => {
+                Ok(SealedEpoch { already: true, ..SealedEpoch::clone(&found.sealed) })
+            }
+            _ => Err(no::rejected(&self.order.name(), taken)),
+        }
+    }
+
+    /// The root of the origin; its pieces are wanted by nobody.
+    async fn root<O: Origin>(&mut self, origin: &mut O) -> Result<Digest, Failure> {
+        if !self.opened {
+            self.open_to_compare(origin).await?;
+        }
+        loop {
+            match self.from(origin.next().await)? {
+                Next::Seal(root) => return Ok(root),
+                Next::Piece(_) => {}
+            }
+        }
+    }
+
+    /// Asks the origin for the root alone: everything counts as covered.
+    async fn open_to_compare<O: Origin>(&mut self, origin: &mut O) -> Result<(), Failure> {
+        while self.from(origin.page().await)?.is_some() {}
+        let mut coverage = Coverage::default();
+        coverage.add_files(0..self.order.plan_entries);
+        let epoch = self.order.epoch.unwrap_or_default();
+        let opening = Opening { epoch, coverage, resumed: true, ..Opening::silent(self.order.chunk_bytes) };
+        self.from(origin.open(Opening { silent: false, ..opening }).await)?;
+        self.opened = true;
+        Ok(())
+    }
+}

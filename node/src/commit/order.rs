@@ -1,0 +1,77 @@
+//! What is to be committed, as the client ordered it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use checkpoint::{CommitId, Digest, JobName};
+use client::wire;
+use nativelog::record::proto;
+
+/// What is to be committed.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The job.
+    pub job: JobName,
+    /// The epoch; the next one when absent.
+    pub epoch: Option<u64>,
+    /// The writer's token; absent joins the current writer.
+    pub token: Option<u64>,
+    /// Names this commit.
+    pub commit_id: CommitId,
+    /// Labels, for the manifest.
+    pub labels: Vec<(String, String)>,
+    /// Names of epochs that this one depends on.
+    pub depends_on: Vec<String>,
+    /// Fence all older writers first.
+    pub take_over: bool,
+    /// An epoch that is there already is a success.
+    pub if_not_exists: bool,
+    /// Time without progress after which the commit is given up.
+    pub patience: Duration,
+    /// Chunk size, bytes.
+    pub chunk_bytes: u32,
+    /// Sum of the sizes of the plan's files, bytes.
+    pub declared_bytes: u64,
+    /// Digest of the plan.
+    pub plan_digest: Digest,
+    /// Entries of the plan.
+    pub plan_entries: u32,
+    /// Pages of the plan.
+    pub plan_pages: u32,
+}
+
+impl Order {
+    /// Whether the epoch travels as one record.
+    pub fn is_tiny(&self) -> bool {
+        wire::is_tiny_by(self.declared_bytes, self.plan_entries as usize, self.plan_pages as usize)
+    }
+
+    pub(super) fn begin(&self) -> proto::Begin {
+        proto::Begin {
+            job: self.job.to_string(),
+            epoch: self.epoch,
+            token: self.token,
+            commit_id: Bytes::copy_from_slice(self.commit_id.as_bytes()),
+            declared_bytes: self.declared_bytes,
+            chunk_bytes: self.chunk_bytes,
+            base: None,
+            labels: self
+                .labels
+                .iter()
+                .map(|(key, value)| proto::Label { key: key.clone(), value: value.clone() })
+                .collect(),
+            depends_on: self.depends_on.clone(),
+            plan_digest: Bytes::copy_from_slice(self.plan_digest.as_bytes()),
+            plan_pages: self.plan_pages,
+            plan_entries: self.plan_entries,
+        }
+    }
+
+    /// `commit job@epoch`, for people.
+    pub fn name(&self) -> String {
+        match self.epoch {
+            Some(epoch) => format!("commit {}@{epoch}", self.job),
+            None => format!("commit {}", self.job),
+        }
+    }
+}

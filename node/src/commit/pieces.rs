@@ -1,0 +1,283 @@
+//! An epoch in pieces: Begin, the plan, pieces through the window, Seal; over the death of leaders.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use checkpoint::plan::PlanChecker;
+use checkpoint::{Coverage, Digest};
+use client::{Failure, pb};
+use nativelog::compose;
+use nativelog::ledger::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
+use nativelog::record::{Kind, LogId, LogRecord, proto};
+use pb::commit_reply::Kind as Reply;
+use raft::ProposeError;
+
+use super::origin::{Next, Opening, Origin};
+use super::window::{self, Covers, Settled, Window};
+use super::{Driver, no};
+
+/// Progress is told at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// An open attempt.
+pub(super) struct Attempt {
+    pub id: u64,
+    epoch: u64,
+    chunk_bytes: u32,
+    coverage: Coverage,
+}
+
+/// Why an attempt does not go on.
+pub(super) enum Stopped {
+    Failed(Failure),
+    /// Sealed already, by another commit that joined it or by an earlier call of this one.
+    Sealed(Box<SealedEpoch>),
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Stopped {
+        Stopped::Failed(failure)
+    }
+}
+
+/// What Begin led to.
+pub(super) enum Begun {
+    Open(Attempt),
+    Sealed(SealedEpoch),
+    /// The epoch is sealed by another commit: equal content is a success, other content a conflict.
+    Taken(Rejected),
+}
+
+impl Driver<'_> {
+    pub(super) async fn begin(&mut self) -> Result<Begun, Failure> {
+        let record = LogRecord::new(Kind::Begin(self.order.begin()), Bytes::new());
+        match self.propose(record).await?.1 {
+            Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(Begun::Sealed(sealed)),
+            Verdict::Accepted(Accepted::Begun { attempt, epoch, resumed, token }) => {
+                self.order.epoch = Some(epoch);
+                // Also 0, of a job that never had a writer: the first one fences this commit.
+                self.order.token = Some(token);
+                let mut chunk_bytes = self.order.chunk_bytes;
+                let mut coverage = Coverage::default();
+                if resumed {
+                    self.barrier().await?;
+                    let ledger = self.node.replica.machine().ledger();
+                    let info = ledger.attempt(attempt);
+                    let Some(info) = info else {
+                        return match ledger.sealed_attempt(attempt) {
+                            Some(sealed) => Ok(Begun::Sealed(SealedEpoch {
+                                already: true,
+                                ..SealedEpoch::clone(&sealed)
+                            })),
+                            None => Err(no::ended(&self.order.name())),
+                        };
+                    };
+                    chunk_bytes = info.chunk_bytes;
+                    self.acknowledged = info.covered_bytes;
+                    coverage = ledger.coverage(attempt).unwrap_or_default();
+                }
+                Ok(Begun::Open(Attempt { id: attempt, epoch, chunk_bytes, coverage }))
+            }
+            Verdict::Accepted(other) => Err(self.odd(&format!("begin was answered {other:?}"))),
+            Verdict::Rejected(rejected) if rejected.reason == Reason::Conflict && rejected.root.is_some() => {
+                Ok(Begun::Taken(rejected))
+            }
+            Verdict::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
+        }
+    }
+
+    pub(super) async fn in_pieces<O: Origin>(
+        &mut self,
+        attempt: Attempt,
+        origin: &mut O,
+    ) -> Result<SealedEpoch, Stopped> {
+        let mut window = Window::new(attempt.id);
+        self.ended("begin");
+        let hints = self.plan(&attempt, origin, &mut window).await?;
+        self.ended("plan");
+        let sizes: BTreeMap<u32, u64> = hints.iter().map(|(file, (_, size))| (*file, *size)).collect();
+        let opening = Opening {
+            attempt: attempt.id,
+            epoch: attempt.epoch,
+            token: self.order.token,
+            chunk_bytes: attempt.chunk_bytes,
+            resumed: attempt.coverage.parts > 0,
+            coverage: attempt.coverage,
+            hints: hints.into_iter().map(|(file, (digest, _))| (file, digest)).collect(),
+            silent: false,
+        };
+        self.from(origin.open(opening).await)?;
+        self.opened = true;
+        let root = loop {
+            let next = if window.has_room() {
+                tokio::select! {
+                    settled = window.settle(), if !window.is_empty() => {
+                        self.settled(settled, &mut window).await?;
+                        continue;
+                    }
+                    next = origin.next() => self.from(next)?,
+                }
+            } else {
+                let settled = window.settle().await;
+                self.settled(settled, &mut window).await?;
+                continue;
+            };
+            match next {
+                Next::Seal(root) => break root,
+                Next::Piece(piece) => {
+                    let (covers, bytes) = window::covers(&piece, &sizes);
+                    let mut record = compose::piece(attempt.id, piece);
+                    if O::HASHED_HERE {
+                        record = record.digested_here();
+                    }
+                    self.send(record, covers, bytes, &mut window).await?;
+                }
+            }
+        };
+        self.drain(&mut window).await?;
+        self.ended("content");
+        let sealed = self.seal(attempt.id, root).await?;
+        self.ended("seal");
+        Ok(sealed)
+    }
+
+    /// Brings the plan into the log; answers with what the newest epoch knows of its files.
+    async fn plan<O: Origin>(
+        &mut self,
+        attempt: &Attempt,
+        origin: &mut O,
+        window: &mut Window,
+    ) -> Result<BTreeMap<u32, (Digest, u64)>, Stopped> {
+        let previous = self.node.newest_files(&self.order.job).await;
+        let mut checker = PlanChecker::new(self.node.config.limits);
+        let mut hints = BTreeMap::new();
+        let (mut page, mut file) = (0, 0);
+        while let Some(entries) = self.from(origin.page().await)? {
+            for entry in &entries {
+                checker.push(entry).map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
+                if let Some((size, digest)) = previous.get(entry.path.as_bytes())
+                    && *size == entry.size
+                    && entry.size > 0
+                {
+                    hints.insert(file, (*digest, entry.size));
+                }
+                file += 1;
+            }
+            if page >= attempt.coverage.parts {
+                let entries = entries.iter().map(compose::entry_to_proto).collect();
+                let part = Kind::Part(proto::Part { attempt: attempt.id, page, entries });
+                self.send(LogRecord::new(part, Bytes::new()), Covers::Page(page), 0, window).await?;
+            }
+            page += 1;
+        }
+        checker.finish().map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
+        self.drain(window).await?;
+        Ok(hints)
+    }
+
+    async fn send(
+        &mut self,
+        record: LogRecord,
+        covers: Covers,
+        bytes: u64,
+        window: &mut Window,
+    ) -> Result<(), Stopped> {
+        window.push(record, covers, bytes);
+        while !window.has_room() {
+            let settled = window.settle().await;
+            self.settled(settled, window).await?;
+        }
+        if let Err(error) = window.dispatch(&self.node.replica).await {
+            self.reconnect(error, window).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all records of the window are acknowledged.
+    async fn drain(&mut self, window: &mut Window) -> Result<(), Stopped> {
+        while !window.is_empty() {
+            let patience = self.order.patience.saturating_sub(self.moved.elapsed());
+            match tokio::time::timeout(patience, window.settle()).await {
+                Ok(settled) => self.settled(settled, window).await?,
+                Err(_) => {
+                    self.last_error = "a quorum has not acknowledged it in time".into();
+                    return Err(self.gave_up().into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn settled(&mut self, settled: Settled, window: &mut Window) -> Result<(), Stopped> {
+        match settled {
+            Settled::Acknowledged(bytes) => {
+                self.progress(bytes);
+                Ok(())
+            }
+            Settled::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected).into()),
+            Settled::Lost(error) => self.reconnect(error, window).await,
+        }
+    }
+
+    fn progress(&mut self, bytes: u64) {
+        self.moved = Instant::now();
+        self.acknowledged += bytes;
+        if self.told.elapsed() >= PROGRESS_EVERY {
+            self.told = Instant::now();
+            self.replies.try_send(Reply::Progress(pb::Progress {
+                acknowledged_bytes: self.acknowledged,
+                total_bytes: self.order.declared_bytes,
+            }));
+        }
+    }
+
+    /// The leader is another one, or cut off: resume the attempt there and send what the log lacks.
+    async fn reconnect(&mut self, error: ProposeError, window: &mut Window) -> Result<(), Stopped> {
+        tracing::info!(attempt = window.attempt(), %error, unacknowledged = window.len(), "the commit looks for the leader");
+        let mut error = error;
+        loop {
+            self.retry_or_give_up(&error).await?;
+            window.disconnect();
+            let attempt = match self.begin().await? {
+                Begun::Open(attempt) if attempt.id == window.attempt() => attempt,
+                Begun::Sealed(sealed) => return Err(Stopped::Sealed(Box::new(sealed))),
+                // `failed` looks at what became of ours.
+                Begun::Taken(_) | Begun::Open(_) => return Err(no::ended(&self.order.name()).into()),
+            };
+            // `begin` has read behind a barrier: what is not covered now never will be by what was sent.
+            let landed = window.resume(&attempt.coverage);
+            if landed > 0 {
+                self.moved = Instant::now();
+            }
+            match window.dispatch(&self.node.replica).await {
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    async fn seal(&mut self, attempt: u64, root: Digest) -> Result<SealedEpoch, Failure> {
+        match self.propose_seal(compose::seal(attempt, root)).await?.1 {
+            Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(sealed),
+            Verdict::Accepted(other) => Err(self.odd(&format!("seal was answered {other:?}"))),
+            Verdict::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
+        }
+    }
+
+    /// Gives the attempt up, so that its space comes back; a failure here leaves it to its time to live.
+    /// Answers with root and position when it is sealed.
+    pub(super) async fn abort(&mut self, attempt: u64, why: &str) -> Option<(Digest, LogId)> {
+        let reason: String = why.chars().take(200).collect();
+        let abort = self.node.replica.propose(compose::abort(attempt, reason));
+        match tokio::time::timeout(Duration::from_secs(5), abort).await {
+            Ok(Ok((_, Verdict::Rejected(rejected)))) => return rejected.root.zip(rejected.position),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(attempt, %error, "the attempt stays open until its time to live")
+            }
+            Err(_) => tracing::warn!(attempt, "the attempt stays open until its time to live"),
+        }
+        None
+    }
+}

@@ -1,0 +1,234 @@
+//! The configuration that a node goes by, key by key, and where each value comes from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+use toml::Value;
+
+use super::{Config, LogFormat, Overrides, Reserve};
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// A line of the file.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(file, line) => write!(f, "{}:{line}", file.display()),
+            Origin::Environment(name) => write!(f, "environment {name}"),
+            Origin::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// One value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    /// `section.key`; one without a section cannot stand in a file.
+    pub key: &'static str,
+    /// The value; secrets are masked.
+    pub value: Value,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Keys that flags and environment can say, by the flag's id.
+const FLAGS: [(&str, &str); 9] = [
+    ("node.id", "id"),
+    ("node.cluster", "cluster"),
+    ("node.data_dir", "data_dir"),
+    ("node.advertise", "advertise"),
+    ("node.source_roots", "source_roots"),
+    ("listen.grpc", "listen"),
+    ("listen.http", "http"),
+    ("cluster.initial_members", "peers"),
+    ("insecure", "insecure"),
+];
+
+/// All values of `config`, which was made of this file and these flags. Keys of features that this version
+/// does not have are left out.
+pub fn shown(config: &Config, file: Option<&Path>, text: &str, matches: &ArgMatches) -> Vec<Shown> {
+    let lines = lines(text);
+    let flags = Overrides::augment_args(clap::Command::new("flags"));
+    values(config)
+        .into_iter()
+        .map(|(key, value)| {
+            let from_line = || {
+                let line = lines.get(key)?;
+                Some(Origin::File(file?.to_owned(), *line))
+            };
+            let origin = from_flag(key, &flags, matches).or_else(from_line).unwrap_or(Origin::Default);
+            Shown { key, value: masked(key, value), origin }
+        })
+        .collect()
+}
+
+fn from_flag(key: &str, flags: &clap::Command, matches: &ArgMatches) -> Option<Origin> {
+    let (_, id) = FLAGS.iter().find(|(known, _)| *known == key)?;
+    let flag = flags.get_arguments().find(|flag| flag.get_id() == id)?;
+    match matches.value_source(id)? {
+        ValueSource::CommandLine => Some(Origin::Flag(flag.get_long()?.to_owned())),
+        ValueSource::EnvVariable => Some(Origin::Environment(flag.get_env()?.to_string_lossy().into_owned())),
+        _ => None,
+    }
+}
+
+/// The line of each key in the file.
+fn lines(text: &str) -> BTreeMap<String, usize> {
+    let mut lines = BTreeMap::new();
+    // What does not parse is refused elsewhere.
+    let Ok(table) = toml::de::DeTable::parse(text) else { return lines };
+    for (section, keys) in table.get_ref() {
+        for (key, _) in keys.get_ref().as_table().into_iter().flatten() {
+            let line = text[..key.span().start].matches('\n').count() + 1;
+            lines.insert(format!("{}.{}", section.get_ref(), key.get_ref()), line);
+        }
+    }
+    lines
+}
+
+fn values(config: &Config) -> Vec<(&'static str, Value)> {
+    let text = |text: &str| Value::String(text.to_owned());
+    let number = |number: u64| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+    let list = |items: Vec<String>| Value::Array(items.into_iter().map(Value::String).collect());
+    let members = config.members.iter().map(|(id, address)| format!("{id}={address}")).collect();
+    let roots = config.source_roots.iter().map(|root| root.display().to_string()).collect();
+    let reserve = match config.reserve {
+        Reserve::Percent(percent) => format!("{percent}%"),
+        Reserve::Bytes(bytes) => size(bytes),
+    };
+    let format = match config.log_format {
+        LogFormat::Auto => "auto",
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let (low, high) = config.election_timeout;
+    let mut values = vec![
+        ("node.id", number(config.id)),
+        ("node.cluster", text(&config.cluster)),
+        ("node.data_dir", text(&config.data_dir.display().to_string())),
+        ("node.advertise", text(&config.advertise)),
+        ("node.source_roots", list(roots)),
+        ("listen.grpc", text(&config.grpc.to_string())),
+        ("listen.http", text(&config.http.to_string())),
+        ("cluster.initial_members", list(members)),
+        ("raft.heartbeat", text(&duration(config.heartbeat))),
+        ("raft.election_timeout", list(vec![duration(low), duration(high)])),
+        ("storage.chunk_size", text(&size(u64::from(config.chunk_bytes)))),
+        ("storage.reserve_free", text(&reserve)),
+        ("limits.max_epoch_size", text(&size(config.limits.bytes_max))),
+        ("limits.max_files", number(config.limits.files_max)),
+        ("limits.attempt_ttl", text(&duration(config.attempt_ttl))),
+        ("log.format", text(format)),
+    ];
+    if config.insecure {
+        values.push(("insecure", Value::Boolean(true)));
+    }
+    values
+}
+
+/// A size that reads back as the same number of bytes.
+fn size(bytes: u64) -> String {
+    let units = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1u64 << 10)];
+    match units.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit)) {
+        Some((name, unit)) => format!("{} {name}", bytes / unit),
+        None => bytes.to_string(),
+    }
+}
+
+/// A duration that reads back as the same.
+fn duration(duration: Duration) -> String {
+    jiff::SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |known| format!("{known:#}"))
+}
+
+/// Whatever names itself a secret is one, wherever it is shown; a path to a file with one is none.
+fn masked(key: &str, value: Value) -> Value {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let secret = ["secret", "password", "token"].iter().any(|word| name.contains(word));
+    match secret && !name.ends_with("_file") && value.as_str().is_none_or(|text| !text.is_empty()) {
+        true => Value::String("********".into()),
+        false => value,
+    }
+}
+
+/// As TOML, with the origins as comments when they are wanted.
+pub fn to_toml(shown: &[Shown], origins: bool) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for Shown { key, value, origin } in shown {
+        let comment = if origins { format!("  # {origin}") } else { String::new() };
+        let Some((of, name)) = key.split_once('.') else {
+            // No key of the file: it can only be said with a flag.
+            text.push_str(&format!("# --{key}{comment}\n"));
+            continue;
+        };
+        if of != section {
+            section = of;
+            text.push_str(&format!("[{section}]\n"));
+        }
+        text.push_str(&format!("{name} = {value}{comment}\n"));
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches;
+
+    const FILE: &str = "[node]\nid = 7\n\n# where\ndata_dir = \"/d\"\n[raft]\nheartbeat = \"100ms\"\n\
+                        election_timeout = [\"1s\", \"2s\"]\n[storage]\nreserve_free = \"3 GiB\"\n";
+
+    fn shown_with(args: &[&str]) -> (Config, Vec<Shown>) {
+        let command = Overrides::augment_args(clap::Command::new("x").no_binary_name(true));
+        let matches = command.try_get_matches_from(args).unwrap();
+        let over = Overrides::from_arg_matches(&matches).unwrap();
+        let config = Config::parse(FILE, &over).unwrap();
+        let shown = shown(&config, Some(Path::new("n.toml")), FILE, &matches);
+        (config, shown)
+    }
+
+    #[test]
+    fn each_value_names_its_origin() {
+        let (_, shown) = shown_with(&["--id", "8", "--peers", "8=127.0.0.1:7411"]);
+        let origin = |key| shown.iter().find(|shown| shown.key == key).unwrap().origin.to_string();
+        assert_eq!(origin("node.id"), "flag --id");
+        assert_eq!(origin("node.data_dir"), "n.toml:5");
+        assert_eq!(origin("raft.election_timeout"), "n.toml:8");
+        assert_eq!(origin("log.format"), "default");
+        assert_eq!(origin("cluster.initial_members"), "flag --peers");
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_as_the_same_configuration() {
+        let (config, shown) = shown_with(&[]);
+        for origins in [false, true] {
+            let text = to_toml(&shown, origins);
+            let again = Config::parse(&text, &Overrides::default()).unwrap();
+            assert_eq!(format!("{again:?}"), format!("{config:?}"), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_masked() {
+        let text = |text: &str| Value::String(text.into());
+        assert_eq!(masked("disk.main.secret_access_key", text("abc")), text("********"));
+        assert_eq!(masked("auth.token_file", text("/etc/t")), text("/etc/t"));
+        assert_eq!(masked("node.id", text("1")), text("1"));
+    }
+}

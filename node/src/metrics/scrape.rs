@@ -1,0 +1,289 @@
+//! `/metrics`: what is counted, and what is looked up now. Jobs are read one at a time, so that the ledger is
+//! never held for long.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use checkpoint::JobName;
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, TextEncoder};
+
+use super::{JOBS_MAX, keep, opts};
+use crate::api::age_ms;
+use crate::node::Node;
+use crate::vitals::Vitals;
+
+/// What Prometheus is told that the text is.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Jobs beyond [`JOBS_MAX`] are told together under this name; no job can have it.
+const OTHERS: &str = ".others";
+
+/// All metrics of the node as text. Reads memory, and asks the file system for its space.
+pub fn text(node: &Node) -> Result<String, String> {
+    let now = Now(Registry::new());
+    now.build();
+    now.raft(node);
+    let vitals = node.vitals();
+    now.upkeep(&vitals);
+    now.disk(node);
+    now.jobs(node, &vitals);
+    let mut families = node.metrics.registry.gather();
+    families.extend(now.0.gather());
+    TextEncoder::new().encode_to_string(&families).map_err(|error| error.to_string())
+}
+
+/// The metrics of one scrape.
+struct Now(Registry);
+
+impl Now {
+    fn gauge(&self, name: &str, help: &str, value: f64) {
+        let gauge = Gauge::with_opts(opts(name, help)).expect("names are constants and valid");
+        keep(&self.0, gauge).set(value);
+    }
+
+    fn counter(&self, name: &str, help: &str, value: u64) {
+        let counter = IntCounter::with_opts(opts(name, help)).expect("names are constants and valid");
+        keep(&self.0, counter).inc_by(value);
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        keep(&self.0, GaugeVec::new(opts(name, help), labels).expect("names are constants and valid"))
+    }
+
+    fn build(&self) {
+        let info = self.gauges("build_info", "What runs here", &["version"]);
+        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+    }
+
+    fn raft(&self, node: &Node) {
+        let standing = node.replica.standing();
+        let applied = node.replica.machine().marks().applied.saturating_sub(1);
+        self.gauge("raft_is_leader", "1 while this node leads", flag(standing.role == "leader"));
+        self.gauge(
+            "raft_has_leader",
+            "1 while this node knows a leader",
+            flag(node.replica.leader().is_some()),
+        );
+        self.gauge("raft_term", "The term this node is in", standing.term as f64);
+        self.gauge("raft_applied_index", "Last log index in this node's ledger", applied as f64);
+        let lags = self.gauges(
+            "raft_peer_lag_entries",
+            "Entries that a peer lacks; told by the leader alone",
+            &["peer"],
+        );
+        for (peer, entries) in standing.lags {
+            lags.with_label_values(&[&peer.to_string()]).set(entries as f64);
+        }
+    }
+
+    fn upkeep(&self, vitals: &Vitals) {
+        let marks = self.gauges(
+            "log_mark_entries",
+            "Entries that are flushed to this node's log, applied to its ledger, performed on its disk, and in a \
+             durable ledger snapshot",
+            &["mark"],
+        );
+        let of = &vitals.marks;
+        for (mark, entries) in [
+            ("snapshot", of.snapshot),
+            ("performed", of.performed),
+            ("applied", of.applied),
+            ("flushed", of.flushed),
+        ] {
+            marks.with_label_values(&[mark]).set(entries as f64);
+        }
+        self.gauge("snapshot_index", "Log index of the newest durable ledger snapshot", last(of.snapshot));
+        self.gauge("purged_index", "Log index up to which this node's log is purged", last(vitals.purged));
+        self.gauge("wal_bytes", "Bytes of this node's log files", vitals.wal_bytes as f64);
+        self.gauge("log_stalled", "1 while the log waits for space", flag(vitals.stalled.is_some()));
+        self.gauge(
+            "space_short",
+            "1 while this node is short of space and takes no content",
+            flag(vitals.short.is_some()),
+        );
+        let unpublished = vitals.unpublished.len() as f64;
+        self.gauge("epochs_unpublished", "Sealed epochs that are no directory on this node", unpublished);
+        let garbage = &vitals.garbage;
+        self.gauge(
+            "garbage_bytes",
+            "Bytes that no epoch refers to and that wait to be given back",
+            garbage.bytes as f64,
+        );
+        self.gauge(
+            "garbage_attempts",
+            "Folders of ended attempts that wait to be given back",
+            garbage.attempts as f64,
+        );
+        let transfer = &vitals.transfer;
+        self.gauge(
+            "catch_up_lacking_bytes",
+            "Content that a catch-up or repair under way still has to fetch from peers",
+            transfer.lacking_bytes as f64,
+        );
+        self.counter(
+            "catch_up_bytes_total",
+            "Bytes of content that this node has fetched from peers to catch up or to repair",
+            transfer.fetched_bytes_total,
+        );
+        self.counter(
+            "snapshots_installed_total",
+            "Ledger snapshots of the leader that this node has installed",
+            transfer.installed_total,
+        );
+    }
+
+    /// A disk that does not tell has no samples: 0 would be a lie.
+    fn disk(&self, node: &Node) {
+        let Ok(space) = node.space() else { return };
+        self.gauge("disk_free_bytes", "Free bytes of the file system of the data folder", space.free as f64);
+        self.gauge("disk_total_bytes", "Size of that file system", space.total as f64);
+        self.gauge("disk_reserve_bytes", "Bytes that stay free", space.reserve as f64);
+        self.gauge(
+            "disk_ballast_bytes",
+            "Bytes held to be given up when space is short",
+            node.store.ballast() as f64,
+        );
+    }
+
+    fn jobs(&self, node: &Node, vitals: &Vitals) {
+        let jobs: Vec<JobName> = node.replica.machine().ledger().jobs().cloned().collect();
+        self.gauge("jobs", "Jobs that the ledger knows", jobs.len() as f64);
+        let help = format!("Jobs told together as {OTHERS}: at most {JOBS_MAX} have series of their own");
+        self.gauge("jobs_without_series", &help, jobs.len().saturating_sub(JOBS_MAX) as f64);
+        let epochs = self.gauges(
+            "epochs",
+            "Epochs by state: sealed, unpublished (of these, no directory on this node), open (being written)",
+            &["job", "state"],
+        );
+        let latest = self.gauges(
+            "epoch_latest_timestamp_seconds",
+            "When the job's newest epoch was made; of .others the oldest of them",
+            &["job"],
+        );
+        let size = self.gauges(
+            "checkpoint_storage_size",
+            "Bytes of the job's epochs; content that several epochs share counts in each",
+            &["job"],
+        );
+        let bytes = self.gauges("last_checkpoint_bytes", "Bytes of the job's newest epoch", &["job"]);
+        let mut unpublished = BTreeMap::new();
+        for epoch in &vitals.unpublished {
+            *unpublished.entry(epoch.job.clone()).or_default() += 1;
+        }
+        let mut others = Job::default();
+        for (at, name) in jobs.iter().enumerate() {
+            let job = Job::look_up(node, name, &unpublished);
+            if at >= JOBS_MAX {
+                others.add(&job);
+                continue;
+            }
+            job.tell(name.as_str(), &epochs, &latest, &size);
+            if let Some(newest) = job.newest_bytes {
+                bytes.with_label_values(&[name.as_str()]).set(newest as f64);
+            }
+        }
+        if jobs.len() > JOBS_MAX {
+            others.tell(OTHERS, &epochs, &latest, &size);
+        }
+        self.counted(node);
+    }
+
+    /// What this node itself did for its jobs.
+    fn counted(&self, node: &Node) {
+        let elapsed = self.gauges(
+            "last_checkpoint_elapsed_ms",
+            "Time of the job's last commit until a quorum had it; told by the node that took it",
+            &["job"],
+        );
+        let restores = opts(
+            "recover_times",
+            "Times that somebody took an epoch of the job from this node to restore it",
+        );
+        let restores = IntCounterVec::new(restores, &["job"]).expect("names are constants and valid");
+        let restores = keep(&self.0, restores);
+        for (job, counts) in node.metrics.jobs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(ms) = counts.commit_ms {
+                elapsed.with_label_values(&[job.as_str()]).set(ms as f64);
+            }
+            restores.with_label_values(&[job.as_str()]).inc_by(counts.restores);
+        }
+    }
+}
+
+/// What the ledger says about one job, or about several.
+#[derive(Debug, Default)]
+struct Job {
+    sealed: usize,
+    open: usize,
+    unpublished: usize,
+    bytes: u64,
+    newest_bytes: Option<u64>,
+    made: Option<Duration>,
+}
+
+impl Job {
+    fn look_up(node: &Node, name: &JobName, unpublished: &BTreeMap<JobName, usize>) -> Job {
+        let ledger = node.replica.machine().ledger();
+        let info = ledger.job(name);
+        let newest = ledger.newest(name);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let made =
+            newest.as_ref().map(|info| now.saturating_sub(Duration::from_millis(age_ms(&ledger, info))));
+        Job {
+            sealed: info.as_ref().map_or(0, |info| info.epochs),
+            open: info.as_ref().map_or(0, |info| info.open.len()),
+            unpublished: unpublished.get(name).copied().unwrap_or(0),
+            bytes: ledger.sealed(name).map(|sealed| sealed.bytes).sum(),
+            newest_bytes: newest.map(|info| info.sealed.bytes),
+            made,
+        }
+    }
+
+    fn add(&mut self, other: &Job) {
+        self.sealed += other.sealed;
+        self.open += other.open;
+        self.unpublished += other.unpublished;
+        self.bytes += other.bytes;
+        self.made = match (self.made, other.made) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+    }
+
+    fn tell(&self, job: &str, epochs: &GaugeVec, latest: &GaugeVec, size: &GaugeVec) {
+        for (state, count) in
+            [("sealed", self.sealed), ("unpublished", self.unpublished), ("open", self.open)]
+        {
+            epochs.with_label_values(&[job, state]).set(count as f64);
+        }
+        if let Some(made) = self.made {
+            latest.with_label_values(&[job]).set(made.as_secs_f64());
+        }
+        size.with_label_values(&[job]).set(self.bytes as f64);
+    }
+}
+
+fn flag(set: bool) -> f64 {
+    f64::from(u8::from(set))
+}
+
+/// The last index of so many entries; -1 when there are none.
+fn last(entries: u64) -> f64 {
+    entries as f64 - 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_tell_the_oldest_of_the_newest() {
+        let made = |seconds| Some(Duration::from_secs(seconds));
+        let mut others = Job::default();
+        others.add(&Job { sealed: 2, bytes: 5, made: made(50), ..Job::default() });
+        others.add(&Job { sealed: 1, bytes: 7, made: made(40), ..Job::default() });
+        others.add(&Job { open: 1, ..Job::default() });
+        assert_eq!((others.sealed, others.open, others.bytes, others.made), (3, 1, 12, made(40)));
+    }
+}

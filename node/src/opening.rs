@@ -1,0 +1,92 @@
+//! Opens what is on a node's disk, in the order of trust: whose folder it is, then the log, then the ledger.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use checkpoint::store::layout::Layout;
+use checkpoint::{Disk, RealDisk, Store};
+use nativelog::machine::Machine;
+use nativelog::store::{LogStore, Options};
+
+use crate::capture;
+use crate::config::Config;
+use crate::identity::{self, Claim, IdentityError};
+use crate::metrics::{MeteredDisk, Metrics};
+use crate::pressure::{self, Steps};
+use crate::refusal::ServeError;
+use crate::space::Space;
+
+/// Everything that is open.
+pub struct Opened {
+    /// The folder is ours as long as this lives.
+    pub claim: Claim,
+    /// The shelves.
+    pub store: Arc<Store>,
+    /// The log.
+    pub log: LogStore,
+    /// The ledger and its performer.
+    pub machine: Arc<Machine>,
+}
+
+/// Opens what is on disk, and counts into `metrics` what is done to it. Blocks.
+pub fn open(config: &Config, metrics: &Metrics) -> Result<Opened, ServeError> {
+    let disk: Arc<dyn Disk> = Arc::new(MeteredDisk::over(Arc::new(RealDisk), metrics));
+    let layout = Layout::new(&config.data_dir);
+    let mut claim = identity::claim(&config.data_dir, config.id)?;
+    if claim.is_new
+        && let Some(owner) = LogStore::owner_of(&disk, &layout)?
+    {
+        claim.adopt(owner)?;
+    }
+    let store = Store::open(disk.clone(), &config.data_dir);
+    let store = Arc::new(store.map_err(|error| ServeError::Store(error.to_string()))?);
+    if let Err(error) = capture::sweep(&layout.capture_dir()) {
+        tracing::warn!(%error, "old captures stay behind");
+    }
+    let (log, recovered) = LogStore::open(disk, &layout, claim.identity, Options::default())?;
+    tracing::info!(?recovered, "the log is open");
+    if claim.is_new {
+        if log.log_state().1.is_some() || log.vote().is_some() {
+            return Err(IdentityError::NoIdentity { dir: config.data_dir.clone() }.into());
+        }
+        claim.write(None)?;
+    }
+    let machine = Machine::start(store.clone(), log.clone(), &layout.catalog_dir())?;
+    make_ballast(&store, config);
+    Ok(Opened { claim, store, log, machine })
+}
+
+/// Before anybody counts what the node takes on its disk.
+fn make_ballast(store: &Store, config: &Config) {
+    let Ok(space) = Space::of(&config.data_dir, config.reserve) else { return };
+    let Some(bytes) = pressure::steps(&space, Steps::default(), false).ballast else { return };
+    if bytes > store.ballast()
+        && let Err(error) = store.set_ballast(bytes)
+    {
+        tracing::warn!(%error, bytes, "there is no ballast yet; it is tried again");
+    }
+}
+
+/// Whether the data folder could be used, without touching it.
+pub fn check_disk(config: &Config) -> Result<String, String> {
+    let mut existing: PathBuf = config.data_dir.clone();
+    while !existing.exists() {
+        if !existing.pop() {
+            return Err(format!("{} cannot be made", config.data_dir.display()));
+        }
+    }
+    if existing.as_os_str().is_empty() {
+        existing = ".".into();
+    }
+    let probe = tempfile::Builder::new().prefix(".epochlog-check").tempfile_in(&existing);
+    probe.map_err(|error| format!("{} cannot be written: {error}", existing.display()))?;
+    let space =
+        Space::of(&existing, config.reserve).map_err(|error| format!("{}: {error}", existing.display()))?;
+    let line = format!(
+        "{} has {} free, {} stay reserved",
+        existing.display(),
+        crate::units::size(space.free),
+        crate::units::size(space.reserve)
+    );
+    if space.has_room_for(0) { Ok(line) } else { Err(line) }
+}

@@ -1,0 +1,184 @@
+//! Why a node did not start or had to stop, and what to do about it: one row of words for each row of damage.
+//! It never proposes to delete anything that a start may need.
+
+use std::net::SocketAddr;
+
+use client::{Code, Failure};
+use nativelog::machine::StartError;
+use nativelog::store::OpenError;
+
+use crate::identity::IdentityError;
+
+/// Why a node did not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data folder is not usable by this node.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log cannot be trusted or read.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The ledger cannot be made from what is on the disk.
+    #[error(transparent)]
+    Ledger(#[from] StartError),
+    /// The shelves cannot be opened.
+    #[error("{0}")]
+    Store(String),
+    /// An address cannot be listened on.
+    #[error("{name} cannot listen on {address}: {error}")]
+    Listen {
+        /// gRPC or HTTP.
+        name: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The consensus did not start.
+    #[error("the replica: {0}")]
+    Replica(String),
+    /// A server ended by itself.
+    #[error("{0}")]
+    Server(String),
+}
+
+const REPAIR: &str = "run `epochlog repair` with the flags of `serve` while the other nodes run: it keeps what is good, fetches the \
+     rest from them and deletes nothing; until then this node does not vote";
+const REPLACE: &str = "what this node has promised to the others is lost, so it must not come back under its id: keep the folder, and \
+     start a node with a new id and an empty folder in its place; the other nodes hold everything that was committed";
+const IDENTITY: &str = "nothing was changed: restore the file `identity` of this node from a backup; without it, keep the folder and \
+     start a node with a new id and an empty folder in its place; the other nodes hold everything that was committed";
+const DISK: &str =
+    "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
+
+const NEWER: &str = "nothing was changed: start the version of epochlog that ran here last, or a newer one";
+const FOLDER: &str = "nothing was changed: correct node.id or node.data_dir";
+
+impl ServeError {
+    /// As people see it.
+    pub fn failure(&self, what: &str) -> Failure {
+        let (code, sentence, advice) = self.words();
+        let sentence = match self {
+            ServeError::Server(_) => "the node stopped".to_owned(),
+            _ if sentence.is_empty() => "the node did not start".to_owned(),
+            _ => format!("the node did not start: {sentence}"),
+        };
+        Failure::new(code, sentence).what(what).why(self.why()).fix(advice)
+    }
+
+    /// Code, the end of the first line, and what to do.
+    fn words(&self) -> (Code, &'static str, &'static str) {
+        match self {
+            ServeError::Identity(error) => match error {
+                IdentityError::OtherNode { .. } => (Code::Usage, "the folder is another node's", FOLDER),
+                IdentityError::LogLost { .. } => (Code::Usage, "its log is lost", REPLACE),
+                IdentityError::NoIdentity { .. } => (Code::Usage, "its identity is lost", IDENTITY),
+                IdentityError::Unreadable { .. } => (Code::Usage, "its identity cannot be read", IDENTITY),
+                IdentityError::InUse { .. } => (
+                    Code::Usage,
+                    "its folder is in use",
+                    "nothing was changed: stop the other process, or give this node a folder of its own",
+                ),
+                IdentityError::Io { .. } => (Code::Internal, "", DISK),
+            },
+            ServeError::Log(error) => match error {
+                OpenError::Owner { .. } => (Code::Usage, "the log is another node's", FOLDER),
+                OpenError::Damaged { .. } => (Code::Corrupt, "its log is damaged", REPAIR),
+                OpenError::VoteLost { .. } => (Code::Corrupt, "its vote is lost", REPLACE),
+                OpenError::Io { .. } => (Code::Internal, "its log cannot be read", DISK),
+            },
+            ServeError::Ledger(error) => match error {
+                StartError::NotCovered { .. } => (Code::Corrupt, "its snapshots are lost", REPAIR),
+                StartError::Version { .. } => (Code::Usage, "its snapshots are of a later version", NEWER),
+                StartError::Io { .. } => (Code::Internal, "its ledger cannot be read", DISK),
+            },
+            ServeError::Store(_) => (Code::Internal, "its shelves cannot be opened", DISK),
+            ServeError::Listen { .. } => {
+                (Code::Usage, "", "free the port, or choose another with --listen and --http")
+            }
+            ServeError::Replica(_) | ServeError::Server(_) => (
+                Code::Internal,
+                "",
+                "see the log lines of this node; the other nodes go on without it, and it may be started again",
+            ),
+        }
+    }
+
+    /// What was found, without advice.
+    fn why(&self) -> String {
+        match self {
+            ServeError::Log(OpenError::Damaged { dir, position, why }) => {
+                format!("{}, offset {position}: {why}", dir.display())
+            }
+            ServeError::Log(OpenError::VoteLost { dir, why }) => {
+                format!("{} does not say for certain how this node has voted: {why}", dir.display())
+            }
+            ServeError::Log(OpenError::Owner { dir, found, expected }) => {
+                format!(
+                    "{} belongs to node {found}, not to node {expected} with this identity",
+                    dir.display()
+                )
+            }
+            ServeError::Ledger(StartError::NotCovered { dir, purged, found }) => format!(
+                "the log in {} begins after {purged}, and no snapshot here reaches that far ({found})",
+                dir.display()
+            ),
+            ServeError::Ledger(StartError::Version { path }) => format!("{path} was made by a later version"),
+            other => other.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn every_refusal_says_what_why_and_what_to_do() {
+        let dir = || PathBuf::from("/d");
+        let io = || std::io::Error::other("broken");
+        let purged = nativelog::record::LogId { term: 1, node: 1, index: 9 };
+        let all: Vec<(ServeError, Code, &str)> = vec![
+            (IdentityError::OtherNode { dir: dir(), found: 1, wanted: 2 }.into(), Code::Usage, "node.id"),
+            (
+                IdentityError::LogLost { dir: dir(), why: "its log is missing".into() }.into(),
+                Code::Usage,
+                "new id",
+            ),
+            (IdentityError::NoIdentity { dir: dir() }.into(), Code::Usage, "`identity`"),
+            (IdentityError::Unreadable { file: dir(), why: "x".into() }.into(), Code::Usage, "backup"),
+            (IdentityError::InUse { dir: dir() }.into(), Code::Usage, "other process"),
+            (IdentityError::Io { path: dir(), error: io() }.into(), Code::Internal, "disk"),
+            (OpenError::Owner { dir: dir(), found: 1, expected: 2 }.into(), Code::Usage, "node.data_dir"),
+            (
+                OpenError::Damaged { dir: dir(), position: 7, why: "flipped".into() }.into(),
+                Code::Corrupt,
+                "epochlog repair",
+            ),
+            (OpenError::VoteLost { dir: dir(), why: "both slots".into() }.into(), Code::Corrupt, "new id"),
+            (OpenError::Io { what: "read".into(), source: io() }.into(), Code::Internal, "disk"),
+            (
+                StartError::NotCovered { dir: dir(), purged, found: "none".into() }.into(),
+                Code::Corrupt,
+                "epochlog repair",
+            ),
+            (StartError::Version { path: "/d/x.snap".into() }.into(), Code::Usage, "newer"),
+            (StartError::Io { what: "read".into(), source: io() }.into(), Code::Internal, "disk"),
+            (ServeError::Store("x".into()), Code::Internal, "disk"),
+            (
+                ServeError::Listen { name: "gRPC", address: ([127, 0, 0, 1], 1).into(), error: io() },
+                Code::Usage,
+                "--listen",
+            ),
+            (ServeError::Replica("x".into()), Code::Internal, "log lines"),
+        ];
+        for (error, code, advice) in all {
+            let failure = error.failure("serve");
+            assert_eq!(failure.code, code, "{failure:?}");
+            assert!(failure.sentence.starts_with("the node did not start"), "{failure:?}");
+            assert!(failure.fix.contains(advice) && !failure.why.is_empty(), "{failure:?}");
+            assert!(!failure.fix.contains("delete the"), "{failure:?}");
+        }
+    }
+}

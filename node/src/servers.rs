@@ -1,0 +1,86 @@
+//! The two ports: gRPC for clients, peers and tools (health, reflection of every service), and HTTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use client::pb::epochlog_server::EpochlogServer;
+use raft::PeerService;
+use raft::proto::peer_server::PeerServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::api::Api;
+use crate::http;
+use crate::node::Node;
+use crate::refusal::ServeError;
+
+/// Opens a port.
+pub async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|error| ServeError::Listen { name, address, error })
+}
+
+/// Serves gRPC until `stopping`.
+pub async fn grpc(
+    node: Arc<Node>,
+    listener: TcpListener,
+    health: HealthReporter,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let api = EpochlogServer::new(Api::new(node.clone()))
+        .max_decoding_message_size(client::REQUEST_BYTES_MAX)
+        .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
+    raft::network::server()
+        .add_service(node.replica.service())
+        .add_service(api)
+        .add_service(tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(health),
+        ))
+        .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
+        .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)
+        // Without this, Nagle's algorithm and delayed acknowledgements cost every small answer 40 ms.
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+            // An error means that the node is gone altogether.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        })
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// Every service of the port; reflection adds its own. Old tools ask v1alpha.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(client::pb::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(raft::proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// What the health service says: of the node as a whole, and of each service.
+pub async fn say_serving(health: &HealthReporter) {
+    health.set_service_status("", ServingStatus::Serving).await;
+    health.set_serving::<EpochlogServer<Api>>().await;
+    health.set_serving::<PeerServer<PeerService>>().await;
+}
+
+/// The node stops, or must: nothing new shall come here.
+pub async fn say_not_serving(health: &HealthReporter) {
+    health.set_service_status("", ServingStatus::NotServing).await;
+    health.set_not_serving::<EpochlogServer<Api>>().await;
+    health.set_not_serving::<PeerServer<PeerService>>().await;
+}
+
+/// Serves HTTP until `stopping`.
+pub async fn http(
+    node: Arc<Node>,
+    listener: TcpListener,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), String> {
+    axum::serve(listener, http::routes(node))
+        .with_graceful_shutdown(async move {
+            let _ = stopping.wait_for(|stop| *stop).await;
+        })
+        .await
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,257 @@
+//! Snapshots, purge, and giving space back: every replica does it for itself.
+//!
+//! ```text
+//!  capture (where entries are applied) ─▶ Machine::keep: durable ─▶ openraft hears of it
+//!    ─▶ purge up to Machine::purge_limit ─▶ the purge is fsynced ─▶ Machine::reclaim unlinks
+//! ```
+//!
+//! A snapshot is due when the WAL has grown or many entries were applied. The log is purged only for a reason:
+//! it is long, something waits to be given back, or space is short; a follower that is away for a moment
+//! finds its entries. Snapshots that turn out to be dear are taken less often: they get 5 % of the time.
+//!
+//! **Never.** Nothing here decides what goes: records did. A snapshot that cannot be written is tried again and
+//! stops nothing.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use checkpoint::store::Reclaimed;
+use nativelog::machine::Garbage;
+use nativelog::snapshot::{SnapshotError, SnapshotMeta};
+use tokio::sync::Notify;
+
+use crate::replica::{Inner, Replica};
+use crate::types::raft_id;
+
+/// Time given to a snapshot is at most one part in so many.
+const SHARE: u32 = 20;
+/// How long openraft may take to hear of a snapshot, and a purge to be fsynced. A leader that is sending
+/// entries keeps them until they have left; it is tried again then.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest pause after a round, however dear it was and however little it could give back.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// One round at a time, and a way to begin one early.
+#[derive(Default)]
+pub struct Keeper {
+    wake: Notify,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Keeper {
+    /// Space is short: look now.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+/// Why a round did not come to its end. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The snapshot could not be written.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Something could not be removed.
+    #[error("cannot give space back: {0}")]
+    Reclaim(#[from] std::io::Error),
+    /// The node stops, or openraft is busy.
+    #[error("{0}")]
+    NotNow(String),
+}
+
+impl Replica {
+    /// Takes snapshots, purges the log as far as it may be, and gives back what waits, at once.
+    ///
+    /// # Errors
+    /// [`KeepError`]; what was done stays done.
+    pub async fn reclaim_now(&self) -> Result<Reclaimed, KeepError> {
+        let _turn = self.inner.keeper.turn.lock().await;
+        let mut all = Reclaimed::default();
+        // The log goes up to the older of two snapshots: after the second round that is now.
+        for _ in 0..2 {
+            snapshot(&self.inner).await?;
+            add(&mut all, give_back(&self.inner).await?);
+        }
+        Ok(all)
+    }
+}
+
+fn add(all: &mut Reclaimed, more: Reclaimed) {
+    all.files += more.files;
+    all.bytes += more.bytes;
+}
+
+pub(crate) async fn run(inner: Weak<Inner>) {
+    let mut looks = Looks::default();
+    loop {
+        let Some(now) = inner.upgrade() else { return };
+        if now.is_closing() {
+            return;
+        }
+        if let Some(round) = looks.look(&now) {
+            let mut dear = Duration::ZERO;
+            let turn = now.keeper.turn.lock().await;
+            let done = work(&now, &round, &mut dear).await;
+            drop(turn);
+            if let Err(error) = &done {
+                tracing::warn!(node = now.config.node, %error, "a round of keeping did not come to its end; it is tried again");
+            }
+            looks.after(&now, &round, dear, done.unwrap_or(false));
+        }
+        let pause = now.config.keeping.look_every;
+        // The replica is not held while nothing is done.
+        let keeper = now.keeper.clone();
+        drop(now);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = keeper.wake.notified() => {}
+        }
+    }
+}
+
+/// What a round is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Round {
+    /// A snapshot is due by itself.
+    due: bool,
+    purge: bool,
+    give_back: bool,
+    hurry: bool,
+}
+
+/// What was seen before.
+#[derive(Default)]
+struct Looks {
+    /// Bytes of the WAL after the last round.
+    wal_bytes: u64,
+    /// Since when contents wait.
+    contents_since: Option<Instant>,
+    /// Since when folders of ended attempts wait.
+    attempts_since: Option<Instant>,
+    not_before: Option<Instant>,
+    fruitless: u32,
+}
+
+fn since(waiting: bool, since: &mut Option<Instant>) -> Duration {
+    match (waiting, *since) {
+        (false, _) => *since = None,
+        (true, None) => *since = Some(Instant::now()),
+        (true, Some(_)) => {}
+    }
+    since.map_or(Duration::ZERO, |since| since.elapsed())
+}
+
+impl Looks {
+    /// What there is to do now.
+    fn look(&mut self, inner: &Inner) -> Option<Round> {
+        let keeping = &inner.config.keeping;
+        let garbage = inner.machine.garbage();
+        let contents_age = since(garbage.contents > 0, &mut self.contents_since);
+        let attempts_age = since(garbage.attempts > 0, &mut self.attempts_since);
+        let short = is_short(inner);
+        if self.not_before.is_some_and(|at| Instant::now() < at) && !(short && self.fruitless == 0) {
+            return None;
+        }
+        let wal_bytes = inner.log.wal_bytes();
+        let grown = wal_bytes.saturating_sub(self.wal_bytes);
+        let marks = inner.machine.marks();
+        let entries = marks.applied.saturating_sub(marks.snapshot);
+        let due = grown >= keeping.snapshot_log_bytes || entries >= keeping.snapshot_entries;
+        let give_back = garbage.bytes >= keeping.garbage_bytes
+            || garbage.contents > 0 && contents_age >= keeping.garbage_age
+            || garbage.attempts > 0 && attempts_age >= keeping.attempts_age
+            || short && garbage != Garbage::default();
+        let purge = give_back || due && wal_bytes >= keeping.purge_log_bytes || short && due;
+        (due || purge).then_some(Round { due, purge, give_back, hurry: short })
+    }
+
+    /// `dear`: what the snapshots of this round took.
+    fn after(&mut self, inner: &Inner, round: &Round, dear: Duration, progress: bool) {
+        self.wal_bytes = inner.log.wal_bytes();
+        self.contents_since = self.contents_since.map(|_| Instant::now());
+        self.attempts_since = self.attempts_since.map(|_| Instant::now());
+        let mut pause = if round.hurry { Duration::ZERO } else { (dear * (SHARE - 1)).min(PAUSE_MAX) };
+        if !round.due && !progress {
+            self.fruitless = (self.fruitless + 1).min(16);
+            let longer = inner.config.keeping.garbage_age.saturating_mul(2u32.pow(self.fruitless.min(6)));
+            pause = pause.max(longer.min(PAUSE_MAX));
+        } else {
+            self.fruitless = 0;
+        }
+        self.not_before = Some(Instant::now() + pause);
+    }
+}
+
+/// True while appends are refused, or the log waits for space.
+pub(crate) fn is_short(inner: &Inner) -> bool {
+    let refusing = inner.refusing.read().unwrap_or_else(std::sync::PoisonError::into_inner).is_some();
+    refusing || inner.log.stalled().borrow().is_some()
+}
+
+/// True when the log got shorter or something was given back.
+async fn work(inner: &Arc<Inner>, round: &Round, dear: &mut Duration) -> Result<bool, KeepError> {
+    let before = *inner.log.purged().borrow();
+    let began = Instant::now();
+    let taken = snapshot(inner).await;
+    *dear = began.elapsed();
+    let at = taken?;
+    if !round.purge {
+        return Ok(true);
+    }
+    let mut all = give_back(inner).await?;
+    let idle = || inner.machine.ledger().applied() == at.as_ref().map(|meta| meta.position);
+    // Idle: nothing comes that would make this snapshot the older one, so another is written beside it.
+    if round.give_back && inner.machine.garbage() != Garbage::default() && idle() {
+        snapshot(inner).await?;
+        add(&mut all, give_back(inner).await?);
+    }
+    let purged = *inner.log.purged().borrow();
+    if all != Reclaimed::default() {
+        tracing::info!(
+            node = inner.config.node,
+            files = all.files,
+            bytes = all.bytes,
+            purged,
+            "space was given back"
+        );
+    }
+    Ok(purged > before || all != Reclaimed::default())
+}
+
+/// Makes the ledger of now durable and lets openraft know. The machine writes nothing when both kept snapshots
+/// are of this position already.
+async fn snapshot(inner: &Arc<Inner>) -> Result<Option<SnapshotMeta>, KeepError> {
+    let stopped = |fatal: &dyn std::fmt::Display| KeepError::NotNow(fatal.to_string());
+    let captured = inner.raft.with_state_machine(|state_machine| {
+        let capture = state_machine.capture();
+        Box::pin(async move { capture })
+    });
+    let Some(capture) = captured.await.map_err(|fatal| stopped(&fatal))? else { return Ok(None) };
+    let machine = inner.machine.clone();
+    let kept = tokio::task::spawn_blocking(move || machine.keep(capture)).await;
+    let meta = kept.map_err(|panic| KeepError::NotNow(panic.to_string()))??;
+    inner.raft.trigger().snapshot().await.map_err(|fatal| stopped(&fatal))?;
+    let wanted = Some(raft_id(meta.position));
+    let told = inner.raft.wait(Some(PATIENCE));
+    let told = told.metrics(|now| now.snapshot >= wanted, "openraft knows of the snapshot").await;
+    told.map_err(|late| KeepError::NotNow(late.to_string()))?;
+    Ok(Some(meta))
+}
+
+/// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
+async fn give_back(inner: &Arc<Inner>) -> Result<Reclaimed, KeepError> {
+    if let Some(limit) = inner.machine.purge_limit() {
+        let mut purged = inner.log.purged();
+        if *purged.borrow() <= limit.index {
+            let told = inner.raft.trigger().purge_log(limit.index).await;
+            told.map_err(|fatal| KeepError::NotNow(fatal.to_string()))?;
+            let reached = purged.wait_for(|purged| *purged > limit.index);
+            if !matches!(tokio::time::timeout(PATIENCE, reached).await, Ok(Ok(_))) {
+                tracing::debug!(node = inner.config.node, %limit, "entries that are to be purged are still being sent");
+            }
+        }
+    }
+    let machine = inner.machine.clone();
+    let given = tokio::task::spawn_blocking(move || machine.reclaim()).await;
+    Ok(given.map_err(|panic| KeepError::NotNow(panic.to_string()))??)
+}

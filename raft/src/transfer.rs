@@ -1,0 +1,172 @@
+//! How content travels between replicas beside the log: to one that was away past the purge, to one that lost
+//! something, and to one whose log is gone.
+//!
+//! ```text
+//!  leader  send ── InstallSnapshot: the ledger ─────────────────▶ install          this node
+//!  peers   serve ◀─ manifests, blobs, ranges, packed files ────── receive, gather, ask
+//!                                                                   │ all of it checked, in place, fsynced
+//!                                                                   ▼
+//!                                                                 raft.install_full_snapshot
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `send` | the leader's part of a snapshot: parts out, everything it refers to pinned until the answer |
+//! | `install` | the receiver's part: one at a time, a new one replaces the one before |
+//! | `receive` | from a ledger to the epochs and ranges that this disk lacks, and then has |
+//! | `gather` | contents spread over the peers, a few streams at a time, resumed where they ended |
+//! | `anywhere` | one thing from whoever has it: manifests, payloads, ranges |
+//! | `ask` | one call to one peer; trusts no size, count or order |
+//! | `serve`, `source` | what peers may fetch here: checked before it leaves, bounded, behind commits |
+//! | `pace` | commits go first |
+//!
+//! **Never.** Nothing is installed before all that it refers to is here, verified and fsynced. No byte
+//! leaves a node unchecked, and none that came is believed: the digest in the ledger decides.
+
+pub(crate) mod anywhere;
+pub(crate) mod ask;
+pub(crate) mod gather;
+pub(crate) mod install;
+pub(crate) mod pace;
+pub(crate) mod receive;
+mod send;
+pub(crate) mod serve;
+pub(crate) mod source;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// What a replica is fetching at present.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// The content of a snapshot that the leader sent.
+    Snapshot,
+    /// Content that is missing or damaged here.
+    Repair,
+}
+
+/// How far a transfer to this replica is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// What is going on.
+    pub stage: Stage,
+    /// Log index of the snapshot that is being received.
+    pub position: Option<u64>,
+    /// Epochs that are still to be published here.
+    pub epochs_lacking: u64,
+    /// Bytes that are known to be lacking still.
+    pub lacking_bytes: u64,
+    /// Bytes of content that came in this transfer.
+    pub fetched_bytes: u64,
+    /// Bytes of content that came since this process started.
+    pub fetched_bytes_total: u64,
+    /// Contents that did not verify when they had come, and were thrown away, since this process started.
+    pub came_wrong_total: u64,
+    /// Snapshots that were installed since this process started.
+    pub installed_total: u64,
+}
+
+/// Keeps a [`Transfer`] current.
+#[derive(Debug, Default)]
+pub struct Progress {
+    now: watch::Sender<Transfer>,
+}
+
+impl Progress {
+    /// What it is, as it changes.
+    pub fn watch(&self) -> watch::Receiver<Transfer> {
+        self.now.subscribe()
+    }
+
+    pub(crate) fn begin(&self, stage: Stage, position: Option<u64>) {
+        self.now.send_modify(|now| {
+            *now = Transfer {
+                stage,
+                position,
+                fetched_bytes_total: now.fetched_bytes_total,
+                came_wrong_total: now.came_wrong_total,
+                installed_total: now.installed_total,
+                ..Transfer::default()
+            };
+        });
+    }
+
+    pub(crate) fn epochs(&self, lacking: usize) {
+        self.now.send_modify(|now| now.epochs_lacking = lacking as u64);
+    }
+
+    pub(crate) fn lacks(&self, bytes: u64) {
+        self.now.send_modify(|now| now.lacking_bytes += bytes);
+    }
+
+    pub(crate) fn fetched(&self, bytes: u64) {
+        self.now.send_modify(|now| {
+            now.fetched_bytes += bytes;
+            now.fetched_bytes_total += bytes;
+            now.lacking_bytes = now.lacking_bytes.saturating_sub(bytes);
+        });
+    }
+
+    /// Something that had come is thrown away and lacking again.
+    pub(crate) fn came_wrong(&self, bytes: u64) {
+        self.now.send_modify(|now| {
+            now.came_wrong_total += 1;
+            now.lacking_bytes += bytes;
+        });
+    }
+
+    pub(crate) fn end(&self, installed: bool) {
+        self.now.send_modify(|now| {
+            now.stage = Stage::Idle;
+            now.position = None;
+            now.epochs_lacking = 0;
+            now.lacking_bytes = 0;
+            now.installed_total += u64::from(installed);
+        });
+    }
+}
+
+/// Why a transfer did not come to its end. What came is kept and need not come again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// No peer that answers has it.
+    #[error("{what} is not to be had from any peer: {why}")]
+    Lacking {
+        /// What is lacking.
+        what: String,
+        /// What the peers said.
+        why: String,
+    },
+    /// This node's disk refuses.
+    #[error("this node cannot take it: {0}")]
+    Here(String),
+    /// Somebody ended it.
+    #[error("the transfer was ended")]
+    Stopped,
+}
+
+/// Becomes true when a transfer has to end.
+pub(crate) type Stop = watch::Receiver<bool>;
+
+/// Returns when the transfer has to end.
+pub(crate) async fn stopped(stop: &Stop) {
+    // A sender that is gone has nobody left who waits for the transfer.
+    let _ = stop.clone().wait_for(|stop| *stop).await;
+}
+
+/// True when the transfer has to end.
+pub(crate) fn is_stopped(stop: &Stop) -> bool {
+    *stop.borrow() || stop.has_changed().is_err()
+}
+
+/// Runs `work`, which waits for the disk, on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TransferError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| TransferError::Here("a thread of this node panicked".into()))
+}

@@ -1,0 +1,249 @@
+//! One thing from whoever has it: manifests, payloads of log entries, ranges and packed files of open attempts.
+//! Peer after peer, several rounds; checked here before anybody sees it.
+
+use bytes::Bytes;
+use checkpoint::{Digest, Envelope, JobName, Manifest, digest, manifest};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use nativelog::machine::PackedFile;
+use nativelog::record::LogId;
+
+use super::TransferError;
+use super::ask::{self, Items, Missed, Trouble};
+use super::gather::{Gather, ROUNDS};
+use super::serve::{ITEM_BYTES_MAX, ITEMS_MAX};
+use super::source::Range;
+use crate::network::convert::position;
+use crate::proto::{self, Miss};
+
+/// The largest manifest file, in bytes: a million entries with longest paths are below.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 30;
+/// Bytes of ranges that are in memory at once.
+const RANGE_BATCH_BYTES: u64 = 8 << 20;
+
+/// An epoch whose manifest is wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The job.
+    pub job: JobName,
+    /// The epoch.
+    pub epoch: u64,
+    /// Its sealed root.
+    pub root: Digest,
+    /// The position of the ledger that says so.
+    pub at: u64,
+}
+
+/// What peers had of something: it, or the news that a later record ended it.
+#[derive(Debug)]
+pub enum Found<T> {
+    /// Here it is.
+    Here(T),
+    /// It is needed no more.
+    Ended,
+}
+
+/// What one peer said.
+type Asked<T> = Result<Result<T, Missed>, Trouble>;
+impl Gather {
+    /// Tries `ask` at one peer after the other, several rounds.
+    async fn anywhere<'a, T>(
+        &'a self,
+        what: &str,
+        ask: impl Fn(u64) -> BoxFuture<'a, Asked<T>> + Send,
+    ) -> Result<Found<T>, TransferError> {
+        let mut last = "no other node is known".to_owned();
+        for round in 0..ROUNDS {
+            if round > 0 {
+                self.pause(round).await?;
+            }
+            for peer in self.holder_first() {
+                match ask(peer).await {
+                    Ok(Ok(found)) => return Ok(Found::Here(found)),
+                    Ok(Err(missed)) if missed.miss == Miss::Ended => return Ok(Found::Ended),
+                    Ok(Err(missed)) => last = format!("node {peer}: {}", missed.why),
+                    Err(Trouble::Stopped) => return Err(TransferError::Stopped),
+                    Err(Trouble::Peer(why)) => {
+                        self.is_away(peer);
+                        last = format!("node {peer}: {why}");
+                    }
+                }
+            }
+        }
+        Err(TransferError::Lacking { what: what.to_owned(), why: last })
+    }
+
+    /// The manifest of a sealed epoch, with the root that the ledger names.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn manifest(&self, wanted: &Wanted) -> Result<Found<(Envelope, Manifest)>, TransferError> {
+        let what = format!("the manifest of {}@{}", wanted.job, wanted.epoch);
+        self.anywhere(&what, |peer| self.manifest_from(peer, wanted.clone()).boxed()).await
+    }
+
+    async fn manifest_from(&self, peer: u64, wanted: Wanted) -> Asked<(Envelope, Manifest)> {
+        let Wanted { job, epoch, root, at } = wanted;
+        let root_bytes = root.as_bytes().to_vec().into();
+        let request = proto::ManifestRequest { job: job.to_string(), epoch, root: root_bytes, at };
+        let mut client = ask::client(&self.peers, peer)?;
+        let answer = ask::opened(&self.stop, client.fetch_manifest(request)).await?;
+        let bytes = match Items::at_most(answer, MANIFEST_BYTES_MAX, &self.stop).collect().await?.pop() {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(missed)) => return Ok(Err(missed)),
+            None => return Err(Trouble::Peer("an empty answer".into())),
+        };
+        let decoded = tokio::task::spawn_blocking(move || manifest::decode_file(&bytes)).await;
+        match decoded {
+            Ok(Ok((envelope, tree))) if envelope.root == root => Ok(Ok((envelope, tree))),
+            Ok(Ok(_)) => Err(Trouble::Peer("it sent a manifest with another root".into())),
+            Ok(Err(error)) => Err(Trouble::Peer(error.to_string())),
+            Err(_) => Err(Trouble::Peer("its manifest cannot be read".into())),
+        }
+    }
+
+    /// The payload of a log entry; the caller checks it.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn payload(&self, id: LogId, bytes_max: u64) -> Result<Bytes, TransferError> {
+        let what = format!("the payload of entry {id}");
+        let found = self.anywhere(&what, |peer| self.payload_from(peer, id, bytes_max).boxed()).await?;
+        match found {
+            Found::Here(bytes) => Ok(bytes),
+            Found::Ended => Err(TransferError::Lacking { what, why: "the entry is purged".into() }),
+        }
+    }
+
+    async fn payload_from(&self, peer: u64, id: LogId, bytes_max: u64) -> Asked<Bytes> {
+        let request = proto::PayloadRequest { position: Some(position(id)) };
+        let mut client = ask::client(&self.peers, peer)?;
+        let answer = ask::opened(&self.stop, client.fetch_payload(request)).await?;
+        let items = Items::at_most(answer, bytes_max, &self.stop).collect().await?.pop();
+        items.ok_or_else(|| Trouble::Peer("an empty answer".into()))
+    }
+
+    /// Covered ranges of an open attempt, checked. They are few enough for one request.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn ranges(
+        &self,
+        attempt: u64,
+        at: u64,
+        ranges: &[Range],
+    ) -> Result<Found<Vec<Bytes>>, TransferError> {
+        let what = format!("ranges of attempt {attempt}");
+        self.anywhere(&what, |peer| self.ranges_from(peer, attempt, at, ranges.to_vec()).boxed()).await
+    }
+
+    async fn ranges_from(&self, peer: u64, attempt: u64, at: u64, ranges: Vec<Range>) -> Asked<Vec<Bytes>> {
+        let wanted = ranges.iter().map(|range| proto::RangeWanted {
+            file: range.file,
+            file_bytes: range.file_bytes,
+            offset: range.offset,
+            len: range.len,
+            digest: range.digest.as_bytes().to_vec().into(),
+        });
+        let request = proto::RangesRequest { attempt, at, ranges: wanted.collect() };
+        let mut client = ask::client(&self.peers, peer)?;
+        let answer = ask::opened(&self.stop, client.fetch_ranges(request)).await?;
+        let sizes = ranges.iter().map(|range| range.len).collect();
+        let items = Items::exactly(answer, sizes, &self.stop).collect().await?;
+        self.checked(items, |item, data: &Bytes| {
+            let range = &ranges[item];
+            digest::subtree(range.file_bytes, range.offset, data) == range.digest
+        })
+    }
+
+    /// Packed files of an open attempt, checked. They are few enough for one request.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn packed(
+        &self,
+        attempt: u64,
+        at: u64,
+        files: &[PackedFile],
+    ) -> Result<Found<Vec<Bytes>>, TransferError> {
+        let what = format!("packed files of attempt {attempt}");
+        let wanted: Vec<(u32, u64, Digest)> =
+            files.iter().map(|file| (file.file, file.size, file.digest)).collect();
+        self.anywhere(&what, |peer| self.packed_from(peer, attempt, at, wanted.clone()).boxed()).await
+    }
+
+    async fn packed_from(
+        &self,
+        peer: u64,
+        attempt: u64,
+        at: u64,
+        files: Vec<(u32, u64, Digest)>,
+    ) -> Asked<Vec<Bytes>> {
+        let wanted = files.iter().map(|(file, size, digest)| proto::PackedWanted {
+            file: *file,
+            size: *size,
+            digest: digest.as_bytes().to_vec().into(),
+        });
+        let request = proto::PackedRequest { attempt, at, files: wanted.collect() };
+        let mut client = ask::client(&self.peers, peer)?;
+        let answer = ask::opened(&self.stop, client.fetch_packed(request)).await?;
+        let sizes = files.iter().map(|(_, size, _)| *size).collect();
+        let items = Items::exactly(answer, sizes, &self.stop).collect().await?;
+        self.checked(items, |item, data: &Bytes| digest::content(data) == files[item].2)
+    }
+
+    /// All items, when `is_good` says so of each.
+    fn checked(
+        &self,
+        items: Vec<Result<Bytes, Missed>>,
+        is_good: impl Fn(usize, &Bytes) -> bool,
+    ) -> Asked<Vec<Bytes>> {
+        let mut good = Vec::with_capacity(items.len());
+        for (item, came) in items.into_iter().enumerate() {
+            let data = match came {
+                Ok(data) => data,
+                Err(missed) => return Ok(Err(missed)),
+            };
+            if !is_good(item, &data) {
+                return Err(Trouble::Peer("it sent bytes that do not verify".into()));
+            }
+            self.progress.fetched(data.len() as u64);
+            good.push(data);
+        }
+        Ok(Ok(good))
+    }
+}
+
+/// Groups items so that one request holds few enough of them and few enough bytes.
+pub fn grouped<T: Clone>(items: &[T], bytes_of: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
+    const { assert!(RANGE_BATCH_BYTES <= ITEM_BYTES_MAX) };
+    let mut all: Vec<Vec<T>> = Vec::new();
+    let mut bytes = 0u64;
+    for item in items {
+        let more = bytes_of(item);
+        match all.last_mut() {
+            Some(group) if group.len() < ITEMS_MAX && bytes + more <= RANGE_BATCH_BYTES => {
+                group.push(item.clone());
+                bytes += more;
+            }
+            _ => {
+                all.push(vec![item.clone()]);
+                bytes = more;
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_bounded_in_items_and_bytes() {
+        let items = vec![4u64 << 20; 5];
+        assert_eq!(grouped(&items, |size| *size).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+        let tiny = vec![1u64; ITEMS_MAX + 1];
+        assert_eq!(grouped(&tiny, |size| *size).iter().map(Vec::len).collect::<Vec<_>>(), [ITEMS_MAX, 1]);
+    }
+}

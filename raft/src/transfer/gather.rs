@@ -1,0 +1,333 @@
+//! Contents, spread over the peers.
+//!
+//! The work is a list of batches: many small contents that are shelved with the syncs of one, or one large
+//! content. A few batches are under way at once, each begins at another peer, and what a peer does not have,
+//! sends wrong or breaks off goes to the next one. What came stays in `incoming/`: the next peer, the next
+//! round and the next process go on behind it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use checkpoint::store::{Content, Incoming, IncomingError, Store};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+
+use super::ask::{self, Event, Items, Trouble};
+use super::{Progress, Stop, TransferError, blocking, is_stopped, stopped};
+use crate::network::peers::Peers;
+use crate::proto;
+
+/// Batches that are fetched at once.
+const STREAMS: usize = 3;
+/// Contents of one batch.
+const BATCH_CONTENTS: usize = 256;
+/// Bytes of one batch, unless a single content is larger. Fewer when there is little to bring, so that all
+/// streams have a share, but not less than [`BATCH_BYTES_MIN`]: a batch costs a call and syncs.
+const BATCH_BYTES: u64 = 32 << 20;
+const BATCH_BYTES_MIN: u64 = 1 << 20;
+/// Every peer is asked so often for what is lacking.
+pub(super) const ROUNDS: u32 = 4;
+/// Pause before all peers are asked again; twice as long every time.
+const PAUSE: Duration = Duration::from_millis(250);
+/// A peer that could not be reached is asked last for so long.
+const AWAY: Duration = Duration::from_secs(5);
+/// Parts between the connection and the disk.
+const AHEAD: usize = 2;
+
+/// Brings content from peers to this node.
+#[derive(Clone)]
+pub struct Gather {
+    pub(super) peers: Arc<Peers>,
+    store: Arc<Store>,
+    me: u64,
+    /// A peer that surely has everything: the sender of the snapshot.
+    holder: Option<u64>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) stop: Stop,
+    away: Arc<Mutex<HashMap<u64, Instant>>>,
+    /// Counts batches: each begins at another peer.
+    turns: Arc<AtomicUsize>,
+}
+
+/// A content and why a peer did not bring it.
+type Left = (Content, String);
+
+impl Gather {
+    /// For node `me`; `stop` ends it.
+    pub fn new(peers: Arc<Peers>, store: Arc<Store>, me: u64, progress: Arc<Progress>, stop: Stop) -> Gather {
+        Gather { peers, store, me, holder: None, progress, stop, away: Arc::default(), turns: Arc::default() }
+    }
+
+    /// The same, with a peer that surely has everything.
+    pub fn with_holder(mut self, holder: u64) -> Gather {
+        self.holder = Some(holder);
+        self
+    }
+
+    /// The shelves that content goes to.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Who counts what comes.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Fails when the transfer has to end.
+    pub fn check(&self) -> Result<(), TransferError> {
+        if is_stopped(&self.stop) { Err(TransferError::Stopped) } else { Ok(()) }
+    }
+
+    /// All peers, beginning with another one every time; those that did not answer lately come last.
+    fn order(&self) -> Vec<u64> {
+        let mut peers = self.peers.others(self.me);
+        if !peers.is_empty() {
+            let first = self.turns.fetch_add(1, Ordering::Relaxed) % peers.len();
+            peers.rotate_left(first);
+        }
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.sort_by_key(|peer| away.get(peer).is_some_and(|since| since.elapsed() < AWAY));
+        peers
+    }
+
+    /// All peers, the one that surely has it first.
+    pub(super) fn holder_first(&self) -> Vec<u64> {
+        let mut peers = self.order();
+        peers.sort_by_key(|peer| Some(*peer) != self.holder);
+        peers
+    }
+
+    pub(super) fn is_away(&self, peer: u64) {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, Instant::now());
+    }
+
+    pub(super) async fn pause(&self, round: u32) -> Result<(), TransferError> {
+        tokio::select! {
+            () = stopped(&self.stop) => Err(TransferError::Stopped),
+            () = tokio::time::sleep(PAUSE * 2u32.pow(round)) => Ok(()),
+        }
+    }
+
+    /// Brings `contents` to the shelves.
+    ///
+    /// # Errors
+    /// [`TransferError`]; what came is kept.
+    pub async fn bring(&self, contents: Vec<Content>) -> Result<(), TransferError> {
+        let mut seen = BTreeSet::new();
+        // One digest is brought once at a time, also when it is wanted with two modes.
+        let (once, again): (Vec<_>, Vec<_>) =
+            contents.into_iter().partition(|content| seen.insert(content.digest));
+        self.bring_each(once).await?;
+        for content in again {
+            self.bring_each(vec![content]).await?;
+        }
+        Ok(())
+    }
+
+    async fn bring_each(&self, contents: Vec<Content>) -> Result<(), TransferError> {
+        let mut left: Vec<Left> = contents.into_iter().map(|content| (content, String::new())).collect();
+        for round in 0..ROUNDS {
+            if left.is_empty() {
+                return Ok(());
+            }
+            if round > 0 {
+                self.pause(round).await?;
+            }
+            let batches = batches(left.iter().map(|(content, _)| *content));
+            let mut under_way = futures::stream::iter(batches)
+                .map(|batch| self.bring_batch(batch).boxed())
+                .buffer_unordered(STREAMS);
+            left = Vec::new();
+            while let Some(done) = under_way.next().await {
+                left.extend(done?);
+            }
+        }
+        match left.into_iter().next() {
+            None => Ok(()),
+            Some((content, why)) => {
+                Err(TransferError::Lacking { what: format!("content {}", content.digest), why })
+            }
+        }
+    }
+
+    /// Asks one peer after the other; answers with what none of them brought.
+    async fn bring_batch(&self, batch: Vec<Content>) -> Result<Vec<Left>, TransferError> {
+        let mut left: Vec<Left> =
+            batch.into_iter().map(|content| (content, "no other node is known".into())).collect();
+        for peer in self.order() {
+            if left.is_empty() {
+                break;
+            }
+            let contents = left.into_iter().map(|(content, _)| content).collect();
+            left = self.bring_from(peer, contents).await?;
+        }
+        Ok(left)
+    }
+
+    async fn bring_from(&self, peer: u64, contents: Vec<Content>) -> Result<Vec<Left>, TransferError> {
+        let store = self.store.clone();
+        let opened = blocking(move || {
+            let open = contents.into_iter().map(|content| store.incoming(content));
+            open.collect::<Result<Vec<Incoming>, _>>()
+        });
+        let arriving = opened.await?.map_err(here)?;
+        let (arrived, wanted) =
+            arriving.into_iter().partition::<Vec<_>, _>(|one| one.have() == one.content().size);
+        let (arrived, mut left) = match wanted.is_empty() {
+            true => (arrived, Vec::new()),
+            false => self.receive(peer, arrived, wanted).await?,
+        };
+        let contents: Vec<Content> = arrived.iter().map(Incoming::content).collect();
+        let store = self.store.clone();
+        let shelved = blocking(move || store.shelve(arrived)).await?;
+        for (content, result) in contents.into_iter().zip(shelved) {
+            match result {
+                Ok(()) => {}
+                Err(IncomingError::Store(error)) => return Err(here(error)),
+                Err(error @ IncomingError::Corrupt { .. }) => {
+                    tracing::warn!(peer, %error, "a peer sent content that does not verify; it is thrown away and asked for elsewhere");
+                    self.progress.came_wrong(content.size);
+                    left.push((content, format!("node {peer}: {error}")));
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// Takes `wanted` from `peer`, behind what is there. Answers with what is whole, `arrived` included, and
+    /// with what is not.
+    async fn receive(
+        &self,
+        peer: u64,
+        mut arrived: Vec<Incoming>,
+        wanted: Vec<Incoming>,
+    ) -> Result<(Vec<Incoming>, Vec<Left>), TransferError> {
+        let blobs = wanted.iter().map(|one| {
+            let Content { digest, size, .. } = one.content();
+            proto::BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset: one.have() }
+        });
+        let request = proto::BlobsRequest { blobs: blobs.collect() };
+        let sizes: Vec<u64> = request.blobs.iter().map(|blob| blob.size - blob.offset).collect();
+        let (parts, taken) = mpsc::channel(AHEAD);
+        let writer = tokio::task::spawn_blocking(move || write(wanted, taken));
+        let mut why: BTreeMap<usize, String> = BTreeMap::new();
+        let trouble = match self.blobs(peer, request, sizes, parts, &mut why).await {
+            Ok(()) => None,
+            Err(Trouble::Stopped) => Some(None),
+            Err(Trouble::Peer(trouble)) => {
+                self.is_away(peer);
+                tracing::debug!(peer, trouble, "a peer brings no more");
+                Some(Some(trouble))
+            }
+        };
+        // Also when it ends early: what the thread has must not be opened again before it lets go.
+        let (wanted, written) =
+            writer.await.map_err(|_| TransferError::Here("a thread of this node panicked".into()))?;
+        written.map_err(here)?;
+        if let Some(None) = trouble {
+            return Err(TransferError::Stopped);
+        }
+        let trouble = trouble.flatten().unwrap_or_else(|| "it sent too little".into());
+        let mut left = Vec::new();
+        for (item, one) in wanted.into_iter().enumerate() {
+            if one.have() == one.content().size {
+                arrived.push(one);
+            } else {
+                let why = why.remove(&item).unwrap_or_else(|| trouble.clone());
+                left.push((one.content(), format!("node {peer}: {why}")));
+            }
+        }
+        Ok((arrived, left))
+    }
+
+    async fn blobs(
+        &self,
+        peer: u64,
+        request: proto::BlobsRequest,
+        sizes: Vec<u64>,
+        parts: mpsc::Sender<(usize, Bytes)>,
+        why: &mut BTreeMap<usize, String>,
+    ) -> Result<(), Trouble> {
+        let mut client = ask::client(&self.peers, peer)?;
+        let answer = ask::opened(&self.stop, client.fetch_blobs(request)).await?;
+        let mut items = Items::exactly(answer, sizes, &self.stop);
+        while let Some(event) = items.next().await? {
+            match event {
+                Event::Missed(item, missed) => drop(why.insert(item, missed.why)),
+                Event::Data(item, data) => {
+                    self.progress.fetched(data.len() as u64);
+                    // The writer ends before only when the disk refuses, and says so itself.
+                    if parts.send((item, data)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn here(error: impl std::fmt::Display) -> TransferError {
+    TransferError::Here(error.to_string())
+}
+
+type Written = (Vec<Incoming>, Result<(), checkpoint::store::StoreError>);
+
+/// Writes parts behind what is there until no more come.
+fn write(mut wanted: Vec<Incoming>, mut parts: mpsc::Receiver<(usize, Bytes)>) -> Written {
+    while let Some((item, data)) = parts.blocking_recv() {
+        if let Err(error) = wanted[item].write(&data) {
+            return (wanted, Err(error));
+        }
+    }
+    (wanted, Ok(()))
+}
+
+/// Groups small contents; a large one goes alone. Every stream gets a share.
+fn batches(contents: impl Iterator<Item = Content> + Clone) -> Vec<Vec<Content>> {
+    let (count, total) =
+        contents.clone().fold((0, 0u64), |(n, bytes), content| (n + 1, bytes.saturating_add(content.size)));
+    let bytes_max = (total / STREAMS as u64).clamp(BATCH_BYTES_MIN, BATCH_BYTES);
+    let contents_max = usize::div_ceil(count, STREAMS).clamp(BATCH_CONTENTS / 8, BATCH_CONTENTS);
+    let mut all = Vec::new();
+    let (mut batch, mut bytes) = (Vec::new(), 0u64);
+    for content in contents {
+        let full = batch.len() >= contents_max || bytes.saturating_add(content.size) > bytes_max;
+        if full && !batch.is_empty() {
+            all.push(std::mem::take(&mut batch));
+            bytes = 0;
+        }
+        bytes = bytes.saturating_add(content.size);
+        batch.push(content);
+    }
+    all.extend(Some(batch).filter(|batch| !batch.is_empty()));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::Digest;
+
+    use super::*;
+
+    fn content(n: u8, size: u64) -> Content {
+        Content { digest: Digest::from_bytes([n; 32]), mode: 0o644, size }
+    }
+
+    #[test]
+    fn small_contents_share_a_batch_and_large_ones_go_alone() {
+        let sizes =
+            |contents: Vec<Content>| batches(contents.into_iter()).iter().map(Vec::len).collect::<Vec<_>>();
+        let mut contents: Vec<Content> = (0..200).map(|n| content(n, 10)).collect();
+        contents.push(content(250, BATCH_BYTES * 3));
+        contents.push(content(251, 10));
+        assert_eq!(sizes(contents), [68, 68, 64, 1, 1]);
+        assert_eq!(sizes((0..6).map(|n| content(n, 1 << 20)).collect()), [2, 2, 2]);
+        assert_eq!(sizes((0..6).map(|n| content(n, 100)).collect()), [6]);
+        assert!(sizes(vec![]).is_empty());
+    }
+}

@@ -1,0 +1,182 @@
+//! The receiver of a snapshot.
+//!
+//! One at a time: a call that comes while another is at work ends that one, waits until it has let go, and goes
+//! on with what it has brought. A call whose sender is gone ends as well. Only when all that the ledger
+//! refers to is here does openraft hear of the snapshot at all.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::BytesMut;
+use nativelog::ledger::Ledger;
+use nativelog::snapshot::{Capture, SnapshotMeta};
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use super::{Stage, TransferError, blocking, is_stopped, receive};
+use crate::config::LEDGER_BYTES_MAX;
+use crate::network::convert;
+use crate::proto::{self, snapshot_part::Part};
+use crate::replica::Inner;
+use crate::snapshot::{SnapshotData, snap, stored_members};
+use crate::types::RaftVote;
+
+/// Whose turn it is to receive.
+#[derive(Default)]
+pub struct Turn {
+    held: tokio::sync::Mutex<()>,
+    /// Ends who receives at present.
+    current: Mutex<Option<watch::Sender<bool>>>,
+}
+
+impl Turn {
+    /// Ends who is at work now and waits until it has let go. `mine` is set when somebody else wants the turn.
+    async fn take(&self, mine: watch::Sender<bool>) -> tokio::sync::MutexGuard<'_, ()> {
+        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(mine);
+        if let Some(before) = before {
+            before.send_replace(true);
+        }
+        self.held.lock().await
+    }
+
+    /// Waits until nobody else is at work, and ends nobody. A snapshot that comes ends who holds this.
+    pub async fn wait(&self, mine: watch::Sender<bool>) -> tokio::sync::MutexGuard<'_, ()> {
+        let guard = self.held.lock().await;
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(mine);
+        guard
+    }
+}
+
+/// Ends a receiver when its caller is gone.
+struct Caller(watch::Sender<bool>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
+fn bad(why: impl Into<String>) -> Status {
+    Status::invalid_argument(why)
+}
+
+/// Takes a snapshot and everything that it refers to, and installs it.
+pub async fn serve(
+    inner: Arc<Inner>,
+    from: u64,
+    mut parts: Streaming<proto::SnapshotPart>,
+) -> Result<proto::SnapshotReply, Status> {
+    let first = parts.message().await?.and_then(|part| part.part);
+    let Some(Part::Head(head)) = first else { return Err(bad("a snapshot without a head")) };
+    let vote = convert::take_vote(head.vote.as_ref()).map_err(bad)?;
+    let meta = convert::take_snapshot_meta(head.meta.as_ref()).map_err(bad)?;
+    if head.bytes > LEDGER_BYTES_MAX {
+        return Err(bad(format!("a ledger of {} bytes", head.bytes)));
+    }
+    // Before anything is fetched for somebody who does not lead any more.
+    let mine = inner.raft.server_metrics().borrow_watched().vote;
+    if mine > vote {
+        return Ok(proto::SnapshotReply { vote: convert::put_vote(&mine) });
+    }
+    let (capture, ledger) = take(parts, meta, head.bytes).await?;
+    let (stop, stopped) = watch::channel(false);
+    let _caller = Caller(stop.clone());
+    // A task of its own: what it does on other threads must have ended before the turn passes on.
+    let work = tokio::spawn(async move {
+        let _turn = inner.transfer_turn.take(stop).await;
+        install(&inner, from, vote, capture, ledger, stopped).await
+    });
+    work.await.map_err(|_| Status::internal("the receiver panicked"))?
+}
+
+/// The ledger, checked against what the head says.
+async fn take(
+    mut parts: Streaming<proto::SnapshotPart>,
+    meta: SnapshotMeta,
+    bytes: u64,
+) -> Result<(Capture, Arc<Ledger>), Status> {
+    let mut data = BytesMut::new();
+    while let Some(part) = parts.message().await? {
+        let Some(Part::Data(more)) = part.part else { return Err(bad("a part without data")) };
+        if (data.len() + more.len()) as u64 > bytes {
+            return Err(bad("more than the head says"));
+        }
+        data.extend_from_slice(&more);
+    }
+    if data.len() as u64 != bytes {
+        return Err(bad(format!("{} bytes of {bytes}", data.len())));
+    }
+    let capture = Capture { meta, ledger: data.freeze() };
+    let encoded = capture.ledger.clone();
+    let ledger = tokio::task::spawn_blocking(move || Ledger::decode(&encoded)).await;
+    let ledger = ledger.map_err(|_| bad("the ledger cannot be read"))?.map_err(|e| bad(e.to_string()))?;
+    if ledger.applied() != Some(capture.meta.position) {
+        return Err(bad("the ledger is of another position than the head says"));
+    }
+    Ok((capture, Arc::new(ledger)))
+}
+
+async fn install(
+    inner: &Arc<Inner>,
+    from: u64,
+    vote: RaftVote,
+    capture: Capture,
+    ledger: Arc<Ledger>,
+    stop: watch::Receiver<bool>,
+) -> Result<proto::SnapshotReply, Status> {
+    let position = capture.meta.position;
+    if is_stopped(&stop) {
+        return Err(Status::aborted("another snapshot came"));
+    }
+    let applied = inner.machine.ledger().applied();
+    let news = applied.is_none_or(|applied| applied.index < position.index);
+    if news {
+        // Before the first blob is made: what a transfer that never ends has brought is given back one day. And what
+        // is here already and not referred to yet is not given back meanwhile.
+        let (machine, coming) = (inner.machine.clone(), ledger.clone());
+        let pin = blocking(move || machine.expect(&coming))
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let _pin = pin.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        let members = stored_members(capture.meta.membership.as_ref()).map_err(|e| bad(e.to_string()))?;
+        inner.peers.learn(members.nodes().map(|(node, at)| (*node, at.addr.as_str())));
+        inner.transfer.begin(Stage::Snapshot, Some(position.index));
+        tracing::info!(from, %position, "a snapshot is received; what it refers to is fetched first");
+        let gather = inner.gather(stop).with_holder(from);
+        let came = receive::complete(&gather, &Arc::new(inner.machine.clone()), &ledger).await;
+        let fetched = inner.transfer.watch().borrow().fetched_bytes;
+        if let Err(error) = came {
+            inner.transfer.end(false);
+            tracing::warn!(from, %position, fetched, %error, "the snapshot's content is not all here; what came is kept");
+            return Err(match error {
+                TransferError::Here(why) => Status::resource_exhausted(why),
+                other => Status::unavailable(other.to_string()),
+            });
+        }
+        tracing::info!(from, %position, fetched, "all that the snapshot refers to is here; it is installed");
+    }
+    drop(blocking(move || drop(ledger)).await);
+    let snapshot = snap(&capture.meta.clone(), SnapshotData::new(capture)).map_err(|e| bad(e.to_string()))?;
+    let installed = inner.raft.install_full_snapshot(vote, snapshot).await;
+    if news {
+        let done = installed.as_ref().is_ok_and(|reply| reply.vote == vote);
+        inner.transfer.end(done);
+        if done {
+            forget_unfinished(inner).await;
+        }
+    }
+    let reply = installed.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+    Ok(proto::SnapshotReply { vote: convert::put_vote(&reply.vote) })
+}
+
+/// What was begun for an earlier snapshot and is not referred to any more.
+async fn forget_unfinished(inner: &Inner) {
+    let store = inner.machine.store().clone();
+    match blocking(move || store.clear_incoming()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what came for nothing cannot be removed yet; it is after the next transfer")
+        }
+        Err(error) => tracing::warn!(%error, "what came for nothing is not removed"),
+    }
+}

@@ -1,0 +1,258 @@
+//! From a ledger to a disk that shows it: what the ledger refers to and this disk lacks is fetched, checked and
+//! put in place.
+//!
+//! Epochs come one after the other, oldest first, so that content that several of them share comes once. An
+//! epoch is published as soon as its content is here: a transfer that breaks off leaves whole epochs. Then the
+//! covered ranges and packed files of open attempts. Something that a later record ended (a peer that has
+//! applied more says so) is left out: the log behind the snapshot says the same.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use checkpoint::limits::CHUNK_BYTES_MAX;
+use checkpoint::store::{Content, Unpacked};
+use checkpoint::{Envelope, Manifest, Store, digest};
+use futures::{FutureExt, StreamExt};
+use nativelog::ledger::{EpochInfo, Ledger};
+use nativelog::machine::{AttemptLacks, Machine};
+use nativelog::store::Placed;
+
+use super::anywhere::{Found, Wanted, grouped};
+use super::gather::Gather;
+use super::source::Range;
+use super::{TransferError, blocking};
+use crate::config::PART_BYTES;
+
+/// Manifests that are fetched ahead.
+const MANIFESTS_AHEAD: usize = 3;
+/// Zeros that are placed at once come from here.
+static ZEROS: [u8; PART_BYTES] = [0; PART_BYTES];
+
+/// A disk that content is put on.
+pub trait Home: Send + Sync + 'static {
+    /// Publishes an epoch whose content is on the shelves.
+    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String>;
+    /// What open attempts lack.
+    fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>>;
+    /// Writes ranges of open attempts and syncs them.
+    fn place(&self, ranges: Vec<Placed>) -> io::Result<()>;
+}
+
+impl Home for Arc<Machine> {
+    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String> {
+        Machine::adopt(self, envelope.attempt, envelope, manifest).map_err(|why| why.to_string())
+    }
+
+    fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
+        self.lacking_of_attempts(ledger)
+    }
+
+    fn place(&self, ranges: Vec<Placed>) -> io::Result<()> {
+        let (done, placed) = std::sync::mpsc::channel();
+        self.log().place(ranges, Box::new(move |result| drop(done.send(result))));
+        placed.recv().map_err(|_| io::Error::other("the log writer has stopped"))?
+    }
+}
+
+fn here(error: impl std::fmt::Display) -> TransferError {
+    TransferError::Here(error.to_string())
+}
+
+/// Makes the disk of `home` hold everything that `ledger` refers to.
+///
+/// # Errors
+/// [`TransferError`]; what came is kept.
+pub async fn complete<H: Home>(
+    gather: &Gather,
+    home: &Arc<H>,
+    ledger: &Arc<Ledger>,
+) -> Result<(), TransferError> {
+    let at = ledger.applied().map_or(0, |id| id.index);
+    let (store, wanted) = (gather.store().clone(), ledger.clone());
+    let epochs = blocking(move || unpublished(&store, &wanted)).await??;
+    gather.progress().epochs(epochs.len());
+    let mut left = epochs.len();
+    let mut manifests = futures::stream::iter(epochs)
+        .map(|info| manifest_of(gather.clone(), info, at).boxed())
+        .buffered(MANIFESTS_AHEAD);
+    while let Some(next) = manifests.next().await {
+        let (info, found) = next?;
+        if let Found::Here((envelope, manifest)) = found {
+            agrees(&envelope, &info)?;
+            epoch(gather, home, envelope, Arc::new(manifest)).await?;
+        }
+        left -= 1;
+        gather.progress().epochs(left);
+    }
+    attempts(gather, home, ledger, at).await
+}
+
+async fn manifest_of(
+    gather: Gather,
+    info: EpochInfo,
+    at: u64,
+) -> Result<(EpochInfo, Found<(Envelope, Manifest)>), TransferError> {
+    let (job, epoch, root) = (info.sealed.job.clone(), info.sealed.epoch, info.sealed.root);
+    let found = gather.manifest(&Wanted { job, epoch, root, at }).await?;
+    Ok((info, found))
+}
+
+/// Sealed epochs that are no directory here with their root, oldest first.
+fn unpublished(store: &Store, ledger: &Ledger) -> Result<Vec<EpochInfo>, TransferError> {
+    let mut epochs = Vec::new();
+    for job in ledger.jobs() {
+        for info in ledger.epochs(job) {
+            let there = store.published(job, info.sealed.epoch).unwrap_or_else(|error| {
+                tracing::warn!(%job, epoch = info.sealed.epoch, %error, "a manifest here cannot be read; it comes anew");
+                None
+            });
+            if there != Some(info.sealed.root) {
+                epochs.push(info);
+            }
+        }
+    }
+    epochs.sort_by_key(|info| info.sealed.position.index);
+    Ok(epochs)
+}
+
+/// The root covers the tree only: what else a manifest file says must be what the ledger says.
+///
+/// # Errors
+/// [`TransferError::Lacking`]: this one is of no use.
+pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> Result<(), TransferError> {
+    let sealed = &info.sealed;
+    let at = (envelope.position.term, envelope.position.node, envelope.position.index);
+    let same = envelope.job == sealed.job
+        && envelope.epoch == sealed.epoch
+        && envelope.attempt == sealed.attempt
+        && at == (sealed.position.term, sealed.position.node, sealed.position.index)
+        && envelope.labels == info.labels
+        && envelope.depends_on == info.depends_on
+        && envelope.base == info.base
+        && envelope.sealed_log_ms == info.sealed_log_ms;
+    if same {
+        return Ok(());
+    }
+    let what = format!("the manifest of {}@{}", sealed.job, sealed.epoch);
+    Err(TransferError::Lacking { what, why: "the one that came says something else than the ledger".into() })
+}
+
+/// Brings the content of one epoch and publishes it.
+///
+/// # Errors
+/// [`TransferError`].
+pub async fn epoch<H: Home>(
+    gather: &Gather,
+    home: &Arc<H>,
+    envelope: Envelope,
+    manifest: Arc<Manifest>,
+) -> Result<(), TransferError> {
+    gather.check()?;
+    let (store, tree) = (gather.store().clone(), manifest.clone());
+    let lacking = blocking(move || store.lacking(&tree)).await?.map_err(here)?;
+    gather.progress().lacks(lacking.iter().map(|content: &Content| content.size).sum());
+    gather.bring(lacking).await?;
+    let home = home.clone();
+    blocking(move || home.adopt(envelope, manifest)).await?.map_err(TransferError::Here)
+}
+
+/// Brings what open attempts lack.
+async fn attempts<H: Home>(
+    gather: &Gather,
+    home: &Arc<H>,
+    ledger: &Arc<Ledger>,
+    at: u64,
+) -> Result<(), TransferError> {
+    let (looking, wanted) = (home.clone(), ledger.clone());
+    let lacking = blocking(move || looking.lacking(&wanted)).await?.map_err(here)?;
+    let mut unpacked = false;
+    for lacks in lacking {
+        let ranges: u64 = lacks.ranges.iter().map(|(_, _, len, _)| len).sum();
+        let packed: u64 = lacks.packed.iter().map(|file| file.size).sum();
+        gather.progress().lacks(ranges + packed);
+        place(gather, home, ledger, at, &lacks).await?;
+        unpacked |= unpack(gather, at, &lacks).await?;
+    }
+    if unpacked {
+        let store = gather.store().clone();
+        let synced = blocking(move || store.disk().sync_fs(&store.layout().staging_dir())).await?;
+        synced.map_err(here)?;
+    }
+    Ok(())
+}
+
+async fn place<H: Home>(
+    gather: &Gather,
+    home: &Arc<H>,
+    ledger: &Ledger,
+    at: u64,
+    lacks: &AttemptLacks,
+) -> Result<(), TransferError> {
+    let attempt = lacks.attempt;
+    let plan = ledger.plan(attempt).unwrap_or_default();
+    let ranges: Vec<Range> = lacks
+        .ranges
+        .iter()
+        .map(|(file, offset, len, digest)| {
+            let file_bytes = plan.get(*file as usize).map_or(0, |entry| entry.size);
+            Range { file: *file, file_bytes, offset: *offset, len: *len, digest: *digest }
+        })
+        .collect();
+    // No piece of a file is longer, unless it is zeros.
+    let is_zeros = |range: &Range| {
+        range.len > u64::from(CHUNK_BYTES_MAX)
+            && digest::zeros(range.file_bytes, range.offset, range.len) == range.digest
+    };
+    let (zeros, bytes): (Vec<Range>, Vec<Range>) = ranges.into_iter().partition(is_zeros);
+    for range in zeros {
+        gather.progress().fetched(range.len);
+        write(home, cut(attempt, &range, None)).await?;
+    }
+    for group in grouped(&bytes, |range| range.len) {
+        gather.check()?;
+        let Found::Here(came) = gather.ranges(attempt, at, &group).await? else { return Ok(()) };
+        let placed = group.iter().zip(came).flat_map(|(range, data)| cut(attempt, range, Some(data)));
+        write(home, placed.collect()).await?;
+    }
+    Ok(())
+}
+
+/// A range as runs of at most a part; of zeros without data.
+fn cut(attempt: u64, range: &Range, data: Option<Bytes>) -> Vec<Placed> {
+    let Range { file, offset, len, .. } = *range;
+    let run = |from: u64| {
+        let to = len.min(from + PART_BYTES as u64);
+        let data = match &data {
+            Some(data) => data.slice(from as usize..to as usize),
+            None => Bytes::from_static(&ZEROS[..(to - from) as usize]),
+        };
+        Placed { attempt, file, offset: offset + from, data }
+    };
+    (0..len).step_by(PART_BYTES).map(run).collect()
+}
+
+async fn write<H: Home>(home: &Arc<H>, ranges: Vec<Placed>) -> Result<(), TransferError> {
+    let home = home.clone();
+    blocking(move || home.place(ranges)).await?.map_err(here)
+}
+
+/// True when something was unpacked, which is still to be synced.
+async fn unpack(gather: &Gather, at: u64, lacks: &AttemptLacks) -> Result<bool, TransferError> {
+    let attempt = lacks.attempt;
+    for group in grouped(&lacks.packed, |file| file.size) {
+        gather.check()?;
+        let Found::Here(came) = gather.packed(attempt, at, &group).await? else { return Ok(true) };
+        let store = gather.store().clone();
+        let written = blocking(move || {
+            let files: Vec<Unpacked<'_>> = group
+                .iter()
+                .zip(&came)
+                .map(|(file, data)| Unpacked { path: &file.path, mode: file.mode, data })
+                .collect();
+            store.unpack(attempt, &files)
+        });
+        written.await?.map_err(here)?;
+    }
+    Ok(!lacks.packed.is_empty())
+}

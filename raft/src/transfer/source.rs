@@ -1,0 +1,255 @@
+//! What peers may fetch here, read from the shelves, from staging and from the log.
+//!
+//! **Guarantee.** Nothing leaves unchecked: a manifest against its root, a blob whole against its digest (once
+//! for an inode and its time of change), a range against its subtree digest, a packed file against its
+//! digest, a payload against its header. What does not verify is a miss, so that the caller asks elsewhere.
+//!
+//! Everything here blocks: it runs on threads of its own.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use checkpoint::digest::{self, Digest, Hasher};
+use checkpoint::disk::{DiskFile, Open};
+use checkpoint::{JobName, manifest};
+use nativelog::machine::Machine;
+use nativelog::record::LogId;
+
+use super::anywhere::MANIFEST_BYTES_MAX;
+use super::ask::Missed;
+use crate::config::PART_BYTES;
+use crate::proto::Miss;
+
+/// Blobs that are remembered as verified, at most.
+const VERIFIED_MAX: usize = 100_000;
+
+/// Where parts go.
+pub trait Outlet {
+    /// Takes the next bytes of the item. False when nobody wants more.
+    fn part(&mut self, data: Bytes) -> bool;
+    /// Says that work goes on. False when nobody waits for it.
+    fn working(&mut self) -> bool;
+}
+
+/// Why an item was not sent whole.
+#[derive(Debug)]
+pub enum Unsent {
+    /// It is not to be had here.
+    Missed(Missed),
+    /// Nobody wants it any more.
+    Gone,
+}
+
+type Sent = Result<(), Unsent>;
+
+/// A range of a staged file, as the ledger of the caller says it.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// Entry of the plan.
+    pub file: u32,
+    /// Bytes of the whole file.
+    pub file_bytes: u64,
+    /// Where the range starts.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// Digest of the subtree.
+    pub digest: Digest,
+}
+
+/// This node's content.
+pub struct Source {
+    machine: Arc<Machine>,
+    /// Inode, time of change and length of blobs that were read whole and have this digest.
+    verified: Mutex<HashMap<(u64, i128, u64), Digest>>,
+}
+
+fn missed(miss: Miss, why: impl Into<String>) -> Unsent {
+    Unsent::Missed(Missed { miss, why: why.into() })
+}
+
+fn unread(what: &str, error: &io::Error) -> Unsent {
+    let miss = if error.kind() == io::ErrorKind::NotFound { Miss::NotFound } else { Miss::Corrupt };
+    missed(miss, format!("{what}: {error}"))
+}
+
+impl Source {
+    /// The content of `machine`.
+    pub fn new(machine: Arc<Machine>) -> Source {
+        Source { machine, verified: Mutex::default() }
+    }
+
+    /// The manifest file of a published epoch. `at` is the position that the caller goes by.
+    pub fn manifest(&self, job: &JobName, epoch: u64, root: Digest, at: u64, out: &mut dyn Outlet) -> Sent {
+        let store = self.machine.store();
+        if store.published(job, epoch).ok().flatten() != Some(root) {
+            let ended = {
+                let ledger = self.machine.ledger();
+                ledger.applied().is_some_and(|id| id.index >= at) && ledger.epoch(job, epoch).is_none()
+            };
+            let miss = if ended { Miss::Ended } else { Miss::NotFound };
+            return Err(missed(miss, format!("{job}@{epoch} is not published here")));
+        }
+        let path = store.layout().manifest_file(job, epoch);
+        let bytes =
+            store.disk().read_file(&path, MANIFEST_BYTES_MAX).map_err(|e| unread("the manifest", &e))?;
+        match manifest::decode_file(&bytes) {
+            Ok((envelope, _)) if envelope.root == root => send(&bytes.into(), out),
+            Ok(_) => Err(missed(Miss::Corrupt, "the manifest has another root")),
+            Err(error) => Err(missed(Miss::Corrupt, error.to_string())),
+        }
+    }
+
+    /// A blob from `offset` on.
+    pub fn blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
+        let store = self.machine.store();
+        let path = store.blob_path(wanted).ok_or_else(|| missed(Miss::NotFound, "no such blob"))?;
+        let stat = store.disk().stat(&path).map_err(|e| unread("the blob", &e))?;
+        if stat.len != size {
+            return Err(missed(Miss::Corrupt, format!("the blob has {} bytes, not {size}", stat.len)));
+        }
+        let file = store.disk().open(&path, Open::Read).map_err(|e| unread("the blob", &e))?;
+        if size <= PART_BYTES as u64 {
+            let data = read(&*file, 0, size).map_err(|e| unread("the blob", &e))?;
+            if digest::content(&data) != wanted {
+                return Err(self.rotten(&path));
+            }
+            return send(&data.slice(offset.min(size) as usize..), out);
+        }
+        let key = (stat.ino, stat.mtime_ns, stat.len);
+        if self.verified().get(&key) != Some(&wanted) {
+            if hash(&*file, out)? != wanted {
+                return Err(self.rotten(&path));
+            }
+            let mut verified = self.verified();
+            if verified.len() >= VERIFIED_MAX {
+                verified.clear();
+            }
+            verified.insert(key, wanted);
+        }
+        let mut at = offset;
+        while at < size {
+            let len = (size - at).min(PART_BYTES as u64);
+            let data = read(&*file, at, len).map_err(|e| unread("the blob", &e))?;
+            if !out.part(data) {
+                return Err(Unsent::Gone);
+            }
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, i128, u64), Digest>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rotten(&self, path: &Path) -> Unsent {
+        tracing::error!(path = %path.display(), "a blob does not verify; it is not served, and `epochlog verify --repair` mends it");
+        missed(Miss::Corrupt, "the blob does not verify")
+    }
+
+    /// A covered range of an open attempt, from its staged file; what is missing at the end reads as zeros.
+    pub fn range(&self, attempt: u64, at: u64, range: &Range, out: &mut dyn Outlet) -> Sent {
+        let store = self.machine.store();
+        let path = store.layout().staged_file(attempt, range.file);
+        let data = store.disk().open(&path, Open::Read).and_then(|file| {
+            let there = file.len()?.saturating_sub(range.offset).min(range.len);
+            let mut data = vec![0; range.len as usize];
+            file.read_exact_at(&mut data[..there as usize], range.offset)?;
+            Ok(data)
+        });
+        match data {
+            Ok(data) if digest::subtree(range.file_bytes, range.offset, &data) == range.digest => {
+                send(&data.into(), out)
+            }
+            _ if self.has_ended(attempt, at) => Err(missed(Miss::Ended, "the attempt has ended")),
+            Ok(_) => Err(missed(Miss::Corrupt, format!("staged file {} does not verify", range.file))),
+            Err(error) => Err(unread("the staged file", &error)),
+        }
+    }
+
+    /// A packed file of an open attempt, from its tree; or the blob that became of it.
+    pub fn packed(
+        &self,
+        attempt: u64,
+        at: u64,
+        (file, size, wanted): (u32, u64, Digest),
+        out: &mut dyn Outlet,
+    ) -> Sent {
+        let store = self.machine.store();
+        let name = {
+            let ledger = self.machine.ledger();
+            ledger.plan(attempt).and_then(|plan| Some(plan.get(file as usize)?.path.clone()))
+        };
+        let read = name.map(|name| {
+            let path = store.layout().tree_dir(attempt).join(name.as_os_str());
+            store.disk().read_file(&path, size)
+        });
+        match read {
+            Some(Ok(data)) if digest::content(&data) == wanted => return send(&data.into(), out),
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(attempt, file, %error, "a packed file cannot be read");
+            }
+            _ => {}
+        }
+        match self.blob(wanted, size, 0, out) {
+            Err(Unsent::Missed(_)) if self.has_ended(attempt, at) => {
+                Err(missed(Miss::Ended, "the attempt has ended"))
+            }
+            sent => sent,
+        }
+    }
+
+    /// The payload of a log entry.
+    pub fn payload(&self, id: LogId, out: &mut dyn Outlet) -> Sent {
+        let log = self.machine.log();
+        if log.log_id_at(id.index) != Some(id) {
+            return Err(missed(Miss::NotFound, format!("the log here does not hold entry {id}")));
+        }
+        let payload = log.payload(id.index).map_err(|e| unread("the payload", &e))?;
+        send(&payload, out)
+    }
+
+    fn has_ended(&self, attempt: u64, at: u64) -> bool {
+        let ledger = self.machine.ledger();
+        ledger.applied().is_some_and(|id| id.index >= at) && ledger.attempt(attempt).is_none()
+    }
+}
+
+fn send(data: &Bytes, out: &mut dyn Outlet) -> Sent {
+    for at in (0..data.len()).step_by(PART_BYTES) {
+        if !out.part(data.slice(at..data.len().min(at + PART_BYTES))) {
+            return Err(Unsent::Gone);
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &dyn DiskFile, offset: u64, len: u64) -> io::Result<Bytes> {
+    let mut data = vec![0; len as usize];
+    file.read_exact_at(&mut data, offset)?;
+    Ok(data.into())
+}
+
+fn hash(file: &dyn DiskFile, out: &mut dyn Outlet) -> Result<Digest, Unsent> {
+    let mut hasher = Hasher::new();
+    let mut room = vec![0; PART_BYTES];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut room, at) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => {
+                hasher.update(&room[..n]);
+                at += n as u64;
+                if !out.working() {
+                    return Err(Unsent::Gone);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unread("the blob", &error)),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What peers may ask for and send on the transfer connection is bounded, and what is out of bounds changes
+//! nothing. On a disk that is nearly full, records that free space still pass.
+
+use crate::cluster::{Cluster, Commit, accepted, by_hand, caller, commit_epoch, directory, within};
+use bytes::Bytes;
+use nativelog::compose;
+use raft::ProposeError;
+use raft::proto::{self, snapshot_part::Part};
+use tonic::Code;
+
+fn digest() -> Bytes {
+    Bytes::from(vec![1; 32])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_out_of_bounds_are_refused() {
+    let cluster = Cluster::start_keeping("bounds", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, 1 << 20).await;
+    cluster.agree().await;
+    let leader = cluster.leader().await;
+    let target = cluster.follower().await;
+    let mut client = caller("bounds", leader, (target.id, &target.address));
+
+    let blob = |size, offset| proto::BlobWanted { digest: digest(), size, offset };
+    let short = proto::BlobWanted { digest: Bytes::from_static(b"short"), size: 5, offset: 0 };
+    for blobs in [vec![], vec![blob(5, 0); 513], vec![blob(5, 5)], vec![short]] {
+        let refused = client.fetch_blobs(proto::BlobsRequest { blobs }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let range =
+        |offset, len| proto::RangeWanted { file: 1, file_bytes: 1 << 30, offset, len, digest: digest() };
+    let lists = [
+        vec![],
+        vec![range(0, 0)],
+        vec![range(0, 8 << 20)],
+        vec![range(77, 1024)],
+        vec![range(0, 4 << 20); 9],
+    ];
+    for ranges in lists {
+        let request = proto::RangesRequest { attempt: 1, at: 1, ranges };
+        let refused = client.fetch_ranges(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let files = vec![proto::PackedWanted { file: 1, size: 1 << 20, digest: digest() }];
+    let refused = client.fetch_packed(proto::PackedRequest { attempt: 1, at: 1, files }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let request = proto::ManifestRequest { job: "../job".into(), epoch: 1, root: digest(), at: 1 };
+    assert_eq!(client.fetch_manifest(request).await.unwrap_err().code(), Code::InvalidArgument);
+
+    // In bounds and not there: a miss, not an error.
+    let blobs = vec![blob(5, 0)];
+    let mut answer = client.fetch_blobs(proto::BlobsRequest { blobs }).await.unwrap().into_inner();
+    let part = answer.message().await.unwrap().unwrap();
+    assert_eq!(part.miss(), proto::Miss::NotFound);
+    assert!(answer.message().await.unwrap().is_none());
+    let request = proto::ManifestRequest { job: "job".into(), epoch: 9, root: digest(), at: 0 };
+    let mut answer = client.fetch_manifest(request).await.unwrap().into_inner();
+    assert_eq!(answer.message().await.unwrap().unwrap().miss(), proto::Miss::Ended);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn snapshots_that_are_none_change_nothing() {
+    let cluster = Cluster::start_keeping("forged", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, 1 << 20).await;
+    let before = cluster.agree().await;
+    let leader = cluster.leader().await;
+    let target = cluster.follower().await;
+    let mut client = caller("forged", leader, (target.id, &target.address));
+    let last = target.log.log_state().1.unwrap();
+    let head = |term, bytes| {
+        let position = proto::Position { term: last.term, node: last.node, index: last.index + 1000 };
+        let meta = proto::SnapshotMeta { position: Some(position), membership_at: None, membership: None };
+        let vote = proto::Vote { term, node: leader, committed: true };
+        Part::Head(proto::SnapshotHead { vote: Some(vote), meta: Some(meta), bytes })
+    };
+    let data = |bytes: &'static [u8]| Part::Data(Bytes::from_static(bytes));
+    let forged = [
+        vec![],
+        vec![data(b"no head")],
+        vec![head(last.term, u64::MAX)],
+        vec![head(last.term, 3), data(b"more than three")],
+        vec![head(last.term, 30), data(b"less")],
+        vec![head(last.term, 12), data(b"not a ledger")],
+        vec![head(last.term, 0)],
+    ];
+    for parts in forged {
+        let parts = parts.into_iter().map(|part| proto::SnapshotPart { part: Some(part) });
+        let refused =
+            client.install_snapshot(tokio_stream::iter(parts.collect::<Vec<_>>())).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    // Somebody who does not lead any more is told so before anything is read.
+    let stale = vec![proto::SnapshotPart { part: Some(head(0, 1 << 20)) }];
+    let told = client.install_snapshot(tokio_stream::iter(stale)).await.unwrap().into_inner();
+    assert_eq!(told.vote.unwrap().term, last.term);
+    assert_eq!(cluster.agree().await, before);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_full_follower_takes_what_frees_space_and_refuses_what_takes_it() {
+    let cluster = Cluster::start_keeping("full", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, 1 << 20).await;
+    cluster.agree().await;
+    let leader = cluster.leader().await;
+    let replica = &cluster.nodes[&leader].replica;
+    for node in cluster.nodes.values().filter(|node| node.id != leader) {
+        node.replica.refuse_appends(Some("no space".into()));
+    }
+    crate::cluster::remove_epochs(&cluster, "job", vec![1]).await;
+    assert!(replica.propose(compose::tick(1)).await.unwrap().1.is_accepted());
+    let source = directory(1 << 20);
+    let commit = Commit::of(source.path(), "job", 2);
+    let begun = replica.propose(compose::begin(&commit.opening, &commit.pages)).await;
+    assert!(
+        matches!(begun, Err(ProposeError::Unknown { .. } | ProposeError::Unavailable { .. })),
+        "{begun:?}"
+    );
+    for node in cluster.nodes.values() {
+        node.replica.refuse_appends(None);
+    }
+    let stream = within("the leader goes on", || async { replica.stream().await.ok() }).await;
+    accepted(&stream, compose::begin(&commit.opening, &commit.pages)).await;
+    drop(stream);
+    cluster.agree().await;
+    cluster.shutdown().await;
+}

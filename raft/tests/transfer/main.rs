@@ -1,0 +1,10 @@
+//! Snapshots and content on their way between replicas over loopback and real disks: catching up, mending,
+//! rejoining, and what hostile or full peers can do to it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod catch_up;
+#[path = "../cluster/mod.rs"]
+mod cluster;
+mod hostile;
+mod mending;
