@@ -3,8 +3,9 @@
 //! It never carries a promise. sled's flush is not an fsync and a damaged database may open empty, so
 //! what is read back counts only when it is provably the ledger of this node at a position the WAL has:
 //! clean marker, identity, format, position (not above the log, not below the newest snapshot) and the digest of the
-//! whole ledger must all agree. The marker also says what this node owed the ledger when it stopped. In every other case, and on any error, the folder is deleted and made anew, and the ledger is rebuilt
-//! from snapshot and log. This is the only file that knows sled.
+//! whole ledger must all agree. The marker also says what this node owed the ledger when it stopped. In every other
+//! case, and on any error, the folder is deleted and made anew, and the ledger is rebuilt from snapshot and log.
+//! So is one whose files have become much larger than the ledger. This is the only file that knows sled.
 
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,10 @@ const CACHE_BYTES: u64 = 16 << 20;
 const FORMAT: u32 = 2;
 /// A whole ledger is written in transactions of about this many bytes.
 const BATCH_BYTES: usize = 8 << 20;
+/// sled's file never gets smaller. It may have this many bytes, and this many for each byte of the ledger, before it
+/// is worth making anew: less than what an empty one needs twice.
+const BLOATED_BYTES: u64 = 768 << 10;
+const BLOATED_RATIO: u64 = 4;
 const MARKER: &[u8] = b"\xffclean";
 
 /// Trees, each with the row tags it holds: a ledger's rows sort by tag, so reading the trees in this order
@@ -182,6 +187,26 @@ impl Catalog {
             }
         }
         self.write(&batches)
+    }
+
+    /// Whether the files are much larger than a ledger of `encoded` bytes needs.
+    pub fn is_bloated(&self, encoded: u64) -> bool {
+        let limit = BLOATED_BYTES.saturating_add(encoded.saturating_mul(BLOATED_RATIO));
+        self.db.size_on_disk().is_ok_and(|bytes| bytes > limit)
+    }
+
+    /// A new catalog in place of this one, with a whole ledger as `Ledger::encode` gave it.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`] and [`Catalog::project`].
+    pub fn made_anew(self, encoded: &[u8]) -> Result<Catalog, CatalogError> {
+        let Catalog { folder, identity, db, trees, .. } = self;
+        // Every handle goes before the files do.
+        drop((trees, db));
+        remove(&folder)?;
+        let catalog = Catalog::open_as_is(&folder, identity)?;
+        catalog.project_all(encoded)?;
+        Ok(catalog)
     }
 
     /// Closes the catalog as clean: everything durable first, then the marker, then that durable too. `ledger` is
@@ -363,6 +388,30 @@ mod tests {
         catalog.project_all(&ledger.encode()).unwrap();
         catalog.close_clean(&ledger, &Debts::default()).unwrap();
         assert_eq!(load(folder.path(), NODE, 20).unwrap().encode(), ledger.encode());
+    }
+
+    #[test]
+    fn a_bloated_catalog_is_made_anew_as_small_as_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut catalog = Catalog::open(folder.path(), NODE).unwrap();
+        let empty = catalog.db.size_on_disk().unwrap();
+        assert!(!catalog.is_bloated(0), "an empty one has {empty} bytes");
+        let mut ledger = Ledger::default();
+        let mut index = 0;
+        while !catalog.is_bloated(ledger.encode().len() as u64) {
+            assert!(index < 100_000, "it never grows");
+            fill(&mut ledger, index..index + 100);
+            index += 100;
+            let changes = ledger.drain_changes();
+            catalog.project(&ledger.changed_rows(&changes)).unwrap();
+            catalog.sync().unwrap();
+        }
+        catalog = catalog.made_anew(&ledger.encode()).unwrap();
+        catalog.sync().unwrap();
+        let (now, encoded) = (catalog.db.size_on_disk().unwrap(), ledger.encode().len() as u64);
+        assert!(now <= empty + BLOATED_RATIO * encoded, "{now} bytes for {encoded}, empty it has {empty}");
+        catalog.close_clean(&ledger, &Debts::default()).unwrap();
+        assert_eq!(load(folder.path(), NODE, index).unwrap().encode(), ledger.encode());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod lacking;
 mod missing;
 mod reclaim;
 mod start;
+mod way;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -81,6 +82,8 @@ struct Projection {
     catalog: Option<Catalog>,
     /// A whole ledger, encoded, that it has to be filled with before it follows the changes since.
     whole: Option<Bytes>,
+    /// Its files have become much larger than the ledger: it is to be made anew.
+    bloated: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -176,21 +179,41 @@ impl Machine {
         }
     }
 
-    /// Makes the catalog follow the ledger. The ledger is held only while the changed rows are copied.
+    /// Makes the catalog follow the ledger. The ledger is held only while the changed rows are copied, all of them
+    /// when the catalog is made anew.
     fn project(&self) {
         let mut projection = lock(&self.catalog);
-        let Projection { catalog, whole } = &mut *projection;
-        let changed = {
-            let mut ledger = self.write();
-            let changes = ledger.drain_changes();
-            if catalog.is_none() || changes.is_empty() { None } else { Some(ledger.changed_rows(&changes)) }
+        let Some(catalog) = projection.catalog.take() else {
+            self.write().drain_changes();
+            return;
         };
-        let Some(open) = catalog.as_ref() else { return };
-        let filled = whole.take().map_or(Ok(()), |whole| open.project_all(&whole));
-        let followed = filled.and_then(|()| changed.map_or(Ok(()), |changed| open.project(&changed)));
-        if let Err(error) = followed {
-            tracing::warn!(%error, "the catalog cannot follow the ledger; it is made anew at the next start");
-            *catalog = None;
+        let followed = match std::mem::take(&mut projection.bloated) {
+            true => {
+                projection.whole = None;
+                let encoded = {
+                    let mut ledger = self.write();
+                    ledger.drain_changes();
+                    ledger.encode()
+                };
+                catalog.made_anew(&encoded)
+            }
+            false => {
+                let changed = {
+                    let mut ledger = self.write();
+                    let changes = ledger.drain_changes();
+                    (!changes.is_empty()).then(|| ledger.changed_rows(&changes))
+                };
+                let filled = projection.whole.take().map_or(Ok(()), |whole| catalog.project_all(&whole));
+                let followed =
+                    filled.and_then(|()| changed.map_or(Ok(()), |changed| catalog.project(&changed)));
+                followed.map(|()| catalog)
+            }
+        };
+        match followed {
+            Ok(catalog) => projection.catalog = Some(catalog),
+            Err(error) => {
+                tracing::warn!(%error, "the catalog cannot follow the ledger; it is made anew at the next start");
+            }
         }
     }
 

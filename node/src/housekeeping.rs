@@ -67,7 +67,6 @@ async fn watch_space(node: &Node, steps: &mut Steps) -> bool {
     let before = *steps;
     let stalled = node.replica.log().stalled().borrow().is_some();
     *steps = pressure::steps(&space, before, stalled);
-    set_ballast(node, steps).await;
     if (steps.tight, steps.short) != (before.tight, before.short) {
         let why = pressure::words(node.config.id, &space);
         tracing::warn!(
@@ -82,6 +81,8 @@ async fn watch_space(node: &Node, steps: &mut Steps) -> bool {
         node.replica.refuse_appends(steps.short.then(|| why.clone()));
         node.short.send_replace(steps.tight.then_some(why));
     }
+    // Only now: content that is still let in must not take what the ballast leaves.
+    set_ballast(node, steps).await;
     // Nothing to give back needs no snapshot: what expires brings its own.
     if steps.reclaim && node.replica.machine().garbage() != Garbage::default() {
         node.reclaim();

@@ -12,7 +12,7 @@ use checkpoint::{Digest, JobName, Store};
 use client::pb::epochlog_client::EpochlogClient;
 use client::{Client, Options};
 use nativelog::performer::Publication;
-use raft::{Replica, ReplicaConfig};
+use raft::{Replica, ReplicaConfig, RoomProbe};
 use tokio::sync::{Mutex, watch};
 use tonic::transport::Channel;
 use tonic_health::server::HealthReporter;
@@ -23,8 +23,8 @@ use crate::identity::Claim;
 use crate::metrics::Metrics;
 use crate::opening::{Opened, open};
 use crate::refusal::ServeError;
-use crate::space::Spaces;
-use crate::{housekeeping, servers};
+use crate::space::{Space, Spaces};
+use crate::{housekeeping, pressure, servers};
 
 /// Open calls have so long to end when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -249,6 +249,15 @@ pub(crate) fn replica_config(config: &Config, claim: &Claim) -> ReplicaConfig {
     replica.cluster = claim.cluster;
     replica.heartbeat = config.heartbeat;
     replica.election_timeout = config.election_timeout;
+    if let Ok(space) = Space::of(&config.data_dir, config.reserve) {
+        let bytes = pressure::in_flight_bytes(&space);
+        replica.in_flight_bytes = replica.in_flight_bytes.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+    let (node, dir, reserve) = (config.id, config.data_dir.clone(), config.reserve);
+    replica.room = RoomProbe(Arc::new(move || {
+        let space = Space::of(&dir, reserve).ok()?;
+        pressure::takes_no_content(&space).then(|| pressure::words(node, &space))
+    }));
     replica
 }
 

@@ -10,14 +10,19 @@
 //!
 //! R is the reserve. The two edges of each step are apart, so that nothing flaps. A leader stops before its followers
 //! do: what it has in its log it can still bring to them, and so nothing stands before the record that makes room.
-//! The ballast is a file that takes space for nothing; given up, it leaves room for what makes more room: the
-//! records that expire epochs, a snapshot, a purge. Votes, deletions and reads go on at any time.
+//! The ballast is a file that takes space for nothing; given up, it leaves room for what is on its way to the log,
+//! which is in its order, and behind that for what makes more room: the records that expire epochs, a snapshot,
+//! a purge. So what is on its way is never more than a part of the ballast. Votes, deletions and reads go on at any
+//! time. A foreign program that goes on writing takes that room too: then all waits until there is some.
 
 use crate::space::Space;
 use crate::units;
 
 /// The ballast is at most so large, bytes.
-const BALLAST_BYTES_MAX: u64 = 64 << 20;
+const BALLAST_BYTES_MAX: u64 = 128 << 20;
+/// One part in so many of the ballast may be on its way to the log: a pack lies in the log and is unpacked beside it,
+/// a leader has proposals and a node that just led entries of the next leader.
+const IN_FLIGHT_SHARE: u64 = 4;
 const SHORT: &str = "is short of space";
 
 /// What a node that is short of space says when it refuses content.
@@ -50,12 +55,22 @@ pub fn ballast_bytes(space: &Space) -> u64 {
     BALLAST_BYTES_MAX.min(space.reserve / 4)
 }
 
+/// What may be on its way to the log of a node with this space, bytes.
+pub fn in_flight_bytes(space: &Space) -> u64 {
+    ballast_bytes(space) / IN_FLIGHT_SHARE
+}
+
+/// Whether content would take what is kept for what makes room, at this moment; [`steps`] says how long that holds.
+pub fn takes_no_content(space: &Space) -> bool {
+    space.inodes_short || space.free < space.reserve / 2
+}
+
 /// What to do, where `before` is what was done before. A log that has stalled for want of space is short
 /// whatever the file system tells.
 pub fn steps(space: &Space, before: Steps, stalled: bool) -> Steps {
     let forced = stalled || space.inodes_short;
     let below = |was: bool, limit: u64| forced || space.free < if was { space.reserve } else { limit };
-    let short = below(before.short, space.reserve / 2);
+    let short = stalled || takes_no_content(space) || before.short && space.free < space.reserve;
     let tight = short || below(before.tight, space.reserve - space.reserve / 4);
     let wanted = ballast_bytes(space);
     let plenty = space.reserve.saturating_add(2 * wanted);
@@ -114,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_ballast_is_small() {
-        assert_eq!(ballast_bytes(&Space { reserve: u64::MAX, ..Space::default() }), 64 * MIB);
+        assert_eq!(ballast_bytes(&Space { reserve: u64::MAX, ..Space::default() }), 128 * MIB);
         assert_eq!(ballast_bytes(&Space { reserve: 40, ..Space::default() }), 10);
         // Nothing overflows.
         assert!(steps(&Space { reserve: u64::MAX, ..space(500) }, Steps::default(), false).short);

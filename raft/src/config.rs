@@ -1,5 +1,7 @@
 //! How a replica is set up, and what that means for openraft.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
@@ -20,6 +22,23 @@ pub const LEDGER_BYTES_MAX: u64 = 1 << 30;
 pub const FRAME_BYTES: u32 = 1 << 20;
 /// HTTP/2 flow control window of a peer connection, in bytes.
 pub const WINDOW_BYTES: u32 = 8 << 20;
+
+/// Says why content must not be taken in just now, while that is so. Asked for every part: it must be quick.
+#[derive(Clone)]
+pub struct RoomProbe(pub Arc<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl RoomProbe {
+    /// There is always room.
+    pub fn always() -> RoomProbe {
+        RoomProbe(Arc::new(|| None))
+    }
+}
+
+impl fmt::Debug for RoomProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RoomProbe")
+    }
+}
 
 /// Settings of one replica.
 #[derive(Debug, Clone)]
@@ -51,6 +70,13 @@ pub struct ReplicaConfig {
     pub leader_patience: Duration,
     /// How often a leader writes log time while attempts are open.
     pub tick: Duration,
+    /// Bytes of proposals, and apart from them of entries from append streams, that are unanswered at a time: at
+    /// most this, [`PROPOSAL_BYTES`] and [`APPEND_BYTES`]. One record always goes, however large. A node with
+    /// little disk takes less, so that its ballast holds what is on its way when the disk is full.
+    pub in_flight_bytes: usize,
+    /// Why this node cannot take content now. Beside [`crate::Replica::refuse_appends`], which holds until it is
+    /// taken back, this answers for the moment.
+    pub room: RoomProbe,
     /// When snapshots are taken, the log is purged and space is given back.
     pub keeping: Keeping,
 }
@@ -107,8 +133,20 @@ impl ReplicaConfig {
             answer_stall: Duration::from_secs(15),
             leader_patience: Duration::from_secs(10),
             tick: Duration::from_secs(5),
+            in_flight_bytes: PROPOSAL_BYTES,
+            room: RoomProbe::always(),
             keeping: Keeping::default(),
         }
+    }
+
+    /// Bytes of unanswered proposals.
+    pub(crate) fn proposal_bytes(&self) -> usize {
+        PROPOSAL_BYTES.min(self.in_flight_bytes).max(1)
+    }
+
+    /// Bytes of unanswered entries from append streams.
+    pub(crate) fn append_bytes(&self) -> usize {
+        APPEND_BYTES.min(self.in_flight_bytes).max(1)
     }
 
     /// openraft's settings.

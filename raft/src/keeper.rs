@@ -65,15 +65,20 @@ impl Replica {
     /// # Errors
     /// [`KeepError`]; what was done stays done.
     pub async fn reclaim_now(&self) -> Result<Reclaimed, KeepError> {
-        let _turn = self.inner.keeper.turn.lock().await;
-        let mut all = Reclaimed::default();
-        // The log goes up to the older of two snapshots: after the second round that is now.
-        for _ in 0..2 {
-            snapshot(&self.inner).await?;
-            add(&mut all, give_back(&self.inner).await?);
-        }
-        Ok(all)
+        reclaim_now(&self.inner).await
     }
+}
+
+/// See [`Replica::reclaim_now`].
+pub(crate) async fn reclaim_now(inner: &Arc<Inner>) -> Result<Reclaimed, KeepError> {
+    let _turn = inner.keeper.turn.lock().await;
+    let mut all = Reclaimed::default();
+    // The log goes up to the older of two snapshots: after the second round that is now.
+    for _ in 0..2 {
+        snapshot(inner).await?;
+        add(&mut all, give_back(inner).await?);
+    }
+    Ok(all)
 }
 
 fn add(all: &mut Reclaimed, more: Reclaimed) {
@@ -148,7 +153,7 @@ impl Looks {
         let garbage = inner.machine.garbage();
         let contents_age = since(garbage.contents > 0, &mut self.contents_since);
         let attempts_age = since(garbage.attempts > 0, &mut self.attempts_since);
-        let short = is_short(inner);
+        let short = inner.takes_no_content().is_some();
         if self.not_before.is_some_and(|at| Instant::now() < at) && !(short && self.fruitless == 0) {
             return None;
         }
@@ -180,12 +185,6 @@ impl Looks {
         }
         self.not_before = Some(Instant::now() + pause);
     }
-}
-
-/// True while appends are refused, or the log waits for space.
-pub(crate) fn is_short(inner: &Inner) -> bool {
-    let refusing = inner.refusing.read().unwrap_or_else(std::sync::PoisonError::into_inner).is_some();
-    refusing || inner.log.stalled().borrow().is_some()
 }
 
 /// True when the log got shorter or something was given back.

@@ -59,7 +59,8 @@ pub(crate) async fn permit(inner: &Inner, record: &LogRecord) -> Result<OwnedSem
     let Some(bytes) = u32::try_from(bytes).ok().filter(|bytes| *bytes as usize <= PROPOSAL_BYTES) else {
         return Err(ProposeError::unavailable(format!("a record of {bytes} bytes is too large")));
     };
-    let permit = inner.permits.clone().acquire_many_owned(bytes).await;
+    let all = u32::try_from(inner.config.proposal_bytes()).expect("48 MiB fits");
+    let permit = inner.permits.clone().acquire_many_owned(bytes.min(all)).await;
     permit.map_err(|_| ProposeError::unavailable("this node is shutting down"))
 }
 

@@ -17,7 +17,6 @@ use nativelog::machine::Missing;
 use nativelog::record::Body;
 use tokio::sync::watch;
 
-use crate::keeper::is_short;
 use crate::replica::{Inner, Replica};
 use crate::transfer::anywhere::{Found, Wanted};
 use crate::transfer::gather::Gather;
@@ -284,7 +283,7 @@ impl Mending {
     /// Publishes what is missing, one epoch after the other.
     async fn epochs(&mut self, inner: &Arc<Inner>) {
         // What could not be published for want of space is not brought once more.
-        if is_short(inner) {
+        if inner.takes_no_content().is_some() {
             return;
         }
         let missing = inner.machine.missing();

@@ -12,7 +12,7 @@ use openraft::errors::Fatal;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{APPEND_BYTES, PROPOSAL_BYTES, ReplicaConfig};
+use crate::config::ReplicaConfig;
 use crate::error::{ProposeError, StartError};
 use crate::identity::Known;
 use crate::keeper::Keeper;
@@ -90,10 +90,29 @@ impl Inner {
         Ok(())
     }
 
+    /// Why entries with content are not taken from a leader now. While there is a reason, space is short: what is
+    /// garbage is given back at once, and nothing is fetched.
+    pub fn takes_no_content(&self) -> Option<String> {
+        let refusing = self.refusing.read().unwrap_or_else(PoisonError::into_inner).clone();
+        refusing.or_else(|| self.stalled()).or_else(|| (self.config.room.0)())
+    }
+
+    /// Why content is not proposed here now.
+    pub fn proposes_no_content(&self) -> Option<String> {
+        self.no_content.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| self.stalled())
+    }
+
+    /// The log knows of a full disk before anybody has looked.
+    fn stalled(&self) -> Option<String> {
+        let stalled = self.log.stalled();
+        let why = stalled.borrow();
+        why.as_ref().map(|why| format!("node {} is short of space: {why}", self.config.node))
+    }
+
     /// A way to bring content here; `stop` ends it.
     pub fn gather(&self, stop: Stop) -> Gather {
         let (peers, store) = (self.peers.clone(), self.machine.store().clone());
-        Gather::new(peers, store, self.config.node, self.transfer.clone(), stop)
+        Gather::new(peers, store, self.config.node, self.transfer.clone(), stop).with_room(&self.config.room)
     }
 
     /// True once this node stops.
@@ -164,8 +183,8 @@ impl Replica {
             peers,
             known,
             leadership: watch::Sender::new(None),
-            permits: Arc::new(Semaphore::new(PROPOSAL_BYTES)),
-            append_permits: Arc::new(Semaphore::new(APPEND_BYTES)),
+            permits: Arc::new(Semaphore::new(config.proposal_bytes())),
+            append_permits: Arc::new(Semaphore::new(config.append_bytes())),
             refusing: RwLock::new(None),
             no_content: RwLock::new(None),
             fatal: watch::Sender::new(None),
@@ -300,7 +319,7 @@ impl Replica {
 
     /// Waits until every proposal is answered, as long as a majority answers at all.
     async fn drain(&self) {
-        let all = u32::try_from(PROPOSAL_BYTES).expect("48 MiB fits");
+        let all = u32::try_from(self.inner.config.proposal_bytes()).expect("48 MiB fits");
         let answered = self.inner.permits.acquire_many(all);
         let _ = tokio::time::timeout(HANDOVER, answered).await;
     }

@@ -24,7 +24,7 @@ use super::writer::Writer;
 use crate::record::LogId;
 
 /// A purge that reaches into a segment of at least this many bytes closes it, so that it can be deleted soon.
-const ROTATE_BYTES: u64 = 1 << 20;
+const ROTATE_BYTES: u64 = 64 << 10;
 /// How often a repair starts again because the performer has changed the file meanwhile.
 const REPAIR_TRIES: usize = 8;
 /// Folders of one attempt that may lie in the trash at once.

@@ -60,6 +60,13 @@ pub fn whole_of(job: &str, epoch: u64, directory: &Directory) -> LogRecord {
     compose::whole(&opening, &pages, &pieces, directory.root()).expect("small enough")
 }
 
+/// After how many operations of the next start the power goes a second time, when it went after `first` before. Every
+/// 17th, so that over the first cuts each is met; all of them with `EPOCHLOG_EXHAUSTIVE=1`, which takes long.
+pub fn second_cuts(first: u64) -> impl Iterator<Item = u64> {
+    let step = if std::env::var_os("EPOCHLOG_EXHAUSTIVE").is_some() { 1 } else { 17 };
+    (first % step..).step_by(step as usize)
+}
+
 impl Replica {
     pub fn keep(&self) -> Result<SnapshotMeta, SnapshotError> {
         let capture = self.machine.capture(None).expect("something is applied");

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use crate::config::{APPEND_BYTES, MESSAGE_BYTES_MAX};
+use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::identity::Check;
 use crate::leader::Leadership;
@@ -291,12 +291,13 @@ async fn read_appends(
             Err(status) => break Some(status),
             Ok(Some(request)) => match ingress(&inner, request).await {
                 Err(status) => {
-                    tracing::error!(
-                        node = inner.config.node,
-                        from,
-                        why = status.message(),
-                        "entries are refused"
-                    );
+                    let (node, why) = (inner.config.node, status.message());
+                    // A node that is short of space says so itself, once; the leader comes again all the time.
+                    if status.code() == tonic::Code::ResourceExhausted {
+                        tracing::debug!(node, from, why, "entries wait for space");
+                    } else {
+                        tracing::error!(node, from, why, "entries are refused");
+                    }
                     break Some(status);
                 }
                 Ok((request, permit)) => {
@@ -331,13 +332,13 @@ async fn ingress(
     if !request.entries.is_empty() {
         inner.foreground.touch();
     }
-    let refusing = inner.refusing.read().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some(why) = refusing.filter(|_| takes_space) {
-        return Err(Status::resource_exhausted(why));
-    }
-    let bytes = u32::try_from(bytes.min(APPEND_BYTES as u64)).expect("32 MiB fits");
+    let bytes = u32::try_from(bytes.min(inner.config.append_bytes() as u64)).expect("32 MiB fits");
     let permit = inner.append_permits.clone().acquire_many_owned(bytes).await;
     let permit = permit.map_err(|_| Status::unavailable("this node is shutting down"))?;
+    // After the wait: what is taken in on a full disk is at most what the permits allow.
+    if takes_space && let Some(why) = inner.takes_no_content() {
+        return Err(Status::resource_exhausted(why));
+    }
     Ok((request, permit))
 }
 

@@ -8,7 +8,7 @@
 //! missing. A rejection changes nothing, so that is safe; it is final when nothing earlier is open.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -57,8 +57,9 @@ async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRec
     if let Err(error) = inner.running() {
         return Taken::Answered(Err(error));
     }
-    let no_content = inner.no_content.read().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some(why) = no_content.filter(|_| brings_content(record)) {
+    if brings_content(record)
+        && let Some(why) = inner.proposes_no_content()
+    {
         return Taken::Answered(Err(ProposeError::unavailable(why)));
     }
     inner.foreground.touch();

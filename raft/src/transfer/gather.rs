@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::ask::{self, Event, Items, Trouble};
 use super::{Progress, Stop, TransferError, blocking, is_stopped, stopped};
+use crate::config::RoomProbe;
 use crate::network::peers::Peers;
 use crate::proto;
 
@@ -47,6 +48,7 @@ pub struct Gather {
     holder: Option<u64>,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Stop,
+    room: RoomProbe,
     away: Arc<Mutex<HashMap<u64, Instant>>>,
     /// Counts batches: each begins at another peer.
     turns: Arc<AtomicUsize>,
@@ -58,7 +60,23 @@ type Left = (Content, String);
 impl Gather {
     /// For node `me`; `stop` ends it.
     pub fn new(peers: Arc<Peers>, store: Arc<Store>, me: u64, progress: Arc<Progress>, stop: Stop) -> Gather {
-        Gather { peers, store, me, holder: None, progress, stop, away: Arc::default(), turns: Arc::default() }
+        Gather {
+            peers,
+            store,
+            me,
+            holder: None,
+            progress,
+            stop,
+            room: RoomProbe::always(),
+            away: Arc::default(),
+            turns: Arc::default(),
+        }
+    }
+
+    /// The same, for a disk that may be short of space.
+    pub fn with_room(mut self, room: &RoomProbe) -> Gather {
+        self.room = room.clone();
+        self
     }
 
     /// The same, with a peer that surely has everything.
@@ -79,7 +97,10 @@ impl Gather {
 
     /// Fails when the transfer has to end.
     pub fn check(&self) -> Result<(), TransferError> {
-        if is_stopped(&self.stop) { Err(TransferError::Stopped) } else { Ok(()) }
+        if is_stopped(&self.stop) {
+            return Err(TransferError::Stopped);
+        }
+        (self.room.0)().map_or(Ok(()), |why| Err(TransferError::Here(why)))
     }
 
     /// All peers, beginning with another one every time; those that did not answer lately come last.
@@ -213,7 +234,8 @@ impl Gather {
         let request = proto::BlobsRequest { blobs: blobs.collect() };
         let sizes: Vec<u64> = request.blobs.iter().map(|blob| blob.size - blob.offset).collect();
         let (parts, taken) = mpsc::channel(AHEAD);
-        let writer = tokio::task::spawn_blocking(move || write(wanted, taken));
+        let room = self.room.clone();
+        let writer = tokio::task::spawn_blocking(move || write(wanted, taken, &room));
         let mut why: BTreeMap<usize, String> = BTreeMap::new();
         let trouble = match self.blobs(peer, request, sizes, parts, &mut why).await {
             Ok(()) => None,
@@ -227,7 +249,7 @@ impl Gather {
         // Also when it ends early: what the thread has must not be opened again before it lets go.
         let (wanted, written) =
             writer.await.map_err(|_| TransferError::Here("a thread of this node panicked".into()))?;
-        written.map_err(here)?;
+        written.map_err(TransferError::Here)?;
         if let Some(None) = trouble {
             return Err(TransferError::Stopped);
         }
@@ -275,13 +297,16 @@ fn here(error: impl std::fmt::Display) -> TransferError {
     TransferError::Here(error.to_string())
 }
 
-type Written = (Vec<Incoming>, Result<(), checkpoint::store::StoreError>);
+type Written = (Vec<Incoming>, Result<(), String>);
 
 /// Writes parts behind what is there until no more come.
-fn write(mut wanted: Vec<Incoming>, mut parts: mpsc::Receiver<(usize, Bytes)>) -> Written {
+fn write(mut wanted: Vec<Incoming>, mut parts: mpsc::Receiver<(usize, Bytes)>, room: &RoomProbe) -> Written {
     while let Some((item, data)) = parts.blocking_recv() {
+        if let Some(why) = (room.0)() {
+            return (wanted, Err(why));
+        }
         if let Err(error) = wanted[item].write(&data) {
-            return (wanted, Err(error));
+            return (wanted, Err(error.to_string()));
         }
     }
     (wanted, Ok(()))

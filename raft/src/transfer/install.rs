@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::{Stage, TransferError, blocking, is_stopped, receive};
 use crate::config::LEDGER_BYTES_MAX;
+use crate::keeper;
 use crate::network::convert;
 use crate::proto::{self, snapshot_part::Part};
 use crate::replica::Inner;
@@ -130,6 +131,11 @@ async fn install(
     }
     let applied = inner.machine.ledger().applied();
     let news = applied.is_none_or(|applied| applied.index < position.index);
+    if news && let Some(why) = inner.takes_no_content() {
+        make_room(inner, &ledger).await;
+        // The sender comes again, when there is some.
+        return Err(Status::resource_exhausted(why));
+    }
     if news {
         // Before the first blob is made: what a transfer that never ends has brought is given back one day. And what
         // is here already and not referred to yet is not given back meanwhile.
@@ -167,6 +173,22 @@ async fn install(
     }
     let reply = installed.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
     Ok(proto::SnapshotReply { vote: convert::put_vote(&reply.vote) })
+}
+
+/// Gives back what this node's own records allow, and then what those of the coming ledger do.
+async fn make_room(inner: &Arc<Inner>, ledger: &Arc<Ledger>) {
+    if let Err(error) = keeper::reclaim_now(inner).await {
+        tracing::warn!(%error, "this node's own garbage is not all given back");
+    }
+    let (machine, coming) = (inner.machine.clone(), ledger.clone());
+    match blocking(move || machine.give_way(&coming)).await {
+        Ok(Ok(given)) if given.files > 0 => {
+            tracing::info!(files = given.files, bytes = given.bytes, "expired epochs make room for what is lacking")
+        }
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "expired epochs cannot make room yet"),
+        Err(error) => tracing::warn!(%error, "expired epochs make no room"),
+    }
 }
 
 /// What was begun for an earlier snapshot and is not referred to any more.

@@ -1,0 +1,56 @@
+//! Room for a catch-up on a full disk.
+//!
+//! Everywhere else a deletion waits for this node's own snapshot and purge. On a full disk that would be for ever: the
+//! record that expired an epoch stands in the log behind content for which there is no room. But the record is
+//! committed, the ledger that a leader sent says so; nothing that anybody needs goes. A start before that ledger is
+//! installed finds epochs of the old one without a directory, asks the peers for them in vain, and is caught up again.
+//!
+//! **Never.** Staged files are not touched: the log may still name them, and goes the usual way. An epoch above the
+//! coming ledger's mark is none of its business.
+
+use std::io;
+
+use checkpoint::Digest;
+use checkpoint::store::Reclaimed;
+
+use super::missing::{Overview, directories};
+use super::{Machine, lock};
+use crate::ledger::Ledger;
+
+impl Machine {
+    /// Removes the epochs that `coming`, a ledger that is about to be brought here, has let expire, and the content
+    /// that it does not know any more. Does nothing while something is pinned, or for a ledger that is not above
+    /// what is applied here. Blocks.
+    ///
+    /// # Errors
+    /// The disk refuses; what was removed stays removed.
+    pub fn give_way(&self, coming: &Ledger) -> io::Result<Reclaimed> {
+        let news = self.ledger().applied() < coming.applied();
+        let there = directories(&self.store).map_err(io::Error::other)?;
+        let gone = Overview::of(coming).surplus(&self.store, &there);
+        let pins = lock(&self.pins.held);
+        if !news || !pins.is_empty() {
+            return Ok(Reclaimed::default());
+        }
+        for epoch in &gone {
+            let sealed = self.ledger().epoch(&epoch.job, epoch.epoch).map(|info| info.sealed);
+            if let Some(sealed) = sealed {
+                let why = "it has expired, and made room for what this node lacks";
+                self.performer.note_missing(
+                    epoch.job.clone(),
+                    epoch.epoch,
+                    sealed.attempt,
+                    sealed.root,
+                    why,
+                );
+            }
+            self.store.expire(&epoch.job, epoch.epoch).map_err(io::Error::other)?;
+        }
+        let is_free = |digest: &Digest| coming.content(digest).is_none();
+        let mut contents: Vec<Digest> = self.ledger().contents().map(|(digest, _)| digest).collect();
+        contents.extend(self.performer.owed().into_keys());
+        contents.extend(gone.iter().flat_map(|gone| gone.contents.iter().map(|(digest, _)| *digest)));
+        contents.retain(is_free);
+        self.store.remove_blobs(&contents, &is_free).map_err(io::Error::other)
+    }
+}
