@@ -60,22 +60,21 @@ impl SmallDisk {
         rustix::fs::statvfs(&self.at).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
     }
 
-    /// Fills a file of somebody else until nothing goes in any more, or until `leave` bytes are free.
+    /// Writes a file of somebody else that takes all that is free now, or as much of it as can be had: what a node
+    /// gives up meanwhile stays free.
     ///
     /// # Panics
     /// When it cannot be written for any other reason.
-    pub fn fill(&self, leave: u64, rng: &mut Rng) -> Foreign {
+    pub fn fill(&self, rng: &mut Rng) -> Foreign {
         let path = self.at.join("somebody-elses-file");
         let mut file = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut buffer = vec![0; 64 << 10];
         rng.fill(&mut buffer);
-        loop {
-            let left = usize::try_from(self.free().saturating_sub(leave)).unwrap_or(usize::MAX);
-            // The last bytes of a file system that says it has none: one byte at a time would take for ever.
-            let part = if leave == 0 { left.clamp(4096, buffer.len()) } else { left.min(buffer.len()) };
-            match file.write(&buffer[..part]) {
+        let mut left = usize::try_from(self.free()).unwrap_or(usize::MAX);
+        while left > 0 {
+            match file.write(&buffer[..left.min(buffer.len())]) {
                 Ok(0) => break,
-                Ok(_) => {}
+                Ok(written) => left -= written,
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
                 Err(error) => panic!("{}: {error}", path.display()),
             }

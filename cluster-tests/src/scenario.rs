@@ -18,13 +18,19 @@ pub mod wire;
 pub mod writers;
 pub mod years;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// One cluster at a time: stories run one after another, however many threads
-/// the test harness has.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A part of the machine: most of a story's time is waiting, so as many are told at once as the test harness has
+/// threads.
+pub fn among_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The whole machine, for a story that measures time or memory.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether this process is root: some stories need it, others change user then.

@@ -180,17 +180,6 @@ impl Performer {
         self.shared.books().debts(index)
     }
 
-    /// Content that records have released whose effects were not performed yet, and its bytes.
-    pub(crate) fn queued_releases(&self) -> Vec<(Digest, u64)> {
-        let books = self.shared.books();
-        let effects = books.queue.iter().flat_map(|work| &work.effects);
-        let released = effects.flat_map(|effect| match effect {
-            Effect::Expire { released, .. } | Effect::Discard { released, .. } => released.as_slice(),
-            Effect::Unpack { .. } | Effect::Publish(_) => &[],
-        });
-        released.map(|content| (content.digest, content.bytes)).collect()
-    }
-
     /// Owes more: content whose blobs may be here without anybody referring to it, and folders of epochs that have
     /// expired.
     pub(crate) fn owe(

@@ -233,7 +233,9 @@ async fn snapshot(inner: &Arc<Inner>) -> Result<Option<SnapshotMeta>, KeepError>
     let wanted = Some(raft_id(meta.position));
     let told = inner.raft.wait(Some(PATIENCE));
     let told = told.metrics(|now| now.snapshot >= wanted, "openraft knows of the snapshot").await;
-    told.map_err(|late| KeepError::NotNow(late.to_string()))?;
+    told.map_err(|_| {
+        KeepError::NotNow("the consensus is busy: it has not heard of the snapshot yet".into())
+    })?;
     Ok(Some(meta))
 }
 

@@ -54,7 +54,9 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/raft.descriptors"));
 }
 
-pub use config::{APPEND_BYTES, Keeping, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, RoomProbe, WINDOW_BYTES};
+pub use config::{
+    APPEND_BYTES, Keeping, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, RoomProbe, WINDOW_BYTES,
+};
 pub use error::{ProposeError, StartError};
 pub use network::server::PeerService;
 pub use propose::{Outcome, Pending, ProposalStream};

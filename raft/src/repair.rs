@@ -296,8 +296,12 @@ impl Mending {
             let (job, epoch, why) = (&missing.job, missing.epoch, &missing.why);
             tracing::info!(node = inner.config.node, %job, epoch, why, "a sealed epoch is no directory here; what it lacks is fetched");
             match epoch_from_peers(inner, &missing).await {
-                Ok(()) => {
+                Ok(true) => {
                     tracing::info!(node = inner.config.node, %job, epoch, "the epoch is published here")
+                }
+                Ok(false) => {
+                    tracing::info!(node = inner.config.node, %job, epoch, "the peers say that it has expired");
+                    self.epochs.failed(&key);
                 }
                 Err(error) => {
                     tracing::warn!(node = inner.config.node, %job, epoch, %error, "the epoch cannot be published here yet; it is tried again");
@@ -321,7 +325,8 @@ async fn payload(inner: &Arc<Inner>, index: u64) -> Result<(), String> {
     repaired.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
-async fn epoch_from_peers(inner: &Arc<Inner>, missing: &Missing) -> Result<(), RepairError> {
+/// False when it has expired since it was listed.
+async fn epoch_from_peers(inner: &Arc<Inner>, missing: &Missing) -> Result<bool, RepairError> {
     let (stop, stopped) = watch::channel(false);
     let _turn = inner.transfer_turn.wait(stop.clone()).await;
     inner.transfer.begin(Stage::Repair, None);
@@ -332,17 +337,17 @@ async fn epoch_from_peers(inner: &Arc<Inner>, missing: &Missing) -> Result<(), R
     done
 }
 
-async fn bring(inner: &Arc<Inner>, gather: &Gather, missing: &Missing) -> Result<(), RepairError> {
+async fn bring(inner: &Arc<Inner>, gather: &Gather, missing: &Missing) -> Result<bool, RepairError> {
     match missing.manifest.clone() {
         Some((envelope, manifest)) => {
             receive::epoch(gather, &Arc::new(inner.machine.clone()), envelope, manifest).await?;
         }
-        // Expired since it was listed: nothing to do.
         None => match mend(inner, gather, &missing.job, missing.epoch).await {
-            Ok(_) | Err(RepairError::NotSealed(..)) => {}
+            Ok(_) => {}
+            Err(RepairError::NotSealed(..)) => return Ok(false),
             Err(error) => return Err(error),
         },
     }
     inner.machine.publish_again();
-    Ok(())
+    Ok(true)
 }

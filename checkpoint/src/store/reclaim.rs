@@ -87,6 +87,38 @@ impl Store {
         Ok(())
     }
 
+    /// What lies on the shelves besides what is `known`: digest and bytes, as the names say it. This alone decides
+    /// nothing: an epoch that is just being published may need it.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn shelved_besides(
+        &self,
+        known: &dyn Fn(&Digest) -> bool,
+    ) -> Result<BTreeMap<Digest, u64>, StoreError> {
+        let disk = self.disk();
+        let mut found = BTreeMap::new();
+        for first in 0..=u8::MAX {
+            let shelf = self.layout().blob_shelf(first);
+            let names = match disk.read_dir(&shelf) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                names => names.map_err(at("list", &shelf))?,
+            };
+            for (name, _) in names {
+                let Some((digest, ..)) = blobs::parse(&name).filter(|(digest, ..)| !known(digest)) else {
+                    continue;
+                };
+                let path = shelf.join(&name);
+                match disk.stat(&path) {
+                    Ok(stat) => *found.entry(digest).or_default() += stat.len,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(at("stat", &path)(e).into()),
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes everything in `trash/`. What cannot be removed now can be later.
     pub fn empty_trash(&self) {
         let (disk, trash) = (&**self.disk(), self.layout().trash_dir());

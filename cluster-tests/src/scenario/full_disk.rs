@@ -98,23 +98,26 @@ impl Full {
         Some(full)
     }
 
-    /// Kills leaders until this node is one. From here on nobody may end.
+    /// Moves leadership until this node has it. From here on nobody may end.
+    ///
+    /// A node draws its election timeout when it starts or stands for election: one that drew a long time is never
+    /// elected before the others. So everybody else ends, and draws anew while the timeout of this one runs.
     fn make_leader(&mut self, id: u64) {
         for _ in 0..ELECTIONS_MAX {
-            let leader = self.cluster.leader();
-            if leader == id {
+            if self.cluster.leader() == id {
                 self.cluster.wait_ready();
                 self.cluster.wait_alike();
                 self.pids = self.cluster.nodes.iter().map(|node| node.pid()).collect();
                 return;
             }
-            self.cluster.kill9(leader);
-            wait_until(PATIENCE, "another leader", || match self.cluster.status() {
-                Ok(status) if status["leader"].as_u64().is_some_and(|other| other != leader) => Ok(()),
+            let others: Vec<u64> = (1..=self.cluster.options.nodes).filter(|other| *other != id).collect();
+            others.iter().for_each(|other| self.cluster.kill9(*other));
+            others.iter().for_each(|other| self.cluster.restart(*other));
+            wait_until(PATIENCE, "a leader", || match self.cluster.status() {
+                Ok(status) if status["leader"].as_u64().is_some_and(|leader| leader > 0) => Ok(()),
                 Ok(status) => Err(status.to_string()),
                 Err(output) => Err(output.to_string()),
             });
-            self.cluster.restart(leader);
             self.cluster.wait_ready();
         }
         panic!("node {id} was not elected in {ELECTIONS_MAX} elections");
@@ -140,7 +143,7 @@ impl Full {
     /// when the file is gone everything goes on by itself.
     fn by_a_foreign_file(&mut self, disk: FullDisk, whose: Whose, rng: &mut Rng) -> String {
         let pending = self.commits.begin_made(rng, |at, rng| epoch(at, disk.epoch_bytes, rng));
-        let foreign: Vec<_> = self.disks.iter().map(|(_, disk)| disk.fill(0, rng)).collect();
+        let foreign: Vec<_> = self.disks.iter().map(|(_, disk)| disk.fill(rng)).collect();
         let during = self.commits.end(pending);
         // Space that came back a moment later, too: of staged files, of the node's own ballast.
         let free: Vec<u64> = self.disks.iter().map(|(_, disk)| disk.free()).collect();

@@ -246,7 +246,11 @@ pub fn gives_everything_back(cluster: &Cluster, baseline: &[Usage]) {
             if left.is_empty() && now.disk() <= baseline.disk() + BASELINE_SLACK_BYTES {
                 return Ok(());
             }
-            Err(format!("{now}, at first {baseline}; {} files are left: {:#?}", left.len(), left.get(..5)))
+            Err(format!(
+                "{now}, at first {baseline}; {} files are left: {:#?}",
+                left.len(),
+                &left[..left.len().min(5)]
+            ))
         });
         gone.unwrap_or_else(|last| panic!("node {} keeps what nobody refers to: {last}", node.id));
     }

@@ -15,7 +15,6 @@ fn a_damaged_log_does_not_vote_and_is_repaired() {
 }
 
 #[test]
-#[ignore = "open: one row still fails; run it by name"]
 fn damaged_content_is_never_served_and_is_fetched_again() {
     story("damaged_content", |rng| damage::rows("content", &damage::CONTENT, rng, &mut say));
 }

@@ -7,12 +7,11 @@ use cluster_tests::scenario::purging;
 use cluster_tests::scenario::restart::{self, Restart};
 use cluster_tests::scenario::years::{self, Years};
 
-use crate::{say, story};
+use crate::{measured_story, say, story};
 
 #[test]
-#[ignore = "open: fails now and then on a busy machine; run it by name"]
 fn epochs_come_and_go_and_nothing_grows() {
-    story("epochs_come_and_go", |rng| {
+    measured_story("epochs_come_and_go", |rng| {
         // Everything is small here, so that pages and frames count: twice as much is still no growth.
         let span =
             Years { epochs: 60, epoch_bytes: 1 << 20, keep: 5, early: 20, absences: 1, away: 10, limit: 2.0 };
@@ -35,7 +34,7 @@ fn kills_while_the_log_is_purged_lose_nothing_and_leak_nothing() {
 
 #[test]
 fn a_killed_node_with_many_epochs_is_back_at_once() {
-    story("a_killed_node_with", |rng| {
+    measured_story("a_killed_node_with", |rng| {
         let promise = Restart { epochs: 200, rounds: 2, limit: Duration::from_secs(4) };
         restart::after_kill("restart", promise, rng, &mut say);
     });

@@ -11,25 +11,21 @@ fn tmpfs(whose: Whose) -> impl FnOnce(&mut cluster_tests::seed::Rng) {
 }
 
 #[test]
-#[ignore = "open: does not hold every time yet; run it by name"]
 fn a_full_disk_of_the_leader_stops_nothing() {
     story("a_full_disk_of_the_leader", tmpfs(Whose::Leader));
 }
 
 #[test]
-#[ignore = "open: does not hold every time yet; run it by name"]
 fn a_full_disk_of_a_follower_stops_nothing() {
     story("a_full_disk_of_a_follower", tmpfs(Whose::Follower));
 }
 
 #[test]
-#[ignore = "open: does not hold every time yet; run it by name"]
 fn full_disks_of_all_nodes_lose_nothing_and_take_removals() {
     story("full_disks_of_all", tmpfs(Whose::All));
 }
 
 #[test]
-#[ignore = "open: does not hold every time yet; run it by name"]
 fn a_full_ext4_loses_nothing_and_takes_removals() {
     story("a_full_ext4", |rng| {
         let size = FullDisk { kind: Kind::LoopExt4, disk_bytes: 96 << 20, epoch_bytes: 8 << 20 };

@@ -1,5 +1,4 @@
-//! The stories, in their short form, against real processes. Each takes the
-//! machine for itself; see `cluster_tests::scenario` for what they assert, and
+//! The stories, in their short form, against real processes; see `cluster_tests::scenario` for what they assert, and
 //! the program `trial` for their long forms.
 //!
 //! `EPOCHLOG_SEED=N` replays; `EPOCHLOG_KEEP=1` keeps the folders.
@@ -12,12 +11,22 @@ mod identical;
 mod kills;
 mod refusals;
 
-use cluster_tests::scenario::alone;
+use cluster_tests::scenario::{alone, among_others};
 use cluster_tests::seed::{Replay, Rng, run_seed};
 
-/// Runs one story alone, with its seed.
+/// Runs one story, with its seed.
 fn story(name: &str, tell: impl FnOnce(&mut Rng)) {
-    let _alone = alone();
+    let _machine = among_others();
+    told(name, tell);
+}
+
+/// Runs one story that measures, alone.
+fn measured_story(name: &str, tell: impl FnOnce(&mut Rng)) {
+    let _machine = alone();
+    told(name, tell);
+}
+
+fn told(name: &str, tell: impl FnOnce(&mut Rng)) {
     let seed = run_seed();
     let _replay = Replay::of_test(name, seed);
     let begun = std::time::Instant::now();

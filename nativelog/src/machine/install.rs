@@ -17,7 +17,7 @@ use super::keep::Pin;
 use super::missing::{Overview, directories};
 use super::{Machine, lock};
 use crate::ledger::Ledger;
-use crate::snapshot::{Capture, Debts, Folder, FoundSnapshot, OpenFault, Owed, SnapshotError, ledger_of};
+use crate::snapshot::{Capture, Debts, Folder, OpenFault, Owed, SnapshotError, ledger_of};
 
 const EXPECTED_MAGIC: &[u8] = b"epochlog expected 1\n";
 /// Largest list of expected content, in bytes.
@@ -137,12 +137,8 @@ impl Machine {
             if old.applied().is_some_and(|applied| applied.index >= position.index) {
                 return Ok(());
             }
-            let mut owed = self.performer.debts(u64::MAX);
-            for (digest, bytes) in self.performer.queued_releases() {
-                owed.released.entry(digest).or_insert(Owed { index: position.index, bytes });
-            }
-            let old_contents = old.contents().chain(snapshots.expected.contents.clone());
-            succession(&self.store, owed, old_contents, &ledger)?
+            drop(old);
+            succession(&self.store, self.performer.debts(u64::MAX), &ledger)?
         };
         // Ranges and files of open attempts may have been here before, and not been synced.
         if let Err(source) = self.store.disk().sync_fs(self.store.layout().data_dir()) {
@@ -187,10 +183,8 @@ pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
         })?;
     let mut expected = Expected::read(&**store.disk(), &dir)
         .map_err(|source| SnapshotError::Io { what: "read what was expected".into(), source })?;
-    let (debts, old) =
-        found.map_or_else(Default::default, |FoundSnapshot { debts, ledger, .. }| (debts, ledger));
-    let old_contents = old.contents().chain(expected.contents.clone());
-    let (debts, _) = succession(store, debts, old_contents, &ledger)?;
+    let debts = found.map(|found| found.debts).unwrap_or_default();
+    let (debts, _) = succession(store, debts, &ledger)?;
     let data = store.layout().data_dir();
     store
         .disk()
@@ -213,24 +207,25 @@ fn keep_twice(folder: &mut Folder, capture: &Capture, debts: &Debts) -> Result<(
     folder.keep(capture, debts)
 }
 
-/// What this node owes once `new` is its ledger, and the directories that were there. `owed` is what it owed before,
-/// `old_contents` what may lie on its shelves.
+/// What this node owes once `new` is its ledger, and the directories that were there. `owed` is what it owed before.
+///
+/// An earlier life of this node may have applied more than this one has: what it published and let go of stands in no
+/// snapshot, and the log that names it is about to go. So the shelves are looked through, here and nowhere else. What is
+/// found is *owed*, not removed: it goes when nothing holds it after the log was purged.
 fn succession(
     store: &Store,
     owed: Debts,
-    old_contents: impl Iterator<Item = (Digest, u64)>,
     new: &Ledger,
 ) -> Result<(Debts, BTreeSet<(JobName, u64)>), SnapshotError> {
     let io = |error: checkpoint::store::StoreError| SnapshotError::Io {
-        what: "list the published epochs".into(),
+        what: "list what is published and on the shelves".into(),
         source: io::Error::other(error),
     };
     let index = new.applied().map_or(0, |applied| applied.index);
     let there = directories(store).map_err(io)?;
     let surplus = Overview::of(new).surplus(store, &there);
     let Debts { mut released, unpublished, mut half_unpacked, mut expiring } = owed;
-    let on_disk = surplus.iter().flat_map(|gone| gone.contents.iter().copied());
-    for (digest, bytes) in old_contents.chain(on_disk) {
+    for (digest, bytes) in store.shelved_besides(&|digest| new.content(digest).is_some()).map_err(io)? {
         released.entry(digest).or_insert(Owed { index, bytes });
     }
     released.retain(|digest, _| new.content(digest).is_none());

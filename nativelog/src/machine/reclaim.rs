@@ -1,9 +1,9 @@
 //! Giving back to the disk what records have decided: record, snapshot, fsynced purge, and only then the unlink.
 //!
 //! Two kinds of garbage. *Content* that nobody holds since the record at some index: its blobs, by digest, as the
-//! performer's books list it; no shelf is ever walked to find what could go. *Folders of attempts*: an id is the log
-//! index of the Begin, so an id below the purge point that the ledger does not have open has ended by a record.
-//! Never while something is pinned, and never while an entry of the log still names it.
+//! performer's books list it (only an install looks through the shelves for what may be listed there). *Folders of
+//! attempts*: an id is the log index of the Begin, so an id below the purge point that the ledger does not have open
+//! has ended by a record. Never while something is pinned, and never while an entry of the log still names it.
 
 use std::io;
 use std::sync::mpsc;

@@ -36,13 +36,7 @@ impl Machine {
             let sealed = self.ledger().epoch(&epoch.job, epoch.epoch).map(|info| info.sealed);
             if let Some(sealed) = sealed {
                 let why = "it has expired, and made room for what this node lacks";
-                self.performer.note_missing(
-                    epoch.job.clone(),
-                    epoch.epoch,
-                    sealed.attempt,
-                    sealed.root,
-                    why,
-                );
+                self.performer.note_missing(epoch.job.clone(), epoch.epoch, sealed.attempt, sealed.root, why);
             }
             self.store.expire(&epoch.job, epoch.epoch).map_err(io::Error::other)?;
         }

@@ -13,7 +13,7 @@ use nativelog::snapshot::Capture;
 use nativelog::store::Placed;
 
 use crate::directory::{CHUNK, Directory};
-use crate::house::{assert_baseline, file, start};
+use crate::house::{assert_baseline, file, open_behind, start};
 use crate::replica::{Replica, job};
 
 /// The other replica and its disk.
@@ -162,6 +162,32 @@ fn a_replica_that_was_away_is_identical_after_an_install() {
     assert_eq!(follower.machine.ledger().digest(), leader.machine.ledger().digest());
     follower.assert_all_published("after the install");
     assert_eq!(follower.store.epochs(&job()).unwrap(), leader.store.epochs(&job()).unwrap());
+    follower.empty();
+    follower.stop();
+    leader.stop();
+    assert_baseline(&disk, "after an install");
+}
+
+#[test]
+fn what_an_earlier_life_has_let_go_of_is_given_back_after_an_install() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
+    let attempt = together(&mut leader).unwrap();
+    assert_eq!(together(&mut follower), Some(attempt));
+    let passing = Directory::parse("passing:500=70 more:600=71");
+    for replica in [&mut leader, &mut follower] {
+        replica.whole(5, &passing);
+        replica.try_expire(vec![5]).unwrap();
+        replica.wait_performed();
+    }
+    follower.stop();
+    leader.whole(6, &Directory::parse("new:300=8"));
+    leader.keep().unwrap();
+    // Its directory is gone, its blobs are not; only the log knows of it, and the snapshot comes before that is applied.
+    let mut follower = open_behind(&disk);
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
+    follower.assert_all_published("after the install");
     follower.empty();
     follower.stop();
     leader.stop();

@@ -65,12 +65,8 @@ fn stopped_anywhere(full: bool) {
     let old = start(&kept);
     old.wait_performed();
     let captures = [first, second];
-    let early = Scene {
-        source: Source { replica: &old, disk: &kept },
-        captures: captures.clone(),
-        attempt,
-        full,
-    };
+    let early =
+        Scene { source: Source { replica: &old, disk: &kept }, captures: captures.clone(), attempt, full };
     let late = Scene { source: Source { replica: &leader, disk: &leader_disk }, captures, attempt, full };
 
     let run = |disk: &CrashDisk| -> Option<()> {

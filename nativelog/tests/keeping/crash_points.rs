@@ -111,7 +111,8 @@ fn nothing_is_lost_and_nothing_is_leaked_whenever_the_power_goes() {
                     let _ = replica.try_clean_up();
                     replica.stop();
                 }
-                let context = format!("power cut after operation {at}, {how:?}, and {again} of the next start");
+                let context =
+                    format!("power cut after operation {at}, {how:?}, and {again} of the next start");
                 check(&second.crash(Crash::Strict), &done, &context);
                 if !second.crashed() {
                     break;

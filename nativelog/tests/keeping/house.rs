@@ -28,6 +28,13 @@ pub fn start(disk: &CrashDisk) -> Replica {
     try_start(disk).expect("the replica starts")
 }
 
+/// Starts and applies nothing of the log.
+pub fn open_behind(disk: &CrashDisk) -> Replica {
+    let opened =
+        Replica::try_open(Arc::new(disk.clone()), Path::new(DATA), Path::new("/dev/null/no-catalog"));
+    opened.expect("the replica opens")
+}
+
 /// Starts with a catalog in a folder of the real disk.
 pub fn start_over(disk: &CrashDisk, catalog: &Path) -> Option<Replica> {
     let data = Path::new(DATA);

@@ -40,6 +40,16 @@ impl Replica {
 
     /// `None` when the disk fails.
     pub fn try_start(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Option<Replica> {
+        let replica = Replica::try_open(disk, data, catalog)?;
+        let applied = replica.machine.ledger().applied().map_or(0, |id| id.index + 1);
+        for entry in replica.log.headers(applied..replica.next).ok()? {
+            replica.machine.apply(&entry).unwrap();
+        }
+        Some(replica)
+    }
+
+    /// Without applying anything: nobody has said yet what of the log is committed.
+    pub fn try_open(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Option<Replica> {
         let store = Arc::new(Store::open(disk.clone(), data).ok()?);
         let owner = Identity { node: 1, incarnation: [3; 16] };
         let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).ok()?;
@@ -49,9 +59,6 @@ impl Replica {
         // Read again: an install that was cut short makes the log go on behind its snapshot.
         let next = log.log_state().1.map_or(next, |last| last.index + 1);
         assert!(applied <= next, "{applied} are applied, but the log ends at {next}");
-        for entry in log.headers(applied..next).ok()? {
-            machine.apply(&entry).unwrap();
-        }
         Some(Replica { store, log, machine, term: 1, next })
     }
 

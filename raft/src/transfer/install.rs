@@ -183,7 +183,11 @@ async fn make_room(inner: &Arc<Inner>, ledger: &Arc<Ledger>) {
     let (machine, coming) = (inner.machine.clone(), ledger.clone());
     match blocking(move || machine.give_way(&coming)).await {
         Ok(Ok(given)) if given.files > 0 => {
-            tracing::info!(files = given.files, bytes = given.bytes, "expired epochs make room for what is lacking")
+            tracing::info!(
+                files = given.files,
+                bytes = given.bytes,
+                "expired epochs make room for what is lacking"
+            )
         }
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "expired epochs cannot make room yet"),
