@@ -55,9 +55,10 @@ pub fn ballast_bytes(space: &Space) -> u64 {
     BALLAST_BYTES_MAX.min(space.reserve / 4)
 }
 
-/// What may be on its way to the log of a node with this space, bytes.
+/// What may be on its way to the log of a node with this space, bytes. Without a reserve there is no ballast that it
+/// would have to fit in.
 pub fn in_flight_bytes(space: &Space) -> u64 {
-    ballast_bytes(space) / IN_FLIGHT_SHARE
+    if space.reserve == 0 { u64::MAX } else { ballast_bytes(space) / IN_FLIGHT_SHARE }
 }
 
 /// Whether content would take what is kept for what makes room, at this moment; [`steps`] says how long that holds.
@@ -131,6 +132,8 @@ mod tests {
     fn the_ballast_is_small() {
         assert_eq!(ballast_bytes(&Space { reserve: u64::MAX, ..Space::default() }), 128 * MIB);
         assert_eq!(ballast_bytes(&Space { reserve: 40, ..Space::default() }), 10);
+        assert_eq!(in_flight_bytes(&Space { reserve: 1 << 40, ..Space::default() }), 32 * MIB);
+        assert_eq!(in_flight_bytes(&Space::default()), u64::MAX);
         // Nothing overflows.
         assert!(steps(&Space { reserve: u64::MAX, ..space(500) }, Steps::default(), false).short);
     }

@@ -335,6 +335,8 @@ impl receive::Home for Shelves {
         machine::adopt(&self.store, envelope.attempt, envelope, manifest).map_err(|why| why.to_string())
     }
 
+    fn mended(&self, _: &checkpoint::JobName, _: u64) {}
+
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
         machine::lacking_of_attempts(&self.store, ledger)
     }

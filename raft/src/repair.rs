@@ -87,17 +87,11 @@ async fn mend(
     let store = inner.machine.store().clone();
     let report = match verify(&store, job, epoch).await? {
         Ok(report) => report,
-        Err(error @ (StoreError::NotPublished { .. } | StoreError::Manifest { .. })) => {
+        Err(StoreError::NotPublished { .. } | StoreError::Manifest { .. }) => {
             let Some((envelope, manifest)) = manifest_of(inner, gather, job, epoch).await? else {
                 return Err(RepairError::NotSealed(job.clone(), epoch));
             };
-            let manifest = Arc::new(manifest);
-            if !directory_has(&store, &envelope, &manifest).await? {
-                return publish(inner, gather, envelope, manifest).await;
-            }
-            tracing::warn!(%job, epoch, %error, "the directory was there without its manifest, which a peer had");
-            inner.machine.mended(job, epoch);
-            verify(&store, job, epoch).await??
+            return publish(inner, gather, envelope, Arc::new(manifest)).await;
         }
         Err(error) => return Err(error.into()),
     };
@@ -161,20 +155,6 @@ async fn manifest_of(
             receive::agrees(&envelope, &info)?;
             Ok(Some((envelope, manifest)))
         }
-    }
-}
-
-/// Whether the epoch's directory is there; it has its manifest then.
-async fn directory_has(
-    store: &Arc<Store>,
-    envelope: &Envelope,
-    manifest: &Arc<Manifest>,
-) -> Result<bool, RepairError> {
-    let (store, envelope, manifest) = (store.clone(), envelope.clone(), manifest.clone());
-    match blocking(move || store.mend_manifest(&envelope, &manifest)).await? {
-        Ok(()) => Ok(true),
-        Err(StoreError::NotPublished { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -334,6 +314,12 @@ async fn epoch_from_peers(inner: &Arc<Inner>, missing: &Missing) -> Result<bool,
     let done = bring(inner, &gather, missing).await;
     inner.transfer.end(false);
     drop(stop);
+    if inner.machine.ledger().epoch(&missing.job, missing.epoch).is_none() {
+        // It expired meanwhile: what came is nobody's.
+        let (machine, store) = (inner.machine.clone(), inner.machine.store().clone());
+        let owed = blocking(move || machine.owe_surplus().and_then(|()| store.clear_incoming())).await?;
+        owed?;
+    }
     done
 }
 

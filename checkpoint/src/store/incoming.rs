@@ -217,15 +217,25 @@ impl Store {
     /// # Errors
     /// The disk refuses.
     pub fn lacking(&self, manifest: &Manifest) -> Result<Vec<Content>, StoreError> {
+        let files = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File);
+        self.lacking_of(files.map(|file| Content { digest: file.digest, mode: file.mode, size: file.size }))
+    }
+
+    /// As [`Store::lacking`], for `contents` by themselves.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn lacking_of(&self, contents: impl Iterator<Item = Content>) -> Result<Vec<Content>, StoreError> {
         let (inner, mut seen, mut lacking) = (&*self.inner, BTreeSet::new(), Vec::new());
-        for entry in &manifest.entries {
-            if entry.kind != EntryKind::File || entry.size == 0 || !seen.insert(entry.digest) {
+        for content in contents {
+            let Content { digest, mode, size } = content;
+            if size == 0 || !seen.insert(digest) {
                 continue;
             }
             let (known, layout) = (&inner.blobs, &inner.layout);
-            let held = blobs::find_good(&*inner.disk, known, layout, entry.digest, entry.mode, entry.size)?;
+            let held = blobs::find_good(&*inner.disk, known, layout, digest, mode, size)?;
             if !matches!(held, Held::Good(..)) {
-                lacking.push(Content { digest: entry.digest, mode: entry.mode, size: entry.size });
+                lacking.push(content);
             }
         }
         Ok(lacking)

@@ -271,6 +271,16 @@ impl Ledger {
         })
     }
 
+    /// Files of an open attempt whose content an epoch brought: digest, mode, bytes.
+    pub fn reused_files(&self, id: u64) -> impl Iterator<Item = (Digest, u32, u64)> {
+        let attempt = self.open.get(&id);
+        let files = attempt.into_iter().flat_map(|attempt| attempt.files.iter().zip(&attempt.entries));
+        files.filter_map(|(state, entry)| match state {
+            FileState::Reused(digest) => Some((*digest, entry.mode, entry.size)),
+            _ => None,
+        })
+    }
+
     /// Bytes that open attempts may still bring: what free space must hold beside the rest.
     pub fn reserved_bytes(&self) -> u64 {
         let left = |attempt: &Attempt| attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes);

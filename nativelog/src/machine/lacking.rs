@@ -5,7 +5,7 @@ use std::io;
 use checkpoint::digest::{Hasher, is_zero, subtree, zeros};
 use checkpoint::disk::{DiskFile, Open};
 use checkpoint::limits::CHUNK_BYTES_MAX;
-use checkpoint::store::Store;
+use checkpoint::store::{Content, Store};
 use checkpoint::{Digest, EntryKind};
 
 use super::{Machine, PackedFile};
@@ -22,6 +22,8 @@ pub struct AttemptLacks {
     pub ranges: Vec<(u32, u64, u64, Digest)>,
     /// Packed files that do not verify in the attempt's tree.
     pub packed: Vec<PackedFile>,
+    /// Content of earlier epochs that it reuses and that has no good blob here: the epochs may have gone since.
+    pub reused: Vec<Content>,
 }
 
 impl Machine {
@@ -57,7 +59,10 @@ pub fn lacking_of_attempts(store: &Store, ledger: &Ledger) -> io::Result<Vec<Att
                 lacks.packed.push(packed);
             }
         }
-        if !lacks.ranges.is_empty() || !lacks.packed.is_empty() {
+        let reused = ledger.reused_files(info.id);
+        let reused = reused.map(|(digest, mode, size)| Content { digest, mode, size });
+        lacks.reused = store.lacking_of(reused).map_err(io::Error::other)?;
+        if lacks != (AttemptLacks { attempt: info.id, ..AttemptLacks::default() }) {
             all.push(lacks);
         }
     }

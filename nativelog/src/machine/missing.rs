@@ -97,17 +97,31 @@ impl Machine {
     pub(super) fn compare_with_disk(&self, overview: &Overview) -> Result<(), StoreError> {
         let there = directories(&self.store)?;
         self.note_absent(overview, &there)?;
-        let surplus = overview.surplus(&self.store, &there);
-        if surplus.is_empty() {
-            return Ok(());
-        }
+        self.owe(overview.surplus(&self.store, &there), []);
+        Ok(())
+    }
+
+    /// Content was brought for an epoch that expired meanwhile: its directory, if it was published all the same, and
+    /// whatever lies on the shelves and is not known is owed. Blocks.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn owe_surplus(&self) -> Result<(), StoreError> {
+        let overview = Overview::of(&self.ledger());
+        let surplus = overview.surplus(&self.store, &directories(&self.store)?);
+        let strays = self.store.shelved_besides(&|digest| self.ledger().content(digest).is_some())?;
+        self.owe(surplus, strays);
+        Ok(())
+    }
+
+    fn owe(&self, surplus: Vec<Surplus>, strays: impl IntoIterator<Item = (Digest, u64)>) {
         let ledger = self.ledger();
-        let Some(applied) = ledger.applied() else { return Ok(()) };
+        let Some(applied) = ledger.applied() else { return };
+        let contents: Vec<(Digest, u64)> =
+            surplus.iter().flat_map(|gone| gone.contents.clone()).chain(strays).collect();
         let free = |content: &(Digest, u64)| ledger.content(&content.0).is_none();
-        let contents: Vec<(Digest, u64)> = surplus.iter().flat_map(|gone| gone.contents.clone()).collect();
         let expired = surplus.into_iter().map(|gone| (gone.job, gone.epoch));
         self.performer.owe(applied.index, contents.into_iter().filter(free), expired);
-        Ok(())
     }
 
     pub(super) fn note_absent(

@@ -41,10 +41,9 @@ impl Machine {
             self.store.expire(&epoch.job, epoch.epoch).map_err(io::Error::other)?;
         }
         let is_free = |digest: &Digest| coming.content(digest).is_none();
-        let mut contents: Vec<Digest> = self.ledger().contents().map(|(digest, _)| digest).collect();
-        contents.extend(self.performer.owed().into_keys());
-        contents.extend(gone.iter().flat_map(|gone| gone.contents.iter().map(|(digest, _)| *digest)));
-        contents.retain(is_free);
+        // Also what a catch-up to another ledger has left.
+        let unknown = self.store.shelved_besides(&|digest| !is_free(digest)).map_err(io::Error::other)?;
+        let contents: Vec<Digest> = unknown.into_keys().collect();
         self.store.remove_blobs(&contents, &is_free).map_err(io::Error::other)
     }
 }

@@ -9,6 +9,7 @@ use checkpoint::testing::CrashDisk;
 use nativelog::compose;
 use nativelog::ledger::Ledger;
 use nativelog::machine::AttemptLacks;
+use nativelog::performer::Publication;
 use nativelog::snapshot::Capture;
 use nativelog::store::Placed;
 
@@ -75,6 +76,14 @@ fn bring_attempt(source: &Source<'_>, to: &Replica, lacks: &AttemptLacks) -> Opt
     let (answer, answered) = mpsc::channel();
     to.log.place(ranges.collect(), Box::new(move |result| drop(answer.send(result))));
     answered.recv().expect("an answer").ok()?;
+    let mut reused = Vec::new();
+    for content in &lacks.reused {
+        let mut incoming = to.store.incoming(*content).ok()?;
+        let have = incoming.have() as usize;
+        incoming.write(&source.blob(content)[have..]).ok()?;
+        reused.push(incoming);
+    }
+    to.store.shelve(reused).into_iter().collect::<Result<Vec<_>, _>>().ok()?;
     for packed in &lacks.packed {
         let path = layout.tree_dir(attempt).join(packed.path.as_os_str());
         let data = source.bytes(&path, 0, packed.size);
@@ -188,6 +197,31 @@ fn what_an_earlier_life_has_let_go_of_is_given_back_after_an_install() {
     let capture = leader.machine.read_snapshot().unwrap().unwrap();
     catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
     follower.assert_all_published("after the install");
+    follower.empty();
+    follower.stop();
+    leader.stop();
+    assert_baseline(&disk, "after an install");
+}
+
+#[test]
+fn content_that_only_an_open_attempt_reuses_is_brought() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
+    leader.whole(1, &Directory::parse("shared:600=2"));
+    let second = Directory::parse("again:600=2");
+    let attempt = leader.try_begin(2, &second).unwrap();
+    leader.commit(compose::piece(attempt, second.reuse(&second.files())));
+    leader.try_expire(vec![1]).unwrap();
+    leader.wait_performed();
+    leader.keep().unwrap();
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
+    for replica in [&mut leader, &mut follower] {
+        replica.seal(attempt, &second);
+        replica.wait_performed();
+        replica.assert_all_published("what was reused");
+        assert_eq!(replica.publication(2), Some(Publication::Published));
+    }
     follower.empty();
     follower.stop();
     leader.stop();

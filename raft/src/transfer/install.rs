@@ -5,6 +5,7 @@
 //! refers to is here does openraft hear of the snapshot at all.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use nativelog::ledger::Ledger;
@@ -21,6 +22,9 @@ use crate::proto::{self, snapshot_part::Part};
 use crate::replica::Inner;
 use crate::snapshot::{SnapshotData, snap, stored_members};
 use crate::types::RaftVote;
+
+/// How long this node's own garbage may take, before what the coming ledger does not know makes room.
+const OWN_GARBAGE: Duration = Duration::from_secs(5);
 
 /// Whose turn it is to receive.
 #[derive(Default)]
@@ -136,14 +140,15 @@ async fn install(
         // The sender comes again, when there is some.
         return Err(Status::resource_exhausted(why));
     }
+    // Held until the snapshot is installed.
+    let mut pin = None;
     if news {
         // Before the first blob is made: what a transfer that never ends has brought is given back one day. And what
         // is here already and not referred to yet is not given back meanwhile.
         let (machine, coming) = (inner.machine.clone(), ledger.clone());
-        let pin = blocking(move || machine.expect(&coming))
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))?;
-        let _pin = pin.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        let expected = blocking(move || machine.expect(&coming)).await;
+        let expected = expected.map_err(|e| Status::unavailable(e.to_string()))?;
+        pin = Some(expected.map_err(|e| Status::resource_exhausted(e.to_string()))?);
         let members = stored_members(capture.meta.membership.as_ref()).map_err(|e| bad(e.to_string()))?;
         inner.peers.learn(members.nodes().map(|(node, at)| (*node, at.addr.as_str())));
         inner.transfer.begin(Stage::Snapshot, Some(position.index));
@@ -164,6 +169,7 @@ async fn install(
     drop(blocking(move || drop(ledger)).await);
     let snapshot = snap(&capture.meta.clone(), SnapshotData::new(capture)).map_err(|e| bad(e.to_string()))?;
     let installed = inner.raft.install_full_snapshot(vote, snapshot).await;
+    drop(pin);
     if news {
         let done = installed.as_ref().is_ok_and(|reply| reply.vote == vote);
         inner.transfer.end(done);
@@ -177,11 +183,19 @@ async fn install(
 
 /// Gives back what this node's own records allow, and then what those of the coming ledger do.
 async fn make_room(inner: &Arc<Inner>, ledger: &Arc<Ledger>) {
-    if let Err(error) = keeper::reclaim_now(inner).await {
-        tracing::warn!(%error, "this node's own garbage is not all given back");
+    // A snapshot waits for the log's writer, which may itself wait for room.
+    match tokio::time::timeout(OWN_GARBAGE, keeper::reclaim_now(inner)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "this node's own garbage is not all given back"),
+        Err(_) => tracing::warn!("this node's own garbage waits for the log"),
     }
     let (machine, coming) = (inner.machine.clone(), ledger.clone());
-    match blocking(move || machine.give_way(&coming)).await {
+    let given = blocking(move || {
+        // What came for another ledger. What came for this one is fetched once more, when there is room.
+        machine.store().clear_incoming().map_err(std::io::Error::other)?;
+        machine.give_way(&coming)
+    });
+    match given.await {
         Ok(Ok(given)) if given.files > 0 => {
             tracing::info!(
                 files = given.files,

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use checkpoint::limits::CHUNK_BYTES_MAX;
-use checkpoint::store::{Content, Unpacked};
-use checkpoint::{Envelope, Manifest, Store, digest};
+use checkpoint::store::{Content, StoreError, Unpacked};
+use checkpoint::{Envelope, JobName, Manifest, Store, digest};
 use futures::{FutureExt, StreamExt};
 use nativelog::ledger::{EpochInfo, Ledger};
 use nativelog::machine::{AttemptLacks, Machine};
@@ -33,6 +33,8 @@ static ZEROS: [u8; PART_BYTES] = [0; PART_BYTES];
 pub trait Home: Send + Sync + 'static {
     /// Publishes an epoch whose content is on the shelves.
     fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String>;
+    /// The directory of an epoch was there, and was mended.
+    fn mended(&self, job: &JobName, epoch: u64);
     /// What open attempts lack.
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>>;
     /// Writes ranges of open attempts and syncs them.
@@ -42,6 +44,10 @@ pub trait Home: Send + Sync + 'static {
 impl Home for Arc<Machine> {
     fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String> {
         Machine::adopt(self, envelope.attempt, envelope, manifest).map_err(|why| why.to_string())
+    }
+
+    fn mended(&self, job: &JobName, epoch: u64) {
+        Machine::mended(self, job, epoch);
     }
 
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
@@ -149,12 +155,56 @@ pub async fn epoch<H: Home>(
     manifest: Arc<Manifest>,
 ) -> Result<(), TransferError> {
     gather.check()?;
+    if mend_directory(gather, &envelope, &manifest).await? {
+        home.mended(&envelope.job, envelope.epoch);
+        return Ok(());
+    }
     let (store, tree) = (gather.store().clone(), manifest.clone());
     let lacking = blocking(move || store.lacking(&tree)).await?.map_err(here)?;
     gather.progress().lacks(lacking.iter().map(|content: &Content| content.size).sum());
     gather.bring(lacking).await?;
     let home = home.clone();
     blocking(move || home.adopt(envelope, manifest)).await?.map_err(TransferError::Here)
+}
+
+/// A directory that is there, although its manifest was missing or could not be read, gets it back, and good content
+/// where its own does not verify. False when there is no directory.
+async fn mend_directory(
+    gather: &Gather,
+    envelope: &Envelope,
+    manifest: &Arc<Manifest>,
+) -> Result<bool, TransferError> {
+    let (job, epoch) = (envelope.job.clone(), envelope.epoch);
+    let (store, envelope, manifest) = (gather.store().clone(), envelope.clone(), manifest.clone());
+    let damaged = blocking(move || {
+        match store.mend_manifest(&envelope, &manifest) {
+            Err(StoreError::NotPublished { .. }) => return Ok(None),
+            other => other?,
+        }
+        let report = store.verify(&envelope.job, envelope.epoch)?;
+        let good = report.is_good();
+        let damaged = if good {
+            Ok(Vec::new())
+        } else {
+            store.damaged_contents(&envelope.job, envelope.epoch, &report)
+        };
+        damaged.map(Some)
+    });
+    let Some(contents) = damaged.await?.map_err(here)? else { return Ok(false) };
+    tracing::warn!(%job, epoch, "the directory was there without its manifest, which a peer had");
+    gather.progress().lacks(contents.iter().map(|content: &Content| content.size).sum());
+    gather.bring(contents.clone()).await?;
+    let (store, of) = (gather.store().clone(), job.clone());
+    let left = blocking(move || {
+        store.heal_all(&contents)?;
+        store.verify(&of, epoch).map(|report| report.problems.into_iter().next())
+    });
+    match left.await?.map_err(here)? {
+        None => Ok(true),
+        Some(problem) => {
+            Err(here(format!("{job}@{epoch} still does not verify: {}: {}", problem.path, problem.why)))
+        }
+    }
 }
 
 /// Brings what open attempts lack.
@@ -170,7 +220,9 @@ async fn attempts<H: Home>(
     for lacks in lacking {
         let ranges: u64 = lacks.ranges.iter().map(|(_, _, len, _)| len).sum();
         let packed: u64 = lacks.packed.iter().map(|file| file.size).sum();
-        gather.progress().lacks(ranges + packed);
+        let reused: u64 = lacks.reused.iter().map(|content| content.size).sum();
+        gather.progress().lacks(ranges + packed + reused);
+        gather.bring(lacks.reused.clone()).await?;
         place(gather, home, ledger, at, &lacks).await?;
         unpacked |= unpack(gather, at, &lacks).await?;
     }

@@ -68,6 +68,30 @@ async fn a_damaged_manifest_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn manifests_lost_while_a_follower_was_away_do_not_stop_its_catch_up() {
+    let mut cluster = Cluster::start_keeping("manifests", 3, by_hand()).await;
+    for number in 1..=3 {
+        commit_epoch(&cluster, "job", number, MIB).await;
+    }
+    cluster.agree().await;
+    for node in cluster.nodes.values() {
+        assert_eq!(verified(node).await, 3);
+    }
+    let away = cluster.lose_follower().await;
+    let layout = Layout::new(&cluster.data(away));
+    std::fs::remove_file(layout.manifest_file(&job(), 1)).unwrap();
+    // In the envelope, which no root covers.
+    rot(&layout.manifest_file(&job(), 2), 40);
+    rot(&layout.files_dir(&job(), 2).join("big"), 12_345);
+    commit_epoch(&cluster, "job", 4, MIB).await;
+    cluster.purge().await;
+    cluster.resume(away).await;
+    cluster.agree().await;
+    assert_eq!(verified(&cluster.nodes[&away]).await, 4);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_epoch_whose_directory_and_blobs_are_gone_comes_back_by_itself() {
     let mut cluster = Cluster::start_keeping("gone", 3, by_hand()).await;
     for number in 1..=2 {
