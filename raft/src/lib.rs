@@ -33,6 +33,7 @@ mod rejoin;
 mod repair;
 mod replica;
 mod snapshot;
+mod space;
 mod state_machine;
 mod status;
 #[doc(hidden)]

@@ -21,6 +21,7 @@ use crate::log_store::RaftLog;
 use crate::network::peers::Peers;
 use crate::network::server::PeerService;
 use crate::network::{Factory, server};
+use crate::space::Refusal;
 use crate::state_machine::StateMachine;
 use crate::transfer::gather::Gather;
 use crate::transfer::install::Turn;
@@ -67,8 +68,8 @@ pub(crate) struct Inner {
     pub content: Arc<Service>,
     /// Wakes the keeper.
     pub keeper: Arc<Keeper>,
-    /// Why appends are refused at the ingress at present.
-    pub refusing: RwLock<Option<String>>,
+    /// What is refused at the ingress at present, for want of space.
+    pub refusal: Refusal,
     /// Why content is not proposed here at present.
     pub no_content: RwLock<Option<String>>,
     pub fatal: watch::Sender<Option<String>>,
@@ -93,13 +94,31 @@ impl Inner {
     /// Why entries with content are not taken from a leader now. While there is a reason, space is short: what is
     /// garbage is given back at once, and nothing is fetched.
     pub fn takes_no_content(&self) -> Option<String> {
-        let refusing = self.refusing.read().unwrap_or_else(PoisonError::into_inner).clone();
-        refusing.or_else(|| self.stalled()).or_else(|| (self.config.room.0)())
+        self.refusal.why().or_else(|| self.stalled()).or_else(|| (self.config.room.0)())
     }
 
-    /// Why content is not proposed here now.
+    /// Why content is not proposed here now: this node is short of space, or so many voters have refused it lately that
+    /// no majority would take it.
     pub fn proposes_no_content(&self) -> Option<String> {
-        self.no_content.read().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| self.stalled())
+        let own = self.no_content.read().unwrap_or_else(PoisonError::into_inner).clone();
+        own.or_else(|| self.stalled()).or_else(|| {
+            let short = self.peers.short_lately();
+            let (first, why) = short.first_key_value()?;
+            let metrics = self.raft.metrics().borrow_watched().clone();
+            let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+            let willing = voters.iter().filter(|voter| !short.contains_key(voter)).count();
+            (willing <= voters.len() / 2).then(|| format!("too few nodes take content; node {first}: {why}"))
+        })
+    }
+
+    /// Whether content from a leader is let in: there is room, or it is the bounded part that a node which is short
+    /// takes all the same.
+    pub fn admit_content(&self, records: usize, payload: u64) -> Result<(), String> {
+        match self.takes_no_content() {
+            Some(_) if self.stalled().is_none() && self.refusal.lets_in(records, payload) => Ok(()),
+            Some(why) => Err(why),
+            None => Ok(()),
+        }
     }
 
     /// The log knows of a full disk before anybody has looked.
@@ -185,7 +204,7 @@ impl Replica {
             leadership: watch::Sender::new(None),
             permits: Arc::new(Semaphore::new(config.proposal_bytes())),
             append_permits: Arc::new(Semaphore::new(config.append_bytes())),
-            refusing: RwLock::new(None),
+            refusal: Refusal::default(),
             no_content: RwLock::new(None),
             fatal: watch::Sender::new(None),
             digest: Mutex::default(),
@@ -255,10 +274,11 @@ impl Replica {
 
     /// Refuses appends that bring content or begin something, with the reason, until called with `None`: the
     /// node is short of space. Votes go on, and so do records that end, expire or seal; what is refused here is
-    /// sent again later. While it refuses, snapshots, purge and deletion run at once.
+    /// sent again later, and a part of it ([`crate::ReplicaConfig::in_flight_bytes`]) let in after a moment, so that
+    /// what stands behind it in the log comes through. While it refuses, snapshots, purge and deletion run at once.
     pub fn refuse_appends(&self, why: Option<String>) {
         let short = why.is_some();
-        *self.inner.refusing.write().unwrap_or_else(PoisonError::into_inner) = why;
+        self.inner.refusal.set(why, self.inner.config.append_bytes() as u64);
         if short {
             self.inner.keeper.wake();
         }

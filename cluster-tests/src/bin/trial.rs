@@ -176,7 +176,7 @@ fn restart(stage: &mut Stage) {
 
 fn full_disk(stage: &mut Stage, kind: Kind) {
     let size = FullDisk { kind, disk_bytes: 256 << 20, epoch_bytes: 16 << 20 };
-    for whose in [Whose::Leader, Whose::Follower, Whose::All] {
+    for whose in [Whose::Leader, Whose::Follower, Whose::Followers, Whose::All] {
         full_disk::full("full", size, whose, &mut stage.rng, &mut say);
     }
 }

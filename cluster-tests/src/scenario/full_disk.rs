@@ -31,6 +31,8 @@ pub enum Whose {
     Leader,
     /// One follower's.
     Follower,
+    /// Those of both followers: with them goes the majority.
+    Followers,
     /// All.
     All,
 }
@@ -73,7 +75,11 @@ impl Full {
         let options =
             Options { reserve: format!("{} KiB", disk.disk_bytes / 8 / 1024), ..Options::default() };
         let mut cluster = Cluster::prepare(name, options);
-        let small = if whose == Whose::All { 1..=cluster.options.nodes } else { 1..=1 };
+        let small = match whose {
+            Whose::Leader | Whose::Follower => 1..=1,
+            Whose::Followers => 1..=cluster.options.nodes - 1,
+            Whose::All => 1..=cluster.options.nodes,
+        };
         let mut disks = Vec::new();
         for id in small {
             match SmallDisk::mount(disk.kind, &cluster.node(id).data, disk.disk_bytes) {
@@ -93,6 +99,7 @@ impl Full {
         match whose {
             Whose::Leader => full.make_leader(1),
             Whose::Follower if full.cluster.leader() == 1 => full.make_leader(2),
+            Whose::Followers => full.make_leader(full.cluster.options.nodes),
             _ => {}
         }
         Some(full)
@@ -100,24 +107,26 @@ impl Full {
 
     /// Moves leadership until this node has it. From here on nobody may end.
     ///
-    /// A node draws its election timeout when it starts or stands for election: one that drew a long time is never
-    /// elected before the others. So everybody else ends, and draws anew while the timeout of this one runs.
+    /// A node that was just started stands for election before one that has followed: that one still waits for the
+    /// lease of the old leader to end. So this one starts anew, while the leader is away.
     fn make_leader(&mut self, id: u64) {
         for _ in 0..ELECTIONS_MAX {
-            if self.cluster.leader() == id {
+            let leader = self.cluster.leader();
+            if leader == id {
                 self.cluster.wait_ready();
                 self.cluster.wait_alike();
                 self.pids = self.cluster.nodes.iter().map(|node| node.pid()).collect();
                 return;
             }
-            let others: Vec<u64> = (1..=self.cluster.options.nodes).filter(|other| *other != id).collect();
-            others.iter().for_each(|other| self.cluster.kill9(*other));
-            others.iter().for_each(|other| self.cluster.restart(*other));
-            wait_until(PATIENCE, "a leader", || match self.cluster.status() {
-                Ok(status) if status["leader"].as_u64().is_some_and(|leader| leader > 0) => Ok(()),
+            self.cluster.kill9(leader);
+            self.cluster.kill9(id);
+            self.cluster.restart(id);
+            wait_until(PATIENCE, "another leader", || match self.cluster.status() {
+                Ok(status) if status["leader"].as_u64().is_some_and(|other| other != leader) => Ok(()),
                 Ok(status) => Err(status.to_string()),
                 Err(output) => Err(output.to_string()),
             });
+            self.cluster.restart(leader);
             self.cluster.wait_ready();
         }
         panic!("node {id} was not elected in {ELECTIONS_MAX} elections");
@@ -149,7 +158,7 @@ impl Full {
         let free: Vec<u64> = self.disks.iter().map(|(_, disk)| disk.free()).collect();
         let refused = match whose {
             Whose::Leader | Whose::Follower => "not asked for".to_owned(),
-            Whose::All => wait_until(PATIENCE, "a refusal on full disks", || {
+            Whose::Followers | Whose::All => wait_until(PATIENCE, "a refusal on full disks", || {
                 self.refused(disk.epoch_bytes, rng)
                     .ok_or("it was committed")
                     .map(|why| why.error_code().to_owned())

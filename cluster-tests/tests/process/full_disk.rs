@@ -21,6 +21,11 @@ fn a_full_disk_of_a_follower_stops_nothing() {
 }
 
 #[test]
+fn full_disks_of_both_followers_lose_nothing_and_take_removals() {
+    story("full_disks_of_both_followers", tmpfs(Whose::Followers));
+}
+
+#[test]
 fn full_disks_of_all_nodes_lose_nothing_and_take_removals() {
     story("full_disks_of_all", tmpfs(Whose::All));
 }

@@ -15,7 +15,7 @@ use openraft::network::{NetStreamAppend, RPCOption};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Network, Purpose, control, convert, unreachable};
 use crate::identity::Check;
@@ -71,15 +71,21 @@ impl Network {
             .map_err(failed)?
             .into_inner();
         let stall = self.peers.append_stall();
+        let peers = self.peers.clone();
         let state = Reading { replies, pump, sent, answered: 0, done: false };
-        Ok(futures::stream::unfold(state, move |mut state| async move {
+        Ok(futures::stream::unfold((state, peers), move |(mut state, peers)| async move {
             if state.done {
                 return None;
             }
             let next = state.next(stall).await?;
+            if let Err(status) = &next
+                && status.code() == Code::ResourceExhausted
+            {
+                peers.is_short(target, status.message());
+            }
             let next = next.map_err(|status| unreachable(target, &status));
             state.done = !matches!(next, Ok(Ok(_)));
-            Some((next, state))
+            Some((next, (state, peers)))
         })
         .boxed())
     }

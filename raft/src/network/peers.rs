@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -12,6 +12,7 @@ use tonic::{Request, Status};
 use crate::config::{MESSAGE_BYTES_MAX, ReplicaConfig, WINDOW_BYTES};
 use crate::identity::{Check, Known};
 use crate::proto::peer_client::PeerClient;
+use crate::space::LATELY;
 
 /// Which of the connections to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +52,8 @@ pub struct Peers {
     append_stall: Duration,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     addresses: RwLock<BTreeMap<u64, String>>,
+    /// Who refused content for want of space, when, and in which words.
+    short: Mutex<BTreeMap<u64, (Instant, String)>>,
 }
 
 impl Peers {
@@ -62,7 +65,21 @@ impl Peers {
             append_stall: config.append_stall,
             channels: Mutex::default(),
             addresses: RwLock::new(config.members.iter().cloned().collect()),
+            short: Mutex::default(),
         })
+    }
+
+    /// This peer refused content for want of space.
+    pub fn is_short(&self, peer: u64, why: &str) {
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        short.insert(peer, (Instant::now(), why.to_owned()));
+    }
+
+    /// Peers that refused content lately, and why.
+    pub fn short_lately(&self) -> BTreeMap<u64, String> {
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        short.retain(|_, (at, _)| at.elapsed() < LATELY);
+        short.iter().map(|(peer, (_, why))| (*peer, why.clone())).collect()
     }
 
     /// Who we are.

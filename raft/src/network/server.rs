@@ -332,12 +332,13 @@ async fn ingress(
     if !request.entries.is_empty() {
         inner.foreground.touch();
     }
+    let payload = bytes;
     let bytes = u32::try_from(bytes.min(inner.config.append_bytes() as u64)).expect("32 MiB fits");
     let permit = inner.append_permits.clone().acquire_many_owned(bytes).await;
     let permit = permit.map_err(|_| Status::unavailable("this node is shutting down"))?;
     // After the wait: what is taken in on a full disk is at most what the permits allow.
-    if takes_space && let Some(why) = inner.takes_no_content() {
-        return Err(Status::resource_exhausted(why));
+    if takes_space {
+        inner.admit_content(request.entries.len(), payload).map_err(Status::resource_exhausted)?;
     }
     Ok((request, permit))
 }
