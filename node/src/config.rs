@@ -146,12 +146,12 @@ impl Config {
 
     /// The same from text.
     pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
-        let table: toml::Table =
-            text.parse().map_err(|error: toml::de::Error| fail(error.message().to_owned()))?;
-        check_keys(&table)?;
-        let file: File =
-            table.try_into().map_err(|error: toml::de::Error| fail(error.message().to_owned()))?;
-        build(file, overrides)
+        let at_line = |error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            fail(format!("line {line}: {}", error.message()))
+        };
+        check_keys(&text.parse().map_err(at_line)?)?;
+        build(toml::from_str(text).map_err(at_line)?, overrides)
     }
 }
 

@@ -282,8 +282,10 @@ impl Run<'_> {
             committed: Certainty::No,
             code: if failure.code == Code::Timeout { Code::Unavailable } else { failure.code },
             sentence: sentence.into(),
-            fix: "start the nodes or correct --endpoints, then repeat the command: it is idempotent. Your directory is untouched."
-                .into(),
+            fix: format!(
+                "start the nodes or correct --endpoints, then repeat: {}. Your directory is untouched.",
+                self.command()
+            ),
             ..failure
         }
     }

@@ -230,6 +230,8 @@ fn channel(endpoint: &str) -> Result<Channel, Failure> {
         .connect_lazy())
 }
 
+const UNREACHED: &str = "check that the nodes run and that --endpoints names them, then repeat the command";
+
 /// The failure when no endpoint gave an answer.
 pub(crate) fn unavailable(what: &str, reasons: &BTreeMap<String, String>, last: Option<Failure>) -> Failure {
     let mut why: Vec<String> = reasons.iter().map(|(endpoint, why)| format!("{endpoint} {why}")).collect();
@@ -237,12 +239,11 @@ pub(crate) fn unavailable(what: &str, reasons: &BTreeMap<String, String>, last: 
         why.push("no endpoint was given".into());
     }
     let code = last.as_ref().map_or(Code::Unavailable, |last| last.code);
-    let sentence = match &last {
-        Some(last) if code != Code::Unavailable => last.sentence.clone(),
-        _ => "no node of the cluster could be reached".to_owned(),
+    // A node that answered has said what to do; a connection that failed has not.
+    let (sentence, fix) = match last {
+        Some(last) if !last.fix.is_empty() => (last.sentence, last.fix),
+        Some(last) if code != Code::Unavailable => (last.sentence, UNREACHED.to_owned()),
+        _ => ("no node of the cluster could be reached".to_owned(), UNREACHED.to_owned()),
     };
-    Failure::new(code, sentence)
-        .what(what.to_owned())
-        .why(why.join("; "))
-        .fix("check that the nodes run and that --endpoints names them, then repeat the command")
+    Failure::new(code, sentence).what(what.to_owned()).why(why.join("; ")).fix(fix)
 }

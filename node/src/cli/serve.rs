@@ -36,7 +36,7 @@ fn unusable(what: &str, why: String) -> Failure {
     Failure::new(Code::Usage, "the configuration cannot be used")
         .what(what)
         .why(why)
-        .fix("correct it; `epochlog serve --check` tests it without starting, `epochlog config show --origin` shows it")
+        .fix("correct it; `epochlog serve --check` tests it without starting, `epochlog config show --origin --id 1 --data-dir DIR` without a file shows every key")
 }
 
 /// Arguments of `serve`.

@@ -118,7 +118,10 @@ pub fn no_quorum(order: &Order, why: &str) -> Failure {
     Failure::new(Code::NoQuorum, "no quorum, the epoch was NOT committed")
         .what(format!("{} made no progress within {}", order.name(), crate::units::seconds(millis(order))))
         .why(why)
-        .fix(format!("see `epochlog status`, start what is down, then repeat the command: it is idempotent. {UNTOUCHED}"))
+        .fix(format!(
+            "see `epochlog status`, start what is down, then repeat: {}. {UNTOUCHED}",
+            command(order)
+        ))
         .committed(Certainty::No)
 }
 
