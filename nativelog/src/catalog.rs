@@ -25,9 +25,9 @@ const CACHE_BYTES: u64 = 16 << 20;
 const FORMAT: u32 = 2;
 /// A whole ledger is written in transactions of about this many bytes.
 const BATCH_BYTES: usize = 8 << 20;
-/// sled's file never gets smaller. It may have this many bytes, and this many for each byte of the ledger, before it
-/// is worth making anew: less than what an empty one needs twice.
-const BLOATED_BYTES: u64 = 768 << 10;
+/// What sled's file takes when it is empty, bytes. It grows by as much at a time, and never gets smaller.
+const EMPTY_BYTES: u64 = 512 << 10;
+/// It may take so many bytes for each byte of the ledger before it is worth making anew.
 const BLOATED_RATIO: u64 = 4;
 const MARKER: &[u8] = b"\xffclean";
 
@@ -191,7 +191,7 @@ impl Catalog {
 
     /// Whether the files are much larger than a ledger of `encoded` bytes needs.
     pub fn is_bloated(&self, encoded: u64) -> bool {
-        let limit = BLOATED_BYTES.saturating_add(encoded.saturating_mul(BLOATED_RATIO));
+        let limit = EMPTY_BYTES.saturating_add(encoded.saturating_mul(BLOATED_RATIO).max(EMPTY_BYTES / 2));
         self.db.size_on_disk().is_ok_and(|bytes| bytes > limit)
     }
 

@@ -82,8 +82,8 @@ struct Projection {
     catalog: Option<Catalog>,
     /// A whole ledger, encoded, that it has to be filled with before it follows the changes since.
     whole: Option<Bytes>,
-    /// Its files have become much larger than the ledger: it is to be made anew.
-    bloated: bool,
+    /// Bytes of the ledger, encoded, as of the newest snapshot: a catalog that takes much more is made anew.
+    encoded: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -187,7 +187,7 @@ impl Machine {
             self.write().drain_changes();
             return;
         };
-        let followed = match std::mem::take(&mut projection.bloated) {
+        let followed = match catalog.is_bloated(projection.encoded) {
             true => {
                 projection.whole = None;
                 let encoded = {

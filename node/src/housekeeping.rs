@@ -1,4 +1,4 @@
-//! What a node does unasked: learns the cluster's uuid, watches its space, and, while it leads, ends
+//! What a node does unasked: learns the cluster's uuid, watches its space and memory, and, while it leads, ends
 //! attempts that nobody goes on with. All of it is a record or local; no verdict depends on it.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use nativelog::compose;
 use nativelog::machine::Garbage;
 
 use crate::identity::Claim;
+use crate::memory::Memory;
 use crate::node::Node;
 use crate::pressure::{self, Steps};
 use crate::units;
@@ -24,12 +25,19 @@ pub async fn run(node: Arc<Node>, mut claim: Claim) {
     let mut slow_round: Option<Instant> = None;
     let mut stalled = node.replica.log().stalled();
     let mut steps = Steps::default();
+    let mut memory = Memory::default();
     loop {
         learn_cluster(&node, &mut claim);
         let tight = watch_space(&node, &mut steps).await;
         if slow_round.is_none_or(|last| last.elapsed() >= SLOW_ROUND) {
             slow_round = Some(Instant::now());
             node.spaces.refresh(&node).await;
+            memory = tokio::task::spawn_blocking(move || {
+                memory.look();
+                memory
+            })
+            .await
+            .expect("looking at memory does not panic");
             if node.replica.is_leader() {
                 end_abandoned(&node).await;
             }

@@ -23,6 +23,7 @@ pub mod config;
 pub mod housekeeping;
 pub mod http;
 pub mod identity;
+mod memory;
 pub mod metrics;
 pub mod node;
 pub mod opening;

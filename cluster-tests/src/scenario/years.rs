@@ -19,6 +19,10 @@ use crate::wal::{Mark, last_index, snapshots};
 const WINDOW: u64 = 10;
 /// What a node that comes home may fetch more than what it lacked: 5 %.
 const FETCHED_OVER_LACKED: f64 = 1.05;
+/// Memory that does not move for so long has settled.
+const QUIET: Duration = Duration::from_secs(8);
+/// What it may move in that time, bytes.
+const RSS_JITTER: u64 = 1 << 20;
 /// What stays of a node's disk when all epochs are gone may be this much above what it was: pages of a catalog, the
 /// first frames of a segment.
 const BASELINE_SLACK_BYTES: u64 = 1 << 20;
@@ -131,7 +135,11 @@ impl Life {
                 if now.content <= limit { Ok(now) } else { Err(format!("{now}; {} KiB live", live >> 10)) }
             })
         };
-        self.cluster.nodes.iter().map(rest).collect()
+        let mut usage: Vec<Usage> = self.cluster.nodes.iter().map(rest).collect();
+        for (usage, node) in usage.iter_mut().zip(&self.cluster.nodes) {
+            usage.rss = settled_rss(node);
+        }
+        usage
     }
 
     /// Kills a follower at a random moment of a commit, lives on until the log is purged past it, and lets it come home.
@@ -188,6 +196,18 @@ impl Life {
             progress(format!("node {} without epochs: {}", node.id, Usage::of(node)));
         }
     }
+}
+
+/// Memory of a node that has not moved any more for [`QUIET`]: what it does not use, it gives back now and then.
+fn settled_rss(node: &Node) -> u64 {
+    let (mut rss, mut since) = (Usage::of(node).rss, Instant::now());
+    wait_until(PATIENCE, &format!("the memory of node {} to settle", node.id), || {
+        let now = Usage::of(node).rss;
+        if now.abs_diff(rss) > RSS_JITTER {
+            (rss, since) = (now, Instant::now());
+        }
+        if since.elapsed() >= QUIET { Ok(rss) } else { Err(format!("{} KiB", now >> 10)) }
+    })
 }
 
 /// Three files of several chunks each, and a pack's worth of small ones.

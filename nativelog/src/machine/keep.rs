@@ -54,7 +54,7 @@ impl Machine {
     /// [`SnapshotError`]; what is on disk before stays.
     pub fn keep(&self, capture: Capture) -> Result<SnapshotMeta, SnapshotError> {
         let position = capture.meta.position;
-        self.look_at_catalog(capture.ledger.len() as u64);
+        lock(&self.catalog).encoded = capture.ledger.len() as u64;
         if !self.performer.wait_performed(position.index) {
             return Err(SnapshotError::NotNow("the node stops".into()));
         }
@@ -83,12 +83,6 @@ impl Machine {
         kept?;
         snapshots.expected.written_down(&**self.store.disk());
         Ok(capture.meta)
-    }
-
-    /// A snapshot is when the size of the ledger is known.
-    fn look_at_catalog(&self, encoded: u64) {
-        let mut projection = lock(&self.catalog);
-        projection.bloated |= projection.catalog.as_ref().is_some_and(|catalog| catalog.is_bloated(encoded));
     }
 
     /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.

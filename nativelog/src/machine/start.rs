@@ -119,7 +119,7 @@ impl Machine {
             log,
             kept: watch::Sender::new((folder.newest().cloned(), folder.older().cloned())),
             snapshots: Mutex::new(Snapshots { folder, expected, unsure: false }),
-            catalog: Mutex::new(Projection { catalog, whole, bloated: false }),
+            catalog: Mutex::new(Projection { catalog, whole, encoded: u64::MAX }),
             pins: Arc::default(),
         });
         machine.note_staging().map_err(io_error("list the staging folder"))?;
