@@ -6,7 +6,7 @@
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
 //! `reclaim` what is given back to the disk, `install` a snapshot from elsewhere, `lacking` and `missing` what has
-//! to be brought from peers. `docs/snapshot.md` tells them together.
+//! to be brought from peers, `way` what makes room for it on a full disk. `docs/snapshot.md` tells them together.
 
 mod install;
 mod keep;

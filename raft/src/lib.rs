@@ -12,6 +12,7 @@
 //! | `network`, `network/*` | four connections to each peer, and the service for peers |
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
 //! | `snapshot`, `transfer`, `transfer/*` | snapshots and content on their way between replicas |
+//! | `space` | content refused for want of space, here and by followers |
 //! | `repair` | what is missing or damaged here, refetched |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `status`, `clock` | what a replica says about itself; log time |
