@@ -2,12 +2,13 @@
 //! lets it mount; whoever asks is told when it does not work. Mounted below the scratch folder, unmounted on drop.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
 use crate::scenario::is_root;
-use crate::seed::Rng;
 
 /// Which file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub enum Kind {
     /// A file as a block device.
     LoopExt4,
 }
+
+/// Less than this is not worth filling.
+const LAST_BYTES: u64 = 16 << 10;
 
 /// A mounted file system.
 #[derive(Debug)]
@@ -60,22 +64,24 @@ impl SmallDisk {
         rustix::fs::statvfs(&self.at).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
     }
 
-    /// Writes a file of somebody else that takes all that is free now, or as much of it as can be had: what a node
-    /// gives up meanwhile stays free.
+    /// Makes a file of somebody else that takes all that is free now, at once: a node has no time to give up room that
+    /// it would take as well.
     ///
     /// # Panics
-    /// When it cannot be written for any other reason.
-    pub fn fill(&self, rng: &mut Rng) -> Foreign {
+    /// When it cannot be made for any other reason than want of space.
+    pub fn fill(&self) -> Foreign {
         let path = self.at.join("somebody-elses-file");
-        let mut file = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut buffer = vec![0; 64 << 10];
-        rng.fill(&mut buffer);
-        let mut left = usize::try_from(self.free()).unwrap_or(usize::MAX);
-        while left > 0 {
-            match file.write(&buffer[..left.min(buffer.len())]) {
-                Ok(0) => break,
-                Ok(written) => left -= written,
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+        let file = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut end = 0;
+        let mut want = self.free();
+        while want >= LAST_BYTES {
+            match rustix::fs::fallocate(&file, FallocateFlags::empty(), end, want) {
+                Ok(()) => return Foreign { path },
+                // Somebody else was faster, or the file system needs some for itself.
+                Err(Errno::NOSPC) => {
+                    end = file.metadata().map_or(end, |meta| meta.len());
+                    want = want.min(self.free()) / 16 * 15;
+                }
                 Err(error) => panic!("{}: {error}", path.display()),
             }
         }

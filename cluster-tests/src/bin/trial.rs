@@ -175,7 +175,7 @@ fn restart(stage: &mut Stage) {
 }
 
 fn full_disk(stage: &mut Stage, kind: Kind) {
-    let size = FullDisk { kind, disk_bytes: 256 << 20, epoch_bytes: 16 << 20 };
+    let size = FullDisk { kind, disk_bytes: 256 << 20, epoch_bytes: 16 << 20, during_upload: true };
     for whose in [Whose::Leader, Whose::Follower, Whose::Followers, Whose::All] {
         full_disk::full("full", size, whose, &mut stage.rng, &mut say);
     }

@@ -22,6 +22,8 @@ pub struct FullDisk {
     pub disk_bytes: u64,
     /// Bytes of one epoch.
     pub epoch_bytes: u64,
+    /// Somebody else takes the last byte while an epoch comes in, too.
+    pub during_upload: bool,
 }
 
 /// Whose disk is small.
@@ -148,12 +150,14 @@ impl Full {
         format!("refused after {fitted} epochs, went on after half of them were removed (try {tries})")
     }
 
-    /// A foreign file takes the last byte, also while an epoch comes in; removing an epoch works all the same, and
+    /// A foreign file takes the last byte, perhaps while an epoch comes in; removing an epoch works all the same, and
     /// when the file is gone everything goes on by itself.
     fn by_a_foreign_file(&mut self, disk: FullDisk, whose: Whose, rng: &mut Rng) -> String {
-        let pending = self.commits.begin_made(rng, |at, rng| epoch(at, disk.epoch_bytes, rng));
-        let foreign: Vec<_> = self.disks.iter().map(|(_, disk)| disk.fill(rng)).collect();
-        let during = self.commits.end(pending);
+        let pending = disk
+            .during_upload
+            .then(|| self.commits.begin_made(rng, |at, rng| epoch(at, disk.epoch_bytes, rng)));
+        let foreign: Vec<_> = self.disks.iter().map(|(_, disk)| disk.fill()).collect();
+        let during = pending.map(|pending| self.commits.end(pending));
         // Space that came back a moment later, too: of staged files, of the node's own ballast.
         let free: Vec<u64> = self.disks.iter().map(|(_, disk)| disk.free()).collect();
         let refused = match whose {

@@ -6,7 +6,8 @@ use cluster_tests::scenario::full_disk::{self, FullDisk, Whose};
 use crate::{say, story};
 
 fn tmpfs(whose: Whose) -> impl FnOnce(&mut cluster_tests::seed::Rng) {
-    let size = FullDisk { kind: Kind::Tmpfs, disk_bytes: 96 << 20, epoch_bytes: 8 << 20 };
+    let size =
+        FullDisk { kind: Kind::Tmpfs, disk_bytes: 96 << 20, epoch_bytes: 8 << 20, during_upload: false };
     move |rng| full_disk::full("full", size, whose, rng, &mut say)
 }
 
@@ -33,7 +34,12 @@ fn full_disks_of_all_nodes_lose_nothing_and_take_removals() {
 #[test]
 fn a_full_ext4_loses_nothing_and_takes_removals() {
     story("a_full_ext4", |rng| {
-        let size = FullDisk { kind: Kind::LoopExt4, disk_bytes: 96 << 20, epoch_bytes: 8 << 20 };
+        let size = FullDisk {
+            kind: Kind::LoopExt4,
+            disk_bytes: 96 << 20,
+            epoch_bytes: 8 << 20,
+            during_upload: false,
+        };
         full_disk::full("full", size, Whose::All, rng, &mut say);
     });
 }
