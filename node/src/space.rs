@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use client::{Certainty, Code, Failure, pb};
 
+use raft::VoterSpace;
+
 use crate::config::Reserve;
 use crate::node::Node;
+use crate::pressure;
 use crate::units;
 
 /// What a voter told longer ago is not counted: it is not live.
@@ -83,11 +86,28 @@ impl Space {
 /// What the other voters told, and when.
 #[derive(Debug, Default)]
 pub struct Spaces {
-    told: Mutex<BTreeMap<u64, (Instant, Space)>>,
+    told: Mutex<BTreeMap<u64, Told>>,
+}
+
+/// What one voter told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    when: Instant,
+    space: Space,
+    /// Why it takes no content.
+    short: Option<String>,
+}
+
+impl Told {
+    /// Whether it counts.
+    fn is_fresh(&self) -> bool {
+        self.when.elapsed() < FRESH
+    }
 }
 
 impl Spaces {
-    /// Asks all other voters; one that does not answer keeps what it told before, until that is old.
+    /// Asks all other voters, and tells the replica; one that does not answer keeps what it told before, until that
+    /// is old.
     pub async fn refresh(&self, node: &Node) {
         let others = node.voters().into_iter().filter(|id| *id != node.config.id);
         let answers = others.filter_map(|id| {
@@ -97,22 +117,26 @@ impl Spaces {
                 let reply = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?.into_inner();
                 let status = reply.nodes.into_iter().find(|status| status.id == id)?;
                 // One that could not tell: what it told before counts, until that is old.
-                Some((id, Space::told(&status)?))
+                let short = Some(status.short_of_space.clone()).filter(|why| !why.is_empty());
+                Some((id, Told { when: Instant::now(), space: Space::told(&status)?, short }))
             })
         });
         let answers = futures::future::join_all(answers).await;
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, space) in answers.into_iter().flatten() {
-            told.insert(id, (Instant::now(), space));
-        }
+        told.extend(answers.into_iter().flatten());
+        let spaces = told.iter().map(|(id, told)| {
+            let in_flight_bytes = pressure::in_flight_bytes(&told.space);
+            (*id, VoterSpace { live: told.is_fresh(), short: told.short.clone(), in_flight_bytes })
+        });
+        node.replica.heed(spaces.collect());
     }
 
     /// The live voter with most room above its reserve, if any has room at all.
     pub fn roomiest(&self) -> Option<u64> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.iter()
-            .filter(|(_, (when, space))| when.elapsed() < FRESH && space.has_room_for(0))
-            .max_by_key(|(_, (_, space))| space.free - space.reserve)
+            .filter(|(_, told)| told.is_fresh() && told.space.has_room_for(0))
+            .max_by_key(|(_, told)| told.space.free - told.space.reserve)
             .map(|(id, _)| *id)
     }
 
@@ -120,8 +144,8 @@ impl Spaces {
     fn without_room(&self, needed: u64) -> Option<(u64, Space)> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.iter()
-            .filter(|(_, (when, _))| when.elapsed() < FRESH)
-            .map(|(id, (_, space))| (*id, *space))
+            .filter(|(_, told)| told.is_fresh())
+            .map(|(id, told)| (*id, told.space))
             .find(|(_, space)| !space.has_room_for(needed))
     }
 }
@@ -212,16 +236,20 @@ mod tests {
         let spaces = Spaces::default();
         let full = space(1, 1000, 50);
         let old = Instant::now().checked_sub(FRESH * 2).unwrap();
-        spaces.told.lock().unwrap().insert(2, (old, full));
+        spaces.told.lock().unwrap().insert(2, Told { when: old, space: full, short: None });
         assert_eq!(spaces.without_room(1), None);
-        spaces.told.lock().unwrap().insert(3, (Instant::now(), full));
+        let now = Instant::now();
+        spaces.told.lock().unwrap().insert(3, Told { when: now, space: full, short: None });
         assert_eq!(spaces.without_room(1), Some((3, full)));
     }
 
     #[test]
     fn the_roomiest_is_live_and_above_its_reserve() {
         let spaces = Spaces::default();
-        let tell = |id, when, free| spaces.told.lock().unwrap().insert(id, (when, space(free, 1000, 50)));
+        let tell = |id, when, free| {
+            let told = Told { when, space: space(free, 1000, 50), short: None };
+            spaces.told.lock().unwrap().insert(id, told)
+        };
         let now = Instant::now();
         tell(1, now.checked_sub(FRESH * 2).unwrap(), 1000);
         tell(2, now, 49);

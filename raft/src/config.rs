@@ -72,7 +72,8 @@ pub struct ReplicaConfig {
     pub tick: Duration,
     /// Bytes of proposals, and apart from them of entries from append streams, that are unanswered at a time: at
     /// most this, [`PROPOSAL_BYTES`] and [`APPEND_BYTES`]. One record always goes, however large. A node with
-    /// little disk takes less, so that its ballast holds what is on its way when the disk is full.
+    /// little disk takes less, so that its ballast holds what is on its way when the disk is full; and tells the
+    /// others, so that a leader does not have more on its way to it ([`crate::Replica::heed`]).
     pub in_flight_bytes: usize,
     /// Why this node cannot take content now. Beside [`crate::Replica::refuse_appends`], which holds until it is
     /// taken back, this answers for the moment.

@@ -65,5 +65,6 @@ pub use propose::{Outcome, Pending, ProposalStream};
 pub use rejoin::{RejoinError, RejoinStep, Rejoined, rejoin};
 pub use repair::{RepairError, RepairReport};
 pub use replica::Replica;
+pub use space::VoterSpace;
 pub use status::{Lag, Standing, Status};
 pub use transfer::{Stage, Transfer, TransferError};

@@ -6,6 +6,7 @@
 //! is an `Ok` with the ledger's verdict, *unavailable* is surely not in the log, *unknown* may be.
 
 mod forward;
+mod in_flight;
 mod local;
 
 use std::future::Future;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use nativelog::ledger::{Reason, Rejected, Verdict};
 use nativelog::record::{LogId, LogRecord};
 use openraft::async_runtime::watch::WatchReceiver;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::config::PROPOSAL_BYTES;
@@ -26,6 +27,7 @@ use crate::leader::Leadership;
 use crate::replica::{Inner, Replica};
 
 pub(crate) use forward::{decode_request, encode_reply};
+pub(crate) use in_flight::{InFlight, Permit};
 pub(crate) use local::{propose_tied, run};
 
 /// What became of a record: its position (the default one when it never entered the log) and the verdict.
@@ -33,14 +35,14 @@ pub type Outcome = Result<(LogId, Verdict), ProposeError>;
 
 /// Proposals that one stream keeps between its caller and the leader; bytes are bounded elsewhere.
 const QUEUE: usize = 64;
-/// Permits that a record takes beyond its bytes.
-const RECORD_OVERHEAD: u64 = 256;
+/// What a record takes beyond its bytes.
+pub(crate) const RECORD_OVERHEAD: u64 = 256;
 
 /// A record with what is needed to answer for it.
 pub(crate) struct Proposal {
     pub record: LogRecord,
     #[expect(dead_code, reason = "held until the answer")]
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
     pub answer: Answer,
 }
 
@@ -54,14 +56,13 @@ impl Proposal {
 }
 
 /// Waits for room for `record`.
-pub(crate) async fn permit(inner: &Inner, record: &LogRecord) -> Result<OwnedSemaphorePermit, ProposeError> {
+pub(crate) async fn permit(inner: &Inner, record: &LogRecord) -> Result<Permit, ProposeError> {
     let bytes = record.bytes().saturating_add(RECORD_OVERHEAD);
-    let Some(bytes) = u32::try_from(bytes).ok().filter(|bytes| *bytes as usize <= PROPOSAL_BYTES) else {
+    if bytes > PROPOSAL_BYTES as u64 {
         return Err(ProposeError::unavailable(format!("a record of {bytes} bytes is too large")));
-    };
-    let all = u32::try_from(inner.config.proposal_bytes()).expect("48 MiB fits");
-    let permit = inner.permits.clone().acquire_many_owned(bytes.min(all)).await;
-    permit.map_err(|_| ProposeError::unavailable("this node is shutting down"))
+    }
+    let permit = inner.in_flight.permit(bytes).await;
+    permit.ok_or_else(|| ProposeError::unavailable("this node is shutting down"))
 }
 
 /// The verdict on a record whose shape is wrong.

@@ -1,6 +1,7 @@
 //! One replica: the consensus, its log and its ledger, wired together. Start, stop, and the one
 //! path on which a fault travels.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use crate::log_store::RaftLog;
 use crate::network::peers::Peers;
 use crate::network::server::PeerService;
 use crate::network::{Factory, server};
-use crate::space::Refusal;
+use crate::propose::InFlight;
+use crate::space::{self, Refusal, VoterSpace};
 use crate::state_machine::StateMachine;
 use crate::transfer::gather::Gather;
 use crate::transfer::install::Turn;
@@ -55,7 +57,7 @@ pub(crate) struct Inner {
     /// This node's leadership, while it leads.
     pub leadership: watch::Sender<Option<Arc<Leadership>>>,
     /// Bytes of unanswered proposals.
-    pub permits: Arc<Semaphore>,
+    pub in_flight: Arc<InFlight>,
     /// Bytes of unanswered entries from append streams.
     pub append_permits: Arc<Semaphore>,
     /// Sees when this node has a hand in commits.
@@ -72,6 +74,8 @@ pub(crate) struct Inner {
     pub refusal: Refusal,
     /// Why content is not proposed here at present.
     pub no_content: RwLock<Option<String>>,
+    /// What the other voters told of their space.
+    pub told: RwLock<BTreeMap<u64, VoterSpace>>,
     pub fatal: watch::Sender<Option<String>>,
     /// The ledger's digest at the position where it was last asked for.
     pub digest: Mutex<Option<(Option<LogId>, String)>>,
@@ -97,17 +101,19 @@ impl Inner {
         self.refusal.why().or_else(|| self.stalled()).or_else(|| (self.config.room.0)())
     }
 
-    /// Why content is not proposed here now: this node is short of space, or so many voters have refused it lately that
-    /// no majority would take it.
+    /// Why content is not proposed here now: this node is short of space, or so many voters are that no majority would
+    /// take it.
     pub fn proposes_no_content(&self) -> Option<String> {
         let own = self.no_content.read().unwrap_or_else(PoisonError::into_inner).clone();
         own.or_else(|| self.stalled()).or_else(|| {
-            let short = self.peers.short_lately();
-            let (first, why) = short.first_key_value()?;
+            let refused = self.peers.short_lately();
+            let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
+            if refused.is_empty() && told.values().all(|told| told.short.is_none()) {
+                return None;
+            }
             let metrics = self.raft.metrics().borrow_watched().clone();
             let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-            let willing = voters.iter().filter(|voter| !short.contains_key(voter)).count();
-            (willing <= voters.len() / 2).then(|| format!("too few nodes take content; node {first}: {why}"))
+            space::too_few_take_content(&voters, &refused, &told)
         })
     }
 
@@ -202,10 +208,11 @@ impl Replica {
             peers,
             known,
             leadership: watch::Sender::new(None),
-            permits: Arc::new(Semaphore::new(config.proposal_bytes())),
+            in_flight: InFlight::new(config.proposal_bytes() as u64),
             append_permits: Arc::new(Semaphore::new(config.append_bytes())),
             refusal: Refusal::default(),
             no_content: RwLock::new(None),
+            told: RwLock::default(),
             fatal: watch::Sender::new(None),
             digest: Mutex::default(),
             closing: watch::Sender::new(false),
@@ -291,6 +298,16 @@ impl Replica {
         *self.inner.no_content.write().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
+    /// Takes what the other voters told of their space. While this node leads, it has no more on its way than each of
+    /// them keeps free for it, and proposes no content while too few have room. Before the first call its own bound
+    /// holds alone.
+    pub fn heed(&self, told: BTreeMap<u64, VoterSpace>) {
+        let own = self.inner.config.proposal_bytes() as u64;
+        let least = told.values().map(|voter| voter.in_flight_bytes).min();
+        self.inner.in_flight.set_bound(least.map_or(own, |least| own.min(least)));
+        *self.inner.told.write().unwrap_or_else(PoisonError::into_inner) = told;
+    }
+
     /// What this replica fetches from others, as it changes.
     pub fn transfer(&self) -> watch::Receiver<Transfer> {
         self.inner.transfer.watch()
@@ -329,7 +346,7 @@ impl Replica {
 
     fn end(&self) {
         let inner = &self.inner;
-        inner.permits.close();
+        inner.in_flight.close();
         inner.append_permits.close();
         for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
@@ -339,9 +356,7 @@ impl Replica {
 
     /// Waits until every proposal is answered, as long as a majority answers at all.
     async fn drain(&self) {
-        let all = u32::try_from(self.inner.config.proposal_bytes()).expect("48 MiB fits");
-        let answered = self.inner.permits.acquire_many(all);
-        let _ = tokio::time::timeout(HANDOVER, answered).await;
+        let _ = tokio::time::timeout(HANDOVER, self.inner.in_flight.drained()).await;
     }
 
     async fn hand_over(&self) {

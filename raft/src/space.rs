@@ -8,10 +8,15 @@
 //!
 //! Records come in their order: one that expires epochs cannot pass content that was proposed before it. So a node
 //! that is short keeps room for what is on its way ([`crate::ReplicaConfig::in_flight_bytes`]), and gives it when the
-//! leader has had the time to stop.
+//! leader has had the time to stop. A leader has no more on its way than the voter with the least room keeps free
+//! ([`VoterSpace`]), and stops while too few say that they have room, not only when they refuse: who was let in with
+//! the last of it refuses nothing for a while.
 
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
+
+use crate::propose::RECORD_OVERHEAD;
 
 /// A leader has heard of a refusal after this long, and proposes no content any more.
 const HEARD: Duration = Duration::from_secs(1);
@@ -19,16 +24,43 @@ const HEARD: Duration = Duration::from_secs(1);
 const BEFORE_HEARD: Duration = Duration::from_secs(10);
 /// A follower that refused content so long ago may have room again.
 pub(crate) const LATELY: Duration = Duration::from_secs(5);
-/// What a record takes beside its payload, bytes.
-const RECORD_BYTES: u64 = 1024;
+/// What another voter told of its space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VoterSpace {
+    /// Whether it told lately.
+    pub live: bool,
+    /// Why it takes no content, or soon will take none.
+    pub short: Option<String>,
+    /// Its [`crate::ReplicaConfig::in_flight_bytes`].
+    pub in_flight_bytes: u64,
+}
+
+/// Why a leader among `voters` proposes no content: `refused` it lately, or told that they are short, so many that
+/// with those that are silent no majority is left.
+pub(crate) fn too_few_take_content(
+    voters: &[u64],
+    refused: &BTreeMap<u64, String>,
+    told: &BTreeMap<u64, VoterSpace>,
+) -> Option<String> {
+    let why = |voter: &u64| {
+        let says = told.get(voter).filter(|told| told.live).and_then(|told| told.short.as_ref());
+        refused.get(voter).or(says)
+    };
+    let silent = |voter: &u64| told.get(voter).is_some_and(|told| !told.live);
+    let willing = voters.iter().filter(|voter| why(voter).is_none() && !silent(voter)).count();
+    let (first, why) = voters.iter().find_map(|voter| Some((voter, why(voter)?)))?;
+    (willing <= voters.len() / 2).then(|| format!("too few nodes take content; node {first}: {why}"))
+}
 
 /// Why this node takes no content, while it is short.
 #[derive(Debug)]
 struct Short {
     why: String,
     refused: Option<Instant>,
-    /// Bytes of content that are let in all the same.
+    /// Bytes of content that are let in all the same, and that were. The first request always is: it is what a leader
+    /// may have out, however large.
     spare: u64,
+    let_in: u64,
 }
 
 /// What this node refuses at present.
@@ -44,7 +76,7 @@ impl Refusal {
         *short = match (why, short.take()) {
             (None, _) => None,
             (Some(why), Some(before)) => Some(Short { why, ..before }),
-            (Some(why), None) => Some(Short { why, refused: None, spare }),
+            (Some(why), None) => Some(Short { why, refused: None, spare, let_in: 0 }),
         };
     }
 
@@ -67,10 +99,13 @@ impl Refusal {
         if since < HEARD {
             return false;
         }
-        let bytes = payload.saturating_add(records as u64 * RECORD_BYTES);
-        let left = short.spare.checked_sub(bytes);
-        short.spare = left.unwrap_or(short.spare);
-        left.is_some()
+        // As the leader counts what it has out.
+        let all = short.let_in.saturating_add(payload).saturating_add(records as u64 * RECORD_OVERHEAD);
+        let fits = short.let_in == 0 || all <= short.spare;
+        if fits {
+            short.let_in = all;
+        }
+        fits
     }
 }
 
@@ -82,16 +117,56 @@ mod tests {
     fn a_bounded_part_is_let_in_a_moment_later_and_no_more() {
         let refusal = Refusal::default();
         assert!(!refusal.lets_in(1, 10), "it is not short: nobody asks");
-        refusal.set(Some("full".into()), 10 * RECORD_BYTES);
+        refusal.set(Some("full".into()), 10 * RECORD_OVERHEAD);
         assert!(!refusal.lets_in(1, 10), "the leader has not heard yet");
         assert!(!refusal.lets_in(1, 10), "nor now");
         std::thread::sleep(HEARD);
-        assert!(refusal.lets_in(2, 5 * RECORD_BYTES));
-        refusal.set(Some("fuller".into()), 10 * RECORD_BYTES);
-        assert!(!refusal.lets_in(2, 5 * RECORD_BYTES), "the same shortage, the same bound");
-        assert!(refusal.lets_in(1, 2 * RECORD_BYTES));
+        assert!(refusal.lets_in(2, 5 * RECORD_OVERHEAD));
+        refusal.set(Some("fuller".into()), 10 * RECORD_OVERHEAD);
+        assert!(!refusal.lets_in(2, 5 * RECORD_OVERHEAD), "the same shortage, the same bound");
+        assert!(refusal.lets_in(1, 2 * RECORD_OVERHEAD));
         assert_eq!(refusal.why().as_deref(), Some("fuller"));
         refusal.set(None, 0);
         assert_eq!(refusal.why(), None);
+    }
+
+    #[test]
+    fn the_first_request_is_let_in_however_large() {
+        let refusal = Refusal::default();
+        refusal.set(Some("full".into()), 10);
+        assert!(!refusal.lets_in(1, 1000));
+        std::thread::sleep(HEARD);
+        assert!(refusal.lets_in(1, 1000));
+        assert!(!refusal.lets_in(1, 1));
+    }
+
+    #[test]
+    fn a_leader_counts_who_refused_who_is_short_and_who_is_silent() {
+        let voters = [1, 2, 3];
+        let refused = BTreeMap::from([(2, "full".to_owned())]);
+        let space = |live, short: Option<&str>| VoterSpace {
+            live,
+            short: short.map(str::to_owned),
+            in_flight_bytes: 0,
+        };
+        let stops = |refused: &BTreeMap<u64, String>, told: &[(u64, VoterSpace)]| {
+            too_few_take_content(&voters, refused, &told.iter().cloned().collect())
+        };
+        let none = BTreeMap::new();
+        assert_eq!(stops(&none, &[]), None);
+        assert_eq!(stops(&refused, &[]), None, "two are a majority");
+        assert_eq!(
+            stops(&none, &[(2, space(false, None)), (3, space(false, None))]),
+            None,
+            "nobody is short"
+        );
+        assert_eq!(stops(&refused, &[(2, space(true, None)), (3, space(true, None))]), None);
+        let why = "too few nodes take content; node 2: full";
+        assert_eq!(stops(&refused, &[(3, space(true, Some("fuller")))]).as_deref(), Some(why));
+        assert_eq!(stops(&refused, &[(3, space(false, None))]).as_deref(), Some(why));
+        let both = [(2, space(true, Some("full"))), (3, space(true, Some("full")))];
+        assert_eq!(stops(&none, &both).as_deref(), Some(why));
+        let long_ago = [(2, space(false, Some("full"))), (3, space(true, None))];
+        assert_eq!(stops(&none, &long_ago), None);
     }
 }

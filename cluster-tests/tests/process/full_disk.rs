@@ -22,7 +22,6 @@ fn a_full_disk_of_a_follower_stops_nothing() {
 }
 
 #[test]
-#[ignore = "open: a leader with much more disk may have more on its way than the followers keep room for"]
 fn full_disks_of_both_followers_lose_nothing_and_take_removals() {
     story("full_disks_of_both_followers", tmpfs(Whose::Followers));
 }

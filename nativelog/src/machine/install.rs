@@ -223,12 +223,14 @@ fn succession(
     };
     let index = new.applied().map_or(0, |applied| applied.index);
     let there = directories(store).map_err(io)?;
-    let surplus = Overview::of(new).surplus(store, &there);
+    let overview = Overview::of(new);
+    let known = |digest: &Digest| new.content(digest).is_some();
+    let surplus = overview.surplus(store, &there);
     let Debts { mut released, unpublished, mut half_unpacked, mut expiring } = owed;
-    for (digest, bytes) in store.shelved_besides(&|digest| new.content(digest).is_some()).map_err(io)? {
+    for (digest, bytes) in overview.strays(store, &there, &known).map_err(io)? {
         released.entry(digest).or_insert(Owed { index, bytes });
     }
-    released.retain(|digest, _| new.content(digest).is_none());
+    released.retain(|digest, _| !known(digest));
     let mut unpublished = unpublished;
     unpublished.retain(|failed| {
         let epoch = &failed.epoch;

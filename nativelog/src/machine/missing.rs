@@ -72,6 +72,27 @@ impl Overview {
             .collect()
     }
 
+    /// What lies on the shelves, is not `known` to the ledger whose overview this is, and is in no directory above its
+    /// marks: content that records up to the ledger's position let go of, or that came for an earlier ledger. With its
+    /// bytes.
+    pub fn strays(
+        &self,
+        store: &Store,
+        there: &BTreeSet<(JobName, u64)>,
+        known: &dyn Fn(&Digest) -> bool,
+    ) -> Result<BTreeMap<Digest, u64>, StoreError> {
+        let mut strays = store.shelved_besides(known)?;
+        let above = there.iter().filter(|(job, epoch)| self.0.get(job).is_none_or(|(mark, _)| epoch > mark));
+        for (job, epoch) in above {
+            if let Some((_, manifest)) = store.manifest(job, *epoch)? {
+                for (digest, _) in contents(&manifest) {
+                    strays.remove(&digest);
+                }
+            }
+        }
+        Ok(strays)
+    }
+
     /// Sealed epochs without a directory.
     pub fn absent(&self, there: &BTreeSet<(JobName, u64)>) -> Vec<(JobName, u64, u64, Digest)> {
         let sealed = self.0.iter().flat_map(|(job, (_, sealed))| {
@@ -107,10 +128,11 @@ impl Machine {
     /// # Errors
     /// The disk refuses.
     pub fn owe_surplus(&self) -> Result<(), StoreError> {
+        let there = directories(&self.store)?;
         let overview = Overview::of(&self.ledger());
-        let surplus = overview.surplus(&self.store, &directories(&self.store)?);
-        let strays = self.store.shelved_besides(&|digest| self.ledger().content(digest).is_some())?;
-        self.owe(surplus, strays);
+        let known = |digest: &Digest| self.ledger().content(digest).is_some();
+        let strays = overview.strays(&self.store, &there, &known)?;
+        self.owe(overview.surplus(&self.store, &there), strays);
         Ok(())
     }
 

@@ -25,11 +25,15 @@ impl Machine {
     /// # Errors
     /// The disk refuses; what was removed stays removed.
     pub fn give_way(&self, coming: &Ledger) -> io::Result<Reclaimed> {
-        let news = self.ledger().applied() < coming.applied();
+        let is_news = || self.ledger().applied() < coming.applied();
         let there = directories(&self.store).map_err(io::Error::other)?;
-        let gone = Overview::of(coming).surplus(&self.store, &there);
+        let overview = Overview::of(coming);
+        let known = |digest: &Digest| coming.content(digest).is_some();
+        let gone = overview.surplus(&self.store, &there);
+        // Also what a catch-up to another ledger has left.
+        let strays = overview.strays(&self.store, &there, &known).map_err(io::Error::other)?;
         let pins = lock(&self.pins.held);
-        if !news || !pins.is_empty() {
+        if !is_news() || !pins.is_empty() {
             return Ok(Reclaimed::default());
         }
         for epoch in &gone {
@@ -40,10 +44,8 @@ impl Machine {
             }
             self.store.expire(&epoch.job, epoch.epoch).map_err(io::Error::other)?;
         }
-        let is_free = |digest: &Digest| coming.content(digest).is_none();
-        // Also what a catch-up to another ledger has left.
-        let unknown = self.store.shelved_besides(&|digest| !is_free(digest)).map_err(io::Error::other)?;
-        let contents: Vec<Digest> = unknown.into_keys().collect();
-        self.store.remove_blobs(&contents, &is_free).map_err(io::Error::other)
+        let strays: Vec<Digest> = strays.into_keys().collect();
+        // Asked at every unlink: once this node has applied as much by itself, its own ledger decides again.
+        self.store.remove_blobs(&strays, &|_| is_news()).map_err(io::Error::other)
     }
 }

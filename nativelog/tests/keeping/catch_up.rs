@@ -204,6 +204,28 @@ fn what_an_earlier_life_has_let_go_of_is_given_back_after_an_install() {
 }
 
 #[test]
+fn an_epoch_above_the_marks_of_an_installed_ledger_keeps_its_blobs() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
+    leader.whole(1, &Directory::parse("a:100=1"));
+    leader.keep().unwrap();
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    follower.whole(1, &Directory::parse("a:100=1"));
+    follower.whole(2, &Directory::parse("b:200=2"));
+    follower.stop();
+    // It has applied nothing yet in this life, and its log says more than the ledger that comes.
+    let mut follower = open_behind(&disk);
+    assert_eq!(follower.machine.give_way(&Ledger::decode(&capture.ledger).unwrap()).unwrap().files, 0);
+    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
+    let strays =
+        follower.store.shelved_besides(&|digest| follower.machine.ledger().content(digest).is_some());
+    assert_eq!(strays.unwrap().len(), 1, "what the second epoch holds");
+    assert_eq!(follower.machine.garbage().contents, 0, "and nothing says that it has to go");
+    follower.stop();
+    leader.stop();
+}
+
+#[test]
 fn content_that_only_an_open_attempt_reuses_is_brought() {
     let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
     let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
