@@ -32,6 +32,7 @@ use crate::snapshot::{Folder, SnapshotMeta};
 use crate::store::LogStore;
 
 pub use crate::ledger::PackedFile;
+pub use crate::performer::Reader;
 pub use install::plant;
 pub use keep::Pin;
 pub use lacking::{AttemptLacks, lacking_of_attempts};

@@ -91,6 +91,22 @@ pub struct Performer {
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
+/// The directory of an epoch stays while this lives, also when the epoch expires.
+pub struct Reader {
+    shared: Arc<Shared>,
+    key: (JobName, u64),
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut books = self.shared.books();
+        if books.reader_left(&self.key) {
+            books.retry_now = true;
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
 /// The performer stands still while this lives.
 pub struct Paused<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
 
@@ -290,17 +306,39 @@ impl Performer {
         self.shared.wake.notify_one();
     }
 
+    /// Keeps the directory of an epoch, if it is there; whether it is, the caller sees afterwards.
+    pub(crate) fn reader(&self, job: &JobName, epoch: u64) -> Reader {
+        let key = (job.clone(), epoch);
+        *self.shared.books().readers.entry(key.clone()).or_default() += 1;
+        Reader { shared: self.shared.clone(), key }
+    }
+
+    /// Whether somebody reads this epoch.
+    pub(crate) fn is_read(&self, job: &JobName, epoch: u64) -> bool {
+        self.shared.books().readers.contains_key(&(job.clone(), epoch))
+    }
+
     /// Waits until the thread has done what it is at, and holds it there.
     pub(crate) fn pause(&self) -> Paused<'_> {
         Paused(self.shared.working.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether what is in the tree of this attempt is from another life.
+    pub(crate) fn has_old_tree(&self, attempt: u64) -> bool {
+        self.shared.books().has_old_tree(attempt)
+    }
+
+    /// What is in the tree of this attempt stays from now on.
+    pub(crate) fn begin_tree(&self, _paused: &Paused<'_>, attempt: u64) {
+        self.shared.books().trees.entry(attempt).or_default();
+    }
+
     /// Forgets everything and goes on behind another ledger, which stands right below `performed`.
     pub(crate) fn reset(&self, _paused: &Paused<'_>, performed: u64, debts: Debts, ledger: &Ledger) {
         let mut books = self.shared.books();
-        let stop = books.stop;
+        let (stop, readers) = (books.stop, std::mem::take(&mut books.readers));
         *books = Books::new(performed, debts, ledger);
-        books.stop = stop;
+        (books.stop, books.readers) = (stop, readers);
         drop(books);
         self.shared.backlog.send_replace(0);
         self.shared.move_to(performed);

@@ -23,6 +23,7 @@ use bytes::BytesMut;
 use checkpoint::disk::{Disk, Open};
 use checkpoint::durable::ensure_dir;
 use checkpoint::store::layout::Layout;
+use checkpoint::store::{StoreError, Unpacked};
 use checkpoint::{Envelope, Manifest, Store};
 use nativelog::ledger::Ledger;
 use nativelog::machine::{self, AttemptLacks};
@@ -339,6 +340,10 @@ impl receive::Home for Shelves {
 
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
         machine::lacking_of_attempts(&self.store, ledger)
+    }
+
+    fn unpack(&self, attempt: u64, files: &[Unpacked<'_>]) -> Result<(), StoreError> {
+        self.store.unpack(attempt, files)
     }
 
     /// Nobody else writes there: no log runs.

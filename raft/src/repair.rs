@@ -71,6 +71,7 @@ impl Replica {
         let done = mend(inner, &gather, job, epoch).await;
         inner.transfer.end(false);
         drop(stop);
+        leave_nothing_of_expired(inner, job, epoch).await?;
         done
     }
 }
@@ -314,13 +315,18 @@ async fn epoch_from_peers(inner: &Arc<Inner>, missing: &Missing) -> Result<bool,
     let done = bring(inner, &gather, missing).await;
     inner.transfer.end(false);
     drop(stop);
-    if inner.machine.ledger().epoch(&missing.job, missing.epoch).is_none() {
-        // It expired meanwhile: what came is nobody's.
-        let (machine, store) = (inner.machine.clone(), inner.machine.store().clone());
-        let owed = blocking(move || machine.owe_surplus().and_then(|()| store.clear_incoming())).await?;
-        owed?;
-    }
+    leave_nothing_of_expired(inner, &missing.job, missing.epoch).await?;
     done
+}
+
+/// What was brought for an epoch that expired meanwhile is nobody's: no record will release it.
+async fn leave_nothing_of_expired(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), RepairError> {
+    if inner.machine.ledger().epoch(job, epoch).is_some() {
+        return Ok(());
+    }
+    let (machine, store) = (inner.machine.clone(), inner.machine.store().clone());
+    blocking(move || machine.owe_surplus().and_then(|()| store.clear_incoming())).await??;
+    Ok(())
 }
 
 async fn bring(inner: &Arc<Inner>, gather: &Gather, missing: &Missing) -> Result<bool, RepairError> {

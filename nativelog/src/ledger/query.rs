@@ -175,6 +175,11 @@ impl Ledger {
         Some(self.attempt_info(id, attempt))
     }
 
+    /// Whether an attempt is known to have ended without becoming an epoch.
+    pub fn has_lapsed(&self, id: u64) -> bool {
+        self.ended.get(&id).is_some_and(|ended| !matches!(ended.how, Ending::Sealed { .. }))
+    }
+
     /// The epoch that a sealed attempt became, while that is remembered.
     pub fn sealed_attempt(&self, id: u64) -> Option<Arc<SealedEpoch>> {
         match &self.ended.get(&id)?.how {
@@ -279,6 +284,15 @@ impl Ledger {
             FileState::Reused(digest) => Some((*digest, entry.mode, entry.size)),
             _ => None,
         })
+    }
+
+    /// Content of a sealed epoch: digest and bytes.
+    pub fn content_of(&self, name: &JobName, epoch: u64) -> Vec<(Digest, u64)> {
+        let Some(record) = self.jobs.get(name).and_then(|job| job.epochs.get(&epoch)) else {
+            return Vec::new();
+        };
+        let contents = record.content.iter().map(|id| self.content.get(*id));
+        contents.map(|content| (content.digest, content.bytes)).collect()
     }
 
     /// Bytes that open attempts may still bring: what free space must hold beside the rest.

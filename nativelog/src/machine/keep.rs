@@ -46,6 +46,12 @@ impl Machine {
         Some(Capture { meta: SnapshotMeta { position, membership }, ledger: ledger.encode().into() })
     }
 
+    /// Waits until the effects of the entry at `index` are done on this disk.
+    pub async fn wait_performed(&self, index: u64) {
+        // The sender lives as long as this machine.
+        let _ = self.performer.performed().wait_for(|performed| *performed > index).await;
+    }
+
     /// Makes a capture durable: waits until everything up to it is performed, syncs, writes the file, and drops
     /// all but the two newest. When a newer one is kept meanwhile, or both kept ones stand there, nothing is
     /// written. Blocks.

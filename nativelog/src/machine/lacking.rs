@@ -5,7 +5,7 @@ use std::io;
 use checkpoint::digest::{Hasher, is_zero, subtree, zeros};
 use checkpoint::disk::{DiskFile, Open};
 use checkpoint::limits::CHUNK_BYTES_MAX;
-use checkpoint::store::{Content, Store};
+use checkpoint::store::{Content, Store, StoreError, Unpacked};
 use checkpoint::{Digest, EntryKind};
 
 use super::{Machine, PackedFile};
@@ -29,10 +29,32 @@ pub struct AttemptLacks {
 impl Machine {
     /// What the open attempts of `ledger` lack on this disk. Reads and checks all that they have. Blocks.
     ///
+    /// What is in their trees stays from now on. The performer may still have packs of them to unpack: the first of
+    /// an attempt that began in this life clears what an earlier life left there, and that must not come after this.
+    ///
     /// # Errors
     /// The disk refuses.
     pub fn lacking_of_attempts(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
+        {
+            let paused = self.performer.pause();
+            for info in ledger.attempts() {
+                if self.performer.has_old_tree(info.id) {
+                    self.store.discard(info.id).map_err(io::Error::other)?;
+                }
+                self.performer.begin_tree(&paused, info.id);
+            }
+        }
         lacking_of_attempts(&self.store, ledger)
+    }
+
+    /// Writes packed files of an open attempt into its tree, while the performer stands still. They are still to be
+    /// synced. Blocks.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn unpack(&self, attempt: u64, files: &[Unpacked<'_>]) -> Result<(), StoreError> {
+        let _paused = self.performer.pause();
+        self.store.unpack(attempt, files)
     }
 }
 

@@ -8,6 +8,7 @@ use checkpoint::{Digest, EntryKind, Envelope, JobName, Manifest, Publish, Source
 
 use super::Machine;
 use crate::ledger::Ledger;
+use crate::performer::Reader;
 
 /// An epoch that is sealed but no directory here, and what is known of it.
 #[derive(Debug, Clone)]
@@ -74,7 +75,7 @@ impl Overview {
 
     /// What lies on the shelves, is not `known` to the ledger whose overview this is, and is in no directory above its
     /// marks: content that records up to the ledger's position let go of, or that came for an earlier ledger. With its
-    /// bytes.
+    /// bytes. Nothing while such a directory has a manifest that cannot be read: what it holds is unknown.
     pub fn strays(
         &self,
         store: &Store,
@@ -84,9 +85,16 @@ impl Overview {
         let mut strays = store.shelved_besides(known)?;
         let above = there.iter().filter(|(job, epoch)| self.0.get(job).is_none_or(|(mark, _)| epoch > mark));
         for (job, epoch) in above {
-            if let Some((_, manifest)) = store.manifest(job, *epoch)? {
-                for (digest, _) in contents(&manifest) {
-                    strays.remove(&digest);
+            match store.manifest(job, *epoch) {
+                Ok(None) => {}
+                Ok(Some((_, manifest))) => {
+                    for (digest, _) in contents(&manifest) {
+                        strays.remove(&digest);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%job, epoch, %error, "a manifest cannot be read; nothing on the shelves is looked through");
+                    return Ok(BTreeMap::new());
                 }
             }
         }
@@ -199,7 +207,11 @@ impl Machine {
         manifest: Arc<Manifest>,
     ) -> Result<(), Unpublished> {
         let (job, epoch) = (envelope.job.clone(), envelope.epoch);
-        adopt(&self.store, attempt, envelope, manifest)?;
+        {
+            // It may have packs of this attempt to unpack into the very tree.
+            let _paused = self.performer.pause();
+            adopt(&self.store, attempt, envelope, manifest)?;
+        }
         self.performer.adopted(&job, epoch);
         Ok(())
     }
@@ -207,6 +219,12 @@ impl Machine {
     /// The directory of an epoch was mended on the shelves: it is not missing any more.
     pub fn mended(&self, job: &JobName, epoch: u64) {
         self.performer.adopted(job, epoch);
+    }
+
+    /// Keeps the directory of an epoch while the answer lives, if it is there: the caller looks afterwards. A record
+    /// that expires it counts at once; here it goes when its last reader has left.
+    pub fn read_epoch(&self, job: &JobName, epoch: u64) -> Reader {
+        self.performer.reader(job, epoch)
     }
 
     /// Tries now what could not be published before.

@@ -37,6 +37,9 @@ impl Machine {
             return Ok(Reclaimed::default());
         }
         for epoch in &gone {
+            if self.performer.is_read(&epoch.job, epoch.epoch) {
+                continue;
+            }
             let sealed = self.ledger().epoch(&epoch.job, epoch.epoch).map(|info| info.sealed);
             if let Some(sealed) = sealed {
                 let why = "it has expired, and made room for what this node lacks";

@@ -62,6 +62,8 @@ pub struct Books {
     pub trees: BTreeMap<u64, Tree>,
     pub released: BTreeMap<Digest, Owed>,
     pub expiring: BTreeMap<EpochKey, u64>,
+    /// How many read an epoch's directory just now: it is not removed while somebody does.
+    pub readers: BTreeMap<EpochKey, usize>,
     /// Ended attempts whose staging folder may be there, each with the index of the record that ended it.
     pub ended: BTreeMap<u64, u64>,
     pub unsynced: bool,
@@ -82,6 +84,7 @@ impl Books {
             trees: BTreeMap::new(),
             released: debts.released,
             expiring: debts.expiring,
+            readers: BTreeMap::new(),
             ended: BTreeMap::new(),
             unsynced: false,
             retry_now,
@@ -188,6 +191,23 @@ impl Books {
         failed.expired = Some(index);
         failed.needed = contents(&failed.epoch).collect();
         true
+    }
+
+    /// Whether what is in the tree of this attempt is from another life. The tree of an attempt that began below the
+    /// snapshot of this start holds what was unpacked up to there, and the log may not have it any more.
+    pub fn has_old_tree(&self, attempt: u64) -> bool {
+        attempt >= self.base && !self.trees.contains_key(&attempt)
+    }
+
+    /// One reader less. True when somebody waits for that.
+    pub fn reader_left(&mut self, key: &EpochKey) -> bool {
+        let Some(readers) = self.readers.get_mut(key) else { return false };
+        *readers -= 1;
+        if *readers > 0 {
+            return false;
+        }
+        self.readers.remove(key);
+        self.expiring.contains_key(key)
     }
 
     /// The attempt ended without an epoch.

@@ -134,17 +134,9 @@ impl Worker {
     }
 
     fn unpack(&self, attempt: u64, pack: Pack) {
-        let (first, base) = {
-            let books = self.shared.books();
-            (!books.trees.contains_key(&attempt), books.base)
-        };
-        // The tree of an attempt that began below the snapshot of this start holds what was unpacked up to there, and
-        // the log may not have it any more. What is above is written over.
-        let clean = if first && attempt >= base {
-            self.store.discard(attempt).map_err(|error| error.to_string())
-        } else {
-            Ok(())
-        };
+        let old = self.shared.books().has_old_tree(attempt);
+        // Where it stays, this is written over it.
+        let clean = if old { self.store.discard(attempt).map_err(|error| error.to_string()) } else { Ok(()) };
         let result = clean.and_then(|()| self.unpack_one(attempt, &pack));
         let mut books = self.shared.books();
         books.unsynced = true;
@@ -275,8 +267,16 @@ impl Worker {
         }
     }
 
-    /// Removes the folder of an epoch that has expired.
+    /// Removes the folder of an epoch that has expired, or notes it for when its last reader has left.
     fn remove(&mut self, job: JobName, epoch: u64, index: u64) {
+        {
+            let mut books = self.shared.books();
+            let key = (job.clone(), epoch);
+            if books.readers.contains_key(&key) {
+                books.expiring.insert(key, index);
+                return;
+            }
+        }
         if let Err(error) = self.store.expire(&job, epoch) {
             tracing::warn!(%job, epoch, %error, "the epoch has expired, but its directory cannot be removed yet");
             self.shared.books().expiring.insert((job, epoch), index);

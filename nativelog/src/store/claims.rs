@@ -5,7 +5,8 @@
 //! is named here at least as long as an entry of the log has its payload in that folder.
 //!
 //! Memory only. After a restart the claims of entries that are still in the log are known again; those of purged
-//! ones are not, and the ledger alone keeps others off their ranges.
+//! ones are not, and the ledger alone keeps others off their ranges. So it is behind a snapshot that took the place of
+//! a log which ends below it: the last entries of that log may never have been committed.
 
 use std::collections::BTreeMap;
 
@@ -132,7 +133,8 @@ impl Claims {
         self.named.retain(|_, highest| *highest > upto);
     }
 
-    /// Drops the claims of entries up to `upto`: at start they are known by chance only.
+    /// Drops the claims of entries up to `upto`: at start they are known by chance only, and of a log that a snapshot
+    /// took the place of they may be wrong.
     pub fn drop_purged(&mut self, upto: u64) {
         self.ranges.retain(|_, claim| claim.by.is_none_or(|by| by > upto));
     }

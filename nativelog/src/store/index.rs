@@ -266,6 +266,11 @@ impl Index {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return;
         }
+        if upto.index >= self.next_index() {
+            // A snapshot took the place of a log that ends below it: what its last entries claimed may never have been
+            // committed, and the ledger of the snapshot alone says which ranges are taken.
+            self.claims.drop_purged(upto.index);
+        }
         let gone = (upto.index + 1).saturating_sub(self.first).min(self.slots.len() as u64);
         self.slots.drain(..gone as usize);
         if self.slots.capacity() > 2 * self.slots.len() + SLOTS_SPARE {

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use checkpoint::disk::{Disk, Open};
 use checkpoint::store::{Content, Unpacked};
 use checkpoint::testing::CrashDisk;
-use nativelog::compose;
 use nativelog::ledger::Ledger;
 use nativelog::machine::AttemptLacks;
 use nativelog::performer::Publication;
 use nativelog::snapshot::Capture;
 use nativelog::store::Placed;
+use nativelog::{Body, compose};
 
 use crate::directory::{CHUNK, Directory};
 use crate::house::{assert_baseline, file, open_behind, start};
@@ -223,6 +223,93 @@ fn an_epoch_above_the_marks_of_an_installed_ledger_keeps_its_blobs() {
     assert_eq!(follower.machine.garbage().contents, 0, "and nothing says that it has to go");
     follower.stop();
     leader.stop();
+}
+
+#[test]
+fn what_was_brought_into_a_tree_stays_when_the_performer_comes_to_its_first_pack() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
+    let attempt = together(&mut leader).unwrap();
+    assert_eq!(together(&mut follower), Some(attempt));
+    let open = open();
+    leader.commit(compose::piece(attempt, open.pack(&[file(&open, "p/r")])));
+    leader.wait_performed();
+    leader.keep().unwrap();
+    let ledger = leader.machine.ledger().clone();
+    follower.stop();
+    // An earlier life has unpacked the first pack, and this one has not come to it yet.
+    let follower = open_behind(&disk);
+    bring(&Source { replica: &leader, disk: &leader_disk }, &follower, &ledger).unwrap();
+    follower.try_apply_all().unwrap();
+    follower.wait_performed();
+    assert_eq!(follower.machine.lacking_of_attempts(&ledger).unwrap(), []);
+    follower.stop();
+    leader.stop();
+}
+
+#[test]
+fn a_chunk_that_was_never_committed_claims_nothing_behind_an_install() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
+    let attempt = together(&mut leader).unwrap();
+    assert_eq!(together(&mut follower), Some(attempt));
+    // The same plan and other bytes: the leader that sent this is gone, and nobody else has it.
+    let other = Directory::parse("p/ p/q:500=5 p/r:600=6 staged:190k=99 z:128k=0");
+    let lost = compose::piece(attempt, other.chunk(file(&other, "staged"), CHUNK));
+    follower.append(vec![Body::Record(lost)]);
+    apart(&mut leader, attempt);
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
+    finish(&mut leader, attempt);
+    finish(&mut follower, attempt);
+    follower.assert_all_published("after the install");
+    follower.empty();
+    follower.stop();
+    leader.stop();
+    assert_baseline(&disk, "after an install");
+}
+
+#[test]
+fn a_directory_without_a_readable_manifest_keeps_everything_and_stops_no_install() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
+    let attempt = together(&mut leader).unwrap();
+    assert_eq!(together(&mut follower), Some(attempt));
+    apart(&mut leader, attempt);
+    let foreign = follower.store.layout().manifest_file(&job(), 77);
+    disk.create_dir(foreign.parent().unwrap()).unwrap();
+    disk.write_new(&foreign, b"no manifest", 0o644).unwrap();
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
+    follower.assert_all_published("after the install");
+    assert!(disk.paths().contains(&foreign), "it is not ours to remove");
+    follower.stop();
+    leader.stop();
+}
+
+#[test]
+fn an_expired_epoch_goes_when_its_last_reader_has_left() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(2, &Directory::parse("a:100=2"));
+    let readers = [replica.machine.read_epoch(&job(), 1), replica.machine.read_epoch(&job(), 1)];
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    replica.machine.publish_again();
+    assert!(replica.machine.ledger().epoch(&job(), 1).is_none(), "it has expired");
+    let [first, last] = readers;
+    drop(first);
+    assert!(replica.store.verify(&job(), 1).unwrap().is_good(), "somebody reads it");
+    drop(last);
+    let begun = std::time::Instant::now();
+    while replica.store.published(&job(), 1).unwrap().is_some() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "nobody reads it");
+        std::thread::yield_now();
+    }
+    replica.empty();
+    replica.stop();
+    assert_baseline(&disk, "after a reader");
 }
 
 #[test]

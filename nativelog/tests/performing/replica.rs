@@ -41,11 +41,17 @@ impl Replica {
     /// `None` when the disk fails.
     pub fn try_start(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Option<Replica> {
         let replica = Replica::try_open(disk, data, catalog)?;
-        let applied = replica.machine.ledger().applied().map_or(0, |id| id.index + 1);
-        for entry in replica.log.headers(applied..replica.next).ok()? {
-            replica.machine.apply(&entry).unwrap();
-        }
+        replica.try_apply_all()?;
         Some(replica)
+    }
+
+    /// Applies what the log has; `None` when the disk fails.
+    pub fn try_apply_all(&self) -> Option<()> {
+        let applied = self.machine.ledger().applied().map_or(0, |id| id.index + 1);
+        for entry in self.log.headers(applied..self.next).ok()? {
+            self.machine.apply(&entry).unwrap();
+        }
+        Some(())
     }
 
     /// Without applying anything: nobody has said yet what of the log is committed.

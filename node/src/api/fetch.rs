@@ -93,6 +93,7 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
         let info = read::find(&ledger, &job, request.which.as_ref())?;
         (info.sealed.epoch, info.sealed.root, read::age_ms(&ledger, &info))
     };
+    let _reader = node.replica.machine().read_epoch(&job, epoch);
     let mut published = node.published(&job, epoch, root.as_bytes());
     if published.is_err() {
         if !request.direct && pass_on(node, &request, epoch, send).await? {
@@ -113,7 +114,14 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
     let files = node.store.layout().files_dir(&job, epoch);
     if request.content {
         let started = Instant::now();
-        let sent = content(node, manifest, files, &request, send).await;
+        let mut sent = content(node, manifest, files, &request, send).await;
+        // It may have gone just before this reader came.
+        let here = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
+        if sent.is_err()
+            && let Err(gone) = read::find(&node.replica.machine().ledger(), &job, Some(&here))
+        {
+            sent = Err(gone);
+        }
         if sent.is_ok() {
             node.metrics.restored(started.elapsed());
         }

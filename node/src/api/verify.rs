@@ -85,6 +85,7 @@ fn wrong(reply: &pb::VerifyReply) -> Vec<String> {
 }
 
 async fn check(node: &Node, job: &JobName, epoch: u64) -> pb::VerifyReply {
+    let _reader = node.replica.machine().read_epoch(job, epoch);
     let root = node.replica.machine().ledger().epoch(job, epoch).map(|info| info.sealed.root);
     let (store, named) = (node.store.clone(), job.clone());
     let verified = tokio::task::spawn_blocking(move || {

@@ -3,8 +3,9 @@
 //!
 //! Epochs come one after the other, oldest first, so that content that several of them share comes once. An
 //! epoch is published as soon as its content is here: a transfer that breaks off leaves whole epochs. Then the
-//! covered ranges and packed files of open attempts. Something that a later record ended (a peer that has
-//! applied more says so) is left out: the log behind the snapshot says the same.
+//! covered ranges and packed files of open attempts. An attempt that a later record ended without an epoch (a peer
+//! that has applied more says so) is left out: the log behind the snapshot says the same. Of an epoch that a later
+//! record expired only the directory is left out: attempts that began behind the snapshot may reuse its content.
 
 use std::io;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::config::PART_BYTES;
 
 /// Manifests that are fetched ahead.
 const MANIFESTS_AHEAD: usize = 3;
+/// Content whose name on the shelves is not known gets this one.
+const ANY_MODE: u32 = 0o644;
 /// Zeros that are placed at once come from here.
 static ZEROS: [u8; PART_BYTES] = [0; PART_BYTES];
 
@@ -35,8 +38,10 @@ pub trait Home: Send + Sync + 'static {
     fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String>;
     /// The directory of an epoch was there, and was mended.
     fn mended(&self, job: &JobName, epoch: u64);
-    /// What open attempts lack.
+    /// What open attempts lack. From now on what is in their trees stays.
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>>;
+    /// Writes packed files of an open attempt into its tree; they are still to be synced.
+    fn unpack(&self, attempt: u64, files: &[Unpacked<'_>]) -> Result<(), StoreError>;
     /// Writes ranges of open attempts and syncs them.
     fn place(&self, ranges: Vec<Placed>) -> io::Result<()>;
 }
@@ -52,6 +57,10 @@ impl Home for Arc<Machine> {
 
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
         self.lacking_of_attempts(ledger)
+    }
+
+    fn unpack(&self, attempt: u64, files: &[Unpacked<'_>]) -> Result<(), StoreError> {
+        Machine::unpack(self, attempt, files)
     }
 
     fn place(&self, ranges: Vec<Placed>) -> io::Result<()> {
@@ -84,14 +93,28 @@ pub async fn complete<H: Home>(
         .buffered(MANIFESTS_AHEAD);
     while let Some(next) = manifests.next().await {
         let (info, found) = next?;
-        if let Found::Here((envelope, manifest)) = found {
-            agrees(&envelope, &info)?;
-            epoch(gather, home, envelope, Arc::new(manifest)).await?;
+        match found {
+            Found::Here((envelope, manifest)) => {
+                agrees(&envelope, &info)?;
+                epoch(gather, home, envelope, Arc::new(manifest)).await?;
+            }
+            Found::Ended => content_of(gather, ledger, &info).await?,
         }
         left -= 1;
         gather.progress().epochs(left);
     }
     attempts(gather, home, ledger, at).await
+}
+
+/// Brings what an epoch holds that has expired since. The file's mode is not known without its manifest: any serves.
+async fn content_of(gather: &Gather, ledger: &Ledger, info: &EpochInfo) -> Result<(), TransferError> {
+    let contents = ledger.content_of(&info.sealed.job, info.sealed.epoch).into_iter();
+    let contents: Vec<Content> =
+        contents.map(|(digest, size)| Content { digest, mode: ANY_MODE, size }).collect();
+    let store = gather.store().clone();
+    let lacking = blocking(move || store.lacking_of(contents.into_iter())).await?.map_err(here)?;
+    gather.progress().lacks(lacking.iter().map(|content| content.size).sum());
+    gather.bring(lacking).await
 }
 
 async fn manifest_of(
@@ -224,7 +247,7 @@ async fn attempts<H: Home>(
         gather.progress().lacks(ranges + packed + reused);
         gather.bring(lacks.reused.clone()).await?;
         place(gather, home, ledger, at, &lacks).await?;
-        unpacked |= unpack(gather, at, &lacks).await?;
+        unpacked |= unpack(gather, home, at, &lacks).await?;
     }
     if unpacked {
         let store = gather.store().clone();
@@ -290,19 +313,24 @@ async fn write<H: Home>(home: &Arc<H>, ranges: Vec<Placed>) -> Result<(), Transf
 }
 
 /// True when something was unpacked, which is still to be synced.
-async fn unpack(gather: &Gather, at: u64, lacks: &AttemptLacks) -> Result<bool, TransferError> {
+async fn unpack<H: Home>(
+    gather: &Gather,
+    home: &Arc<H>,
+    at: u64,
+    lacks: &AttemptLacks,
+) -> Result<bool, TransferError> {
     let attempt = lacks.attempt;
     for group in grouped(&lacks.packed, |file| file.size) {
         gather.check()?;
         let Found::Here(came) = gather.packed(attempt, at, &group).await? else { return Ok(true) };
-        let store = gather.store().clone();
+        let home = home.clone();
         let written = blocking(move || {
             let files: Vec<Unpacked<'_>> = group
                 .iter()
                 .zip(&came)
                 .map(|(file, data)| Unpacked { path: &file.path, mode: file.mode, data })
                 .collect();
-            store.unpack(attempt, &files)
+            home.unpack(attempt, &files)
         });
         written.await?.map_err(here)?;
     }

@@ -26,6 +26,8 @@ use crate::proto::Miss;
 /// Blobs that are remembered as verified, at most.
 const VERIFIED_MAX: usize = 100_000;
 
+const LAPSED: &str = "the attempt has ended without an epoch";
+
 /// Where parts go.
 pub trait Outlet {
     /// Takes the next bytes of the item. False when nobody wants more.
@@ -165,7 +167,7 @@ impl Source {
             Ok(data) if digest::subtree(range.file_bytes, range.offset, &data) == range.digest => {
                 send(&data.into(), out)
             }
-            _ if self.has_ended(attempt, at) => Err(missed(Miss::Ended, "the attempt has ended")),
+            _ if self.has_lapsed(attempt, at) => Err(missed(Miss::Ended, LAPSED)),
             Ok(_) => Err(missed(Miss::Corrupt, format!("staged file {} does not verify", range.file))),
             Err(error) => Err(unread("the staged file", &error)),
         }
@@ -196,9 +198,7 @@ impl Source {
             _ => {}
         }
         match self.blob(wanted, size, 0, out) {
-            Err(Unsent::Missed(_)) if self.has_ended(attempt, at) => {
-                Err(missed(Miss::Ended, "the attempt has ended"))
-            }
+            Err(Unsent::Missed(_)) if self.has_lapsed(attempt, at) => Err(missed(Miss::Ended, LAPSED)),
             sent => sent,
         }
     }
@@ -213,9 +213,11 @@ impl Source {
         send(&payload, out)
     }
 
-    fn has_ended(&self, attempt: u64, at: u64) -> bool {
+    /// Whether the attempt ended without an epoch: then nobody needs its bytes. Those of a sealed one are needed, and
+    /// of one that is not remembered nothing can be said.
+    fn has_lapsed(&self, attempt: u64, at: u64) -> bool {
         let ledger = self.machine.ledger();
-        ledger.applied().is_some_and(|id| id.index >= at) && ledger.attempt(attempt).is_none()
+        ledger.applied().is_some_and(|id| id.index >= at) && ledger.has_lapsed(attempt)
     }
 }
 

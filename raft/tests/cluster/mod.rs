@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
-use checkpoint::{CommitId, Coverage, Digest, JobName, Limits, Plan, RealDisk, Splitter, Store};
+use checkpoint::{
+    CommitId, Coverage, Digest, JobName, Limits, Manifest, Plan, PlanEntry, RealDisk, Splitter, Store,
+};
 use futures::StreamExt;
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
@@ -369,6 +371,18 @@ impl Commit {
         let covered = Coverage::default();
         let mut splitter =
             Splitter::new(dir, &self.plan, self.opening.chunk_bytes, &covered, &|_| None).unwrap();
+        let pieces = splitter.by_ref().map(|piece| compose::piece(attempt, piece.unwrap())).collect();
+        (pieces, splitter.finish().unwrap().root())
+    }
+
+    /// As [`Commit::pieces`], with files reused that an epoch of this manifest has.
+    pub fn pieces_reusing(&self, dir: &Path, attempt: u64, manifest: &Manifest) -> (Vec<LogRecord>, Digest) {
+        let covered = Coverage::default();
+        let previous = |file: &PlanEntry| {
+            manifest.entries.iter().find(|entry| entry.path == file.path).map(|entry| entry.digest)
+        };
+        let mut splitter =
+            Splitter::new(dir, &self.plan, self.opening.chunk_bytes, &covered, &previous).unwrap();
         let pieces = splitter.by_ref().map(|piece| compose::piece(attempt, piece.unwrap())).collect();
         (pieces, splitter.finish().unwrap().root())
     }

@@ -122,6 +122,53 @@ async fn a_follower_whose_entries_are_still_there_gets_no_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn content_of_an_epoch_that_expired_behind_the_snapshot_comes_for_those_who_reuse_it() {
+    let mut cluster = Cluster::start_keeping("reused", 3, by_hand()).await;
+    let away = cluster.lose_follower().await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    commit_epoch(&cluster, "job", 2, MIB).await;
+    cluster.agree().await;
+    cluster.purge().await;
+    // All this is behind the snapshot: another epoch takes over what the first one holds, and that one expires.
+    let leader = cluster.leader().await;
+    let node = &cluster.nodes[&leader];
+    verified(node).await;
+    let job = JobName::try_from("job").unwrap();
+    let manifest = node.machine.store().manifest(&job, 1).unwrap().unwrap().1;
+    let source = crate::cluster::directory_of(MIB, 1);
+    let commit = Commit::of(source.path(), "other", 9);
+    let stream = node.replica.stream().await.unwrap();
+    let attempt = commit.begin(&stream).await;
+    let (pieces, root) = commit.pieces_reusing(source.path(), attempt, &manifest);
+    for piece in pieces {
+        assert!(piece.payload.is_empty(), "everything is reused");
+        accepted(&stream, piece).await;
+    }
+    accepted(&stream, compose::seal(attempt, root)).await;
+    remove_epochs(&cluster, "job", vec![1]).await;
+    cluster.agree().await;
+
+    cluster.resume(away).await;
+    let back = &cluster.nodes[&away];
+    let other = JobName::try_from("other").unwrap();
+    let begun = std::time::Instant::now();
+    loop {
+        // What is missing is mended in no time.
+        assert!(back.machine.missing().iter().all(|missing| missing.job != other), "it lacks content");
+        let sealed = back.machine.ledger().sealed(&other).next().map(|sealed| sealed.epoch);
+        if sealed.is_some_and(|epoch| back.machine.store().published(&other, epoch).unwrap().is_some()) {
+            break;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it is not published");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    cluster.agree().await;
+    assert_eq!(installed(back), 1);
+    assert_eq!(verified(back).await, 2);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_sender_is_killed_midway_and_another_goes_on() {
     let mut cluster = Cluster::start_keeping("sender", 3, by_hand()).await;
     let away = cluster.lose_follower().await;

@@ -1,7 +1,7 @@
 //! What peers may ask for and send on the transfer connection is bounded, and what is out of bounds changes
 //! nothing. On a disk that is nearly full, records that free space still pass.
 
-use crate::cluster::{Cluster, Commit, by_hand, caller, commit_epoch, directory, within};
+use crate::cluster::{Cluster, Commit, accepted, by_hand, caller, commit_epoch, directory, within};
 use bytes::Bytes;
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Verdict};
@@ -57,6 +57,41 @@ async fn requests_out_of_bounds_are_refused() {
     let request = proto::ManifestRequest { job: "job".into(), epoch: 9, root: digest(), at: 0 };
     let mut answer = client.fetch_manifest(request).await.unwrap().into_inner();
     assert_eq!(answer.message().await.unwrap().unwrap().miss(), proto::Miss::Ended);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn only_an_attempt_without_an_epoch_is_said_to_have_ended() {
+    let cluster = Cluster::start_keeping("ended", 3, by_hand()).await;
+    let sealed = commit_epoch(&cluster, "job", 1, 4 << 20).await.attempt;
+    let leader = cluster.leader().await;
+    let source = directory(4 << 20);
+    let commit = Commit::of(source.path(), "other", 2);
+    let stream = cluster.nodes[&leader].replica.stream().await.unwrap();
+    let (aborted, open) = (commit.begin(&stream).await, Commit::of(source.path(), "open", 3));
+    accepted(&stream, compose::abort(aborted, "test")).await;
+    let open = open.begin(&stream).await;
+    cluster.agree().await;
+    let target = cluster.follower().await;
+    let at = target.machine.ledger().applied().unwrap().index;
+    let mut client = caller("ended", leader, (target.id, &target.address));
+    let mut misses = Vec::new();
+    // Nobody has such bytes. Those of a sealed attempt are needed, whoever has lost them.
+    for attempt in [sealed, aborted, open, at + 7] {
+        let range =
+            proto::RangeWanted { file: 1, file_bytes: 2 << 20, offset: 0, len: 1 << 20, digest: digest() };
+        let request = proto::RangesRequest { attempt, at, ranges: vec![range] };
+        let mut answer = client.fetch_ranges(request).await.unwrap().into_inner();
+        let ranges = answer.message().await.unwrap().unwrap().miss();
+        let files = vec![proto::PackedWanted { file: 1, size: 5, digest: digest() }];
+        let request = proto::PackedRequest { attempt, at, files };
+        let mut answer = client.fetch_packed(request).await.unwrap().into_inner();
+        misses.push((ranges, answer.message().await.unwrap().unwrap().miss()));
+    }
+    use proto::Miss::{Ended, NotFound};
+    assert_ne!(misses[0].0, Ended);
+    assert_ne!(misses[0].1, Ended);
+    assert_eq!(misses[1..], [(Ended, Ended), (NotFound, NotFound), (NotFound, NotFound)]);
     cluster.shutdown().await;
 }
 
