@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use client::{Certainty, Code, Failure, pb};
 
-use raft::VoterSpace;
+use raft::{Stage, VoterSpace};
 
 use crate::config::Reserve;
 use crate::node::Node;
@@ -39,6 +39,8 @@ pub struct Space {
     pub inodes_short: bool,
     /// Bytes that no epoch refers to any more: they come back by themselves.
     pub garbage: u64,
+    /// Bytes of content that lie there already.
+    pub held: u64,
 }
 
 impl Space {
@@ -53,6 +55,7 @@ impl Space {
             // Some file systems make inodes as they go and count none.
             inodes_short: stat.f_files > 0 && stat.f_favail < stat.f_files / INODES_RESERVED,
             garbage: 0,
+            held: 0,
         })
     }
 
@@ -79,7 +82,13 @@ impl Space {
             reserve: status.disk_reserve,
             inodes_short: status.disk_inodes_short,
             garbage: status.garbage_bytes,
+            held: status.held_bytes,
         })
+    }
+
+    /// As it is when everything lies there of which `held` bytes are: what it lacks still comes.
+    fn with(self, held: u64) -> Space {
+        Space { free: self.free.saturating_sub(held.saturating_sub(self.held)), ..self }
     }
 }
 
@@ -140,12 +149,12 @@ impl Spaces {
             .map(|(id, _)| *id)
     }
 
-    /// A live voter that has no room for `needed` bytes.
-    fn without_room(&self, needed: u64) -> Option<(u64, Space)> {
+    /// A live voter that has no room for `needed` bytes beside the `held` that are committed by now, or brought.
+    fn without_room(&self, needed: u64, held: u64) -> Option<(u64, Space)> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.iter()
             .filter(|(_, told)| told.is_fresh())
-            .map(|(id, told)| (*id, told.space))
+            .map(|(id, told)| (*id, told.space.with(held)))
             .find(|(_, space)| !space.has_room_for(needed))
     }
 }
@@ -154,17 +163,41 @@ impl Node {
     /// Free space here; reads memory and asks the file system.
     pub fn space(&self) -> std::io::Result<Space> {
         let space = Space::of(&self.config.data_dir, self.config.reserve)?;
-        Ok(Space { garbage: self.replica.machine().garbage().bytes, ..space })
+        let machine = self.replica.machine();
+        Ok(Space { garbage: machine.garbage().bytes, held: self.held_bytes(), ..space })
+    }
+
+    /// Bytes of content on this disk: what the ledger holds, without the epochs that are missing here, and what has
+    /// come of them.
+    fn held_bytes(&self) -> u64 {
+        let machine = self.replica.machine();
+        let missing = machine.missing();
+        let ledger = machine.ledger();
+        let missing = missing.iter().flat_map(|missing| ledger.content_of(&missing.job, missing.epoch));
+        let lacking = missing.map(|(_, bytes)| bytes).fold(0, u64::saturating_add);
+        let transfer = self.replica.transfer();
+        let transfer = transfer.borrow();
+        let came = if transfer.stage == Stage::Idle { 0 } else { transfer.fetched_bytes };
+        ledger.held_bytes().saturating_sub(lacking).saturating_add(came)
     }
 
     /// Refuses a commit for which a live voter has no room. Where it has none only because something that
     /// was removed is still to be given back, that is waited for, a little.
     pub async fn check_space(&self, declared: u64, what: &str) -> Result<(), Failure> {
         let deadline = Instant::now() + GIVING_BACK_PATIENCE;
+        let mut asked = false;
         loop {
-            // What open attempts may still bring is spoken for.
-            let needed = declared.saturating_add(self.replica.machine().ledger().reserved_bytes());
-            let Some((node, space)) = self.without_room(needed) else { return Ok(()) };
+            let (needed, held) = {
+                let ledger = self.replica.machine().ledger();
+                // What open attempts may still bring is spoken for.
+                (declared.saturating_add(ledger.reserved_bytes()), ledger.held_bytes())
+            };
+            let Some((node, space)) = self.without_room(needed, held) else { return Ok(()) };
+            // What they told a while ago is not reason enough.
+            if !std::mem::replace(&mut asked, true) {
+                self.spaces.refresh(self).await;
+                continue;
+            }
             if !space.will_have_room_for(needed) || Instant::now() >= deadline {
                 return Err(no_space(what, node, space, needed));
             }
@@ -176,9 +209,10 @@ impl Node {
         }
     }
 
-    fn without_room(&self, needed: u64) -> Option<(u64, Space)> {
-        let here = self.space().ok().filter(|space| !space.has_room_for(needed));
-        here.map(|space| (self.config.id, space)).or_else(|| self.spaces.without_room(needed))
+    fn without_room(&self, needed: u64, held: u64) -> Option<(u64, Space)> {
+        let here =
+            self.space().ok().map(|space| space.with(held)).filter(|space| !space.has_room_for(needed));
+        here.map(|space| (self.config.id, space)).or_else(|| self.spaces.without_room(needed, held))
     }
 }
 
@@ -232,15 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_committed_since_a_voter_told_is_counted() {
+        let spaces = Spaces::default();
+        let told = Space { held: 500, ..space(200, 1000, 50) };
+        spaces.told.lock().unwrap().insert(2, Told { when: Instant::now(), space: told, short: None });
+        assert_eq!(spaces.without_room(100, 500), None);
+        assert_eq!(spaces.without_room(100, 550), None);
+        assert_eq!(spaces.without_room(100, 551), Some((2, Space { free: 149, ..told })));
+        assert_eq!(spaces.without_room(100, 400), None, "what was removed is not room yet");
+        assert_eq!(spaces.without_room(151, 400), Some((2, told)));
+    }
+
+    #[test]
     fn only_what_was_told_lately_counts() {
         let spaces = Spaces::default();
         let full = space(1, 1000, 50);
         let old = Instant::now().checked_sub(FRESH * 2).unwrap();
         spaces.told.lock().unwrap().insert(2, Told { when: old, space: full, short: None });
-        assert_eq!(spaces.without_room(1), None);
+        assert_eq!(spaces.without_room(1, 0), None);
         let now = Instant::now();
         spaces.told.lock().unwrap().insert(3, Told { when: now, space: full, short: None });
-        assert_eq!(spaces.without_room(1), Some((3, full)));
+        assert_eq!(spaces.without_room(1, 0), Some((3, full)));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Contents {
     free: BTreeSet<u32>,
     /// First eight bytes of the digest, then the id: 12 bytes a digest instead of 36.
     index: BTreeSet<(u64, u32)>,
+    /// Of all that is held.
+    bytes: u64,
 }
 
 impl Contents {
@@ -39,6 +41,11 @@ impl Contents {
     /// Content of an id that someone holds.
     pub fn get(&self, id: u32) -> &Content {
         self.slots[id as usize].as_ref().expect("an id that is held names content")
+    }
+
+    /// Bytes of all content that is held.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The content in a slot, if there is any.
@@ -61,6 +68,7 @@ impl Contents {
             }
         };
         self.slots[id as usize] = Some(Content { digest: *digest, bytes, refs: 1 });
+        self.bytes = self.bytes.saturating_add(bytes);
         self.index.insert((prefix(digest), id));
         id
     }
@@ -80,6 +88,7 @@ impl Contents {
             return None;
         }
         let key = (prefix(&content.digest), id);
+        self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&key), "held content is in the index");
         self.free.insert(id);
         self.slots[id as usize].take()
@@ -109,6 +118,7 @@ impl Contents {
                 return None;
             }
             built.index.insert((prefix(&content.digest), id));
+            built.bytes = built.bytes.saturating_add(content.bytes);
         }
         // Free slots cost no row: a hostile count must not cost memory beyond four bytes each.
         built.slots.resize(slots as usize, None);
@@ -164,6 +174,7 @@ mod tests {
         contents.release(3);
         contents.release(8);
         let rows: Vec<_> = contents.iter().map(|(id, content)| (id, *content)).collect();
+        assert_eq!(contents.bytes(), 1 + 2 + 4 + 5 + 6 + 7);
         assert_eq!(Contents::rebuild(contents.slots(), rows.into_iter()), Some(contents));
     }
 }

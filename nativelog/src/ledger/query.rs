@@ -295,6 +295,12 @@ impl Ledger {
         contents.map(|content| (content.digest, content.bytes)).collect()
     }
 
+    /// Bytes that a replica of this ledger has on its disk: sealed content once, and what open attempts have brought.
+    pub fn held_bytes(&self) -> u64 {
+        let open = self.open.values().map(|attempt| attempt.covered_bytes);
+        open.fold(self.content.bytes(), u64::saturating_add)
+    }
+
     /// Bytes that open attempts may still bring: what free space must hold beside the rest.
     pub fn reserved_bytes(&self) -> u64 {
         let left = |attempt: &Attempt| attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes);
