@@ -12,8 +12,9 @@
 //! do: what it has in its log it can still bring to them, and so nothing stands before the record that makes room.
 //! The ballast is a file that takes space for nothing; given up, it leaves room for what is on its way to the log,
 //! which is in its order, and behind that for what makes more room: the records that expire epochs, a snapshot,
-//! a purge. So what is on its way is never more than a part of the ballast. Votes, deletions and reads go on at any
-//! time. A foreign program that goes on writing takes that room too: then all waits until there is some.
+//! a purge. So what is on its way is never more than a part of the ballast, of this node's and, while it leads, of each
+//! other voter's, which they tell ([`crate::space`]). Votes, deletions and reads go on at any time. A foreign program
+//! that goes on writing takes that room too: then all waits until there is some.
 
 use crate::space::Space;
 use crate::units;
