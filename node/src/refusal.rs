@@ -44,10 +44,21 @@ pub enum ServeError {
 
 const REPAIR: &str = "run `epochlog repair` with the flags of `serve` while the other nodes run: it keeps what is good, fetches the \
      rest from them and deletes nothing; until then this node does not vote";
-const REPLACE: &str = "what this node has promised to the others is lost, so it must not come back under its id: keep the folder, and \
-     start a node with a new id and an empty folder in its place; the other nodes hold everything that was committed";
-const IDENTITY: &str = "nothing was changed: restore the file `identity` of this node from a backup; without it, keep the folder and \
-     start a node with a new id and an empty folder in its place; the other nodes hold everything that was committed";
+/// What is left to do for a node that must not come back: there is no membership change in this version.
+macro_rules! gone {
+    () => {
+        "keep its folder and go on without it: the other nodes hold everything that was committed. This version cannot \
+         put another node in its place; before one more fails, set up a new cluster and commit there what \
+         `epochlog restore` gives here"
+    };
+}
+pub(crate) const UNREPAIRABLE: &str = concat!("this node cannot be repaired: ", gone!());
+const REPLACE: &str =
+    concat!("what this node has promised to the others is lost, so it must not come back: ", gone!());
+const IDENTITY: &str = concat!(
+    "nothing was changed: restore the file `identity` of this node from a backup; without it, ",
+    gone!()
+);
 const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
@@ -144,7 +155,7 @@ mod tests {
             (
                 IdentityError::LogLost { dir: dir(), why: "its log is missing".into() }.into(),
                 Code::Usage,
-                "new id",
+                "set up a new cluster",
             ),
             (IdentityError::NoIdentity { dir: dir() }.into(), Code::Usage, "`identity`"),
             (IdentityError::Unreadable { file: dir(), why: "x".into() }.into(), Code::Usage, "backup"),
@@ -156,7 +167,11 @@ mod tests {
                 Code::Corrupt,
                 "epochlog repair",
             ),
-            (OpenError::VoteLost { dir: dir(), why: "both slots".into() }.into(), Code::Corrupt, "new id"),
+            (
+                OpenError::VoteLost { dir: dir(), why: "both slots".into() }.into(),
+                Code::Corrupt,
+                "set up a new cluster",
+            ),
             (OpenError::Io { what: "read".into(), source: io() }.into(), Code::Internal, "disk"),
             (
                 StartError::NotCovered { dir: dir(), purged, found: "none".into() }.into(),

@@ -81,7 +81,7 @@ async fn a_lost_identity_or_log_is_replaced_not_repaired() {
         let output = epochlog(command, &config);
         assert_eq!(output.status.code(), Some(2), "{}", told(&output));
         assert!(told(&output).contains("its identity is lost"), "{}", told(&output));
-        assert!(told(&output).contains("new id"), "{}", told(&output));
+        assert!(told(&output).contains("set up a new cluster"), "{}", told(&output));
     }
     std::fs::write(&identity, kept).unwrap();
     std::fs::rename(dir.path().join("data/groups/main/log"), dir.path().join("away")).unwrap();

@@ -213,7 +213,7 @@ fn read_header(metadata: &MetadataMap) -> Result<PeerHeader, String> {
 
 fn wiped(node: u64, known: &[u8], found: &[u8]) -> String {
     format!(
-        "node {node} is known with incarnation {}, this one is {}: its data folder was wiped; join it under a new id",
+        "node {node} is known with incarnation {}, this one is {}: its data folder was wiped, and what it promised is lost: it must not come back under this id",
         hex(known),
         hex(found)
     )
@@ -300,7 +300,7 @@ mod tests {
         let (one, two) = (known(1, "c"), known(2, "c"));
         learn(&one, 7, &[(1, 1), (2, 99)]);
         let target = two.admit(&call(&one, 2, Check::Full), Check::Full).unwrap_err();
-        assert!(target.message().contains("join it under a new id"), "{target}");
+        assert!(target.message().contains("it must not come back under this id"), "{target}");
         assert_eq!(target.code(), tonic::Code::FailedPrecondition);
         let source = one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap_err();
         assert!(source.message().contains("node 2 is known with incarnation 6363"), "{source}");

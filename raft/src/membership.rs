@@ -127,7 +127,7 @@ async fn all_empty(inner: &Inner) -> Result<(), String> {
                 if reply.cluster.is_empty() { String::new() } else { format!(" {}", hex(&reply.cluster)) };
             return Err(format!(
                 "node {node} belongs to a cluster{whose} already, this node is empty: \
-                 if its data folder was wiped, join it under a new id"
+                 if its data folder was wiped, it must not come back under this id"
             ));
         }
         if sorted(reply.initial_members) != mine {

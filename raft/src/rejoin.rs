@@ -85,7 +85,7 @@ pub struct Rejoined {
 #[derive(Debug, thiserror::Error)]
 pub enum RejoinError {
     /// The folder does not say which cluster it belongs to.
-    #[error("the data folder does not name its cluster: remove the node and join it empty under a new id")]
+    #[error("the data folder does not name its cluster")]
     NoCluster,
     /// The settings are of another node than the folder.
     #[error("the log belongs to another node or incarnation than the configuration says")]
@@ -102,7 +102,7 @@ pub enum RejoinError {
         why: String,
     },
     /// The cluster does not know this node, or not as it is.
-    #[error("{0}: remove the node and join it empty under a new id")]
+    #[error("{0}")]
     Unknown(String),
     /// What the leader sent is not what it should be.
     #[error("the leader's state cannot be used: {0}")]

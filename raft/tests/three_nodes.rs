@@ -191,7 +191,7 @@ async fn strangers_are_refused_and_change_nothing() {
 
     let wiped = stranger(leader, [99; 16], "guarded", to).vote(vote_request()).await.unwrap_err();
     assert_eq!(wiped.code(), Code::FailedPrecondition);
-    assert!(wiped.message().contains("its data folder was wiped; join it under a new id"), "{wiped}");
+    assert!(wiped.message().contains("its data folder was wiped, and what it promised is lost"), "{wiped}");
 
     let foreign = stranger(leader, [leader as u8; 16], "other", to).vote(vote_request()).await.unwrap_err();
     assert_eq!(foreign.code(), Code::FailedPrecondition);

@@ -239,8 +239,7 @@ impl Ledger {
         match self.members.get(&member.node) {
             Some(there) if *there == incarnation => Ok(repeat(Accepted::Done)),
             Some(_) => {
-                let detail =
-                    format!("node {} is known with another data folder: join under a new id", member.node);
+                let detail = format!("node {} is known with another data folder than this one", member.node);
                 Err(Rejected::new(Reason::Identity, detail).current(member.node))
             }
             None if self.members.len() >= MEMBERS_MAX => {

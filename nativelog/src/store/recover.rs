@@ -68,8 +68,7 @@ pub enum OpenError {
     #[error(
         "the log in {dir} is damaged at offset {position}: {why}; this node must not vote with it. \
          Run `epochlog repair` on this node: it fetches from the peers what was acknowledged and keeps the damaged \
-         log beside the new one. Or replace the node: remove it from the cluster and let it join again empty under \
-         a new id"
+         log beside the new one"
     )]
     Damaged {
         /// The log folder.
@@ -82,8 +81,7 @@ pub enum OpenError {
     /// Nothing here says for certain how this node has voted: no repair can help.
     #[error(
         "the log in {dir} does not say for certain how this node has voted: {why}; it must never vote under this id \
-         again. Keep the folder, and replace the node: remove it from the cluster and let it join again empty under \
-         a new id; the other nodes hold everything that was acknowledged"
+         again; the other nodes hold everything that was acknowledged"
     )]
     VoteLost {
         /// The log folder.

@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
-use crate::refusal::ServeError;
+use crate::refusal::{ServeError, UNREPAIRABLE};
 use crate::{node, telemetry, units};
 
 const WHAT: &str = "repair";
@@ -159,11 +159,9 @@ fn tell(progress: &Progress, told: &std::sync::Mutex<String>, step: RejoinStep) 
 /// What went wrong, and what to do. The damaged log is as it was.
 fn refused(error: &RejoinError) -> Failure {
     const KEPT: &str = "nothing was changed but for what was fetched, which is used by the next try";
-    const REPLACE: &str = "this node cannot be repaired: keep its folder, and start a node with a new id and an empty \
-                           folder in its place; the other nodes hold everything that was committed";
     let (code, fix) = match error {
         RejoinError::NoCluster | RejoinError::Unknown(_) | RejoinError::Log(OpenError::VoteLost { .. }) => {
-            (Code::Corrupt, REPLACE.to_owned())
+            (Code::Corrupt, UNREPAIRABLE.to_owned())
         }
         RejoinError::Identity | RejoinError::Log(OpenError::Owner { .. }) => {
             (Code::Usage, "correct node.id or node.data_dir; nothing was changed".to_owned())
