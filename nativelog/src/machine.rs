@@ -16,6 +16,7 @@ mod reclaim;
 mod start;
 mod way;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -55,8 +56,8 @@ pub struct Marks {
 
 /// Ledger, performer, snapshots and catalog of one replica.
 ///
-/// Locks, in the order in which they may be taken: `snapshots`, `catalog`, the pins, the store's names, `ledger`,
-/// the performer's books.
+/// Locks, in the order in which they may be taken: `snapshots`, `catalog`, the performer's pause (never under the pins),
+/// the pins, the store's names, `ledger`, the performer's books.
 pub struct Machine {
     ledger: RwLock<Ledger>,
     applied: watch::Sender<u64>,
@@ -68,6 +69,8 @@ pub struct Machine {
     kept: watch::Sender<(Option<SnapshotMeta>, Option<SnapshotMeta>)>,
     catalog: Mutex<Projection>,
     pins: Arc<keep::Pins>,
+    /// What is applied up to here, when it is, has got the room that something else made ([`Machine::give_way`]).
+    gave_way_to: AtomicU64,
 }
 
 struct Snapshots {
@@ -115,8 +118,8 @@ impl Machine {
         Ok(verdict)
     }
 
-    /// Waits until the performer's backlog is small enough to apply more. It depends on this node's own
-    /// flushes only, so that this always ends.
+    /// Waits until the performer's backlog is small enough to apply more. It depends on this node's own flushes, and on
+    /// whoever holds the performer for a moment, so that this always ends.
     pub async fn room(&self) {
         self.performer.room().await;
     }

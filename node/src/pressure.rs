@@ -33,6 +33,11 @@ pub fn words(node: u64, space: &Space) -> String {
     format!("node {node} {SHORT}: {free} free{inodes}, {reserve} stay reserved")
 }
 
+/// What a node says that has removed what expired, and still lacks what it made room for.
+pub fn gives_way(node: u64) -> String {
+    format!("node {node} {SHORT}: it has made room for what it lacks, and that is still to come")
+}
+
 /// Whether a refusal, perhaps of another node, is for want of space: it comes as words alone.
 pub fn is_short(why: &str) -> bool {
     why.contains(SHORT)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use client::{Certainty, Code, Failure, pb};
 
-use raft::{Stage, VoterSpace};
+use raft::VoterSpace;
 
 use crate::config::Reserve;
 use crate::node::Node;
@@ -39,8 +39,8 @@ pub struct Space {
     pub inodes_short: bool,
     /// Bytes that no epoch refers to any more: they come back by themselves.
     pub garbage: u64,
-    /// Bytes of content that lie there already.
-    pub held: u64,
+    /// Bytes that a catch-up still has to bring.
+    pub lacking: u64,
 }
 
 impl Space {
@@ -55,7 +55,7 @@ impl Space {
             // Some file systems make inodes as they go and count none.
             inodes_short: stat.f_files > 0 && stat.f_favail < stat.f_files / INODES_RESERVED,
             garbage: 0,
-            held: 0,
+            lacking: 0,
         })
     }
 
@@ -82,13 +82,13 @@ impl Space {
             reserve: status.disk_reserve,
             inodes_short: status.disk_inodes_short,
             garbage: status.garbage_bytes,
-            held: status.held_bytes,
+            lacking: status.lacking_bytes,
         })
     }
 
-    /// As it is when everything lies there of which `held` bytes are: what it lacks still comes.
-    fn with(self, held: u64) -> Space {
-        Space { free: self.free.saturating_sub(held.saturating_sub(self.held)), ..self }
+    /// With what a catch-up still brings, and `more`.
+    fn with(self, more: u64) -> Space {
+        Space { free: self.free.saturating_sub(self.lacking).saturating_sub(more), ..self }
     }
 }
 
@@ -105,6 +105,8 @@ struct Told {
     space: Space,
     /// Why it takes no content.
     short: Option<String>,
+    /// What the ledger here held then.
+    held: u64,
 }
 
 impl Told {
@@ -112,14 +114,30 @@ impl Told {
     fn is_fresh(&self) -> bool {
         self.when.elapsed() < FRESH
     }
+
+    /// As it is when `held` bytes are committed: what was since it told takes room there too.
+    fn by_now(&self, held: u64) -> Space {
+        self.space.with(held.saturating_sub(self.held))
+    }
+
+    fn for_replica(&self) -> VoterSpace {
+        let in_flight_bytes = pressure::in_flight_bytes(&self.space);
+        VoterSpace { live: self.is_fresh(), short: self.short.clone(), in_flight_bytes }
+    }
 }
+
+/// A voter that has told nothing yet.
+const SILENT: VoterSpace = VoterSpace { live: false, short: None, in_flight_bytes: u64::MAX };
 
 impl Spaces {
     /// Asks all other voters, and tells the replica; one that does not answer keeps what it told before, until that
     /// is old.
     pub async fn refresh(&self, node: &Node) {
-        let others = node.voters().into_iter().filter(|id| *id != node.config.id);
-        let answers = others.filter_map(|id| {
+        let others: Vec<u64> = node.voters().into_iter().filter(|id| *id != node.config.id).collect();
+        // Before they are asked: what is committed meanwhile counts once too often rather than never.
+        let held = node.replica.machine().ledger().held_bytes();
+        let answers = others.iter().filter_map(|id| {
+            let id = *id;
             let (_, mut stub) = node.peer(id)?;
             Some(async move {
                 let asked = stub.status(pb::StatusRequest { all: false, light: true });
@@ -127,16 +145,13 @@ impl Spaces {
                 let status = reply.nodes.into_iter().find(|status| status.id == id)?;
                 // One that could not tell: what it told before counts, until that is old.
                 let short = Some(status.short_of_space.clone()).filter(|why| !why.is_empty());
-                Some((id, Told { when: Instant::now(), space: Space::told(&status)?, short }))
+                Some((id, Told { when: Instant::now(), space: Space::told(&status)?, short, held }))
             })
         });
         let answers = futures::future::join_all(answers).await;
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.extend(answers.into_iter().flatten());
-        let spaces = told.iter().map(|(id, told)| {
-            let in_flight_bytes = pressure::in_flight_bytes(&told.space);
-            (*id, VoterSpace { live: told.is_fresh(), short: told.short.clone(), in_flight_bytes })
-        });
+        let spaces = others.into_iter().map(|id| (id, told.get(&id).map_or(SILENT, Told::for_replica)));
         node.replica.heed(spaces.collect());
     }
 
@@ -149,13 +164,14 @@ impl Spaces {
             .map(|(id, _)| *id)
     }
 
-    /// A live voter that has no room for `needed` bytes beside the `held` that are committed by now, or brought.
+    /// A live voter that is short of space, or has no room for `needed` bytes when `held` are committed by now.
     fn without_room(&self, needed: u64, held: u64) -> Option<(u64, Space)> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.iter()
             .filter(|(_, told)| told.is_fresh())
-            .map(|(id, told)| (*id, told.space.with(held)))
-            .find(|(_, space)| !space.has_room_for(needed))
+            .map(|(id, told)| (*id, told.by_now(held), told.short.is_some()))
+            .find(|(_, space, short)| *short || !space.has_room_for(needed))
+            .map(|(id, space, _)| (id, space))
     }
 }
 
@@ -163,22 +179,8 @@ impl Node {
     /// Free space here; reads memory and asks the file system.
     pub fn space(&self) -> std::io::Result<Space> {
         let space = Space::of(&self.config.data_dir, self.config.reserve)?;
-        let machine = self.replica.machine();
-        Ok(Space { garbage: machine.garbage().bytes, held: self.held_bytes(), ..space })
-    }
-
-    /// Bytes of content on this disk: what the ledger holds, without the epochs that are missing here, and what has
-    /// come of them.
-    fn held_bytes(&self) -> u64 {
-        let machine = self.replica.machine();
-        let missing = machine.missing();
-        let ledger = machine.ledger();
-        let missing = missing.iter().flat_map(|missing| ledger.content_of(&missing.job, missing.epoch));
-        let lacking = missing.map(|(_, bytes)| bytes).fold(0, u64::saturating_add);
-        let transfer = self.replica.transfer();
-        let transfer = transfer.borrow();
-        let came = if transfer.stage == Stage::Idle { 0 } else { transfer.fetched_bytes };
-        ledger.held_bytes().saturating_sub(lacking).saturating_add(came)
+        let lacking = self.replica.transfer().borrow().lacking_bytes;
+        Ok(Space { garbage: self.replica.machine().garbage().bytes, lacking, ..space })
     }
 
     /// Refuses a commit for which a live voter has no room. Where it has none only because something that
@@ -210,8 +212,7 @@ impl Node {
     }
 
     fn without_room(&self, needed: u64, held: u64) -> Option<(u64, Space)> {
-        let here =
-            self.space().ok().map(|space| space.with(held)).filter(|space| !space.has_room_for(needed));
+        let here = self.space().ok().map(|space| space.with(0)).filter(|space| !space.has_room_for(needed));
         here.map(|space| (self.config.id, space)).or_else(|| self.spaces.without_room(needed, held))
     }
 }
@@ -268,13 +269,20 @@ mod tests {
     #[test]
     fn what_was_committed_since_a_voter_told_is_counted() {
         let spaces = Spaces::default();
-        let told = Space { held: 500, ..space(200, 1000, 50) };
-        spaces.told.lock().unwrap().insert(2, Told { when: Instant::now(), space: told, short: None });
+        let there = space(200, 1000, 50);
+        let told = Told { when: Instant::now(), space: there, short: None, held: 500 };
+        let tell = |told: &Told| spaces.told.lock().unwrap().insert(2, told.clone());
+        tell(&told);
         assert_eq!(spaces.without_room(100, 500), None);
         assert_eq!(spaces.without_room(100, 550), None);
-        assert_eq!(spaces.without_room(100, 551), Some((2, Space { free: 149, ..told })));
+        assert_eq!(spaces.without_room(100, 551), Some((2, Space { free: 149, ..there })));
         assert_eq!(spaces.without_room(100, 400), None, "what was removed is not room yet");
-        assert_eq!(spaces.without_room(151, 400), Some((2, told)));
+        assert_eq!(spaces.without_room(151, 400), Some((2, there)));
+        let lacking = Space { lacking: 60, ..there };
+        tell(&Told { space: lacking, ..told.clone() });
+        assert_eq!(spaces.without_room(100, 500), Some((2, Space { free: 140, ..lacking })));
+        tell(&Told { short: Some("it makes room".into()), ..told });
+        assert_eq!(spaces.without_room(0, 500), Some((2, there)));
     }
 
     #[test]
@@ -282,10 +290,10 @@ mod tests {
         let spaces = Spaces::default();
         let full = space(1, 1000, 50);
         let old = Instant::now().checked_sub(FRESH * 2).unwrap();
-        spaces.told.lock().unwrap().insert(2, Told { when: old, space: full, short: None });
+        spaces.told.lock().unwrap().insert(2, Told { when: old, space: full, short: None, held: 0 });
         assert_eq!(spaces.without_room(1, 0), None);
         let now = Instant::now();
-        spaces.told.lock().unwrap().insert(3, Told { when: now, space: full, short: None });
+        spaces.told.lock().unwrap().insert(3, Told { when: now, space: full, short: None, held: 0 });
         assert_eq!(spaces.without_room(1, 0), Some((3, full)));
     }
 
@@ -293,7 +301,7 @@ mod tests {
     fn the_roomiest_is_live_and_above_its_reserve() {
         let spaces = Spaces::default();
         let tell = |id, when, free| {
-            let told = Told { when, space: space(free, 1000, 50), short: None };
+            let told = Told { when, space: space(free, 1000, 50), short: None, held: 0 };
             spaces.told.lock().unwrap().insert(id, told)
         };
         let now = Instant::now();

@@ -6,6 +6,7 @@ use nativelog::machine::{Garbage, Marks};
 use raft::Transfer;
 
 use crate::node::Node;
+use crate::pressure;
 
 /// One look at a node.
 #[derive(Debug, Clone)]
@@ -49,6 +50,7 @@ impl Node {
             epoch: missing.epoch,
             why: missing.why,
         });
+        let gives_way = || machine.gives_way().then(|| pressure::gives_way(self.config.id));
         Vitals {
             marks: machine.marks(),
             purged: *log.purged().borrow(),
@@ -56,7 +58,7 @@ impl Node {
             garbage: machine.garbage(),
             unpublished: unpublished.collect(),
             stalled: log.stalled().borrow().clone(),
-            short: self.short.borrow().clone(),
+            short: self.short.borrow().clone().or_else(gives_way),
             transfer: *self.replica.transfer().borrow(),
         }
     }

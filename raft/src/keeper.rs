@@ -227,7 +227,10 @@ async fn snapshot(inner: &Arc<Inner>) -> Result<Option<SnapshotMeta>, KeepError>
     });
     let Some(capture) = captured.await.map_err(|fatal| stopped(&fatal))? else { return Ok(None) };
     // Not on a thread: while the log waits for room, this does too, and whoever asked may give up meanwhile.
-    inner.machine.wait_performed(capture.meta.position.index).await;
+    tokio::select! {
+        () = inner.machine.wait_performed(capture.meta.position.index) => {}
+        () = inner.ended() => return Err(KeepError::NotNow("the node stops".into())),
+    }
     let machine = inner.machine.clone();
     let kept = tokio::task::spawn_blocking(move || machine.keep(capture)).await;
     let meta = kept.map_err(|panic| KeepError::NotNow(panic.to_string()))??;

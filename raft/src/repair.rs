@@ -71,8 +71,8 @@ impl Replica {
         let done = mend(inner, &gather, job, epoch).await;
         inner.transfer.end(false);
         drop(stop);
-        leave_nothing_of_expired(inner, job, epoch).await?;
-        done
+        let left = leave_nothing_of_expired(inner, job, epoch).await;
+        done.and_then(|report| left.map(|()| report))
     }
 }
 
@@ -315,11 +315,12 @@ async fn epoch_from_peers(inner: &Arc<Inner>, missing: &Missing) -> Result<bool,
     let done = bring(inner, &gather, missing).await;
     inner.transfer.end(false);
     drop(stop);
-    leave_nothing_of_expired(inner, &missing.job, missing.epoch).await?;
-    done
+    let left = leave_nothing_of_expired(inner, &missing.job, missing.epoch).await;
+    done.and_then(|published| left.map(|()| published))
 }
 
-/// What was brought for an epoch that expired meanwhile is nobody's: no record will release it.
+/// What was brought for an epoch that expired meanwhile is nobody's: no record will release it. What a transfer has
+/// begun goes too, and is begun anew.
 async fn leave_nothing_of_expired(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), RepairError> {
     if inner.machine.ledger().epoch(job, epoch).is_some() {
         return Ok(());

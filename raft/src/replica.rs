@@ -95,6 +95,15 @@ impl Inner {
         Ok(())
     }
 
+    /// Waits until the replica closes or can promise nothing any more.
+    pub async fn ended(&self) {
+        let (mut closing, mut fatal) = (self.closing.subscribe(), self.fatal.subscribe());
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => {}
+            _ = fatal.wait_for(Option::is_some) => {}
+        }
+    }
+
     /// Why entries with content are not taken from a leader now. While there is a reason, space is short: what is
     /// garbage is given back at once, and nothing is fetched.
     pub fn takes_no_content(&self) -> Option<String> {
@@ -118,10 +127,10 @@ impl Inner {
     }
 
     /// Whether content from a leader is let in: there is room, or it is the bounded part that a node which is short
-    /// takes all the same.
-    pub fn admit_content(&self, records: usize, payload: u64) -> Result<(), String> {
+    /// takes all the same. `last` is the index of the last of these records.
+    pub fn admit_content(&self, records: usize, payload: u64, last: u64) -> Result<(), String> {
         match self.takes_no_content() {
-            Some(_) if self.stalled().is_none() && self.refusal.lets_in(records, payload) => Ok(()),
+            Some(_) if self.stalled().is_none() && self.refusal.lets_in(records, payload, last) => Ok(()),
             Some(why) => Err(why),
             None => Ok(()),
         }

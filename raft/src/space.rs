@@ -24,6 +24,7 @@ const HEARD: Duration = Duration::from_secs(1);
 const BEFORE_HEARD: Duration = Duration::from_secs(10);
 /// A follower that refused content so long ago may have room again.
 pub(crate) const LATELY: Duration = Duration::from_secs(5);
+
 /// What another voter told of its space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VoterSpace {
@@ -57,10 +58,12 @@ pub(crate) fn too_few_take_content(
 struct Short {
     why: String,
     refused: Option<Instant>,
-    /// Bytes of content that are let in all the same, and that were. The first request always is: it is what a leader
-    /// may have out, however large.
+    /// Bytes of content that are let in all the same.
     spare: u64,
+    /// Bytes that were, up to this index of the log. The first request always is: it is what a leader may have out,
+    /// however large. What comes once more costs nothing.
     let_in: u64,
+    up_to: u64,
 }
 
 /// What this node refuses at present.
@@ -76,7 +79,7 @@ impl Refusal {
         *short = match (why, short.take()) {
             (None, _) => None,
             (Some(why), Some(before)) => Some(Short { why, ..before }),
-            (Some(why), None) => Some(Short { why, refused: None, spare, let_in: 0 }),
+            (Some(why), None) => Some(Short { why, refused: None, spare, let_in: 0, up_to: 0 }),
         };
     }
 
@@ -86,11 +89,14 @@ impl Refusal {
         short.as_ref().map(|short| short.why.clone())
     }
 
-    /// Whether records with so many bytes of payload are let in although this node is short: not before the leader
-    /// has heard a refusal.
-    pub fn lets_in(&self, records: usize, payload: u64) -> bool {
+    /// Whether records up to index `last` with so many bytes of payload are let in although this node is short: not
+    /// before the leader has heard a refusal.
+    pub fn lets_in(&self, records: usize, payload: u64, last: u64) -> bool {
         let mut short = self.short.write().unwrap_or_else(PoisonError::into_inner);
         let Some(short) = short.as_mut() else { return false };
+        if short.let_in > 0 && last <= short.up_to {
+            return true;
+        }
         let since = short.refused.map(|refused| refused.elapsed()).filter(|since| *since < BEFORE_HEARD);
         let Some(since) = since else {
             short.refused = Some(Instant::now());
@@ -103,7 +109,7 @@ impl Refusal {
         let all = short.let_in.saturating_add(payload).saturating_add(records as u64 * RECORD_OVERHEAD);
         let fits = short.let_in == 0 || all <= short.spare;
         if fits {
-            short.let_in = all;
+            (short.let_in, short.up_to) = (all, last);
         }
         fits
     }
@@ -116,15 +122,15 @@ mod tests {
     #[test]
     fn a_bounded_part_is_let_in_a_moment_later_and_no_more() {
         let refusal = Refusal::default();
-        assert!(!refusal.lets_in(1, 10), "it is not short: nobody asks");
+        assert!(!refusal.lets_in(1, 10, 1), "it is not short: nobody asks");
         refusal.set(Some("full".into()), 10 * RECORD_OVERHEAD);
-        assert!(!refusal.lets_in(1, 10), "the leader has not heard yet");
-        assert!(!refusal.lets_in(1, 10), "nor now");
+        assert!(!refusal.lets_in(1, 10, 1), "the leader has not heard yet");
+        assert!(!refusal.lets_in(1, 10, 1), "nor now");
         std::thread::sleep(HEARD);
-        assert!(refusal.lets_in(2, 5 * RECORD_OVERHEAD));
+        assert!(refusal.lets_in(2, 5 * RECORD_OVERHEAD, 2));
         refusal.set(Some("fuller".into()), 10 * RECORD_OVERHEAD);
-        assert!(!refusal.lets_in(2, 5 * RECORD_OVERHEAD), "the same shortage, the same bound");
-        assert!(refusal.lets_in(1, 2 * RECORD_OVERHEAD));
+        assert!(!refusal.lets_in(2, 5 * RECORD_OVERHEAD, 4), "the same shortage, the same bound");
+        assert!(refusal.lets_in(1, 2 * RECORD_OVERHEAD, 3));
         assert_eq!(refusal.why().as_deref(), Some("fuller"));
         refusal.set(None, 0);
         assert_eq!(refusal.why(), None);
@@ -134,10 +140,11 @@ mod tests {
     fn the_first_request_is_let_in_however_large() {
         let refusal = Refusal::default();
         refusal.set(Some("full".into()), 10);
-        assert!(!refusal.lets_in(1, 1000));
+        assert!(!refusal.lets_in(1, 1000, 7));
         std::thread::sleep(HEARD);
-        assert!(refusal.lets_in(1, 1000));
-        assert!(!refusal.lets_in(1, 1));
+        assert!(refusal.lets_in(1, 1000, 7));
+        assert!(!refusal.lets_in(1, 1, 8));
+        assert!(refusal.lets_in(1, 1000, 7), "it comes once more");
     }
 
     #[test]

@@ -227,7 +227,7 @@ fn succession(
     let known = |digest: &Digest| new.content(digest).is_some();
     let surplus = overview.surplus(store, &there);
     let Debts { mut released, unpublished, mut half_unpacked, mut expiring } = owed;
-    for (digest, bytes) in overview.strays(store, &there, &known).map_err(io)? {
+    for (digest, bytes) in overview.strays(store, &there, &known).map_err(io)?.unwrap_or_default() {
         released.entry(digest).or_insert(Owed { index, bytes });
     }
     released.retain(|digest, _| !known(digest));

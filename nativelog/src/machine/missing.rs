@@ -75,13 +75,13 @@ impl Overview {
 
     /// What lies on the shelves, is not `known` to the ledger whose overview this is, and is in no directory above its
     /// marks: content that records up to the ledger's position let go of, or that came for an earlier ledger. With its
-    /// bytes. Nothing while such a directory has a manifest that cannot be read: what it holds is unknown.
+    /// bytes. `None` while such a directory has a manifest that cannot be read: what it holds is unknown.
     pub fn strays(
         &self,
         store: &Store,
         there: &BTreeSet<(JobName, u64)>,
         known: &dyn Fn(&Digest) -> bool,
-    ) -> Result<BTreeMap<Digest, u64>, StoreError> {
+    ) -> Result<Option<BTreeMap<Digest, u64>>, StoreError> {
         let mut strays = store.shelved_besides(known)?;
         let above = there.iter().filter(|(job, epoch)| self.0.get(job).is_none_or(|(mark, _)| epoch > mark));
         for (job, epoch) in above {
@@ -94,11 +94,11 @@ impl Overview {
                 }
                 Err(error) => {
                     tracing::warn!(%job, epoch, %error, "a manifest cannot be read; nothing on the shelves is looked through");
-                    return Ok(BTreeMap::new());
+                    return Ok(None);
                 }
             }
         }
-        Ok(strays)
+        Ok(Some(strays))
     }
 
     /// Sealed epochs without a directory.
@@ -139,7 +139,7 @@ impl Machine {
         let there = directories(&self.store)?;
         let overview = Overview::of(&self.ledger());
         let known = |digest: &Digest| self.ledger().content(digest).is_some();
-        let strays = overview.strays(&self.store, &there, &known)?;
+        let strays = overview.strays(&self.store, &there, &known)?.unwrap_or_default();
         self.owe(overview.surplus(&self.store, &there), strays);
         Ok(())
     }

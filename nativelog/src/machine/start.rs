@@ -14,6 +14,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -121,6 +122,7 @@ impl Machine {
             snapshots: Mutex::new(Snapshots { folder, expected, unsure: false }),
             catalog: Mutex::new(Projection { catalog, whole, encoded: u64::MAX }),
             pins: Arc::default(),
+            gave_way_to: AtomicU64::new(0),
         });
         machine.note_staging().map_err(io_error("list the staging folder"))?;
         machine.follow().map_err(io_error("start the catalog's thread"))?;

@@ -9,6 +9,7 @@
 //! coming ledger's mark is none of its business.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use checkpoint::Digest;
 use checkpoint::store::Reclaimed;
@@ -18,6 +19,11 @@ use super::{Machine, lock};
 use crate::ledger::Ledger;
 
 impl Machine {
+    /// Whether something made way for what is still to come: the room that shows is spoken for.
+    pub fn gives_way(&self) -> bool {
+        self.ledger().applied().map_or(0, |applied| applied.index) < self.gave_way_to.load(Ordering::Relaxed)
+    }
+
     /// Removes the epochs that `coming`, a ledger that is about to be brought here, has let expire, and the content
     /// that it does not know any more. Does nothing while something is pinned, or for a ledger that is not above
     /// what is applied here. Blocks.
@@ -30,11 +36,18 @@ impl Machine {
         let overview = Overview::of(coming);
         let known = |digest: &Digest| coming.content(digest).is_some();
         let gone = overview.surplus(&self.store, &there);
-        // Also what a catch-up to another ledger has left.
+        // Also what a catch-up to another ledger has left; where that is unknown, only what these epochs held.
         let strays = overview.strays(&self.store, &there, &known).map_err(io::Error::other)?;
+        let theirs =
+            || gone.iter().flat_map(|epoch| epoch.contents.clone()).filter(|(digest, _)| !known(digest));
+        let strays = strays.unwrap_or_else(|| theirs().collect());
         let pins = lock(&self.pins.held);
         if !is_news() || !pins.is_empty() {
             return Ok(Reclaimed::default());
+        }
+        if !gone.is_empty() || !strays.is_empty() {
+            let coming = coming.applied().map_or(0, |applied| applied.index);
+            self.gave_way_to.store(coming, Ordering::Relaxed);
         }
         for epoch in &gone {
             if self.performer.is_read(&epoch.job, epoch.epoch) {

@@ -260,8 +260,8 @@ impl Index {
         self.cache.remove_from(next);
     }
 
-    /// Drops everything up to and including `upto`, which may lie above the last entry. What the claims know of
-    /// these entries stays until the purge is durable ([`Claims::purged`]).
+    /// Drops everything up to and including `upto`, which may lie above the last entry. That the claims name
+    /// attempts by these entries stays until the purge is durable ([`Claims::purged`]).
     pub fn purge(&mut self, upto: LogId) {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return;

@@ -276,6 +276,10 @@ fn a_directory_without_a_readable_manifest_keeps_everything_and_stops_no_install
     let attempt = together(&mut leader).unwrap();
     assert_eq!(together(&mut follower), Some(attempt));
     apart(&mut leader, attempt);
+    let stray = Content { digest: checkpoint::digest::content(b"stray"), mode: 0o644, size: 5 };
+    let mut incoming = follower.store.incoming(stray).unwrap();
+    incoming.write(b"stray").unwrap();
+    follower.store.shelve(vec![incoming]).pop().unwrap().unwrap();
     let foreign = follower.store.layout().manifest_file(&job(), 77);
     disk.create_dir(foreign.parent().unwrap()).unwrap();
     disk.write_new(&foreign, b"no manifest", 0o644).unwrap();
@@ -283,6 +287,10 @@ fn a_directory_without_a_readable_manifest_keeps_everything_and_stops_no_install
     catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
     follower.assert_all_published("after the install");
     assert!(disk.paths().contains(&foreign), "it is not ours to remove");
+    for _ in 0..2 {
+        follower.try_clean_up().unwrap();
+    }
+    assert!(follower.store.blob_path(stray.digest).is_some(), "it may be what that directory holds");
     follower.stop();
     leader.stop();
 }
@@ -296,10 +304,13 @@ fn an_expired_epoch_goes_when_its_last_reader_has_left() {
     let readers = [replica.machine.read_epoch(&job(), 1), replica.machine.read_epoch(&job(), 1)];
     replica.try_expire(vec![1]).unwrap();
     replica.wait_performed();
-    replica.machine.publish_again();
     assert!(replica.machine.ledger().epoch(&job(), 1).is_none(), "it has expired");
     let [first, last] = readers;
     drop(first);
+    replica.machine.publish_again();
+    // The performer has tried again before it comes to the second of them.
+    replica.whole(3, &Directory::parse("a:100=3"));
+    replica.whole(4, &Directory::parse("a:100=4"));
     assert!(replica.store.verify(&job(), 1).unwrap().is_good(), "somebody reads it");
     drop(last);
     let begun = std::time::Instant::now();

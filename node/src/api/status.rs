@@ -95,7 +95,6 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         disk_total: space.total,
         disk_reserve: space.reserve,
         disk_inodes_short: space.inodes_short,
-        held_bytes: space.held,
         snapshot: marks.snapshot.saturating_sub(1),
         purged: vitals.purged,
         wal_bytes: vitals.wal_bytes,

@@ -338,7 +338,8 @@ async fn ingress(
     let permit = permit.map_err(|_| Status::unavailable("this node is shutting down"))?;
     // After the wait: what is taken in on a full disk is at most what the permits allow.
     if takes_space {
-        inner.admit_content(request.entries.len(), payload).map_err(Status::resource_exhausted)?;
+        let last = request.entries.last().map_or(0, |entry| entry.log_id.index);
+        inner.admit_content(request.entries.len(), payload, last).map_err(Status::resource_exhausted)?;
     }
     Ok((request, permit))
 }
