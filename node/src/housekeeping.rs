@@ -32,8 +32,12 @@ pub async fn run(node: Arc<Node>, mut claim: Claim) {
         if slow_round.is_none_or(|last| last.elapsed() >= SLOW_ROUND) {
             slow_round = Some(Instant::now());
             node.spaces.refresh(&node).await;
+            let idle = node.replica.is_idle();
+            if idle {
+                node.replica.log().rest();
+            }
             memory = tokio::task::spawn_blocking(move || {
-                memory.look();
+                memory.look(idle);
                 memory
             })
             .await

@@ -3,7 +3,7 @@
 //! A node takes and drops buffers of a chunk's size on many threads, and glibc keeps what it was given for them: a
 //! leader that needed 55 MiB had 206 MiB after 300 epochs of 8 MiB. To map and unmap each buffer instead costs a third of
 //! the throughput in page faults, and other allocators kept more (mimalloc: 400 MiB). So it is asked to give back
-//! from time to time, and only after it has grown. On other systems nothing is done.
+//! from time to time, only after it has grown, and once when the node comes to rest. On other systems nothing is done.
 
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,18 @@ const PAUSE: Duration = Duration::from_secs(4);
 #[derive(Debug, Default)]
 pub struct Memory {
     last: Option<(Instant, u64)>,
+    idle: bool,
 }
 
 impl Memory {
-    /// Gives back what is not used, if that has become much. Blocks for some milliseconds then.
-    pub fn look(&mut self) {
+    /// Gives back what is not used, if that has become much or the node is `idle` for the first time since it was not.
+    /// Blocks for some milliseconds then.
+    pub fn look(&mut self, idle: bool) {
         let Some(resident) = resident_bytes() else { return };
-        let due =
+        let has_grown =
             self.last.is_none_or(|(when, then)| when.elapsed() >= PAUSE && resident > then + GROWN_BYTES);
-        if due {
+        let rested = std::mem::replace(&mut self.idle, idle);
+        if has_grown || idle && !rested {
             trim();
             self.last = Some((Instant::now(), resident_bytes().unwrap_or(resident)));
         }
@@ -58,7 +61,7 @@ mod tests {
     #[test]
     fn what_was_dropped_is_given_back() {
         let mut memory = Memory::default();
-        memory.look();
+        memory.look(false);
         let before = resident_bytes().unwrap();
         // Below what glibc maps by itself, and not the last ones: so that the heap stays large.
         let mut held: Vec<Vec<u8>> = (0..2000).map(|_| vec![1; 100 << 10]).collect();
@@ -67,9 +70,25 @@ mod tests {
         let kept = resident_bytes().unwrap();
         assert!(kept > before + (100 << 20), "{before} and then {kept}");
         memory.last = memory.last.map(|(_, then)| (Instant::now().checked_sub(PAUSE).unwrap(), then));
-        memory.look();
+        memory.look(false);
         let after = resident_bytes().unwrap();
         assert!(after < before + (50 << 20), "{before}, {kept} and then {after}");
         drop(last);
+    }
+
+    #[test]
+    fn a_node_that_comes_to_rest_gives_back_once() {
+        let mut memory = Memory { last: Some((Instant::now(), u64::MAX - GROWN_BYTES)), idle: false };
+        let given = |memory: &Memory| memory.last.is_some_and(|(_, then)| then < u64::MAX - GROWN_BYTES);
+        memory.look(false);
+        assert!(!given(&memory), "it has not grown");
+        memory.look(true);
+        assert!(given(&memory));
+        memory.last = Some((Instant::now(), u64::MAX - GROWN_BYTES));
+        memory.look(true);
+        assert!(!given(&memory), "it rests already");
+        memory.look(false);
+        memory.look(true);
+        assert!(given(&memory), "it has worked since");
     }
 }

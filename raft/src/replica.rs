@@ -268,6 +268,11 @@ impl Replica {
         self.inner.raft.server_metrics().borrow_watched().current_leader
     }
 
+    /// True when no entry was proposed or taken in here for some seconds.
+    pub fn is_idle(&self) -> bool {
+        self.inner.foreground.is_idle()
+    }
+
     /// True while this node leads and may judge proposals.
     pub fn is_leader(&self) -> bool {
         self.inner.leadership.borrow().as_ref().is_some_and(|leadership| leadership.is_ready())

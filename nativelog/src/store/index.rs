@@ -111,6 +111,11 @@ impl Index {
         }
     }
 
+    /// Keeps no durable payload in memory.
+    pub fn rest(&mut self) {
+        self.cache.drop_payloads();
+    }
+
     /// An empty log whose next entry is the one after `before`.
     pub fn start_after(&mut self, before: Option<LogId>) {
         self.truncate(0);

@@ -41,6 +41,11 @@ impl LogStore {
         self.shared().purged.subscribe()
     }
 
+    /// Nothing has come for a while: payloads that are durable leave the memory. Whoever still asks for one has it read.
+    pub fn rest(&self) {
+        self.shared().index().rest();
+    }
+
     /// Bytes of all WAL segments on disk.
     pub fn wal_bytes(&self) -> u64 {
         self.shared().wal_bytes.load(Ordering::Relaxed)

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// A node is busy for so long after the last entry.
 const BUSY: Duration = Duration::from_millis(250);
+/// And idle after so long.
+const IDLE: Duration = Duration::from_secs(2);
 /// No pause is longer.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
@@ -40,6 +42,12 @@ impl Foreground {
     pub fn is_busy(&self) -> bool {
         let last = self.last_ms.load(Ordering::Relaxed);
         last != 0 && self.now_ms() - last.min(self.now_ms()) < BUSY.as_millis() as u64
+    }
+
+    /// True when no entry has come for a while.
+    pub fn is_idle(&self) -> bool {
+        let last = self.last_ms.load(Ordering::Relaxed);
+        self.now_ms().saturating_sub(last) >= IDLE.as_millis() as u64
     }
 
     /// How long to pause after work that took `time`.
