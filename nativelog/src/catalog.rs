@@ -59,6 +59,8 @@ pub struct Catalog {
     identity: Identity,
     db: sled::Db,
     trees: Vec<sled::Tree>,
+    /// Bytes of the files when they were made anew, and of the ledger then.
+    made: Option<(u64, u64)>,
     /// What the clean marker said when the catalog was opened.
     clean: Option<Marker>,
 }
@@ -96,7 +98,7 @@ impl Catalog {
         let db = config.open()?;
         let trees = TREES.iter().map(|(name, _)| db.open_tree(name)).collect::<Result<Vec<_>, _>>()?;
         let clean = trees[0].remove(MARKER)?.and_then(|bytes| Marker::decode(&bytes));
-        let catalog = Catalog { folder: folder.to_owned(), identity, db, trees, clean };
+        let catalog = Catalog { folder: folder.to_owned(), identity, db, trees, made: None, clean };
         catalog.sync()?;
         Ok(catalog)
     }
@@ -189,9 +191,15 @@ impl Catalog {
         self.write(&batches)
     }
 
-    /// Whether the files are much larger than a ledger of `encoded` bytes needs.
+    /// Whether the files are much larger than a ledger of `encoded` bytes needs, and, for what it takes, than they were
+    /// when they were made anew: to do that again would gain nothing.
     pub fn is_bloated(&self, encoded: u64) -> bool {
         let limit = EMPTY_BYTES.saturating_add(encoded.saturating_mul(BLOATED_RATIO).max(EMPTY_BYTES / 2));
+        let again = self.made.map_or(0, |(bytes, of)| {
+            let by_now = u128::from(bytes) * 2 * u128::from(encoded) / u128::from(of.max(1));
+            u64::try_from(by_now).unwrap_or(u64::MAX)
+        });
+        let limit = limit.max(again);
         self.db.size_on_disk().is_ok_and(|bytes| bytes > limit)
     }
 
@@ -204,8 +212,10 @@ impl Catalog {
         // Every handle goes before the files do.
         drop((trees, db));
         remove(&folder)?;
-        let catalog = Catalog::open_as_is(&folder, identity)?;
+        let mut catalog = Catalog::open_as_is(&folder, identity)?;
         catalog.project_all(encoded)?;
+        // It cannot always be told while sled works on its files.
+        catalog.made = catalog.db.size_on_disk().ok().map(|bytes| (bytes, encoded.len() as u64));
         Ok(catalog)
     }
 
@@ -415,6 +425,26 @@ mod tests {
         ledger.drain_changes();
         catalog.close_clean(&ledger, &Debts::default()).unwrap();
         assert_eq!(load(folder.path(), NODE, 100).unwrap().encode(), encoded);
+    }
+
+    #[test]
+    fn a_catalog_that_takes_much_also_when_made_anew_is_not_made_again_and_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut catalog = Catalog::open(folder.path(), NODE).unwrap();
+        // Bytes that do not compress, in rows too small for files of their own.
+        for row in 0..2000u32 {
+            let key = RowKey::Job(JobName::try_from(format!("row{row}").as_str()).unwrap()).to_bytes();
+            let digests =
+                (0..32u32).map(|n| checkpoint::digest::content(&[row, n].map(u32::to_be_bytes).concat()));
+            let bytes: Vec<u8> = digests.flat_map(|digest| *digest.as_bytes()).collect();
+            catalog.trees[1].insert(&key, bytes).unwrap();
+        }
+        catalog.sync().unwrap();
+        let bytes = catalog.db.size_on_disk().unwrap();
+        assert!(catalog.is_bloated(1000), "{bytes} bytes");
+        catalog.made = Some((bytes, 1000));
+        assert!(!catalog.is_bloated(1000), "to make it anew gains nothing");
+        assert!(catalog.is_bloated(400), "the ledger has become smaller since");
     }
 
     #[test]

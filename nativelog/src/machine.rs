@@ -199,6 +199,8 @@ impl Machine {
                     ledger.drain_changes();
                     ledger.encode()
                 };
+                // What the newest snapshot said of the ledger's size may be long out of date.
+                projection.encoded = encoded.len() as u64;
                 catalog.made_anew(&encoded)
             }
             false => {
