@@ -129,6 +129,15 @@ impl Told {
 /// A voter that has told nothing yet.
 const SILENT: VoterSpace = VoterSpace { live: false, short: None, in_flight_bytes: u64::MAX };
 
+/// A voter that has no room for a commit.
+#[derive(Debug, PartialEq, Eq)]
+struct NoRoom {
+    node: u64,
+    space: Space,
+    /// Why it takes no content, as it told; its bytes may look like enough.
+    short: Option<String>,
+}
+
 impl Spaces {
     /// Asks all other voters, and tells the replica; one that does not answer keeps what it told before, until that
     /// is old.
@@ -165,13 +174,11 @@ impl Spaces {
     }
 
     /// A live voter that is short of space, or has no room for `needed` bytes when `held` are committed by now.
-    fn without_room(&self, needed: u64, held: u64) -> Option<(u64, Space)> {
+    fn without_room(&self, needed: u64, held: u64) -> Option<NoRoom> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.iter()
-            .filter(|(_, told)| told.is_fresh())
-            .map(|(id, told)| (*id, told.by_now(held), told.short.is_some()))
-            .find(|(_, space, short)| *short || !space.has_room_for(needed))
-            .map(|(id, space, _)| (id, space))
+        let live = told.iter().filter(|(_, told)| told.is_fresh());
+        live.map(|(node, told)| NoRoom { node: *node, space: told.by_now(held), short: told.short.clone() })
+            .find(|voter| voter.short.is_some() || !voter.space.has_room_for(needed))
     }
 }
 
@@ -194,16 +201,16 @@ impl Node {
                 // What open attempts may still bring is spoken for.
                 (declared.saturating_add(ledger.reserved_bytes()), ledger.held_bytes())
             };
-            let Some((node, space)) = self.without_room(needed, held) else { return Ok(()) };
+            let Some(voter) = self.without_room(needed, held) else { return Ok(()) };
             // What they told a while ago is not reason enough.
             if !std::mem::replace(&mut asked, true) {
                 self.spaces.refresh(self).await;
                 continue;
             }
-            if !space.will_have_room_for(needed) || Instant::now() >= deadline {
-                return Err(no_space(what, node, space, needed));
+            if !voter.space.will_have_room_for(needed) || Instant::now() >= deadline {
+                return Err(no_space(what, &voter, needed));
             }
-            if node == self.config.id {
+            if voter.node == self.config.id {
                 self.reclaim();
             }
             tokio::time::sleep(GIVING_BACK_PAUSE).await;
@@ -211,20 +218,23 @@ impl Node {
         }
     }
 
-    fn without_room(&self, needed: u64, held: u64) -> Option<(u64, Space)> {
+    fn without_room(&self, needed: u64, held: u64) -> Option<NoRoom> {
         let here = self.space().ok().map(|space| space.with(0)).filter(|space| !space.has_room_for(needed));
-        here.map(|space| (self.config.id, space)).or_else(|| self.spaces.without_room(needed, held))
+        let here = here.map(|space| NoRoom { node: self.config.id, space, short: None });
+        here.or_else(|| self.spaces.without_room(needed, held))
     }
 }
 
-fn no_space(what: &str, node: u64, space: Space, needed: u64) -> Failure {
+fn no_space(what: &str, NoRoom { node, space, short }: &NoRoom, needed: u64) -> Failure {
     let mut why = format!(
         "node {node} has {} free, {} stay reserved, {} are needed",
         units::size(space.free),
         units::size(space.reserve),
         units::size(needed)
     );
-    if space.inodes_short {
+    if let Some(short) = short.as_ref().filter(|_| space.has_room_for(needed)) {
+        why.clone_from(short);
+    } else if space.inodes_short {
         why = format!("node {node} has hardly any inodes left; {why}");
     }
     if space.garbage > 0 {
@@ -272,17 +282,19 @@ mod tests {
         let there = space(200, 1000, 50);
         let told = Told { when: Instant::now(), space: there, short: None, held: 500 };
         let tell = |told: &Told| spaces.told.lock().unwrap().insert(2, told.clone());
+        let no_room = |space| Some(NoRoom { node: 2, space, short: None });
         tell(&told);
         assert_eq!(spaces.without_room(100, 500), None);
         assert_eq!(spaces.without_room(100, 550), None);
-        assert_eq!(spaces.without_room(100, 551), Some((2, Space { free: 149, ..there })));
+        assert_eq!(spaces.without_room(100, 551), no_room(Space { free: 149, ..there }));
         assert_eq!(spaces.without_room(100, 400), None, "what was removed is not room yet");
-        assert_eq!(spaces.without_room(151, 400), Some((2, there)));
+        assert_eq!(spaces.without_room(151, 400), no_room(there));
         let lacking = Space { lacking: 60, ..there };
         tell(&Told { space: lacking, ..told.clone() });
-        assert_eq!(spaces.without_room(100, 500), Some((2, Space { free: 140, ..lacking })));
-        tell(&Told { short: Some("it makes room".into()), ..told });
-        assert_eq!(spaces.without_room(0, 500), Some((2, there)));
+        assert_eq!(spaces.without_room(100, 500), no_room(Space { free: 140, ..lacking }));
+        let short = Some("it makes room".to_owned());
+        tell(&Told { short: short.clone(), ..told });
+        assert_eq!(spaces.without_room(0, 500), Some(NoRoom { node: 2, space: there, short }));
     }
 
     #[test]
@@ -294,7 +306,7 @@ mod tests {
         assert_eq!(spaces.without_room(1, 0), None);
         let now = Instant::now();
         spaces.told.lock().unwrap().insert(3, Told { when: now, space: full, short: None, held: 0 });
-        assert_eq!(spaces.without_room(1, 0), Some((3, full)));
+        assert_eq!(spaces.without_room(1, 0), Some(NoRoom { node: 3, space: full, short: None }));
     }
 
     #[test]
@@ -315,10 +327,16 @@ mod tests {
 
     #[test]
     fn a_refusal_names_node_and_bytes() {
-        let failure = no_space("commit a@1", 2, space(1 << 20, 1 << 30, 1 << 21), 5 << 20);
+        let refused = |space, short: Option<&str>| {
+            no_space("commit a@1", &NoRoom { node: 2, space, short: short.map(str::to_owned) }, 5 << 20)
+        };
+        let failure = refused(space(1 << 20, 1 << 30, 1 << 21), None);
         assert_eq!(failure.code, Code::NoSpace);
         assert_eq!(failure.why, "node 2 has 1.0 MiB free, 2.0 MiB stay reserved, 5.0 MiB are needed");
-        let soon = no_space("commit a@1", 2, Space { garbage: 3 << 20, ..space(0, 1, 0) }, 5 << 20);
+        let soon = refused(Space { garbage: 3 << 20, ..space(0, 1, 0) }, None);
         assert!(soon.why.ends_with("3.0 MiB that were removed are being given back"), "{}", soon.why);
+        let gives_way = pressure::gives_way(2);
+        assert_eq!(refused(space(1 << 30, 1 << 31, 1 << 21), Some(&gives_way)).why, gives_way);
+        assert!(refused(space(0, 1, 0), Some(&gives_way)).why.starts_with("node 2 has 0 B free"));
     }
 }

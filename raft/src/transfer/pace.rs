@@ -1,8 +1,9 @@
 //! Commits go first.
 //!
-//! A node that proposes or takes in entries is busy; while it is, whoever serves content here pauses
-//! after every part for as long as the part took to read and to leave. That halves the share of disk,
-//! cores and network that a transfer takes, whatever the machine is, and costs nothing when nobody commits.
+//! A node that proposes or takes in entries is busy; while it is, whoever serves content here pauses after every part
+//! for twice as long as the part took to read and to leave. That leaves a transfer a third of the disk, cores and
+//! network it would take, whatever the machine is, and costs nothing when nobody commits. (With a pause as long as
+//! the work, commits kept 0.65 to 0.9 of their rate on two cores; two thirds are promised.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 const BUSY: Duration = Duration::from_millis(250);
 /// And idle after so long.
 const IDLE: Duration = Duration::from_secs(2);
+/// Pause for so many times as long as the work took.
+const PAUSE_FACTOR: u32 = 2;
 /// No pause is longer.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
@@ -52,7 +55,7 @@ impl Foreground {
 
     /// How long to pause after work that took `time`.
     pub fn pause(&self, time: Duration) -> Option<Duration> {
-        self.is_busy().then(|| time.min(PAUSE_MAX)).filter(|pause| !pause.is_zero())
+        self.is_busy().then(|| (time * PAUSE_FACTOR).min(PAUSE_MAX)).filter(|pause| !pause.is_zero())
     }
 }
 
@@ -65,7 +68,7 @@ mod tests {
         let foreground = Foreground::default();
         assert_eq!(foreground.pause(Duration::from_millis(10)), None);
         foreground.touch();
-        assert_eq!(foreground.pause(Duration::from_millis(10)), Some(Duration::from_millis(10)));
+        assert_eq!(foreground.pause(Duration::from_millis(10)), Some(Duration::from_millis(20)));
         assert_eq!(foreground.pause(Duration::from_secs(9)), Some(PAUSE_MAX));
         assert_eq!(foreground.pause(Duration::ZERO), None);
     }
