@@ -8,6 +8,7 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
+use wire::Outlet;
 
 use crate::config::{MESSAGE_BYTES_MAX, ReplicaConfig, WINDOW_BYTES};
 use crate::identity::{Check, Known};
@@ -28,7 +29,7 @@ pub enum Lane {
 }
 
 /// A client of one peer; every call carries our header.
-pub type Client = PeerClient<InterceptedService<Channel, Stamp>>;
+pub type Client = PeerClient<InterceptedService<Outlet<Channel>, Stamp>>;
 
 /// Puts the header into every call.
 #[derive(Clone)]
@@ -125,7 +126,7 @@ impl Peers {
     pub fn client(&self, node: u64, address: &str, lane: Lane, check: Check) -> Result<Client, Status> {
         let channel = self.channel(address, lane)?;
         let stamp = Stamp { known: self.known.clone(), to: node, check };
-        let client = PeerClient::with_interceptor(channel, stamp);
+        let client = PeerClient::with_interceptor(Outlet(channel), stamp);
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 

@@ -16,6 +16,7 @@ use openraft::raft::AppendEntriesRequest;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
+use wire::{Incoming, Inlet};
 
 use super::convert;
 use crate::config::MESSAGE_BYTES_MAX;
@@ -35,16 +36,20 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Requests between the connection and openraft; their bytes are bounded by permits.
 const AHEAD: usize = 4;
 
+/// Calls whose requests carry payloads.
+const WITH_PAYLOADS: &[&str] = &["/epochlog.raft.Peer/StreamAppend", "/epochlog.raft.Peer/ProposeStream"];
+
 /// What peers may call.
 pub struct PeerService {
     inner: Arc<Inner>,
 }
 
 /// The service of one replica.
-pub(crate) fn service(inner: Arc<Inner>) -> peer_server::PeerServer<PeerService> {
-    peer_server::PeerServer::new(PeerService { inner })
+pub(crate) fn service(inner: Arc<Inner>) -> Inlet<peer_server::PeerServer<PeerService>> {
+    let service = peer_server::PeerServer::new(PeerService { inner })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Inlet::new(service, WITH_PAYLOADS)
 }
 
 impl PeerService {
@@ -125,10 +130,11 @@ impl peer_server::Peer for PeerService {
 
     async fn stream_append(
         &self,
-        request: Request<Streaming<proto::AppendRequest>>,
+        mut request: Request<Streaming<proto::AppendRequest>>,
     ) -> Reply<Self::StreamAppendStream> {
         let from = self.admit(&request, Check::Full)?;
-        let replies = append_replies(self.inner.clone(), from, request.into_inner());
+        let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX)?;
+        let replies = append_replies(self.inner.clone(), from, requests);
         Ok(Response::new(Box::pin(replies)))
     }
 
@@ -149,11 +155,12 @@ impl peer_server::Peer for PeerService {
 
     async fn propose_stream(
         &self,
-        request: Request<Streaming<proto::ProposeRequest>>,
+        mut request: Request<Streaming<proto::ProposeRequest>>,
     ) -> Reply<Self::ProposeStreamStream> {
         self.admit(&request, Check::Full)?;
+        let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX)?;
         let leadership = self.leadership().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let replies = propose_replies(self.inner.clone(), leadership, request.into_inner());
+        let replies = propose_replies(self.inner.clone(), leadership, requests);
         Ok(Response::new(Box::pin(replies)))
     }
 
@@ -247,7 +254,7 @@ struct Ingress {
 fn append_replies(
     inner: Arc<Inner>,
     from: u64,
-    requests: Streaming<proto::AppendRequest>,
+    requests: Incoming<proto::AppendRequest>,
 ) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send {
     let shared = Arc::new(Mutex::new(Ingress::default()));
     let (entries, taken) = mpsc::channel(AHEAD);
@@ -281,7 +288,7 @@ fn append_replies(
 async fn read_appends(
     inner: Arc<Inner>,
     from: u64,
-    mut requests: Streaming<proto::AppendRequest>,
+    mut requests: Incoming<proto::AppendRequest>,
     entries: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
     shared: Arc<Mutex<Ingress>>,
 ) {
@@ -360,7 +367,7 @@ pub(crate) fn brings_content(record: &LogRecord) -> bool {
 fn propose_replies(
     inner: Arc<Inner>,
     leadership: Arc<Leadership>,
-    mut requests: Streaming<proto::ProposeRequest>,
+    mut requests: Incoming<proto::ProposeRequest>,
 ) -> impl Stream<Item = Result<proto::ProposeReply, Status>> + Send {
     let (intake, proposals) = mpsc::channel(1);
     let (answers, answered) = mpsc::unbounded_channel();
