@@ -3,8 +3,10 @@
 //! only after `sync_dir` of its directory. Links are never followed in the last
 //! component. [`RealDisk`] is the operating system's.
 
+mod aligned;
 mod real;
 
+pub use aligned::{aligned, aligned_copy};
 pub use real::RealDisk;
 pub(crate) use real::next_data;
 

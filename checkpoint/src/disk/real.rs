@@ -16,11 +16,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::aligned::DIRECT_ALIGN;
 use super::{Disk, DiskFile, FileKind, Open, Space, Stat};
 
-// Memory, offset and length of a direct write are multiples of this; it suits
-// every block device with sectors of up to 4 KiB.
-const DIRECT_ALIGN: usize = 4096;
 // Size of a thread's buffer for direct writes.
 const BOUNCE_BYTES: usize = 1 << 20;
 

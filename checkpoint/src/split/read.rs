@@ -71,24 +71,13 @@ impl SourceFile {
         compare(&self.path, &self.stamp, &Stamp::of(&stat))
     }
 
-    /// Reads exactly `len` bytes at `offset`, appending them to `room`.
+    /// Reads exactly `len` bytes at `offset`, appending them to `room`; what its capacity holds beyond them is lost.
     pub(super) fn read(&self, room: &mut Vec<u8>, offset: u64, len: usize) -> Result<(), SplitError> {
         let end = room.len() + len;
         room.reserve_exact(len);
         let mut at_byte = offset;
         while room.len() < end {
-            // No more than asked for, whatever capacity the vector has.
-            let want = end - room.len();
-            let n = if room.capacity() - room.len() == want {
-                rustix::io::pread(&self.fd, spare_capacity(room), at_byte)
-            } else {
-                let start = room.len();
-                room.resize(end, 0);
-                let n = rustix::io::pread(&self.fd, &mut room[start..], at_byte);
-                room.truncate(start + *n.as_ref().unwrap_or(&0));
-                n
-            };
-            match n {
+            match rustix::io::pread(&self.fd, spare_capacity(room), at_byte) {
                 Ok(0) => {
                     self.check()?;
                     return Err(changed(
@@ -101,6 +90,8 @@ impl SourceFile {
                 Err(e) => return Err(at("read", &self.full)(e.into()).into()),
             }
         }
+        // A file that has grown gives more; that it has is found by `check`.
+        room.truncate(end);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags, open};
 use super::read::{SourceFile, check_name};
 use super::{Coverage, PackedFile, Piece, SplitError};
 use crate::digest::{self, Digest, DigestTree};
+use crate::disk::aligned;
 use crate::epoch::EntryKind;
 use crate::error::at;
 use crate::limits::{
@@ -250,9 +251,9 @@ impl<'a> Splitter<'a> {
                 chunk
             }
             None => {
-                let mut data = Vec::with_capacity(chunk as usize);
-                large.source.read(&mut data, offset, chunk as usize)?;
-                self.pieces_of(&mut large, offset, &Bytes::from(data));
+                let read = |room: &mut Vec<u8>| large.source.read(room, offset, chunk as usize);
+                let data = aligned(chunk as usize, read)?;
+                self.pieces_of(&mut large, offset, &data);
                 chunk
             }
         };
