@@ -17,6 +17,7 @@ use client::{Code, Failure, pb};
 use futures::Stream;
 use pb::epochlog_server::Epochlog;
 use tonic::{Request, Response, Status, Streaming};
+use uncopied::Incoming;
 
 use crate::node::Node;
 pub use read::age_ms;
@@ -44,9 +45,10 @@ impl Epochlog for Api {
 
     async fn commit(
         &self,
-        request: Request<Streaming<pb::CommitRequest>>,
+        mut request: Request<Streaming<pb::CommitRequest>>,
     ) -> Result<Response<Self::CommitStream>, Status> {
-        Ok(Response::new(commit::run(self.node.clone(), request.into_inner())))
+        let requests = Incoming::take(&mut request, client::REQUEST_BYTES_MAX)?;
+        Ok(Response::new(commit::run(self.node.clone(), requests)))
     }
 
     async fn open_writer(

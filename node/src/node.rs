@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, JobName, Store};
-use client::pb::epochlog_client::EpochlogClient;
+use client::Stub;
 use client::{Client, Options};
 use nativelog::performer::Publication;
 use raft::{Replica, ReplicaConfig, RoomProbe};
 use tokio::sync::{Mutex, watch};
-use tonic::transport::Channel;
 use tonic_health::server::HealthReporter;
 
 use crate::api::Reads;
@@ -63,7 +62,7 @@ impl Node {
     }
 
     /// The public API of another node, and its address.
-    pub fn peer(&self, node: u64) -> Option<(String, EpochlogClient<Channel>)> {
+    pub fn peer(&self, node: u64) -> Option<(String, Stub)> {
         let (address, client) = self.peers.get(&node)?;
         Some((address.clone(), client.stub(address).ok()?))
     }

@@ -11,11 +11,15 @@ use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use uncopied::Inlet;
 
 use crate::api::Api;
 use crate::http;
 use crate::node::Node;
 use crate::refusal::ServeError;
+
+/// Calls of the API whose requests carry payloads.
+const WITH_PAYLOADS: &[&str] = &["/epochlog.Epochlog/Commit"];
 
 /// Opens a port.
 pub async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -32,6 +36,7 @@ pub async fn grpc(
     let api = EpochlogServer::new(Api::new(node.clone()))
         .max_decoding_message_size(client::REQUEST_BYTES_MAX)
         .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
+    let api = Inlet::new(api, WITH_PAYLOADS);
     raft::network::server()
         .add_service(node.replica.service())
         .add_service(api)

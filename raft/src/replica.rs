@@ -239,7 +239,7 @@ impl Replica {
 
     /// The gRPC service for peers. Add it to the node's server, which should be
     /// [`network::server`](crate::network::server) or set up like it.
-    pub fn service(&self) -> wire::Inlet<proto::peer_server::PeerServer<PeerService>> {
+    pub fn service(&self) -> uncopied::Inlet<proto::peer_server::PeerServer<PeerService>> {
         server::service(self.inner.clone())
     }
 

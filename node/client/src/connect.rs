@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::limits::CHUNK_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
+use uncopied::Outlet;
 
 use crate::failure::{Code, Failure};
 use crate::pb;
@@ -23,6 +24,9 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// HTTP/2 window of one stream, bytes.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// The calls of one endpoint.
+pub type Stub = EpochlogClient<Outlet<Channel>>;
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -82,7 +86,7 @@ impl Client {
     }
 
     /// The gRPC stub of one endpoint.
-    pub fn stub(&self, endpoint: &str) -> Result<EpochlogClient<Channel>, Failure> {
+    pub fn stub(&self, endpoint: &str) -> Result<Stub, Failure> {
         let mut channels = self.channels.lock().expect("no thread panics while it holds the channels");
         let channel = match channels.get(endpoint) {
             Some(channel) => channel.clone(),
@@ -92,7 +96,7 @@ impl Client {
                 channel
             }
         };
-        Ok(EpochlogClient::new(channel)
+        Ok(EpochlogClient::new(Outlet(channel))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(REQUEST_BYTES_MAX))
     }
@@ -101,7 +105,7 @@ impl Client {
     /// Only calls that may be repeated go through here.
     pub async fn anywhere<T, F, R>(&self, what: &str, call: F) -> Result<T, Failure>
     where
-        F: Fn(EpochlogClient<Channel>) -> R,
+        F: Fn(Stub) -> R,
         R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
         let deadline = Instant::now() + self.options.timeout;

@@ -35,6 +35,6 @@ pub mod pb {
 }
 
 pub use commit::{Commit, Done, Event};
-pub use connect::{Client, MESSAGE_BYTES_MAX, Options, REQUEST_BYTES_MAX};
+pub use connect::{Client, MESSAGE_BYTES_MAX, Options, REQUEST_BYTES_MAX, Stub};
 pub use failure::{Certainty, Code, Failure};
 pub use fetch::{Fetched, ReplicaContent};

@@ -15,7 +15,7 @@ use pb::commit_request::Kind as Request;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use uncopied::Incoming;
 
 use super::Answers;
 use crate::capture;
@@ -34,7 +34,7 @@ const DEPENDS_ON_MAX: usize = 64;
 pub const TIME_LABEL: &str = "time";
 
 /// Runs the call in a task of its own; its answers are the stream.
-pub fn run(node: Arc<Node>, requests: Streaming<pb::CommitRequest>) -> Answers<pb::CommitReply> {
+pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb::CommitReply> {
     let (send, answers) = mpsc::channel(REPLIES_QUEUED_MAX);
     let replies = Replies(send);
     tokio::spawn(async move {
@@ -54,7 +54,7 @@ pub fn run(node: Arc<Node>, requests: Streaming<pb::CommitRequest>) -> Answers<p
 
 async fn answer(
     node: &Node,
-    mut requests: Streaming<pb::CommitRequest>,
+    mut requests: Incoming<pb::CommitRequest>,
     replies: &Replies,
 ) -> Result<(), Failure> {
     let start = match requests.message().await {

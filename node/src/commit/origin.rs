@@ -11,7 +11,8 @@ use client::{Certainty, Code, Failure, pb, wire};
 use pb::commit_reply::Kind as Reply;
 use pb::commit_request::Kind as Request;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Status;
+use uncopied::Incoming;
 
 /// Pieces between the splitter's thread and the log: each at most one chunk or pack.
 const PIECES_QUEUED_MAX: usize = 8;
@@ -176,7 +177,7 @@ fn split(
 
 /// A client that reads the directory and streams its pieces.
 pub struct Remote {
-    requests: Streaming<pb::CommitRequest>,
+    requests: Incoming<pb::CommitRequest>,
     replies: Replies,
     pages_left: u32,
     page: u32,
@@ -184,7 +185,7 @@ pub struct Remote {
 
 impl Remote {
     /// The rest of a call whose Start announced so many pages.
-    pub fn new(requests: Streaming<pb::CommitRequest>, plan_pages: u32, replies: Replies) -> Remote {
+    pub fn new(requests: Incoming<pb::CommitRequest>, plan_pages: u32, replies: Replies) -> Remote {
         Remote { requests, replies, pages_left: plan_pages, page: 0 }
     }
 

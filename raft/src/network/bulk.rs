@@ -62,7 +62,7 @@ impl Network {
         let sent = Arc::new(AtomicU64::new(0));
         let (requests, outgoing) = mpsc::channel(AHEAD);
         let pump = Pump::start(input, requests, sent.clone());
-        let opening = client.stream_append(wire::request(ReceiverStream::new(outgoing)));
+        let opening = client.stream_append(uncopied::request(ReceiverStream::new(outgoing)));
         // Connecting has its own timeout; a peer that takes the connection and no call is hung.
         let patience = self.peers.connect_timeout() + self.peers.append_stall();
         let opened = tokio::time::timeout(patience, opening).await;

@@ -8,7 +8,7 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
-use wire::Outlet;
+use uncopied::Outlet;
 
 use crate::config::{MESSAGE_BYTES_MAX, ReplicaConfig, WINDOW_BYTES};
 use crate::identity::{Check, Known};

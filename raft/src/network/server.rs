@@ -16,7 +16,7 @@ use openraft::raft::AppendEntriesRequest;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
-use wire::{Incoming, Inlet};
+use uncopied::{Incoming, Inlet};
 
 use super::convert;
 use crate::config::MESSAGE_BYTES_MAX;

@@ -96,7 +96,7 @@ impl Run<'_> {
             // The node seals by itself: once it has Start it may have.
             self.handing.hand();
         }
-        let call = stub.commit(ReceiverStream::new(requests));
+        let call = stub.commit(uncopied::request(ReceiverStream::new(requests)));
         let mut replies = match tokio::time::timeout(self.client.options.timeout, call).await {
             Ok(Ok(replies)) => replies.into_inner(),
             Ok(Err(status)) if never_connected(&status) => {
