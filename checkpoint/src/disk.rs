@@ -6,7 +6,7 @@
 mod aligned;
 mod real;
 
-pub use aligned::{aligned, aligned_copy};
+pub(crate) use aligned::aligned;
 pub use real::RealDisk;
 pub(crate) use real::next_data;
 

@@ -150,149 +150,173 @@ pub fn finish(replica: &mut Replica, attempt: u64) {
     replica.wait_performed();
 }
 
+/// Two replicas, each on a disk of its own.
+struct Pair {
+    disks: [CrashDisk; 2],
+    leader: Replica,
+    follower: Replica,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let disks = [CrashDisk::new(), CrashDisk::new()];
+        let (leader, follower) = (start(&disks[0]), start(&disks[1]));
+        Pair { disks, leader, follower }
+    }
+
+    /// Both have seen the same, with an attempt that stays open.
+    fn together() -> (Pair, u64) {
+        let mut pair = Pair::new();
+        let attempt = together(&mut pair.leader).unwrap();
+        assert_eq!(together(&mut pair.follower), Some(attempt));
+        (pair, attempt)
+    }
+
+    fn both(&mut self) -> [&mut Replica; 2] {
+        [&mut self.leader, &mut self.follower]
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source { replica: &self.leader, disk: &self.disks[0] }
+    }
+
+    /// The follower starts anew and applies nothing of its log.
+    fn with_follower_behind(self) -> Pair {
+        self.follower.stop();
+        Pair { follower: open_behind(&self.disks[1]), ..self }
+    }
+
+    /// The follower installs what the leader keeps; how many contents it lacked.
+    fn catch_up(&mut self) -> usize {
+        let capture = self.leader.machine.read_snapshot().unwrap().unwrap();
+        let source = Source { replica: &self.leader, disk: &self.disks[0] };
+        catch_up(&source, &mut self.follower, &capture).unwrap()
+    }
+
+    fn stop(self) {
+        self.follower.stop();
+        self.leader.stop();
+    }
+
+    /// What the follower's disk holds when all epochs have gone.
+    fn stop_without_leaks(mut self) {
+        self.follower.empty();
+        self.follower.stop();
+        self.leader.stop();
+        assert_baseline(&self.disks[1], "after an install");
+    }
+}
+
 #[test]
 fn a_replica_that_was_away_is_identical_after_an_install() {
-    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
-    let attempt = together(&mut leader).unwrap();
-    assert_eq!(together(&mut follower), Some(attempt));
-    apart(&mut leader, attempt);
-    let capture = leader.machine.read_snapshot().unwrap().unwrap();
-    let source = Source { replica: &leader, disk: &leader_disk };
-    assert_eq!(catch_up(&source, &mut follower, &capture), Some(1), "only what it lacks is brought");
-    assert_eq!(follower.machine.ledger().digest(), leader.machine.ledger().digest());
-    let marks = follower.machine.marks();
+    let (mut pair, attempt) = Pair::together();
+    apart(&mut pair.leader, attempt);
+    let capture = pair.leader.machine.read_snapshot().unwrap().unwrap();
+    assert_eq!(pair.catch_up(), 1, "only what it lacks is brought");
+    assert_eq!(pair.follower.machine.ledger().digest(), pair.leader.machine.ledger().digest());
+    let marks = pair.follower.machine.marks();
     let there = capture.meta.position.index + 1;
     assert_eq!((marks.snapshot, marks.performed, marks.applied), (there, there, there));
-    assert!(follower.machine.missing().is_empty());
+    assert!(pair.follower.machine.missing().is_empty());
 
-    finish(&mut leader, attempt);
-    finish(&mut follower, attempt);
-    assert_eq!(follower.machine.ledger().digest(), leader.machine.ledger().digest());
-    follower.assert_all_published("after the install");
-    assert_eq!(follower.store.epochs(&job()).unwrap(), leader.store.epochs(&job()).unwrap());
-    follower.empty();
-    follower.stop();
-    leader.stop();
-    assert_baseline(&disk, "after an install");
+    finish(&mut pair.leader, attempt);
+    finish(&mut pair.follower, attempt);
+    assert_eq!(pair.follower.machine.ledger().digest(), pair.leader.machine.ledger().digest());
+    pair.follower.assert_all_published("after the install");
+    assert_eq!(pair.follower.store.epochs(&job()).unwrap(), pair.leader.store.epochs(&job()).unwrap());
+    pair.stop_without_leaks();
 }
 
 #[test]
 fn what_an_earlier_life_has_let_go_of_is_given_back_after_an_install() {
-    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
-    let attempt = together(&mut leader).unwrap();
-    assert_eq!(together(&mut follower), Some(attempt));
+    let (mut pair, _) = Pair::together();
     let passing = Directory::parse("passing:500=70 more:600=71");
-    for replica in [&mut leader, &mut follower] {
+    for replica in pair.both() {
         replica.whole(5, &passing);
         replica.try_expire(vec![5]).unwrap();
         replica.wait_performed();
     }
-    follower.stop();
-    leader.whole(6, &Directory::parse("new:300=8"));
-    leader.keep().unwrap();
+    let mut pair = pair.with_follower_behind();
+    pair.leader.whole(6, &Directory::parse("new:300=8"));
+    pair.leader.keep().unwrap();
     // Its directory is gone, its blobs are not; only the log knows of it, and the snapshot comes before that is applied.
-    let mut follower = open_behind(&disk);
-    let capture = leader.machine.read_snapshot().unwrap().unwrap();
-    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
-    follower.assert_all_published("after the install");
-    follower.empty();
-    follower.stop();
-    leader.stop();
-    assert_baseline(&disk, "after an install");
+    pair.catch_up();
+    pair.follower.assert_all_published("after the install");
+    pair.stop_without_leaks();
 }
 
 #[test]
 fn an_epoch_above_the_marks_of_an_installed_ledger_keeps_its_blobs() {
-    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
-    leader.whole(1, &Directory::parse("a:100=1"));
-    leader.keep().unwrap();
-    let capture = leader.machine.read_snapshot().unwrap().unwrap();
-    follower.whole(1, &Directory::parse("a:100=1"));
-    follower.whole(2, &Directory::parse("b:200=2"));
-    follower.stop();
+    let mut pair = Pair::new();
+    pair.leader.whole(1, &Directory::parse("a:100=1"));
+    pair.leader.keep().unwrap();
+    let capture = pair.leader.machine.read_snapshot().unwrap().unwrap();
+    pair.follower.whole(1, &Directory::parse("a:100=1"));
+    pair.follower.whole(2, &Directory::parse("b:200=2"));
     // It has applied nothing yet in this life, and its log says more than the ledger that comes.
-    let mut follower = open_behind(&disk);
-    assert_eq!(follower.machine.give_way(&Ledger::decode(&capture.ledger).unwrap()).unwrap().files, 0);
-    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
-    let strays =
-        follower.store.shelved_besides(&|digest| follower.machine.ledger().content(digest).is_some());
+    let mut pair = pair.with_follower_behind();
+    assert_eq!(pair.follower.machine.give_way(&Ledger::decode(&capture.ledger).unwrap()).unwrap().files, 0);
+    pair.catch_up();
+    let strays = pair
+        .follower
+        .store
+        .shelved_besides(&|digest| pair.follower.machine.ledger().content(digest).is_some());
     assert_eq!(strays.unwrap().len(), 1, "what the second epoch holds");
-    assert_eq!(follower.machine.garbage().contents, 0, "and nothing says that it has to go");
-    follower.stop();
-    leader.stop();
+    assert_eq!(pair.follower.machine.garbage().contents, 0, "and nothing says that it has to go");
+    pair.stop();
 }
 
 #[test]
 fn what_was_brought_into_a_tree_stays_when_the_performer_comes_to_its_first_pack() {
-    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
-    let attempt = together(&mut leader).unwrap();
-    assert_eq!(together(&mut follower), Some(attempt));
+    let (mut pair, attempt) = Pair::together();
     let open = open();
-    leader.commit(compose::piece(attempt, open.pack(&[file(&open, "p/r")])));
-    leader.wait_performed();
-    leader.keep().unwrap();
-    let ledger = leader.machine.ledger().clone();
-    follower.stop();
+    pair.leader.commit(compose::piece(attempt, open.pack(&[file(&open, "p/r")])));
+    pair.leader.wait_performed();
+    pair.leader.keep().unwrap();
+    let ledger = pair.leader.machine.ledger().clone();
     // An earlier life has unpacked the first pack, and this one has not come to it yet.
-    let follower = open_behind(&disk);
-    bring(&Source { replica: &leader, disk: &leader_disk }, &follower, &ledger).unwrap();
-    follower.try_apply_all().unwrap();
-    follower.wait_performed();
-    assert_eq!(follower.machine.lacking_of_attempts(&ledger).unwrap(), []);
-    follower.stop();
-    leader.stop();
+    let pair = pair.with_follower_behind();
+    bring(&pair.source(), &pair.follower, &ledger).unwrap();
+    pair.follower.try_apply_all().unwrap();
+    pair.follower.wait_performed();
+    assert_eq!(pair.follower.machine.lacking_of_attempts(&ledger).unwrap(), []);
+    pair.stop();
 }
 
 #[test]
 fn a_chunk_that_was_never_committed_claims_nothing_behind_an_install() {
-    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
-    let attempt = together(&mut leader).unwrap();
-    assert_eq!(together(&mut follower), Some(attempt));
+    let (mut pair, attempt) = Pair::together();
     // The same plan and other bytes: the leader that sent this is gone, and nobody else has it.
     let other = Directory::parse("p/ p/q:500=5 p/r:600=6 staged:190k=99 z:128k=0");
     let lost = compose::piece(attempt, other.chunk(file(&other, "staged"), CHUNK));
-    follower.append(vec![Body::Record(lost)]);
-    apart(&mut leader, attempt);
-    let capture = leader.machine.read_snapshot().unwrap().unwrap();
-    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
-    finish(&mut leader, attempt);
-    finish(&mut follower, attempt);
-    follower.assert_all_published("after the install");
-    follower.empty();
-    follower.stop();
-    leader.stop();
-    assert_baseline(&disk, "after an install");
+    pair.follower.append(vec![Body::Record(lost)]);
+    apart(&mut pair.leader, attempt);
+    pair.catch_up();
+    finish(&mut pair.leader, attempt);
+    finish(&mut pair.follower, attempt);
+    pair.follower.assert_all_published("after the install");
+    pair.stop_without_leaks();
 }
 
 #[test]
 fn a_directory_without_a_readable_manifest_keeps_everything_and_stops_no_install() {
-    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
-    let attempt = together(&mut leader).unwrap();
-    assert_eq!(together(&mut follower), Some(attempt));
-    apart(&mut leader, attempt);
+    let (mut pair, attempt) = Pair::together();
+    apart(&mut pair.leader, attempt);
     let stray = Content { digest: checkpoint::digest::content(b"stray"), mode: 0o644, size: 5 };
-    let mut incoming = follower.store.incoming(stray).unwrap();
+    let mut incoming = pair.follower.store.incoming(stray).unwrap();
     incoming.write(b"stray").unwrap();
-    follower.store.shelve(vec![incoming]).pop().unwrap().unwrap();
-    let foreign = follower.store.layout().manifest_file(&job(), 77);
-    disk.create_dir(foreign.parent().unwrap()).unwrap();
-    disk.write_new(&foreign, b"no manifest", 0o644).unwrap();
-    let capture = leader.machine.read_snapshot().unwrap().unwrap();
-    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
-    follower.assert_all_published("after the install");
-    assert!(disk.paths().contains(&foreign), "it is not ours to remove");
+    pair.follower.store.shelve(vec![incoming]).pop().unwrap().unwrap();
+    let foreign = pair.follower.store.layout().manifest_file(&job(), 77);
+    pair.disks[1].create_dir(foreign.parent().unwrap()).unwrap();
+    pair.disks[1].write_new(&foreign, b"no manifest", 0o644).unwrap();
+    pair.catch_up();
+    pair.follower.assert_all_published("after the install");
+    assert!(pair.disks[1].paths().contains(&foreign), "it is not ours to remove");
     for _ in 0..2 {
-        follower.try_clean_up().unwrap();
+        pair.follower.try_clean_up().unwrap();
     }
-    assert!(follower.store.blob_path(stray.digest).is_some(), "it may be what that directory holds");
-    follower.stop();
-    leader.stop();
+    assert!(pair.follower.store.blob_path(stray.digest).is_some(), "it may be what that directory holds");
+    pair.stop();
 }
 
 #[test]
@@ -325,27 +349,22 @@ fn an_expired_epoch_goes_when_its_last_reader_has_left() {
 
 #[test]
 fn content_that_only_an_open_attempt_reuses_is_brought() {
-    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (start(&leader_disk), start(&disk));
-    leader.whole(1, &Directory::parse("shared:600=2"));
+    let mut pair = Pair::new();
+    pair.leader.whole(1, &Directory::parse("shared:600=2"));
     let second = Directory::parse("again:600=2");
-    let attempt = leader.try_begin(2, &second).unwrap();
-    leader.commit(compose::piece(attempt, second.reuse(&second.files())));
-    leader.try_expire(vec![1]).unwrap();
-    leader.wait_performed();
-    leader.keep().unwrap();
-    let capture = leader.machine.read_snapshot().unwrap().unwrap();
-    catch_up(&Source { replica: &leader, disk: &leader_disk }, &mut follower, &capture).unwrap();
-    for replica in [&mut leader, &mut follower] {
+    let attempt = pair.leader.try_begin(2, &second).unwrap();
+    pair.leader.commit(compose::piece(attempt, second.reuse(&second.files())));
+    pair.leader.try_expire(vec![1]).unwrap();
+    pair.leader.wait_performed();
+    pair.leader.keep().unwrap();
+    pair.catch_up();
+    for replica in pair.both() {
         replica.seal(attempt, &second);
         replica.wait_performed();
         replica.assert_all_published("what was reused");
         assert_eq!(replica.publication(2), Some(Publication::Published));
     }
-    follower.empty();
-    follower.stop();
-    leader.stop();
-    assert_baseline(&disk, "after an install");
+    pair.stop_without_leaks();
 }
 
 #[test]
