@@ -47,7 +47,7 @@ impl Epochlog for Api {
         &self,
         mut request: Request<Streaming<pb::CommitRequest>>,
     ) -> Result<Response<Self::CommitStream>, Status> {
-        let requests = Incoming::take(&mut request, client::REQUEST_BYTES_MAX)?;
+        let requests = Incoming::take(&mut request, client::REQUEST_BYTES_MAX, client::codec::decode)?;
         Ok(Response::new(commit::run(self.node.clone(), requests)))
     }
 

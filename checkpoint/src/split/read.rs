@@ -90,7 +90,7 @@ impl SourceFile {
                 Err(e) => return Err(at("read", &self.full)(e.into()).into()),
             }
         }
-        // A file that has grown gives more; that it has is found by `check`.
+        // The capacity may have been larger, and the file too; that it has grown is found by `check`.
         room.truncate(end);
         Ok(())
     }

@@ -95,6 +95,13 @@ pub fn hostile_requests(cluster: &mut Cluster, rng: &mut Rng) {
             assert!(cluster.is_running(id), "{what}: node {id} ended:\n{}", cluster.node(id).log_tail());
         }
     }
+    let swollen = runtime
+        .block_on(async { tokio::time::timeout(ANSWER_WITHIN, forge::send_swollen(&endpoint)).await })
+        .expect("an answer to a message of a million empty messages");
+    assert!(
+        matches!(&swollen, Outcome::Refused(why) if why.contains("too many fields")),
+        "a message of a million empty messages: {swollen:?}"
+    );
     assert!(cluster.list("forged").is_empty(), "something forged was sealed");
     outside_the_roots(cluster, &runtime, &endpoint, rng);
     for (path, before) in outside {

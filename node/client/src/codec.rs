@@ -1,4 +1,5 @@
-//! The codec of the public API: protobuf, with a bound on how many tags and lengths one message may have.
+//! The codec of the public API: protobuf, with a bound on how many tags and lengths one message may have. The requests
+//! of Commit, which carry payloads, are read by [`uncopied`] with the same [`decode`].
 //!
 //! An empty sub-message takes two bytes on the wire and many times that in memory, so a limit on bytes alone
 //! does not bound what decoding costs. Every message that either side makes stays far below this bound.
@@ -75,15 +76,19 @@ impl<U: Message + Default + Cost> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        decode(source).map(Some).map_err(Status::invalid_argument)
+        decode(source).map(Some)
     }
 }
 
-fn decode<U: Message + Default + Cost>(source: impl Buf) -> Result<U, String> {
+/// Decodes a message within the bound.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn decode<U: Message + Default + Cost>(source: &mut dyn Buf) -> Result<U, Status> {
     let mut bounded = Bounded { source, left: U::READS_MAX };
     U::decode(&mut bounded).map_err(|error| match bounded.left {
-        0 => "the message has too many fields".to_owned(),
-        _ => format!("the message cannot be decoded: {error}"),
+        0 => Status::invalid_argument("the message has too many fields"),
+        _ => Status::invalid_argument(format!("the message cannot be decoded: {error}")),
     })
 }
 
@@ -134,19 +139,19 @@ mod tests {
             pb::PlanEntry { path: "p".into(), kind: 1, mode: 0o644, size: u64::MAX, ..Default::default() };
         let page = pb::PlanPage { page: 9, entries: vec![entry; PART_BYTES_MAX / 41] };
         let bytes = request(pb::commit_request::Kind::Page(page));
-        assert_eq!(decode::<pb::CommitRequest>(&bytes[..]).unwrap().encode_to_vec(), bytes);
+        assert_eq!(decode::<pb::CommitRequest>(&mut &bytes[..]).unwrap().encode_to_vec(), bytes);
         let file = pb::PackedFile { file: 9, offset: 9, len: 9, digest: vec![1; 32].into() };
         let pack = pb::Pack { files: vec![file; PACK_FILES_MAX], payload: vec![0xff; 1 << 20].into() };
         let piece = pb::Piece { kind: Some(pb::piece::Kind::Pack(pack)) };
         let bytes = request(pb::commit_request::Kind::Piece(piece));
-        assert_eq!(decode::<pb::CommitRequest>(&bytes[..]).unwrap().encode_to_vec(), bytes);
+        assert_eq!(decode::<pb::CommitRequest>(&mut &bytes[..]).unwrap().encode_to_vec(), bytes);
         let wanted = pb::published_on_request::Wanted {
             job: "j".repeat(128),
             epoch: u64::MAX,
             root: vec![1; 32].into(),
         };
         let asked = pb::PublishedOnRequest { wanted: vec![wanted; 10_000], wait_ms: 1 };
-        assert!(decode::<pb::PublishedOnRequest>(&asked.encode_to_vec()[..]).is_ok());
+        assert!(decode::<pb::PublishedOnRequest>(&mut &asked.encode_to_vec()[..]).is_ok());
     }
 
     #[test]
@@ -154,8 +159,8 @@ mod tests {
         for empty in [1_000_000, REQUEST_READS_MAX / 2] {
             let page = pb::PlanPage { page: 0, entries: vec![pb::PlanEntry::default(); empty] };
             let bytes = request(pb::commit_request::Kind::Page(page));
-            let why = decode::<pb::CommitRequest>(&bytes[..]).unwrap_err();
-            assert!(why.contains("too many fields"), "{why}");
+            let why = decode::<pb::CommitRequest>(&mut &bytes[..]).unwrap_err();
+            assert!(why.message().contains("too many fields"), "{why}");
         }
     }
 

@@ -193,6 +193,12 @@ impl Remote {
         match self.requests.message().await {
             Ok(Some(pb::CommitRequest { kind: Some(kind) })) => Ok(kind),
             Ok(Some(pb::CommitRequest { kind: None })) => Err(refused("a message without content")),
+            // What is no message is the client's fault; anything else is the connection's.
+            Err(status)
+                if matches!(status.code(), tonic::Code::InvalidArgument | tonic::Code::OutOfRange) =>
+            {
+                Err(refused(status.message()))
+            }
             Ok(None) | Err(_) => Err(Broken::Gone),
         }
     }

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{Network, Purpose, control, convert, unreachable};
+use crate::config::MESSAGE_BYTES_MAX;
 use crate::identity::Check;
 use crate::network::peers::Lane;
 use crate::types::TypeConfig;
@@ -62,7 +63,8 @@ impl Network {
         let sent = Arc::new(AtomicU64::new(0));
         let (requests, outgoing) = mpsc::channel(AHEAD);
         let pump = Pump::start(input, requests, sent.clone());
-        let opening = client.stream_append(uncopied::request(ReceiverStream::new(outgoing)));
+        let opening =
+            client.stream_append(uncopied::request(ReceiverStream::new(outgoing), MESSAGE_BYTES_MAX));
         // Connecting has its own timeout; a peer that takes the connection and no call is hung.
         let patience = self.peers.connect_timeout() + self.peers.append_stall();
         let opened = tokio::time::timeout(patience, opening).await;

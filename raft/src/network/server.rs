@@ -133,7 +133,7 @@ impl peer_server::Peer for PeerService {
         mut request: Request<Streaming<proto::AppendRequest>>,
     ) -> Reply<Self::StreamAppendStream> {
         let from = self.admit(&request, Check::Full)?;
-        let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX)?;
+        let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX, uncopied::decode)?;
         let replies = append_replies(self.inner.clone(), from, requests);
         Ok(Response::new(Box::pin(replies)))
     }
@@ -158,7 +158,7 @@ impl peer_server::Peer for PeerService {
         mut request: Request<Streaming<proto::ProposeRequest>>,
     ) -> Reply<Self::ProposeStreamStream> {
         self.admit(&request, Check::Full)?;
-        let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX)?;
+        let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX, uncopied::decode)?;
         let leadership = self.leadership().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let replies = propose_replies(self.inner.clone(), leadership, requests);
         Ok(Response::new(Box::pin(replies)))

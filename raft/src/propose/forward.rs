@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use super::{Outcome, Proposal, ProposalStream, QUEUE};
+use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::identity::Check;
 use crate::network::convert::{from_position, position, put_record, take_record};
@@ -129,8 +130,10 @@ pub(crate) async fn open(inner: &Arc<Inner>, leader: u64) -> Result<ProposalStre
     let (intake, proposals) = mpsc::channel(QUEUE);
     let (over, ended) = watch::channel(false);
     let open = Arc::new(Open(Mutex::new(Some(HashMap::new()))));
-    let opening =
-        client.propose_stream(uncopied::request(Box::pin(requests(proposals, open.clone(), ended))));
+    let opening = client.propose_stream(uncopied::request(
+        Box::pin(requests(proposals, open.clone(), ended)),
+        MESSAGE_BYTES_MAX,
+    ));
     let patience = inner.config.connect_timeout + inner.config.leader_patience;
     // The caller has no handle yet, so that nothing was sent: no failure here leaves an outcome open.
     let replies = tokio::time::timeout(patience, opening).await;

@@ -2,7 +2,7 @@
 //!
 //! A node that proposes or takes in entries is busy; while it is, whoever serves content here pauses after every part
 //! for three times as long as the part took to read and to leave. That leaves a transfer a quarter of the disk, cores and
-//! network it would take, whatever the machine is, and costs nothing when nobody commits. (With a pause as long as
+//! network it would take (more of a disk that takes a third of a second for a part), and costs nothing when nobody commits. (With a pause as long as
 //! the work, commits kept 0.65 to 0.9 of their rate on two cores, with three times as long 0.76 to 0.96; two thirds
 //! are promised.)
 
@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Pause for so many times as long as the work took.
 const PAUSE_FACTOR: u32 = 3;
 /// No pause is longer.
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// When this node last had a hand in a commit.
 #[derive(Debug)]

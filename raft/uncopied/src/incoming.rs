@@ -1,7 +1,6 @@
 //! From a body to messages.
 
 use std::future::poll_fn;
-use std::marker::PhantomData;
 use std::pin::Pin;
 
 use bytes::Buf;
@@ -14,34 +13,50 @@ use crate::PREFIX_BYTES;
 use crate::rope::Rope;
 use crate::slot::Slot;
 
+/// Makes a message of all that the buffer has.
+pub type Decode<M> = fn(&mut dyn Buf) -> Result<M, Status>;
+
+/// Decodes without a bound on what a message costs in memory: for messages of those who are trusted.
+///
+/// # Errors
+/// `Internal`.
+pub fn decode<M: Message + Default>(source: &mut dyn Buf) -> Result<M, Status> {
+    M::decode(source).map_err(|error| Status::internal(format!("no message of this call: {error}")))
+}
+
 /// The messages of a request, as they come.
 ///
-/// A `bytes` field is a slice of what came where that is in one piece, and keeps that piece in memory: at most one
-/// HTTP/2 frame.
+/// A large `bytes` field is a slice of what came where that is in one piece, and keeps it in memory: at most two
+/// HTTP/2 frames.
 #[derive(Debug)]
 pub struct Incoming<M> {
     body: Body,
+    /// At most one message and one frame.
     rope: Rope,
     /// Of the message whose prefix was read.
     len: Option<usize>,
     len_max: usize,
-    message: PhantomData<fn() -> M>,
+    decode: Decode<M>,
 }
 
-impl<M: Message + Default> Incoming<M> {
+impl<M> Incoming<M> {
     /// Takes the body that an [`Inlet`](crate::Inlet) has put aside. Messages have at most `len_max` bytes.
     ///
     /// # Errors
     /// `Internal`: there is none; the service is not in an inlet, or not this path.
-    pub fn take(request: &mut Request<Streaming<M>>, len_max: usize) -> Result<Incoming<M>, Status> {
+    pub fn take(
+        request: &mut Request<Streaming<M>>,
+        len_max: usize,
+        decode: Decode<M>,
+    ) -> Result<Incoming<M>, Status> {
         let body = request.extensions_mut().remove::<Slot>().and_then(|slot| slot.take());
         let body = body.ok_or_else(|| Status::internal("the body of this call was not put aside"))?;
-        Ok(Incoming::new(body, len_max))
+        Ok(Incoming::new(body, len_max, decode))
     }
 
     /// The messages in `body`, each of at most `len_max` bytes.
-    pub fn new(body: Body, len_max: usize) -> Incoming<M> {
-        Incoming { body, rope: Rope::default(), len: None, len_max, message: PhantomData }
+    pub fn new(body: Body, len_max: usize, decode: Decode<M>) -> Incoming<M> {
+        Incoming { body, rope: Rope::default(), len: None, len_max, decode }
     }
 
     /// The next message; `None` at the end, also when the caller gave up the call.
@@ -60,7 +75,7 @@ impl<M: Message + Default> Incoming<M> {
                 Some(Ok(frame)) => {
                     // Trailers of a request say nothing.
                     if let Ok(data) = frame.into_data() {
-                        self.rope.push(data);
+                        self.rope.add(data);
                     }
                 }
                 Some(Err(status)) if status.code() == Code::Cancelled => return Ok(None),
@@ -75,10 +90,11 @@ impl<M: Message + Default> Incoming<M> {
     fn decoded(&mut self) -> Result<Option<M>, Status> {
         let len = match self.len {
             Some(len) => len,
-            None if self.rope.remaining() < PREFIX_BYTES => return Ok(None),
+            None if self.rope.len() < PREFIX_BYTES => return Ok(None),
             None => {
+                self.rope.close();
                 if self.rope.get_u8() != 0 {
-                    return Err(Status::unimplemented("a compressed message; nothing is compressed here"));
+                    return Err(Status::internal("a compressed message; nothing is compressed here"));
                 }
                 let len = self.rope.get_u32() as usize;
                 if len > self.len_max {
@@ -88,11 +104,11 @@ impl<M: Message + Default> Incoming<M> {
                 *self.len.insert(len)
             }
         };
-        if self.rope.remaining() < len {
+        if self.rope.len() < len {
             return Ok(None);
         }
         self.len = None;
-        let message = M::decode((&mut self.rope).take(len));
-        message.map(Some).map_err(|error| Status::internal(format!("no message of this call: {error}")))
+        self.rope.close();
+        (self.decode)(&mut (&mut self.rope).take(len)).map(Some)
     }
 }

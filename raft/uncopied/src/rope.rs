@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use bytes::buf::UninitSlice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Pieces from this size on are not copied.
-const PIECE_BYTES_MIN: usize = 4 << 10;
+/// Pieces from this size on are not copied. (Each costs more to pass on, and may keep a larger buffer in memory.)
+const PIECE_BYTES_MIN: usize = 16 << 10;
 
 /// A queue of bytes in pieces, none of them empty.
 #[derive(Debug, Default)]
@@ -19,10 +19,12 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// Adds a piece as it is.
-    pub fn push(&mut self, piece: Bytes) {
-        self.close();
-        if !piece.is_empty() {
+    /// Adds bytes: a large piece as it is.
+    pub fn add(&mut self, piece: Bytes) {
+        if piece.len() < PIECE_BYTES_MIN {
+            self.open.put_slice(&piece);
+        } else {
+            self.close();
             self.len += piece.len();
             self.pieces.push_back(piece);
         }
@@ -43,8 +45,8 @@ impl Rope {
         self.len + self.open.len()
     }
 
-    /// What was written becomes a piece.
-    fn close(&mut self) {
+    /// What was written becomes a piece, to be read.
+    pub fn close(&mut self) {
         if !self.open.is_empty() {
             let piece = self.open.split().freeze();
             self.len += piece.len();
@@ -82,7 +84,7 @@ unsafe impl BufMut for Rope {
                 from.advance(len);
             } else {
                 let piece = from.copy_to_bytes(len);
-                self.push(piece);
+                self.add(piece);
             }
         }
     }
@@ -155,16 +157,19 @@ mod tests {
 
     #[test]
     fn a_read_within_one_piece_is_a_slice_and_across_pieces_a_copy() {
-        let first = Bytes::from_static(b"abcdef");
+        let first: Bytes = (0..=255).cycle().take(PIECE_BYTES_MIN).collect::<Vec<u8>>().into();
         let mut rope = Rope::default();
-        rope.push(first.clone());
-        rope.push(Bytes::new());
-        rope.push(Bytes::from_static(b"ghi"));
-        assert_eq!((rope.remaining(), rope.chunk()), (9, &b"abcdef"[..]));
+        rope.add(first.clone());
+        rope.add(Bytes::new());
+        rope.add(Bytes::from_static(b"gh"));
+        rope.add(Bytes::from_static(b"i"));
+        assert_eq!((rope.len(), rope.remaining()), (PIECE_BYTES_MIN + 3, PIECE_BYTES_MIN));
+        rope.close();
+        assert_eq!((rope.remaining(), rope.chunk()), (PIECE_BYTES_MIN + 3, &first[..]));
         rope.advance(1);
-        let slice = rope.copy_to_bytes(2);
-        assert_eq!((&slice[..], slice.as_ptr()), (&b"bc"[..], first[1..].as_ptr()));
-        assert_eq!(&rope.copy_to_bytes(4)[..], b"defg");
+        let slice = rope.copy_to_bytes(PIECE_BYTES_MIN - 3);
+        assert_eq!((slice.len(), slice.as_ptr()), (PIECE_BYTES_MIN - 3, first[1..].as_ptr()));
+        assert_eq!(&rope.copy_to_bytes(3)[..], b"\xfe\xffg");
         assert_eq!(&rope.copy_to_bytes(2)[..], b"hi");
         assert!(!rope.has_remaining() && rope.copy_to_bytes(0).is_empty());
     }

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, Stream, StreamExt};
 use http_body::{Body as _, Frame};
 use prost::Message;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use uncopied::{Incoming, body};
+use uncopied::{Incoming, decode};
 
 #[derive(Clone, PartialEq, Message)]
 struct Inner {
@@ -70,9 +70,16 @@ impl http_body::Body for Pieces {
     }
 }
 
+/// The largest message here.
+const LEN_MAX: usize = 2 << 20;
+
+fn body(messages: impl Stream<Item = Outer> + Send + Unpin + 'static) -> Body {
+    uncopied::body(messages, LEN_MAX)
+}
+
 fn incoming(pieces: impl IntoIterator<Item = Vec<u8>>, end: Option<Status>) -> Incoming<Outer> {
     let pieces = pieces.into_iter().map(|piece| Ok(piece.into())).chain(end.map(Err));
-    Incoming::new(Body::new(Pieces(pieces.collect())), 1 << 21)
+    Incoming::new(Body::new(Pieces(pieces.collect())), LEN_MAX, decode)
 }
 
 async fn all(mut incoming: Incoming<Outer>) -> Result<Vec<Outer>, Status> {
@@ -85,14 +92,14 @@ async fn all(mut incoming: Incoming<Outer>) -> Result<Vec<Outer>, Status> {
 
 #[tokio::test]
 async fn a_payload_is_the_same_memory_before_and_after() {
-    let message = outer(7, &[3, 1 << 20, 5, 4096]);
+    let message = outer(7, &[3, 1 << 20, 5, 16 << 10]);
     let frames = frames(body(stream::iter([message.clone()]))).await;
     assert_eq!(frames.concat(), written(std::slice::from_ref(&message)));
     let payload = message.inner[1].payload.clone();
     assert!(frames.iter().any(|frame| frame.as_ptr() == payload.as_ptr() && frame.len() == payload.len()));
 
     let pieces = frames.into_iter().map(Ok).collect();
-    let mut incoming: Incoming<Outer> = Incoming::new(Body::new(Pieces(pieces)), 1 << 21);
+    let mut incoming: Incoming<Outer> = Incoming::new(Body::new(Pieces(pieces)), LEN_MAX, decode);
     let arrived = incoming.message().await.unwrap().unwrap();
     assert_eq!(arrived, message);
     assert_eq!(arrived.inner[1].payload.as_ptr(), payload.as_ptr(), "not a copy");
@@ -116,7 +123,7 @@ async fn small_messages_that_are_ready_leave_together_and_nothing_waits() {
 
 #[tokio::test]
 async fn messages_come_out_of_any_pieces() {
-    let messages = [outer(1, &[5000, 2]), outer(2, &[]), outer(300, &[70, 4096])];
+    let messages = [outer(1, &[17_000, 2]), outer(2, &[]), outer(300, &[70, 4096])];
     let bytes = written(&messages);
     for cut in 0..bytes.len() {
         let (front, back) = bytes.split_at(cut);
@@ -135,7 +142,7 @@ async fn what_is_no_message_is_refused_and_what_was_before_it_is_not_lost() {
     }
     let after_good = |bad: &[u8]| incoming([[&bytes[..], bad].concat()], None);
     for (bad, code) in [
-        (&[1, 0, 0, 0, 0][..], Code::Unimplemented),
+        (&[1, 0, 0, 0, 0][..], Code::Internal),
         (&[0, 0, 32, 0, 1], Code::OutOfRange),
         (&[0, 255, 255, 255, 255], Code::OutOfRange),
         (&[0, 0, 0, 0, 3, 255, 255, 255], Code::Internal),
@@ -154,4 +161,13 @@ async fn a_caller_that_gives_up_ends_the_stream_and_a_lost_connection_is_an_erro
     assert_eq!(all(gave_up).await.unwrap().len(), 1);
     let lost = incoming([message], Some(Status::unavailable("gone")));
     assert_eq!(all(lost).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_not_sent() {
+    let messages = [outer(1, &[10]), outer(2, &[LEN_MAX])];
+    let mut body = body(stream::iter(messages));
+    let mut next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+    let error = (&mut next).await.expect("an answer").expect_err("the second is too large");
+    assert_eq!(error.code(), Code::OutOfRange);
 }

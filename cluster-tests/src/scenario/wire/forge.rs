@@ -113,6 +113,20 @@ impl Forged {
     }
 }
 
+/// Sends a message that takes little on the wire and hundreds of times that in memory: sub-messages without content.
+pub(super) async fn send_swollen(endpoint: &str) -> Outcome {
+    let stub = pb::epochlog_client::EpochlogClient::connect(endpoint.to_owned()).await;
+    let mut stub = stub.expect("the node takes connections");
+    let page = pb::PlanPage { page: 0, entries: vec![pb::PlanEntry::default(); 1_000_000] };
+    let request = pb::CommitRequest { kind: Some(Request::Page(page)) };
+    let replies = stub.commit(tokio_stream::iter([request])).await;
+    match replies.expect("the call is opened").into_inner().message().await {
+        Ok(Some(pb::CommitReply { kind: Some(Reply::Failed(failed)) })) => Outcome::Refused(failed.why),
+        Err(status) => Outcome::Refused(status.to_string()),
+        Ok(_) => Outcome::Accepted("it was decoded"),
+    }
+}
+
 fn entry(path: &[u8], kind: pb::EntryKind, mode: u32, size: u64, target: &[u8]) -> pb::PlanEntry {
     pb::PlanEntry {
         path: path.to_vec().into(),

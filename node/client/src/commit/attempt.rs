@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Done, Ended, Event, Run, what};
+use crate::connect::REQUEST_BYTES_MAX;
 use crate::failure::{Code, Failure};
 use crate::pb::commit_reply::Kind as Reply;
 use crate::pb::commit_request::Kind as Request;
@@ -96,7 +97,7 @@ impl Run<'_> {
             // The node seals by itself: once it has Start it may have.
             self.handing.hand();
         }
-        let call = stub.commit(uncopied::request(ReceiverStream::new(requests)));
+        let call = stub.commit(uncopied::request(ReceiverStream::new(requests), REQUEST_BYTES_MAX));
         let mut replies = match tokio::time::timeout(self.client.options.timeout, call).await {
             Ok(Ok(replies)) => replies.into_inner(),
             Ok(Err(status)) if never_connected(&status) => {
