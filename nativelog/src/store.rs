@@ -61,7 +61,7 @@ use room::Room;
 use rotten::Rotten;
 
 pub use keeping::{Placed, Swept};
-pub use recover::{OpenError, Recovered};
+pub use recover::{OpenError, Recovered, replacement_dir};
 
 /// Who owns a data folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -206,6 +206,12 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
     if let Some(files) = file.limits.max_files {
         limits.files_max = files;
     }
+    let highest = checkpoint::Limits::default();
+    if limits.bytes_max > highest.bytes_max || limits.files_max > highest.files_max {
+        return Err(fail(
+            "[limits]: max_epoch_size is at most 1 TiB and max_files at most 1_000_000 in this version",
+        ));
+    }
     Ok(Config {
         id,
         cluster: over.cluster.clone().or(file.node.cluster).unwrap_or_else(|| "epochlog".into()),

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nativelog::store::Identity;
+use checkpoint::store::layout::Layout;
+use nativelog::store::{Identity, replacement_dir};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +128,7 @@ pub fn claim(dir: &Path, node: u64) -> Result<Claim, IdentityError> {
 }
 
 fn log_dir(dir: &Path) -> PathBuf {
-    checkpoint::store::layout::Layout::new(dir).log_dir()
+    Layout::new(dir).log_dir()
 }
 
 fn log_has_files(log: &Path) -> bool {
@@ -136,7 +137,9 @@ fn log_has_files(log: &Path) -> bool {
 
 fn log_must_be_there(dir: &Path) -> Result<(), IdentityError> {
     let lost = |why: &str| Err(IdentityError::LogLost { dir: dir.to_owned(), why: why.into() });
-    let log = log_dir(dir);
+    // A repair that was stopped before its last step: whoever opens the log takes that step.
+    let replacement = replacement_dir(&Layout::new(dir));
+    let log = if replacement.is_dir() { replacement } else { log_dir(dir) };
     if !log.is_dir() {
         return lost("its log is missing");
     }

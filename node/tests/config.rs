@@ -74,6 +74,14 @@ fn all_documented_sections_are_understood() {
 }
 
 #[test]
+fn limits_go_no_higher_than_the_log_takes() {
+    for over in ["max_files = 1_000_001", "max_epoch_size = \"2 TiB\""] {
+        let why = refusal(&format!("[limits]\n{over}"));
+        assert!(why.contains("at most 1 TiB") && why.contains("1_000_000"), "{why}");
+    }
+}
+
+#[test]
 fn unknown_keys_name_the_nearest_known_one() {
     assert_eq!(
         refusal("[raft]\nheartbeet = \"1s\""),

@@ -90,8 +90,11 @@ async fn a_lost_identity_or_log_is_replaced_not_repaired() {
         assert_eq!(output.status.code(), Some(2), "{}", told(&output));
         assert!(told(&output).contains("its log is lost"), "{}", told(&output));
     }
-    // Nothing was touched: with its log back, the node starts.
-    std::fs::rename(dir.path().join("away"), dir.path().join("data/groups/main/log")).unwrap();
+    // Nothing was touched: with its log back, the node starts. It comes back under the name that a repair gives it before
+    // its last step, as if it had been stopped there.
+    let group = dir.path().join("data/groups/main");
+    std::fs::rename(dir.path().join("away"), group.join("log.replacement")).unwrap();
     let back = epochlog("repair", &config);
     assert!(told(&back).contains("nothing to repair"), "{}", told(&back));
+    assert!(group.join("log").is_dir() && !group.join("log.replacement").exists());
 }

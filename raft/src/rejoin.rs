@@ -11,7 +11,7 @@
 //! `docs/decisions/rejoin.md` says why nothing acknowledged is lost and no vote is given twice.
 //!
 //! **Never.** Nothing is voted, acknowledged or promised here. A node whose vote is not certain, or whose identity
-//! is not the one that the cluster knows, is not repaired: it is replaced.
+//! is not the one that the cluster knows, is not repaired: it must not come back.
 
 pub(crate) mod serve;
 

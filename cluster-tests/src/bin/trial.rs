@@ -1,7 +1,7 @@
 //! The long forms of the stories, with progress and a closing table.
 //!
-//! `cargo run --release -p cluster-tests --bin trial -- [--only NAME]... [--realinputs DIR] [--seed N] [--list]`
-//! Exits 1 when any story failed.
+//! `cargo run --release -p cluster-tests --bin trial -- [--only NAME]... [--realinputs DIR] [--seed N]`
+//! An unknown name is answered with the known ones. Exits 1 when any story failed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

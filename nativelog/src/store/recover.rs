@@ -22,7 +22,7 @@
 //! To refuse costs a node; to go on could cost an acknowledged epoch, or a second vote in a term. Who was refused
 //! runs `epochlog repair`: [`certain_vote`] tells what this node is bound to, and [`replace_damaged`] puts an
 //! empty log behind a snapshot from the peers in the place of the damaged one. Where the vote is not certain the node
-//! is replaced.
+//! must not come back.
 //!
 //! Before anything is read, the last segment is fdatasynced and its cached pages are dropped: after
 //! a failed fsync the page cache may hold what the device does not.
@@ -46,7 +46,7 @@ use super::room::Room;
 use super::wal::{Wal, segment_name};
 use super::{Identity, Options};
 
-pub use replace::{certain_vote, replace_damaged};
+pub use replace::{certain_vote, replace_damaged, replacement_dir};
 
 /// Why a log cannot be opened. What is on disk stays as it is.
 #[derive(Debug, thiserror::Error)]

@@ -34,6 +34,10 @@ pub enum Code {
     Internal,
 }
 
+/// What to do about a directory that is over a limit.
+pub const SPLIT_OR_RAISE: &str =
+    "split the directory, or raise [limits] of the nodes: they go up to 1,000,000 entries and 1 TiB";
+
 const CODES: [(Code, &str); 19] = [
     (Code::NoQuorum, "NoQuorum"),
     (Code::Unavailable, "Unavailable"),

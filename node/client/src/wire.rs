@@ -14,7 +14,7 @@ use checkpoint::manifest::ManifestEntry;
 use checkpoint::plan::{Plan, PlanEntry, PlanError};
 use checkpoint::split::{Coverage, PackedFile, Piece, SplitError};
 
-use crate::failure::{Certainty, Code, Failure};
+use crate::failure::{Certainty, Code, Failure, SPLIT_OR_RAISE};
 use crate::pb;
 
 /// An entry's encoded size beyond path and target, at most, bytes.
@@ -233,8 +233,7 @@ pub fn plan_failure(what: &str, error: &PlanError) -> Failure {
                 .fix("commit a directory that stays still; then repeat the command")
         }
         PlanError::Limit { .. } => {
-            Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed")
-                .fix("split the directory, or raise the limit")
+            Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed").fix(SPLIT_OR_RAISE)
         }
         _ => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
             .fix("remove or exclude what cannot be reproduced, then repeat the command"),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use checkpoint::beneath::open_beneath;
 use checkpoint::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 use checkpoint::{CommitId, Digest, RelPath};
-use client::{Certainty, Code, Failure, pb, place, wire};
+use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
 use pb::commit_reply::Kind as Reply;
 use pb::commit_request::Kind as Request;
 use rustix::fs::{Mode, OFlags};
@@ -202,7 +202,7 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         return Err(Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed")
             .what(what)
             .why(format!("{} entries, {} bytes", start.plan_entries, start.declared_bytes))
-            .fix("split the directory, or raise [limits] of the nodes")
+            .fix(SPLIT_OR_RAISE)
             .committed(Certainty::No));
     }
     let mut labels: Vec<(String, String)> =

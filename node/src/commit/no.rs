@@ -1,7 +1,7 @@
 //! Every way in which a commit says no, or does not know, in words for people.
 
 use checkpoint::Digest;
-use client::{Certainty, Code, Commit, Failure};
+use client::{Certainty, Code, Commit, Failure, SPLIT_OR_RAISE};
 use nativelog::ledger::{Reason, Rejected};
 use nativelog::record::LogId;
 
@@ -55,7 +55,7 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
             Code::QuotaExceeded,
             "over a limit, the epoch was NOT committed",
             rejected.detail.clone(),
-            "split the directory, or raise the limit".to_owned(),
+            SPLIT_OR_RAISE.to_owned(),
         ),
         Reason::NotFound => (
             Code::Unavailable,

@@ -36,6 +36,12 @@ fn beside(layout: &Layout, extension: &str) -> PathBuf {
     layout.log_dir().with_extension(extension)
 }
 
+/// Where a log lies that is to take the place of a damaged one. Whoever opens the log puts it there: between the last
+/// two steps of a replacement, this is the only log there is.
+pub fn replacement_dir(layout: &Layout) -> PathBuf {
+    beside(layout, "replacement")
+}
+
 fn moving(layout: &Layout) -> impl FnOnce(io::Error) -> OpenError {
     io_error(format!("put a log in the place of {}", layout.log_dir().display()))
 }
@@ -68,7 +74,7 @@ pub fn create(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity) -> Result<
 
 /// Finishes a replacement that was decided.
 pub fn settle(disk: &Arc<dyn Disk>, layout: &Layout) -> Result<(), OpenError> {
-    let replacement = beside(layout, "replacement");
+    let replacement = replacement_dir(layout);
     if !exists(disk, &replacement)? {
         return Ok(());
     }
@@ -138,7 +144,7 @@ pub fn replace_damaged(
     }
     let start = SegmentStart { owner, last: Some(position), purged: Some(position), vote: Some(vote) };
     let decided = build(disk, layout, &start).and_then(|dir| {
-        disk.rename(&dir, &beside(layout, "replacement"))?;
+        disk.rename(&dir, &replacement_dir(layout))?;
         disk.sync_dir(layout.group_dir())
     });
     decided.map_err(moving(layout))?;
