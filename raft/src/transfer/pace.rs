@@ -2,9 +2,9 @@
 //!
 //! A node that proposes or takes in entries is busy; while it is, whoever serves content here pauses after every part
 //! for three times as long as the part took to read and to leave. That leaves a transfer a quarter of the disk, cores and
-//! network it would take (more of a disk that takes a third of a second for a part), and costs nothing when nobody commits. (With a pause as long as
-//! the work, commits kept 0.65 to 0.9 of their rate on two cores, with three times as long 0.76 to 0.96; two thirds
-//! are promised.)
+//! network it would take (more of a disk that takes a third of a second for a part), and costs nothing when nobody
+//! commits. (With a pause as long as the work, commits kept 0.65 to 0.9 of their rate on two cores, with three times as
+//! long 0.76 to 0.96; two thirds are promised.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
