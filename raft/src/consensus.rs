@@ -300,10 +300,10 @@ impl Consensus {
     }
 
     /// Entries from a leader, answered in order when they are flushed. Nothing comes after an answer that is not a match.
-    pub fn append(
-        &self,
-        requests: impl Stream<Item = Append> + Send + Unpin + 'static,
-    ) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send + use<'_> {
+    pub fn append<S>(&self, requests: S) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send
+    where
+        S: Stream<Item = Append> + Send + 'static,
+    {
         let answers = self.raft.stream_append(requests.map(|Append(request)| request));
         answers.map(|answer| answer.map(|result| convert::put_appended(&result)).map_err(failed))
     }

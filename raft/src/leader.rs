@@ -15,7 +15,7 @@ use nativelog::store::Vote;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::consensus::{Consensus, View};
+use crate::consensus::Consensus;
 use crate::error::ProposeError;
 use crate::life::Life;
 
@@ -200,10 +200,5 @@ impl Leading {
             tokio::time::sleep(AGAIN).await;
         }
         false
-    }
-
-    /// How things stand in the consensus.
-    pub fn view(&self) -> View {
-        self.consensus.view()
     }
 }

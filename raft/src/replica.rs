@@ -378,7 +378,8 @@ impl Replica {
         if !view.leads() {
             return;
         }
-        let Some(to) = view.successors(me).first().copied() else { return };
+        let known = |to: &u64| view.matched.get(to).is_some_and(Option::is_some);
+        let Some(to) = view.successors(me).first().copied().filter(known) else { return };
         if self.consensus().hand_over(to).await.is_err() {
             return;
         }
