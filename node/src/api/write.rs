@@ -55,11 +55,11 @@ async fn propose(node: &Node, record: LogRecord, what: &str) -> Result<(LogId, A
         Ok((position, Verdict::Accepted(accepted))) => Ok((position, accepted)),
         Ok((_, Verdict::Rejected(rejected))) => Err(rejection(what, &rejected)),
         Err(error) => {
-            let code = match error {
-                ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => Code::NoQuorum,
-                ProposeError::Unknown { .. } => Code::Timeout,
+            let (code, sentence) = match error {
+                ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => node.no_way(),
+                ProposeError::Unknown { .. } => (Code::Timeout, "no quorum has answered"),
             };
-            Err(Failure::new(code, "no quorum has answered")
+            Err(Failure::new(code, sentence)
                 .what(what)
                 .why(error.to_string())
                 .fix("see `epochlog status`, then repeat the command"))
