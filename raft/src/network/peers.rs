@@ -17,8 +17,10 @@ use crate::network::line::{Dialer, Links};
 use crate::network::reach::Reach;
 use crate::proto::peer_client::PeerClient;
 
-/// Whoever has not answered for so long is not waited for when somebody asks how all are. In heartbeats.
-const SILENT: u32 = 5;
+/// Whoever has not answered for so long is not waited for when somebody asks how all are; on a slow clock for so many
+/// heartbeats.
+const SILENT: Duration = Duration::from_secs(2);
+const SILENT_HEARTBEATS: u32 = 5;
 
 /// A process that takes longer to answer a ping, on a connection on which nothing large is before it, is hung.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,7 +106,8 @@ impl Peers {
 
     /// For how long `node` has not answered, when that is longer than it should be.
     pub fn silent(&self, node: u64) -> Option<Duration> {
-        Some(self.reach.silence(node)).filter(|silence| *silence > self.heartbeat * SILENT)
+        let limit = SILENT.max(self.heartbeat * SILENT_HEARTBEATS);
+        Some(self.reach.silence(node)).filter(|silence| *silence > limit)
     }
 
     /// Bytes of appended entries that the kernel of `node` has acknowledged so far.
