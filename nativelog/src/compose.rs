@@ -21,6 +21,8 @@ pub struct Opening {
     pub token: Option<u64>,
     /// The same for every repeat of this commit.
     pub commit: CommitId,
+    /// A log index at which that id was not in use yet, the same for every repeat; 0 when none is known.
+    pub born: u64,
     /// Chunk size in bytes, a power of two from 64 KiB to 4 MiB.
     pub chunk_bytes: u32,
     /// The epoch this one builds on.
@@ -99,10 +101,10 @@ impl Pages {
     }
 }
 
-/// Opens a writer.
-pub fn open_writer(job: &JobName, commit: CommitId) -> LogRecord {
+/// Opens a writer. `born`: a log index at which the commit id was not in use yet, 0 when none is known.
+pub fn open_writer(job: &JobName, commit: CommitId, born: u64) -> LogRecord {
     let job = job.as_str().to_owned();
-    bare(Kind::OpenWriter(proto::OpenWriter { job, commit_id: commit_bytes(commit) }))
+    bare(Kind::OpenWriter(proto::OpenWriter { job, commit_id: commit_bytes(commit), born }))
 }
 
 /// Opens an attempt.
@@ -261,6 +263,7 @@ fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {
         plan_digest: digest_bytes(plan.digest),
         plan_pages: plan.count(),
         plan_entries: plan.entries,
+        born: opening.born,
     }
 }
 

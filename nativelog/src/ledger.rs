@@ -24,6 +24,8 @@ mod judge_begin;
 mod judge_pieces;
 mod judge_retention;
 mod judge_seal;
+mod log_time;
+mod outcomes;
 mod query;
 mod rows;
 mod verdict;
@@ -38,7 +40,8 @@ pub use admission::{Admission, NotAdmitted, Ticket};
 pub use changes::{ChangedRows, Changes, RowKey};
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use encode::DecodeError;
-pub use job::COMMITS_REMEMBERED;
+pub use log_time::TimeNeed;
+pub use outcomes::{OUTCOME_KEPT_MS, OUTCOMES_MAX};
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
 
@@ -57,8 +60,11 @@ pub struct Ledger {
     members: BTreeMap<u64, [u8; 16]>,
     log_ms: u64,
     jobs: BTreeMap<JobName, job::Job>,
+    /// Names of the jobs, by number.
+    names: BTreeMap<u64, JobName>,
     open: BTreeMap<u64, attempt::Attempt>,
-    ended: BTreeMap<u64, job::Ended>,
+    outcomes: outcomes::Outcomes,
+    ending_pins: log_time::EndingPins,
     content: content::Contents,
     changes: Changes,
 }
@@ -72,8 +78,10 @@ impl Default for Ledger {
             members: BTreeMap::new(),
             log_ms: 0,
             jobs: BTreeMap::new(),
+            names: BTreeMap::new(),
             open: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            outcomes: outcomes::Outcomes::default(),
+            ending_pins: log_time::EndingPins::new(),
             content: content::Contents::default(),
             changes: Changes::default(),
         }

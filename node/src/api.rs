@@ -58,6 +58,13 @@ impl Epochlog for Api {
         answer(write::open_writer(&self.node, request.into_inner()).await)
     }
 
+    async fn reached(
+        &self,
+        request: Request<pb::ReachedRequest>,
+    ) -> Result<Response<pb::ReachedReply>, Status> {
+        answer(read::reached(&self.node, request.into_inner()).await)
+    }
+
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
         answer(read::list(&self.node, request.into_inner()).await)
     }

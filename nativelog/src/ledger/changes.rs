@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use checkpoint::{CommitId, JobName};
+use checkpoint::JobName;
 
 /// Names one row of the ledger, as it stands in a snapshot and in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,8 +12,6 @@ pub enum RowKey {
     Meta,
     /// A job's token and mark.
     Job(JobName),
-    /// A remembered commit id.
-    Commit(JobName, CommitId),
     /// A sealed epoch.
     Epoch(JobName, u64),
     /// The content that a sealed epoch holds.
@@ -30,8 +28,8 @@ pub enum RowKey {
     File(u64, u32),
     /// A covered range of a file of an open attempt, by its offset.
     Piece(u64, u32, u64),
-    /// An attempt that ended and is remembered.
-    Ended(u64),
+    /// What became of a commit, by its number.
+    Outcome(u64),
 }
 
 /// Rows that changed since the last drain.

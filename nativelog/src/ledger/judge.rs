@@ -8,7 +8,8 @@ use checkpoint::plan::PlanChecker;
 use checkpoint::{CommitId, Digest, Envelope, JobName, Manifest, PlanEntry, RelPath, store::Source};
 
 use super::attempt::{Attempt, Terms};
-use super::job::{Ending, Job, Outcome};
+use super::job::Job;
+use super::outcomes::{Ending, Found};
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use super::{Ledger, TICK_MS_MAX};
 use crate::record::{Kind, LogId, Record, header_and_payload_bytes, proto};
@@ -252,16 +253,16 @@ impl Ledger {
     fn judge_open_writer(&self, open: &proto::OpenWriter) -> Result<Change, Rejected> {
         let job = job_name(&open.job)?;
         let commit = commit_id(&open.commit_id)?;
-        match self.jobs.get(&job) {
-            None => self.judge_new_job()?,
-            Some(known) => match known.commits.get(&commit) {
-                Some(Outcome::Writer { token }) => return Ok(repeat(Accepted::Opened { token })),
-                Some(Outcome::Attempt { id }) => {
-                    let detail = "this commit id belongs to an attempt";
-                    return Err(Rejected::new(Reason::Conflict, detail).current(id));
-                }
-                None => {}
-            },
+        match self.found(&job, &commit, open.born)? {
+            Some(Found::Writer { token }) => return Ok(repeat(Accepted::Opened { token })),
+            Some(Found::JobRemoved) => return Err(job_removed()),
+            Some(Found::Open(..) | Found::Sealed { .. } | Found::Lapsed) => {
+                return Err(Rejected::new(Reason::Conflict, "this commit id belongs to an attempt"));
+            }
+            None => {}
+        }
+        if !self.jobs.contains_key(&job) {
+            self.judge_new_job()?;
         }
         Ok(Change::OpenWriter { job, commit })
     }
@@ -283,20 +284,20 @@ impl Ledger {
             );
             return Ok(attempt);
         }
-        let Some(ended) = self.ended.get(&id) else {
-            return Err(Rejected::new(Reason::NotFound, format!("no attempt {id}")));
+        let Some(outcome) = self.outcomes.of_attempt(id) else {
+            return Err(self.no_attempt(id));
         };
-        let job = self.known_job(&ended.job);
-        Err(match &ended.how {
-            Ending::Sealed { sealed, .. } => Rejected::new(Reason::Ended, "the attempt is sealed")
-                .root(sealed.root)
-                .position(sealed.position),
+        let job = self.names.get(&outcome.job).map(|name| self.known_job(name));
+        Err(match outcome.how {
+            Ending::Sealed { root, .. } => {
+                Rejected::new(Reason::Ended, "the attempt is sealed").root(root).position(outcome.end)
+            }
             Ending::Aborted => Rejected::new(Reason::Ended, "the attempt was aborted"),
             Ending::Subsumed { by } => {
                 Rejected::new(Reason::Subsumed, format!("epoch {by} of the job was sealed first"))
-                    .current(job.mark.unwrap_or(0))
+                    .current(job.and_then(|job| job.mark).unwrap_or(by))
             }
-            Ending::Fenced => fenced(job.token),
+            Ending::Fenced | Ending::Writer => fenced(job.map_or(outcome.end.index, |job| job.token)),
         })
     }
 
@@ -308,6 +309,10 @@ impl Ledger {
 
 pub(super) fn repeat(accepted: Accepted) -> Change {
     Change::Repeat { accepted, attempt: None }
+}
+
+pub(super) fn job_removed() -> Rejected {
+    Rejected::new(Reason::Ended, "the job was removed since this commit was first tried")
 }
 
 pub(super) fn malformed(detail: impl Into<String>) -> Rejected {

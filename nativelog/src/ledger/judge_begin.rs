@@ -7,8 +7,9 @@ use checkpoint::{CommitId, JobName};
 
 use super::Ledger;
 use super::attempt::{Attempt, Terms};
-use super::job::{Ended, Ending, Job, Outcome};
-use super::judge::{Change, commit_id, digest, fenced, job_name, malformed, repeat};
+use super::job::Job;
+use super::judge::{Change, commit_id, digest, fenced, job_name, job_removed, malformed, repeat};
+use super::outcomes::{Found, plan_key};
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::proto;
 
@@ -63,23 +64,22 @@ impl Ledger {
             }
         };
         // A commit's own outcome comes first: it stays what it was, whoever writes now.
-        match self.outcome(job, &terms.commit) {
-            Some(Found::Writer(token)) => {
+        let own = match self.found(&name, &terms.commit, begin.born) {
+            Ok(Some(Found::Writer { token })) => {
                 let detail = "this commit id opened a writer";
                 return Err(Rejected::new(Reason::Conflict, detail).current(token));
             }
-            Some(Found::Ended(ended)) => {
-                if let Some(sealed) = own_outcome(ended, begin, &terms)? {
-                    return Ok(Opening::Sealed(sealed));
-                }
+            Ok(Some(Found::Sealed { sealed, plan })) => {
+                return own_outcome(sealed, plan, begin, &terms).map(Opening::Sealed);
             }
-            Some(Found::Open(..)) | None => {}
-        }
-        terms.token = current_token(job, begin.token)?;
-        let own = match self.outcome(job, &terms.commit) {
-            Some(Found::Open(id, attempt)) => Some((id, attempt)),
-            _ => None,
+            Ok(Some(Found::JobRemoved)) => return Err(job_removed()),
+            Ok(Some(Found::Open(id, attempt))) => Some((id, attempt)),
+            Ok(Some(Found::Lapsed) | None) => None,
+            // Whose number it is can be told: an epoch that is there knows its commit.
+            Err(_) if begin.epoch.is_some_and(|epoch| job.epochs.contains_key(&epoch)) => None,
+            Err(too_old) => return Err(too_old),
         };
+        terms.token = current_token(job, begin.token)?;
         terms.epoch = match (own, begin.epoch) {
             (Some((id, attempt)), wanted) => {
                 if wanted.is_some_and(|epoch| epoch != attempt.terms.epoch)
@@ -134,24 +134,6 @@ impl Ledger {
         let highest = job.mark.max(open).unwrap_or(0);
         highest.checked_add(1).ok_or_else(|| Rejected::new(Reason::Quota, "the job is out of epoch numbers"))
     }
-
-    fn outcome(&self, job: &Job, commit: &CommitId) -> Option<Found<'_>> {
-        match job.commits.get(commit)? {
-            Outcome::Writer { token } => Some(Found::Writer(token)),
-            Outcome::Attempt { id } => match (self.open.get(&id), self.ended.get(&id)) {
-                (Some(attempt), _) => Some(Found::Open(id, attempt)),
-                (None, Some(ended)) => Some(Found::Ended(ended)),
-                (None, None) => None,
-            },
-        }
-    }
-}
-
-/// What a commit id led to.
-enum Found<'a> {
-    Writer(u64),
-    Open(u64, &'a Attempt),
-    Ended(&'a Ended),
 }
 
 fn resumed(id: u64, attempt: &Attempt, terms: &Terms, known: bool) -> Opening {
@@ -168,15 +150,19 @@ fn other_plan(attempt: u64, detail: &str) -> Rejected {
     Rejected::new(Reason::Conflict, format!("{detail}: abort it first")).current(attempt)
 }
 
-/// The outcome of an ended attempt of the same commit. Only a seal is final: a commit whose attempt
-/// was aborted, fenced or subsumed may be tried again.
-fn own_outcome(ended: &Ended, begin: &proto::Begin, terms: &Terms) -> Result<Option<SealedEpoch>, Rejected> {
-    let Ending::Sealed { sealed, plan_digest } = &ended.how else { return Ok(None) };
-    if begin.epoch.is_some_and(|epoch| epoch != sealed.epoch) || *plan_digest != terms.plan_digest {
+/// What the same commit sealed before. Only a seal is final: a commit whose attempt was aborted, fenced or
+/// subsumed may be tried again.
+fn own_outcome(
+    sealed: SealedEpoch,
+    plan: u64,
+    begin: &proto::Begin,
+    terms: &Terms,
+) -> Result<SealedEpoch, Rejected> {
+    if begin.epoch.is_some_and(|epoch| epoch != sealed.epoch) || plan != plan_key(&terms.plan_digest) {
         let detail = "this commit sealed another epoch or plan";
         return Err(Rejected::new(Reason::Conflict, detail).root(sealed.root).position(sealed.position));
     }
-    Ok(Some(SealedEpoch { already: true, ..SealedEpoch::clone(sealed) }))
+    Ok(sealed)
 }
 
 fn current_token(job: &Job, token: Option<u64>) -> Result<u64, Rejected> {

@@ -38,7 +38,8 @@ impl Ledger {
         if epoch.pins.get(&pin.owner) == Some(&pinned) {
             return Ok(repeat(Accepted::Done));
         }
-        if epoch.pins.len() >= PINS_MAX && !epoch.pins.contains_key(&pin.owner) {
+        let others = epoch.holding(self.log_ms).filter(|owner| *owner != pin.owner);
+        if others.count() >= PINS_MAX {
             return Err(Rejected::new(Reason::Quota, "the epoch has 64 pins"));
         }
         Ok(Change::Pin {

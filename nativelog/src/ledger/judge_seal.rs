@@ -9,18 +9,18 @@ use checkpoint::{Digest, EntryKind, JobName, Limits, Manifest, ManifestEntry, Pl
 
 use super::Ledger;
 use super::attempt::Terms;
-use super::job::Ending;
 use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, repeat};
 use super::judge_begin::{Form, Opening};
 use super::judge_pieces::{judge_plan, packed_entry, plan_entries};
+use super::outcomes::Ending;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::{LogId, proto};
 
 impl Ledger {
     pub(super) fn judge_seal(&self, seal: &proto::Seal, bytes: u64) -> Result<Change, Rejected> {
         let root = digest(&seal.root)?;
-        if let Some(Ending::Sealed { sealed, .. }) = self.ended.get(&seal.attempt).map(|ended| &ended.how) {
-            return sealed_before(sealed, root);
+        if let Some(sealed) = self.sealed_before(seal.attempt) {
+            return sealed_alike(sealed, root);
         }
         let attempt = self.attempt_with_plan(seal.attempt)?;
         if attempt.missing > 0 {
@@ -55,12 +55,12 @@ impl Ledger {
     ) -> Result<Change, Rejected> {
         let begin = whole.begin.as_ref().ok_or_else(|| malformed("a whole epoch without its begin"))?;
         let root = digest(&whole.root)?;
-        if let Some(sealed) = self.sealed_alike(begin, root)? {
+        if let Some(sealed) = self.number_sealed_alike(begin, root)? {
             return Ok(repeat(Accepted::Sealed(sealed)));
         }
         let terms = match self.judge_opening(begin, Form::Whole)? {
             Opening::New(terms) => terms,
-            Opening::Sealed(sealed) => return sealed_before(&sealed, root),
+            Opening::Sealed(sealed) => return sealed_alike(sealed, root),
             Opening::Resumed { .. } => unreachable!("a whole epoch resumes nothing"),
         };
         let (entries, unpack) = whole_entries(whole, &terms, payload_bytes)?;
@@ -83,7 +83,7 @@ impl Ledger {
     }
 
     /// A whole epoch whose number is sealed with this very root: whoever sealed it, it is committed.
-    fn sealed_alike(&self, begin: &proto::Begin, root: Digest) -> Result<Option<SealedEpoch>, Rejected> {
+    fn number_sealed_alike(&self, begin: &proto::Begin, root: Digest) -> Result<Option<SealedEpoch>, Rejected> {
         let Some(epoch) = begin.epoch else { return Ok(None) };
         let there = self.jobs.get(&job_name(&begin.job)?).and_then(|job| job.epochs.get(&epoch));
         let alike = there.filter(|there| there.sealed.root == root);
@@ -132,6 +132,7 @@ impl Ledger {
             new_files,
             log_bytes,
             already: false,
+            expired: false,
         };
         Ok(Change::Seal(Box::new(Sealing {
             attempt,
@@ -152,15 +153,23 @@ impl Ledger {
         if self.open.contains_key(&abort.attempt) {
             return Ok(Change::Abort { attempt: abort.attempt });
         }
-        match self.ended.get(&abort.attempt).map(|ended| &ended.how) {
-            None => Err(Rejected::new(Reason::NotFound, format!("no attempt {}", abort.attempt))),
-            Some(Ending::Sealed { sealed, .. }) => {
-                Err(Rejected::new(Reason::Conflict, "the attempt is sealed: its epoch can only expire")
-                    .root(sealed.root)
-                    .position(sealed.position))
-            }
-            Some(_) => Ok(repeat(Accepted::Done)),
+        match self.outcomes.of_attempt(abort.attempt) {
+            None => Err(self.no_attempt(abort.attempt)),
+            Some(outcome) => match outcome.how {
+                Ending::Sealed { root, .. } => {
+                    Err(Rejected::new(Reason::Conflict, "the attempt is sealed: its epoch can only expire")
+                        .root(root)
+                        .position(outcome.end))
+                }
+                _ => Ok(repeat(Accepted::Done)),
+            },
         }
+    }
+
+    /// What an attempt became, while that is remembered and its job is there.
+    pub(super) fn sealed_before(&self, attempt: u64) -> Option<SealedEpoch> {
+        let outcome = self.outcomes.of_attempt(attempt)?;
+        self.sealed_outcome(self.names.get(&outcome.job)?, outcome)
     }
 
     /// Open attempts of a job that an epoch, once sealed, leaves behind.
@@ -184,9 +193,9 @@ struct Tree<'a> {
     root: Digest,
 }
 
-fn sealed_before(sealed: &SealedEpoch, root: Digest) -> Result<Change, Rejected> {
+fn sealed_alike(sealed: SealedEpoch, root: Digest) -> Result<Change, Rejected> {
     if sealed.root == root {
-        return Ok(repeat(Accepted::Sealed(SealedEpoch { already: true, ..sealed.clone() })));
+        return Ok(repeat(Accepted::Sealed(sealed)));
     }
     let detail = "the attempt is sealed with another root";
     Err(Rejected::new(Reason::Conflict, detail).root(sealed.root).position(sealed.position))

@@ -7,7 +7,8 @@ use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelP
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState, Fit};
-use super::job::{Ending, EpochRecord};
+use super::job::EpochRecord;
+use super::outcomes::Ending;
 use super::verdict::SealedEpoch;
 use crate::record::{Kind, LogRecord};
 
@@ -177,15 +178,23 @@ impl Ledger {
 
     /// Whether an attempt is known to have ended without becoming an epoch.
     pub fn has_lapsed(&self, id: u64) -> bool {
-        self.ended.get(&id).is_some_and(|ended| !matches!(ended.how, Ending::Sealed { .. }))
+        self.outcomes.of_attempt(id).is_some_and(|outcome| !matches!(outcome.how, Ending::Sealed { .. }))
     }
 
     /// The epoch that a sealed attempt became, while that is remembered.
-    pub fn sealed_attempt(&self, id: u64) -> Option<Arc<SealedEpoch>> {
-        match &self.ended.get(&id)?.how {
-            Ending::Sealed { sealed, .. } => Some(sealed.clone()),
-            _ => None,
-        }
+    pub fn sealed_attempt(&self, id: u64) -> Option<SealedEpoch> {
+        self.sealed_before(id)
+    }
+
+    /// Log index of the end of the newest outcome that was forgotten: of commits that were first tried before it and
+    /// are not found nothing can be said. `None` while everything is remembered.
+    pub fn horizon(&self) -> Option<u64> {
+        self.outcomes.horizon()
+    }
+
+    /// Outcomes that are remembered.
+    pub fn outcomes(&self) -> usize {
+        self.outcomes.len()
     }
 
     /// The plan of an open attempt, as far as it is in the log; an entry's place is its file id.

@@ -69,6 +69,8 @@ pub struct SealedEpoch {
     pub log_bytes: u64,
     /// This record changed nothing: the epoch was sealed before, at `position`.
     pub already: bool,
+    /// And has expired since: counts and bytes are not known any more.
+    pub expired: bool,
 }
 
 /// Why a record was rejected.
@@ -117,6 +119,8 @@ pub enum Reason {
     Identity,
     /// The attempt was aborted.
     Ended,
+    /// Older than what the log remembers: what became of it cannot be told.
+    TooOld,
 }
 
 /// A record that this binary cannot judge: the replica must stop, not answer.
@@ -225,6 +229,7 @@ impl SealedEpoch {
             log_bytes: self.log_bytes,
             already: self.already,
             new_files: self.new_files,
+            expired: self.expired,
         }
     }
 
@@ -245,6 +250,7 @@ impl SealedEpoch {
             new_files: sealed.new_files,
             log_bytes: sealed.log_bytes,
             already: sealed.already,
+            expired: sealed.expired,
         })
     }
 }
@@ -306,7 +312,7 @@ impl Rejected {
 }
 
 impl Reason {
-    const ALL: [(Reason, proto::Reason, &'static str); 14] = [
+    const ALL: [(Reason, proto::Reason, &'static str); 15] = [
         (Reason::Malformed, proto::Reason::Malformed, "malformed"),
         (Reason::Fenced, proto::Reason::Fenced, "fenced"),
         (Reason::Conflict, proto::Reason::Conflict, "conflict"),
@@ -321,6 +327,7 @@ impl Reason {
         (Reason::Protected, proto::Reason::Protected, "protected"),
         (Reason::Identity, proto::Reason::Identity, "identity"),
         (Reason::Ended, proto::Reason::Ended, "ended"),
+        (Reason::TooOld, proto::Reason::TooOld, "too-old"),
     ];
 
     /// The reason's one word, as in logs and JSON.
@@ -389,6 +396,9 @@ impl fmt::Display for SealedEpoch {
         let word = if self.already { "already-sealed" } else { "sealed" };
         let SealedEpoch { job, epoch, position, attempt, files, bytes, new_bytes, .. } = self;
         write!(f, "{word} {job}@{epoch} root={} position={position} attempt={attempt}", self.root.short())?;
+        if self.expired {
+            return f.write_str(" expired");
+        }
         write!(f, " files={files} bytes={bytes} new-bytes={new_bytes}")
     }
 }

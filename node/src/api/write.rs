@@ -22,7 +22,12 @@ pub async fn open_writer(
     let job = job_name(&request.job)?;
     let id = CommitId::from_slice(&request.commit_id)
         .ok_or_else(|| Failure::new(Code::Usage, "a commit id has 16 bytes").what("open a writer"))?;
-    match propose(node, compose::open_writer(&job, id), "open a writer").await?.1 {
+    let born = match request.born {
+        Some(born) => born,
+        // Never sent before: it is born now.
+        None => super::read::reached(node, pb::ReachedRequest { current: true }).await?.applied,
+    };
+    match propose(node, compose::open_writer(&job, id, born), "open a writer").await?.1 {
         Accepted::Opened { token } => Ok(pb::OpenWriterReply { token }),
         other => Err(Failure::new(Code::Internal, "this is a bug in epochlog").why(format!("{other:?}"))),
     }
@@ -78,6 +83,11 @@ fn rejection(what: &str, rejected: &Rejected) -> Failure {
         Reason::Fenced => (Code::Fenced, "a newer writer holds the job", "stop this writer"),
         Reason::Conflict => (Code::Conflict, "this contradicts what is there", "see the reason above"),
         Reason::Quota => (Code::QuotaExceeded, "over a limit", "see the reason above"),
+        Reason::TooOld => (
+            Code::TooOld,
+            "too old to know: whether it was done is not remembered",
+            "look at what is there, then go on under a new id",
+        ),
         _ => (Code::Refused, "refused, nothing was changed", "see the reason above"),
     };
     Failure::new(code, sentence).what(what).why(rejected.detail.clone()).fix(fix)
