@@ -7,11 +7,11 @@ use checkpoint::JobName;
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState};
-use super::changes::RowKey;
 use super::effect::{Effect, PublishEpoch, Released};
 use super::job::{EpochRecord, Job, PinRecord};
 use super::judge::{Change, PackedEntry, Sealing};
 use super::outcomes::{Ending, plan_key};
+use super::rows::RowKey;
 use crate::record::LogId;
 
 impl Ledger {
@@ -39,8 +39,8 @@ impl Ledger {
                 self.open.insert(id.index, attempt);
                 self.changes.row(RowKey::Attempt(id.index));
             }
-            Change::Resume { attempt, commit, .. } => {
-                self.named(attempt, bytes).commits.push(commit);
+            Change::Resume { attempt, .. } => {
+                self.named(attempt, bytes);
             }
             Change::Page { attempt, entries, checker } => {
                 let open = self.named(attempt, bytes);
@@ -182,9 +182,7 @@ impl Ledger {
         let released = self.release(&gone.held);
         self.job_mut(&gone.terms.job).open.remove(&id);
         self.changes.attempt_gone(id);
-        for commit in &gone.commits {
-            self.remember(&gone.terms.job, commit, (id, how), at);
-        }
+        self.remember(&gone.terms.job, &gone.terms.commit, (id, how), at);
         Effect::Discard { attempt: id, released }
     }
 

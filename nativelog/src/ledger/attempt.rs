@@ -30,8 +30,6 @@ pub(super) struct Terms {
 #[derive(Debug, Clone)]
 pub(super) struct Attempt {
     pub terms: Terms,
-    /// Every commit that led here; the first began it.
-    pub commits: Vec<CommitId>,
     pub entries: Vec<PlanEntry>,
     /// For each page that is here, the number of entries up to its end.
     pub page_ends: Vec<u32>,
@@ -86,7 +84,6 @@ pub(super) enum Fit {
 impl Attempt {
     pub fn new(terms: Terms, now_ms: u64, log_bytes: u64) -> Self {
         Attempt {
-            commits: vec![terms.commit],
             terms,
             entries: Vec::new(),
             page_ends: Vec::new(),

@@ -9,7 +9,7 @@
 //! bound of its birth; one that may be older than the horizon is *too old to know*, unless its epoch is still there:
 //! that keeps the id itself.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use checkpoint::digest::checksum;
 use checkpoint::{CommitId, Digest, JobName};
@@ -73,8 +73,8 @@ pub(super) struct Outcomes {
     horizon: Option<u64>,
     /// Start of the key, and number. A few keys may begin alike.
     by_key: BTreeSet<(u64, u64)>,
-    /// Attempt, and number. Several commits may have led to one attempt.
-    by_attempt: BTreeSet<(u64, u64)>,
+    /// Number by attempt, or by a writer's token: each is a log index of its own.
+    by_attempt: BTreeMap<u64, u64>,
 }
 
 impl Outcomes {
@@ -88,9 +88,8 @@ impl Outcomes {
 
     /// How an attempt ended.
     pub fn of_attempt(&self, attempt: u64) -> Option<&Outcome> {
-        let alike = self.by_attempt.range((attempt, 0)..=(attempt, u64::MAX)).rev();
-        let mut outcomes = alike.map(|(_, number)| self.at(*number));
-        outcomes.find(|outcome| outcome.how != Ending::Writer)
+        let outcome = self.at(*self.by_attempt.get(&attempt)?);
+        (outcome.how != Ending::Writer).then_some(outcome)
     }
 
     /// Whether what was born here, or later, may be forgotten.
@@ -125,12 +124,24 @@ impl Outcomes {
         self.first + self.ring.len() as u64
     }
 
+    /// Number of the first that is remembered: so many are forgotten.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Whether this one may be the newest.
+    pub fn may_follow(&self, outcome: &Outcome) -> bool {
+        let last = self.ring.back().map(|last| last.end.index).max(self.horizon);
+        last.is_none_or(|last| last <= outcome.end.index) && !self.by_attempt.contains_key(&outcome.attempt)
+    }
+
     /// Records the newest; answers with its number.
     pub fn push(&mut self, outcome: Outcome) -> u64 {
         let number = self.next();
-        assert!(self.ring.back().is_none_or(|last| last.end.index <= outcome.end.index), "ends only rise");
+        assert!(self.may_follow(&outcome), "ends only rise");
         self.by_key.insert((start_of(&outcome.key), number));
-        self.by_attempt.insert((outcome.attempt, number));
+        let before = self.by_attempt.insert(outcome.attempt, number);
+        assert!(before.is_none(), "an attempt ends once");
         self.ring.push_back(outcome);
         number
     }
@@ -146,7 +157,7 @@ impl Outcomes {
         self.first += 1;
         self.horizon = Some(gone.end.index);
         self.by_key.remove(&(start_of(&gone.key), number));
-        self.by_attempt.remove(&(gone.attempt, number));
+        self.by_attempt.remove(&gone.attempt);
         Some(number)
     }
 
@@ -180,7 +191,7 @@ impl Ledger {
         let job = self.jobs.get(name);
         if let Some(job) = job {
             let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
-            if let Some((id, attempt)) = open.find(|(_, attempt)| attempt.commits.contains(commit)) {
+            if let Some((id, attempt)) = open.find(|(_, attempt)| attempt.terms.commit == *commit) {
                 return Ok(Some(Found::Open(id, attempt)));
             }
         }

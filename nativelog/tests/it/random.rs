@@ -173,7 +173,7 @@ impl Player {
         let owner = |owner: &u8| ["ann", "bob"][*owner as usize];
         Some(match what {
             Try::Writer { job: name, commit } => {
-                compose::open_writer(&job(name), CommitId::from_bytes([*commit; 16]))
+                compose::open_writer(&job(name), CommitId::from_bytes([*commit; 16]), 0)
             }
             Try::Begin { job: name, commit, directory, epoch, token, base, whole } => {
                 let current = self.history.ledger.token(&job(name));
@@ -183,6 +183,7 @@ impl Player {
                     epoch: epoch.map(u64::from),
                     token: token.map(|right| if right { current } else { current.saturating_sub(1) }),
                     commit: CommitId::from_bytes([100 + *commit; 16]),
+                    born: 0,
                     chunk_bytes: CHUNK as u32,
                     base: base.map(u64::from),
                     labels: Vec::new(),
@@ -302,7 +303,7 @@ proptest! {
         let directories = [Directory::parse("a:100k b:2k c:192k=0 e:70k"), Directory::parse("a:100k=x b:2k=y c:192k=z e:70k")];
         let mut history = History::default();
         let opening = Opening {
-            job: JobName::try_from("train").unwrap(), epoch: None, token: None, commit: CommitId::from_bytes([1; 16]),
+            job: JobName::try_from("train").unwrap(), epoch: None, token: None, commit: CommitId::from_bytes([1; 16]), born: 0,
             chunk_bytes: CHUNK as u32, base: None, labels: Vec::new(), depends_on: Vec::new(),
         };
         let plan = Pages::new(&directories[0].entries);
@@ -372,6 +373,7 @@ fn pages_of_a_plan_follow_each_other_in_flight() {
         epoch: Some(7),
         token: None,
         commit: CommitId::from_bytes([1; 16]),
+        born: 0,
         chunk_bytes: CHUNK as u32,
         base: None,
         labels: Vec::new(),

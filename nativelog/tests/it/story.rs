@@ -177,7 +177,7 @@ impl Teller {
                 compose::genesis(seeded(words.get("cluster")), members)
             }
             "join" => compose::join(words.number("node"), seeded(words.get("incarnation"))),
-            "writer" => compose::open_writer(&job(words), commit(words)),
+            "writer" => compose::open_writer(&job(words), commit(words), words.maybe("born").unwrap_or(0)),
             "begin" => compose::begin(&opening(words), &Pages::new(&self.directory(words).entries)),
             "whole" => self.whole(words),
             "part" => self.part(words),
@@ -321,6 +321,7 @@ fn opening(words: &Words<'_>) -> Opening {
         epoch: words.maybe("epoch"),
         token: words.maybe("token"),
         commit: commit(words),
+        born: words.maybe("born").unwrap_or(0),
         chunk_bytes: CHUNK as u32,
         base: words.maybe("base"),
         labels: label.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect(),
