@@ -127,7 +127,7 @@ fn outcomes_are_forgotten_after_a_day_and_then_nobody_lies_about_them() {
     // The epochs that are there keep their commits' ids.
     assert_eq!(sealed(step(&mut ledger, &whole(2, None))), (3, true));
     assert_eq!(sealed(step(&mut ledger, &whole(3, Some(4)))), (4, true));
-    let other = compose::begin(&opening(3, Some(4), 0), &Pages::new(&directory(1).entries));
+    let other = compose::begin(&opening(3, Some(4), 0), &Pages::new(&Directory::parse("other:7").entries));
     assert_eq!(reason(&step(&mut ledger, &other)), Some("conflict"), "another plan under its id");
     // Of the others nobody can say anything.
     for (what, record) in [
@@ -165,7 +165,8 @@ fn a_cluster_remembers_so_many_outcomes_and_forgets_the_oldest_ends() {
     let mut ledger = Ledger::default();
     let writer = |n: u64| compose::open_writer(&job(), id(n), 0);
     for n in 0..OUTCOMES_MAX as u64 + 10 {
-        assert!(step(&mut ledger, &writer(n)).is_accepted());
+        let newborn = compose::open_writer(&job(), id(n), now(&ledger));
+        assert!(step(&mut ledger, &newborn).is_accepted());
         if n % 1000 == 0 {
             drop(ledger.drain_changes());
         }

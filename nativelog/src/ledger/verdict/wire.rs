@@ -177,6 +177,7 @@ mod tests {
             new_files: 2,
             log_bytes: 1234,
             already: true,
+            expired: true,
         };
         let mut verdicts = vec![
             Verdict::DONE,
