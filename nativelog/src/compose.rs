@@ -261,6 +261,7 @@ fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {
         plan_digest: digest_bytes(plan.digest),
         plan_pages: plan.count(),
         plan_entries: plan.entries,
+        attempt: None,
     }
 }
 

@@ -32,18 +32,15 @@ impl Ledger {
             Change::Activate { version } => self.rules = version,
             Change::Tick { elapsed_ms } => self.log_ms = self.log_ms.saturating_add(elapsed_ms),
             Change::OpenWriter { job, commit } => return self.open_writer(job, commit, id),
-            Change::Begin { terms } => {
+            Change::Begin { terms, replaces } => {
+                let replaced = replaces.map(|silent| self.end(silent, Ending::Replaced));
                 let (job, commit) = (terms.job.clone(), terms.commit);
                 let attempt = Attempt::new(terms, self.log_ms, bytes);
                 self.open.insert(id.index, attempt);
                 self.job_mut(&job).open.insert(id.index);
                 self.remember(&job, commit, id.index, Outcome::Attempt { id: id.index });
                 self.changes.row(RowKey::Attempt(id.index));
-            }
-            Change::Resume { attempt, commit, .. } => {
-                self.named(attempt, bytes);
-                let job = self.open[&attempt].terms.job.clone();
-                self.remember(&job, commit, id.index, Outcome::Attempt { id: attempt });
+                return replaced.into_iter().collect();
             }
             Change::Page { attempt, entries, checker } => {
                 let open = self.named(attempt, bytes);

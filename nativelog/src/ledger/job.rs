@@ -75,6 +75,8 @@ pub(super) enum Ending {
         by: u64,
     },
     Fenced,
+    /// Its writer was silent for long, and another commit began the same epoch.
+    Replaced,
 }
 
 /// What a commit id led to.

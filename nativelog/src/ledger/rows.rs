@@ -459,6 +459,7 @@ fn put_ended(value: &mut Writer, ended: &Ended) {
         Ending::Aborted => drop(value.u8(2)),
         Ending::Subsumed { by } => drop(value.u8(3).u64(*by)),
         Ending::Fenced => drop(value.u8(4)),
+        Ending::Replaced => drop(value.u8(5)),
     }
 }
 
@@ -652,6 +653,7 @@ impl<'a> Reader<'a> {
             2 => Ending::Aborted,
             3 => Ending::Subsumed { by: self.u64()? },
             4 => Ending::Fenced,
+            5 => Ending::Replaced,
             _ => return Err(DecodeError("an ending of no known kind")),
         };
         Ok(Ended { job, how })

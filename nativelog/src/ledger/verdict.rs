@@ -115,8 +115,10 @@ pub enum Reason {
     Protected,
     /// Another cluster or incarnation.
     Identity,
-    /// The attempt was aborted.
+    /// The attempt was aborted, or replaced.
     Ended,
+    /// Another commit is writing this epoch.
+    Busy,
 }
 
 /// A record that this binary cannot judge: the replica must stop, not answer.
@@ -306,7 +308,7 @@ impl Rejected {
 }
 
 impl Reason {
-    const ALL: [(Reason, proto::Reason, &'static str); 14] = [
+    const ALL: [(Reason, proto::Reason, &'static str); 15] = [
         (Reason::Malformed, proto::Reason::Malformed, "malformed"),
         (Reason::Fenced, proto::Reason::Fenced, "fenced"),
         (Reason::Conflict, proto::Reason::Conflict, "conflict"),
@@ -321,6 +323,7 @@ impl Reason {
         (Reason::Protected, proto::Reason::Protected, "protected"),
         (Reason::Identity, proto::Reason::Identity, "identity"),
         (Reason::Ended, proto::Reason::Ended, "ended"),
+        (Reason::Busy, proto::Reason::Busy, "busy"),
     ];
 
     /// The reason's one word, as in logs and JSON.
