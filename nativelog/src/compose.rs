@@ -264,6 +264,7 @@ fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {
         plan_pages: plan.count(),
         plan_entries: plan.entries,
         born: opening.born,
+        attempt: None,
     }
 }
 

@@ -33,14 +33,13 @@ impl Ledger {
             Change::Activate { version } => self.rules = version,
             Change::Tick { elapsed_ms } => self.tick(elapsed_ms),
             Change::OpenWriter { job, commit } => return self.open_writer(job, commit, id),
-            Change::Begin { terms } => {
+            Change::Begin { terms, replaces } => {
+                let replaced = replaces.map(|silent| self.end(silent, Ending::Replaced, id));
                 self.job_made(&terms.job, id).open.insert(id.index);
                 let attempt = Attempt::new(terms, self.log_ms, bytes);
                 self.open.insert(id.index, attempt);
                 self.changes.row(RowKey::Attempt(id.index));
-            }
-            Change::Resume { attempt, .. } => {
-                self.named(attempt, bytes);
+                return replaced.into_iter().collect();
             }
             Change::Page { attempt, entries, checker } => {
                 let open = self.named(attempt, bytes);

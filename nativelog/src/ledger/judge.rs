@@ -44,15 +44,10 @@ pub(super) enum Change {
         job: JobName,
         commit: CommitId,
     },
+    /// `replaces` is an open attempt at the same epoch whose writer has fallen silent: it ends.
     Begin {
         terms: Terms,
-    },
-    /// The attempt was open already; this commit id leads to it from now on.
-    Resume {
-        attempt: u64,
-        epoch: u64,
-        token: u64,
-        commit: CommitId,
+        replaces: Option<u64>,
     },
     Page {
         attempt: u64,
@@ -129,11 +124,8 @@ impl Change {
         match self {
             Change::Repeat { accepted, .. } => accepted.clone(),
             Change::OpenWriter { .. } => Accepted::Opened { token: id.index },
-            Change::Begin { terms } => {
+            Change::Begin { terms, .. } => {
                 Accepted::Begun { attempt: id.index, epoch: terms.epoch, resumed: false, token: terms.token }
-            }
-            Change::Resume { attempt, epoch, token, .. } => {
-                Accepted::Begun { attempt: *attempt, epoch: *epoch, resumed: true, token: *token }
             }
             Change::Seal(sealing) => Accepted::Sealed(sealing.answer(id)),
             _ => Accepted::Done,
@@ -298,6 +290,10 @@ impl Ledger {
                     .current(job.and_then(|job| job.mark).unwrap_or(by))
             }
             Ending::Fenced | Ending::Writer => fenced(job.map_or(outcome.end.index, |job| job.token)),
+            Ending::Replaced => {
+                let detail = "the attempt was silent, and another commit began the epoch anew";
+                Rejected::new(Reason::Ended, detail)
+            }
         })
     }
 

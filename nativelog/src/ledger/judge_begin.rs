@@ -17,15 +17,17 @@ use crate::record::proto;
 pub(super) const ATTEMPTS_OPEN_MAX: usize = 64;
 /// Dependencies of an epoch, at most.
 pub(super) const DEPENDS_ON_MAX: usize = 64;
+/// Log time without a record of an attempt after which another commit may take its epoch, milliseconds.
+pub(super) const WRITER_SILENT_MS: u64 = 30_000;
 /// Ranges of an attempt, at most: they are kept in memory until it ends.
 pub(super) const RANGES_MAX: u64 = 1 << 22;
 
 /// What a Begin comes to.
 pub(super) enum Opening {
-    /// A new attempt with these terms.
-    New(Terms),
-    /// One that is open already.
-    Resumed { attempt: u64, epoch: u64, token: u64, commit: CommitId, known: bool },
+    /// A new attempt with these terms, in the place of one whose writer has fallen silent.
+    New { terms: Terms, replaces: Option<u64> },
+    /// This commit's own, which is open already.
+    Resumed { attempt: u64, epoch: u64, token: u64 },
     /// The epoch is sealed, by this very commit.
     Sealed(SealedEpoch),
 }
@@ -40,11 +42,8 @@ pub(super) enum Form {
 impl Ledger {
     pub(super) fn judge_begin(&self, begin: &proto::Begin) -> Result<Change, Rejected> {
         Ok(match self.judge_opening(begin, Form::InPieces)? {
-            Opening::New(terms) => Change::Begin { terms },
-            Opening::Resumed { attempt, epoch, token, commit, known: false } => {
-                Change::Resume { attempt, epoch, token, commit }
-            }
-            Opening::Resumed { attempt, epoch, token, known: true, .. } => Change::Repeat {
+            Opening::New { terms, replaces } => Change::Begin { terms, replaces },
+            Opening::Resumed { attempt, epoch, token } => Change::Repeat {
                 accepted: Accepted::Begun { attempt, epoch, resumed: true, token },
                 attempt: Some(attempt),
             },
@@ -80,7 +79,11 @@ impl Ledger {
             Err(too_old) => return Err(too_old),
         };
         terms.token = current_token(job, begin.token)?;
+        let mut replaces = None;
         terms.epoch = match (own, begin.epoch) {
+            (own, _) if begin.attempt.is_some_and(|wanted| own.is_none_or(|(id, _)| id != wanted)) => {
+                return Err(self.not_own(begin.attempt.unwrap_or_default(), form));
+            }
             (Some((id, attempt)), wanted) => {
                 if wanted.is_some_and(|epoch| epoch != attempt.terms.epoch)
                     || terms.plan_digest != attempt.terms.plan_digest
@@ -88,21 +91,15 @@ impl Ledger {
                     return Err(other_plan(id, "this commit has an open attempt with another epoch or plan"));
                 }
                 if form == Form::InPieces {
-                    return Ok(resumed(id, attempt, &terms, true));
+                    let Terms { epoch, token, .. } = attempt.terms;
+                    return Ok(Opening::Resumed { attempt: id, epoch, token });
                 }
                 attempt.terms.epoch
             }
             (None, None) => self.next_epoch(job)?,
             (None, Some(epoch)) => {
                 judge_number(job, epoch)?;
-                if let Some((id, attempt)) = self.open_for(job, epoch) {
-                    if attempt.terms.plan_digest != terms.plan_digest {
-                        return Err(other_plan(id, "the epoch has an open attempt with another plan"));
-                    }
-                    if form == Form::InPieces {
-                        return Ok(resumed(id, attempt, &terms, false));
-                    }
-                }
+                replaces = self.judge_others(job, epoch)?;
                 epoch
             }
         };
@@ -116,16 +113,45 @@ impl Ledger {
                 );
             }
         }
-        if form == Form::InPieces && job.open.len() >= ATTEMPTS_OPEN_MAX {
+        let open = job.open.len() - usize::from(replaces.is_some());
+        if form == Form::InPieces && open >= ATTEMPTS_OPEN_MAX {
             return Err(Rejected::new(Reason::Quota, "the job has 64 open attempts"));
         }
-        Ok(Opening::New(terms))
+        Ok(Opening::New { terms, replaces })
     }
 
-    /// The open attempt of this epoch.
-    fn open_for(&self, job: &Job, epoch: u64) -> Option<(u64, &Attempt)> {
+    /// An attempt has one writer, the commit that began it, whatever the others' plans say: equal names and sizes
+    /// are no equal content. Another commit's attempt at this epoch is in the way until its writer has been
+    /// silent for long; then it is the answer, and makes room.
+    fn judge_others(&self, job: &Job, epoch: u64) -> Result<Option<u64>, Rejected> {
         let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
-        open.find(|(_, attempt)| attempt.terms.epoch == epoch)
+        let Some((id, attempt)) = open.find(|(_, attempt)| attempt.terms.epoch == epoch) else {
+            return Ok(None);
+        };
+        match self.log_ms - attempt.last_ms >= WRITER_SILENT_MS {
+            true => Ok(Some(id)),
+            false => Err(self.busy(id, attempt)),
+        }
+    }
+
+    fn busy(&self, id: u64, attempt: &Attempt) -> Rejected {
+        let detail = format!(
+            "epoch {} is being written by commit {}, silent for {} s of {}",
+            attempt.terms.epoch,
+            attempt.terms.commit,
+            (self.log_ms - attempt.last_ms) / 1000,
+            WRITER_SILENT_MS / 1000
+        );
+        Rejected::new(Reason::Busy, detail).current(id)
+    }
+
+    /// Why a commit cannot go on with this attempt.
+    fn not_own(&self, id: u64, form: Form) -> Rejected {
+        match self.open_attempt(id) {
+            _ if form == Form::Whole => malformed("a whole epoch resumes no attempt"),
+            Ok(attempt) => self.busy(id, attempt),
+            Err(ended) => ended,
+        }
     }
 
     /// The next number above the mark and above every open attempt; the first is 1.
@@ -133,16 +159,6 @@ impl Ledger {
         let open = job.open.iter().map(|id| self.open[id].terms.epoch).max();
         let highest = job.mark.max(open).unwrap_or(0);
         highest.checked_add(1).ok_or_else(|| Rejected::new(Reason::Quota, "the job is out of epoch numbers"))
-    }
-}
-
-fn resumed(id: u64, attempt: &Attempt, terms: &Terms, known: bool) -> Opening {
-    Opening::Resumed {
-        attempt: id,
-        epoch: attempt.terms.epoch,
-        token: attempt.terms.token,
-        commit: terms.commit,
-        known,
     }
 }
 

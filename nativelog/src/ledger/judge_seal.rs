@@ -59,7 +59,8 @@ impl Ledger {
             return Ok(repeat(Accepted::Sealed(sealed)));
         }
         let terms = match self.judge_opening(begin, Form::Whole)? {
-            Opening::New(terms) => terms,
+            // The seal leaves behind whatever is open at its epoch: also what it replaces.
+            Opening::New { terms, .. } => terms,
             Opening::Sealed(sealed) => return sealed_alike(sealed, root),
             Opening::Resumed { .. } => unreachable!("a whole epoch resumes nothing"),
         };

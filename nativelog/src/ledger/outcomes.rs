@@ -61,6 +61,8 @@ pub(super) enum Ending {
         by: u64,
     },
     Fenced,
+    /// Its writer was silent for long, and another commit began the same epoch.
+    Replaced,
 }
 
 /// The outcomes that are remembered, in the order of their ends.
@@ -204,7 +206,7 @@ impl Ledger {
                 }
                 _ if !there => Found::JobRemoved,
                 Ending::Writer => Found::Writer { token: outcome.attempt },
-                Ending::Aborted | Ending::Subsumed { .. } | Ending::Fenced => Found::Lapsed,
+                Ending::Aborted | Ending::Subsumed { .. } | Ending::Fenced | Ending::Replaced => Found::Lapsed,
             }));
         }
         if !self.outcomes.may_have_forgotten(born) {

@@ -121,8 +121,10 @@ pub enum Reason {
     Protected,
     /// Another cluster or incarnation.
     Identity,
-    /// The attempt was aborted.
+    /// The attempt was aborted, or replaced.
     Ended,
+    /// Another commit is writing this epoch.
+    Busy,
     /// Older than what the log remembers: what became of it cannot be told.
     TooOld,
 }
@@ -195,7 +197,7 @@ impl Rejected {
 }
 
 impl Reason {
-    pub(super) const ALL: [(Reason, proto::Reason, &'static str); 15] = [
+    pub(super) const ALL: [(Reason, proto::Reason, &'static str); 16] = [
         (Reason::Malformed, proto::Reason::Malformed, "malformed"),
         (Reason::Fenced, proto::Reason::Fenced, "fenced"),
         (Reason::Conflict, proto::Reason::Conflict, "conflict"),
@@ -210,6 +212,7 @@ impl Reason {
         (Reason::Protected, proto::Reason::Protected, "protected"),
         (Reason::Identity, proto::Reason::Identity, "identity"),
         (Reason::Ended, proto::Reason::Ended, "ended"),
+        (Reason::Busy, proto::Reason::Busy, "busy"),
         (Reason::TooOld, proto::Reason::TooOld, "too-old"),
     ];
 

@@ -34,6 +34,7 @@ macro_rules! stories {
 }
 
 stories! {
+    an_attempt_has_one_writer
     begin_chunk_seal
     expire_keeps_newest
     hostile_records_change_nothing

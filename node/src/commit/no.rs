@@ -68,9 +68,17 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
         ),
         Reason::Overlap => (
             Code::Conflict,
-            "another commit writes this epoch with other content, yours was NOT committed",
+            "this commit has begun with other content, the epoch was NOT committed",
             rejected.detail.clone(),
-            "commit under another epoch number, or take the job over with --take-over".to_owned(),
+            "repeat with the directory as it was then, or take the job over with --take-over".to_owned(),
+        ),
+        Reason::Busy => (
+            Code::Conflict,
+            "another commit is writing this epoch, yours was NOT committed",
+            format!("{} s", rejected.detail),
+            "commit under another epoch number; a repeat takes its place once it has been silent for so long, \
+             --take-over at once"
+                .to_owned(),
         ),
         Reason::Malformed
         | Reason::Incomplete
@@ -153,6 +161,15 @@ pub fn changed_since(order: &Order, root: &Digest, position: LogId, why: &str) -
             )
             .committed(Certainty::Yes)
     }
+}
+
+/// A commit came back to its attempt with other bytes than it began with.
+pub fn changed_meanwhile(order: &Order) -> Failure {
+    Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
+        .what(order.name())
+        .why("the directory does not hold any more what this commit has sent of it before")
+        .fix(format!("repeat the command when nobody writes to it: it begins anew. {UNTOUCHED}"))
+        .committed(Certainty::No)
 }
 
 /// No answer to a seal in time.

@@ -48,7 +48,8 @@ impl Order {
         wire::is_tiny_by(self.declared_bytes, self.plan_entries as usize, self.plan_pages as usize)
     }
 
-    pub(super) fn begin(&self) -> proto::Begin {
+    /// Begin, or the same once more for an attempt that it has led to.
+    pub(super) fn begin(&self, attempt: Option<u64>) -> proto::Begin {
         proto::Begin {
             job: self.job.to_string(),
             epoch: self.epoch,
@@ -67,6 +68,7 @@ impl Order {
             plan_pages: self.plan_pages,
             plan_entries: self.plan_entries,
             born: self.born.unwrap_or(0),
+            attempt,
         }
     }
 

@@ -35,6 +35,7 @@ impl Driver<'_> {
         let root = loop {
             match self.from(origin.next().await)? {
                 Next::Seal(root) => break root,
+                Next::Alive => {}
                 Next::Piece(piece) => {
                     bytes += window::covers(&piece, &BTreeMap::new()).1;
                     if bytes > WHOLE_BYTES_MAX || pieces.len() > 2 * WHOLE_ENTRIES_MAX {
@@ -47,7 +48,7 @@ impl Driver<'_> {
                 }
             }
         };
-        let record = whole_record(self.order.begin(), &entries, pieces, root)
+        let record = whole_record(self.order.begin(None), &entries, pieces, root)
             .map_err(|why| no::refused(&self.order.name(), why))?;
         match self.propose_seal(record).await?.1 {
             Verdict::Accepted(Accepted::Sealed(sealed)) => {

@@ -11,6 +11,7 @@ pub(super) fn put(value: &mut Writer, outcome: &Outcome) {
         Ending::Aborted => value.u8(3),
         Ending::Subsumed { by } => value.u8(4).u64(by),
         Ending::Fenced => value.u8(5),
+        Ending::Replaced => value.u8(6),
     };
 }
 
@@ -23,6 +24,7 @@ pub(super) fn take(value: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
         3 => Ending::Aborted,
         4 => Ending::Subsumed { by: value.u64()? },
         5 => Ending::Fenced,
+        6 => Ending::Replaced,
         _ => return Err(DecodeError("an ending of no known kind")),
     };
     Ok(Outcome { key, end, end_ms, attempt, job, how })
