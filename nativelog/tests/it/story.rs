@@ -36,6 +36,7 @@ macro_rules! stories {
 stories! {
     an_attempt_has_one_writer
     begin_chunk_seal
+    commits_too_old_to_know
     expire_keeps_newest
     hostile_records_change_nothing
     later_epoch_subsumes_earlier_attempt
@@ -151,6 +152,12 @@ impl Teller {
                 let id = self.history.next();
                 let fault: LedgerFault = self.history.ledger.step(id, &record.header).unwrap_err();
                 writeln!(told, "  fault: {fault}").unwrap();
+            }
+            "days" => {
+                for _ in 0..words.number("n") * (24 * 60) {
+                    self.history.apply(&compose::tick(60_000));
+                }
+                writeln!(told, "  horizon={:?}", self.history.ledger.horizon()).unwrap();
             }
             "show" => self.show(&words, told),
             _ => {
