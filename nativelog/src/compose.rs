@@ -115,18 +115,19 @@ pub fn begin(opening: &Opening, plan: &Pages) -> LogRecord {
 /// One piece of an attempt; its payload is shared, not copied.
 pub fn piece(attempt: u64, piece: Piece) -> LogRecord {
     match piece {
-        Piece::Chunk { file, offset, digest, payload } => {
+        Piece::Chunk { file, offset, digest, file_bytes, payload } => {
             let len = u32::try_from(payload.len()).expect("a chunk has at most 4 MiB");
             let digest = digest_bytes(digest);
-            LogRecord::new(Kind::Chunk(proto::Chunk { attempt, file, offset, len, digest }), payload)
+            let chunk = proto::Chunk { attempt, file, offset, len, digest, file_bytes };
+            LogRecord::new(Kind::Chunk(chunk), payload)
         }
         Piece::Pack { files, payload } => {
             let files = files.iter().map(packed_to_proto).collect();
             LogRecord::new(Kind::Pack(proto::Pack { attempt, files }), payload)
         }
-        Piece::Zero { file, offset, len, digest } => {
+        Piece::Zero { file, offset, len, digest, file_bytes } => {
             let digest = digest_bytes(digest);
-            bare(Kind::Zero(proto::Zero { attempt, file, offset, len, digest }))
+            bare(Kind::Zero(proto::Zero { attempt, file, offset, len, digest, file_bytes }))
         }
         Piece::Reuse { files } => {
             let files = files

@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 
 use checkpoint::JobName;
 
-use crate::record::{LogId, RECORD_VERSION, Record};
+use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
 pub use changes::{ChangedRows, Changes};
@@ -45,8 +45,10 @@ pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
 
-/// The highest version of the rules that this binary knows; the first is 1.
-pub const RULES_VERSION_MAX: u32 = 2;
+/// The highest version of the rules that this binary knows.
+pub const RULES_VERSION_MAX: u32 = 3;
+/// The version that every ledger starts under. Those before it were never used by a cluster that lived.
+pub const RULES_VERSION_FIRST: u32 = 3;
 /// Most milliseconds that one tick adds to log time.
 pub const TICK_MS_MAX: u64 = 60_000;
 
@@ -73,7 +75,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Ledger {
             applied: None,
-            rules: 1,
+            rules: RULES_VERSION_FIRST,
             cluster: None,
             members: BTreeMap::new(),
             log_ms: 0,
@@ -101,7 +103,7 @@ impl Ledger {
     ///
     /// # Panics
     /// When `id` is not the position after [`Ledger::applied`].
-    pub fn step(&mut self, id: LogId, header: &Record) -> Result<Step, LedgerFault> {
+    pub fn step(&mut self, id: LogId, header: &Header) -> Result<Step, LedgerFault> {
         self.assert_next(id);
         if let Some(fault) = fault_of(header) {
             return Err(fault);
@@ -110,7 +112,7 @@ impl Ledger {
             Err(rejected) => Step { verdict: Verdict::Rejected(rejected), effects: Vec::new() },
             Ok(change) => {
                 let verdict = Verdict::Accepted(change.accepted(id));
-                let effects = self.apply(change, id, crate::record::header_and_payload_bytes(header));
+                let effects = self.apply(change, id, header.record_bytes());
                 Step { verdict, effects }
             }
         };
@@ -129,7 +131,7 @@ impl Ledger {
 
     /// What [`Ledger::step`] would answer now. Ids and positions that the record's own place in
     /// the log would give are `u64::MAX`; a record for a newer binary is malformed here.
-    pub fn check(&self, header: &Record) -> Verdict {
+    pub fn check(&self, header: &Header) -> Verdict {
         if let Some(fault) = fault_of(header) {
             return Verdict::Rejected(Rejected::new(Reason::Malformed, fault.to_string()));
         }
@@ -158,11 +160,13 @@ impl Ledger {
 /// Where a dry run pretends to stand.
 const DRY_RUN: LogId = LogId { term: u64::MAX, node: u64::MAX, index: u64::MAX };
 
-fn fault_of(header: &Record) -> Option<LedgerFault> {
-    if header.version > RECORD_VERSION {
-        return Some(LedgerFault::UnknownRecord { found: header.version, known: RECORD_VERSION });
+/// What this binary must not judge: another one would judge it otherwise, or by more than this one sees.
+fn fault_of(header: &Header) -> Option<LedgerFault> {
+    if !(RECORD_VERSION_MIN..=RECORD_VERSION).contains(&header.version) {
+        return Some(LedgerFault::UnknownRecord { found: header.version });
     }
     match &header.kind {
+        None => Some(LedgerFault::UnknownKind),
         Some(crate::record::Kind::Activate(activate)) if activate.version > RULES_VERSION_MAX => {
             Some(LedgerFault::UnknownRules { wanted: activate.version, known: RULES_VERSION_MAX })
         }

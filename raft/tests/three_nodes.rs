@@ -218,12 +218,12 @@ async fn damaged_entries_do_not_pass_the_ingress() {
             file: 1,
             offset: 0,
             digest: checkpoint::digest::subtree(65_536, 0, &[1; 65_536]),
+            file_bytes: 65_536,
             payload: Bytes::from(vec![2; 65_536]),
         },
     );
     let garbage = proto::Record { header: Bytes::from_static(b"\xff\xff\xff"), payload: Bytes::new() };
-    let damaged =
-        proto::Record { header: chunk.header.encode_to_vec().into(), payload: chunk.payload.clone() };
+    let damaged = proto::Record { header: chunk.header.wire().clone(), payload: chunk.payload.clone() };
     let next = before.1.unwrap().index + 1;
     for (record, word) in [(damaged, "digest"), (garbage, "header")] {
         let position = proto::Position { term: TERM_FAR_AHEAD, node: leader, index: next };

@@ -11,7 +11,7 @@ use super::Ledger;
 use super::changes::{ChangedRows, Changes};
 use super::rows::{Builder, DecodeError, RowKey, Writer};
 
-const MAGIC: &[u8] = b"epochlog ledger 1\n";
+const MAGIC: &[u8] = b"epochlog ledger 2\n";
 const DIGEST_BYTES: usize = 32;
 /// A digest takes the rows in runs of about this many bytes.
 const HASH_BYTES: usize = 256 << 10;

@@ -12,7 +12,7 @@ use super::job::Job;
 use super::outcomes::{Ending, Found};
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use super::{Ledger, TICK_MS_MAX};
-use crate::record::{Kind, LogId, Record, header_and_payload_bytes, proto};
+use crate::record::{Header, Kind, LogId, proto};
 
 /// Jobs that a cluster keeps at most.
 pub(super) const JOBS_MAX: usize = 1_000_000;
@@ -160,13 +160,13 @@ impl Sealing {
 
 impl Ledger {
     /// Judges one record. Never changes anything.
-    pub(super) fn judge(&self, header: &Record) -> Result<Change, Rejected> {
+    pub(super) fn judge(&self, header: &Header) -> Result<Change, Rejected> {
         let payload_bytes = header.payload_bytes;
         if payload_bytes > u64::from(CHUNK_BYTES_MAX) {
             return Err(malformed("a payload has at most 4 MiB"));
         }
-        let bytes = header_and_payload_bytes(header);
-        let kind = header.kind.as_ref().ok_or_else(|| malformed("a record of no known kind"))?;
+        let bytes = header.record_bytes();
+        let kind = header.kind.as_ref().expect("a kind that is not known is a fault, found before");
         if payload_bytes > 0 && !matches!(kind, Kind::Chunk(_) | Kind::Pack(_) | Kind::Whole(_)) {
             return Err(malformed("this kind of record carries no payload"));
         }
@@ -186,9 +186,6 @@ impl Ledger {
             Kind::Pack(pack) => self.judge_pack(pack, payload_bytes),
             Kind::Zero(zero) => self.judge_zero(zero),
             Kind::Reuse(reuse) => self.judge_reuse(reuse),
-            Kind::Link(_) if self.rules < 2 => {
-                Err(Rejected::new(Reason::NotActive, "linked files need the rules of version 2"))
-            }
             Kind::Link(_) => Err(Rejected::new(Reason::NotActive, "hybrid epochs are not in this version")),
             Kind::Seal(seal) => self.judge_seal(seal, bytes),
             Kind::Whole(whole) => self.judge_whole(whole, payload_bytes, bytes),

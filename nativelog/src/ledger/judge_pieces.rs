@@ -69,6 +69,7 @@ impl Ledger {
         if !is_run(size, chunk.offset, len) {
             return Err(malformed("the chunk is not one aligned run of its file"));
         }
+        judge_size(chunk.file, size, chunk.file_bytes)?;
         judge_range(attempt, chunk.attempt, chunk.file, chunk.offset, len, digest)
     }
 
@@ -85,6 +86,7 @@ impl Ledger {
         if !is_run(size, zero.offset, zero.len) {
             return Err(malformed("the zeros are not one aligned run of their file"));
         }
+        judge_size(zero.file, size, zero.file_bytes)?;
         judge_range(attempt, zero.attempt, zero.file, zero.offset, zero.len, digest)
     }
 
@@ -222,6 +224,15 @@ fn file_of(attempt: &Attempt, file: u32) -> Result<&PlanEntry, Rejected> {
         Some(_) => Err(malformed(format!("entry {file} of the plan is no file"))),
         None => Err(malformed(format!("the plan has no entry {file}"))),
     }
+}
+
+/// The door checked the digest as that of a part, or of the whole, of a file of the size that the record names.
+/// It must be this file's: else a part could pass for a whole, and the file's digest would be none of its bytes'.
+fn judge_size(file: u32, size: u64, named: u64) -> Result<(), Rejected> {
+    if named != size {
+        return Err(malformed(format!("file {file} has {size} bytes, the record says {named}")));
+    }
+    Ok(())
 }
 
 fn is_new(attempt: &Attempt, file: u32, offset: u64, len: u64, digest: &Digest) -> Result<bool, Rejected> {

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use checkpoint::limits::ZERO_BYTES_MAX;
-use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelPath, digest};
+use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelPath};
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState, Fit};
 use super::job::EpochRecord;
 use super::outcomes::Ending;
 use super::verdict::SealedEpoch;
-use crate::record::{Kind, LogRecord};
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,27 +198,6 @@ impl Ledger {
     /// The plan of an open attempt, as far as it is in the log; an entry's place is its file id.
     pub fn plan(&self, id: u64) -> Option<&[PlanEntry]> {
         self.open.get(&id).map(|attempt| attempt.entries.as_slice())
-    }
-
-    /// False when a piece that is a whole file by itself names another digest than that file's. Whoever
-    /// proposes asks this: a replica alone sees the payload without the plan, the ledger the plan
-    /// without the payload, and a file of one chunk has no tree that would bring out the difference.
-    pub fn names_whole_files(&self, record: &LogRecord) -> bool {
-        let size = |attempt: u64, file: u32| {
-            let entry = self.open.get(&attempt)?.entries.get(file as usize)?;
-            Some(entry.size)
-        };
-        match &record.header.kind {
-            Some(Kind::Chunk(chunk)) if chunk.offset == 0 => {
-                size(chunk.attempt, chunk.file) != Some(u64::from(chunk.len))
-                    || digest::content(&record.payload).as_bytes()[..] == chunk.digest[..]
-            }
-            Some(Kind::Zero(zero)) if zero.offset == 0 && zero.len <= ZERO_BYTES_MAX => {
-                size(zero.attempt, zero.file) != Some(zero.len)
-                    || digest::zeros(zero.len, 0, zero.len).as_bytes()[..] == zero.digest[..]
-            }
-            _ => true,
-        }
     }
 
     /// What the log has of an open attempt. A resumed commit sends only the rest.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use wire::VerdictError;
 
-use crate::record::{LogId, proto};
+use crate::record::{LogId, RECORD_VERSION, RECORD_VERSION_MIN, proto};
 
 /// The log's answer to one record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,14 +140,19 @@ pub enum LedgerFault {
         /// Highest version this binary knows.
         known: u32,
     },
-    /// A record in a newer format.
-    #[error("the log holds a record of format {found}, this binary reads up to {known}: upgrade it")]
+    /// A record in a format that this binary does not read.
+    #[error(
+        "the log holds a record of format {found}, this binary reads {} to {}: take the one that wrote it, or a newer",
+        RECORD_VERSION_MIN,
+        RECORD_VERSION
+    )]
     UnknownRecord {
         /// Version of the record.
         found: u32,
-        /// Highest version this binary reads.
-        known: u32,
     },
+    /// A record of a kind that this binary does not know.
+    #[error("the log holds a record of a kind that this binary does not know: upgrade it")]
+    UnknownKind,
 }
 
 impl Verdict {

@@ -14,7 +14,7 @@ pub struct History {
     pub ledger: Ledger,
     pub term: u64,
     pub node: u64,
-    records: Vec<(LogId, Option<Arc<Record>>)>,
+    records: Vec<(LogId, Option<Arc<Header>>)>,
     /// What the catalog would hold, written by changed rows alone.
     catalog: BTreeMap<RowKey, Vec<u8>>,
     sealed: BTreeMap<(JobName, u64), Arc<SealedEpoch>>,

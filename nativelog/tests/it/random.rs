@@ -6,7 +6,7 @@ use std::sync::Arc;
 use checkpoint::{CommitId, JobName};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Admission, Ledger, NotAdmitted, Verdict};
-use nativelog::record::{Kind, LogRecord};
+use nativelog::record::{Header, Kind, LogRecord};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -105,7 +105,7 @@ fn tries() -> impl Strategy<Value = Try> {
             .prop_map(|(job, epoch, owner, for_ms)| Try::Pin { job, epoch, owner, for_ms }),
         1 => (job, 0..8u8, 0..2u8).prop_map(|(job, epoch, owner)| Try::Unpin { job, epoch, owner }),
         1 => (0..100_000u32).prop_map(|ms| Try::Tick { ms }),
-        1 => (0..3u8).prop_map(|version| Try::Activate { version }),
+        1 => (1..4u8).prop_map(|version| Try::Activate { version }),
         1 => (1..4u8).prop_map(|node| Try::Blank { node }),
         2 => prop_oneof![0..9u64, Just(1 << 60), Just(u64::MAX)].prop_map(|with| Try::Bent { with }),
     ]
@@ -249,7 +249,7 @@ fn pieces(directory: &Directory) -> Vec<checkpoint::Piece> {
 }
 
 fn bent(record: &LogRecord, with: u64) -> LogRecord {
-    let mut header = (*record.header).clone();
+    let mut header = Header::clone(&record.header).into_record();
     match header.kind.as_mut().unwrap() {
         Kind::Chunk(chunk) => chunk.offset = with,
         Kind::Zero(zero) => (zero.offset, zero.len) = (with, with),
@@ -265,7 +265,7 @@ fn bent(record: &LogRecord, with: u64) -> LogRecord {
         Kind::Tick(tick) => tick.elapsed_ms = with,
         _ => header.payload_bytes = with,
     }
-    LogRecord::from_parts(Arc::new(header), record.payload.clone())
+    LogRecord::from_parts(Arc::new(Header::new(header)), record.payload.clone())
 }
 
 fn player() -> Player {

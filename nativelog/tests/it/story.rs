@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use checkpoint::{CommitId, Digest, JobName};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Effect, LedgerFault, Released};
-use nativelog::record::{Kind, LogRecord, Record, proto};
+use nativelog::record::{Header, Kind, LogRecord, RECORD_VERSION, Record, proto};
 use nativelog::shape::check_shape;
 
 use crate::directory::{CHUNK, Directory, number};
@@ -222,7 +223,9 @@ impl Teller {
             "tick" => compose::tick(words.number("ms")),
             "activate" => compose::activate(words.number("version") as u32),
             "empty" => {
-                LogRecord::from_parts(Record { version: 1, ..Default::default() }.into(), Bytes::new())
+                let version = words.maybe("version").map_or(RECORD_VERSION, |version| version as u32);
+                let record = Record { version, ..Default::default() };
+                LogRecord::from_parts(Arc::new(Header::new(record)), Bytes::new())
             }
             verb => panic!("no command {verb}"),
         }
@@ -249,7 +252,8 @@ impl Teller {
         record
     }
 
-    /// `len=` and `at=` lie about the length and the offset, `bytes_of=` takes another directory's bytes.
+    /// `len=`, `at=` and `size=` lie about the length, the offset and the file's size, `bytes_of=` takes another
+    /// directory's bytes; `whole` names the digest that the bytes have as a file of their own.
     fn chunk(&self, words: &Words<'_>) -> LogRecord {
         let (attempt, file, offset) =
             (words.number("attempt"), words.number("file") as u32, words.number("offset"));
@@ -265,6 +269,10 @@ impl Teller {
             None => record.payload.clone(),
         };
         chunk.len = payload.len() as u32;
+        chunk.file_bytes = words.maybe("size").unwrap_or(chunk.file_bytes);
+        if words.named.contains_key("whole") {
+            chunk.digest = checkpoint::digest::content(&payload).as_bytes().to_vec().into();
+        }
         LogRecord::new(Kind::Chunk(chunk), payload)
     }
 

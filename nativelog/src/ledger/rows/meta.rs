@@ -2,8 +2,8 @@
 //! has, what is forgotten.
 
 use super::codec::{DecodeError, Reader, Writer};
-use crate::ledger::Ledger;
 use crate::ledger::outcomes::Outcomes;
+use crate::ledger::{Ledger, RULES_VERSION_FIRST, RULES_VERSION_MAX};
 
 pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
     value.u32(ledger.rules).u64(ledger.log_ms).u32(ledger.content.slots());
@@ -19,6 +19,9 @@ pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
 /// Answers with the number of content slots.
 pub(super) fn take(ledger: &mut Ledger, value: &mut Reader<'_>) -> Result<u32, DecodeError> {
     ledger.rules = value.u32()?;
+    if !(RULES_VERSION_FIRST..=RULES_VERSION_MAX).contains(&ledger.rules) {
+        return Err(DecodeError("rules of a version that this binary does not know"));
+    }
     ledger.log_ms = value.u64()?;
     let slots = value.u32()?;
     let some = value.u8()? != 0;
