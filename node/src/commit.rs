@@ -207,7 +207,11 @@ impl Driver<'_> {
     async fn open_writer(&mut self) -> Result<(), Failure> {
         // The commit's id names the attempt; the writer needs one of its own, the same at every repeat.
         let derived = checkpoint::digest::checksum(&[b"writer of ", self.order.commit_id.as_bytes()]);
-        let record = compose::open_writer(&self.order.job, CommitId::from_bytes(derived), self.order.born.unwrap_or(0));
+        let record = compose::open_writer(
+            &self.order.job,
+            CommitId::from_bytes(derived),
+            self.order.born.unwrap_or(0),
+        );
         match self.propose(record).await?.1 {
             Verdict::Accepted(Accepted::Opened { token }) => {
                 self.order.token = Some(token);

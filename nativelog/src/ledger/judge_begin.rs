@@ -1,9 +1,9 @@
 //! Judges the opening of an attempt: names, limits, fencing, repeats, the choice of the epoch's number.
 
+use checkpoint::JobName;
 use checkpoint::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, EPOCH_BYTES_MAX_DEFAULT, FILES_MAX_DEFAULT, LABEL_BYTES_MAX, LABELS_MAX,
 };
-use checkpoint::{CommitId, JobName};
 
 use super::Ledger;
 use super::attempt::{Attempt, Terms};

@@ -84,7 +84,11 @@ impl Ledger {
     }
 
     /// A whole epoch whose number is sealed with this very root: whoever sealed it, it is committed.
-    fn number_sealed_alike(&self, begin: &proto::Begin, root: Digest) -> Result<Option<SealedEpoch>, Rejected> {
+    fn number_sealed_alike(
+        &self,
+        begin: &proto::Begin,
+        root: Digest,
+    ) -> Result<Option<SealedEpoch>, Rejected> {
         let Some(epoch) = begin.epoch else { return Ok(None) };
         let there = self.jobs.get(&job_name(&begin.job)?).and_then(|job| job.epochs.get(&epoch));
         let alike = there.filter(|there| there.sealed.root == root);

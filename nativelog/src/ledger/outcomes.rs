@@ -175,9 +175,14 @@ impl Outcomes {
 
 /// What a commit id led to.
 pub(super) enum Found<'a> {
-    Writer { token: u64 },
+    Writer {
+        token: u64,
+    },
     Open(u64, &'a Attempt),
-    Sealed { sealed: SealedEpoch, plan: u64 },
+    Sealed {
+        sealed: SealedEpoch,
+        plan: u64,
+    },
     /// Its attempt ended without an epoch: the commit may be tried again.
     Lapsed,
     /// The job was removed since; what is there now is another of its name.
@@ -189,7 +194,12 @@ impl Ledger {
     ///
     /// # Errors
     /// It is not found, and may have been forgotten.
-    pub(super) fn found(&self, name: &JobName, commit: &CommitId, born: u64) -> Result<Option<Found<'_>>, Rejected> {
+    pub(super) fn found(
+        &self,
+        name: &JobName,
+        commit: &CommitId,
+        born: u64,
+    ) -> Result<Option<Found<'_>>, Rejected> {
         let job = self.jobs.get(name);
         if let Some(job) = job {
             let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
@@ -206,7 +216,9 @@ impl Ledger {
                 }
                 _ if !there => Found::JobRemoved,
                 Ending::Writer => Found::Writer { token: outcome.attempt },
-                Ending::Aborted | Ending::Subsumed { .. } | Ending::Fenced | Ending::Replaced => Found::Lapsed,
+                Ending::Aborted | Ending::Subsumed { .. } | Ending::Fenced | Ending::Replaced => {
+                    Found::Lapsed
+                }
             }));
         }
         if !self.outcomes.may_have_forgotten(born) {

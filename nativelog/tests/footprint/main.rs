@@ -71,7 +71,11 @@ fn whole(job: &JobName, commit: u64, born: u64) -> LogRecord {
     let digest = content(&bytes);
     let digests = [Digest::NONE, digest];
     let manifest = Manifest {
-        entries: entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest)).collect(),
+        entries: entries
+            .iter()
+            .zip(digests)
+            .map(|(entry, digest)| ManifestEntry::new(entry, digest))
+            .collect(),
     };
     let id = content(&[job.as_str().as_bytes(), &commit.to_be_bytes()].concat());
     let opening = Opening {

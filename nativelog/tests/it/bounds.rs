@@ -2,7 +2,9 @@
 
 use checkpoint::{CommitId, JobName};
 use nativelog::compose::{self, Opening, Pages};
-use nativelog::ledger::{Accepted, Ledger, OUTCOME_KEPT_MS, OUTCOMES_MAX, RowKey, TICK_MS_MAX, TimeNeed, Verdict};
+use nativelog::ledger::{
+    Accepted, Ledger, OUTCOME_KEPT_MS, OUTCOMES_MAX, RowKey, TICK_MS_MAX, TimeNeed, Verdict,
+};
 use nativelog::{LogId, LogRecord};
 
 use crate::directory::{CHUNK, Directory};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use checkpoint::{Digest, JobName};
 use nativelog::ledger::{Accepted, Ledger, RowKey, SealedEpoch, Step, Verdict};
-use nativelog::record::Record;
+use nativelog::record::Header;
 use nativelog::{LogId, LogRecord};
 
 /// A history so far.
