@@ -65,6 +65,8 @@ pub struct Ledger {
     /// Names of the jobs, by number.
     names: BTreeMap<u64, JobName>,
     open: BTreeMap<u64, attempt::Attempt>,
+    /// Entries in the plans of all open attempts.
+    planned: u64,
     outcomes: outcomes::Outcomes,
     ending_pins: log_time::EndingPins,
     content: content::Contents,
@@ -82,6 +84,7 @@ impl Default for Ledger {
             jobs: BTreeMap::new(),
             names: BTreeMap::new(),
             open: BTreeMap::new(),
+            planned: 0,
             outcomes: outcomes::Outcomes::default(),
             ending_pins: log_time::EndingPins::new(),
             content: content::Contents::default(),

@@ -33,13 +33,16 @@ impl Ledger {
             Change::Activate { version } => self.rules = version,
             Change::Tick { elapsed_ms } => self.tick(elapsed_ms),
             Change::OpenWriter { job, commit } => return self.open_writer(job, commit, id),
-            Change::Begin { terms, replaces } => {
-                let replaced = replaces.map(|silent| self.end(silent, Ending::Replaced, id));
+            Change::Begin { terms, replaces, gives_way } => {
+                let mut ended: Vec<Effect> =
+                    replaces.map(|silent| self.end(silent, Ending::Replaced, id)).into_iter().collect();
+                ended.extend(gives_way.into_iter().map(|silent| self.end(silent, Ending::GaveWay, id)));
+                self.planned += u64::from(terms.plan_entries);
                 self.job_made(&terms.job, id).open.insert(id.index);
                 let attempt = Attempt::new(terms, self.log_ms, bytes);
                 self.open.insert(id.index, attempt);
                 self.changes.row(RowKey::Attempt(id.index));
-                return replaced.into_iter().collect();
+                return ended;
             }
             Change::Page { attempt, entries, checker } => {
                 let open = self.named(attempt, bytes);
@@ -179,6 +182,7 @@ impl Ledger {
     fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
         let released = self.release(&gone.held);
+        self.planned -= u64::from(gone.terms.plan_entries);
         self.job_mut(&gone.terms.job).open.remove(&id);
         self.changes.attempt_gone(id);
         self.remember(&gone.terms.job, &gone.terms.commit, (id, how), at);

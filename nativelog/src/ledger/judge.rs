@@ -44,10 +44,12 @@ pub(super) enum Change {
         job: JobName,
         commit: CommitId,
     },
-    /// `replaces` is an open attempt at the same epoch whose writer has fallen silent: it ends.
+    /// `replaces` is an open attempt at the same epoch whose writer has fallen silent: it ends. So do those that
+    /// give way.
     Begin {
         terms: Terms,
         replaces: Option<u64>,
+        gives_way: Vec<u64>,
     },
     Page {
         attempt: u64,
@@ -289,6 +291,10 @@ impl Ledger {
             Ending::Fenced | Ending::Writer => fenced(job.map_or(outcome.end.index, |job| job.token)),
             Ending::Replaced => {
                 let detail = "the attempt was silent, and another commit began the epoch anew";
+                Rejected::new(Reason::Ended, detail)
+            }
+            Ending::GaveWay => {
+                let detail = "the attempt was silent for minutes, and another one needed its room";
                 Rejected::new(Reason::Ended, detail)
             }
         })

@@ -15,6 +15,12 @@ use crate::record::proto;
 
 /// Open attempts of one job, at most.
 pub(super) const ATTEMPTS_OPEN_MAX: usize = 64;
+/// Entries in the plans of one job's open attempts, at most.
+pub(super) const PLANNED_OF_JOB_MAX: u64 = 1_000_000;
+/// Entries in the plans of all open attempts, at most: each takes memory on every node.
+pub(super) const PLANNED_MAX: u64 = 4_000_000;
+/// Log time without a record of an attempt after which it ends when another one needs its room, milliseconds.
+pub(super) const GIVES_WAY_MS: u64 = 300_000;
 /// Dependencies of an epoch, at most.
 pub(super) const DEPENDS_ON_MAX: usize = 64;
 /// Log time without a record of an attempt after which another commit may take its epoch, milliseconds.
@@ -24,8 +30,9 @@ pub(super) const RANGES_MAX: u64 = 1 << 22;
 
 /// What a Begin comes to.
 pub(super) enum Opening {
-    /// A new attempt with these terms, in the place of one whose writer has fallen silent.
-    New { terms: Terms, replaces: Option<u64> },
+    /// A new attempt with these terms, in the place of one whose writer has fallen silent, and of those that
+    /// give way to it.
+    New { terms: Terms, replaces: Option<u64>, gives_way: Vec<u64> },
     /// This commit's own, which is open already.
     Resumed { attempt: u64, epoch: u64, token: u64 },
     /// The epoch is sealed, by this very commit.
@@ -42,7 +49,7 @@ pub(super) enum Form {
 impl Ledger {
     pub(super) fn judge_begin(&self, begin: &proto::Begin) -> Result<Change, Rejected> {
         Ok(match self.judge_opening(begin, Form::InPieces)? {
-            Opening::New { terms, replaces } => Change::Begin { terms, replaces },
+            Opening::New { terms, replaces, gives_way } => Change::Begin { terms, replaces, gives_way },
             Opening::Resumed { attempt, epoch, token } => Change::Repeat {
                 accepted: Accepted::Begun { attempt, epoch, resumed: true, token },
                 attempt: Some(attempt),
@@ -113,11 +120,53 @@ impl Ledger {
                 );
             }
         }
-        let open = job.open.len() - usize::from(replaces.is_some());
-        if form == Form::InPieces && open >= ATTEMPTS_OPEN_MAX {
-            return Err(Rejected::new(Reason::Quota, "the job has 64 open attempts"));
+        let gives_way = match form {
+            Form::InPieces => self.judge_room(job, u64::from(terms.plan_entries), replaces)?,
+            Form::Whole => Vec::new(),
+        };
+        Ok(Opening::New { terms, replaces, gives_way })
+    }
+
+    /// The attempts that end so that another one with this many entries has room: the longest silent first, of the
+    /// job for what the job lacks, then of all for what the cluster lacks; none that was heard of lately.
+    fn judge_room(&self, job: &Job, entries: u64, replaces: Option<u64>) -> Result<Vec<u64>, Rejected> {
+        let entries_of = |id: &u64| u64::from(self.open[id].terms.plan_entries);
+        let replaced = replaces.as_ref().map_or(0, entries_of);
+        let of_job: u64 = job.open.iter().map(entries_of).sum();
+        let mut places =
+            (job.open.len() + 1 - usize::from(replaces.is_some())).saturating_sub(ATTEMPTS_OPEN_MAX);
+        let mut own = (of_job + entries).saturating_sub(replaced + PLANNED_OF_JOB_MAX);
+        let mut all = (self.planned + entries).saturating_sub(replaced + PLANNED_MAX);
+        if places == 0 && own == 0 && all == 0 {
+            return Ok(Vec::new());
         }
-        Ok(Opening::New { terms, replaces })
+        let mut silent: Vec<(u64, u64)> = self
+            .open
+            .iter()
+            .filter(|(id, attempt)| Some(**id) != replaces && self.log_ms - attempt.last_ms >= GIVES_WAY_MS)
+            .map(|(id, attempt)| (attempt.last_ms, *id))
+            .collect();
+        silent.sort_unstable();
+        let mut gives_way = Vec::new();
+        for of_job in [true, false] {
+            for (_, id) in &silent {
+                let wanted = if of_job { job.open.contains(id) && (places > 0 || own > 0) } else { all > 0 };
+                if !wanted || gives_way.contains(id) {
+                    continue;
+                }
+                places = places.saturating_sub(1);
+                own = own.saturating_sub(entries_of(id));
+                all = all.saturating_sub(entries_of(id));
+                gives_way.push(*id);
+            }
+        }
+        let lacks = match (places, own, all) {
+            (0, 0, 0) => return Ok(gives_way),
+            (0, 0, _) => "all open attempts have 4,000,000 entries",
+            (0, ..) => "the open attempts of the job have 1,000,000 entries",
+            _ => "the job has 64 open attempts",
+        };
+        Err(Rejected::new(Reason::Quota, format!("{lacks}, and too few have been silent for 5 minutes")))
     }
 
     /// An attempt has one writer, the commit that began it, whatever the others' plans say: equal names and sizes

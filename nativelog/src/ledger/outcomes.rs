@@ -63,6 +63,8 @@ pub(super) enum Ending {
     Fenced,
     /// Its writer was silent for long, and another commit began the same epoch.
     Replaced,
+    /// It was silent for minutes, and another attempt needed its room.
+    GaveWay,
 }
 
 /// The outcomes that are remembered, in the order of their ends.
@@ -216,9 +218,11 @@ impl Ledger {
                 }
                 _ if !there => Found::JobRemoved,
                 Ending::Writer => Found::Writer { token: outcome.attempt },
-                Ending::Aborted | Ending::Subsumed { .. } | Ending::Fenced | Ending::Replaced => {
-                    Found::Lapsed
-                }
+                Ending::Aborted
+                | Ending::Subsumed { .. }
+                | Ending::Fenced
+                | Ending::Replaced
+                | Ending::GaveWay => Found::Lapsed,
             }));
         }
         if !self.outcomes.may_have_forgotten(born) {

@@ -160,6 +160,7 @@ impl Builder {
             RowKey::Attempt(id) => {
                 let attempt = attempt::take(value)?;
                 ledger.known(&attempt.terms.job)?.open.insert(*id);
+                ledger.planned += u64::from(attempt.terms.plan_entries);
                 ledger.open.insert(*id, attempt);
             }
             RowKey::Page(id, page) => attempt::take_page(ledger.known_open(*id)?, *page, value)?,

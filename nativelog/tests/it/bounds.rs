@@ -5,6 +5,7 @@ use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{
     Accepted, Ledger, OUTCOME_KEPT_MS, OUTCOMES_MAX, RowKey, TICK_MS_MAX, TimeNeed, Verdict,
 };
+use nativelog::record::Kind;
 use nativelog::{LogId, LogRecord};
 
 use crate::directory::{CHUNK, Directory};
@@ -198,6 +199,66 @@ fn pins_that_have_ended_make_room_and_go() {
     }
     assert_eq!(ledger.time_need(), TimeNeed::Minutes, "these have no end");
     assert_eq!(Ledger::decode(&ledger.encode()).unwrap().time_need(), TimeNeed::Minutes);
+}
+
+/// A Begin that declares so many entries; nobody brings them.
+fn begin_large(job: u64, commit: u64, entries: u32) -> LogRecord {
+    let name = JobName::try_from(format!("job{job}").as_str()).unwrap();
+    let opening = Opening { job: name, ..opening(commit, Some(commit), 0) };
+    let record = compose::begin(&opening, &Pages::new(&directory(commit).entries));
+    let Some(Kind::Begin(mut begin)) = record.header.kind.clone() else { unreachable!() };
+    begin.plan_entries = entries;
+    LogRecord::new(Kind::Begin(begin), bytes::Bytes::new())
+}
+
+#[test]
+fn open_plans_have_room_and_the_silent_give_way() {
+    let mut ledger = Ledger::default();
+    let open = |ledger: &Ledger| -> Vec<u64> { ledger.attempts().map(|attempt| attempt.id).collect() };
+    // Indexes 0 to 7: two attempts each of four jobs, a million entries a job.
+    for n in 0..8 {
+        assert!(step(&mut ledger, &begin_large(n / 2, n, 500_000)).is_accepted());
+    }
+    for (job, why) in [(0, "of the job"), (9, "all open attempts")] {
+        let full = step(&mut ledger, &begin_large(job, 20, 1));
+        assert_eq!(reason(&full), Some("quota"));
+        assert!(full.rejected().unwrap().detail.contains(why), "{full}");
+    }
+    for _ in 0..4 {
+        step(&mut ledger, &compose::tick(TICK_MS_MAX));
+    }
+    // A sign of life of the oldest, and a minute later the others have been silent for five.
+    assert!(step(&mut ledger, &begin_large(0, 0, 500_000)).is_accepted());
+    assert_eq!(
+        reason(&step(&mut ledger, &begin_large(9, 20, 1))),
+        Some("quota"),
+        "four minutes are not enough"
+    );
+    step(&mut ledger, &compose::tick(TICK_MS_MAX));
+    // What a job lacks its own silent attempts give, what all lack the longest silent, and no more than is needed.
+    assert!(step(&mut ledger, &begin_large(2, 21, 500_000)).is_accepted());
+    assert_eq!(open(&ledger)[..7], [0, 1, 2, 3, 5, 6, 7]);
+    assert!(step(&mut ledger, &begin_large(9, 22, 600_000)).is_accepted());
+    assert_eq!(open(&ledger)[..5], [0, 3, 5, 6, 7]);
+    assert_eq!(reason(&step(&mut ledger, &compose::seal(1, directory(1).root()))), Some("ended"));
+    assert!(step(&mut ledger, &begin_large(0, 23, 500_000)).is_accepted());
+    assert_eq!(reason(&step(&mut ledger, &begin_large(0, 24, 1))), Some("quota"), "its own were heard of");
+    let again = Ledger::decode(&ledger.encode()).unwrap();
+    assert_eq!(
+        again.check(&begin_large(8, 25, 600_000).header),
+        ledger.check(&begin_large(8, 25, 600_000).header)
+    );
+    // 64 small ones of one job, silent: the longest silent makes room for the 65th.
+    let mut ledger = Ledger::default();
+    for n in 0..64 {
+        assert!(step(&mut ledger, &begin_large(0, n, 1)).is_accepted());
+    }
+    assert_eq!(reason(&step(&mut ledger, &begin_large(0, 64, 1))), Some("quota"));
+    for _ in 0..5 {
+        step(&mut ledger, &compose::tick(TICK_MS_MAX));
+    }
+    assert!(step(&mut ledger, &begin_large(0, 64, 1)).is_accepted());
+    assert_eq!((open(&ledger).len(), open(&ledger)[0]), (64, 1));
 }
 
 #[test]

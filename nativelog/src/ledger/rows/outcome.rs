@@ -12,6 +12,7 @@ pub(super) fn put(value: &mut Writer, outcome: &Outcome) {
         Ending::Subsumed { by } => value.u8(4).u64(by),
         Ending::Fenced => value.u8(5),
         Ending::Replaced => value.u8(6),
+        Ending::GaveWay => value.u8(7),
     };
 }
 
@@ -25,6 +26,7 @@ pub(super) fn take(value: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
         4 => Ending::Subsumed { by: value.u64()? },
         5 => Ending::Fenced,
         6 => Ending::Replaced,
+        7 => Ending::GaveWay,
         _ => return Err(DecodeError("an ending of no known kind")),
     };
     Ok(Outcome { key, end, end_ms, attempt, job, how })
