@@ -16,8 +16,11 @@ mod apply;
 mod attempt;
 mod changes;
 mod content;
+mod digest;
 mod effect;
 mod encode;
+mod gathering;
+mod holding;
 mod job;
 mod judge;
 mod judge_begin;
@@ -29,9 +32,12 @@ mod outcomes;
 mod query;
 mod rows;
 mod rules;
+mod sum;
+mod tree;
 mod verdict;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::JobName;
 
@@ -40,6 +46,8 @@ use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 pub use admission::{Admission, NotAdmitted, Ticket};
 pub use changes::{ChangedRows, Changes};
 pub use effect::{Effect, PublishEpoch, Released, Step};
+pub use gathering::{Gathered, Gathering};
+pub use holding::{Gone, Held, Holding};
 pub use log_time::TimeNeed;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
@@ -63,8 +71,13 @@ pub struct Ledger {
     planned: u64,
     outcomes: outcomes::Outcomes,
     ending_pins: log_time::EndingPins,
-    content: content::Contents,
+    /// Shared only while the table after a large seal is worked out.
+    content: Arc<content::Contents>,
+    sums: digest::Sums,
     changes: Changes,
+    /// For the next step, see `holding.rs`.
+    held: Option<Box<Held>>,
+    gone: Gone,
 }
 
 impl Default for Ledger {
@@ -81,8 +94,11 @@ impl Default for Ledger {
             planned: 0,
             outcomes: outcomes::Outcomes::default(),
             ending_pins: log_time::EndingPins::new(),
-            content: content::Contents::default(),
+            content: Arc::default(),
+            sums: digest::Sums::default(),
             changes: Changes::default(),
+            held: None,
+            gone: Gone::default(),
         }
     }
 }
@@ -105,10 +121,13 @@ impl Ledger {
         if let Some(fault) = fault_of(header) {
             return Err(fault);
         }
-        let step = match self.judge(header) {
+        self.gone = Gone::default();
+        self.check_held(header);
+        let step = match self.judge(header).and_then(|change| self.judge_lengths(change)) {
             Err(rejected) => Step { verdict: Verdict::Rejected(rejected), effects: Vec::new() },
             Ok(change) => {
                 let verdict = Verdict::Accepted(change.accepted(id));
+                self.place_held();
                 let effects = self.apply(change, id, header.record_bytes());
                 Step { verdict, effects }
             }
@@ -150,7 +169,9 @@ impl Ledger {
 
     fn moved_to(&mut self, id: LogId) {
         self.applied = Some(id);
-        self.changes.row(RowKey::Meta);
+        self.held = None;
+        self.touch(RowKey::Meta);
+        self.sum_up();
     }
 }
 

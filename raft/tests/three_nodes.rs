@@ -13,7 +13,6 @@ use cluster::{Cluster, Commit, accepted, directory, quick, within};
 use nativelog::compose;
 use nativelog::ledger::Accepted;
 use nativelog::record::{Kind, LogRecord};
-use prost::Message;
 use raft::ProposeError;
 use raft::proto::{self, entry::Body};
 use raft::testing::{Check, Client, Known, Lane, Peers};

@@ -7,7 +7,7 @@ use checkpoint::JobName;
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState};
-use super::effect::{Effect, PublishEpoch, Released};
+use super::effect::{Effect, PublishEpoch};
 use super::job::{EpochRecord, Job, PinRecord};
 use super::judge::{Change, PackedEntry, Sealing};
 use super::outcomes::{Ending, plan_key};
@@ -40,19 +40,19 @@ impl Ledger {
                 self.planned += u64::from(terms.plan_entries);
                 self.job_made(&terms.job, id).open.insert(id.index);
                 let attempt = Attempt::new(terms, self.limits().plan, self.log_ms, bytes);
+                self.touch(RowKey::Attempt(id.index));
                 self.open.insert(id.index, attempt);
-                self.changes.row(RowKey::Attempt(id.index));
                 return ended;
             }
             Change::Page { attempt, entries, checker } => {
                 let open = self.named(attempt, bytes);
                 open.add_page(entries, checker);
                 let page = open.page_ends.len() as u32 - 1;
-                self.changes.row(RowKey::Page(attempt, page));
+                self.touch(RowKey::Page(attempt, page));
             }
             Change::Range { attempt, file, offset, len, digest } => {
                 self.named(attempt, bytes).cover(file, offset, len, digest);
-                self.changes.row(RowKey::Piece(attempt, file, offset));
+                self.touch(RowKey::Piece(attempt, file, offset));
             }
             Change::Pack { attempt, files } => {
                 let open = self.named(attempt, bytes);
@@ -60,7 +60,7 @@ impl Ledger {
                     open.cover_whole(packed.file, FileState::Packed(packed.digest));
                 }
                 for packed in &files {
-                    self.changes.row(RowKey::File(attempt, packed.file));
+                    self.touch(RowKey::File(attempt, packed.file));
                 }
                 return vec![unpack(attempt, id.index, files)];
             }
@@ -93,10 +93,11 @@ impl Ledger {
     fn reuse(&mut self, attempt: u64, files: Vec<(u32, checkpoint::Digest, u32)>, bytes: u64) {
         self.named(attempt, bytes);
         let open = self.open.get_mut(&attempt).expect("judged open");
+        let contents = Arc::make_mut(&mut self.content);
         for (file, digest, content) in files {
             open.cover_whole(file, FileState::Reused(digest));
             if open.held.insert(content) {
-                self.content.hold_id(content);
+                contents.hold_id(content);
                 self.changes.row(RowKey::Content(content));
             }
             self.changes.row(RowKey::File(attempt, file));
@@ -106,15 +107,14 @@ impl Ledger {
     fn seal(&mut self, sealing: Sealing, id: LogId) -> Vec<Effect> {
         let sealed = sealing.answer(id);
         let envelope = sealing.envelope(&sealed);
-        let Sealing { attempt, terms, manifest, sources, content, unpack: packed, sealed_log_ms, .. } =
-            sealing;
+        let Sealing { attempt, terms, tree, unpack: packed, sealed_log_ms, .. } = sealing;
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
         // The epoch takes hold of its content before the attempt lets go of what it reused.
-        let mut held: Vec<u32> =
-            content.iter().map(|(digest, bytes)| self.content.hold(digest, *bytes)).collect();
-        held.sort_unstable();
+        let held = self.hold_sealed(&tree);
         self.changes.rows.extend(held.iter().map(|id| RowKey::Content(*id)));
         let sealed = Arc::new(sealed);
+        self.touch(RowKey::Epoch(name.clone(), epoch));
+        self.touch(RowKey::EpochContent(name.clone(), epoch));
         let job = self.job_made(&name, id);
         assert!(job.mark.is_none_or(|mark| mark < epoch), "marks only rise");
         job.mark = Some(epoch);
@@ -126,13 +126,11 @@ impl Ledger {
             labels: terms.labels,
             depends_on: terms.depends_on,
             sealed_log_ms,
-            content: held.into(),
+            content: held,
             pins: Default::default(),
         };
         let before = job.epochs.insert(epoch, record);
         assert!(before.is_none(), "an epoch is sealed once");
-        self.changes.row(RowKey::Epoch(name.clone(), epoch));
-        self.changes.row(RowKey::EpochContent(name.clone(), epoch));
 
         let behind = self.left_behind(&name, epoch, attempt);
         let ending = Ending::Sealed { epoch, root: sealed.root, plan: plan_key(&terms.plan_digest) };
@@ -159,8 +157,8 @@ impl Ledger {
             job: name,
             epoch,
             envelope,
-            manifest,
-            sources,
+            manifest: tree.manifest.clone(),
+            sources: tree.sources.clone(),
         }));
         effects.extend(discards);
         effects
@@ -171,10 +169,11 @@ impl Ledger {
         for owner in owners {
             self.drop_pin(name.clone(), epoch, owner);
         }
+        self.touch(RowKey::Epoch(name.clone(), epoch));
+        self.touch(RowKey::EpochContent(name.clone(), epoch));
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
         let released = self.release(&gone.content);
-        self.changes.row(RowKey::Epoch(name.clone(), epoch));
-        self.changes.row(RowKey::EpochContent(name.clone(), epoch));
+        self.changes.rows.extend(gone.content.iter().map(|id| RowKey::Content(*id)));
         Effect::Expire { job: name.clone(), epoch, released }
     }
 
@@ -182,29 +181,18 @@ impl Ledger {
     fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
         let released = self.release(&gone.held);
+        self.changes.rows.extend(gone.held.iter().map(|id| RowKey::Content(*id)));
         self.planned -= u64::from(gone.terms.plan_entries);
         self.job_mut(&gone.terms.job).open.remove(&id);
         self.changes.attempt_gone(id);
         self.remember(&gone.terms.job, &gone.terms.commit, (id, how), at);
+        self.gone.attempts.push(gone);
         Effect::Discard { attempt: id, released }
-    }
-
-    /// Lets go of content; answers with what nobody holds any more, sorted.
-    fn release<'a>(&mut self, ids: impl IntoIterator<Item = &'a u32>) -> Vec<Released> {
-        let mut released = Vec::new();
-        for id in ids {
-            self.changes.row(RowKey::Content(*id));
-            if let Some(content) = self.content.release(*id) {
-                released.push(Released { digest: content.digest, bytes: content.bytes });
-            }
-        }
-        released.sort_unstable();
-        released
     }
 
     /// An accepted record named this attempt.
     fn named(&mut self, id: u64, bytes: u64) -> &mut Attempt {
-        self.changes.row(RowKey::Attempt(id));
+        self.touch(RowKey::Attempt(id));
         let attempt = self.open.get_mut(&id).expect("judged open");
         attempt.log_bytes += bytes;
         attempt.last_ms = self.log_ms;
@@ -212,13 +200,14 @@ impl Ledger {
     }
 
     fn job_mut(&mut self, name: &JobName) -> &mut Job {
-        self.changes.row(RowKey::Job(name.clone()));
+        self.touch(RowKey::Job(name.clone()));
         self.jobs.get_mut(name).expect("judged to be there")
     }
 
     /// The job, made by the record at `id` when it is not there.
     fn job_made(&mut self, name: &JobName, id: LogId) -> &mut Job {
         if !self.jobs.contains_key(name) {
+            self.touch(RowKey::Job(name.clone()));
             self.jobs.insert(name.clone(), Job { number: id.index, ..Job::default() });
             self.names.insert(id.index, name.clone());
         }

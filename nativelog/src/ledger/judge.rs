@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use checkpoint::plan::PlanChecker;
-use checkpoint::{CommitId, Digest, Envelope, JobName, Manifest, PlanEntry, RelPath, store::Source};
+use checkpoint::{CommitId, Digest, Envelope, JobName, PlanEntry, RelPath};
 
 use super::Ledger;
-use super::attempt::{Attempt, Terms};
+use super::attempt::{Attempt, Pages, Terms};
 use super::job::Job;
 use super::outcomes::{Ending, Found};
+use super::tree::Tree;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::{Header, Kind, LogId, proto};
 
@@ -48,7 +48,7 @@ pub(super) enum Change {
     Page {
         attempt: u64,
         entries: Vec<PlanEntry>,
-        checker: Box<PlanChecker>,
+        checker: Box<Pages>,
     },
     Range {
         attempt: u64,
@@ -103,10 +103,7 @@ pub(super) struct Sealing {
     /// The open attempt, or `None` when the record is the whole epoch and its own attempt.
     pub attempt: Option<u64>,
     pub terms: Terms,
-    pub manifest: Arc<Manifest>,
-    pub sources: Arc<Vec<Source>>,
-    /// Distinct content of the epoch and its length in bytes, ascending.
-    pub content: Vec<(Digest, u64)>,
+    pub tree: Arc<Tree>,
     /// What a whole epoch unpacks.
     pub unpack: Vec<PackedEntry>,
     /// The answer, with the position left open.

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 
 use checkpoint::digest::is_subtree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::plan::plan_digest;
 use checkpoint::{Digest, EntryKind, PlanEntry};
 
 use super::Ledger;
@@ -48,9 +47,8 @@ impl Ledger {
             checker.push(entry).map_err(|error| malformed(error.to_string()))?;
         }
         if last {
-            checker.clone().finish().map_err(|error| malformed(error.to_string()))?;
-            let all: Vec<PlanEntry> = attempt.entries.iter().chain(&entries).cloned().collect();
-            judge_plan(&all, terms.declared_bytes, &terms.plan_digest)?;
+            let (bytes, digest) = checker.finish().map_err(|error| malformed(error.to_string()))?;
+            judge_plan(bytes, digest, terms.declared_bytes, &terms.plan_digest)?;
         }
         Ok(Change::Page { attempt: part.attempt, entries, checker })
     }
@@ -182,13 +180,12 @@ pub(super) fn plan_entries(entries: &[proto::PlanEntry]) -> Result<Vec<PlanEntry
         .collect()
 }
 
-/// Whether a whole plan is the one that Begin declared.
-pub(super) fn judge_plan(entries: &[PlanEntry], declared: u64, wanted: &Digest) -> Result<(), Rejected> {
-    let sum = entries.iter().try_fold(0u64, |sum, entry| sum.checked_add(entry.size));
-    if sum != Some(declared) {
+/// Whether a whole plan, of files of so many bytes together, is the one that Begin declared.
+pub(super) fn judge_plan(bytes: u64, digest: Digest, declared: u64, wanted: &Digest) -> Result<(), Rejected> {
+    if bytes != declared {
         return Err(malformed("the plan's files do not add up to the declared bytes"));
     }
-    if plan_digest(entries) != *wanted {
+    if digest != *wanted {
         return Err(malformed("the plan is not the one whose digest was declared"));
     }
     Ok(())

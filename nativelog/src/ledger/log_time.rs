@@ -61,10 +61,10 @@ impl Ledger {
     }
 
     pub(super) fn drop_pin(&mut self, job: JobName, epoch: u64, owner: String) {
+        self.touch(RowKey::Pin(job.clone(), epoch, owner.clone()));
         let gone = self.epoch_mut(&job, epoch).pins.remove(&owner);
         if let Some(end_ms) = gone.and_then(|pin| pin.until_ms) {
-            self.ending_pins.remove(&(end_ms, job.clone(), epoch, owner.clone()));
+            self.ending_pins.remove(&(end_ms, job, epoch, owner));
         }
-        self.changes.row(RowKey::Pin(job, epoch, owner));
     }
 }

@@ -145,19 +145,21 @@ impl Outcomes {
         number
     }
 
-    /// Forgets the oldest when there are `max` already, or when it ended at or before `until_ms`; answers with its number.
-    pub fn forget(&mut self, max: usize, until_ms: Option<u64>) -> Option<u64> {
-        let old = |outcome: &Outcome| until_ms.is_some_and(|until| outcome.end_ms <= until);
-        if self.ring.len() < max && !self.ring.front().is_some_and(old) {
-            return None;
-        }
-        let gone = self.ring.pop_front()?;
+    /// Number of the oldest, when there are `max` already, or when it ended at or before `until_ms`.
+    pub fn due(&self, max: usize, until_ms: Option<u64>) -> Option<u64> {
+        let oldest = self.ring.front()?;
+        let is_due = self.ring.len() >= max || until_ms.is_some_and(|until| oldest.end_ms <= until);
+        is_due.then_some(self.first)
+    }
+
+    /// Forgets the oldest.
+    pub fn forget_oldest(&mut self) {
+        let Some(gone) = self.ring.pop_front() else { return };
         let number = self.first;
         self.first += 1;
         self.horizon = Some(gone.end.index);
         self.by_key.remove(&(start_of(&gone.key), number));
         self.by_attempt.remove(&gone.attempt);
-        Some(number)
     }
 
     /// None yet, of a ledger that has forgotten those up to number `first`.
@@ -275,14 +277,15 @@ impl Ledger {
         self.forget_outcome(self.limits().outcomes_max, None);
         let job = self.jobs[name].number;
         let (key, end_ms) = (commit_key(name, commit), self.log_ms);
-        let number = self.outcomes.push(Outcome { key, end, end_ms, attempt, job, how });
-        self.changes.row(RowKey::Outcome(number));
+        self.touch(RowKey::Outcome(self.outcomes.next()));
+        self.outcomes.push(Outcome { key, end, end_ms, attempt, job, how });
     }
 
     /// Forgets the oldest, when there are `max` or it ended at or before `until_ms`; false when it stays.
     pub(super) fn forget_outcome(&mut self, max: usize, until_ms: Option<u64>) -> bool {
-        let Some(number) = self.outcomes.forget(max, until_ms) else { return false };
-        self.changes.row(RowKey::Outcome(number));
+        let Some(number) = self.outcomes.due(max, until_ms) else { return false };
+        self.touch(RowKey::Outcome(number));
+        self.outcomes.forget_oldest();
         true
     }
 }

@@ -14,6 +14,7 @@ mod meta;
 mod outcome;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::JobName;
 
@@ -185,7 +186,7 @@ impl Builder {
         let Builder { mut ledger, last, slots, content } = self;
         last.ok_or(DecodeError("no rows"))?;
         let contents = Contents::rebuild(slots, content.into_iter());
-        ledger.content = contents.ok_or(DecodeError("content rows that cannot stand together"))?;
+        ledger.content = Arc::new(contents.ok_or(DecodeError("content rows that cannot stand together"))?);
         for attempt in ledger.open.values_mut() {
             for state in &attempt.files {
                 if let FileState::Reused(digest) = state {
@@ -206,6 +207,7 @@ impl Builder {
         {
             return Err(DecodeError("content is not held as often as its rows say"));
         }
+        ledger.sum_anew();
         Ok(ledger)
     }
 }

@@ -1,7 +1,7 @@
 //! Every limit that decides a verdict or what the ledger keeps, by version of the rules.
 //!
 //! **Guarantees.** Replicas of one version judge by the same numbers, whatever else changed in their binaries.
-//! A number changes only with a new version, which holds from its Activate on; `tests/rules/` has the numbers of
+//! A number changes only with a new version, which holds from its Activate on; `tests/scripts/` has the numbers of
 //! each version, and the stories are told under each.
 //!
 //! **Never** does a judge look at a limit elsewhere. The few that are part of a type's very form (paths, names,

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use checkpoint::{CommitId, Digest, JobName};
 use nativelog::compose::{self, Opening, Pages};
-use nativelog::ledger::{Effect, LedgerFault, Released};
+use nativelog::ledger::{
+    Effect, Ledger, LedgerFault, RULES_VERSION_FIRST, RULES_VERSION_MAX, Released, Rules,
+};
 use nativelog::record::{Header, Kind, LogRecord, RECORD_VERSION, Record, proto};
 use nativelog::shape::check_shape;
 
@@ -26,6 +28,7 @@ macro_rules! stories {
         fn every_script_is_told() {
             let scripts = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().file_name());
             let mut scripts: Vec<String> = scripts.map(|name| name.into_string().unwrap()).collect();
+            scripts.retain(|name| !name.starts_with("rules-"));
             scripts.sort();
             let mut told = vec![$(concat!(stringify!($name), ".txt").to_owned()),*];
             told.sort();
@@ -51,14 +54,42 @@ stories! {
     whole_epoch_in_one_record
 }
 
+/// A version's limits are what they were when it first ruled: replicas that judge by others part ways.
+#[test]
+fn a_version_of_the_rules_keeps_its_limits() {
+    for version in RULES_VERSION_FIRST..=RULES_VERSION_MAX {
+        let path = folder().join(format!("rules-{version}.limits"));
+        let limits = format!("{:#?}\n", Rules::of(version).unwrap());
+        match std::fs::read_to_string(&path) {
+            Ok(before) => assert_eq!(limits, before, "make a new version of the rules"),
+            Err(error) => {
+                let update = std::env::var_os("UPDATE_STORIES").is_some();
+                assert!(update, "{}: {error}", path.display());
+                std::fs::write(&path, limits).unwrap();
+            }
+        }
+    }
+    assert!(Rules::of(RULES_VERSION_FIRST - 1).is_none() && Rules::of(RULES_VERSION_MAX + 1).is_none());
+}
+
 fn folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts")
 }
 
+/// Every story under every version of the rules. Where an older version answers otherwise than the newest, its
+/// answers lie in a folder of its own.
 fn tell(name: &str) {
-    let path = folder().join(format!("{name}.txt"));
-    let script = std::fs::read_to_string(&path).unwrap();
+    for rules in RULES_VERSION_FIRST..=RULES_VERSION_MAX {
+        let own = folder().join(format!("rules-{rules}/{name}.txt"));
+        let path = if own.exists() { own } else { folder().join(format!("{name}.txt")) };
+        tell_under(rules, name, &path);
+    }
+}
+
+fn tell_under(rules: u32, name: &str, path: &Path) {
+    let script = std::fs::read_to_string(path).unwrap();
     let mut teller = Teller::default();
+    (teller.history.ledger, teller.history.rules) = (Ledger::under(rules).unwrap(), Some(rules));
     let mut told = String::new();
     for line in script.lines().filter(|line| !line.starts_with("  ")) {
         told.push_str(line);
@@ -69,13 +100,18 @@ fn tell(name: &str) {
     }
     teller.history.finish();
     if std::env::var_os("UPDATE_STORIES").is_some() {
-        std::fs::write(&path, told).unwrap();
+        std::fs::write(path, told).unwrap();
     } else if told != script {
         let differs = told.lines().zip(script.lines()).position(|(a, b)| a != b);
         let at = differs.unwrap_or(told.lines().count().min(script.lines().count()));
         let show =
             |text: &str| text.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
-        panic!("{name}, line {}:\n--- expected\n{}\n--- told\n{}\n", at + 1, show(&script), show(&told));
+        panic!(
+            "{name} under rules {rules}, line {}:\n--- expected\n{}\n--- told\n{}\n",
+            at + 1,
+            show(&script),
+            show(&told)
+        );
     }
 }
 

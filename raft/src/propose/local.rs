@@ -69,6 +69,11 @@ async fn write(inner: &Arc<Inner>, leadership: &Arc<Leadership>, record: &LogRec
         return Taken::Answered(Err(ProposeError::unavailable(why)));
     }
     inner.foreground.touch();
+    if inner.machine.ledger().takes_long(&record.header) {
+        let (machine, header) = (inner.machine.clone(), record.header.clone());
+        // However it ends, the judge has the last word.
+        drop(spawn_blocking(move || machine.prepare(&header)).await);
+    }
     let ticket = match leadership.admit(&inner.machine, record) {
         Ok(ticket) => ticket,
         Err(not) => match *not {
