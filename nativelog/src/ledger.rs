@@ -28,6 +28,7 @@ mod log_time;
 mod outcomes;
 mod query;
 mod rows;
+mod rules;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -40,17 +41,10 @@ pub use admission::{Admission, NotAdmitted, Ticket};
 pub use changes::{ChangedRows, Changes};
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use log_time::TimeNeed;
-pub use outcomes::{OUTCOME_KEPT_MS, OUTCOMES_MAX};
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
+pub use rules::{OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, TICK_MS_MAX};
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
-
-/// The highest version of the rules that this binary knows.
-pub const RULES_VERSION_MAX: u32 = 3;
-/// The version that every ledger starts under. Those before it were never used by a cluster that lived.
-pub const RULES_VERSION_FIRST: u32 = 3;
-/// Most milliseconds that one tick adds to log time.
-pub const TICK_MS_MAX: u64 = 60_000;
 
 /// The replicated state: jobs, sealed epochs, open attempts, sealed content. See the module.
 #[derive(Debug, Clone)]

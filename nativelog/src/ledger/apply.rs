@@ -39,7 +39,7 @@ impl Ledger {
                 ended.extend(gives_way.into_iter().map(|silent| self.end(silent, Ending::GaveWay, id)));
                 self.planned += u64::from(terms.plan_entries);
                 self.job_made(&terms.job, id).open.insert(id.index);
-                let attempt = Attempt::new(terms, self.log_ms, bytes);
+                let attempt = Attempt::new(terms, self.limits().plan, self.log_ms, bytes);
                 self.open.insert(id.index, attempt);
                 self.changes.row(RowKey::Attempt(id.index));
                 return ended;

@@ -82,12 +82,12 @@ pub(super) enum Fit {
 }
 
 impl Attempt {
-    pub fn new(terms: Terms, now_ms: u64, log_bytes: u64) -> Self {
+    pub fn new(terms: Terms, plan: Limits, now_ms: u64, log_bytes: u64) -> Self {
         Attempt {
             terms,
             entries: Vec::new(),
             page_ends: Vec::new(),
-            checker: Some(Box::new(PlanChecker::new(Limits::default()))),
+            checker: Some(Box::new(PlanChecker::new(plan))),
             files: Vec::new(),
             missing: 0,
             held: BTreeSet::new(),

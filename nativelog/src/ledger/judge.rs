@@ -3,21 +3,15 @@
 
 use std::sync::Arc;
 
-use checkpoint::limits::CHUNK_BYTES_MAX;
 use checkpoint::plan::PlanChecker;
 use checkpoint::{CommitId, Digest, Envelope, JobName, Manifest, PlanEntry, RelPath, store::Source};
 
+use super::Ledger;
 use super::attempt::{Attempt, Terms};
 use super::job::Job;
 use super::outcomes::{Ending, Found};
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
-use super::{Ledger, TICK_MS_MAX};
 use crate::record::{Header, Kind, LogId, proto};
-
-/// Jobs that a cluster keeps at most.
-pub(super) const JOBS_MAX: usize = 1_000_000;
-/// Nodes that a cluster ever had, at most.
-pub(super) const MEMBERS_MAX: usize = 1024;
 
 /// A record that was judged good, with everything worked out that applying it needs.
 pub(super) enum Change {
@@ -167,7 +161,7 @@ impl Ledger {
     /// Judges one record. Never changes anything.
     pub(super) fn judge(&self, header: &Header) -> Result<Change, Rejected> {
         let payload_bytes = header.payload_bytes;
-        if payload_bytes > u64::from(CHUNK_BYTES_MAX) {
+        if payload_bytes > u64::from(self.limits().chunk_bytes_max) {
             return Err(malformed("a payload has at most 4 MiB"));
         }
         let bytes = header.record_bytes();
@@ -183,7 +177,9 @@ impl Ledger {
             } else {
                 repeat(Accepted::Done)
             }),
-            Kind::Tick(tick) => Ok(Change::Tick { elapsed_ms: tick.elapsed_ms.min(TICK_MS_MAX) }),
+            Kind::Tick(tick) => {
+                Ok(Change::Tick { elapsed_ms: tick.elapsed_ms.min(self.limits().tick_ms_max) })
+            }
             Kind::OpenWriter(open) => self.judge_open_writer(open),
             Kind::Begin(begin) => self.judge_begin(begin),
             Kind::Part(part) => self.judge_part(part),
@@ -204,7 +200,7 @@ impl Ledger {
 
     fn judge_genesis(&self, genesis: &proto::Genesis) -> Result<Change, Rejected> {
         let cluster = sixteen(&genesis.cluster, "a cluster uuid is 16 bytes")?;
-        if genesis.members.is_empty() || genesis.members.len() > MEMBERS_MAX {
+        if genesis.members.is_empty() || genesis.members.len() > self.limits().members_max {
             return Err(malformed("a cluster has 1 to 1024 first members"));
         }
         let mut members = std::collections::BTreeMap::new();
@@ -238,7 +234,7 @@ impl Ledger {
                 let detail = format!("node {} is known with another data folder than this one", member.node);
                 Err(Rejected::new(Reason::Identity, detail).current(member.node))
             }
-            None if self.members.len() >= MEMBERS_MAX => {
+            None if self.members.len() >= self.limits().members_max => {
                 Err(Rejected::new(Reason::Quota, "the cluster has had 1024 nodes"))
             }
             None => Ok(Change::Join { node: member.node, incarnation }),
@@ -263,7 +259,7 @@ impl Ledger {
     }
 
     pub(super) fn judge_new_job(&self) -> Result<(), Rejected> {
-        if self.jobs.len() >= JOBS_MAX {
+        if self.jobs.len() >= self.limits().jobs_max {
             return Err(Rejected::new(Reason::Quota, "the cluster has 1,000,000 jobs"));
         }
         Ok(())

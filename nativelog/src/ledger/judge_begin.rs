@@ -1,32 +1,15 @@
 //! Judges the opening of an attempt: names, limits, fencing, repeats, the choice of the epoch's number.
 
 use checkpoint::JobName;
-use checkpoint::limits::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, EPOCH_BYTES_MAX_DEFAULT, FILES_MAX_DEFAULT, LABEL_BYTES_MAX, LABELS_MAX,
-};
 
 use super::Ledger;
 use super::attempt::{Attempt, Terms};
 use super::job::Job;
 use super::judge::{Change, commit_id, digest, fenced, job_name, job_removed, malformed, repeat};
 use super::outcomes::{Found, plan_key};
+use super::rules::Rules;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::proto;
-
-/// Open attempts of one job, at most.
-pub(super) const ATTEMPTS_OPEN_MAX: usize = 64;
-/// Entries in the plans of one job's open attempts, at most.
-pub(super) const PLANNED_OF_JOB_MAX: u64 = 1_000_000;
-/// Entries in the plans of all open attempts, at most: each takes memory on every node.
-pub(super) const PLANNED_MAX: u64 = 4_000_000;
-/// Log time without a record of an attempt after which it ends when another one needs its room, milliseconds.
-pub(super) const GIVES_WAY_MS: u64 = 300_000;
-/// Dependencies of an epoch, at most.
-pub(super) const DEPENDS_ON_MAX: usize = 64;
-/// Log time without a record of an attempt after which another commit may take its epoch, milliseconds.
-pub(super) const WRITER_SILENT_MS: u64 = 30_000;
-/// Ranges of an attempt, at most: they are kept in memory until it ends.
-pub(super) const RANGES_MAX: u64 = 1 << 22;
 
 /// What a Begin comes to.
 pub(super) enum Opening {
@@ -60,7 +43,7 @@ impl Ledger {
 
     pub(super) fn judge_opening(&self, begin: &proto::Begin, form: Form) -> Result<Opening, Rejected> {
         let name = job_name(&begin.job)?;
-        let mut terms = plain_terms(begin, name.clone())?;
+        let mut terms = plain_terms(begin, name.clone(), self.limits())?;
         let none = Job::default();
         let job = match self.jobs.get(&name) {
             Some(job) => job,
@@ -130,20 +113,23 @@ impl Ledger {
     /// The attempts that end so that another one with this many entries has room: the longest silent first, of the
     /// job for what the job lacks, then of all for what the cluster lacks; none that was heard of lately.
     fn judge_room(&self, job: &Job, entries: u64, replaces: Option<u64>) -> Result<Vec<u64>, Rejected> {
+        let rules = self.limits();
         let entries_of = |id: &u64| u64::from(self.open[id].terms.plan_entries);
         let replaced = replaces.as_ref().map_or(0, entries_of);
         let of_job: u64 = job.open.iter().map(entries_of).sum();
         let mut places =
-            (job.open.len() + 1 - usize::from(replaces.is_some())).saturating_sub(ATTEMPTS_OPEN_MAX);
-        let mut own = (of_job + entries).saturating_sub(replaced + PLANNED_OF_JOB_MAX);
-        let mut all = (self.planned + entries).saturating_sub(replaced + PLANNED_MAX);
+            (job.open.len() + 1 - usize::from(replaces.is_some())).saturating_sub(rules.attempts_open_max);
+        let mut own = (of_job + entries).saturating_sub(replaced + rules.planned_of_job_max);
+        let mut all = (self.planned + entries).saturating_sub(replaced + rules.planned_max);
         if places == 0 && own == 0 && all == 0 {
             return Ok(Vec::new());
         }
         let mut silent: Vec<(u64, u64)> = self
             .open
             .iter()
-            .filter(|(id, attempt)| Some(**id) != replaces && self.log_ms - attempt.last_ms >= GIVES_WAY_MS)
+            .filter(|(id, attempt)| {
+                Some(**id) != replaces && self.log_ms - attempt.last_ms >= rules.gives_way_ms
+            })
             .map(|(id, attempt)| (attempt.last_ms, *id))
             .collect();
         silent.sort_unstable();
@@ -177,7 +163,7 @@ impl Ledger {
         let Some((id, attempt)) = open.find(|(_, attempt)| attempt.terms.epoch == epoch) else {
             return Ok(None);
         };
-        match self.log_ms - attempt.last_ms >= WRITER_SILENT_MS {
+        match self.log_ms - attempt.last_ms >= self.limits().writer_silent_ms {
             true => Ok(Some(id)),
             false => Err(self.busy(id, attempt)),
         }
@@ -189,7 +175,7 @@ impl Ledger {
             attempt.terms.epoch,
             attempt.terms.commit,
             (self.log_ms - attempt.last_ms) / 1000,
-            WRITER_SILENT_MS / 1000
+            self.limits().writer_silent_ms / 1000
         );
         Rejected::new(Reason::Busy, detail).current(id)
     }
@@ -257,35 +243,37 @@ fn judge_number(job: &Job, epoch: u64) -> Result<(), Rejected> {
 }
 
 /// The terms that need no ledger: shape and limits. Token and epoch are left at 0.
-fn plain_terms(begin: &proto::Begin, job: JobName) -> Result<Terms, Rejected> {
+fn plain_terms(begin: &proto::Begin, job: JobName, rules: &Rules) -> Result<Terms, Rejected> {
     let commit = commit_id(&begin.commit_id)?;
     let plan_digest = digest(&begin.plan_digest)?;
     if !begin.chunk_bytes.is_power_of_two()
-        || !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&begin.chunk_bytes)
+        || !(rules.chunk_bytes_min..=rules.chunk_bytes_max).contains(&begin.chunk_bytes)
     {
         return Err(malformed("a chunk size is a power of two from 64 KiB to 4 MiB"));
     }
     if begin.plan_pages == 0 || begin.plan_pages > begin.plan_entries {
         return Err(malformed("a plan has at least one page, and no page is empty"));
     }
-    let labels_fit = begin.labels.len() <= LABELS_MAX
+    let labels_fit = begin.labels.len() <= rules.labels_max
         && begin
             .labels
             .iter()
-            .all(|l| !l.key.is_empty() && l.key.len().max(l.value.len()) <= LABEL_BYTES_MAX);
+            .all(|l| !l.key.is_empty() && l.key.len().max(l.value.len()) <= rules.label_bytes_max);
     if !labels_fit {
         return Err(malformed("labels: at most 256, keys and values at most 4096 bytes"));
     }
-    if begin.depends_on.len() > DEPENDS_ON_MAX || begin.depends_on.iter().any(|d| d.len() > LABEL_BYTES_MAX) {
+    if begin.depends_on.len() > rules.depends_on_max
+        || begin.depends_on.iter().any(|d| d.len() > rules.label_bytes_max)
+    {
         return Err(malformed("dependencies: at most 64, at most 4096 bytes each"));
     }
-    if u64::from(begin.plan_entries) > FILES_MAX_DEFAULT {
+    if u64::from(begin.plan_entries) > rules.plan.files_max {
         return Err(Rejected::new(Reason::Quota, "the plan has more than 1,000,000 entries"));
     }
-    if begin.declared_bytes > EPOCH_BYTES_MAX_DEFAULT {
+    if begin.declared_bytes > rules.plan.bytes_max {
         return Err(Rejected::new(Reason::Quota, "the plan has more than 1 TiB"));
     }
-    if begin.declared_bytes / u64::from(begin.chunk_bytes) > RANGES_MAX {
+    if begin.declared_bytes / u64::from(begin.chunk_bytes) > rules.ranges_max {
         return Err(Rejected::new(Reason::Quota, "the plan has too many chunks: take a larger chunk size"));
     }
     Ok(Terms {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use checkpoint::digest::is_subtree;
-use checkpoint::limits::{CHUNK_BYTES_MIN, PACK_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX, ZERO_BYTES_MAX};
+use checkpoint::limits::CHUNK_BYTES_MIN;
 use checkpoint::plan::plan_digest;
 use checkpoint::{Digest, EntryKind, PlanEntry};
 
@@ -80,7 +80,7 @@ impl Ledger {
         if zero.offset.checked_add(zero.len).is_none_or(|end| zero.len == 0 || end > size) {
             return Err(malformed("the zeros lie beyond the end of their file"));
         }
-        if zero.len > ZERO_BYTES_MAX {
+        if zero.len > self.limits().zero_bytes_max {
             return Err(malformed("a record holds at most 64 MiB of zeros"));
         }
         if !is_run(size, zero.offset, zero.len) {
@@ -92,7 +92,10 @@ impl Ledger {
 
     pub(super) fn judge_pack(&self, pack: &proto::Pack, payload_bytes: u64) -> Result<Change, Rejected> {
         let attempt = self.attempt_with_plan(pack.attempt)?;
-        if pack.files.is_empty() || pack.files.len() > PACK_FILES_MAX || payload_bytes > PACK_BYTES_MAX as u64
+        let rules = self.limits();
+        if pack.files.is_empty()
+            || pack.files.len() > rules.pack_files_max
+            || payload_bytes > rules.pack_bytes_max
         {
             return Err(malformed("a pack holds 1 to 4096 files and at most 1 MiB"));
         }
@@ -116,7 +119,7 @@ impl Ledger {
 
     pub(super) fn judge_reuse(&self, reuse: &proto::Reuse) -> Result<Change, Rejected> {
         let attempt = self.attempt_with_plan(reuse.attempt)?;
-        if reuse.files.is_empty() || reuse.files.len() > REUSE_FILES_MAX {
+        if reuse.files.is_empty() || reuse.files.len() > self.limits().reuse_files_max {
             return Err(malformed("a record reuses content for 1 to 1024 files"));
         }
         let mut files = Vec::new();

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use checkpoint::limits::{WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX};
 use checkpoint::plan::check_entries;
-use checkpoint::{Digest, EntryKind, JobName, Limits, Manifest, ManifestEntry, PlanEntry, store::Source};
+use checkpoint::{Digest, EntryKind, JobName, Manifest, ManifestEntry, PlanEntry, store::Source};
 
 use super::Ledger;
 use super::attempt::Terms;
@@ -13,6 +12,7 @@ use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, re
 use super::judge_begin::{Form, Opening};
 use super::judge_pieces::{judge_plan, packed_entry, plan_entries};
 use super::outcomes::Ending;
+use super::rules::Rules;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::{LogId, proto};
 
@@ -64,7 +64,7 @@ impl Ledger {
             Opening::Sealed(sealed) => return sealed_alike(sealed, root),
             Opening::Resumed { .. } => unreachable!("a whole epoch resumes nothing"),
         };
-        let (entries, unpack) = whole_entries(whole, &terms, payload_bytes)?;
+        let (entries, unpack) = whole_entries(whole, &terms, payload_bytes, self.limits())?;
         let mut digests: Vec<Digest> = entries.iter().map(digest_without_bytes).collect();
         let mut sources = vec![Source::None; entries.len()];
         for packed in &unpack {
@@ -152,7 +152,7 @@ impl Ledger {
     }
 
     pub(super) fn judge_abort(&self, abort: &proto::Abort) -> Result<Change, Rejected> {
-        if abort.reason.len() > super::judge_retention::REASON_BYTES_MAX {
+        if abort.reason.len() > self.limits().reason_bytes_max {
             return Err(malformed("a reason has at most 1024 bytes"));
         }
         if self.open.contains_key(&abort.attempt) {
@@ -218,15 +218,16 @@ fn whole_entries(
     whole: &proto::Whole,
     terms: &Terms,
     payload_bytes: u64,
+    rules: &Rules,
 ) -> Result<(Vec<PlanEntry>, Vec<PackedEntry>), Rejected> {
-    if whole.entries.len() > WHOLE_ENTRIES_MAX || payload_bytes > WHOLE_BYTES_MAX {
+    if whole.entries.len() > rules.whole_entries_max || payload_bytes > rules.whole_bytes_max {
         return Err(malformed("a whole epoch has at most 64 entries and 64 KiB"));
     }
     if terms.plan_pages != 1 || terms.plan_entries as usize != whole.entries.len() {
         return Err(malformed("a whole epoch has one page, with all entries"));
     }
     let entries = plan_entries(&whole.entries)?;
-    check_entries(&entries, &Limits::default()).map_err(|error| malformed(error.to_string()))?;
+    check_entries(&entries, &rules.plan).map_err(|error| malformed(error.to_string()))?;
     judge_plan(&entries, terms.declared_bytes, &terms.plan_digest)?;
     let mut files = BTreeMap::new();
     for packed in &whole.files {

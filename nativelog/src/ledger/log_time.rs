@@ -7,11 +7,7 @@ use checkpoint::JobName;
 
 use super::Ledger;
 use super::job::PinRecord;
-use super::outcomes::OUTCOME_KEPT_MS;
 use super::rows::RowKey;
-
-/// Outcomes that one tick forgets, and pins that it drops, at most.
-const ENDED_PER_TICK_MAX: usize = 4096;
 
 /// How closely log time has to follow real time just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,14 +37,15 @@ impl Ledger {
 
     pub(super) fn tick(&mut self, elapsed_ms: u64) {
         self.log_ms = self.log_ms.saturating_add(elapsed_ms);
-        if let Some(until_ms) = self.log_ms.checked_sub(OUTCOME_KEPT_MS) {
-            for _ in 0..ENDED_PER_TICK_MAX {
+        let (kept_ms, ended_max) = (self.limits().outcome_kept_ms, self.limits().ended_per_tick_max);
+        if let Some(until_ms) = self.log_ms.checked_sub(kept_ms) {
+            for _ in 0..ended_max {
                 if !self.forget_outcome(usize::MAX, Some(until_ms)) {
                     break;
                 }
             }
         }
-        for _ in 0..ENDED_PER_TICK_MAX {
+        for _ in 0..ended_max {
             let ended = self.ending_pins.first().filter(|(end_ms, ..)| *end_ms <= self.log_ms);
             let Some((_, job, epoch, owner)) = ended.cloned() else { break };
             self.drop_pin(job, epoch, owner);

@@ -21,11 +21,6 @@ use super::rows::RowKey;
 use super::verdict::{Reason, Rejected, SealedEpoch};
 use crate::record::LogId;
 
-/// Outcomes that a cluster remembers, at most.
-pub const OUTCOMES_MAX: usize = 1 << 18;
-/// Log time for which an outcome is remembered while there is room, in milliseconds.
-pub const OUTCOME_KEPT_MS: u64 = 24 * 3600 * 1000;
-
 /// Names a commit id of a job: half the BLAKE3 of both, so that a row needs no name and outlives its job.
 pub(super) type CommitKey = [u8; 16];
 
@@ -277,7 +272,7 @@ impl Ledger {
     /// Records what became of a commit id, and makes room for it first.
     pub(super) fn remember(&mut self, name: &JobName, commit: &CommitId, outcome: (u64, Ending), end: LogId) {
         let (attempt, how) = outcome;
-        self.forget_outcome(OUTCOMES_MAX, None);
+        self.forget_outcome(self.limits().outcomes_max, None);
         let job = self.jobs[name].number;
         let (key, end_ms) = (commit_key(name, commit), self.log_ms);
         let number = self.outcomes.push(Outcome { key, end, end_ms, attempt, job, how });

@@ -158,7 +158,7 @@ impl Builder {
             }
             RowKey::Content(id) => self.content.push((*id, content::take(value)?)),
             RowKey::Attempt(id) => {
-                let attempt = attempt::take(value)?;
+                let attempt = attempt::take(value, ledger.limits().plan)?;
                 ledger.known(&attempt.terms.job)?.open.insert(*id);
                 ledger.planned += u64::from(attempt.terms.plan_entries);
                 ledger.open.insert(*id, attempt);

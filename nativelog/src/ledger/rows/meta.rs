@@ -3,7 +3,7 @@
 
 use super::codec::{DecodeError, Reader, Writer};
 use crate::ledger::outcomes::Outcomes;
-use crate::ledger::{Ledger, RULES_VERSION_FIRST, RULES_VERSION_MAX};
+use crate::ledger::{Ledger, Rules};
 
 pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
     value.u32(ledger.rules).u64(ledger.log_ms).u32(ledger.content.slots());
@@ -19,7 +19,7 @@ pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
 /// Answers with the number of content slots.
 pub(super) fn take(ledger: &mut Ledger, value: &mut Reader<'_>) -> Result<u32, DecodeError> {
     ledger.rules = value.u32()?;
-    if !(RULES_VERSION_FIRST..=RULES_VERSION_MAX).contains(&ledger.rules) {
+    if Rules::of(ledger.rules).is_none() {
         return Err(DecodeError("rules of a version that this binary does not know"));
     }
     ledger.log_ms = value.u64()?;
