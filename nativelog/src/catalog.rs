@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use checkpoint::Digest;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 
+use crate::dues::Debts;
 use crate::ledger::{ChangedRows, Ledger, RowKey};
 use crate::record::LogId;
-use crate::snapshot::Debts;
 use crate::store::Identity;
 
 /// Memory that sled's page cache may take, in bytes.

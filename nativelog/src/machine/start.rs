@@ -22,14 +22,13 @@ use std::time::Duration;
 use checkpoint::store::Store;
 use tokio::sync::watch;
 
-use super::install::Expected;
-use super::missing::Overview;
 use super::{Machine, Projection, Snapshots, lock};
 use crate::catalog::Catalog;
+use crate::dues::{Debts, Dues, Expected, Overview};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
 use crate::record::LogId;
-use crate::snapshot::{Debts, Folder, FoundSnapshot, OpenFault};
+use crate::snapshot::{Folder, FoundSnapshot, OpenFault};
 use crate::store::LogStore;
 
 /// The catalog follows the ledger at least this often while something changes.
@@ -110,12 +109,14 @@ impl Machine {
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
         let overview = Overview::of(&ledger);
-        let performer = Performer::start(store.clone(), log.clone(), next, debts, &ledger)
+        let dues = Arc::new(Dues::new(next, debts, &ledger));
+        let performer = Performer::start(store.clone(), log.clone(), next, dues.clone())
             .map_err(io_error("start the performer's thread"))?;
         let machine = Arc::new(Machine {
             ledger: RwLock::new(ledger),
             applied: watch::Sender::new(next),
             performer,
+            dues,
             store,
             log,
             kept: watch::Sender::new((folder.newest().cloned(), folder.older().cloned())),
@@ -124,7 +125,7 @@ impl Machine {
             pins: Arc::default(),
             gave_way_to: AtomicU64::new(0),
         });
-        machine.note_staging().map_err(io_error("list the staging folder"))?;
+        machine.ground().note_staging().map_err(io_error("list the staging folder"))?;
         machine.follow().map_err(io_error("start the catalog's thread"))?;
         if next > 0 {
             machine.look_for_missing(overview).map_err(io_error("start a thread"))?;
@@ -149,10 +150,13 @@ impl Machine {
         let machine = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("missing-epochs".into());
         thread.spawn(move || {
-            if let Some(machine) = machine.upgrade()
-                && let Err(error) = machine.compare_with_disk(&overview)
-            {
-                tracing::warn!(%error, "cannot list the published epochs: missing ones stay unnoticed until the next start");
+            let Some(machine) = machine.upgrade() else { return };
+            match machine.ground().compare_with_disk(&overview) {
+                Ok(true) => machine.performer.retry_now(),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot list the published epochs: missing ones stay unnoticed until the next start");
+                }
             }
         })?;
         Ok(())
@@ -212,17 +216,6 @@ fn settle_log(log: &LogStore, position: LogId) -> Result<(), StartError> {
 }
 
 impl Machine {
-    /// Takes note of the folders in staging.
-    pub(super) fn note_staging(&self) -> io::Result<()> {
-        let dir = self.store.layout().staging_dir();
-        let names = self.store.disk().read_dir(&dir)?;
-        let found = names.into_iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
-        let ledger = self.ledger();
-        let applied = ledger.applied().map_or(0, |id| id.index + 1);
-        self.performer.note_staging(&found, applied, &|id| ledger.attempt(id).is_some());
-        Ok(())
-    }
-
     /// The catalog, filled anew from a whole ledger; what it holds now is of another history.
     pub(super) fn project_anew(&self, whole: bytes::Bytes) {
         lock(&self.catalog).whole = Some(whole);
