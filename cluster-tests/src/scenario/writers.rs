@@ -123,7 +123,10 @@ pub fn many_of_one_epoch(name: &str, rounds: u64, rng: &mut Rng) {
                 _ => {
                     let refused = answer.code == Some(5) && answer.answer() == Answer::NotCommitted;
                     assert!(refused, "round {round}: {answer}");
-                    assert!(matches!(answer.error_code(), "Conflict" | "Subsumed"), "round {round}: {answer}");
+                    assert!(
+                        matches!(answer.error_code(), "Conflict" | "Subsumed"),
+                        "round {round}: {answer}"
+                    );
                 }
             }
         }
@@ -163,7 +166,7 @@ pub fn one_killed(name: &str, bytes: u64, rng: &mut Rng) {
         writer.stop();
         assert!(writer.is_running(), "I12: the writer was too fast to be killed");
         let busy = cluster.commit(&cluster.first(2), &other, "run", epoch, &[]).refused(5, "Conflict");
-        assert!(busy.stderr.contains("--take-over"), "{busy}");
+        assert!(busy.to_string().contains("--take-over"), "{busy}");
         writer.kill();
         if comes_back {
             let more = [&id[..], &["--wait", "all"]].concat();
