@@ -84,7 +84,7 @@ impl Ledger {
     /// Only what has nothing left is forgotten. Its writers' tokens are log indexes: no later one equals them.
     pub(super) fn judge_remove_job(&self, remove: &proto::RemoveJob) -> Result<Change, Rejected> {
         let name = job_name(&remove.job)?;
-        if remove.reason.len() > REASON_BYTES_MAX {
+        if remove.reason.len() > self.limits().reason_bytes_max {
             return Err(malformed("a reason has at most 1024 bytes"));
         }
         let job = self.jobs.get(&name).ok_or_else(|| no_job(&name))?;
