@@ -101,6 +101,11 @@ impl Pages {
     }
 }
 
+/// Forgets a job that has nothing left.
+pub fn remove_job(job: &JobName, reason: impl Into<String>) -> LogRecord {
+    bare(Kind::RemoveJob(proto::RemoveJob { job: job.as_str().to_owned(), reason: reason.into() }))
+}
+
 /// Opens a writer. `born`: a log index at which the commit id was not in use yet, 0 when none is known.
 pub fn open_writer(job: &JobName, commit: CommitId, born: u64) -> LogRecord {
     let job = job.as_str().to_owned();

@@ -108,6 +108,7 @@ pub fn kind_name(header: &Record) -> &'static str {
         Some(Kind::Pin(_)) => "pin",
         Some(Kind::Unpin(_)) => "unpin",
         Some(Kind::Expire(_)) => "expire",
+        Some(Kind::RemoveJob(_)) => "remove_job",
     }
 }
 

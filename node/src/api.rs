@@ -77,6 +77,13 @@ impl Epochlog for Api {
         answer(write::expire(&self.node, request.into_inner()).await)
     }
 
+    async fn remove_job(
+        &self,
+        request: Request<pb::RemoveJobRequest>,
+    ) -> Result<Response<pb::RemoveJobReply>, Status> {
+        answer(write::remove_job(&self.node, request.into_inner()).await)
+    }
+
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         Ok(Response::new(fetch::run(self.node.clone(), request.into_inner())))
     }

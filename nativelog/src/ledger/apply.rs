@@ -73,6 +73,12 @@ impl Ledger {
             Change::Unpin { job, epoch, owner } => {
                 self.drop_pin(job, epoch, owner);
             }
+            Change::RemoveJob { job } => {
+                let gone = self.jobs.remove(&job).expect("judged to be there");
+                self.names.remove(&gone.number);
+                self.changes.row(RowKey::Job(job.clone()));
+                return vec![Effect::RemoveJob { job }];
+            }
             Change::Expire { job, epochs } => {
                 return epochs.into_iter().map(|epoch| self.expire(&job, epoch)).collect();
             }

@@ -86,6 +86,9 @@ pub(super) enum Change {
         job: JobName,
         epochs: Vec<u64>,
     },
+    RemoveJob {
+        job: JobName,
+    },
 }
 
 /// A file of a pack that is new to its attempt.
@@ -188,6 +191,7 @@ impl Ledger {
             Kind::Pin(pin) => self.judge_pin(pin),
             Kind::Unpin(unpin) => self.judge_unpin(unpin),
             Kind::Expire(expire) => self.judge_expire(expire),
+            Kind::RemoveJob(remove) => self.judge_remove_job(remove),
         }
     }
 

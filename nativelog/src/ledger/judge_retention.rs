@@ -81,6 +81,21 @@ impl Ledger {
         Ok(Change::Expire { job: name, epochs })
     }
 
+    /// Only what has nothing left is forgotten. Its writers' tokens are log indexes: no later one equals them.
+    pub(super) fn judge_remove_job(&self, remove: &proto::RemoveJob) -> Result<Change, Rejected> {
+        let name = job_name(&remove.job)?;
+        if remove.reason.len() > self.limits().reason_bytes_max {
+            return Err(malformed("a reason has at most 1024 bytes"));
+        }
+        let job = self.jobs.get(&name).ok_or_else(|| no_job(&name))?;
+        let protected = |why: String, number: u64| Err(Rejected::new(Reason::Protected, why).current(number));
+        match (job.epochs.last_key_value(), job.open.first()) {
+            (Some((newest, _)), _) => protected(format!("{name} has {} epochs", job.epochs.len()), *newest),
+            (None, Some(attempt)) => protected(format!("attempt {attempt} of {name} is open"), *attempt),
+            (None, None) => Ok(Change::RemoveJob { job: name }),
+        }
+    }
+
     fn judge_expiry(
         &self,
         job: &Job,

@@ -13,6 +13,8 @@ use super::verdict::SealedEpoch;
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobInfo {
+    /// Log index of the record that made it: another one of its name, made after it was removed, has another.
+    pub number: u64,
     /// Its current writer token; 0 when it never had a writer.
     pub token: u64,
     /// The highest epoch ever sealed.
@@ -115,6 +117,7 @@ impl Ledger {
     pub fn job(&self, name: &JobName) -> Option<JobInfo> {
         let job = self.jobs.get(name)?;
         Some(JobInfo {
+            number: job.number,
             token: job.token,
             high_water: job.mark,
             newest: job.epochs.last_key_value().map(|(epoch, _)| *epoch),

@@ -121,7 +121,7 @@ pub enum Reason {
     Protected,
     /// Another cluster or incarnation.
     Identity,
-    /// The attempt was aborted, or replaced.
+    /// The attempt was aborted, or replaced after its writer fell silent.
     Ended,
     /// Another commit is writing this epoch.
     Busy,

@@ -21,6 +21,7 @@ pub struct History {
     catalog: BTreeMap<RowKey, Vec<u8>>,
     sealed: BTreeMap<(JobName, u64), Arc<SealedEpoch>>,
     marks: BTreeMap<JobName, u64>,
+    numbers: BTreeMap<JobName, u64>,
 }
 
 impl History {
@@ -76,6 +77,13 @@ impl History {
                 None => drop(self.catalog.remove(&key)),
             }
         }
+        // What was removed starts anew.
+        let numbers: BTreeMap<JobName, u64> =
+            self.ledger.jobs().map(|job| (job.clone(), self.ledger.job(job).unwrap().number)).collect();
+        let same = |job: &JobName| numbers.get(job) == self.numbers.get(job);
+        self.marks.retain(|job, _| same(job));
+        self.sealed.retain(|(job, _), _| same(job));
+        self.numbers = numbers;
         for job in self.ledger.jobs() {
             let mark = self.ledger.high_water(job);
             let before = self.marks.get(job).copied();

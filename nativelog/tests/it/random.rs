@@ -62,6 +62,9 @@ enum Try {
         owner: u8,
         for_ms: u16,
     },
+    RemoveJob {
+        job: u8,
+    },
     Unpin {
         job: u8,
         epoch: u8,
@@ -103,6 +106,7 @@ fn tries() -> impl Strategy<Value = Try> {
             .prop_map(|(job, epochs, by_hand)| Try::Expire { job, epochs, by_hand }),
         1 => (job.clone(), 0..8u8, 0..2u8, 0..200u16)
             .prop_map(|(job, epoch, owner, for_ms)| Try::Pin { job, epoch, owner, for_ms }),
+        1 => (0..2u8).prop_map(|job| Try::RemoveJob { job }),
         1 => (job, 0..8u8, 0..2u8).prop_map(|(job, epoch, owner)| Try::Unpin { job, epoch, owner }),
         1 => (0..100_000u32).prop_map(|ms| Try::Tick { ms }),
         1 => (1..4u8).prop_map(|version| Try::Activate { version }),
@@ -224,6 +228,7 @@ impl Player {
             Try::Pin { job: name, epoch, owner: by, for_ms } => {
                 compose::pin(&job(name), u64::from(*epoch), owner(by), "", u64::from(*for_ms))
             }
+            Try::RemoveJob { job: name } => compose::remove_job(&job(name), ""),
             Try::Unpin { job: name, epoch, owner: by } => {
                 compose::unpin(&job(name), u64::from(*epoch), owner(by))
             }

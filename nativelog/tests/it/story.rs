@@ -43,6 +43,7 @@ stories! {
     commits_too_old_to_know
     expire_keeps_newest
     hostile_records_change_nothing
+    job_is_removed_and_starts_anew
     later_epoch_subsumes_earlier_attempt
     leader_dies_mid_epoch
     nodes_keep_their_identity
@@ -256,6 +257,7 @@ impl Teller {
                 let by_hand = words.named.contains_key("by_hand");
                 compose::expire(&job(words), words.list("epochs"), by_hand, words.text("reason"), Vec::new())
             }
+            "remove_job" => compose::remove_job(&job(words), words.text("reason")),
             "tick" => compose::tick(words.number("ms")),
             "activate" => compose::activate(words.number("version") as u32),
             "empty" => {
@@ -402,6 +404,7 @@ fn effect_line(effect: &Effect) -> String {
                 sources.join(" ")
             )
         }
+        Effect::RemoveJob { job } => format!("remove the folder of {job}"),
         Effect::Expire { job, epoch, released } => format!("expire {job}@{epoch}{}", released_by(released)),
         Effect::Discard { attempt, released } => {
             format!("discard attempt={attempt}{}", released_by(released))

@@ -185,6 +185,15 @@ impl Client {
         .await
     }
 
+    /// Forgets a job that has no epochs and no open attempts: its numbers start anew.
+    pub async fn remove_job(&self, request: pb::RemoveJobRequest) -> Result<pb::RemoveJobReply, Failure> {
+        self.anywhere("remove a job", |mut stub| {
+            let request = request.clone();
+            async move { stub.remove_job(request).await }
+        })
+        .await
+    }
+
     /// A log index that the cluster has reached: ids that are made from now on are born after it. It may be a few
     /// minutes old, which does no harm: an id is found for a day.
     pub async fn reached(&self) -> Result<u64, Failure> {

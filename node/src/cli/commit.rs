@@ -45,7 +45,7 @@ pub struct CommitArgs {
     /// Token of an opened writer
     #[arg(long, value_name = "N")]
     token: Option<u64>,
-    /// An epoch that is there already is a success
+    /// An epoch of this number that is there already is a success, whatever it holds
     #[arg(long)]
     if_not_exists: bool,
     /// Epochs this one depends on, JOB@EPOCH; may be repeated

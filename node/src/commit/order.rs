@@ -26,7 +26,7 @@ pub struct Order {
     pub depends_on: Vec<String>,
     /// Fence all older writers first.
     pub take_over: bool,
-    /// An epoch that is there already is a success.
+    /// An epoch of this number that is there already is a success, whatever it holds.
     pub if_not_exists: bool,
     /// Time without progress after which the commit is given up.
     pub patience: Duration,

@@ -26,7 +26,7 @@ pub struct Commit {
     pub wait_all: bool,
     /// Fence all older writers first.
     pub take_over: bool,
-    /// An epoch that is there already is a success.
+    /// An epoch of this number that is there already is a success, whatever it holds.
     pub if_not_exists: bool,
     /// The caller promises that files never change in place.
     pub immutable: bool,
