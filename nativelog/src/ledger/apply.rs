@@ -74,9 +74,9 @@ impl Ledger {
                 self.drop_pin(job, epoch, owner);
             }
             Change::RemoveJob { job } => {
+                self.touch(RowKey::Job(job.clone()));
                 let gone = self.jobs.remove(&job).expect("judged to be there");
                 self.names.remove(&gone.number);
-                self.changes.row(RowKey::Job(job.clone()));
                 return vec![Effect::RemoveJob { job }];
             }
             Change::Expire { job, epochs } => {
