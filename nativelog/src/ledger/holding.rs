@@ -121,6 +121,11 @@ impl Ledger {
             }
             _ => return None,
         }
+        let much =
+            seals.as_ref().map_or(0, |tree| tree.content.len()) + frees.iter().map(Vec::len).sum::<usize>();
+        if much <= SLICE_ENTRIES {
+            return None;
+        }
         let (applied, record, contents) = (self.applied, header.wire().clone(), self.content.clone());
         Some(Holding { applied, record, contents, seals, frees })
     }
