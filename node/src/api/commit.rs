@@ -215,6 +215,7 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         epoch: start.epoch,
         token: start.token,
         commit_id,
+        born: start.born,
         labels,
         depends_on: start.depends_on.clone(),
         take_over: start.take_over,
