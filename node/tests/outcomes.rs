@@ -102,3 +102,47 @@ async fn a_commit_older_than_the_log_remembers_is_too_old_to_know_and_is_not_beg
     assert_eq!(output.status.code(), Some(5), "{said}");
     assert!(said.contains("too old to know"), "{said}");
 }
+
+fn epochlog(endpoint: &str, args: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_epochlog"))
+        .args(["-e", endpoint])
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_nothing_left_is_removed_and_starts_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    let client = node.client().await;
+    let order = || Commit { wait_all: true, ..Commit::new("job".parse().unwrap()) };
+    let first = order();
+    assert_eq!(client.commit(&source, first.clone(), &|_| {}).await.unwrap().committed.epoch, 1);
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job"]);
+    assert_eq!(code, Some(2), "nobody was asked: {said}");
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes"]);
+    assert!(code == Some(1) && said.contains("not empty") && said.contains("1 epochs"), "{said}");
+    expire(&client, 1).await;
+    // What is committed and removed is told as that, also to who waits for all.
+    let again = client.commit(&source, first.clone(), &|_| {}).await.unwrap();
+    assert!(again.committed.already && again.committed.expired);
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes", "--reason", "done"]);
+    assert!(code == Some(0) && said.contains("removed job job"), "{said}");
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes"]);
+    assert_eq!(code, Some(4), "{said}");
+    wait_for("the empty folder's end", async || (!node.data.join("epochs/job").exists()).then_some(())).await;
+
+    let anew = client.commit(&source, order(), &|_| {}).await.unwrap().committed;
+    assert_eq!((anew.epoch, anew.already), (1, false));
+    let old = client.commit(&source, first, &|_| {}).await.unwrap().committed;
+    assert!(
+        old.already && old.expired && old.position != anew.position,
+        "the old commit is not the new epoch"
+    );
+}

@@ -38,8 +38,6 @@ unsafe impl GlobalAlloc for Counted {
 const BOUND: usize = 64 << 20;
 /// Epochs of a job that are kept.
 const KEPT: u64 = 2;
-/// Epochs that one record expires.
-const EXPIRED_AT_ONCE: u64 = 25;
 
 struct Filled {
     held: usize,
@@ -103,12 +101,8 @@ fn filled(jobs: u64, commits: u64) -> Filled {
             let job = JobName::try_from(format!("job-{job:06}").as_str()).unwrap();
             let born = ledger.applied().map_or(0, |id| id.index);
             step(&mut ledger, &whole(&job, commit, born));
-            if commit == commits || commit.is_multiple_of(EXPIRED_AT_ONCE) {
-                let first = ledger.sealed(&job).next().unwrap().epoch;
-                let gone: Vec<u64> = (first..=commit.saturating_sub(KEPT)).collect();
-                if !gone.is_empty() {
-                    step(&mut ledger, &compose::expire(&job, gone, false, "", Vec::new()));
-                }
+            if commit > KEPT {
+                step(&mut ledger, &compose::expire(&job, vec![commit - KEPT], false, "", Vec::new()));
             }
         }
     }

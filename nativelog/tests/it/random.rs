@@ -86,7 +86,7 @@ enum Try {
 }
 
 fn tries() -> impl Strategy<Value = Try> {
-    let (job, commit, directory) = (0..2u8, 0..6u8, 0..3u8);
+    let (job, commit, directory) = (0..2u8, 0..12u8, 0..3u8);
     let attempt = any::<Index>;
     prop_oneof![
         1 => (job.clone(), commit.clone()).prop_map(|(job, commit)| Try::Writer { job, commit }),
@@ -359,13 +359,13 @@ fn random_histories_do_seal_epochs() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut sealed = 0;
-    for _ in 0..40 {
+    for _ in 0..60 {
         let tries = prop::collection::vec(tries(), 80).new_tree(&mut runner).unwrap().current();
         let mut player = player();
         tries.iter().for_each(|what| player.play(what));
         sealed += player.sealed;
     }
-    assert!(sealed > 40, "only {sealed} epochs in 40 histories");
+    assert!(sealed > 40, "only {sealed} epochs in 60 histories");
 }
 
 #[test]

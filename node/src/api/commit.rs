@@ -89,7 +89,10 @@ async fn answer(
         "committed"
     );
     replies.send(Reply::Committed(committed.clone())).await;
-    if wait_all {
+    if wait_all && committed.expired {
+        // Nobody will publish it any more.
+        replies.send(Reply::Published(pb::Published::default())).await;
+    } else if wait_all {
         let patience = Duration::from_millis(start.wait_ms).clamp(PATIENCE_MIN, PATIENCE_MAX);
         let sealed = Instant::now();
         let published = super::status::wait_all(node, &committed, patience).await;

@@ -105,6 +105,7 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     drop(progress);
     report(&done, output);
     match &done.published {
+        Some(_) if done.committed.expired => Ok(()),
         Some(published) if !published.missing.is_empty() || published.nodes.is_empty() => {
             Err(partial(&done, published))
         }
