@@ -137,7 +137,7 @@ impl HandOver {
                         tracing::warn!(node = self.node, %why, "leadership stays");
                     }
                 }
-                Step::StepDown { why } => {
+                Step::Resign { why } => {
                     tracing::warn!(node = self.node, why, "this leader steps down");
                     self.be_quiet().await;
                 }
@@ -174,7 +174,8 @@ impl HandOver {
         let refused = refused.into_iter().filter(|(node, _)| others.contains(node));
         let refused: BTreeMap<_, _> = refused.collect();
         // With those left, this node among them, there is no majority for what they refuse.
-        let nobody = (others.len() + 1).saturating_sub(refused.len()) <= (others.len() + 1) / 2;
+        let voters = others.len() + 1;
+        let nobody = voters - refused.len() <= voters / 2;
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
         let refused = refused.into_iter().next().filter(|_| nobody);
         let refused = refused.map(|(node, why)| format!("a majority refuses an entry; node {node}: {why}"));

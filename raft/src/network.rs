@@ -34,7 +34,7 @@ use crate::types::TypeConfig;
 use peers::Peers;
 
 /// How long a ping may take behind a chunk on a thin link: 1 MiB for each of two followers at 1 Mbit/s are 17 s.
-const BULK_PING_TIMEOUT: Duration = Duration::from_secs(40);
+const BULK_PING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A tonic server set up for peer traffic: windows, no Nagle, keepalive. Add services and serve.
 pub fn server() -> Server {

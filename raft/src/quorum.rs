@@ -29,11 +29,11 @@ use crate::proto;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Cause {
     /// These voters are silent, for so long; the others are no majority.
-    NoMajority(Vec<(u64, Duration)>),
+    Minority(Vec<(u64, Duration)>),
     /// This leader is silent.
-    NoWay(u64, Duration),
+    LeaderSilent(u64, Duration),
     /// A majority answers, and none of them leads.
-    NoLeader(Duration),
+    Leaderless(Duration),
 }
 
 /// Why nothing can be committed or read through this node.
@@ -62,17 +62,17 @@ fn judge(seen: &Seen<'_>, silence: impl Fn(u64) -> Duration, limit: Duration) ->
     let silent: Vec<_> = silent.into_iter().filter(|(_, silence)| *silence > limit).collect();
     // A cluster that has not begun has no voters, and nobody to miss.
     if !seen.voters.is_empty() && seen.voters.len() - silent.len() <= seen.voters.len() / 2 {
-        return Some(Cause::NoMajority(silent));
+        return Some(Cause::Minority(silent));
     }
     if seen.leads || seen.voters.is_empty() {
         return None;
     }
     match seen.leader.filter(|leader| *leader != seen.node) {
         Some(leader) => {
-            Some(of(&leader)).filter(|silence| *silence > limit).map(|at| Cause::NoWay(leader, at))
+            Some(of(&leader)).filter(|silence| *silence > limit).map(|at| Cause::LeaderSilent(leader, at))
         }
         // A majority that answers elects one, if not at the first try.
-        None => Some(seen.leaderless).filter(|time| *time > limit * 2).map(Cause::NoLeader),
+        None => Some(seen.leaderless).filter(|time| *time > limit * 2).map(Cause::Leaderless),
     }
 }
 
@@ -81,17 +81,17 @@ impl Cause {
     fn words(&self, node: u64) -> String {
         let for_seconds = |time: &Duration| format!("for {} s", time.as_secs());
         match self {
-            Cause::NoMajority(silent) => {
+            Cause::Minority(silent) => {
                 let silent: Vec<_> = silent
                     .iter()
                     .map(|(voter, silence)| format!("node {voter} has not answered {}", for_seconds(silence)))
                     .collect();
                 format!("node {node} has no quorum: {}", silent.join(", "))
             }
-            Cause::NoWay(leader, silence) => {
+            Cause::LeaderSilent(leader, silence) => {
                 format!("node {node} cannot reach the leader, node {leader}, {}", for_seconds(silence))
             }
-            Cause::NoLeader(time) => format!("node {node} knows of no leader {}", for_seconds(time)),
+            Cause::Leaderless(time) => format!("node {node} knows of no leader {}", for_seconds(time)),
         }
     }
 }
@@ -135,7 +135,7 @@ impl Quorum {
             return None;
         }
         let cause = self.judged()?;
-        Some(CutOff { why: cause.words(self.node), no_majority: matches!(cause, Cause::NoMajority(_)) })
+        Some(CutOff { why: cause.words(self.node), no_majority: matches!(cause, Cause::Minority(_)) })
     }
 
     fn judged(&self) -> Option<Cause> {
@@ -250,10 +250,8 @@ impl Quorum {
             let mut client = self.peers.member(node, Lane::Forward, Check::Full).ok()?;
             Some(client.pulse(proto::PulseRequest {}).await.ok()?.into_inner())
         };
-        match tokio::time::timeout(self.limit / 2, pulse).await {
-            Ok(Some(pulse)) => self.peers.reach().told(node, pulse),
-            // Refused at once, it is asked again in a moment.
-            Ok(None) | Err(_) => {}
+        if let Ok(Some(pulse)) = tokio::time::timeout(self.limit / 2, pulse).await {
+            self.peers.reach().told(node, pulse);
         }
         node
     }

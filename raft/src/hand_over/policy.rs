@@ -47,7 +47,7 @@ pub(crate) enum Step {
     /// It hands over.
     HandOver { to: u64, why: String },
     /// It steps down.
-    StepDown { why: String },
+    Resign { why: String },
 }
 
 /// Decides, and remembers when it last did.
@@ -75,7 +75,7 @@ impl Policy {
     pub fn step(&mut self, seen: &Seen, now: Instant) -> Step {
         if let Some(why) = seen.refused.clone().or_else(|| seen.stuck.clone()) {
             return match self.may(now) {
-                true => self.done(now, Step::StepDown { why }),
+                true => self.done(now, Step::Resign { why }),
                 false => Step::StayAlone(why),
             };
         }
@@ -170,7 +170,7 @@ mod tests {
         let now = Instant::now();
         let mut policy = Policy::new(ELECTION, now);
         let refused = Seen { refused: Some("refused".into()), ..behind(0, [0, 0]) };
-        assert_eq!(policy.step(&refused, now), Step::StepDown { why: "refused".into() });
+        assert_eq!(policy.step(&refused, now), Step::Resign { why: "refused".into() });
         assert_eq!(policy.step(&refused, now + seconds(9)), Step::StayAlone("refused".into()));
     }
 }

@@ -75,7 +75,8 @@ impl Watch {
         let waits = marks.committed < marks.last;
         // This node itself is one of the majority.
         let moving = 1 + marks.others.keys().filter(|node| !still(&self.others[node])).count();
-        let stuck = if waits && moving <= (marks.others.len() + 1) / 2 {
+        let voters = marks.others.len() + 1;
+        let stuck = if waits && moving <= voters / 2 {
             let who: Vec<_> = marks.others.keys().filter(|node| still(&self.others[node])).collect();
             let who: Vec<_> = who.into_iter().map(|node| format!("node {node}")).collect();
             Some(format!(
