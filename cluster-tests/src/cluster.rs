@@ -41,7 +41,7 @@ pub struct Options {
     pub by_path: bool,
     /// Heartbeat, in milliseconds.
     pub heartbeat_ms: u64,
-    /// Election timeout, in milliseconds.
+    /// Bounds of the whole time without a leader, in milliseconds.
     pub election_ms: (u64, u64),
     /// Heartbeat and election timeout as they are shipped, whatever the two above say.
     pub shipped_timing: bool,
@@ -62,7 +62,7 @@ impl Default for Options {
             user: None,
             by_path: true,
             heartbeat_ms: 150,
-            election_ms: (900, 1800),
+            election_ms: (2700, 3600),
             shipped_timing: false,
             net: None,
             below: None,

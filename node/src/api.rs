@@ -127,7 +127,8 @@ async fn current(node: &Node, stale: bool, what: &str) -> Result<(), Failure> {
         return Ok(());
     }
     node.replica.read_barrier().await.map(drop).map_err(|error| {
-        Failure::new(Code::NoQuorum, "no quorum, nothing could be read")
+        let (code, sentence) = node.no_way();
+        Failure::new(code, format!("{sentence}, nothing could be read"))
             .what(what)
             .why(error.to_string())
             .fix("see `epochlog status`, start what is down; or read this node's own knowledge with --stale")

@@ -234,7 +234,7 @@ impl Driver<'_> {
         } else if pressure::is_short(&self.last_error) {
             no::no_space(&self.order, &self.last_error)
         } else {
-            no::no_quorum(&self.order, &self.last_error)
+            no::no_quorum(&self.order, self.node.no_way(), &self.last_error)
         };
         Failure { epoch: self.order.epoch, ..failure }
     }

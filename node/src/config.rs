@@ -81,7 +81,7 @@ pub struct Config {
     pub members: Vec<(u64, String)>,
     /// Pause between the leader's heartbeats.
     pub heartbeat: Duration,
-    /// Bounds of the election timeout.
+    /// Bounds of the whole time without a leader until another one stands.
     pub election_timeout: (Duration, Duration),
     /// Chunk size of commits that do not ask for one, bytes.
     pub chunk_bytes: u32,
@@ -188,15 +188,18 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
         .collect::<Result<_, _>>()?;
     let heartbeat = duration("raft.heartbeat", file.raft.heartbeat.as_deref(), "500ms")?;
     let (low, high) = match &file.raft.election_timeout {
-        None => ("3s", "6s"),
+        None => ("3900ms", "4400ms"),
         Some((low, high)) => (low.as_str(), high.as_str()),
     };
     let election_timeout = (
         duration("raft.election_timeout", Some(low), low)?,
         duration("raft.election_timeout", Some(high), high)?,
     );
-    if heartbeat.is_zero() || election_timeout.0 < heartbeat * 2 || election_timeout.1 <= election_timeout.0 {
-        return Err(fail("raft.election_timeout must rise, from at least twice raft.heartbeat"));
+    let (low, high) = election_timeout;
+    if heartbeat.is_zero() || low < heartbeat * 2 || high <= low || high < heartbeat * 6 {
+        return Err(fail(
+            "raft.election_timeout must rise, from at least twice raft.heartbeat to at least six times as much",
+        ));
     }
     let mut limits = checkpoint::Limits::default();
     if let Some(text) = &file.limits.max_epoch_size {

@@ -73,6 +73,9 @@ fn log(node: &Node) -> (bool, String) {
 }
 
 fn leader(node: &Node) -> (bool, String) {
+    if let Some(cut_off) = node.replica.cut_off() {
+        return (false, format!("leader: {}", cut_off.why));
+    }
     match node.replica.leader() {
         Some(leader) => (true, format!("leader: node {leader}")),
         None => (false, "leader: none".into()),

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, JobName, Store};
-use client::Stub;
-use client::{Client, Options};
+use client::{Client, Code, Options, Stub};
 use nativelog::performer::Publication;
 use raft::{Replica, ReplicaConfig, RoomProbe};
 use tokio::sync::{Mutex, watch};
@@ -65,6 +64,16 @@ impl Node {
     pub fn peer(&self, node: u64) -> Option<(String, Stub)> {
         let (address, client) = self.peers.get(&node)?;
         Some((address.clone(), client.stub(address).ok()?))
+    }
+
+    /// What it means for a caller that nothing can be committed or read here now. A node that knows that it has no
+    /// quorum says so for good; whoever cannot reach the leader, or is just without one, may do so soon.
+    pub fn no_way(&self) -> (Code, &'static str) {
+        match self.replica.cut_off() {
+            Some(cut_off) if cut_off.no_majority => (Code::NoQuorum, "no quorum"),
+            Some(_) => (Code::Unavailable, "no way to the leader"),
+            None => (Code::Unavailable, "no quorum has answered"),
+        }
     }
 
     /// Why this node must stop, if it must.

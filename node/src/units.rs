@@ -64,6 +64,11 @@ pub fn seconds(ms: u64) -> String {
     format!("{:.2} s", ms as f64 / 1000.0)
 }
 
+/// A time as `9 s`, for what takes so long that nobody counts parts of seconds.
+pub fn seconds_of(time: std::time::Duration) -> String {
+    format!("{} s", time.as_secs())
+}
+
 /// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

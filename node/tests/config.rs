@@ -23,7 +23,7 @@ fn a_minimal_configuration_has_the_documented_defaults() {
     assert_eq!(config.http.to_string(), "127.0.0.1:7421");
     assert_eq!(config.members, [(1, "127.0.0.1:7411".to_owned())]);
     assert_eq!(config.heartbeat, Duration::from_millis(500));
-    assert_eq!(config.election_timeout, (Duration::from_secs(3), Duration::from_secs(6)));
+    assert_eq!(config.election_timeout, (Duration::from_millis(3900), Duration::from_millis(4400)));
     assert_eq!(config.chunk_bytes, 1 << 20);
     assert_eq!(config.reserve, Reserve::Percent(5.0));
     assert_eq!(config.attempt_ttl, Duration::from_secs(3600));
@@ -132,6 +132,7 @@ fn values_that_cannot_be_are_refused_by_name() {
         ("[storage]\nreserve_free = \"200%\"", "storage.reserve_free"),
         ("[raft]\nheartbeat = \"soon\"", "raft.heartbeat"),
         ("[raft]\nelection_timeout = [\"600ms\", \"700ms\"]", "raft.election_timeout"),
+        ("[raft]\nelection_timeout = [\"1s\", \"2s\"]", "to at least six times as much"),
         ("[cluster]\ninitial_members = [\"2=127.0.0.1:1\"]", "node 1 is not among the initial members"),
         ("[cluster]\ninitial_members = [\"127.0.0.1:1\"]", "not a member"),
         ("[cluster]\ninitial_members = [\"1=127.0.0.1:1\", \"1=127.0.0.1:2\"]", "stand once"),

@@ -54,13 +54,14 @@ pub struct ReplicaConfig {
     /// Members of a new cluster and the addresses (`host:port`) at which they are reached, this
     /// node included. Used once, when all of them are empty; and to reach members before the log says more.
     pub members: Vec<(u64, String)>,
-    /// Heartbeat interval. Must be longer than the log's queue takes to drain.
+    /// Heartbeat interval.
     pub heartbeat: Duration,
-    /// Range from which election timeouts are drawn.
+    /// The whole time without a leader after which another one stands: at least the first, less than the second. So
+    /// long, too, a leader leads on without hearing a majority.
     pub election_timeout: (Duration, Duration),
     /// How long connecting to a peer may take.
     pub connect_timeout: Duration,
-    /// A bulk stream with unanswered entries and no answer for so long is cut.
+    /// A bulk stream with unanswered entries that brings no answer and carries no byte for so long is cut.
     pub append_stall: Duration,
     /// Proposals of which none was answered for so long are given up as unknown.
     pub answer_stall: Duration,
@@ -115,8 +116,27 @@ impl Default for Keeping {
     }
 }
 
+/// openraft's two times behind [`ReplicaConfig::election_timeout`]. It waits for them one after the other: for the lease
+/// of the leader that was heard last, in which nobody votes for another, then for a timer that each node draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timers {
+    /// The lease; and what the timer stays below. openraft takes one number for both.
+    pub lease: Duration,
+    /// The least timer. A vote that is asked for must be answered, and so be fsynced, within it.
+    pub timer: Duration,
+}
+
+impl Timers {
+    /// `None` when a leader could not keep its lease with such heartbeats, or the timer had no range.
+    pub fn of(heartbeat: Duration, (least, most): (Duration, Duration)) -> Option<Timers> {
+        let lease = most / 2;
+        let timer = least.saturating_sub(lease).max(heartbeat + Duration::from_millis(1));
+        (lease >= heartbeat * 3 && timer < lease).then_some(Timers { lease, timer })
+    }
+}
+
 impl ReplicaConfig {
-    /// Settings with the project's defaults: heartbeat 500 ms, elections after 3 to 6 s.
+    /// Settings with the project's defaults: heartbeat 500 ms, another leader stands after 3.9 to 4.4 s without one.
     pub fn new(node: u64, incarnation: [u8; 16], cluster_name: &str, members: Vec<(u64, String)>) -> Self {
         ReplicaConfig {
             node,
@@ -126,16 +146,21 @@ impl ReplicaConfig {
             group: "main".to_owned(),
             members,
             heartbeat: Duration::from_millis(500),
-            election_timeout: (Duration::from_secs(3), Duration::from_secs(6)),
+            election_timeout: (Duration::from_millis(3900), Duration::from_millis(4400)),
             connect_timeout: Duration::from_secs(2),
             append_stall: Duration::from_secs(10),
-            answer_stall: Duration::from_secs(15),
+            answer_stall: Duration::from_secs(30),
             leader_patience: Duration::from_secs(10),
             tick: Duration::from_secs(5),
             in_flight_bytes: PROPOSAL_BYTES,
             room: RoomProbe::always(),
             keeping: Keeping::default(),
         }
+    }
+
+    /// A connection with bytes out and none acknowledged for so long is given up.
+    pub(crate) fn link_silence(&self) -> Duration {
+        self.heartbeat * 2
     }
 
     /// Bytes of unanswered proposals.
@@ -146,5 +171,28 @@ impl ReplicaConfig {
     /// Bytes of unanswered entries from append streams.
     pub(crate) fn append_bytes(&self) -> usize {
         APPEND_BYTES.min(self.in_flight_bytes).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lease_and_timer_end_within_the_election_timeout() {
+        let ms = Duration::from_millis;
+        for (heartbeat, least, most) in
+            [(500, 3900, 4400), (500, 3000, 6000), (50, 200, 400), (150, 1500, 2400)]
+        {
+            let timers = Timers::of(ms(heartbeat), (ms(least), ms(most))).unwrap();
+            assert!(timers.lease + timers.timer >= ms(least), "{timers:?}");
+            assert!(timers.lease * 2 <= ms(most), "{timers:?}");
+            assert!(timers.timer > ms(heartbeat) && timers.lease >= ms(heartbeat) * 3, "{timers:?}");
+        }
+        assert_eq!(
+            Timers::of(ms(400), (ms(1000), ms(2000))),
+            None,
+            "three heartbeats that are lost end the lease"
+        );
     }
 }

@@ -252,6 +252,15 @@ impl Consensus {
     }
 }
 
+/// What a leader that steps down does.
+impl Consensus {
+    /// While true, it sends no heartbeats and does not stand for election.
+    pub fn hush(&self, hushed: bool) {
+        self.raft.runtime_config().heartbeat(!hushed);
+        self.raft.runtime_config().elect(!hushed);
+    }
+}
+
 /// What peers say to it.
 impl Consensus {
     /// A peer asks for a vote.

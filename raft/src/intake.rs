@@ -2,12 +2,13 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `in_flight` | bytes that are out and not answered |
+//! | `in_flight`, `rate` | bytes that are out and not answered; how many of large records, by what was answered lately |
 //! | `space` | content refused for want of space, here and by followers |
 //! | `foreground` | commits go first |
 
 mod foreground;
 mod in_flight;
+mod rate;
 mod space;
 
 use std::collections::BTreeMap;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::consensus::Consensus;
 use crate::error::ProposeError;
 use crate::life::Life;
+use crate::quorum::Quorum;
 
 /// Pause before it is asked again who leads, and whether this node does.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -101,14 +102,24 @@ pub(crate) struct Leading {
     node: u64,
     consensus: Consensus,
     life: Arc<Life>,
+    /// Knows whether this node is cut off.
+    pub quorum: Arc<Quorum>,
     /// This node's leadership, while it leads.
     leadership: watch::Sender<Option<Arc<Leadership>>>,
+    /// While true, it leads nobody, whatever the consensus says.
+    hushed: watch::Sender<bool>,
 }
 
 impl Leading {
     /// For `node`, which does not lead yet.
-    pub fn new(node: u64, consensus: Consensus, life: Arc<Life>) -> Arc<Leading> {
-        Arc::new(Leading { node, consensus, life, leadership: watch::Sender::new(None) })
+    pub fn new(node: u64, consensus: Consensus, quorum: Arc<Quorum>, life: Arc<Life>) -> Arc<Leading> {
+        let (leadership, hushed) = (watch::Sender::new(None), watch::Sender::new(false));
+        Arc::new(Leading { node, consensus, life, quorum, leadership, hushed })
+    }
+
+    /// While true, this node leads nobody: it steps down.
+    pub fn hush(&self, hushed: bool) {
+        self.hushed.send_replace(hushed);
     }
 
     /// This node's leadership, while it leads.
@@ -127,6 +138,7 @@ impl Leading {
     /// [`ProposeError::Unavailable`] when this node does not lead, or is not ready before `time` has passed; faults.
     pub async fn ready(&self, time: Duration) -> Result<Arc<Leadership>, ProposeError> {
         self.life.running()?;
+        self.quorum.reached()?;
         let leadership = self.now().ok_or_else(|| ProposeError::unavailable("this node does not lead"))?;
         if leadership.wait_ready(time).await {
             return Ok(leadership);
@@ -137,12 +149,18 @@ impl Leading {
     /// Finds a leader before `until`.
     ///
     /// # Errors
-    /// [`ProposeError::Unavailable`] when there is none; faults.
+    /// [`ProposeError::Unavailable`] when there is none, at once when this node is cut off; faults.
     pub async fn find(&self, until: Instant) -> Result<Leader, ProposeError> {
         loop {
             self.life.running()?;
+            self.quorum.reached()?;
             if let Some(leadership) = self.now() {
-                if leadership.wait_ready(until.saturating_duration_since(Instant::now())).await {
+                let time = until.saturating_duration_since(Instant::now());
+                let ready = tokio::select! {
+                    ready = leadership.wait_ready(time) => ready,
+                    why = self.quorum.lost() => return Err(ProposeError::unavailable(why)),
+                };
+                if ready {
                     return Ok(Leader::Here(leadership));
                 }
             } else if let Some(leader) = self.consensus.leader().filter(|leader| *leader != self.node) {
@@ -160,10 +178,14 @@ impl Leading {
     /// Follows the vote and opens and ends leaderships.
     pub async fn follow(self: Arc<Self>) {
         let mut changes = self.consensus.changes();
+        let mut hushed = self.hushed.subscribe();
         loop {
-            self.set(changes.leads(self.node));
-            if !changes.changed().await {
-                break;
+            let quiet = *hushed.borrow_and_update();
+            self.set(changes.leads(self.node).filter(|_| !quiet));
+            tokio::select! {
+                going_on = changes.changed() => if !going_on { break },
+                // The sender is ours.
+                _ = hushed.changed() => {}
             }
         }
         self.set(None);

@@ -11,6 +11,8 @@
 //! | `network`, `network/*` | four connections to each peer, and openraft's clients over them |
 //! | `intake`, `intake/*` | what is let in, and how much: proposals, entries, content on a disk that is nearly full |
 //! | `leader` | this node's leadership, and who leads else |
+//! | `quorum` | whether a majority and the leader answer this node |
+//! | `hand_over`, `hand_over/*` | a leader that should not lead lets another one |
 //! | `propose`, `propose/*` | records to the leader, wherever it is, and judged there |
 //! | `read` | linearizable reads |
 //! | `membership`, `identity` | the beginning of a cluster; who is who in every peer call |
@@ -27,6 +29,7 @@ mod clock;
 mod config;
 mod consensus;
 mod error;
+mod hand_over;
 mod identity;
 mod intake;
 mod keeper;
@@ -37,6 +40,7 @@ mod membership;
 pub mod network;
 mod peer;
 mod propose;
+mod quorum;
 mod read;
 mod rejoin;
 mod repair;
@@ -71,6 +75,7 @@ pub use intake::VoterSpace;
 pub use keeper::KeepError;
 pub use peer::PeerService;
 pub use propose::{Outcome, Pending, ProposalStream};
+pub use quorum::CutOff;
 pub use rejoin::{RejoinError, RejoinStep, Rejoined, rejoin};
 pub use repair::{RepairError, RepairReport};
 pub use replica::Replica;

@@ -27,6 +27,7 @@ use crate::intake::{Intake, Permit};
 use crate::leader::{Leader, Leadership, Leading};
 use crate::life::Life;
 use crate::network::peers::Peers;
+use crate::quorum::Quorum;
 
 pub(crate) use forward::{decode_request, encode_reply};
 
@@ -49,10 +50,17 @@ pub(crate) struct Proposer {
     pub life: Arc<Life>,
 }
 
+impl Proposer {
+    /// Knows whether this node is cut off.
+    pub fn quorum(&self) -> &Arc<Quorum> {
+        &self.leading.quorum
+    }
+}
+
 /// A record with what is needed to answer for it.
 pub(crate) struct Proposal {
     pub record: LogRecord,
-    #[expect(dead_code, reason = "held until the answer")]
+    /// Held until the answer.
     pub permit: Permit,
     pub answer: Answer,
 }
@@ -62,6 +70,9 @@ pub(crate) type Answer = Box<dyn FnOnce(Outcome) + Send>;
 
 impl Proposal {
     pub(crate) fn answer(self, outcome: Outcome) {
+        if outcome.is_ok() {
+            self.permit.answered();
+        }
         (self.answer)(outcome);
     }
 }
@@ -80,13 +91,16 @@ pub(crate) fn malformed(why: impl std::fmt::Display) -> Verdict {
 impl Proposer {
     /// See [`Replica::propose`](crate::Replica::propose).
     pub async fn propose(self: &Arc<Self>, record: LogRecord) -> Outcome {
-        let _permit = self.intake.permit(&record).await?;
+        let permit = self.intake.permit(&record).await?;
         let until = Instant::now() + self.config.leader_patience;
         loop {
             let outcome = match self.leading.find(until).await? {
                 Leader::Here(leadership) => local::propose_once(self, &leadership, &record, until).await,
                 Leader::There(leader) => forward::propose_once(self, leader, &record).await,
             };
+            if outcome.is_ok() {
+                permit.answered();
+            }
             match outcome {
                 Err(ProposeError::Unavailable { .. }) if Instant::now() < until => {
                     tokio::time::sleep(AGAIN).await;

@@ -35,9 +35,17 @@ impl Reads {
     pub async fn barrier(&self) -> Result<LogId, ProposeError> {
         let until = Instant::now() + self.config.leader_patience;
         let at = loop {
+            let quorum = &self.leading.quorum;
             let asked = match self.leading.find(until).await? {
-                Leader::Here(_) => self.consensus.read_index().await,
-                Leader::There(leader) => self.ask(leader, until).await,
+                Leader::Here(_) => tokio::select! {
+                    asked = self.consensus.read_index() => asked,
+                    why = quorum.lost() => return Err(ProposeError::unavailable(why)),
+                },
+                Leader::There(leader) => tokio::select! {
+                    asked = self.ask(leader, until) => asked,
+                    why = quorum.lost() => return Err(ProposeError::unavailable(why)),
+                    () = quorum.deposed(leader) => continue,
+                },
             };
             match asked {
                 Err(ProposeError::Unavailable { .. }) if Instant::now() < until => {

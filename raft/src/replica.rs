@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::config::ReplicaConfig;
 use crate::consensus::{Consensus, settings};
 use crate::error::{ProposeError, StartError};
+use crate::hand_over::HandOver;
 use crate::identity::Known;
 use crate::intake::{Intake, VoterSpace};
 use crate::keeper::{KeepError, Keeper};
@@ -25,6 +26,7 @@ use crate::network::Factory;
 use crate::network::peers::Peers;
 use crate::peer::{self, PeerService};
 use crate::propose::{Outcome, ProposalStream, Proposer};
+use crate::quorum::{CutOff, Quorum};
 use crate::read::Reads;
 use crate::repair::{Mender, RepairError, RepairReport};
 use crate::status::{Reporter, Standing, Status};
@@ -106,7 +108,17 @@ impl Replica {
         let peers = Peers::new(&config, known.clone());
         let clients = Factory::new(peers.clone(), intake.heard().clone());
         let consensus = Consensus::start(&config, clients, &log, &machine, &known).await?;
-        let leading = Leading::new(node, consensus.clone(), life.clone());
+        let quorum = Quorum::new(&config, consensus.clone(), peers.clone(), life.clone());
+        let leading = Leading::new(node, consensus.clone(), quorum.clone(), life.clone());
+        let hand_over = HandOver::new(
+            &config,
+            leading.clone(),
+            consensus.clone(),
+            peers.clone(),
+            intake.heard().clone(),
+            log.clone(),
+            life.clone(),
+        );
         let proposer = Arc::new(Proposer {
             config: config.clone(),
             leading: leading.clone(),
@@ -156,6 +168,8 @@ impl Replica {
             life: life.clone(),
         };
         life.keep(tokio::spawn(leading.follow()));
+        life.keep(tokio::spawn(quorum.run()));
+        life.keep(tokio::spawn(hand_over.clone().run()));
         life.keep(tokio::spawn(members.clone().follow()));
         life.keep(tokio::spawn(members.clone().lead()));
         life.keep(tokio::spawn(clock::run(proposer.clone())));
@@ -163,7 +177,7 @@ impl Replica {
         life.keep(tokio::spawn(mender.clone().run()));
         life.keep(tokio::spawn(watch_log(log.clone(), life.clone())));
         life.keep(tokio::spawn(watch_consensus(consensus, life.clone())));
-        let for_peers = Arc::new(peer::Rooms { proposer, members, transfers, content, reporter });
+        let for_peers = Arc::new(peer::Rooms { proposer, members, transfers, content, reporter, hand_over });
         let rooms = Rooms { config, log, life, reads, keeper, mender, for_peers };
         Ok(Replica { rooms: Arc::new(rooms) })
     }
@@ -197,6 +211,22 @@ impl Replica {
     /// The leader that this node knows; itself included.
     pub fn leader(&self) -> Option<u64> {
         self.consensus().leader()
+    }
+
+    /// Why nothing can be committed or read through this node now: it has no majority, or no way to the leader.
+    pub fn cut_off(&self) -> Option<CutOff> {
+        self.leading().quorum.cut_off()
+    }
+
+    /// For how long `node` has not answered, when that is longer than it should be: whoever asks how all are does
+    /// better not to wait for it.
+    pub fn silence(&self, node: u64) -> Option<Duration> {
+        self.proposer().peers.silent(node).filter(|_| node != self.node())
+    }
+
+    /// Steps down when this node leads: it says nothing to the others for two election timeouts.
+    pub(crate) fn step_down(&self, why: &str) {
+        self.rooms.for_peers.hand_over.step_down(why);
     }
 
     /// True when no entry was proposed or taken in here for some seconds.

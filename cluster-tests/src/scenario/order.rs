@@ -22,7 +22,7 @@ use crate::walk::fingerprint;
 
 /// Elections that a traced, slow node does not lose.
 fn patient() -> Options {
-    Options { heartbeat_ms: 500, election_ms: (6000, 12_000), ..Options::default() }
+    Options { heartbeat_ms: 500, election_ms: (18_000, 24_000), ..Options::default() }
 }
 
 fn flags(text: &str) -> Vec<OsString> {
@@ -218,7 +218,7 @@ pub fn failed_fsync_is_final(name: &str, rng: &mut Rng) {
         return skip(Need::Strace, "EIO on fdatasync", "strace is missing");
     }
     let mut cluster =
-        Cluster::start(name, Options { heartbeat_ms: 300, election_ms: (2000, 4000), ..Options::default() });
+        Cluster::start(name, Options { heartbeat_ms: 300, election_ms: (6000, 8000), ..Options::default() });
     let (mut history, mut known) = (History::default(), Cache::default());
     let mut epoch = 0;
     for place in [Place::Staged, Place::Wal] {

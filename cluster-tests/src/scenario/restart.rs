@@ -28,7 +28,7 @@ pub struct Restart {
 /// When it takes longer, or anything differs.
 pub fn after_kill(name: &str, restart: Restart, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
     // As in production: the default timeouts.
-    let options = Options { heartbeat_ms: 500, election_ms: (3000, 6000), ..Options::default() };
+    let options = Options { heartbeat_ms: 500, election_ms: (3900, 4400), ..Options::default() };
     let mut cluster = Cluster::start(name, options);
     commit_many(&cluster, restart.epochs, rng);
     cluster.wait_published("many", restart.epochs);

@@ -68,6 +68,8 @@ enum Ended {
     Done(Done),
     Failed(Failure),
     BrokeOff(Failure),
+    /// It has not said a word for its share of the time.
+    Hung,
     /// It has seen nothing of the commit.
     Unreached(Failure),
     StreamIt,
@@ -159,11 +161,16 @@ impl Run<'_> {
     async fn go(&mut self) -> Result<Done, Failure> {
         let mut reasons = BTreeMap::new();
         let mut last: Option<Failure> = None;
+        let mut hung = BTreeMap::<String, u32>::new();
         loop {
-            for endpoint in self.client.endpoints() {
-                let failure = match self.try_at(&endpoint).await {
+            let mut no_quorum = true;
+            let endpoints = self.client.endpoints();
+            for endpoint in &endpoints {
+                let timeout = self.client.options.timeout;
+                let patience = share(timeout, endpoints.len(), hung.get(endpoint).copied().unwrap_or(0));
+                let failure = match self.try_at(endpoint, patience).await {
                     Ended::Done(done) => {
-                        self.client.prefer(&endpoint);
+                        self.client.prefer(endpoint);
                         return Ok(done);
                     }
                     Ended::Failed(failure) if !failure.is_transient() => return Err(self.final_no(failure)),
@@ -177,13 +184,24 @@ impl Run<'_> {
                         self.maybe |= self.handing.end();
                         failure
                     }
+                    Ended::Hung => {
+                        self.maybe |= self.handing.end();
+                        *hung.entry(endpoint.clone()).or_default() += 1;
+                        Failure::new(Code::Unavailable, "no answer").why("no answer in time")
+                    }
                     Ended::Unreached(failure) => failure,
                 };
                 let known = reasons.insert(endpoint.clone(), failure.why.clone());
                 if known.as_ref() != Some(&failure.why) {
+                    let endpoint = endpoint.clone();
                     (self.on)(Event::Reconnecting { endpoint, why: failure.why.clone() });
                 }
+                no_quorum &= failure.code == Code::NoQuorum;
                 last = Some(failure);
+            }
+            // Nodes that have no quorum know it for a while already when they say so.
+            if no_quorum && !self.maybe {
+                return Err(self.gave_up(&reasons, last));
             }
             if self.moved.elapsed() + ROUND_PAUSE >= self.client.options.timeout || reasons.is_empty() {
                 return Err(self.gave_up(&reasons, last));
@@ -193,26 +211,26 @@ impl Run<'_> {
     }
 
     /// The commit at one node: by path, else over a stream. Whatever it was handed, no more follows.
-    async fn try_at(&mut self, endpoint: &str) -> Ended {
-        if let Err(failure) = self.be_born(endpoint, false).await {
+    async fn try_at(&mut self, endpoint: &str, patience: Duration) -> Ended {
+        if let Err(failure) = self.be_born(endpoint, false, patience).await {
             return Ended::Unreached(failure);
         }
         let unheard = std::mem::take(&mut self.unheard);
-        let mut ended = self.at(endpoint).await;
+        let mut ended = self.at(endpoint, patience).await;
         if unheard && matches!(&ended, Ok(Ended::Failed(failure)) if failure.code == Code::TooOld) {
             // The node was far behind when it said how far the log is. Nothing has come of an id that is new.
             self.commit.born = None;
-            if let Err(failure) = self.be_born(endpoint, true).await {
+            if let Err(failure) = self.be_born(endpoint, true, patience).await {
                 return Ended::Unreached(failure);
             }
-            ended = self.at(endpoint).await;
+            ended = self.at(endpoint, patience).await;
         }
         if matches!(ended, Ok(Ended::StreamIt)) {
             self.place = None;
-            ended = self.at(endpoint).await;
+            ended = self.at(endpoint, patience).await;
         }
         let ended = ended.unwrap_or_else(Ended::Failed);
-        if !matches!(ended, Ended::BrokeOff(_)) {
+        if !matches!(ended, Ended::BrokeOff(_) | Ended::Hung) {
             // The node has answered, or never had anything.
             self.handing.end();
             self.handing = Arc::default();
@@ -221,7 +239,7 @@ impl Run<'_> {
     }
 
     /// A new id gets its birth before any node is handed it.
-    async fn be_born(&mut self, endpoint: &str, current: bool) -> Result<(), Failure> {
+    async fn be_born(&mut self, endpoint: &str, current: bool, patience: Duration) -> Result<(), Failure> {
         if self.commit.born.is_some() {
             return Ok(());
         }
@@ -230,7 +248,6 @@ impl Run<'_> {
             return Ok(());
         }
         let mut stub = self.client.stub(endpoint)?;
-        let patience = share(self.client.options.timeout, self.client.endpoints().len());
         let asked = stub.reached(pb::ReachedRequest { current });
         let applied = match tokio::time::timeout(patience, asked).await {
             Ok(answer) => answer?.into_inner().applied,
@@ -312,6 +329,8 @@ impl Run<'_> {
         }
         let sentence = match failure.code {
             Code::NoQuorum => "no quorum, the epoch was NOT committed",
+            // What a node said of itself, not of a connection.
+            Code::Unavailable if failure.sentence.ends_with("NOT committed") => &failure.sentence,
             _ => "no node answered, the epoch was NOT committed",
         };
         Failure {

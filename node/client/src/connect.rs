@@ -11,6 +11,7 @@ use checkpoint::limits::CHUNK_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
 use uncopied::Outlet;
 
+use crate::dial::{Dialer, never_connected};
 use crate::failure::{Code, Failure};
 use crate::pb;
 use crate::pb::epochlog_client::EpochlogClient;
@@ -20,8 +21,8 @@ pub const REQUEST_BYTES_MAX: usize = CHUNK_BYTES_MAX as usize + (512 << 10);
 /// The largest answer that a client takes, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// Time to connect to one endpoint.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause before the endpoints are asked once more.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// For how long an index that the log has reached is given to new ids.
 const REACHED_KEPT: Duration = Duration::from_secs(600);
 /// HTTP/2 window of one stream, bytes.
@@ -107,46 +108,60 @@ impl Client {
             .max_encoding_message_size(REQUEST_BYTES_MAX))
     }
 
-    /// Calls one endpoint after the other until one answers, again and again until the timeout.
-    /// Only calls that may be repeated go through here.
+    /// Calls one endpoint after the other until one answers, again and again until the timeout, or until all of
+    /// them say that they have no quorum. Only calls that may be repeated go through here.
     pub async fn anywhere<T, F, R>(&self, what: &str, call: F) -> Result<T, Failure>
+    where
+        F: Fn(Stub) -> R,
+        R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        self.everywhere(what, call).await.map_err(|unanswered| unanswered.failure)
+    }
+
+    async fn everywhere<T, F, R>(&self, what: &str, call: F) -> Result<T, Unanswered>
     where
         F: Fn(Stub) -> R,
         R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
         let deadline = Instant::now() + self.options.timeout;
         let mut reasons = BTreeMap::new();
+        let mut hung = BTreeMap::<String, u32>::new();
+        let mut maybe = false;
         loop {
             let mut last = None;
+            let mut no_quorum = true;
             let endpoints = self.endpoints();
-            for (at, endpoint) in endpoints.iter().enumerate() {
+            for endpoint in &endpoints {
+                let stub = self.stub(endpoint).map_err(|failure| Unanswered { failure, maybe })?;
                 let left = deadline.saturating_duration_since(Instant::now());
-                let share = share(left, endpoints.len() - at);
-                let answer = match tokio::time::timeout(share, call(self.stub(endpoint)?)).await {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        Err(Failure::new(Code::Timeout, "no answer").why("no answer in time").to_status())
-                    }
-                };
-                match answer {
-                    Ok(answer) => {
+                let patience = share(left, endpoints.len(), hung.get(endpoint).copied().unwrap_or(0));
+                let status = match tokio::time::timeout(patience, call(stub)).await {
+                    Ok(Ok(answer)) => {
                         self.prefer(endpoint);
                         return Ok(answer.into_inner());
                     }
-                    Err(status) => {
-                        let failure = Failure::from_status(&status);
-                        if !failure.is_transient() {
-                            return Err(failure);
-                        }
-                        reasons.insert(endpoint.clone(), failure.why.clone());
-                        last = Some(failure);
+                    Ok(Err(status)) => status,
+                    Err(_) => {
+                        *hung.entry(endpoint.clone()).or_default() += 1;
+                        Failure::new(Code::Timeout, "no answer").why("no answer in time").to_status()
                     }
+                };
+                let failure = Failure::from_status(&status);
+                if !failure.is_transient() {
+                    return Err(Unanswered { failure, maybe });
                 }
+                // A node that has no quorum has put nothing into the log; one that broke off may have.
+                maybe |= failure.code != Code::NoQuorum && !never_connected(&status);
+                no_quorum &= failure.code == Code::NoQuorum;
+                reasons.insert(endpoint.clone(), failure.why.clone());
+                last = Some(failure);
             }
-            if Instant::now() + Duration::from_millis(100) >= deadline || self.endpoints.is_empty() {
-                return Err(unavailable(what, &reasons, last));
+            // Nodes that have no quorum know it for a while already when they say so.
+            let hopeless = endpoints.is_empty() || no_quorum && !maybe;
+            if Instant::now() + ROUND_PAUSE >= deadline || hopeless {
+                return Err(Unanswered { failure: unavailable(what, &reasons, last), maybe });
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(ROUND_PAUSE).await;
         }
     }
 
@@ -176,13 +191,34 @@ impl Client {
         .await
     }
 
-    /// Ends epochs by hand.
+    /// Ends epochs by hand. The failure says whether they are there still, or that nobody knows.
     pub async fn expire(&self, request: pb::ExpireRequest) -> Result<pb::ExpireReply, Failure> {
-        self.anywhere("remove epochs", |mut stub| {
+        let names: Vec<_> = request.epochs.iter().map(|epoch| format!("{}@{epoch}", request.job)).collect();
+        let what = format!("rm {}", names.join(" "));
+        let expired = self.everywhere(&what, |mut stub| {
             let request = request.clone();
             async move { stub.expire(request).await }
-        })
-        .await
+        });
+        let Unanswered { failure, maybe } = match expired.await {
+            Ok(reply) => return Ok(reply),
+            Err(unanswered) => unanswered,
+        };
+        match failure.code {
+            // An earlier try did it, whose answer was lost.
+            Code::NotFound if maybe => Ok(pb::ExpireReply { position: None, epochs: request.epochs }),
+            _ if maybe && failure.is_transient() => Err(Failure {
+                code: Code::Timeout,
+                sentence: "no answer, it is UNKNOWN whether it was removed".into(),
+                fix: "repeat the command: what is gone is not removed twice".into(),
+                ..failure
+            }),
+            Code::NoQuorum => Err(Failure { sentence: "no quorum, nothing was removed".into(), ..failure }),
+            Code::Unavailable => {
+                let cause = failure.sentence.split(", nothing").next().unwrap_or_default();
+                Err(Failure { sentence: format!("{cause}, nothing was removed"), ..failure })
+            }
+            _ => Err(failure),
+        }
     }
 
     /// Forgets a job that has no epochs and no open attempts: its numbers start anew.
@@ -259,13 +295,24 @@ impl Client {
     }
 }
 
+/// A call that no endpoint has answered.
+struct Unanswered {
+    failure: Failure,
+    /// One of them may have done it all the same.
+    maybe: bool,
+}
+
 /// Least time for an endpoint before the next one is asked.
 const SHARE_MIN: Duration = Duration::from_secs(3);
+/// Time without a word after which an endpoint is left for the next one.
+const SHARE_MAX: Duration = Duration::from_secs(5);
 
-/// How long one of so many endpoints may take, so that one that hangs leaves time for the others.
-pub(crate) fn share(left: Duration, endpoints: usize) -> Duration {
+/// How long one of so many endpoints may go on without a word, so that one that hangs leaves time for the others.
+/// Each time that it was left for that (`hung`), twice as long: an answer may take long everywhere.
+pub(crate) fn share(left: Duration, endpoints: usize, hung: u32) -> Duration {
     let parts = u32::try_from(endpoints.max(1)).unwrap_or(u32::MAX);
-    (left / parts).max(SHARE_MIN).min(left)
+    let most = if parts > 1 { SHARE_MAX.saturating_mul(2u32.saturating_pow(hung)) } else { left };
+    (left / parts).max(SHARE_MIN).min(most).min(left)
 }
 
 fn channel(endpoint: &str) -> Result<Channel, Failure> {
@@ -274,13 +321,11 @@ fn channel(endpoint: &str) -> Result<Channel, Failure> {
         Failure::new(Code::Usage, format!("{endpoint:?} is not HOST:PORT")).why(error.to_string())
     })?;
     Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
-        .connect_lazy())
+        .connect_with_connector_lazy(Dialer))
 }
 
 const UNREACHED: &str = "check that the nodes run and that --endpoints names them, then repeat the command";
@@ -299,4 +344,20 @@ pub(crate) fn unavailable(what: &str, reasons: &BTreeMap<String, String>, last: 
         _ => ("no node of the cluster could be reached".to_owned(), UNREACHED.to_owned()),
     };
     Failure::new(code, sentence).what(what.to_owned()).why(why.join("; ")).fix(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_endpoint_gets_a_share_and_the_only_one_all() {
+        let seconds = Duration::from_secs;
+        assert_eq!(share(seconds(30), 3, 0), seconds(5));
+        assert_eq!(share(seconds(30), 3, 1), seconds(10));
+        assert_eq!(share(seconds(12), 3, 0), seconds(4));
+        assert_eq!(share(seconds(2), 3, 0), seconds(2));
+        assert_eq!(share(seconds(30), 1, 0), seconds(30));
+        assert_eq!(share(seconds(3600), 2, 40), seconds(1800));
+    }
 }

@@ -22,7 +22,9 @@ use crate::{pb, place, wire};
 /// Zero bytes are handed on in pieces of this size.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Rounds over all endpoints before content is given up.
-const ROUNDS_MAX: usize = 3;
+const ROUNDS_MAX: u32 = 3;
+/// Pause before they are asked once more.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
 
 /// An epoch's manifest, and where it came from.
 #[derive(Debug)]
@@ -46,29 +48,38 @@ impl Client {
         let request =
             pb::FetchRequest { job: job.to_owned(), which: Some(which), stale, ..Default::default() };
         let mut reasons = BTreeMap::new();
-        let mut last = None;
+        let mut last: Option<Failure> = None;
         let deadline = Instant::now() + self.options.timeout;
-        for _ in 0..ROUNDS_MAX {
+        let mut hung = BTreeMap::<String, u32>::new();
+        for round in 1.. {
+            let mut no_quorum = true;
             let endpoints = self.endpoints();
-            for (at, endpoint) in endpoints.iter().enumerate() {
+            for endpoint in &endpoints {
                 let left = deadline.saturating_duration_since(Instant::now());
-                let first = share(left, endpoints.len() - at);
+                let first = share(left, endpoints.len(), hung.get(endpoint).copied().unwrap_or(0));
                 match self.manifest_at(endpoint, request.clone(), first).await {
                     Ok(fetched) => {
                         self.prefer(endpoint);
                         return Ok(fetched);
                     }
                     Err(failure) if failure.is_transient() || failure.code == Code::Corrupt => {
+                        if failure.code == Code::Timeout {
+                            *hung.entry(endpoint.clone()).or_default() += 1;
+                        }
+                        no_quorum &= failure.code == Code::NoQuorum;
                         reasons.insert(endpoint.clone(), failure.why.clone());
                         last = Some(failure);
                     }
                     Err(failure) => return Err(failure),
                 }
             }
-            if Instant::now() >= deadline {
+            // A copy that is damaged everywhere does not get better by waiting.
+            let damaged = last.as_ref().is_none_or(|last| last.code == Code::Corrupt);
+            // Nodes that have no quorum know it for a while already when they say so.
+            if Instant::now() + ROUND_PAUSE >= deadline || no_quorum || damaged && round >= ROUNDS_MAX {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(ROUND_PAUSE).await;
         }
         Err(unavailable(&format!("restore {job}"), &reasons, last))
     }
@@ -115,7 +126,7 @@ impl Client {
 }
 
 fn no_answer() -> Failure {
-    Failure::new(Code::Unavailable, "no answer").why("no answer in time")
+    Failure::new(Code::Timeout, "no answer").why("no answer in time")
 }
 
 /// The next message that brings something. It may take `first`, or for ever while the node says at least once
@@ -212,7 +223,7 @@ impl ReplicaContent {
     /// The next chunk of `file` at `offset`, from wherever it is to be had.
     async fn chunk(&mut self, file: u32, offset: u64) -> Result<pb::FileChunk, Failure> {
         let endpoints = self.client.endpoints();
-        let mut tries = endpoints.iter().cycle().take(endpoints.len() * ROUNDS_MAX);
+        let mut tries = endpoints.iter().cycle().take(endpoints.len() * ROUNDS_MAX as usize);
         loop {
             let mut open = match self.open.take() {
                 Some(open) if open.next_file == file => open,

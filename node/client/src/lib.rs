@@ -15,6 +15,7 @@
 pub mod codec;
 mod commit;
 mod connect;
+mod dial;
 mod failure;
 mod fetch;
 pub mod place;

@@ -25,6 +25,8 @@ use crate::node::Node;
 
 /// Answers on their way to the client.
 const REPLIES_QUEUED_MAX: usize = 64;
+/// How often a client hears that its commit is being worked on.
+const WORKING_EVERY: Duration = Duration::from_secs(1);
 /// Bounds of the time without progress that a client may ask for.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -38,7 +40,12 @@ pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb
     let (send, answers) = mpsc::channel(REPLIES_QUEUED_MAX);
     let replies = Replies(send);
     tokio::spawn(async move {
-        if let Err(failure) = answer(&node, requests, &replies).await {
+        let working = replies.clone();
+        let answered = tokio::select! {
+            answered = answer(&node, requests, &replies) => answered,
+            () = say_working(&working) => unreachable!("it is said until there is an answer"),
+        };
+        if let Err(failure) = answered {
             node.metrics.not_committed(&failure);
             tracing::info!(
                 code = failure.code.name(),
@@ -50,6 +57,14 @@ pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb
         }
     });
     Box::pin(ReceiverStream::new(answers))
+}
+
+/// Says that the node is at it, for as long as this is polled.
+async fn say_working(replies: &Replies) {
+    loop {
+        tokio::time::sleep(WORKING_EVERY).await;
+        replies.try_send(Reply::Working(pb::Working {}));
+    }
 }
 
 async fn answer(

@@ -55,10 +55,11 @@ pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply
             }
         }
     }
-    if request.published_on {
-        status::fill_published_on(node, &mut epochs).await;
-    }
-    Ok(pb::ListReply { epochs, stale: request.stale, voters: voters(node), cut })
+    let silent = match request.published_on {
+        true => status::fill_published_on(node, &mut epochs).await,
+        false => Vec::new(),
+    };
+    Ok(pb::ListReply { epochs, stale: request.stale, voters: voters(node), cut, silent })
 }
 
 fn is_wanted(ledger: &Ledger, info: &EpochInfo, request: &pb::ListRequest) -> bool {
@@ -88,8 +89,15 @@ pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply
         (entries, cut) = entries_of(node, &job, epoch.epoch).await?;
     }
     let mut epochs = vec![epoch];
-    status::fill_published_on(node, &mut epochs).await;
-    Ok(pb::ShowReply { epoch: epochs.pop(), entries, stale: request.stale, voters: voters(node), cut })
+    let silent = status::fill_published_on(node, &mut epochs).await;
+    Ok(pb::ShowReply {
+        epoch: epochs.pop(),
+        entries,
+        stale: request.stale,
+        voters: voters(node),
+        cut,
+        silent,
+    })
 }
 
 fn voters(node: &Node) -> u32 {

@@ -8,6 +8,7 @@ use pb::published_on_request::Wanted;
 
 use super::job_name;
 use crate::node::Node;
+use crate::units;
 
 /// How long another node may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,7 +20,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// This node's status, or that of all.
 pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply {
     let own = own(node, request.light);
-    let leader = node.replica.leader();
+    // A node that can reach neither leader nor majority knows of none: what it believes is old.
+    let cut_off = node.replica.cut_off();
+    let leader = node.replica.leader().filter(|_| cut_off.is_none());
     let mut reply = pb::StatusReply {
         cluster: node.replica.cluster().map(|uuid| uuid.to_vec().into()).unwrap_or_default(),
         cluster_name: node.config.cluster.clone(),
@@ -63,6 +66,10 @@ async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
         (status, 0, None)
     };
     let Some((_, mut stub)) = node.peer(id) else { return unreachable("its address is not known".into()) };
+    // Whoever has been silent for a while is not waited for by everybody who asks.
+    if let Some(silence) = node.replica.silence(id) {
+        return unreachable(format!("no answer for {}", units::seconds_of(silence)));
+    }
     let asked = stub.status(pb::StatusRequest { all: false, light: false });
     match tokio::time::timeout(PATIENCE, asked).await {
         Err(_) => unreachable("no answer in time".into()),
@@ -113,7 +120,11 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         return (status, 0);
     }
     let full = node.replica.status();
-    status.role = full.role;
+    status.role = if full.role == "leader" && node.replica.cut_off().is_some() {
+        "no quorum".into()
+    } else {
+        full.role
+    };
     status.ledger_digest = full.ledger_digest;
     status.applied = full.applied.map_or(0, |applied| applied.index);
     // Words for people: what keeps epochs from being directories here, if nothing worse.
@@ -122,7 +133,8 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         format!("{}@{} is no directory here: {}{more}", epoch.job, epoch.epoch, epoch.why)
     });
-    status.why = full.fatal.or(unpublished).unwrap_or_default();
+    status.why =
+        full.fatal.or(node.replica.cut_off().map(|cut_off| cut_off.why)).or(unpublished).unwrap_or_default();
     (status, full.term)
 }
 
@@ -150,10 +162,10 @@ pub async fn published_on(
     Ok(reply)
 }
 
-/// Fills in on which nodes each epoch is published.
-pub async fn fill_published_on(node: &Node, epochs: &mut [pb::Epoch]) {
+/// Fills in on which nodes each epoch is published; answers which nodes did not tell.
+pub async fn fill_published_on(node: &Node, epochs: &mut [pb::Epoch]) -> Vec<u64> {
     if epochs.is_empty() {
-        return;
+        return Vec::new();
     }
     let wanted: Vec<Wanted> = epochs
         .iter()
@@ -165,19 +177,26 @@ pub async fn fill_published_on(node: &Node, epochs: &mut [pb::Epoch]) {
             if id == node.config.id {
                 return (id, published_on(node, request).await.ok());
             }
-            let Some((_, mut stub)) = node.peer(id) else { return (id, None) };
+            let Some((_, mut stub)) = node.peer(id).filter(|_| node.replica.silence(id).is_none()) else {
+                return (id, None);
+            };
             let answer = tokio::time::timeout(PATIENCE, stub.published_on(request)).await;
             (id, answer.ok().and_then(Result::ok).map(tonic::Response::into_inner))
         }
     });
+    let mut silent = Vec::new();
     for (id, reply) in futures::future::join_all(asked).await {
-        let published = reply.map(|reply| reply.published).unwrap_or_default();
-        for (epoch, published) in epochs.iter_mut().zip(published) {
+        let Some(reply) = reply else {
+            silent.push(id);
+            continue;
+        };
+        for (epoch, published) in epochs.iter_mut().zip(reply.published) {
             if published {
                 epoch.published_on.push(id);
             }
         }
     }
+    silent
 }
 
 /// The nodes that have this epoch published now.

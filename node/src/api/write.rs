@@ -80,7 +80,7 @@ pub async fn remove_job(node: &Node, request: pb::RemoveJobRequest) -> Result<pb
                 .fix("`epochlog ls` lists the epochs of all jobs; it may be removed already"));
         }
         Ok((_, Verdict::Rejected(no))) => return Err(rejection(&what, &no)),
-        Err(error) => return Err(no_answer(&what, &error)),
+        Err(error) => return Err(no_answer(node, &what, &error)),
     };
     Ok(pb::RemoveJobReply { position: Some(pb::Position { term: position.term, index: position.index }) })
 }
@@ -89,16 +89,16 @@ async fn propose(node: &Node, record: LogRecord, what: &str) -> Result<(LogId, A
     match node.replica.propose(record).await {
         Ok((position, Verdict::Accepted(accepted))) => Ok((position, accepted)),
         Ok((_, Verdict::Rejected(rejected))) => Err(rejection(what, &rejected)),
-        Err(error) => Err(no_answer(what, &error)),
+        Err(error) => Err(no_answer(node, what, &error)),
     }
 }
 
-fn no_answer(what: &str, error: &ProposeError) -> Failure {
-    let code = match error {
-        ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => Code::NoQuorum,
-        ProposeError::Unknown { .. } => Code::Timeout,
+fn no_answer(node: &Node, what: &str, error: &ProposeError) -> Failure {
+    let (code, sentence) = match error {
+        ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => node.no_way(),
+        ProposeError::Unknown { .. } => (Code::Timeout, "no quorum has answered"),
     };
-    Failure::new(code, "no quorum has answered")
+    Failure::new(code, sentence)
         .what(what)
         .why(error.to_string())
         .fix("see `epochlog status`, then repeat the command")

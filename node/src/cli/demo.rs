@@ -85,7 +85,7 @@ async fn story(args: &DemoArgs, dir: &Path, output: &Output) -> Result<(), Failu
         nodes: 3,
         base_port: None,
         source_roots: vec![source.clone(), dir.to_owned()],
-        timing: ("200ms", "1s", "2s"),
+        timing: ("200ms", "1500ms", "2s"),
     };
     let mut cluster = LocalCluster::start(&settings)?;
     let (leader, _) = cluster.wait_ready(3, PATIENCE).await?;

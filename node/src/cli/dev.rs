@@ -39,7 +39,7 @@ pub async fn run(args: &DevArgs, output: &Output) -> Result<(), Failure> {
         nodes: args.nodes,
         base_port: Some(args.base_port),
         source_roots: vec![canonical(".".as_ref())],
-        timing: ("500ms", "2s", "4s"),
+        timing: ("500ms", "3900ms", "4400ms"),
     };
     let mut cluster = LocalCluster::start(&settings)?;
     let count = cluster.nodes.len();

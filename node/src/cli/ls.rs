@@ -57,7 +57,7 @@ pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), 
     }
     if output.is_json() {
         for epoch in &reply.epochs {
-            output.json(&epoch_json(epoch));
+            output.json(&epoch_json(epoch, &reply.silent));
         }
         if output.format == Format::Jsonl {
             output.json(&json!({ "type": "summary", "epochs": reply.epochs.len() }));
@@ -65,7 +65,7 @@ pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), 
         return Ok(());
     }
     let mut rows = vec![header(args.job.is_none())];
-    rows.extend(reply.epochs.iter().map(|epoch| row(epoch, reply.voters, args.job.is_none())));
+    rows.extend(reply.epochs.iter().map(|epoch| row(epoch, &reply, args.job.is_none())));
     output.line(output::table(&rows));
     Ok(())
 }
@@ -75,7 +75,12 @@ fn header(with_job: bool) -> Vec<String> {
     with_job.then_some("JOB").into_iter().chain(columns).map(str::to_owned).collect()
 }
 
-fn row(epoch: &pb::Epoch, voters: u32, with_job: bool) -> Vec<String> {
+/// So many of the nodes; with a `?` while some do not answer.
+fn copies(published: usize, reply: &pb::ListReply) -> String {
+    format!("{published}/{}{}", reply.voters, if reply.silent.is_empty() { "" } else { "?" })
+}
+
+fn row(epoch: &pb::Epoch, reply: &pb::ListReply, with_job: bool) -> Vec<String> {
     let root = units::hex(&epoch.root);
     let flags = epoch.flags.join(",");
     let cells = [
@@ -85,15 +90,15 @@ fn row(epoch: &pb::Epoch, voters: u32, with_job: bool) -> Vec<String> {
         units::size(epoch.new_bytes),
         epoch.files.to_string(),
         "log".to_owned(),
-        format!("{}/{voters}", epoch.published_on.len()),
+        copies(epoch.published_on.len(), reply),
         if flags.is_empty() { "-".to_owned() } else { flags },
         root[..root.len().min(8)].to_owned(),
     ];
     with_job.then(|| epoch.job.clone()).into_iter().chain(cells).collect()
 }
 
-/// One epoch as an object.
-pub fn epoch_json(epoch: &pb::Epoch) -> serde_json::Value {
+/// One epoch as an object. What the `silent` nodes hold is not known.
+pub fn epoch_json(epoch: &pb::Epoch, silent: &[u64]) -> serde_json::Value {
     let position = epoch.position.unwrap_or_default();
     let labels: serde_json::Map<String, serde_json::Value> =
         epoch.labels.iter().map(|label| (label.key.clone(), label.value.clone().into())).collect();
@@ -115,5 +120,6 @@ pub fn epoch_json(epoch: &pb::Epoch) -> serde_json::Value {
         "depends_on": epoch.depends_on,
         "flags": epoch.flags,
         "published_on": epoch.published_on,
+        "silent": silent,
     })
 }

@@ -39,7 +39,8 @@ pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), 
         entries: false,
         stale: false,
     };
-    let epoch = client.show(request).await?.epoch.unwrap_or_default();
+    let shown = client.show(request).await.map_err(|failure| nothing_removed(&args.target, failure));
+    let epoch = shown?.epoch.unwrap_or_default();
     let name = format!("{}@{}", epoch.job, epoch.epoch);
     if !args.dry_run && !args.yes {
         ask(&name, &epoch)?;
@@ -62,6 +63,17 @@ pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), 
         output.line(format!("{verb} {name}  {}, {} files", units::size(epoch.bytes), epoch.files));
     }
     Ok(())
+}
+
+/// The failure to look an epoch up, of somebody who wants it removed.
+fn nothing_removed(target: &Target, failure: Failure) -> Failure {
+    // No record was proposed: whatever became of the question, the epoch is as it was.
+    let code = if failure.code == Code::Timeout { Code::Unavailable } else { failure.code };
+    let sentence = match code {
+        Code::NoQuorum => "no quorum, nothing was removed".to_owned(),
+        _ => format!("{}, nothing was removed", failure.sentence),
+    };
+    Failure { code, sentence, what: format!("rm {target}"), ..failure }
 }
 
 fn ask(name: &str, epoch: &pb::Epoch) -> Result<(), Failure> {

@@ -35,16 +35,16 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
         entries: args.files || args.tree,
         stale: args.stale,
     };
-    let reply = client.show(request).await?;
-    let epoch = reply.epoch.unwrap_or_default();
+    let mut reply = client.show(request).await?;
+    let epoch = reply.epoch.take().unwrap_or_default();
     if output.is_json() {
-        output.json(&epoch_json(&epoch));
+        output.json(&epoch_json(&epoch, &reply.silent));
         for entry in &reply.entries {
             output.json(&entry_json(entry));
         }
         return Ok(());
     }
-    output.line(output::table(&facts(&epoch, reply.voters)));
+    output.line(output::table(&facts(&epoch, &reply)));
     if args.tree {
         output.line("");
         reply.entries.iter().for_each(|entry| output.line(tree_line(entry)));
@@ -62,9 +62,14 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
     Ok(())
 }
 
-fn facts(epoch: &pb::Epoch, voters: u32) -> Vec<Vec<String>> {
+fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
     let position = epoch.position.unwrap_or_default();
-    let nodes: Vec<String> = epoch.published_on.iter().map(u64::to_string).collect();
+    let names = |nodes: &[u64]| nodes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let silent = match reply.silent.is_empty() {
+        true => String::new(),
+        false => format!("; ? on {}", names(&reply.silent)),
+    };
+    let published = &epoch.published_on;
     let mut rows = vec![
         ("epoch", format!("{}@{}", epoch.job, epoch.epoch)),
         ("root", units::hex(&epoch.root)),
@@ -73,7 +78,7 @@ fn facts(epoch: &pb::Epoch, voters: u32) -> Vec<Vec<String>> {
         ("new", format!("{}, {} files", units::size(epoch.new_bytes), epoch.new_files)),
         ("in the log", units::size(epoch.log_bytes)),
         ("age", units::age(Duration::from_millis(epoch.age_ms))),
-        ("published on", format!("{} of {voters}: {}", nodes.len(), nodes.join(", "))),
+        ("published on", format!("{} of {}: {}{silent}", published.len(), reply.voters, names(published))),
     ];
     if !epoch.flags.is_empty() {
         rows.push(("flags", epoch.flags.join(", ")));

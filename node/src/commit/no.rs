@@ -134,10 +134,10 @@ pub fn no_space(order: &Order, why: &str) -> Failure {
         .committed(Certainty::No)
 }
 
-/// No quorum in time, and no seal on its way.
-pub fn no_quorum(order: &Order, why: &str) -> Failure {
-    Failure::new(Code::NoQuorum, "no quorum, the epoch was NOT committed")
-        .what(format!("{} made no progress within {}", order.name(), crate::units::seconds(millis(order))))
+/// No quorum, or none in time, and no seal on its way.
+pub fn no_quorum(order: &Order, (code, sentence): (Code, &str), why: &str) -> Failure {
+    Failure::new(code, format!("{sentence}, the epoch was NOT committed"))
+        .what(order.name())
         .why(why)
         .fix(format!(
             "see `epochlog status`, start what is down, then repeat: {}. {UNTOUCHED}",
@@ -176,12 +176,8 @@ pub fn changed_meanwhile(order: &Order) -> Failure {
 pub fn unknown(order: &Order, why: &str) -> Failure {
     Failure {
         epoch: order.epoch,
-        ..Failure::new(Code::Timeout, "no answer in time, it is UNKNOWN whether the epoch was committed")
-            .what(format!(
-                "{} made no progress within {}",
-                order.name(),
-                crate::units::seconds(millis(order))
-            ))
+        ..Failure::new(Code::Timeout, "no answer, it is UNKNOWN whether the epoch was committed")
+            .what(order.name())
             .why(why)
             .fix(format!("repeat, it is idempotent: {}", command(order)))
             .committed(Certainty::Unknown)
@@ -202,8 +198,4 @@ fn command(order: &Order) -> String {
         ..Commit::new(order.job.clone())
     };
     commit.command("DIR", &[])
-}
-
-fn millis(order: &Order) -> u64 {
-    u64::try_from(order.patience.as_millis()).unwrap_or(u64::MAX)
 }

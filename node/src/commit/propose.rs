@@ -71,6 +71,11 @@ impl Driver<'_> {
                 return Err(self.gave_up());
             }
         };
+        // Another node may do better, and is asked at once.
+        if let Some(cut_off) = self.node.replica.cut_off() {
+            self.last_error = cut_off.why;
+            return Err(self.gave_up());
+        }
         if self.moved.elapsed() + RETRY_PAUSE >= self.order.patience {
             return Err(self.gave_up());
         }

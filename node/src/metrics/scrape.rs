@@ -59,11 +59,16 @@ impl Now {
     fn raft(&self, node: &Node) {
         let standing = node.replica.standing();
         let applied = node.replica.machine().marks().applied.saturating_sub(1);
-        self.gauge("raft_is_leader", "1 while this node leads", flag(standing.role == "leader"));
+        let cut_off = node.replica.cut_off().is_some();
+        self.gauge(
+            "raft_is_leader",
+            "1 while this node leads and a majority hears it",
+            flag(standing.role == "leader" && !cut_off),
+        );
         self.gauge(
             "raft_has_leader",
-            "1 while this node knows a leader",
-            flag(node.replica.leader().is_some()),
+            "1 while this node reaches a leader",
+            flag(node.replica.leader().is_some() && !cut_off),
         );
         self.gauge("raft_term", "The term this node is in", standing.term as f64);
         self.gauge("raft_applied_index", "Last log index in this node's ledger", applied as f64);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
-use crate::config::ReplicaConfig;
+use crate::config::{ReplicaConfig, Timers};
 
 /// openraft's settings.
 ///
@@ -12,11 +12,19 @@ use crate::config::ReplicaConfig;
 /// Times that do not fit together, in words.
 pub(crate) fn settings(config: &ReplicaConfig) -> Result<Config, String> {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let timers = Timers::of(config.heartbeat, config.election_timeout).ok_or_else(|| {
+        let (least, most) = config.election_timeout;
+        format!(
+            "an election timeout of {least:?} to {most:?} and a heartbeat every {:?}: the upper bound must be at \
+             least six heartbeats",
+            config.heartbeat
+        )
+    })?;
     let config = Config {
         cluster_name: config.cluster_name.clone(),
         heartbeat_interval: ms(config.heartbeat),
-        election_timeout_min: ms(config.election_timeout.0),
-        election_timeout_max: ms(config.election_timeout.1),
+        election_timeout_min: ms(timers.timer),
+        election_timeout_max: ms(timers.lease),
         // A record may be 4 MiB: batches are bounded in bytes (1 MiB per request), these only
         // keep the number of entries per request and per append small.
         max_payload_entries: 64,

@@ -1,23 +1,43 @@
-//! Bytes of proposals that are unanswered. A semaphore would do, but for two things: the bound moves, and one record
-//! always goes, however large.
+//! Bytes of proposals that are unanswered. A semaphore would do, but for three things: the bound moves; one record
+//! always goes, however large; and small records pass large ones, of which no more is out than was answered lately in
+//! about a second (`rate`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Mutex, watch};
+
+use super::rate::{Rate, Sent};
+
+/// A record of more bytes is large.
+const SMALL: u64 = 64 << 10;
 
 /// The bytes that are out, and how many may be.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// First come, first served: only who holds it looks for room.
-    turn: Mutex<()>,
+    /// First come, first served: only who holds it looks for room. Small records and large ones have a turn each.
+    small: Mutex<()>,
+    large: Mutex<()>,
     state: watch::Sender<State>,
 }
 
 #[derive(Debug)]
 struct State {
     out: u64,
+    /// Those of large records.
+    large: u64,
     bound: u64,
+    rate: Rate,
     closed: bool,
+}
+
+impl State {
+    /// Whether another record of so many bytes may go.
+    fn fits(&mut self, bytes: u64, now: Instant) -> bool {
+        let is_paced = bytes > SMALL;
+        let paced = !is_paced || self.large == 0 || self.large.saturating_add(bytes) <= self.rate.bound(now);
+        paced && (self.out == 0 || self.out.saturating_add(bytes) <= self.bound)
+    }
 }
 
 /// Holds room for one record until it is dropped.
@@ -25,13 +45,32 @@ struct State {
 pub(crate) struct Permit {
     in_flight: Arc<InFlight>,
     bytes: u64,
+    sent: Sent,
+}
+
+impl Permit {
+    /// The record is in the log: so much was carried since it got its permit.
+    pub fn answered(&self) {
+        // Only large ones tell how much fits; nobody is woken for it.
+        if self.bytes > SMALL {
+            let (sent, bytes) = (self.sent, self.bytes);
+            self.in_flight.state.send_if_modified(|state| {
+                state.rate.answered(sent, bytes, Instant::now());
+                false
+            });
+        }
+    }
 }
 
 impl InFlight {
     /// At most so many bytes are out at a time.
     pub fn new(bound: u64) -> Arc<InFlight> {
-        let state = watch::Sender::new(State { out: 0, bound, closed: false });
-        Arc::new(InFlight { turn: Mutex::default(), state })
+        let state = State { out: 0, large: 0, bound, rate: Rate::default(), closed: false };
+        Arc::new(InFlight {
+            small: Mutex::default(),
+            large: Mutex::default(),
+            state: watch::Sender::new(state),
+        })
     }
 
     /// From now on at most so many. What is out stays out.
@@ -41,21 +80,35 @@ impl InFlight {
 
     /// Waits until so many more bytes may be out; `None` once it is closed.
     pub async fn permit(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
-        let _turn = self.turn.lock().await;
+        let is_large = bytes > SMALL;
+        let _turn = if is_large { &self.large } else { &self.small }.lock().await;
         let mut changes = self.state.subscribe();
-        let fits = |state: &State| state.out == 0 || state.out.saturating_add(bytes) <= state.bound;
-        // Nobody else takes room meanwhile: what fits goes on to fit, unless the bound moves just now.
-        let closed = changes.wait_for(|state| state.closed || fits(state)).await.ok()?.closed;
-        if closed {
-            return None;
+        loop {
+            changes.borrow_and_update();
+            let mut taken = None;
+            let mut closed = false;
+            self.state.send_if_modified(|state| {
+                closed = state.closed;
+                let now = Instant::now();
+                if !closed && state.fits(bytes, now) {
+                    state.out += bytes;
+                    state.large += if is_large { bytes } else { 0 };
+                    taken = Some(state.rate.sent(now));
+                }
+                false
+            });
+            match taken {
+                _ if closed => return None,
+                Some(sent) => return Some(Permit { in_flight: self.clone(), bytes, sent }),
+                // Room comes with an answer or another bound, which both tell.
+                None => changes.changed().await.ok()?,
+            }
         }
-        self.state.send_modify(|state| state.out += bytes);
-        Some(Permit { in_flight: self.clone(), bytes })
     }
 
     /// Waits until nothing is out. Whoever comes later waits behind this.
     pub async fn drained(&self) {
-        let _turn = self.turn.lock().await;
+        let _turns = (self.large.lock().await, self.small.lock().await);
         drop(self.state.subscribe().wait_for(|state| state.out == 0).await);
     }
 
@@ -67,7 +120,10 @@ impl InFlight {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.in_flight.state.send_modify(|state| state.out -= self.bytes);
+        self.in_flight.state.send_modify(|state| {
+            state.out -= self.bytes;
+            state.large -= if self.bytes > SMALL { self.bytes } else { 0 };
+        });
     }
 }
 
@@ -133,6 +189,22 @@ mod tests {
         assert!(now(small.as_mut()).is_none());
         drop(large);
         assert!(now(small.as_mut()).is_some());
+    }
+
+    #[test]
+    fn small_records_pass_large_ones_that_wait_for_the_link() {
+        let in_flight = InFlight::new(48 << 20);
+        let chunk = at_once(&in_flight, 1 << 20).unwrap();
+        let mut waiting = pin!(in_flight.permit(1 << 20));
+        assert!(now(waiting.as_mut()).is_none(), "nothing was answered yet: one chunk is enough");
+        let small: Vec<_> = (0..100).map(|_| at_once(&in_flight, 1 << 10).expect("it is small")).collect();
+        chunk.answered();
+        drop(chunk);
+        assert!(now(waiting.as_mut()).flatten().is_some());
+        // It came back at once, so the next time there is room for many.
+        let many: Vec<_> = (0..40).map(|_| at_once(&in_flight, 1 << 20)).collect();
+        assert!(many.iter().all(Option::is_some));
+        drop(small);
     }
 
     #[test]

@@ -53,10 +53,13 @@ pub(crate) fn too_few_take_content(
     (willing <= voters.len() / 2).then(|| format!("too few nodes take content; node {first}: {why}"))
 }
 
-/// Followers that refused content for want of space, when, and in which words.
+/// Followers that refused entries, when, and in which words.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
+    /// Content, for want of space.
     short: Mutex<BTreeMap<u64, (Instant, String)>>,
+    /// An entry that can never be theirs.
+    refused: Mutex<BTreeMap<u64, (Instant, String)>>,
 }
 
 impl Heard {
@@ -66,12 +69,27 @@ impl Heard {
         short.insert(peer, (Instant::now(), why.to_owned()));
     }
 
+    /// This peer refused an entry that is wrong: it will not take it later either.
+    pub fn refuses(&self, peer: u64, why: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.insert(peer, (Instant::now(), why.to_owned()));
+    }
+
     /// Peers that refused content lately, and why.
     pub fn lately(&self) -> BTreeMap<u64, String> {
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
-        short.retain(|_, (at, _)| at.elapsed() < LATELY);
-        short.iter().map(|(peer, (_, why))| (*peer, why.clone())).collect()
+        lately(&self.short)
     }
+
+    /// Peers that refused a wrong entry lately, and why.
+    pub fn refused_lately(&self) -> BTreeMap<u64, String> {
+        lately(&self.refused)
+    }
+}
+
+fn lately(heard: &Mutex<BTreeMap<u64, (Instant, String)>>) -> BTreeMap<u64, String> {
+    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    heard.retain(|_, (at, _)| at.elapsed() < LATELY);
+    heard.iter().map(|(peer, (_, why))| (*peer, why.clone())).collect()
 }
 
 /// Why this node takes no content, while it is short.

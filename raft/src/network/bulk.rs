@@ -1,8 +1,8 @@
 //! The bulk connection: openraft's append stream as a bidirectional tonic stream.
 //!
 //! Requests leave as fast as the windows allow, answers come in order when the follower has
-//! flushed. There is no deadline on the stream: a stream that has something unanswered and hears
-//! nothing for [`Peers::append_stall`](super::peers::Peers::append_stall) is cut. A hung follower
+//! flushed. There is no deadline on the stream: a stream that has something unanswered, hears nothing
+//! and carries nothing for [`Peers::append_stall`](super::peers::Peers::append_stall) is cut. A hung follower
 //! would otherwise hold back the log for ever (a dead one does not).
 
 use std::sync::Arc;
@@ -59,6 +59,9 @@ impl Network {
     {
         let target = self.target;
         let failed = |status: Status| unreachable(target, &status);
+        if self.peers.is_hushed() {
+            return Err(failed(control::quiet()));
+        }
         let mut client = self.peers.client(target, &self.address, Lane::Bulk, Check::Full).map_err(failed)?;
         let sent = Arc::new(AtomicU64::new(0));
         let (requests, outgoing) = mpsc::channel(AHEAD);
@@ -75,19 +78,28 @@ impl Network {
         let stall = self.peers.append_stall();
         let heard = self.heard.clone();
         let state = Reading { replies, pump, sent, answered: 0, done: false };
-        Ok(futures::stream::unfold((state, heard), move |(mut state, heard)| async move {
+        let state = (state, heard, self.peers.clone());
+        Ok(futures::stream::unfold(state, move |(mut state, heard, peers)| async move {
             if state.done {
                 return None;
             }
-            let next = state.next(stall).await?;
-            if let Err(status) = &next
-                && status.code() == Code::ResourceExhausted
-            {
-                heard.is_short(target, status.message());
+            let next = tokio::select! {
+                next = state.next(stall, || peers.carried(target)) => next?,
+                () = peers.hushed() => Err(control::quiet()),
+            };
+            match &next {
+                Ok(_) => peers.reach().answered(target),
+                Err(status) if status.code() == Code::ResourceExhausted => {
+                    heard.is_short(target, status.message());
+                }
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    heard.refuses(target, status.message());
+                }
+                Err(_) => {}
             }
             let next = next.map_err(|status| unreachable(target, &status));
             state.done = !matches!(next, Ok(Ok(_)));
-            Some((next, (state, heard)))
+            Some((next, (state, heard, peers)))
         })
         .boxed())
     }
@@ -133,12 +145,15 @@ struct Reading {
 }
 
 impl Reading {
-    /// The next answer. Silence is fine while nothing is outstanding.
+    /// The next answer. Silence is fine while nothing is outstanding, and while bytes are still being carried: a
+    /// chunk takes its time on a thin link.
     async fn next(
         &mut self,
         stall: std::time::Duration,
+        carried: impl Fn() -> u64,
     ) -> Option<Result<StreamAppendResult<TypeConfig>, Status>> {
         loop {
+            let before = carried();
             let outstanding = self.sent.load(Ordering::Relaxed) > self.answered;
             match tokio::time::timeout(stall, self.replies.message()).await {
                 Ok(Ok(Some(reply))) => {
@@ -147,7 +162,7 @@ impl Reading {
                 }
                 Ok(Ok(None)) => return None,
                 Ok(Err(status)) => return Some(Err(status)),
-                Err(_) if outstanding => {
+                Err(_) if outstanding && carried() == before => {
                     let why = format!("entries are outstanding and there was no answer for {stall:?}");
                     return Some(Err(Status::deadline_exceeded(why)));
                 }

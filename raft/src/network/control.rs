@@ -31,7 +31,10 @@ impl Network {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failed> {
         match tokio::time::timeout(time, call).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Ok(reply)) => {
+                self.peers.reach().answered(self.target);
+                Ok(reply.into_inner())
+            }
             Ok(Err(status)) => Err(unreachable(self.target, &status)),
             Err(_) => {
                 Err(unreachable(self.target, &Status::deadline_exceeded(format!("no answer for {time:?}"))))
@@ -80,12 +83,20 @@ impl NetTransferLeader<TypeConfig> for Network {
     }
 }
 
+/// Why nothing is sent to the others.
+pub fn quiet() -> Status {
+    Status::aborted("this leader steps down")
+}
+
 /// One heartbeat: an append request without entries, as a call of its own on the control connection.
 pub async fn heartbeat(
     network: &Network,
     request: AppendEntriesRequest<TypeConfig>,
     time: Duration,
 ) -> Result<StreamAppendResult<TypeConfig>, Failed> {
+    if network.peers.is_hushed() {
+        return Err(unreachable(network.target, &quiet()));
+    }
     let mut client = network.control()?;
     let reply = network.within(time, client.heartbeat(convert::put_append(request))).await?;
     network.read(convert::take_appended(&reply))

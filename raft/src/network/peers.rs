@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -12,7 +13,17 @@ use uncopied::Outlet;
 
 use crate::config::{MESSAGE_BYTES_MAX, ReplicaConfig, WINDOW_BYTES};
 use crate::identity::{Check, Known};
+use crate::network::line::{Dialer, Links};
+use crate::network::reach::Reach;
 use crate::proto::peer_client::PeerClient;
+
+/// Whoever has not answered for so long is not waited for when somebody asks how all are; on a slow clock for so many
+/// heartbeats.
+const SILENT: Duration = Duration::from_secs(2);
+const SILENT_HEARTBEATS: u32 = 5;
+
+/// A process that takes longer to answer a ping, on a connection on which nothing large is before it, is hung.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which of the connections to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,8 +59,12 @@ impl Interceptor for Stamp {
 /// All connections of this node to its peers.
 pub struct Peers {
     known: Arc<Known>,
-    connect_timeout: Duration,
+    heartbeat: Duration,
     append_stall: Duration,
+    links: Arc<Links>,
+    reach: Reach,
+    /// While true, nothing is said to the others as their leader.
+    hushed: watch::Sender<bool>,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     addresses: RwLock<BTreeMap<u64, String>>,
 }
@@ -59,8 +74,11 @@ impl Peers {
     pub fn new(config: &ReplicaConfig, known: Arc<Known>) -> Arc<Peers> {
         Arc::new(Peers {
             known,
-            connect_timeout: config.connect_timeout,
+            heartbeat: config.heartbeat,
             append_stall: config.append_stall,
+            links: Links::new(config.link_silence(), config.connect_timeout),
+            reach: Reach::default(),
+            hushed: watch::Sender::new(false),
             channels: Mutex::default(),
             addresses: RwLock::new(config.members.iter().cloned().collect()),
         })
@@ -78,7 +96,39 @@ impl Peers {
 
     /// See [`ReplicaConfig::connect_timeout`].
     pub fn connect_timeout(&self) -> Duration {
-        self.connect_timeout
+        self.links.connect_timeout
+    }
+
+    /// Who answers.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// For how long `node` has not answered, when that is longer than it should be.
+    pub fn silent(&self, node: u64) -> Option<Duration> {
+        let limit = SILENT.max(self.heartbeat * SILENT_HEARTBEATS);
+        Some(self.reach.silence(node)).filter(|silence| *silence > limit)
+    }
+
+    /// Bytes of appended entries that the kernel of `node` has acknowledged so far.
+    pub fn carried(&self, node: u64) -> u64 {
+        self.address(node).map_or(0, |address| self.links.carried(&address))
+    }
+
+    /// Neither heartbeats nor entries are sent while this is so.
+    pub fn hush(&self, hushed: bool) {
+        self.hushed.send_replace(hushed);
+    }
+
+    /// Whether they are not.
+    pub fn is_hushed(&self) -> bool {
+        *self.hushed.borrow()
+    }
+
+    /// Returns when they are not.
+    pub async fn hushed(&self) {
+        // The sender is ours.
+        let _ = self.hushed.subscribe().wait_for(|hushed| *hushed).await;
     }
 
     /// Takes the addresses of a membership; those of other nodes stay.
@@ -132,14 +182,15 @@ impl Peers {
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|e| Status::unavailable(format!("{address:?} is no address: {e}")))?
-            .connect_timeout(self.connect_timeout)
-            .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(2 * WINDOW_BYTES)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(5))
+            // Something is out at least so often while an answer is waited for: what the other side sent may be
+            // what a cut has swallowed, and only its silence to this tells.
+            .http2_keep_alive_interval(self.heartbeat)
+            .keep_alive_timeout(if lane == Lane::Control { PING_TIMEOUT } else { super::BULK_PING_TIMEOUT })
             .keep_alive_while_idle(lane == Lane::Control);
-        let channel = endpoint.connect_lazy();
+        let counted = (lane == Lane::Bulk).then_some(address);
+        let channel = endpoint.connect_with_connector_lazy(Dialer::new(self.links.clone(), counted));
         channels.insert(key, channel.clone());
         Ok(channel)
     }
@@ -174,5 +225,24 @@ mod tests {
         assert!(never_sent(&status), "{status:?}");
         assert!(!never_sent(&Status::unavailable("somebody said so")));
         assert!(peers.member(3, Lane::Forward, Check::Full).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_came_about_has_sent_nothing() {
+        // A listener whose queue is full: the kernel answers nothing, as behind a cut link.
+        use rustix::net::{AddressFamily, SocketType};
+        let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let listener = std::net::TcpListener::from(listener);
+        let address = listener.local_addr().unwrap();
+        let full = (0..2).map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)));
+        let _held: Vec<_> = full.collect();
+        let mut config = ReplicaConfig::new(1, [1; 16], "c", vec![(2, address.to_string())]);
+        config.connect_timeout = Duration::from_millis(300);
+        let peers = Peers::new(&config, Known::new(&config));
+        let mut client = peers.member(2, Lane::Forward, Check::Full).unwrap();
+        let status = client.propose(proto::ProposeRequest::default()).await.unwrap_err();
+        assert!(never_sent(&status), "{status:?}");
     }
 }

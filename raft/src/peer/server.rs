@@ -13,6 +13,7 @@ use uncopied::{Incoming, Inlet};
 use super::{appends, proposals};
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
+use crate::hand_over::HandOver;
 use crate::identity::Check;
 use crate::leader::Leadership;
 use crate::membership::Members;
@@ -37,6 +38,7 @@ pub(crate) struct Rooms {
     pub transfers: Arc<Transfers>,
     pub content: Arc<Service>,
     pub reporter: Arc<Reporter>,
+    pub hand_over: Arc<HandOver>,
 }
 
 /// What peers may call.
@@ -130,8 +132,12 @@ impl peer_server::Peer for PeerService {
         let record = propose::decode_request(request).map_err(bad)?;
         let outcome = async {
             let leadership = self.leadership().await?;
-            let _permit = self.proposer().intake.permit(&record).await?;
-            self.proposer().propose_tied(&leadership, &record).await
+            let permit = self.proposer().intake.permit(&record).await?;
+            let outcome = self.proposer().propose_tied(&leadership, &record).await;
+            if outcome.is_ok() {
+                permit.answered();
+            }
+            outcome
         };
         Ok(Response::new(propose::encode_reply(seq, outcome.await)))
     }
@@ -208,6 +214,11 @@ impl peer_server::Peer for PeerService {
         self.not_closing()?;
         let parts = rejoin::serve::parts(self.rooms.members.clone(), from, request.get_ref().vote_term);
         Ok(Response::new(Box::pin(parts)))
+    }
+
+    async fn pulse(&self, request: Request<proto::PulseRequest>) -> Reply<proto::PulseReply> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.rooms.hand_over.pulse()))
     }
 
     async fn status(&self, request: Request<proto::StatusRequest>) -> Reply<proto::StatusReply> {

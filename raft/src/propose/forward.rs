@@ -76,10 +76,19 @@ fn lost(leader: u64, status: &Status) -> ProposeError {
 
 /// Proposes one record to `leader`.
 pub(super) async fn propose_once(proposer: &Proposer, leader: u64, record: &LogRecord) -> Outcome {
+    // As long as the leader does not answer nothing is sent, so that nothing becomes unknown.
+    proposer.quorum().way_to(leader).await?;
     let client = proposer.peers.member(leader, Lane::Forward, Check::Full);
     let mut client = client.map_err(|status| ProposeError::unavailable(status.message()))?;
     let patience = proposer.config.answer_stall + proposer.config.leader_patience;
-    match tokio::time::timeout(patience, client.propose(encode_request(0, record))).await {
+    let answered = tokio::select! {
+        answered = tokio::time::timeout(patience, client.propose(encode_request(0, record))) => answered,
+        why = proposer.quorum().lost() => return Err(ProposeError::unknown(why)),
+        () = proposer.quorum().deposed(leader) => {
+            return Err(ProposeError::unknown(format!("node {leader} leads no more")));
+        }
+    };
+    match answered {
         Err(_) => Err(ProposeError::unknown(format!("node {leader}, the leader, does not answer"))),
         Ok(Err(status)) => Err(lost(leader, &status)),
         Ok(Ok(reply)) => decode_reply(reply.into_inner()),
@@ -124,6 +133,7 @@ impl Open {
 pub(super) async fn open(proposer: &Arc<Proposer>, leader: u64) -> Result<ProposalStream, ProposeError> {
     let unavailable =
         |status: Status| ProposeError::unavailable(format!("node {leader}: {}", status.message()));
+    proposer.quorum().way_to(leader).await?;
     let mut client = proposer.peers.member(leader, Lane::Forward, Check::Full).map_err(unavailable)?;
     let (sender, proposals) = mpsc::channel(QUEUE);
     let (over, ended) = watch::channel(false);
@@ -134,7 +144,13 @@ pub(super) async fn open(proposer: &Arc<Proposer>, leader: u64) -> Result<Propos
     ));
     let patience = proposer.config.connect_timeout + proposer.config.leader_patience;
     // The caller has no handle yet, so that nothing was sent: no failure here leaves an outcome open.
-    let replies = tokio::time::timeout(patience, opening).await;
+    let replies = tokio::select! {
+        replies = tokio::time::timeout(patience, opening) => replies,
+        why = proposer.quorum().lost() => return Err(ProposeError::unavailable(why)),
+        () = proposer.quorum().deposed(leader) => {
+            return Err(ProposeError::unavailable(format!("node {leader} leads no more")));
+        }
+    };
     let replies = replies
         .map_err(|_| unavailable(Status::deadline_exceeded("it takes no proposals")))?
         .map_err(unavailable)?
@@ -183,6 +199,8 @@ async fn listen(
     // The leader gives up first, so that its answers arrive.
     let stall = proposer.config.answer_stall + proposer.config.heartbeat;
     let mut changes = proposer.consensus.changes();
+    let lost = proposer.quorum().lost();
+    tokio::pin!(lost);
     loop {
         let outstanding = !open.is_empty();
         tokio::select! {
@@ -201,6 +219,7 @@ async fn listen(
                     return "the leader has changed".into();
                 }
             }
+            why = &mut lost => return why,
             () = tokio::time::sleep(stall), if outstanding => {
                 return format!("node {leader}, the leader, does not answer");
             }

@@ -57,7 +57,7 @@ async fn write(proposer: &Arc<Proposer>, leadership: &Arc<Leadership>, record: &
         Some(Err(why)) => return Taken::Answered(Ok((LogId::default(), malformed(why)))),
         None => return Taken::Answered(Err(ProposeError::unavailable("this node is shutting down"))),
     }
-    if let Err(error) = proposer.life.running() {
+    if let Err(error) = proposer.life.running().and_then(|()| proposer.quorum().reached()) {
         return Taken::Answered(Err(error));
     }
     if record.brings_content()
@@ -159,6 +159,7 @@ async fn settle(
         biased;
         written = answer_of(written) => written,
         () = leadership.ended() => unknown("leadership changed before the record was committed"),
+        why = proposer.quorum().lost() => unknown(&why),
         () = tokio::time::sleep(proposer.config.answer_stall) => unknown("no majority has confirmed the record in time"),
     }
 }
@@ -183,6 +184,7 @@ pub(super) async fn run(
     let ended = stream.serve(&mut intake).await;
     intake.close();
     let Err(why) = ended else { return };
+    let why = why.as_str();
     // What the consensus has may be in the log; what it refused or never got surely is not.
     for (_, proposal) in std::mem::take(&mut stream.open) {
         proposal.answer(Err(ProposeError::unknown(why)));
@@ -217,12 +219,15 @@ struct Stream {
 
 impl Stream {
     /// Ok when the sender closed the stream and everything is answered.
-    async fn serve(&mut self, intake: &mut mpsc::Receiver<Proposal>) -> Result<(), &'static str> {
+    async fn serve(&mut self, intake: &mut mpsc::Receiver<Proposal>) -> Result<(), String> {
         let leadership = self.leadership.clone();
         let stall = self.proposer.config.answer_stall;
         let mut closed = false;
         let mut heard = Instant::now();
         let mut refused_since: Option<Instant> = None;
+        let quorum = self.proposer.quorum().clone();
+        let lost = quorum.lost();
+        tokio::pin!(lost);
         loop {
             if self.waiting.is_empty() {
                 if self.again.is_empty() {
@@ -236,9 +241,12 @@ impl Stream {
                     }
                     let since = *refused_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= self.proposer.config.leader_patience {
-                        return Err("the leader has no majority");
+                        return Err("the leader has no majority".into());
                     }
-                    tokio::time::sleep(LEASE_PAUSE).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(LEASE_PAUSE) => {}
+                        why = &mut lost => return Err(why),
+                    }
                     self.gap = None;
                     for (seq, proposal) in std::mem::take(&mut self.again) {
                         self.launch(seq, proposal).await;
@@ -249,7 +257,8 @@ impl Stream {
             }
             tokio::select! {
                 biased;
-                () = leadership.ended() => return Err("the leader has changed"),
+                () = leadership.ended() => return Err("the leader has changed".into()),
+                why = &mut lost => return Err(why),
                 Some((seq, written)) = self.waiting.next() => {
                     heard = Instant::now();
                     self.written(seq, written);
@@ -266,7 +275,7 @@ impl Stream {
                     }
                 },
                 () = tokio::time::sleep_until(heard + stall), if !self.waiting.is_empty() => {
-                    return Err("no majority has confirmed a record in time");
+                    return Err("no majority has confirmed a record in time".into());
                 }
             }
         }

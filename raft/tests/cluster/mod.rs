@@ -25,6 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 
+pub mod proxy;
+use proxy::Proxy;
+
 /// Longer than anything here may take, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -66,6 +69,8 @@ pub struct Cluster {
     pub name: &'static str,
     pub members: Vec<(u64, String)>,
     pub nodes: BTreeMap<u64, Node>,
+    /// What stands between the nodes, if anything does.
+    pub proxies: BTreeMap<u64, Proxy>,
     /// When nodes that are started purge and give back.
     pub keeping: Keeping,
 }
@@ -91,11 +96,11 @@ pub fn eager() -> Keeping {
     }
 }
 
-/// Settings with which elections take about a second.
+/// Settings with which another leader stands after about two seconds.
 pub fn quick(node: u64, incarnation: [u8; 16], name: &str, members: Vec<(u64, String)>) -> ReplicaConfig {
     ReplicaConfig {
         heartbeat: Duration::from_millis(150),
-        election_timeout: (Duration::from_millis(600), Duration::from_millis(1200)),
+        election_timeout: (Duration::from_millis(1500), Duration::from_millis(2400)),
         answer_stall: Duration::from_secs(5),
         leader_patience: Duration::from_secs(6),
         tick: Duration::from_millis(200),
@@ -169,16 +174,31 @@ impl Cluster {
 
     /// The same, with other rules for purge and deletion.
     pub async fn start_keeping(name: &'static str, size: u64, keeping: Keeping) -> Cluster {
+        Cluster::build(name, size, keeping, false).await
+    }
+
+    /// Nodes 1 to `size`, that reach each other through proxies.
+    pub async fn behind_proxies(name: &'static str, size: u64) -> Cluster {
+        Cluster::build(name, size, Keeping::default(), true).await
+    }
+
+    async fn build(name: &'static str, size: u64, keeping: Keeping, proxied: bool) -> Cluster {
         let mut listeners = Vec::new();
         for _ in 0..size {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
-        let members: Vec<_> = (1..=size)
+        let mut members: Vec<_> = (1..=size)
             .zip(&listeners)
             .map(|(id, listener)| (id, listener.local_addr().unwrap().to_string()))
             .collect();
+        let mut proxies = BTreeMap::new();
+        for (id, address) in members.iter_mut().filter(|_| proxied) {
+            let proxy = Proxy::start(address.clone()).await;
+            address.clone_from(&proxy.address);
+            proxies.insert(*id, proxy);
+        }
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster { dir, name, members, nodes: BTreeMap::new(), keeping };
+        let mut cluster = Cluster { dir, name, members, nodes: BTreeMap::new(), proxies, keeping };
         for (id, listener) in (1..=size).zip(listeners) {
             let config = cluster.config(id, [id as u8; 16]);
             let node = Node::start(config, &cluster.data(id), listener).await;

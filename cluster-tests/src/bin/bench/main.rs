@@ -196,7 +196,7 @@ fn cluster(dir: &Path) -> Cluster {
     // As in production: the default timeouts.
     let options = Options {
         heartbeat_ms: 500,
-        election_ms: (3000, 6000),
+        election_ms: (3900, 4400),
         below: Some(dir.to_owned()),
         ..Options::default()
     };

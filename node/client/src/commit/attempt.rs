@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Done, Ended, Event, Run, what};
 use crate::connect::REQUEST_BYTES_MAX;
+use crate::dial::never_connected;
 use crate::failure::{Code, Failure};
 use crate::pb::commit_reply::Kind as Reply;
 use crate::pb::commit_request::Kind as Request;
@@ -21,6 +22,8 @@ use crate::{pb, wire};
 
 /// Messages on their way to the node: at most this many pieces of at most one chunk each.
 const PIECES_QUEUED_MAX: usize = 8;
+/// What a node that speaks first has more than we.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Pause between signs of life.
 const LIFE_EVERY: Duration = Duration::from_secs(3);
 
@@ -69,7 +72,10 @@ impl Run<'_> {
     }
 
     /// The commit at one node. An error is final; what another node may do better is in `Ended`.
-    pub(super) async fn at(&mut self, endpoint: &str) -> Result<Ended, Failure> {
+    ///
+    /// A node that works on the commit says so every second, and one that cannot go on says so at once: after
+    /// `patience` without a word the next one is asked.
+    pub(super) async fn at(&mut self, endpoint: &str, patience: Duration) -> Result<Ended, Failure> {
         let mut stub = self.client.stub(endpoint)?;
         let plan = match &self.place {
             Some(_) => None,
@@ -101,28 +107,25 @@ impl Run<'_> {
             self.handing.hand();
         }
         let call = stub.commit(uncopied::request(ReceiverStream::new(requests), REQUEST_BYTES_MAX));
-        let mut replies = match tokio::time::timeout(self.client.options.timeout, call).await {
+        let mut replies = match tokio::time::timeout(patience, call).await {
             Ok(Ok(replies)) => replies.into_inner(),
             Ok(Err(status)) if never_connected(&status) => {
                 return Ok(Ended::Unreached(Failure::from_status(&status)));
             }
             Ok(Err(status)) => return Ok(Ended::BrokeOff(Failure::from_status(&status))),
-            Err(_) => {
-                return Ok(Ended::BrokeOff(
-                    Failure::new(Code::Unavailable, "no answer").why("no answer in time"),
-                ));
-            }
+            Err(_) => return Ok(Ended::Hung),
         };
         let mut hints = BTreeMap::new();
         let mut committed: Option<pb::Committed> = None;
         // The node has its own, equal, timeout and says more than we can: it may speak first.
-        let patience = self.client.options.timeout + Duration::from_secs(5);
+        let patience = patience.min(self.client.options.timeout) + FIRST_WORD;
         loop {
             let reply = match tokio::time::timeout(patience, replies.message()).await {
                 Ok(Ok(Some(pb::CommitReply { kind: Some(reply) }))) => reply,
                 Ok(Ok(Some(pb::CommitReply { kind: None }))) => continue,
                 Ok(Ok(None)) => return Ok(broke_off(committed, "the node ended the answer early".into())),
                 Ok(Err(status)) => return Ok(broke_off(committed, Failure::from_status(&status).why)),
+                Err(_) if committed.is_none() => return Ok(Ended::Hung),
                 Err(_) => return Ok(broke_off(committed, "no answer in time".into())),
             };
             match reply {
@@ -147,6 +150,7 @@ impl Run<'_> {
                         self.split(plan, opened.chunk_bytes, covered, hints, &mut sender, None);
                     }
                 }
+                Reply::Working(_) => {}
                 Reply::Progress(progress) => {
                     self.moved = Instant::now();
                     (self.on)(Event::Progress(progress));
@@ -217,18 +221,6 @@ fn broke_off(committed: Option<pb::Committed>, why: String) -> Ended {
         Some(committed) => Ended::Done(Done { committed, published: Some(pb::Published::default()) }),
         None => Ended::BrokeOff(Failure::new(Code::Unavailable, "the node broke off").why(why)),
     }
-}
-
-/// Whether the call failed before a byte of it was sent.
-fn never_connected(status: &tonic::Status) -> bool {
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 /// While the thread that splits holds the stream: tells the node that it is at work. Where pieces wait for the node

@@ -1,0 +1,55 @@
+//! Connections to endpoints. One that does not come about in time is told apart from one that broke: nothing was
+//! sent on it.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
+
+/// Time to connect to one endpoint.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connects, within the time there is. A timeout of the channel's own would look like a call that was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Dialer;
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let connecting = TcpStream::connect((host, uri.port_u16().unwrap_or(80)));
+            let late = || {
+                io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT_TIMEOUT:?}"))
+            };
+            let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| late())??;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+/// Whether the call failed before a byte of it was sent.
+pub fn never_connected(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}

@@ -1,0 +1,213 @@
+//! A leader that should not lead lets another one: it looks at itself and at the voters all the time, and does what
+//! `policy` says.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `policy` | stay, hand over, or step down; pure |
+//! | `watch` | what of its own disk and of the links a leader sees; pure |
+
+mod policy;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nativelog::store::LogStore;
+use tokio::sync::Notify;
+
+use crate::config::ReplicaConfig;
+use crate::consensus::{Consensus, View};
+use crate::intake::Heard;
+use crate::leader::{Leadership, Leading};
+use crate::life::Life;
+use crate::network::peers::Peers;
+use crate::proto;
+use policy::{Policy, Seen, Step};
+use watch::{Marks, Waiting, Watch};
+
+/// A leader that steps down says nothing to the others for so long, in election timeouts.
+const QUIET: u32 = 2;
+
+/// Looks after the leadership of one node.
+pub(crate) struct HandOver {
+    node: u64,
+    heartbeat: Duration,
+    election: Duration,
+    consensus: Consensus,
+    leading: Arc<Leading>,
+    peers: Arc<Peers>,
+    heard: Arc<Heard>,
+    log: LogStore,
+    life: Arc<Life>,
+    /// Entries of this node's log that wait for its disk.
+    waiting: Mutex<Waiting>,
+    /// Somebody asks it to step down, with the reason.
+    asked: Mutex<Option<String>>,
+    wake: Notify,
+}
+
+impl HandOver {
+    /// For one node.
+    pub fn new(
+        config: &ReplicaConfig,
+        leading: Arc<Leading>,
+        consensus: Consensus,
+        peers: Arc<Peers>,
+        heard: Arc<Heard>,
+        log: LogStore,
+        life: Arc<Life>,
+    ) -> Arc<HandOver> {
+        Arc::new(HandOver {
+            node: config.node,
+            heartbeat: config.heartbeat,
+            election: config.election_timeout.1,
+            consensus,
+            leading,
+            peers,
+            heard,
+            log,
+            life,
+            waiting: Mutex::default(),
+            asked: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// How this node is, for whoever asks.
+    pub fn pulse(&self) -> proto::PulseReply {
+        let view = self.consensus.view();
+        let lag = self.flush_lag();
+        proto::PulseReply {
+            term: view.term,
+            leader: view.leader,
+            flush_lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn flush_lag(&self) -> Duration {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.look(self.last(), *self.log.flushed().borrow(), Instant::now())
+    }
+
+    /// Entries that the log holds or held.
+    fn last(&self) -> u64 {
+        self.log.log_state().1.map_or(0, |last| last.index + 1)
+    }
+
+    /// Steps down as soon as this node leads and may.
+    pub fn step_down(&self, why: &str) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        self.wake.notify_one();
+    }
+
+    /// Looks after it, for as long as this node lives.
+    pub async fn run(self: Arc<Self>) {
+        let mut policy = Policy::new(self.election, Instant::now());
+        let mut watch = Watch::new(Instant::now());
+        let mut term = None;
+        let mut said = String::new();
+        while !self.life.is_closing() {
+            tokio::select! {
+                () = tokio::time::sleep(self.heartbeat) => {}
+                () = self.wake.notified() => {}
+            }
+            let now = Instant::now();
+            self.flush_lag();
+            let Some(leadership) = self.leading.now() else {
+                term = None;
+                continue;
+            };
+            if term.replace(leadership.lead().term) != Some(leadership.lead().term) {
+                policy.begins(now);
+                watch = Watch::new(now);
+            }
+            let seen = self.look(&leadership, &mut watch, now);
+            match policy.step(&seen, now) {
+                Step::Stay => said.clear(),
+                Step::StayAlone(why) => {
+                    if said.is_empty() {
+                        tracing::warn!(node = self.node, why, "this node leads on");
+                    }
+                    said = why;
+                }
+                Step::HandOver { to, why } => {
+                    tracing::warn!(node = self.node, to, why, "leadership is handed over");
+                    if let Err(why) = self.consensus.hand_over(to).await {
+                        tracing::warn!(node = self.node, %why, "leadership stays");
+                    }
+                }
+                Step::Resign { why } => {
+                    tracing::warn!(node = self.node, why, "this leader steps down");
+                    self.be_quiet().await;
+                }
+            }
+        }
+    }
+
+    fn look(&self, leadership: &Leadership, watch: &mut Watch, now: Instant) -> Seen {
+        let view = self.consensus.view();
+        let others = self.voters(&view);
+        if others.is_empty() {
+            // There is nobody to lead instead.
+            return Seen { ready: true, ..Seen::default() };
+        }
+        let count = |at: Option<nativelog::record::LogId>| at.map_or(0, |at| at.index + 1);
+        let moved = |node: &u64| {
+            let has = count(view.matched.get(node).copied().flatten());
+            (*node, (has, self.peers.carried(*node)))
+        };
+        let marks = Marks {
+            last: self.last(),
+            committed: count(view.committed),
+            flushed: *self.log.flushed().borrow(),
+            others: others.iter().map(moved).collect(),
+        };
+        let (behind, stuck) = watch.look(marks, self.election, now);
+        let reach = self.peers.reach();
+        let live = others.iter().filter(|node| self.peers.silent(**node).is_none());
+        let lags = live.filter_map(|node| {
+            let pulse = reach.pulse(*node)?;
+            Some((*node, Duration::from_millis(pulse.flush_lag_ms)))
+        });
+        let refused = self.heard.refused_lately();
+        let refused = refused.into_iter().filter(|(node, _)| others.contains(node));
+        let refused: BTreeMap<_, _> = refused.collect();
+        // With those left, this node among them, there is no majority for what they refuse.
+        let voters = others.len() + 1;
+        let nobody = voters - refused.len() <= voters / 2;
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let refused = refused.into_iter().next().filter(|_| nobody);
+        let refused = refused.map(|(node, why)| format!("a majority refuses an entry; node {node}: {why}"));
+        // A cluster without an identity waits for its members, which is nobody's fault.
+        let ready = leadership.is_ready() || self.peers.known().cluster().is_none();
+        Seen { ready, behind, others: lags.collect(), refused: asked.or(refused), stuck }
+    }
+
+    fn voters(&self, view: &View) -> Vec<u64> {
+        view.voters.iter().copied().filter(|voter| *voter != self.node).collect()
+    }
+
+    /// Says nothing to the others for a while, so that one of them leads; and does not stand.
+    async fn be_quiet(&self) {
+        let until = tokio::time::Instant::now() + self.election * QUIET;
+        self.leading.hush(true);
+        self.peers.hush(true);
+        self.consensus.hush(true);
+        let mut changes = self.consensus.changes();
+        let deposed = async {
+            while changes.leader().is_none_or(|leader| leader == self.node) && changes.changed().await {}
+        };
+        let led = tokio::time::timeout_at(until, deposed).await.is_ok();
+        // Whoever leads must be answered, and a leader that nobody followed may lead on.
+        self.peers.hush(false);
+        self.leading.hush(false);
+        if led {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = self.life.ended() => {}
+            }
+        }
+        self.consensus.hush(false);
+    }
+}

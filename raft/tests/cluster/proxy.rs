@@ -1,0 +1,89 @@
+//! What lies between a node and those who call it: connections can be held up and refused.
+
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What happens to connections, those that are there and those that come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// All goes through.
+    Open,
+    /// Nothing moves, and nobody is told.
+    Held,
+    /// They are closed.
+    Refused,
+}
+
+/// In front of one node, at an address of its own.
+pub struct Proxy {
+    pub address: String,
+    way: Arc<watch::Sender<Way>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// In front of whoever listens at `to`.
+    pub async fn start(to: String) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let way = Arc::new(watch::Sender::new(Way::Open));
+        let ways = way.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((from, _)) = listener.accept().await {
+                tokio::spawn(carry(from, to.clone(), ways.subscribe()));
+            }
+        });
+        Proxy { address, way, task }
+    }
+
+    /// From now on.
+    pub fn set(&self, way: Way) {
+        self.way.send_replace(way);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn carry(from: TcpStream, to: String, mut ways: watch::Receiver<Way>) {
+    // Somebody may come while nothing moves.
+    if ways.wait_for(|way| *way != Way::Held).await.map_or(true, |way| *way == Way::Refused) {
+        return;
+    }
+    let Ok(onward) = TcpStream::connect(to).await else { return };
+    drop((from.set_nodelay(true), onward.set_nodelay(true)));
+    let (mut from_read, mut from_write) = from.into_split();
+    let (mut on_read, mut on_write) = onward.into_split();
+    let (mut there, mut back) = (ways.clone(), ways.clone());
+    tokio::select! {
+        () = copy(&mut from_read, &mut on_write, &mut there) => {}
+        () = copy(&mut on_read, &mut from_write, &mut back) => {}
+        _ = ways.wait_for(|way| *way == Way::Refused) => {}
+    }
+}
+
+async fn copy(
+    from: &mut tokio::net::tcp::OwnedReadHalf,
+    to: &mut tokio::net::tcp::OwnedWriteHalf,
+    ways: &mut watch::Receiver<Way>,
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        if ways.wait_for(|way| *way == Way::Open).await.is_err() {
+            return;
+        }
+        let Ok(len) = from.read(&mut buffer).await else { return };
+        if len == 0 || ways.wait_for(|way| *way == Way::Open).await.is_err() {
+            return;
+        }
+        if to.write_all(&buffer[..len]).await.is_err() {
+            return;
+        }
+    }
+}
