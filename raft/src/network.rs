@@ -29,6 +29,9 @@ use crate::intake::Heard;
 use crate::types::TypeConfig;
 use peers::Peers;
 
+/// Names, in the refusal of an append request, the entry that is not what it should be.
+pub(crate) const REFUSED_ENTRY: &str = "epochlog-refused-entry";
+
 /// A tonic server set up for peer traffic: windows, no Nagle, keepalive. Add services and serve.
 pub fn server() -> Server {
     Server::builder()

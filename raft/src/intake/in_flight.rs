@@ -1,23 +1,42 @@
-//! Bytes of proposals that are unanswered. A semaphore would do, but for two things: the bound moves, and one record
-//! always goes, however large.
+//! Bytes of proposals that are not answered, or not flushed here yet. A semaphore would do, but for three things: the
+//! bound moves, one record always goes, however large, and large ones leave room for small ones and do not hold
+//! them up.
 
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
+/// One part in so many of the bound is for small records alone.
+const FOR_SMALL: u64 = 8;
+
 /// The bytes that are out, and how many may be.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// First come, first served: only who holds it looks for room.
-    turn: Mutex<()>,
+    /// First come, first served, among the large and among the small: only who holds it looks for room.
+    turns: [Mutex<()>; 2],
     state: watch::Sender<State>,
 }
 
 #[derive(Debug)]
 struct State {
     out: u64,
+    /// How many of them are of large records.
+    large: u64,
     bound: u64,
     closed: bool,
+}
+
+impl State {
+    fn fits(&self, bytes: u64, large: bool) -> bool {
+        let fits = self.out.saturating_add(bytes) <= self.bound;
+        if !large {
+            return self.out == 0 || fits;
+        }
+        let bound = self.bound - self.bound / FOR_SMALL;
+        // One that never fits goes when no other large one is out: small ones may be all the time.
+        let alone = self.large == 0 && (self.out == 0 || bytes > bound);
+        alone || fits && self.large.saturating_add(bytes) <= bound
+    }
 }
 
 /// Holds room for one record until it is dropped.
@@ -25,13 +44,14 @@ struct State {
 pub(crate) struct Permit {
     in_flight: Arc<InFlight>,
     bytes: u64,
+    large: bool,
 }
 
 impl InFlight {
     /// At most so many bytes are out at a time.
     pub fn new(bound: u64) -> Arc<InFlight> {
-        let state = watch::Sender::new(State { out: 0, bound, closed: false });
-        Arc::new(InFlight { turn: Mutex::default(), state })
+        let state = watch::Sender::new(State { out: 0, large: 0, bound, closed: false });
+        Arc::new(InFlight { turns: Default::default(), state })
     }
 
     /// From now on at most so many. What is out stays out.
@@ -40,22 +60,31 @@ impl InFlight {
     }
 
     /// Waits until so many more bytes may be out; `None` once it is closed.
-    pub async fn permit(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
-        let _turn = self.turn.lock().await;
+    pub async fn permit(self: &Arc<Self>, bytes: u64, large: bool) -> Option<Permit> {
+        let _turn = self.turns[usize::from(large)].lock().await;
         let mut changes = self.state.subscribe();
-        let fits = |state: &State| state.out == 0 || state.out.saturating_add(bytes) <= state.bound;
-        // Nobody else takes room meanwhile: what fits goes on to fit, unless the bound moves just now.
-        let closed = changes.wait_for(|state| state.closed || fits(state)).await.ok()?.closed;
-        if closed {
-            return None;
+        loop {
+            changes.wait_for(|state| state.closed || state.fits(bytes, large)).await.ok()?;
+            // The other kind may have taken the room meanwhile.
+            let mut taken = None;
+            self.state.send_if_modified(|state| {
+                taken = (!state.closed).then(|| state.fits(bytes, large));
+                let takes = taken == Some(true);
+                if takes {
+                    state.out += bytes;
+                    state.large += if large { bytes } else { 0 };
+                }
+                takes
+            });
+            if taken? {
+                return Some(Permit { in_flight: self.clone(), bytes, large });
+            }
         }
-        self.state.send_modify(|state| state.out += bytes);
-        Some(Permit { in_flight: self.clone(), bytes })
     }
 
     /// Waits until nothing is out. Whoever comes later waits behind this.
     pub async fn drained(&self) {
-        let _turn = self.turn.lock().await;
+        let _turns = (self.turns[0].lock().await, self.turns[1].lock().await);
         drop(self.state.subscribe().wait_for(|state| state.out == 0).await);
     }
 
@@ -67,7 +96,10 @@ impl InFlight {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.in_flight.state.send_modify(|state| state.out -= self.bytes);
+        self.in_flight.state.send_modify(|state| {
+            state.out -= self.bytes;
+            state.large -= if self.large { self.bytes } else { 0 };
+        });
     }
 }
 
@@ -88,7 +120,7 @@ mod tests {
     }
 
     fn at_once(in_flight: &Arc<InFlight>, bytes: u64) -> Option<Permit> {
-        now(pin!(in_flight.permit(bytes))).flatten()
+        now(pin!(in_flight.permit(bytes, false))).flatten()
     }
 
     #[test]
@@ -109,7 +141,7 @@ mod tests {
     fn a_bound_that_moves_is_heeded_by_who_waits() {
         let in_flight = InFlight::new(10);
         let ten = at_once(&in_flight, 10).unwrap();
-        let mut waiting = pin!(in_flight.permit(5));
+        let mut waiting = pin!(in_flight.permit(5, false));
         assert!(now(waiting.as_mut()).is_none());
         in_flight.set_bound(15);
         let five = now(waiting.as_mut()).flatten().expect("there is room now");
@@ -124,7 +156,7 @@ mod tests {
     fn first_come_first_served() {
         let in_flight = InFlight::new(10);
         let ten = at_once(&in_flight, 10).unwrap();
-        let (mut large, mut small) = (pin!(in_flight.permit(10)), pin!(in_flight.permit(1)));
+        let (mut large, mut small) = (pin!(in_flight.permit(10, false)), pin!(in_flight.permit(1, false)));
         assert!(now(large.as_mut()).is_none());
         assert!(now(small.as_mut()).is_none());
         drop(ten);
@@ -150,14 +182,31 @@ mod tests {
     }
 
     #[test]
+    fn large_ones_leave_room_for_small_ones_and_do_not_hold_them_up() {
+        let in_flight = InFlight::new(80);
+        let large = now(pin!(in_flight.permit(70, true))).flatten().unwrap();
+        let mut waiting = pin!(in_flight.permit(10, true));
+        assert!(now(waiting.as_mut()).is_none(), "a part of the room is not for large ones");
+        let small = at_once(&in_flight, 10).expect("it does not wait behind the large one");
+        assert!(at_once(&in_flight, 1).is_none());
+        drop(large);
+        let second = now(waiting.as_mut()).flatten().unwrap();
+        drop(second);
+        let huge = now(pin!(in_flight.permit(500, true))).flatten().expect("one goes, however large");
+        assert!(now(pin!(in_flight.permit(1, true))).is_none());
+        drop((huge, small));
+        assert!(now(pin!(in_flight.drained())).is_some());
+    }
+
+    #[test]
     fn closing_ends_waiting() {
         let in_flight = InFlight::new(1);
         let one = at_once(&in_flight, 1).unwrap();
-        let mut waiting = pin!(in_flight.permit(1));
+        let mut waiting = pin!(in_flight.permit(1, false));
         assert!(now(waiting.as_mut()).is_none());
         in_flight.close();
         assert!(matches!(now(waiting.as_mut()), Some(None)));
         drop(one);
-        assert!(matches!(now(pin!(in_flight.permit(1))), Some(None)), "it is closed");
+        assert!(matches!(now(pin!(in_flight.permit(1, false))), Some(None)), "it is closed");
     }
 }

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
-use checkpoint::{
-    CommitId, Coverage, Digest, JobName, Limits, Manifest, Plan, PlanEntry, RealDisk, Splitter, Store,
-};
+use checkpoint::{CommitId, Coverage, Digest, JobName, Limits, Manifest, Plan, PlanEntry, Splitter, Store};
 use futures::StreamExt;
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
@@ -24,6 +22,9 @@ use raft::{Keeping, ProposalStream, Replica, ReplicaConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
+
+pub mod slow;
+use slow::SlowDisk;
 
 /// Longer than anything here may take, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -68,6 +69,10 @@ pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
     /// When nodes that are started purge and give back.
     pub keeping: Keeping,
+    /// The disk of each node.
+    pub disks: BTreeMap<u64, SlowDisk>,
+    /// What each node keeps in flight, in bytes.
+    pub in_flight_bytes: usize,
 }
 
 /// Nothing is purged unless a test asks for it.
@@ -109,11 +114,11 @@ async fn listen(address: &str) -> TcpListener {
 
 impl Node {
     /// Starts a node over `dir`.
-    pub async fn start(config: ReplicaConfig, dir: &Path, listener: TcpListener) -> Node {
+    pub async fn start(config: ReplicaConfig, dir: &Path, listener: TcpListener, disk: SlowDisk) -> Node {
         let (id, incarnation) = (config.node, config.incarnation);
         // Shown when a test fails; whoever came first has set it.
         drop(tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).try_init());
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         std::fs::create_dir_all(dir).unwrap();
         let store = Arc::new(Store::open(disk.clone(), dir).unwrap());
         let layout = Layout::new(dir);
@@ -169,6 +174,16 @@ impl Cluster {
 
     /// The same, with other rules for purge and deletion.
     pub async fn start_keeping(name: &'static str, size: u64, keeping: Keeping) -> Cluster {
+        Cluster::start_with(name, size, keeping, raft::PROPOSAL_BYTES).await
+    }
+
+    /// The same, with so many bytes in flight.
+    pub async fn start_with(
+        name: &'static str,
+        size: u64,
+        keeping: Keeping,
+        in_flight_bytes: usize,
+    ) -> Cluster {
         let mut listeners = Vec::new();
         for _ in 0..size {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -178,10 +193,18 @@ impl Cluster {
             .map(|(id, listener)| (id, listener.local_addr().unwrap().to_string()))
             .collect();
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster { dir, name, members, nodes: BTreeMap::new(), keeping };
+        let mut cluster = Cluster {
+            dir,
+            name,
+            members,
+            nodes: BTreeMap::new(),
+            keeping,
+            disks: (1..=size).map(|id| (id, SlowDisk::default())).collect(),
+            in_flight_bytes,
+        };
         for (id, listener) in (1..=size).zip(listeners) {
             let config = cluster.config(id, [id as u8; 16]);
-            let node = Node::start(config, &cluster.data(id), listener).await;
+            let node = Node::start(config, &cluster.data(id), listener, cluster.disks[&id].clone()).await;
             cluster.nodes.insert(id, node);
         }
         cluster
@@ -190,7 +213,7 @@ impl Cluster {
     /// Settings of a node.
     pub fn config(&self, id: u64, incarnation: [u8; 16]) -> ReplicaConfig {
         let config = quick(id, incarnation, self.name, self.members.clone());
-        ReplicaConfig { keeping: self.keeping.clone(), ..config }
+        ReplicaConfig { keeping: self.keeping.clone(), in_flight_bytes: self.in_flight_bytes, ..config }
     }
 
     /// The data folder of a node.
@@ -203,7 +226,7 @@ impl Cluster {
         let address = self.members.iter().find(|(node, _)| *node == id).unwrap().1.clone();
         let listener = listen(&address).await;
         let path = self.dir.path().join(dir);
-        let node = Node::start(self.config(id, incarnation), &path, listener).await;
+        let node = Node::start(self.config(id, incarnation), &path, listener, self.disks[&id].clone()).await;
         self.nodes.insert(id, node);
     }
 
