@@ -126,6 +126,12 @@ impl Worker {
                         self.publish(std::mem::take(&mut publishing));
                         self.expire(job, epoch, index, &released);
                     }
+                    Effect::RemoveJob { job } => {
+                        self.publish(std::mem::take(&mut publishing));
+                        if let Err(error) = self.store.remove_job(&job) {
+                            tracing::warn!(%job, %error, "the empty folder of a job that was removed stays");
+                        }
+                    }
                     Effect::Discard { attempt, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.shared.dues.discard(attempt, index);
@@ -149,7 +155,9 @@ impl Worker {
                 Task::Shelved(shelved) => (&shelved.job, shelved.epoch, shelved.attempt, shelved.root),
                 Task::Effect(_) => continue,
             };
-            if matches!(self.store.published(job, epoch), Ok(Some(found)) if found == root) {
+            if let Ok(Some(there)) = self.store.envelope(job, epoch)
+                && (there.root, there.attempt) == (root, attempt)
+            {
                 done.insert(attempt);
             }
         }
@@ -283,6 +291,12 @@ impl Worker {
 
     /// Removes the folder of an epoch that has expired, or notes it for when its last reader has left.
     fn remove(&mut self, job: JobName, epoch: u64, index: u64) {
+        // The job may have been removed since and made anew: the number is another epoch's then.
+        if let Ok(Some(there)) = self.store.envelope(&job, epoch)
+            && there.position.index > index
+        {
+            return;
+        }
         if self.shared.dues.owe_folder_that_is_read(&(job.clone(), epoch), index) {
             return;
         }
