@@ -20,6 +20,7 @@ const EPOCHS: [u64; 4] = [1, 2, 3, 4];
 /// files.
 fn crowded(disk: &CrashDisk, catalog: &Path) -> (Replica, Vec<nativelog::Entry>) {
     disk.create_dir(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
     let mut replica = Replica::start(Arc::new(disk.clone()), Path::new("/data"), catalog);
     let names: Vec<String> = (0..ENTRIES).map(|n| format!("f{n:05}:0")).collect();
     let directory = Directory::parse(&names.join(" "));
@@ -64,8 +65,8 @@ fn trees_of_epochs_that_wait_lie_in_files_and_are_published_from_them() {
 fn a_tree_that_does_not_read_back_costs_no_other_epoch_its_turn() {
     let (disk, temp) = (CrashDisk::new(), tempfile::tempdir().unwrap());
     let (mut replica, applied) = crowded(&disk, temp.path());
-    let last = waiting(&disk, &replica).pop().unwrap();
-    disk.truncate_file(&replica.store.layout().waiting_dir().join(last), 1000).unwrap();
+    let first = waiting(&disk, &replica).remove(0);
+    disk.truncate_file(&replica.store.layout().waiting_dir().join(first), 1000).unwrap();
     replica.flush(applied);
     replica.wait_performed();
     let missing = replica.machine.missing();
