@@ -41,7 +41,7 @@ pub use reclaim::Garbage;
 pub use succession::succession;
 
 pub(crate) use book::EpochKey;
-pub(crate) use debts::{Debts, Owed};
+pub(crate) use debts::{Debts, Owed, Unpublished};
 
 /// What became of a sealed epoch on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +181,12 @@ impl Dues {
             book.missing.insert(key, Absent { attempt, root, why: why.to_owned() });
             self.tell();
         }
+    }
+
+    /// An epoch that was sealed at `index` waited to be published, and what it is to hold is not known here any more.
+    pub fn lost(&self, job: &JobName, epoch: u64, attempt: u64, root: Digest, index: u64, why: String) {
+        self.book().lose((job.clone(), epoch), Absent { attempt, root, why }, index);
+        self.tell();
     }
 
     /// Sealed epochs that are noted as missing.

@@ -147,10 +147,9 @@ impl Machine {
         Ok(verdict)
     }
 
-    /// Waits until the performer's backlog is small enough to apply more. It depends on this node's own flushes, and on
-    /// whoever holds the performer for a moment, so that this always ends.
-    pub async fn room(&self) {
-        self.performer.room().await;
+    /// About how much is applied and not performed, in bytes: of content to write, and of what tells of it.
+    pub fn behind(&self) -> u64 {
+        self.performer.behind()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Ledger> {

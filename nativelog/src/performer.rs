@@ -1,5 +1,8 @@
 //! The performer: carries out the ledger's effects on this node's disk, in log order.
 //!
+//! Apply hands over and never waits for it: how far it is [behind](Performer::behind) is told to leaders, which let
+//! less in. What waits takes little memory: the trees of epochs lie in files (`waiting`) when there are many.
+//!
 //! One thread. It acts only on entries that this node has flushed, so that the disk never runs
 //! ahead of the log. Every effect is idempotent: after a crash those above the newest snapshot are
 //! simply done again, and an epoch that is published already costs one look at its manifest. What
@@ -8,10 +11,13 @@
 //! **Never.** It has no say in what is accepted, and an effect that cannot be done here never stops
 //! the node: the epoch is *unpublished here*, with its reason, and is tried again.
 
+mod shelver;
+mod waiting;
 mod worker;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use checkpoint::JobName;
@@ -22,36 +28,55 @@ use crate::dues::{Dues, EpochKey};
 use crate::ledger::Effect;
 use crate::store::LogStore;
 
+use waiting::{Shelf, Shelved};
 use worker::Worker;
 
 pub use crate::dues::Publication;
 
-/// Apply waits while the effects that are queued take more than about this many bytes.
-const BACKLOG_BYTES_MAX: usize = 32 << 20;
+/// Trees of epochs that wait take at most about so many bytes of memory; those of more lie in files.
+const TREES_BYTES_MAX: usize = 8 << 20;
+/// About what an entry of a tree takes in memory, in bytes.
+const ENTRY_BYTES: usize = 256;
+
+/// One thing to do.
+enum Task {
+    Effect(Effect),
+    /// An epoch to publish, whose tree lies in a file.
+    Shelved(Shelved),
+}
 
 /// Effects of one entry.
 struct Work {
     index: u64,
-    effects: Vec<Effect>,
-    /// About what the effects take in memory, in bytes.
-    weight: usize,
+    tasks: Vec<Task>,
+    /// About how much there is to do, in bytes: of what is written, and of what tells of it.
+    weight: u64,
 }
 
 /// What is asked of the thread, under one lock that is never held over a disk.
 struct Orders {
     queue: VecDeque<Work>,
+    /// About what the trees in the queue take in memory, in bytes.
+    trees: usize,
     stop: bool,
     retry_now: bool,
 }
 
-fn weight(effects: &[Effect]) -> usize {
+fn tree_bytes(task: &Task) -> usize {
+    match task {
+        Task::Effect(Effect::Publish(epoch)) => ENTRY_BYTES * epoch.manifest.entries.len(),
+        Task::Effect(_) | Task::Shelved(_) => 0,
+    }
+}
+
+fn weight(effects: &[Effect]) -> u64 {
     let of = |effect: &Effect| match effect {
-        Effect::Unpack { files, .. } => 128 * files.len(),
-        Effect::Publish(epoch) => 256 * epoch.manifest.entries.len(),
+        Effect::Unpack { files, .. } => files.iter().map(|(_, _, _, len)| 128 + u64::from(*len)).sum(),
+        Effect::Publish(epoch) => (ENTRY_BYTES * epoch.manifest.entries.len()) as u64,
         Effect::RemoveJob { .. } => 128,
-        Effect::Expire { released, .. } | Effect::Discard { released, .. } => 48 * released.len(),
+        Effect::Expire { released, .. } | Effect::Discard { released, .. } => 48 * released.len() as u64,
     };
-    64 + effects.iter().map(of).sum::<usize>()
+    64 + effects.iter().map(of).sum::<u64>()
 }
 
 /// What the handle and the thread share.
@@ -66,8 +91,10 @@ struct Shared {
     working: Mutex<()>,
     /// All effects below this index are done.
     performed: watch::Sender<u64>,
-    /// Weight of what is queued.
-    backlog: watch::Sender<usize>,
+    /// Woken when trees may have to be put into files.
+    crowded: Condvar,
+    /// Weight of what is not done yet.
+    behind: AtomicU64,
 }
 
 impl Shared {
@@ -86,18 +113,25 @@ impl Shared {
         self.progress.notify_all();
     }
 
+    /// So much of what was queued is done. Nothing is, once another ledger has taken over.
+    fn done(&self, weight: u64) {
+        let _orders = self.orders();
+        let behind = self.behind.load(Ordering::Relaxed);
+        self.behind.store(behind.saturating_sub(weight), Ordering::Relaxed);
+    }
+
     fn end(&self) {
         self.orders().stop = true;
         self.progress.notify_all();
-        // Nobody waits for what is not done any more.
-        self.backlog.send_replace(0);
+        self.crowded.notify_all();
+        self.behind.store(0, Ordering::Relaxed);
     }
 }
 
 /// The handle to the performer's thread.
 pub struct Performer {
     shared: Arc<Shared>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 /// The directory of an epoch stays while this lives, also when the epoch expires.
@@ -118,35 +152,41 @@ impl Drop for Reader {
 pub struct Paused<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
 
 impl Performer {
-    /// Starts the thread; everything below `performed` is done already, but for what is due.
+    /// Starts the threads; everything below `performed` is done already, but for what is due.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system gives no thread, or what a process before this one left cannot be removed.
     pub(crate) fn start(
         store: Arc<Store>,
         log: LogStore,
         performed: u64,
         dues: Arc<Dues>,
     ) -> std::io::Result<Performer> {
+        let shelf = Shelf::open(store.disk().clone(), store.layout().waiting_dir())?;
         let shared = Arc::new(Shared {
             dues,
             // What was owed before this start.
-            orders: Mutex::new(Orders { queue: VecDeque::new(), stop: false, retry_now: true }),
+            orders: Mutex::new(Orders { queue: VecDeque::new(), trees: 0, stop: false, retry_now: true }),
             wake: Condvar::new(),
             progress: Condvar::new(),
             working: Mutex::new(()),
             performed: watch::Sender::new(performed),
-            backlog: watch::Sender::new(0),
+            crowded: Condvar::new(),
+            behind: AtomicU64::new(0),
         });
         let worker = Worker::new(shared.clone(), store, log.clone());
         let ended = shared.clone();
+        let shelving = shared.clone();
+        let shelver = std::thread::Builder::new()
+            .name("epochs-waiting".into())
+            .spawn(move || shelver::run(&shelving, &shelf))?;
         let thread = std::thread::Builder::new().name("performer".into()).spawn(move || {
             if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
                 log.fail("the performer panicked");
             }
             ended.end();
         })?;
-        Ok(Performer { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Performer { shared, threads: Mutex::new(vec![thread, shelver]) })
     }
 
     /// Hands over the effects of the entry at `index`; indexes ascend. Never waits.
@@ -163,15 +203,19 @@ impl Performer {
                 _ => {}
             }
         }
-        self.shared.backlog.send_modify(|backlog| *backlog += weight);
-        orders.queue.push_back(Work { index, effects, weight });
+        self.shared.behind.fetch_add(weight, Ordering::Relaxed);
+        let tasks: Vec<Task> = effects.into_iter().map(Task::Effect).collect();
+        orders.trees += tasks.iter().map(tree_bytes).sum::<usize>();
+        if orders.trees > TREES_BYTES_MAX {
+            self.shared.crowded.notify_one();
+        }
+        orders.queue.push_back(Work { index, tasks, weight });
         self.shared.wake.notify_one();
     }
 
-    /// Waits until the queue is short enough to take more.
-    pub async fn room(&self) {
-        // The sender lives as long as this handle.
-        let _ = self.shared.backlog.subscribe().wait_for(|backlog| *backlog <= BACKLOG_BYTES_MAX).await;
+    /// About how much is applied and not performed, in bytes: of content to write, and of what tells of it.
+    pub fn behind(&self) -> u64 {
+        self.shared.behind.load(Ordering::Relaxed)
     }
 
     /// The index below which all effects are done.
@@ -206,26 +250,30 @@ impl Performer {
 
     /// Forgets what is queued and goes on at `performed`: another ledger has taken over, and the dues with it.
     pub(crate) fn reset(&self, _paused: &Paused<'_>, performed: u64) {
-        {
+        let forgotten = {
             let mut orders = self.shared.orders();
-            orders.queue.clear();
             orders.retry_now = true;
-        }
-        self.shared.backlog.send_replace(0);
+            orders.trees = 0;
+            self.shared.behind.store(0, Ordering::Relaxed);
+            std::mem::take(&mut orders.queue)
+        };
+        // Files go with it, and not under the lock.
+        drop(forgotten);
         self.shared.move_to(performed);
         self.shared.wake.notify_one();
     }
 
-    /// Ends the thread after what it is doing now, and waits for it.
+    /// Ends the threads after what they are doing now, and waits for them.
     pub fn shutdown(&self) {
         self.shared.orders().stop = true;
         self.shared.wake.notify_all();
         self.shared.progress.notify_all();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the performer thread panicked");
+        self.shared.crowded.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the performer panicked");
+            }
         }
     }
 }

@@ -13,6 +13,12 @@ pub const APPEND_BYTES: usize = 32 << 20;
 pub const MESSAGE_BYTES_MAX: usize = (5 << 20) + (512 << 10);
 /// The largest part of a snapshot or of content that a node sends, in bytes.
 pub const PART_BYTES: usize = 1 << 20;
+/// The largest manifest file, in bytes: a million entries with longest paths are below.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 30;
+/// Items of content in one request.
+pub const ITEMS_MAX: usize = 512;
+/// Bytes of the ranges or packed files in one request.
+pub const ITEM_BYTES_MAX: u64 = 32 << 20;
 /// The largest ledger that a node takes from a peer, in bytes.
 pub const LEDGER_BYTES_MAX: u64 = 1 << 30;
 /// HTTP/2 frames may be so long: a request of 1 MiB of payload in two frames instead of 65. Small

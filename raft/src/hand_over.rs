@@ -170,15 +170,9 @@ impl HandOver {
             let pulse = reach.pulse(*node)?;
             Some((*node, Duration::from_millis(pulse.flush_lag_ms)))
         });
-        let refused = self.heard.refused_lately();
-        let refused = refused.into_iter().filter(|(node, _)| others.contains(node));
-        let refused: BTreeMap<_, _> = refused.collect();
-        // With those left, this node among them, there is no majority for what they refuse.
-        let voters = others.len() + 1;
-        let nobody = voters - refused.len() <= voters / 2;
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let refused = refused.into_iter().next().filter(|_| nobody);
-        let refused = refused.map(|(node, why)| format!("a majority refuses an entry; node {node}: {why}"));
+        let refused = self.heard.refused_by_majority(&view.voters);
+        let refused = refused.map(|(index, why)| format!("a majority refuses entry {index}: {why}"));
         // A cluster without an identity waits for its members, which is nobody's fault.
         let ready = leadership.is_ready() || self.peers.known().cluster().is_none();
         Seen { ready, behind, others: lags.collect(), refused: asked.or(refused), stuck }

@@ -2,41 +2,89 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `in_flight`, `rate` | bytes that are out and not answered; how many of large records, by what was answered lately |
+//! | `in_flight` | bytes that are out and not answered, or not flushed here |
+//! | `rate` | how many of large records may be out, by what was answered lately |
+//! | `lag` | large content goes slower while the voters are behind |
 //! | `space` | content refused for want of space, here and by followers |
+//! | `refusals` | what followers refused |
 //! | `foreground` | commits go first |
 
 mod foreground;
 mod in_flight;
+mod lag;
 mod rate;
+mod refusals;
 mod space;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use nativelog::machine::Machine;
 use nativelog::record::LogRecord;
 use nativelog::store::LogStore;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::config::{PROPOSAL_BYTES, ReplicaConfig, RoomProbe};
 use crate::error::ProposeError;
 
 pub(crate) use foreground::Foreground;
-pub(crate) use in_flight::{InFlight, Permit};
+pub(crate) use in_flight::Permit;
 pub use space::VoterSpace;
-pub(crate) use space::{Heard, Refusal};
+
+use in_flight::InFlight;
+use lag::Lags;
+use refusals::Refusals;
+use space::Refusal;
 
 /// What a record takes beyond its bytes.
 const RECORD_OVERHEAD: u64 = 256;
+/// A record that brings content or a plan, in so many bytes, is large: it waits for the disks of a majority, and leaves
+/// room for others.
+const LARGE_BYTES: u64 = 64 << 10;
+
+fn is_large(record: &LogRecord) -> bool {
+    record.brings_content() && record.bytes() >= LARGE_BYTES
+}
+
+/// What a leader hears from its followers about what they can take.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    refusals: Refusals,
+    lags: Lags,
+}
+
+impl Heard {
+    /// This peer refused content for want of space.
+    pub fn is_short(&self, peer: u64, why: &str) {
+        self.refusals.is_short(peer, why);
+    }
+
+    /// This peer says that this entry is not what it should be, and why: it will never take it.
+    pub fn refuses(&self, peer: u64, index: u64, why: &str) {
+        self.refusals.refuses(peer, index, why);
+    }
+
+    /// The entry that so many of `voters` refused lately that no majority can have it, and why.
+    pub fn refused_by_majority(&self, voters: &[u64]) -> Option<(u64, String)> {
+        self.refusals.by_majority(voters)
+    }
+
+    /// This peer has applied so many bytes that it has not carried out yet.
+    pub fn is_behind(&self, peer: u64, bytes: u64) {
+        self.lags.heard(peer, bytes);
+    }
+}
 
 /// What one replica lets in.
 pub(crate) struct Intake {
     node: u64,
     log: LogStore,
-    /// Bytes of unanswered proposals.
+    machine: Arc<Machine>,
+    /// Bytes of proposals that are unanswered or not flushed.
     proposals: Arc<InFlight>,
     proposal_bytes: u64,
-    /// Bytes of unanswered entries from append streams.
+    /// Bytes of entries from append streams that are not flushed.
     appends: Arc<Semaphore>,
     append_bytes: usize,
     /// What is refused at the ingress at present, for want of space.
@@ -45,7 +93,7 @@ pub(crate) struct Intake {
     no_content: RwLock<Option<String>>,
     /// What the other voters told of their space.
     told: RwLock<BTreeMap<u64, VoterSpace>>,
-    /// Followers that refused content.
+    /// What the followers of this leader say.
     heard: Arc<Heard>,
     /// Whether this node has room just now.
     room: RoomProbe,
@@ -55,11 +103,12 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Takes in what fits `config`.
-    pub fn new(config: &ReplicaConfig, log: LogStore) -> Arc<Intake> {
+    pub fn new(config: &ReplicaConfig, log: LogStore, machine: Arc<Machine>) -> Arc<Intake> {
         let proposal_bytes = config.proposal_bytes() as u64;
         Arc::new(Intake {
             node: config.node,
             log,
+            machine,
             proposals: InFlight::new(proposal_bytes),
             proposal_bytes,
             appends: Arc::new(Semaphore::new(config.append_bytes())),
@@ -78,7 +127,7 @@ impl Intake {
         &self.foreground
     }
 
-    /// Is told which followers refuse content.
+    /// Is told what followers say.
     pub fn heard(&self) -> &Arc<Heard> {
         &self.heard
     }
@@ -92,13 +141,42 @@ impl Intake {
     ///
     /// # Errors
     /// It is too large; this node stops.
-    pub async fn permit(&self, record: &LogRecord) -> Result<Permit, ProposeError> {
+    pub async fn permit(&self, record: &LogRecord) -> Result<Arc<Permit>, ProposeError> {
         let bytes = record.bytes().saturating_add(RECORD_OVERHEAD);
         if bytes > PROPOSAL_BYTES as u64 {
             return Err(ProposeError::unavailable(format!("a record of {bytes} bytes is too large")));
         }
-        let permit = self.proposals.permit(bytes).await;
-        permit.ok_or_else(|| ProposeError::unavailable("this node is shutting down"))
+        let permit = self.proposals.permit(bytes, is_large(record)).await;
+        permit.map(Arc::new).ok_or_else(|| ProposeError::unavailable("this node is shutting down"))
+    }
+
+    /// Until when a record that this leader is to propose is held back: a majority of `voters` has much to carry out
+    /// still, and the record brings more.
+    pub fn held_until(&self, record: &LogRecord, voters: impl FnOnce() -> Vec<u64>) -> Option<Instant> {
+        if !is_large(record) {
+            return None;
+        }
+        let behind = self.heard.lags.of_best_majority(&voters(), self.node, self.machine.behind());
+        self.heard.lags.turn(behind, record.bytes()).map(Instant::from_std)
+    }
+
+    /// How many bytes this node has applied and not carried out yet.
+    pub fn behind(&self) -> u64 {
+        self.machine.behind()
+    }
+
+    /// Returns when the entry at `index`, which is committed, is flushed here, or a snapshot has replaced it.
+    pub async fn flushed(&self, index: u64) {
+        let mut flushed = self.log.flushed();
+        // The log is gone when the sender is: nothing holds its entries any more.
+        let _ = flushed.wait_for(|flushed| *flushed > index).await;
+    }
+
+    /// Returns when all that the log was given so far is flushed or truncated, or the log has stopped.
+    pub async fn settled(&self) {
+        let (done, settled) = oneshot::channel();
+        self.log.append(Vec::new(), Box::new(move |result| drop(done.send(result))));
+        let _ = settled.await;
     }
 
     /// Waits for room for entries of so many bytes from a leader; `None` once this node stops.
@@ -118,7 +196,7 @@ impl Intake {
     pub fn proposes_no_content(&self, voters: impl FnOnce() -> Vec<u64>) -> Option<String> {
         let own = self.no_content.read().unwrap_or_else(PoisonError::into_inner).clone();
         own.or_else(|| self.stalled()).or_else(|| {
-            let refused = self.heard.lately();
+            let refused = self.heard.refusals.lately();
             let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
             if refused.is_empty() && told.values().all(|told| told.short.is_none()) {
                 return None;

@@ -1,8 +1,8 @@
 //! Proposals: records on their way to the leader, wherever it is.
 //!
 //! Every record is tied to one leadership (`with_leader`): the log never takes it in another term
-//! than the one whose ledger judged it. Bytes in flight are bounded by permits, held from `send`
-//! until the answer. Three kinds of no are three different things here as everywhere: a rejection
+//! than the one whose ledger judged it. Bytes in flight are bounded by permits, held from `send` until the
+//! answer and, where the leader is, until the record is flushed: it may be committed without this node's disk. Three kinds of no are three different things here as everywhere: a rejection
 //! is an `Ok` with the ledger's verdict, *unavailable* is surely not in the log, *unknown* may be.
 
 mod forward;
@@ -60,8 +60,8 @@ impl Proposer {
 /// A record with what is needed to answer for it.
 pub(crate) struct Proposal {
     pub record: LogRecord,
-    /// Held until the answer.
-    pub permit: Permit,
+    /// Held until the answer, and until the record is flushed here.
+    pub permit: Arc<Permit>,
     pub answer: Answer,
 }
 
@@ -95,7 +95,9 @@ impl Proposer {
         let until = Instant::now() + self.config.leader_patience;
         loop {
             let outcome = match self.leading.find(until).await? {
-                Leader::Here(leadership) => local::propose_once(self, &leadership, &record, until).await,
+                Leader::Here(leadership) => {
+                    local::propose_once(self, &leadership, &record, &permit, until).await
+                }
                 Leader::There(leader) => forward::propose_once(self, leader, &record).await,
             };
             if outcome.is_ok() {
@@ -113,7 +115,12 @@ impl Proposer {
     /// Proposes a record once in this leadership: this crate's own (identity, log time) before the leadership is
     /// ready, and those from elsewhere, whose senders try again themselves.
     pub async fn propose_tied(self: &Arc<Self>, leadership: &Arc<Leadership>, record: &LogRecord) -> Outcome {
-        local::propose_once(self, leadership, record, Instant::now()).await
+        let permit = self.intake.permit(record).await?;
+        let outcome = local::propose_once(self, leadership, record, &permit, Instant::now()).await;
+        if outcome.is_ok() {
+            permit.answered();
+        }
+        outcome
     }
 
     /// See [`Replica::stream`](crate::Replica::stream).

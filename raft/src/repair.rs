@@ -8,6 +8,7 @@
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use checkpoint::store::{Content, Store, StoreError, VerifyReport};
 use checkpoint::{Envelope, JobName, Manifest};
 use nativelog::machine::{Machine, Missing};
 use nativelog::record::Body;
+use nativelog::shape::check_shape;
 use nativelog::store::LogStore;
 use tokio::sync::watch;
 
+use crate::consensus::Consensus;
 use crate::intake::Intake;
 use crate::life::Life;
 use crate::transfer::anywhere::{Found, Wanted};
@@ -64,6 +67,7 @@ pub(crate) struct Mender {
     machine: Arc<Machine>,
     log: LogStore,
     transfers: Arc<Transfers>,
+    consensus: Consensus,
     intake: Arc<Intake>,
     life: Arc<Life>,
 }
@@ -75,10 +79,11 @@ impl Mender {
         machine: Arc<Machine>,
         log: LogStore,
         transfers: Arc<Transfers>,
+        consensus: Consensus,
         intake: Arc<Intake>,
         life: Arc<Life>,
     ) -> Arc<Mender> {
-        Arc::new(Mender { node, machine, log, transfers, intake, life })
+        Arc::new(Mender { node, machine, log, transfers, consensus, intake, life })
     }
 
     /// See [`Replica::repair_epoch`](crate::Replica::repair_epoch).
@@ -109,11 +114,49 @@ impl Mender {
             if self.life.is_closing() {
                 return;
             }
+            self.doubt_own_entry().await;
             mending.payloads.keep_only(|index| bad.contains(index));
             for index in bad {
                 mending.payload(&self, index).await;
             }
             mending.epochs(&self).await;
+        }
+    }
+
+    /// A majority refuses an entry of this node's for what it is. When it does not pass here either, it has changed in
+    /// this node's memory or on its disk since it was checked: a log that says something else than what was proposed
+    /// can promise nothing, and whoever leads next goes on without that entry.
+    async fn doubt_own_entry(&self) {
+        let Some((index, why)) = self.intake.heard().refused_by_majority(&self.consensus.view().voters)
+        else {
+            return;
+        };
+        let log = self.log.clone();
+        let own = blocking(move || -> io::Result<Option<String>> {
+            let Some(entry) = log.headers(index..index + 1)?.pop() else { return Ok(None) };
+            let Body::Record(record) = entry.body else { return Ok(None) };
+            let payload = log.payload(index)?;
+            Ok(check_shape(&record.header, Some(&payload)).err().map(|why| why.to_string()))
+        });
+        let own = match own.await {
+            Ok(own) => own,
+            Err(error) => return tracing::warn!(index, %error, "a refused entry is not looked at yet"),
+        };
+        match own {
+            Ok(None) => {
+                tracing::error!(
+                    node = self.node,
+                    index,
+                    why,
+                    "a majority refuses an entry that is right here"
+                )
+            }
+            Ok(Some(own)) => {
+                self.life.fail(&format!("entry {index} of this node's log is not what was proposed: {own}"))
+            }
+            Err(error) => {
+                tracing::error!(node = self.node, index, why, %error, "a majority refuses an entry that cannot be read here")
+            }
         }
     }
 }

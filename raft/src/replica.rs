@@ -103,7 +103,7 @@ impl Replica {
         }
         let config = Arc::new(config);
         let life = Life::new(node);
-        let intake = Intake::new(&config, log.clone());
+        let intake = Intake::new(&config, log.clone(), machine.clone());
         let known = Known::new(&config);
         let peers = Peers::new(&config, known.clone());
         let clients = Factory::new(peers.clone(), intake.heard().clone());
@@ -147,8 +147,15 @@ impl Replica {
             intake.clone(),
             keeper.clone(),
         );
-        let mender =
-            Mender::new(node, machine.clone(), log.clone(), transfers.clone(), intake.clone(), life.clone());
+        let mender = Mender::new(
+            node,
+            machine.clone(),
+            log.clone(),
+            transfers.clone(),
+            consensus.clone(),
+            intake.clone(),
+            life.clone(),
+        );
         let reporter = Reporter::new(
             config.clone(),
             consensus.clone(),

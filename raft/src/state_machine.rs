@@ -1,8 +1,8 @@
 //! openraft's state machine over [`nativelog::machine::Machine`].
 //!
 //! Apply is the ledger in memory: a verdict per entry, answered at once, no file touched, no
-//! payload read. What must happen on disk is the performer's business, behind this node's own
-//! flushed mark. Indexes are checked to be contiguous by the machine.
+//! payload read, nobody waited for. What must happen on disk is the performer's business, behind this
+//! node's own flushed mark. Indexes are checked to be contiguous by the machine.
 //!
 //! **Never.** A snapshot that cannot be written or read ends nobody: openraft takes an error of a
 //! builder, or of [`RaftStateMachine::get_current_snapshot`], as a broken disk and stops the node.
@@ -91,7 +91,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            self.machine.room().await;
             if let openraft::EntryPayload::Membership(members) = &entry.payload {
                 self.members = StoredMembers::new(Some(entry.log_id), members.clone());
             }

@@ -11,9 +11,10 @@ use checkpoint::Store;
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
 use checkpoint::testing::{CrashDisk, OpKind};
-use cluster::{quick, within};
+use cluster::{Cluster, Commit, quick, within};
 use nativelog::compose;
 use nativelog::machine::Machine;
+use nativelog::record::{Kind, LogRecord, proto};
 use nativelog::store::{Identity, LogStore, Options};
 use raft::{ProposeError, Replica};
 
@@ -50,4 +51,42 @@ async fn a_failed_fsync_of_the_log_ends_every_acknowledgement() {
     assert!(matches!(later, Err(ProposeError::Fault { .. })), "{later:?}");
     assert!(matches!(replica.read_barrier().await, Err(ProposeError::Fault { .. })));
     assert!(replica.status().fatal.is_some());
+}
+
+/// A chunk whose digest is not that of its payload, although this process says so: its memory has changed since.
+fn changed_in_memory(chunk: LogRecord) -> LogRecord {
+    let Some(Kind::Chunk(chunk_header)) = chunk.header.kind.clone() else { panic!("a chunk") };
+    let mut digest = chunk_header.digest.to_vec();
+    digest[7] ^= 1;
+    let changed = Kind::Chunk(proto::Chunk { digest: digest.into(), ..chunk_header });
+    LogRecord::new(changed, chunk.payload).digested_here()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_entry_nobody_can_take_does_not_lead_for_ever() {
+    let mut cluster = Cluster::start("refused", 3).await;
+    let leader = cluster.leader().await;
+    let dir = cluster::directory(4 << 20);
+    let commit = Commit::of(dir.path(), "job", 1);
+    let replica = cluster.nodes[&leader].replica.clone();
+    let stream = replica.stream().await.unwrap();
+    let attempt = commit.begin(&stream).await;
+    let (pieces, _) = commit.pieces(dir.path(), attempt);
+    let chunk = pieces.into_iter().find(|piece| matches!(piece.header.kind, Some(Kind::Chunk(_)))).unwrap();
+    let mut fatal = replica.fatal();
+    let answer = stream.send(changed_in_memory(chunk)).await.unwrap();
+    let why = tokio::time::timeout(cluster::DEADLINE, fatal.wait_for(Option::is_some))
+        .await
+        .unwrap()
+        .unwrap()
+        .clone();
+    assert!(why.unwrap().contains("is not what was proposed"));
+    assert!(!matches!(answer.await, Ok((_, verdict)) if verdict.is_accepted()));
+    // As a node ends that has a fault.
+    cluster.nodes.remove(&leader).unwrap().kill().await;
+    let next = cluster.leader().await;
+    commit.write(dir.path(), &cluster.nodes[&next].replica).await;
+    cluster.resume(leader).await;
+    cluster.agree().await;
+    cluster.shutdown().await;
 }

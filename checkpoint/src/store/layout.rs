@@ -9,6 +9,7 @@
 //!     staging/<attempt>/aside/<index>    payloads that lost their range
 //!     staging/<attempt>/epoch/           manifest + files/, becomes epochs/<job>/<epoch>
 //!     blobs/<ab>/<digest>.<mode>[.n]
+//!     waiting/                           trees of sealed epochs whose turn has not come: emptied at every start
 //!     incoming/<digest>                  content that is being brought, survives restarts
 //!     trash/                             on its way out: emptied at every start
 //!     ballast                            given up when the disk is full
@@ -63,6 +64,10 @@ impl Layout {
     /// Ledger snapshots.
     pub fn snapshots_dir(&self) -> PathBuf {
         self.group.join("snapshots")
+    }
+    /// Trees of epochs that wait to be published.
+    pub fn waiting_dir(&self) -> PathBuf {
+        self.group.join("waiting")
     }
     /// Folders of attempts.
     pub fn staging_dir(&self) -> PathBuf {

@@ -147,6 +147,15 @@ impl Book {
         self.failed.remove(&epoch.attempt).and_then(|failed| failed.expired)
     }
 
+    /// An epoch that was sealed at `index` waited, and its tree is gone. Nothing when it has expired since.
+    pub fn lose(&mut self, key: EpochKey, absent: Absent, index: u64) {
+        self.trees.remove(&absent.attempt);
+        self.ended.insert(absent.attempt, index);
+        if self.waiting.remove(&key).is_some() {
+            self.missing.insert(key, absent);
+        }
+    }
+
     pub fn unpacked(&mut self, attempt: u64, pack: Pack, result: Result<(), String>) {
         self.unsynced = true;
         let tree = self.trees.entry(attempt).or_default();

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use checkpoint::JobName;
 use checkpoint::store::{Publish, Store, Unpacked};
 
-use super::{Shared, Work};
+use super::waiting::Shelved;
+use super::{Shared, Task, Work, tree_bytes};
 use crate::dues::Pack;
 use crate::ledger::{Effect, PublishEpoch, Released};
 use crate::store::LogStore;
@@ -16,6 +17,8 @@ use crate::store::LogStore;
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// At most this many entries are performed before their marks move.
 const BATCH_ENTRIES_MAX: usize = 512;
+/// And not more than about so much work, unless it is that of one entry.
+const BATCH_WEIGHT_MAX: u64 = 32 << 20;
 
 pub struct Worker {
     shared: Arc<Shared>,
@@ -35,9 +38,9 @@ impl Worker {
             let _working = shared.working.lock().unwrap_or_else(PoisonError::into_inner);
             let batch = self.next_batch();
             if let Some(last) = batch.last().map(|work| work.index) {
-                let weight: usize = batch.iter().map(|work| work.weight).sum();
+                let weight: u64 = batch.iter().map(|work| work.weight).sum();
                 self.perform(batch);
-                shared.backlog.send_modify(|backlog| *backlog = backlog.saturating_sub(weight));
+                shared.done(weight);
                 shared.move_to(last + 1);
             }
             if self.is_time_to_retry() {
@@ -80,16 +83,32 @@ impl Worker {
     fn next_batch(&self) -> Vec<Work> {
         let flushed = *self.log.flushed().borrow();
         let mut orders = self.shared.orders();
-        let queue = &mut orders.queue;
-        let ready = queue.iter().take(BATCH_ENTRIES_MAX).take_while(|work| work.index < flushed).count();
-        queue.drain(..ready).collect()
+        let mut weight = 0;
+        let fits = |work: &&Work| {
+            weight += work.weight;
+            work.index < flushed && (weight == work.weight || weight <= BATCH_WEIGHT_MAX)
+        };
+        let ready = orders.queue.iter().take(BATCH_ENTRIES_MAX).take_while(fits).count();
+        let batch: Vec<Work> = orders.queue.drain(..ready).collect();
+        orders.trees -= batch.iter().flat_map(|work| &work.tasks).map(tree_bytes).sum::<usize>();
+        batch
     }
 
     fn perform(&mut self, batch: Vec<Work>) {
         let done = self.published_already(&batch);
         let mut publishing = Vec::new();
-        for Work { index, effects, .. } in batch {
-            for effect in effects {
+        for Work { index, tasks, .. } in batch {
+            for task in tasks {
+                let effect = match task {
+                    Task::Effect(effect) => effect,
+                    Task::Shelved(shelved) => match shelved.read() {
+                        Ok(epoch) => Effect::Publish(epoch),
+                        Err(why) => {
+                            self.lost(&shelved, index, why, done.contains(&shelved.attempt));
+                            continue;
+                        }
+                    },
+                };
                 match effect {
                     Effect::Unpack { attempt, index, files } => {
                         if !done.contains(&attempt) {
@@ -128,15 +147,32 @@ impl Worker {
     /// Attempts of the batch whose epoch is a directory here already (a restart redoes what is above its snapshot).
     fn published_already(&self, batch: &[Work]) -> BTreeSet<u64> {
         let mut done = BTreeSet::new();
-        for effect in batch.iter().flat_map(|work| &work.effects) {
-            if let Effect::Publish(epoch) = effect
-                && let Ok(Some(there)) = self.store.envelope(&epoch.job, epoch.epoch)
-                && (there.root, there.attempt) == (epoch.envelope.root, epoch.attempt)
+        for task in batch.iter().flat_map(|work| &work.tasks) {
+            let (job, epoch, attempt, root) = match task {
+                Task::Effect(Effect::Publish(epoch)) => {
+                    (&epoch.job, epoch.epoch, epoch.attempt, epoch.envelope.root)
+                }
+                Task::Shelved(shelved) => (&shelved.job, shelved.epoch, shelved.attempt, shelved.root),
+                Task::Effect(_) => continue,
+            };
+            if let Ok(Some(there)) = self.store.envelope(job, epoch)
+                && (there.root, there.attempt) == (root, attempt)
             {
-                done.insert(epoch.attempt);
+                done.insert(attempt);
             }
         }
         done
+    }
+
+    /// The tree of an epoch that waited is gone: peers have it. Nobody needs it when the epoch is `there` already.
+    fn lost(&self, shelved: &Shelved, index: u64, why: String, there: bool) {
+        let (job, epoch) = (&shelved.job, shelved.epoch);
+        tracing::warn!(%job, epoch, why, "the tree of an epoch that waited to be published does not read back; it is fetched");
+        let why = format!("its tree did not read back: {why}");
+        self.shared.dues.lost(job, epoch, shelved.attempt, shelved.root, index, why);
+        if there {
+            self.shared.dues.adopted(job, epoch);
+        }
     }
 
     fn unpack(&self, attempt: u64, pack: Pack) {

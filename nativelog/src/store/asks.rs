@@ -71,11 +71,11 @@ impl LogStore {
 
     /// Puts a good payload of the entry at `index` in place of one that does not verify: a staged chunk becomes a
     /// new inode (a copy of the file with the range replaced, renamed over it). Blocks, and appends wait for
-    /// the copy. A blob or a published file that shared the old inode still has the damaged bytes.
+    /// the copy. A blob or a published file that shared the old inode still has the damaged bytes. One that lies inline
+    /// in the WAL stays as it is there, which is damage of the log: the good one is served from memory instead.
     ///
     /// # Errors
-    /// The payload is not the one that the header names, it lies inline in the WAL (that is damage of the log),
-    /// or the disk refuses.
+    /// The payload is not the one that the header names, or the disk refuses.
     pub fn repair(&self, index: u64, payload: &Bytes) -> io::Result<()> {
         let slot = self.slot(index)?;
         let (id, place, payload_len) = (slot.id, slot.place, slot.payload_len);
@@ -88,8 +88,10 @@ impl LogStore {
             _ if payload_len == 0 => return Err(refusal(format!("entry {id} has no payload"))),
             Place::Pending => return Err(refusal(format!("the payload of {id} is still being written"))),
             Place::Inline { .. } => {
-                let why = format!("the payload of {id} cannot be replaced; {INLINE}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                tracing::error!(position = %id, "a good payload is served from memory; the one on disk stays damaged: {INLINE}");
+                let first = self.shared().index().first();
+                self.shared().rotten.keep(id, payload.clone(), first);
+                return Ok(());
             }
             Place::Staged | Place::Aside => {}
         }

@@ -159,7 +159,10 @@ impl LogStore {
     fn read_checked(&self, id: LogId, place: Place, record: &LogRecord) -> Result<Bytes, String> {
         let shared = self.shared();
         let read = match place {
-            Place::Inline { position } => shared.segments.inline(position, record.header.payload_bytes),
+            Place::Inline { position } => match shared.rotten.kept(id) {
+                Some(payload) => Ok(payload),
+                None => shared.segments.inline(position, record.header.payload_bytes),
+            },
             Place::Staged | Place::Aside => shared.files.read(id.index, place, &record.header),
             Place::Pending => Err(io::Error::other("payload is neither cached nor placed")),
         };

@@ -1,20 +1,30 @@
 //! Entries whose payload does not verify, and the readers that wait for their repair.
 //!
 //! A damaged payload is not a storage error (that would stop the whole node): its index is shown here for whoever
-//! can fetch it from a peer, and its reader sleeps until something has changed.
+//! can fetch it from a peer, and its reader sleeps until something has changed. One that lies inline in the WAL cannot
+//! be put back there: it is served from memory until its entry is purged or the process ends, so that a follower that
+//! needs it does not wait for ever.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
+
+use crate::record::LogId;
 
 /// A reader looks again at least this often: a read may have failed for a reason that goes away by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// Bytes of refetched inline payloads that are kept in memory; the oldest go first.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+
 /// What waits for a repair.
 pub struct Rotten {
     indexes: watch::Sender<BTreeSet<u64>>,
+    /// Good payloads of entries whose own, inline in the WAL, are not.
+    kept: Mutex<BTreeMap<LogId, Bytes>>,
     changes: Mutex<u64>,
     wake: Condvar,
 }
@@ -22,7 +32,12 @@ pub struct Rotten {
 impl Rotten {
     /// Nothing is rotten.
     pub fn new() -> Self {
-        Rotten { indexes: watch::Sender::default(), changes: Mutex::new(0), wake: Condvar::new() }
+        Rotten {
+            indexes: watch::Sender::default(),
+            kept: Mutex::default(),
+            changes: Mutex::new(0),
+            wake: Condvar::new(),
+        }
     }
 
     /// The indexes, as they come and go.
@@ -38,6 +53,24 @@ impl Rotten {
     /// It verifies again, or is gone.
     pub fn remove(&self, index: u64) {
         self.indexes.send_if_modified(|indexes| indexes.remove(&index));
+    }
+
+    /// Keeps a good payload in memory. Those of entries below `first` go: they are purged.
+    pub fn keep(&self, id: LogId, payload: Bytes, first: u64) {
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.retain(|id, _| id.index >= first);
+            kept.insert(id, payload);
+            while kept.len() > 1 && kept.values().map(Bytes::len).sum::<usize>() > KEPT_BYTES_MAX {
+                kept.pop_first();
+            }
+        }
+        self.changed();
+    }
+
+    /// A good payload of this entry that was refetched.
+    pub fn kept(&self, id: LogId) -> Option<Bytes> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     /// How often something has changed: to be asked before a payload is read.

@@ -218,18 +218,47 @@ fn aside_and_missing_payloads_are_repaired_too() {
 fn what_cannot_be_repaired_is_said() {
     let (disk, entries) = rotten();
     let (log, _) = open(&disk).unwrap();
-    wait_append(&log, vec![pack(1, 4, b"inline")]).unwrap();
     let why = |index, payload: &Bytes| log.repair(index, payload).expect_err("refused").to_string();
     assert!(why(1, &payload(&entries[1])).contains("not the payload"));
     assert!(why(0, &Bytes::new()).contains("no payload"));
     assert!(why(99, &Bytes::new()).contains("no log entry"));
-    let inline = why(4, &Bytes::from_static(b"inline"));
-    assert!(inline.contains("the log itself is damaged") && inline.contains("epochlog repair"), "{inline}");
     disk.fail_next(OpKind::Clone, "repair", 28);
     assert!(log.repair(1, &payload(&entries[0])).is_err(), "no room");
     log.repair(1, &payload(&entries[0])).unwrap();
     log.shutdown();
     assert!(why(1, &payload(&entries[0])).contains("stopped"), "nobody waits for ever");
+}
+
+#[test]
+fn an_inline_payload_that_rots_is_served_from_memory() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk).unwrap();
+    wait_append(&log, vec![blank(1, 0), pack(1, 1, b"inline, and rotten soon")]).unwrap();
+    log.shutdown();
+    let (log, _) = open(&disk).unwrap();
+    let good = Bytes::from_static(b"inline, and rotten soon");
+    assert_eq!(log.payload(1).unwrap(), good);
+    let rotted = disk.read_dir(&layout().log_dir()).unwrap().into_iter().any(|(name, _)| {
+        let path = layout().log_dir().join(name);
+        let bytes = disk.read_file(&path, 1 << 30).unwrap_or_default();
+        let at = bytes.windows(good.len()).position(|bytes| bytes == &good[..]);
+        at.is_some_and(|at| disk.flip(&path, 8 * (at as u64 + 3)).unwrap())
+    });
+    assert!(rotted, "the payload is in the WAL");
+    let why = log.payload(1).expect_err("it does not verify").to_string();
+    assert!(why.contains("the log itself is damaged") && why.contains("epochlog repair"), "{why}");
+    // A follower that needs it waits, and is served.
+    let reader = log.clone();
+    let (answer, answered) = mpsc::channel();
+    std::thread::spawn(move || drop(answer.send(reader.read(1, 2, 1 << 20))));
+    let asked = log.rotten();
+    wait_until(&log, "the reader asks", || asked.borrow().contains(&1));
+    assert!(log.repair(1, &Bytes::from_static(b"inline, and another one")).is_err(), "not its payload");
+    log.repair(1, &good).unwrap();
+    let read = answered.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+    assert_eq!(payload(&read[0]), good);
+    assert_eq!(log.payload(1).unwrap(), good);
+    log.shutdown();
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod leader_change;
 mod replica;
 mod restart;
 mod retry;
+mod waiting;

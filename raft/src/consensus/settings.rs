@@ -30,6 +30,8 @@ pub(crate) fn settings(config: &ReplicaConfig) -> Result<Config, String> {
         max_payload_entries: 64,
         max_append_entries: Some(16),
         api_channel_size: Some(1024),
+        // openraft waits, with everything, while this is full: one step of the commit index is one message.
+        state_machine_channel_size: Some(65_536),
         // The keeper takes snapshots and purges; openraft does neither on its own.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

@@ -1,6 +1,6 @@
-//! Bytes of proposals that are unanswered. A semaphore would do, but for three things: the bound moves; one record
-//! always goes, however large; and small records pass large ones, of which no more is out than was answered lately in
-//! about a second (`rate`).
+//! Bytes of proposals that are not answered, or not flushed here yet. A semaphore would do, but for three things: the
+//! bound moves; one record always goes, however large; and large ones leave room for small ones and do not hold them up:
+//! no more of them is out than was answered lately in about a second (`rate`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,22 +9,21 @@ use tokio::sync::{Mutex, watch};
 
 use super::rate::{Rate, Sent};
 
-/// A record of more bytes is large.
-const SMALL: u64 = 64 << 10;
+/// One part in so many of the bound is for small records alone.
+const FOR_SMALL: u64 = 8;
 
 /// The bytes that are out, and how many may be.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// First come, first served: only who holds it looks for room. Small records and large ones have a turn each.
-    small: Mutex<()>,
-    large: Mutex<()>,
+    /// First come, first served, among the large and among the small: only who holds it looks for room.
+    turns: [Mutex<()>; 2],
     state: watch::Sender<State>,
 }
 
 #[derive(Debug)]
 struct State {
     out: u64,
-    /// Those of large records.
+    /// How many of them are of large records.
     large: u64,
     bound: u64,
     rate: Rate,
@@ -32,11 +31,16 @@ struct State {
 }
 
 impl State {
-    /// Whether another record of so many bytes may go.
-    fn fits(&mut self, bytes: u64, now: Instant) -> bool {
-        let is_paced = bytes > SMALL;
-        let paced = !is_paced || self.large == 0 || self.large.saturating_add(bytes) <= self.rate.bound(now);
-        paced && (self.out == 0 || self.out.saturating_add(bytes) <= self.bound)
+    fn fits(&mut self, bytes: u64, large: bool, now: Instant) -> bool {
+        let fits = self.out.saturating_add(bytes) <= self.bound;
+        if !large {
+            return self.out == 0 || fits;
+        }
+        let bound = self.bound - self.bound / FOR_SMALL;
+        // One that never fits goes when no other large one is out: small ones may be all the time.
+        let alone = self.large == 0 && (self.out == 0 || bytes > bound);
+        let all = self.large.saturating_add(bytes);
+        alone || fits && all <= bound && (self.large == 0 || all <= self.rate.bound(now))
     }
 }
 
@@ -45,6 +49,7 @@ impl State {
 pub(crate) struct Permit {
     in_flight: Arc<InFlight>,
     bytes: u64,
+    large: bool,
     sent: Sent,
 }
 
@@ -52,7 +57,7 @@ impl Permit {
     /// The record is in the log: so much was carried since it got its permit.
     pub fn answered(&self) {
         // Only large ones tell how much fits; nobody is woken for it.
-        if self.bytes > SMALL {
+        if self.large {
             let (sent, bytes) = (self.sent, self.bytes);
             self.in_flight.state.send_if_modified(|state| {
                 state.rate.answered(sent, bytes, Instant::now());
@@ -66,11 +71,7 @@ impl InFlight {
     /// At most so many bytes are out at a time.
     pub fn new(bound: u64) -> Arc<InFlight> {
         let state = State { out: 0, large: 0, bound, rate: Rate::default(), closed: false };
-        Arc::new(InFlight {
-            small: Mutex::default(),
-            large: Mutex::default(),
-            state: watch::Sender::new(state),
-        })
+        Arc::new(InFlight { turns: Default::default(), state: watch::Sender::new(state) })
     }
 
     /// From now on at most so many. What is out stays out.
@@ -79,9 +80,8 @@ impl InFlight {
     }
 
     /// Waits until so many more bytes may be out; `None` once it is closed.
-    pub async fn permit(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
-        let is_large = bytes > SMALL;
-        let _turn = if is_large { &self.large } else { &self.small }.lock().await;
+    pub async fn permit(self: &Arc<Self>, bytes: u64, large: bool) -> Option<Permit> {
+        let _turn = self.turns[usize::from(large)].lock().await;
         let mut changes = self.state.subscribe();
         loop {
             changes.borrow_and_update();
@@ -90,16 +90,16 @@ impl InFlight {
             self.state.send_if_modified(|state| {
                 closed = state.closed;
                 let now = Instant::now();
-                if !closed && state.fits(bytes, now) {
+                if !closed && state.fits(bytes, large, now) {
                     state.out += bytes;
-                    state.large += if is_large { bytes } else { 0 };
+                    state.large += if large { bytes } else { 0 };
                     taken = Some(state.rate.sent(now));
                 }
                 false
             });
             match taken {
                 _ if closed => return None,
-                Some(sent) => return Some(Permit { in_flight: self.clone(), bytes, sent }),
+                Some(sent) => return Some(Permit { in_flight: self.clone(), bytes, large, sent }),
                 // Room comes with an answer or another bound, which both tell.
                 None => changes.changed().await.ok()?,
             }
@@ -108,7 +108,7 @@ impl InFlight {
 
     /// Waits until nothing is out. Whoever comes later waits behind this.
     pub async fn drained(&self) {
-        let _turns = (self.large.lock().await, self.small.lock().await);
+        let _turns = (self.turns[0].lock().await, self.turns[1].lock().await);
         drop(self.state.subscribe().wait_for(|state| state.out == 0).await);
     }
 
@@ -122,7 +122,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.in_flight.state.send_modify(|state| {
             state.out -= self.bytes;
-            state.large -= if self.bytes > SMALL { self.bytes } else { 0 };
+            state.large -= if self.large { self.bytes } else { 0 };
         });
     }
 }
@@ -144,7 +144,11 @@ mod tests {
     }
 
     fn at_once(in_flight: &Arc<InFlight>, bytes: u64) -> Option<Permit> {
-        now(pin!(in_flight.permit(bytes))).flatten()
+        now(pin!(in_flight.permit(bytes, false))).flatten()
+    }
+
+    fn large_at_once(in_flight: &Arc<InFlight>, bytes: u64) -> Option<Permit> {
+        now(pin!(in_flight.permit(bytes, true))).flatten()
     }
 
     #[test]
@@ -165,7 +169,7 @@ mod tests {
     fn a_bound_that_moves_is_heeded_by_who_waits() {
         let in_flight = InFlight::new(10);
         let ten = at_once(&in_flight, 10).unwrap();
-        let mut waiting = pin!(in_flight.permit(5));
+        let mut waiting = pin!(in_flight.permit(5, false));
         assert!(now(waiting.as_mut()).is_none());
         in_flight.set_bound(15);
         let five = now(waiting.as_mut()).flatten().expect("there is room now");
@@ -180,7 +184,7 @@ mod tests {
     fn first_come_first_served() {
         let in_flight = InFlight::new(10);
         let ten = at_once(&in_flight, 10).unwrap();
-        let (mut large, mut small) = (pin!(in_flight.permit(10)), pin!(in_flight.permit(1)));
+        let (mut large, mut small) = (pin!(in_flight.permit(10, false)), pin!(in_flight.permit(1, false)));
         assert!(now(large.as_mut()).is_none());
         assert!(now(small.as_mut()).is_none());
         drop(ten);
@@ -194,15 +198,15 @@ mod tests {
     #[test]
     fn small_records_pass_large_ones_that_wait_for_the_link() {
         let in_flight = InFlight::new(48 << 20);
-        let chunk = at_once(&in_flight, 1 << 20).unwrap();
-        let mut waiting = pin!(in_flight.permit(1 << 20));
+        let chunk = large_at_once(&in_flight, 1 << 20).unwrap();
+        let mut waiting = pin!(in_flight.permit(1 << 20, true));
         assert!(now(waiting.as_mut()).is_none(), "nothing was answered yet: one chunk is enough");
         let small: Vec<_> = (0..100).map(|_| at_once(&in_flight, 1 << 10).expect("it is small")).collect();
         chunk.answered();
         drop(chunk);
         assert!(now(waiting.as_mut()).flatten().is_some());
         // It came back at once, so the next time there is room for many.
-        let many: Vec<_> = (0..40).map(|_| at_once(&in_flight, 1 << 20)).collect();
+        let many: Vec<_> = (0..40).map(|_| large_at_once(&in_flight, 1 << 20)).collect();
         assert!(many.iter().all(Option::is_some));
         drop(small);
     }
@@ -222,14 +226,31 @@ mod tests {
     }
 
     #[test]
+    fn large_ones_leave_room_for_small_ones_and_do_not_hold_them_up() {
+        let in_flight = InFlight::new(80);
+        let large = now(pin!(in_flight.permit(70, true))).flatten().unwrap();
+        let mut waiting = pin!(in_flight.permit(10, true));
+        assert!(now(waiting.as_mut()).is_none(), "a part of the room is not for large ones");
+        let small = at_once(&in_flight, 10).expect("it does not wait behind the large one");
+        assert!(at_once(&in_flight, 1).is_none());
+        drop(large);
+        let second = now(waiting.as_mut()).flatten().unwrap();
+        drop(second);
+        let huge = now(pin!(in_flight.permit(500, true))).flatten().expect("one goes, however large");
+        assert!(now(pin!(in_flight.permit(1, true))).is_none());
+        drop((huge, small));
+        assert!(now(pin!(in_flight.drained())).is_some());
+    }
+
+    #[test]
     fn closing_ends_waiting() {
         let in_flight = InFlight::new(1);
         let one = at_once(&in_flight, 1).unwrap();
-        let mut waiting = pin!(in_flight.permit(1));
+        let mut waiting = pin!(in_flight.permit(1, false));
         assert!(now(waiting.as_mut()).is_none());
         in_flight.close();
         assert!(matches!(now(waiting.as_mut()), Some(None)));
         drop(one);
-        assert!(matches!(now(pin!(in_flight.permit(1))), Some(None)), "it is closed");
+        assert!(matches!(now(pin!(in_flight.permit(1, false))), Some(None)), "it is closed");
     }
 }

@@ -13,7 +13,7 @@
 //! the last of it refuses nothing for a while.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::RECORD_OVERHEAD;
@@ -22,8 +22,6 @@ use super::RECORD_OVERHEAD;
 const HEARD: Duration = Duration::from_secs(1);
 /// What is let in came to the leader before it heard: it is here this long after the refusal.
 const BEFORE_HEARD: Duration = Duration::from_secs(10);
-/// A follower that refused content so long ago may have room again.
-const LATELY: Duration = Duration::from_secs(5);
 
 /// What another voter told of its space.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,45 +49,6 @@ pub(crate) fn too_few_take_content(
     let willing = voters.iter().filter(|voter| why(voter).is_none() && !silent(voter)).count();
     let (first, why) = voters.iter().find_map(|voter| Some((voter, why(voter)?)))?;
     (willing <= voters.len() / 2).then(|| format!("too few nodes take content; node {first}: {why}"))
-}
-
-/// Followers that refused entries, when, and in which words.
-#[derive(Debug, Default)]
-pub(crate) struct Heard {
-    /// Content, for want of space.
-    short: Mutex<BTreeMap<u64, (Instant, String)>>,
-    /// An entry that can never be theirs.
-    refused: Mutex<BTreeMap<u64, (Instant, String)>>,
-}
-
-impl Heard {
-    /// This peer refused content for want of space.
-    pub fn is_short(&self, peer: u64, why: &str) {
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
-        short.insert(peer, (Instant::now(), why.to_owned()));
-    }
-
-    /// This peer refused an entry that is wrong: it will not take it later either.
-    pub fn refuses(&self, peer: u64, why: &str) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.insert(peer, (Instant::now(), why.to_owned()));
-    }
-
-    /// Peers that refused content lately, and why.
-    pub fn lately(&self) -> BTreeMap<u64, String> {
-        lately(&self.short)
-    }
-
-    /// Peers that refused a wrong entry lately, and why.
-    pub fn refused_lately(&self) -> BTreeMap<u64, String> {
-        lately(&self.refused)
-    }
-}
-
-fn lately(heard: &Mutex<BTreeMap<u64, (Instant, String)>>) -> BTreeMap<u64, String> {
-    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-    heard.retain(|_, (at, _)| at.elapsed() < LATELY);
-    heard.iter().map(|(peer, (_, why))| (*peer, why.clone())).collect()
 }
 
 /// Why this node takes no content, while it is short.

@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::{Network, Purpose, control, convert, unreachable};
+use super::{Network, Purpose, REFUSED_ENTRY, control, convert, unreachable};
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::identity::Check;
+use crate::intake::Heard;
 use crate::network::peers::Lane;
 use crate::types::TypeConfig;
 
@@ -77,7 +78,7 @@ impl Network {
             .into_inner();
         let stall = self.peers.append_stall();
         let heard = self.heard.clone();
-        let state = Reading { replies, pump, sent, answered: 0, done: false };
+        let state = Reading { replies, pump, sent, answered: 0, done: false, target, heard: heard.clone() };
         let state = (state, heard, self.peers.clone());
         Ok(futures::stream::unfold(state, move |(mut state, heard, peers)| async move {
             if state.done {
@@ -92,10 +93,11 @@ impl Network {
                 Err(status) if status.code() == Code::ResourceExhausted => {
                     heard.is_short(target, status.message());
                 }
-                Err(status) if status.code() == Code::InvalidArgument => {
-                    heard.refuses(target, status.message());
+                Err(status) => {
+                    if let Some(index) = refused_entry(status) {
+                        heard.refuses(target, index, status.message());
+                    }
                 }
-                Err(_) => {}
             }
             let next = next.map_err(|status| unreachable(target, &status));
             state.done = !matches!(next, Ok(Ok(_)));
@@ -103,6 +105,12 @@ impl Network {
         })
         .boxed())
     }
+}
+
+/// The entry that a follower can never take.
+fn refused_entry(status: &Status) -> Option<u64> {
+    let index = status.metadata().get(REFUSED_ENTRY)?;
+    index.to_str().ok()?.parse().ok().filter(|_| status.code() == Code::InvalidArgument)
 }
 
 /// Moves requests from openraft to the connection. Ends, and lets go of openraft's stream, as soon
@@ -142,6 +150,8 @@ struct Reading {
     sent: Arc<AtomicU64>,
     answered: u64,
     done: bool,
+    target: u64,
+    heard: Arc<Heard>,
 }
 
 impl Reading {
@@ -158,6 +168,7 @@ impl Reading {
             match tokio::time::timeout(stall, self.replies.message()).await {
                 Ok(Ok(Some(reply))) => {
                     self.answered += 1;
+                    self.heard.is_behind(self.target, reply.behind);
                     return Some(convert::take_appended(&reply).map_err(Status::data_loss));
                 }
                 Ok(Ok(None)) => return None,

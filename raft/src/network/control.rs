@@ -99,5 +99,6 @@ pub async fn heartbeat(
     }
     let mut client = network.control()?;
     let reply = network.within(time, client.heartbeat(convert::put_append(request))).await?;
+    network.heard.is_behind(network.target, reply.behind);
     network.read(convert::take_appended(&reply))
 }

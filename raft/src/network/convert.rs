@@ -187,7 +187,7 @@ impl Append {
     }
 }
 
-/// An answer to an append request for the wire.
+/// An answer to an append request for the wire; how far this node is behind is still to be said.
 pub fn put_appended(result: &StreamAppendResult<TypeConfig>) -> proto::AppendReply {
     use proto::append_reply::Outcome;
     let outcome = match result {
@@ -202,7 +202,7 @@ pub fn put_appended(result: &StreamAppendResult<TypeConfig>) -> proto::AppendRep
             })
         }
     };
-    proto::AppendReply { outcome: Some(outcome) }
+    proto::AppendReply { outcome: Some(outcome), behind: 0 }
 }
 
 /// An answer to an append request from the wire.
@@ -362,6 +362,6 @@ mod tests {
         let mut empty = put_append(request(&[7]));
         empty.entries[0].body = None;
         assert!(take_append(empty).is_err());
-        assert!(take_appended(&proto::AppendReply { outcome: None }).is_err());
+        assert!(take_appended(&proto::AppendReply::default()).is_err());
     }
 }

@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{Stream, StreamExt};
 use nativelog::shape::check_shape;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use uncopied::Incoming;
 
 use super::Owned;
-use crate::consensus::Consensus;
 use crate::intake::Intake;
+use crate::network::REFUSED_ENTRY;
 use crate::network::convert::{self, Append};
+use crate::propose::Proposer;
 use crate::proto::{self, append_reply::Outcome};
 
 /// Requests between the connection and the consensus; their bytes are bounded by permits.
@@ -32,24 +35,60 @@ struct Ingress {
 
 type Shared = Arc<Mutex<Ingress>>;
 
+/// Room that was not given back when a stream ended: its entries may still wait for the log's writer.
+struct Leftover {
+    shared: Shared,
+    intake: Arc<Intake>,
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        let held = std::mem::take(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner).held);
+        // Without a runtime nothing runs any more that could fill it.
+        let Ok(runtime) = Handle::try_current() else { return };
+        if held.is_empty() {
+            return;
+        }
+        let intake = self.intake.clone();
+        runtime.spawn(async move {
+            intake.settled().await;
+            drop(held);
+        });
+    }
+}
+
+/// A leader is there; it hears how far this node is behind.
+///
+/// # Errors
+/// A request that is none or has entries; the consensus has ended.
+pub async fn heartbeat(
+    proposer: &Proposer,
+    request: proto::AppendRequest,
+) -> Result<proto::AppendReply, Status> {
+    let reply = proposer.consensus.heed_heartbeat(request).await?;
+    Ok(proto::AppendReply { behind: proposer.intake.behind(), ..reply })
+}
+
 /// Feeds an append stream to the consensus and answers in order. Ends after the first answer that is
 /// not a match, and with the refusal when a request does not pass the ingress.
 pub fn replies(
-    consensus: Consensus,
-    intake: Arc<Intake>,
-    (node, from): (u64, u64),
+    proposer: &Proposer,
+    from: u64,
     requests: Incoming<proto::AppendRequest>,
-) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send {
+) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send + use<> {
+    let (consensus, intake, node) =
+        (proposer.consensus.clone(), proposer.intake.clone(), proposer.config.node);
     let shared = Shared::default();
+    let leftover = Leftover { shared: shared.clone(), intake: intake.clone() };
     let (entries, taken) = mpsc::channel(AHEAD);
-    let reader = Owned(tokio::spawn(read(intake, (node, from), requests, entries, shared.clone())));
+    let reader = Owned(tokio::spawn(read(intake.clone(), (node, from), requests, entries, shared.clone())));
     async_stream::stream! {
-        let _reader = reader;
+        let _reader = (reader, leftover);
         let mut answers = std::pin::pin!(consensus.append(ReceiverStream::new(taken)));
         while let Some(answer) = answers.next().await {
             shared.lock().unwrap_or_else(PoisonError::into_inner).held.pop_front();
             let matched = matches!(&answer, Ok(reply) if matches!(reply.outcome, Some(Outcome::Matched(_))));
-            yield answer;
+            yield answer.map(|reply| proto::AppendReply { behind: intake.behind(), ..reply });
             if !matched {
                 return;
             }
@@ -96,6 +135,13 @@ async fn read(
     shared.lock().unwrap_or_else(PoisonError::into_inner).refusal = refusal;
 }
 
+/// Says which entry it is that nobody here can take: its leader must not wait for it for ever.
+fn refused_entry(index: u64, why: &str) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert(REFUSED_ENTRY, index.into());
+    Status::with_metadata(Code::InvalidArgument, format!("entry {index}: {why}"), metadata)
+}
+
 /// Decodes and checks one request and makes room for its bytes.
 async fn ingress(
     intake: &Intake,
@@ -106,7 +152,7 @@ async fn ingress(
     let mut takes_space = false;
     for (index, record) in request.records() {
         check_shape(&record.header, Some(&record.payload))
-            .map_err(|why| Status::invalid_argument(format!("entry {index}: {why}")))?;
+            .map_err(|why| refused_entry(index, &why.to_string()))?;
         bytes += record.bytes();
         takes_space |= record.brings_content();
     }

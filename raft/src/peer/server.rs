@@ -102,7 +102,7 @@ impl peer_server::Peer for PeerService {
 
     async fn heartbeat(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
         self.admit(&request, Check::Full)?;
-        Ok(Response::new(self.proposer().consensus.heed_heartbeat(request.into_inner()).await?))
+        Ok(Response::new(appends::heartbeat(self.proposer(), request.into_inner()).await?))
     }
 
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
@@ -119,9 +119,7 @@ impl peer_server::Peer for PeerService {
     ) -> Reply<Self::StreamAppendStream> {
         let from = self.admit(&request, Check::Full)?;
         let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX, uncopied::decode)?;
-        let proposer = self.proposer();
-        let (consensus, intake) = (proposer.consensus.clone(), proposer.intake.clone());
-        let replies = appends::replies(consensus, intake, (proposer.config.node, from), requests);
+        let replies = appends::replies(self.proposer(), from, requests);
         Ok(Response::new(Box::pin(replies)))
     }
 
@@ -132,12 +130,7 @@ impl peer_server::Peer for PeerService {
         let record = propose::decode_request(request).map_err(bad)?;
         let outcome = async {
             let leadership = self.leadership().await?;
-            let permit = self.proposer().intake.permit(&record).await?;
-            let outcome = self.proposer().propose_tied(&leadership, &record).await;
-            if outcome.is_ok() {
-                permit.answered();
-            }
-            outcome
+            self.proposer().propose_tied(&leadership, &record).await
         };
         Ok(Response::new(propose::encode_reply(seq, outcome.await)))
     }

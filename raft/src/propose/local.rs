@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::{Outcome, Proposal, Proposer, malformed};
 use crate::consensus;
 use crate::error::ProposeError;
+use crate::intake::Permit;
 use crate::leader::Leadership;
 
 /// Pause before what a leader without lease refused is proposed again.
@@ -47,7 +48,12 @@ enum Taken {
 }
 
 /// Judges `record` and hands it to the consensus. Returns once it is queued.
-async fn write(proposer: &Arc<Proposer>, leadership: &Arc<Leadership>, record: &LogRecord) -> Taken {
+async fn write(
+    proposer: &Arc<Proposer>,
+    leadership: &Arc<Leadership>,
+    record: &LogRecord,
+    permit: &Arc<Permit>,
+) -> Taken {
     // A payload that does not match its digest would be refused by every follower for ever.
     if let Err(why) = check_record(record) {
         return Taken::Answered(Ok((LogId::default(), malformed(why))));
@@ -86,27 +92,55 @@ async fn write(proposer: &Arc<Proposer>, leadership: &Arc<Leadership>, record: &
         }
     };
     let (done, written) = oneshot::channel();
-    let (life, leadership) = (proposer.life.clone(), leadership.clone());
-    // A task of its own: the ticket goes back when the record is applied, whoever still waits for it.
+    let (proposer, leadership, permit) = (proposer.clone(), leadership.clone(), permit.clone());
+    // A task of its own: the ticket goes back when the record is applied, and the permit when it is flushed here,
+    // whoever still waits for it.
     tokio::spawn(async move {
-        let (ticket, result) = match answer.await {
-            consensus::Written::Decided(at, verdict) => (Some(ticket), Written::Answered(Ok((at, verdict)))),
-            consensus::Written::Later(error) => (Some(ticket), Written::Later(error)),
-            consensus::Written::Refused(error) => (Some(ticket), Written::Answered(Err(error))),
+        let (ticket, log, result) = match answer.await {
+            consensus::Written::Decided(at, verdict) => {
+                (Some(ticket), InLog::At(at.index), Written::Answered(Ok((at, verdict))))
+            }
+            consensus::Written::Later(error) => (Some(ticket), InLog::No, Written::Later(error)),
+            consensus::Written::Refused(error) => (Some(ticket), InLog::No, Written::Answered(Err(error))),
             consensus::Written::Unknown(error) => {
-                let error = match life.running() {
+                let error = match proposer.life.running() {
                     Err(fault @ ProposeError::Fault { .. }) => fault,
                     _ => error,
                 };
-                (None, Written::Answered(Err(error)))
+                (None, InLog::Maybe, Written::Answered(Err(error)))
             }
         };
         if let Some(ticket) = ticket {
             leadership.release(ticket);
         }
         drop(done.send(result));
+        let flushed = async {
+            match log {
+                InLog::At(index) => proposer.intake.flushed(index).await,
+                InLog::Maybe => proposer.intake.settled().await,
+                InLog::No => {}
+            }
+        };
+        tokio::select! {
+            () = flushed => {}
+            () = proposer.life.ended() => {}
+        }
+        drop(permit);
     });
     Taken::Written(written)
+}
+
+/// Where a record is in this node's log.
+enum InLog {
+    At(u64),
+    /// Maybe, somewhere in what the log was given so far.
+    Maybe,
+    No,
+}
+
+/// Until when `record` waits for the disks of a majority.
+fn held_until(proposer: &Proposer, record: &LogRecord) -> Option<Instant> {
+    proposer.intake.held_until(record, || proposer.consensus.view().voters)
 }
 
 /// Hashes what the record says are zeros, beside the runtime and one run at a time: 100 bytes from a client cost
@@ -131,10 +165,14 @@ pub(super) async fn propose_once(
     proposer: &Arc<Proposer>,
     leadership: &Arc<Leadership>,
     record: &LogRecord,
+    permit: &Arc<Permit>,
     until: Instant,
 ) -> Outcome {
+    if let Some(turn) = held_until(proposer, record) {
+        tokio::time::sleep_until(turn).await;
+    }
     loop {
-        let error = match write(proposer, leadership, record).await {
+        let error = match write(proposer, leadership, record, permit).await {
             Taken::Answered(outcome) => return outcome,
             Taken::Duplicate => ProposeError::unavailable("the same piece is on its way already"),
             Taken::Written(written) => match settle(proposer, leadership, written).await {
@@ -180,6 +218,7 @@ pub(super) async fn run(
         parked: BTreeMap::new(),
         gap: None,
         progress: false,
+        held: None,
     };
     let ended = stream.serve(&mut intake).await;
     intake.close();
@@ -189,7 +228,8 @@ pub(super) async fn run(
     for (_, proposal) in std::mem::take(&mut stream.open) {
         proposal.answer(Err(ProposeError::unknown(why)));
     }
-    for (_, proposal) in std::mem::take(&mut stream.again) {
+    let held = stream.held.take().map(|(_, seq, proposal)| (seq, proposal));
+    for (_, proposal) in std::mem::take(&mut stream.again).into_iter().chain(held) {
         proposal.answer(Err(ProposeError::unavailable(why)));
     }
     for (_, (proposal, outcome)) in std::mem::take(&mut stream.parked) {
@@ -197,6 +237,12 @@ pub(super) async fn run(
     }
     while let Some(proposal) = intake.recv().await {
         proposal.answer(Err(ProposeError::unavailable(why)));
+    }
+}
+
+async fn sleep_until(turn: Option<Instant>) {
+    if let Some(turn) = turn {
+        tokio::time::sleep_until(turn).await;
     }
 }
 
@@ -215,6 +261,8 @@ struct Stream {
     gap: Option<u64>,
     /// Something entered the log since this was cleared.
     progress: bool,
+    /// Large, and waiting for the disks of a majority until its turn has come. Nothing passes it.
+    held: Option<(Instant, u64, Proposal)>,
 }
 
 impl Stream {
@@ -232,7 +280,7 @@ impl Stream {
             if self.waiting.is_empty() {
                 if self.again.is_empty() {
                     refused_since = None;
-                    if closed {
+                    if closed && self.held.is_none() {
                         return Ok(());
                     }
                 } else {
@@ -263,17 +311,30 @@ impl Stream {
                     heard = Instant::now();
                     self.written(seq, written);
                 }
-                proposal = intake.recv(), if !closed && self.again.is_empty() => match proposal {
-                    None => closed = true,
-                    Some(proposal) => {
-                        if self.waiting.is_empty() {
-                            heard = Instant::now();
-                        }
-                        let seq = self.next;
-                        self.next += 1;
+                () = sleep_until(self.held.as_ref().map(|held| held.0)), if self.held.is_some() && self.again.is_empty() => {
+                    if self.waiting.is_empty() {
+                        heard = Instant::now();
+                    }
+                    if let Some((_, seq, proposal)) = self.held.take() {
                         self.launch(seq, proposal).await;
                     }
-                },
+                }
+                proposal = intake.recv(), if !closed && self.held.is_none() && self.again.is_empty() => {
+                    match proposal {
+                        None => closed = true,
+                        Some(proposal) => {
+                            if self.waiting.is_empty() {
+                                heard = Instant::now();
+                            }
+                            let seq = self.next;
+                            self.next += 1;
+                            match held_until(&self.proposer, &proposal.record) {
+                                Some(turn) => self.held = Some((turn, seq, proposal)),
+                                None => self.launch(seq, proposal).await,
+                            }
+                        }
+                    }
+                }
                 () = tokio::time::sleep_until(heard + stall), if !self.waiting.is_empty() => {
                     return Err("no majority has confirmed a record in time".into());
                 }
@@ -282,7 +343,7 @@ impl Stream {
     }
 
     async fn launch(&mut self, seq: u64, proposal: Proposal) {
-        match write(&self.proposer, &self.leadership, &proposal.record).await {
+        match write(&self.proposer, &self.leadership, &proposal.record, &proposal.permit).await {
             Taken::Written(written) => {
                 self.open.insert(seq, proposal);
                 self.waiting.push(Box::pin(async move { (seq, answer_of(written).await) }));

@@ -11,13 +11,11 @@ use nativelog::record::LogId;
 use super::TransferError;
 use super::ask::{self, Items, Missed, Trouble};
 use super::gather::{Gather, ROUNDS};
-use super::serve::{ITEM_BYTES_MAX, ITEMS_MAX};
 use super::source::Range;
+use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, MANIFEST_BYTES_MAX};
 use crate::network::convert::position;
 use crate::proto::{self, Miss};
 
-/// The largest manifest file, in bytes: a million entries with longest paths are below.
-pub const MANIFEST_BYTES_MAX: u64 = 4 << 30;
 /// Bytes of ranges that are in memory at once.
 const RANGE_BATCH_BYTES: u64 = 8 << 20;
 

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::source::{Outlet, Range, Source, Unsent};
+use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX};
 use crate::intake::Foreground;
 use crate::network::convert::from_position;
 use crate::proto::{self, ItemPart};
@@ -27,10 +28,6 @@ pub const SERVED_MAX: usize = 6;
 const TURN: Duration = Duration::from_secs(5);
 /// Parts of up to 1 MiB between the disk and the connection.
 const AHEAD: usize = 2;
-/// Items in one request.
-pub const ITEMS_MAX: usize = 512;
-/// Bytes of the ranges or packed files in one request.
-pub const ITEM_BYTES_MAX: u64 = 32 << 20;
 /// A caller that takes nothing for so long has gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// News for a caller while a long blob is verified.

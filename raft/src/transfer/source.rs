@@ -18,9 +18,8 @@ use checkpoint::{JobName, manifest};
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
 
-use super::anywhere::MANIFEST_BYTES_MAX;
 use super::ask::Missed;
-use crate::config::PART_BYTES;
+use crate::config::{MANIFEST_BYTES_MAX, PART_BYTES};
 use crate::proto::Miss;
 
 /// Blobs that are remembered as verified, at most.

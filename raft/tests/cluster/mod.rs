@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
-use checkpoint::{
-    CommitId, Coverage, Digest, JobName, Limits, Manifest, Plan, PlanEntry, RealDisk, Splitter, Store,
-};
+use checkpoint::{CommitId, Coverage, Digest, JobName, Limits, Manifest, Plan, PlanEntry, Splitter, Store};
 use futures::StreamExt;
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
@@ -26,7 +24,9 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 
 pub mod proxy;
+pub mod slow;
 use proxy::Proxy;
+use slow::SlowDisk;
 
 /// Longer than anything here may take, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -73,6 +73,10 @@ pub struct Cluster {
     pub proxies: BTreeMap<u64, Proxy>,
     /// When nodes that are started purge and give back.
     pub keeping: Keeping,
+    /// The disk of each node.
+    pub disks: BTreeMap<u64, SlowDisk>,
+    /// What each node keeps in flight, in bytes.
+    pub in_flight_bytes: usize,
 }
 
 /// Nothing is purged unless a test asks for it.
@@ -114,11 +118,11 @@ async fn listen(address: &str) -> TcpListener {
 
 impl Node {
     /// Starts a node over `dir`.
-    pub async fn start(config: ReplicaConfig, dir: &Path, listener: TcpListener) -> Node {
+    pub async fn start(config: ReplicaConfig, dir: &Path, listener: TcpListener, disk: SlowDisk) -> Node {
         let (id, incarnation) = (config.node, config.incarnation);
         // Shown when a test fails; whoever came first has set it.
         drop(tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).try_init());
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         std::fs::create_dir_all(dir).unwrap();
         let store = Arc::new(Store::open(disk.clone(), dir).unwrap());
         let layout = Layout::new(dir);
@@ -174,15 +178,31 @@ impl Cluster {
 
     /// The same, with other rules for purge and deletion.
     pub async fn start_keeping(name: &'static str, size: u64, keeping: Keeping) -> Cluster {
-        Cluster::build(name, size, keeping, false).await
+        Cluster::build(name, size, keeping, raft::PROPOSAL_BYTES, false).await
     }
 
     /// Nodes 1 to `size`, that reach each other through proxies.
     pub async fn behind_proxies(name: &'static str, size: u64) -> Cluster {
-        Cluster::build(name, size, Keeping::default(), true).await
+        Cluster::build(name, size, Keeping::default(), raft::PROPOSAL_BYTES, true).await
     }
 
-    async fn build(name: &'static str, size: u64, keeping: Keeping, proxied: bool) -> Cluster {
+    /// Nodes 1 to `size`, with so many bytes in flight.
+    pub async fn start_with(
+        name: &'static str,
+        size: u64,
+        keeping: Keeping,
+        in_flight_bytes: usize,
+    ) -> Cluster {
+        Cluster::build(name, size, keeping, in_flight_bytes, false).await
+    }
+
+    async fn build(
+        name: &'static str,
+        size: u64,
+        keeping: Keeping,
+        in_flight_bytes: usize,
+        proxied: bool,
+    ) -> Cluster {
         let mut listeners = Vec::new();
         for _ in 0..size {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -198,10 +218,19 @@ impl Cluster {
             proxies.insert(*id, proxy);
         }
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster { dir, name, members, nodes: BTreeMap::new(), proxies, keeping };
+        let mut cluster = Cluster {
+            dir,
+            name,
+            members,
+            nodes: BTreeMap::new(),
+            proxies,
+            keeping,
+            disks: (1..=size).map(|id| (id, SlowDisk::default())).collect(),
+            in_flight_bytes,
+        };
         for (id, listener) in (1..=size).zip(listeners) {
             let config = cluster.config(id, [id as u8; 16]);
-            let node = Node::start(config, &cluster.data(id), listener).await;
+            let node = Node::start(config, &cluster.data(id), listener, cluster.disks[&id].clone()).await;
             cluster.nodes.insert(id, node);
         }
         cluster
@@ -210,7 +239,7 @@ impl Cluster {
     /// Settings of a node.
     pub fn config(&self, id: u64, incarnation: [u8; 16]) -> ReplicaConfig {
         let config = quick(id, incarnation, self.name, self.members.clone());
-        ReplicaConfig { keeping: self.keeping.clone(), ..config }
+        ReplicaConfig { keeping: self.keeping.clone(), in_flight_bytes: self.in_flight_bytes, ..config }
     }
 
     /// The data folder of a node.
@@ -223,7 +252,7 @@ impl Cluster {
         let address = self.members.iter().find(|(node, _)| *node == id).unwrap().1.clone();
         let listener = listen(&address).await;
         let path = self.dir.path().join(dir);
-        let node = Node::start(self.config(id, incarnation), &path, listener).await;
+        let node = Node::start(self.config(id, incarnation), &path, listener, self.disks[&id].clone()).await;
         self.nodes.insert(id, node);
     }
 

@@ -1,0 +1,96 @@
+//! Epochs that wait to be published: their trees lie in files, so that a long queue holds few of them in memory.
+//!
+//! A file is written behind the back of whoever seals, by a thread of its own, and read when its turn has come.
+//!
+//! **Never.** Nothing here is fsynced or found again after a start: what is queued lies above every snapshot, and the
+//! log says it once more. A file that does not read back costs the epoch's turn, not the epoch: its tree is with the peers.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use checkpoint::disk::Disk;
+use checkpoint::durable::{ensure_dir, ignore_missing, remove_tree};
+use checkpoint::{Digest, JobName, digest};
+
+use crate::dues::{Debts, Unpublished};
+use crate::ledger::PublishEpoch;
+
+/// The largest file: a million entries with longest paths are below.
+const FILE_BYTES_MAX: u64 = 8 << 30;
+
+/// Where such files lie.
+#[derive(Debug)]
+pub struct Shelf {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+}
+
+/// An epoch whose tree lies in a file. The file goes with it.
+pub struct Shelved {
+    pub job: JobName,
+    pub epoch: u64,
+    pub attempt: u64,
+    pub root: Digest,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl Drop for Shelved {
+    fn drop(&mut self) {
+        if let Err(error) = ignore_missing(self.disk.unlink(&self.path)) {
+            tracing::warn!(path = %self.path.display(), %error, "a file that is not needed any more goes at the next start");
+        }
+    }
+}
+
+impl Shelf {
+    /// An empty one in `dir`; what a process before this one left there goes.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Shelf> {
+        ignore_missing(remove_tree(&*disk, &dir))?;
+        Ok(Shelf { disk, dir })
+    }
+
+    /// Puts the epoch that was sealed at `index` into a file.
+    ///
+    /// # Errors
+    /// The disk refuses. What was written goes.
+    pub fn put(&self, index: u64, epoch: &PublishEpoch) -> io::Result<Shelved> {
+        ensure_dir(&*self.disk, &self.dir)?;
+        let shelved = Shelved {
+            job: epoch.job.clone(),
+            epoch: epoch.epoch,
+            attempt: epoch.attempt,
+            root: epoch.envelope.root,
+            disk: self.disk.clone(),
+            path: self.dir.join(format!("{index}-{}", epoch.attempt)),
+        };
+        let unpublished = Unpublished { epoch: epoch.clone(), why: String::new(), expired: None };
+        let mut bytes = Debts { unpublished: vec![unpublished], ..Debts::default() }.encode();
+        let digest = digest::content(&bytes);
+        bytes.extend_from_slice(digest.as_bytes());
+        ignore_missing(self.disk.unlink(&shelved.path))?;
+        self.disk.write_new(&shelved.path, &bytes, 0o600)?;
+        Ok(shelved)
+    }
+}
+
+impl Shelved {
+    /// The epoch as it was.
+    ///
+    /// # Errors
+    /// The file does not read back, in words.
+    pub fn read(&self) -> Result<PublishEpoch, String> {
+        let bytes = self.disk.read_file(&self.path, FILE_BYTES_MAX).map_err(|error| error.to_string())?;
+        let (bytes, sum) = bytes.split_last_chunk::<32>().ok_or("it is cut")?;
+        if digest::content(bytes).as_bytes() != sum {
+            return Err("it does not verify".into());
+        }
+        let debts = Debts::decode(bytes).ok_or("it cannot be read")?;
+        let unpublished = debts.unpublished.into_iter().next().ok_or("it is empty")?;
+        Ok(unpublished.epoch)
+    }
+}

@@ -1,0 +1,185 @@
+//! A real disk of which some operations wait at a gate, as those of a disk do that hangs.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use checkpoint::RealDisk;
+use checkpoint::disk::{Disk, DiskFile, FileKind, Open, Space, Stat};
+
+const ENOSPC: i32 = 28;
+
+/// Lets operations through, or not.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    Closed,
+    Refusing,
+}
+
+impl Gate {
+    fn set(&self, state: State) {
+        *self.state.lock().unwrap() = state;
+        self.moved.notify_all();
+    }
+
+    /// Whoever comes waits.
+    pub fn close(&self) {
+        self.set(State::Closed);
+    }
+
+    pub fn open(&self) {
+        self.set(State::Open);
+    }
+
+    /// Whoever waits, and whoever comes, fails for want of space.
+    pub fn refuse(&self) {
+        self.set(State::Refusing);
+    }
+
+    fn pass(&self) -> io::Result<()> {
+        let state = self.state.lock().unwrap();
+        let state = self.moved.wait_while(state, |state| *state == State::Closed).unwrap();
+        match *state {
+            State::Refusing => Err(io::Error::from_raw_os_error(ENOSPC)),
+            State::Open | State::Closed => Ok(()),
+        }
+    }
+}
+
+/// The disk of one node.
+#[derive(Debug, Clone, Default)]
+pub struct SlowDisk {
+    /// Whatever makes appended entries durable waits here.
+    pub log: Arc<Gate>,
+    /// Whoever begins to build an epoch's directory waits here.
+    pub publish: Arc<Gate>,
+}
+
+#[derive(Debug)]
+struct SlowFile {
+    file: Box<dyn DiskFile>,
+    log: Arc<Gate>,
+}
+
+impl SlowDisk {
+    fn slow(&self, file: io::Result<Box<dyn DiskFile>>) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(SlowFile { file: file?, log: self.log.clone() }))
+    }
+}
+
+impl Disk for SlowDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        self.slow(RealDisk.open(path, how))
+    }
+
+    fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        self.slow(RealDisk.open_direct(path, how))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        if path.ends_with("epoch") && path.components().any(|part| part.as_os_str() == "staging") {
+            self.publish.pass()?;
+        }
+        RealDisk.create_dir(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
+        RealDisk.read_dir(path)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        RealDisk.stat(path)
+    }
+
+    fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
+        RealDisk.read_link(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.link(from, to)
+    }
+
+    fn symlink(&self, target: &[u8], at: &Path) -> io::Result<()> {
+        RealDisk.symlink(target, at)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        RealDisk.unlink(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_dir(path)
+    }
+
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        RealDisk.set_mode(path, mode)
+    }
+
+    fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.clone_file(from, to)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_fs(path)
+    }
+
+    fn free(&self, path: &Path) -> io::Result<Space> {
+        RealDisk.free(path)
+    }
+}
+
+impl DiskFile for SlowFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(data, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.log.pass()?;
+        self.file.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file.set_mode(mode)
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.allocate(offset, len)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
+}

@@ -1,0 +1,194 @@
+//! Nobody waits for a disk who need not: apply not for epochs that are still to be published, small records not for
+//! large ones. And what waits for a disk is bounded.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+
+use std::time::{Duration, Instant};
+
+use checkpoint::{Digest, EntryKind, Manifest, ManifestEntry, PlanEntry, RelPath, digest};
+use cluster::{Cluster, Commit, by_hand, noise, within};
+use nativelog::compose::{self, Pages};
+use nativelog::ledger::{Accepted, Verdict};
+use nativelog::record::LogRecord;
+use raft::{Keeping, Replica};
+
+/// Far below an election, and far above what a small record takes on a busy machine.
+const SOON: Duration = Duration::from_secs(4);
+
+/// Files of an epoch; five of them are more than 32 MiB of work.
+const FILES: usize = 28_000;
+
+/// A plan of so many empty files.
+fn plan_of(files: usize) -> Vec<PlanEntry> {
+    let entry = |path: &str, kind, mode| PlanEntry {
+        path: RelPath::parse(path.as_bytes()).unwrap(),
+        kind,
+        mode,
+        size: 0,
+        target: Vec::new(),
+    };
+    let root = entry("", EntryKind::Directory, 0o755);
+    let files = (0..files).map(|n| entry(&format!("f{n:07}"), EntryKind::File, 0o644));
+    std::iter::once(root).chain(files).collect()
+}
+
+/// Proposes until it is accepted, whoever leads.
+async fn insist(replica: &Replica, record: LogRecord) -> Accepted {
+    within("a record is accepted", || async {
+        match replica.propose(record.clone()).await.ok()?.1 {
+            Verdict::Accepted(accepted) => Some(accepted),
+            Verdict::Rejected(rejected) => panic!("{rejected:?}"),
+        }
+    })
+    .await
+}
+
+/// Seals an epoch of so many empty files. Returns when that is committed.
+async fn seal_many(replica: &Replica, job: &str, files: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let opening = Commit::of(dir.path(), job, 1).opening;
+    let entries = plan_of(files);
+    let pages = Pages::new(&entries);
+    let begun = insist(replica, compose::begin(&opening, &pages)).await;
+    let Accepted::Begun { attempt, .. } = begun else { panic!("{begun:?}") };
+    for part in pages.parts(attempt, 0) {
+        insist(replica, part).await;
+    }
+    let empty = digest::content(b"");
+    let entries = entries.iter().map(|entry| {
+        ManifestEntry::new(entry, if entry.kind == EntryKind::File { empty } else { Digest::NONE })
+    });
+    insist(replica, compose::seal(attempt, Manifest { entries: entries.collect() }.root())).await;
+}
+
+/// A small record is answered soon.
+async fn goes_through(replica: &Replica, what: &str) {
+    let began = Instant::now();
+    let answer = tokio::time::timeout(SOON, replica.propose(compose::tick(1))).await;
+    let answer = answer.unwrap_or_else(|_| panic!("{what}: no answer for {SOON:?}"));
+    assert!(answer.unwrap().1.is_accepted());
+    assert!(began.elapsed() < SOON, "{what}: {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_waits_until_an_epoch_of_many_files_is_published() {
+    let mut cluster = Cluster::start_keeping("unpublished", 3, by_hand()).await;
+    let mut leader = cluster.leader().await;
+    for disk in cluster.disks.values() {
+        disk.publish.close();
+    }
+    // More than anybody would keep in memory.
+    for job in ["a", "b", "c", "d", "e"] {
+        seal_many(&cluster.nodes[&leader].replica, job, FILES).await;
+    }
+    for node in cluster.nodes.values() {
+        let all = 5 * 256 * FILES as u64;
+        within("all wait", || async { (node.machine.behind() >= all).then_some(()) }).await;
+    }
+    for node in cluster.nodes.values() {
+        goes_through(&node.replica, "behind an epoch that waits").await;
+        tokio::time::timeout(SOON, node.replica.read_barrier()).await.expect("reads do not wait").unwrap();
+    }
+    leader = cluster.leader().await;
+    // Large content goes slower, and goes.
+    let dir = cluster::directory(1 << 20);
+    let other = Commit::of(dir.path(), "other", 2);
+    let written = other.write(dir.path(), &cluster.nodes[&leader].replica);
+    tokio::time::timeout(cluster::DEADLINE, written).await.expect("content is not held up for ever");
+    // Nor does a new leader wait for its own disk.
+    cluster.disks[&leader].publish.refuse();
+    cluster.nodes.remove(&leader).unwrap().kill().await;
+    let next = cluster.leader().await;
+    goes_through(&cluster.nodes[&next].replica, "under a new leader").await;
+    for disk in cluster.disks.values() {
+        disk.publish.refuse();
+    }
+    cluster.shutdown().await;
+}
+
+/// Records of a chunk of 256 KiB each.
+async fn chunks(replica: &Replica, count: usize) -> Vec<LogRecord> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("big"), noise(count * (256 << 10), 9)).unwrap();
+    let mut commit = Commit::of(dir.path(), "slow", 3);
+    commit.opening.chunk_bytes = 256 << 10;
+    let attempt = commit.begin(&replica.stream().await.unwrap()).await;
+    commit.pieces(dir.path(), attempt).0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_waits_for_a_leaders_own_disk_is_bounded() {
+    const IN_FLIGHT: usize = 4 << 20;
+    const CHUNK: u64 = 256 << 10;
+    let cluster = Cluster::start_with("slow-leader", 3, Keeping::default(), IN_FLIGHT).await;
+    let leader = cluster.leader().await;
+    let slow = &cluster.nodes[&leader];
+    let records = chunks(&slow.replica, 64).await;
+    cluster.disks[&leader].log.close();
+    let (replica, all) = (slow.replica.clone(), records.clone());
+    let writer = tokio::spawn(async move {
+        let stream = replica.stream().await.unwrap();
+        for record in all {
+            if stream.send(record).await.is_err() {
+                return;
+            }
+        }
+    });
+    // Committed by the others, whatever this disk does: and still not more than may be in flight.
+    let unflushed = || {
+        let last = slow.log.log_state().1.map_or(0, |last| last.index + 1);
+        last.saturating_sub(*slow.log.flushed().borrow()) * CHUNK
+    };
+    let bound = IN_FLIGHT as u64 + 2 * CHUNK;
+    within("the others commit what is in flight", || async {
+        (unflushed() >= IN_FLIGHT as u64 / 2).then_some(())
+    })
+    .await;
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        assert!(unflushed() <= bound, "{} bytes wait for the disk, {bound} may", unflushed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.disks[&leader].log.open();
+    writer.await.unwrap();
+    // Whoever leads by now: every chunk arrives.
+    for record in records {
+        within("a chunk is taken", || async {
+            let answer = slow.replica.propose(record.clone()).await.ok()?;
+            answer.1.is_accepted().then_some(())
+        })
+        .await;
+    }
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn small_records_do_not_wait_for_large_ones_that_wait_for_the_leaders_disk() {
+    let cluster = Cluster::start_with("small", 3, Keeping::default(), 4 << 20).await;
+    let leader = cluster.leader().await;
+    let slow = &cluster.nodes[&leader];
+    let records = chunks(&slow.replica, 40).await;
+    cluster.disks[&leader].log.close();
+    let replica = slow.replica.clone();
+    let writer = tokio::spawn(async move {
+        let stream = replica.stream().await.unwrap();
+        for record in records {
+            if stream.send(record).await.is_err() {
+                return;
+            }
+        }
+    });
+    within("large ones wait", || async {
+        let last = slow.log.log_state().1.map_or(0, |last| last.index + 1);
+        (last - *slow.log.flushed().borrow() >= 8).then_some(())
+    })
+    .await;
+    goes_through(&slow.replica, "behind chunks that wait for the disk").await;
+    cluster.disks[&leader].log.open();
+    writer.await.unwrap();
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
