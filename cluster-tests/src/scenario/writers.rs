@@ -123,7 +123,10 @@ pub fn many_of_one_epoch(name: &str, rounds: u64, rng: &mut Rng) {
                 _ => {
                     let refused = answer.code == Some(5) && answer.answer() == Answer::NotCommitted;
                     assert!(refused, "round {round}: {answer}");
-                    assert!(matches!(answer.error_code(), "Conflict" | "Subsumed"), "round {round}: {answer}");
+                    assert!(
+                        matches!(answer.error_code(), "Conflict" | "Subsumed"),
+                        "round {round}: {answer}"
+                    );
                 }
             }
         }

@@ -76,7 +76,9 @@ fn rejection(what: &str, rejected: &Rejected) -> Failure {
             "see what protects it with `epochlog show`",
         ),
         Reason::Fenced => (Code::Fenced, "a newer writer holds the job", "stop this writer"),
-        Reason::Conflict | Reason::Busy => (Code::Conflict, "this contradicts what is there", "see the reason above"),
+        Reason::Conflict | Reason::Busy => {
+            (Code::Conflict, "this contradicts what is there", "see the reason above")
+        }
         Reason::Quota => (Code::QuotaExceeded, "over a limit", "see the reason above"),
         _ => (Code::Refused, "refused, nothing was changed", "see the reason above"),
     };

@@ -183,7 +183,8 @@ mod tests {
         config.connect_timeout = Duration::from_millis(200);
         config.append_stall = Duration::from_millis(200);
         let peers = Peers::new(&config, Known::new(&config));
-        let mut network = Network { peers, heard: Arc::default(), target: 2, address, purpose: Purpose::Log };
+        let mut network =
+            Network { peers, heard: Arc::default(), agreement, target: 2, address, purpose: Purpose::Log };
         let request = AppendEntriesRequest {
             vote: raft_vote(Vote { term: 1, node: 1, committed: true }),
             prev_log_id: None,

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use uncopied::Incoming;
 
 use super::Owned;
+use crate::agreement::Agreement;
 use crate::consensus::Consensus;
 use crate::intake::Intake;
 use crate::network::convert::{self, Append};
@@ -37,12 +38,14 @@ type Shared = Arc<Mutex<Ingress>>;
 pub fn replies(
     consensus: Consensus,
     intake: Arc<Intake>,
+    agreement: Arc<Agreement>,
     (node, from): (u64, u64),
     requests: Incoming<proto::AppendRequest>,
 ) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send {
     let shared = Shared::default();
     let (entries, taken) = mpsc::channel(AHEAD);
-    let reader = Owned(tokio::spawn(read(intake, (node, from), requests, entries, shared.clone())));
+    let door = Door { consensus: consensus.clone(), intake, agreement, node, from };
+    let reader = Owned(tokio::spawn(read(door, requests, entries, shared.clone())));
     async_stream::stream! {
         let _reader = reader;
         let mut answers = std::pin::pin!(consensus.append(ReceiverStream::new(taken)));
@@ -61,9 +64,17 @@ pub fn replies(
     }
 }
 
-async fn read(
+/// What a request must pass, and whose it is.
+struct Door {
+    consensus: Consensus,
     intake: Arc<Intake>,
-    (node, from): (u64, u64),
+    agreement: Arc<Agreement>,
+    node: u64,
+    from: u64,
+}
+
+async fn read(
+    door: Door,
     mut requests: Incoming<proto::AppendRequest>,
     entries: mpsc::Sender<Append>,
     shared: Shared,
@@ -72,9 +83,9 @@ async fn read(
         match requests.message().await {
             Ok(None) => break None,
             Err(status) => break Some(status),
-            Ok(Some(request)) => match ingress(&intake, request).await {
+            Ok(Some(request)) => match ingress(&door, request).await {
                 Err(status) => {
-                    let why = status.message();
+                    let (node, from, why) = (door.node, door.from, status.message());
                     // A node that is short of space says so itself, once; the leader comes again all the time.
                     if status.code() == Code::ResourceExhausted {
                         tracing::debug!(node, from, why, "entries wait for space");
@@ -98,9 +109,11 @@ async fn read(
 
 /// Decodes and checks one request and makes room for its bytes.
 async fn ingress(
-    intake: &Intake,
+    door: &Door,
     request: proto::AppendRequest,
 ) -> Result<(Append, OwnedSemaphorePermit), Status> {
+    let intake = &door.intake;
+    door.agreement.heed(door.from, || door.consensus.vote().term, &request)?;
     let request = convert::take_append(request).map_err(Status::invalid_argument)?;
     let mut bytes = 0;
     let mut takes_space = false;

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uncopied::{Incoming, Inlet};
 
 use super::{appends, proposals};
+use crate::agreement::Agreement;
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::identity::Check;
@@ -37,6 +38,7 @@ pub(crate) struct Rooms {
     pub transfers: Arc<Transfers>,
     pub content: Arc<Service>,
     pub reporter: Arc<Reporter>,
+    pub agreement: Arc<Agreement>,
 }
 
 /// What peers may call.
@@ -90,6 +92,7 @@ impl peer_server::Peer for PeerService {
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
         self.admit(&request, Check::Full)?;
+        self.rooms.agreement.holds().map_err(Status::data_loss)?;
         Ok(Response::new(self.proposer().consensus.heed_vote(request.get_ref()).await?))
     }
 
@@ -99,8 +102,13 @@ impl peer_server::Peer for PeerService {
     }
 
     async fn heartbeat(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
-        self.admit(&request, Check::Full)?;
-        Ok(Response::new(self.proposer().consensus.heed_heartbeat(request.into_inner()).await?))
+        let from = self.admit(&request, Check::Full)?;
+        let (consensus, request) = (&self.proposer().consensus, request.into_inner());
+        self.rooms.agreement.heed(from, || consensus.vote().term, &request)?;
+        if let Some(ledger) = &request.ledger {
+            self.rooms.agreement.compare_with(from, ledger)?;
+        }
+        Ok(Response::new(consensus.heed_heartbeat(request).await?))
     }
 
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
@@ -119,7 +127,8 @@ impl peer_server::Peer for PeerService {
         let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX, uncopied::decode)?;
         let proposer = self.proposer();
         let (consensus, intake) = (proposer.consensus.clone(), proposer.intake.clone());
-        let replies = appends::replies(consensus, intake, (proposer.config.node, from), requests);
+        let (agreement, nodes) = (self.rooms.agreement.clone(), (proposer.config.node, from));
+        let replies = appends::replies(consensus, intake, agreement, nodes, requests);
         Ok(Response::new(Box::pin(replies)))
     }
 
