@@ -131,8 +131,11 @@ impl Agreement {
             let own = self.applied_at(given.index)?;
             (own != given).then_some((own, given))
         });
-        // Looked at last: by then this node may have gone on to a term in which it applied something else.
-        let led = request.vote.as_ref().is_some_and(|vote| vote.term >= term());
+        // Looked at last: by then this node may have gone on to a term in which it applied something else. What it
+        // applied in a term follows an entry of that term, which is in the log before the library tells the term.
+        let led = request.vote.as_ref().is_some_and(|vote| {
+            vote.term >= term() && self.log.log_state().1.is_none_or(|last| vote.term >= last.term)
+        });
         match differs.filter(|_| led) {
             Some((own, given)) => {
                 let what = format!("has entry {given} in its log where node {} has applied {own}", self.node);
@@ -277,5 +280,112 @@ impl Agreement {
         consensus.shutdown().await;
         tokio::time::sleep(TELL).await;
         life.fail(&why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::path::Path;
+
+    use checkpoint::store::layout::Layout;
+    use checkpoint::{RealDisk, Store};
+    use nativelog::compose;
+    use nativelog::record::{Body, Entry};
+    use nativelog::store::{Identity, Options};
+
+    impl Agreement {
+        /// Over a log and a ledger below `dir`, both empty.
+        pub fn of_an_empty_log(node: u64, dir: &Path) -> Arc<Agreement> {
+            let disk = Arc::new(RealDisk);
+            let store = Arc::new(Store::open(disk.clone(), dir).unwrap());
+            let owner = Identity { node, incarnation: [node as u8; 16] };
+            let (log, _) = LogStore::open(disk, &Layout::new(dir), owner, Options::default()).unwrap();
+            let machine = Machine::start(store, log.clone(), &dir.join("catalog")).unwrap();
+            Agreement::new(node, machine, log)
+        }
+
+        /// Ticks up to the entry at `last`, all of term 2.
+        fn applies(&self, last: u64) {
+            for index in *self.applied.borrow()..=last {
+                let id = LogId { term: 2, node: 1, index };
+                let entry = Entry { id, body: Body::Record(compose::tick(1)) };
+                self.log.append(vec![entry.clone()], Box::new(|done| done.unwrap()));
+                self.machine.apply(&entry).unwrap();
+                self.applied(index).unwrap();
+            }
+        }
+    }
+
+    fn append(term: u64, previous: LogId, committed: Option<LogId>) -> proto::AppendRequest {
+        proto::AppendRequest {
+            vote: Some(proto::Vote { term, node: 1, committed: true }),
+            previous: Some(position(previous)),
+            committed: committed.map(position),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_is_applied_is_compared_with_every_word_of_a_leader_that_binds() {
+        let dir = tempfile::tempdir().unwrap();
+        let agreement = Agreement::of_an_empty_log(2, dir.path());
+        agreement.applies(9);
+        let id = |term, index| LogId { term, node: 1, index };
+        let heed = |request: &proto::AppendRequest| agreement.heed(1, || 3, request);
+        heed(&append(3, id(2, 9), Some(id(2, 5)))).unwrap();
+        heed(&append(3, id(3, 10), Some(id(3, 11)))).unwrap();
+        // Of a leader that was deposed: what it has was overtaken.
+        heed(&append(2, id(1, 9), None)).unwrap();
+        agreement.may_truncate(Some(id(2, 9))).unwrap();
+        assert!(agreement.may_truncate(Some(id(2, 8))).is_err());
+        agreement.holds().unwrap();
+
+        let why = heed(&append(3, id(2, 9), Some(id(3, 7)))).unwrap_err();
+        assert_eq!(why.code(), Code::DataLoss);
+        assert!(why.message().contains("T3-N1.7") && why.message().contains("T2-N1.7"), "{why}");
+        // From here on nothing is taken in, whatever it is.
+        assert!(heed(&append(3, id(2, 9), None)).is_err());
+        assert!(agreement.applied(10).is_err());
+        agreement.log.shutdown();
+    }
+
+    #[test]
+    fn ledgers_are_compared_where_both_were_looked_at_early_or_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let agreement = Agreement::of_an_empty_log(2, dir.path());
+        agreement.applies(70);
+        let own = agreement.own().unwrap();
+        assert_eq!(own.position.unwrap().index, 64);
+        agreement.compare_with(1, &own).unwrap();
+        let newer = proto::LedgerAt { rules: own.rules + 1, digest: vec![7; 32].into(), ..own.clone() };
+        agreement.compare_with(1, &newer).unwrap();
+        // The leader is ahead: it waits until this node is there.
+        let at = proto::Position { index: 128, ..own.position.unwrap() };
+        let ahead = proto::LedgerAt { position: Some(at), digest: vec![7; 32].into(), ..own.clone() };
+        agreement.compare_with(1, &ahead).unwrap();
+        agreement.applies(127);
+        let id = LogId { term: 2, node: 1, index: 128 };
+        agreement.machine.apply(&Entry { id, body: Body::Blank }).unwrap();
+        let why = agreement.applied(128).unwrap_err();
+        assert!(why.contains("at T2-N1.128 its ledger is 07070707"), "{why}");
+        assert!(agreement.compare_with(1, &proto::LedgerAt::default()).is_err());
+        agreement.log.shutdown();
+    }
+
+    #[test]
+    fn a_node_that_follows_again_contradicts_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let agreement = Agreement::of_an_empty_log(1, dir.path());
+        agreement.heard(2, Err(&Status::unavailable("not there")));
+        assert!(agreement.told().is_empty());
+        agreement.heard(2, Err(&Status::data_loss("another ledger")));
+        assert_eq!(agreement.told()[&2], "another ledger");
+        agreement.heard(2, Err(&Status::unavailable("not there")));
+        assert_eq!(agreement.told().len(), 1);
+        agreement.heard(2, Ok(()));
+        assert!(agreement.told().is_empty());
+        agreement.log.shutdown();
     }
 }

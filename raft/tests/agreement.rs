@@ -47,9 +47,7 @@ async fn stops_and_says_so(cluster: &Cluster, node: u64) {
     assert!(why.contains("lost what it had acknowledged"), "{why}");
     let leader = cluster.nodes.values().find(|other| other.id != node && other.replica.is_leader()).unwrap();
     assert!(why.contains(&format!("nodes {} and {node}", leader.id)), "{why}");
-    let told = within("the leader hears of it", || async {
-        leader.replica.contradictions().remove(&node)
-    });
+    let told = within("the leader hears of it", || async { leader.replica.contradictions().remove(&node) });
     assert_eq!(told.await, why);
 }
 

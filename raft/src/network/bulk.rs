@@ -164,6 +164,7 @@ mod tests {
     use nativelog::store::Vote;
 
     use super::*;
+    use crate::agreement::Agreement;
     use crate::config::ReplicaConfig;
     use crate::identity::Known;
     use crate::network::peers::Peers;
@@ -183,6 +184,8 @@ mod tests {
         config.connect_timeout = Duration::from_millis(200);
         config.append_stall = Duration::from_millis(200);
         let peers = Peers::new(&config, Known::new(&config));
+        let dir = tempfile::tempdir().unwrap();
+        let agreement = Agreement::of_an_empty_log(1, dir.path());
         let mut network =
             Network { peers, heard: Arc::default(), agreement, target: 2, address, purpose: Purpose::Log };
         let request = AppendEntriesRequest {
