@@ -122,7 +122,9 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         format!("{}@{} is no directory here: {}{more}", epoch.job, epoch.epoch, epoch.why)
     });
-    status.why = full.fatal.or(unpublished).unwrap_or_default();
+    let contradictions: Vec<_> = node.replica.contradictions().into_values().collect();
+    let contradicted = (!contradictions.is_empty()).then(|| contradictions.join("; "));
+    status.why = full.fatal.or(contradicted).or(unpublished).unwrap_or_default();
     (status, full.term)
 }
 

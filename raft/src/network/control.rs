@@ -15,6 +15,7 @@ use tonic::{Response, Status};
 use super::{Network, convert, unreachable};
 use crate::identity::Check;
 use crate::network::peers::{Client, Lane};
+use crate::proto;
 use crate::types::TypeConfig;
 
 type Failed = RPCError<TypeConfig>;
@@ -87,6 +88,13 @@ pub async fn heartbeat(
     time: Duration,
 ) -> Result<StreamAppendResult<TypeConfig>, Failed> {
     let mut client = network.control()?;
-    let reply = network.within(time, client.heartbeat(convert::put_append(request))).await?;
+    let agreement = &network.agreement;
+    let request = proto::AppendRequest { ledger: agreement.own(), ..convert::put_append(request) };
+    let beat = async {
+        let reply = client.heartbeat(request).await;
+        agreement.heard(network.target, reply.as_ref().map(drop));
+        reply
+    };
+    let reply = network.within(time, beat).await?;
     network.read(convert::take_appended(&reply))
 }
