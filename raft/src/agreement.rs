@@ -35,9 +35,9 @@ use crate::network::convert::{from_position, position};
 use crate::proto;
 
 /// Indexes at which ledgers are compared are multiples of this.
-const EVERY: u64 = 64;
+const EVERY: u64 = 256;
 /// Own digests that are kept, the newest.
-const KEPT: usize = 256;
+const KEPT: usize = 64;
 /// Digests of leaders at positions that are not applied here yet, at most.
 const AWAITED: usize = 64;
 /// How long a node that stops answers the leader with the reason: it asks several times in this time.
@@ -355,21 +355,21 @@ mod tests {
     fn ledgers_are_compared_where_both_were_looked_at_early_or_late() {
         let dir = tempfile::tempdir().unwrap();
         let agreement = Agreement::of_an_empty_log(2, dir.path());
-        agreement.applies(70);
+        agreement.applies(EVERY + 6);
         let own = agreement.own().unwrap();
-        assert_eq!(own.position.unwrap().index, 64);
+        assert_eq!(own.position.unwrap().index, EVERY);
         agreement.compare_with(1, &own).unwrap();
         let newer = proto::LedgerAt { rules: own.rules + 1, digest: vec![7; 32].into(), ..own.clone() };
         agreement.compare_with(1, &newer).unwrap();
         // The leader is ahead: it waits until this node is there.
-        let at = proto::Position { index: 128, ..own.position.unwrap() };
+        let at = proto::Position { index: 2 * EVERY, ..own.position.unwrap() };
         let ahead = proto::LedgerAt { position: Some(at), digest: vec![7; 32].into(), ..own.clone() };
         agreement.compare_with(1, &ahead).unwrap();
-        agreement.applies(127);
-        let id = LogId { term: 2, node: 1, index: 128 };
+        agreement.applies(2 * EVERY - 1);
+        let id = LogId { term: 2, node: 1, index: 2 * EVERY };
         agreement.machine.apply(&Entry { id, body: Body::Blank }).unwrap();
-        let why = agreement.applied(128).unwrap_err();
-        assert!(why.contains("at T2-N1.128 its ledger is 07070707"), "{why}");
+        let why = agreement.applied(2 * EVERY).unwrap_err();
+        assert!(why.contains("at T2-N1.512 its ledger is 07070707"), "{why}");
         assert!(agreement.compare_with(1, &proto::LedgerAt::default()).is_err());
         agreement.log.shutdown();
     }

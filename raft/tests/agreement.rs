@@ -92,8 +92,10 @@ async fn a_node_whose_ledger_is_another_at_an_equal_position_stops() {
     let mut cluster = Cluster::start_keeping("another", 3, by_hand()).await;
     let job = JobName::try_from("job").unwrap();
     let leader = cluster.leader().await;
-    let open = async |cluster: &Cluster, number: u8| {
-        let record = compose::open_writer(&job, CommitId::from_bytes([number; 16]));
+    let open = async |cluster: &Cluster, number: u16| {
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&number.to_le_bytes());
+        let record = compose::open_writer(&job, CommitId::from_bytes(id));
         cluster.nodes[&leader].replica.propose(record).await.unwrap().0
     };
     let planted = open(&cluster, 1).await;
@@ -120,7 +122,7 @@ async fn a_node_whose_ledger_is_another_at_an_equal_position_stops() {
     log.shutdown();
 
     cluster.resume(other).await;
-    for number in 2..80 {
+    for number in 2..300 {
         open(&cluster, number).await;
     }
     stops_and_says_so(&cluster, other).await;
