@@ -105,6 +105,12 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     async fn run<O: Origin>(&mut self, origin: &mut O) -> Result<SealedEpoch, Failure> {
+        if self.order.born.is_none() {
+            // The client has never sent this id before: it is born now.
+            self.barrier().await?;
+            let applied = self.node.replica.machine().ledger().applied();
+            self.order.born = Some(applied.map_or(0, |id| id.index));
+        }
         if let Some(sealed) = self.exists_already().await? {
             return Ok(sealed);
         }
@@ -201,7 +207,11 @@ impl Driver<'_> {
     async fn open_writer(&mut self) -> Result<(), Failure> {
         // The commit's id names the attempt; the writer needs one of its own, the same at every repeat.
         let derived = checkpoint::digest::checksum(&[b"writer of ", self.order.commit_id.as_bytes()]);
-        let record = compose::open_writer(&self.order.job, CommitId::from_bytes(derived));
+        let record = compose::open_writer(
+            &self.order.job,
+            CommitId::from_bytes(derived),
+            self.order.born.unwrap_or(0),
+        );
         match self.propose(record).await?.1 {
             Verdict::Accepted(Accepted::Opened { token }) => {
                 self.order.token = Some(token);
@@ -269,6 +279,7 @@ fn sealed_pb(sealed: &SealedEpoch) -> pb::Committed {
         new_files: sealed.new_files,
         log_bytes: sealed.log_bytes,
         already: sealed.already,
+        expired: sealed.expired,
         ..pb::Committed::default()
     }
 }

@@ -9,9 +9,12 @@ use super::Order;
 
 const UNTOUCHED: &str = "Your directory is untouched.";
 
-/// The ledger rejected a record: certainly not committed by it.
+/// The ledger rejected a record: certainly not committed by it, unless it is too old to know.
 pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
     let current = rejected.current;
+    if rejected.reason == Reason::TooOld {
+        return too_old(what, &rejected.detail);
+    }
     let (code, sentence, why, fix) = match rejected.reason {
         Reason::Fenced => (
             Code::Fenced,
@@ -82,6 +85,7 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
         | Reason::WrongRoot
         | Reason::NotActive
         | Reason::Protected
+        | Reason::TooOld
         | Reason::Identity => (
             Code::Refused,
             "refused, the epoch was NOT committed",
@@ -90,6 +94,15 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
         ),
     };
     Failure::new(code, sentence).what(what).why(why).fix(fix).committed(Certainty::No)
+}
+
+/// The log has forgotten what became of commits as old as this one.
+fn too_old(what: &str, why: &str) -> Failure {
+    Failure::new(Code::TooOld, "too old to know, it is UNKNOWN whether this commit was committed")
+        .what(what)
+        .why(why)
+        .fix("look at `epochlog ls` whether the epoch is there; if it is not, commit it without --commit-id")
+        .committed(Certainty::Unknown)
 }
 
 /// Input that is refused before the log sees it.
@@ -181,6 +194,7 @@ fn command(order: &Order) -> String {
         epoch: order.epoch,
         token: order.token,
         commit_id: order.commit_id,
+        born: order.born,
         labels: order.labels.clone(),
         depends_on: order.depends_on.clone(),
         take_over: order.take_over,

@@ -18,6 +18,8 @@ pub struct Order {
     pub token: Option<u64>,
     /// Names this commit.
     pub commit_id: CommitId,
+    /// A log index at which that id was not in use yet; absent until this node has found one for a new id.
+    pub born: Option<u64>,
     /// Labels, for the manifest.
     pub labels: Vec<(String, String)>,
     /// Names of epochs that this one depends on.
@@ -65,6 +67,7 @@ impl Order {
             plan_digest: Bytes::copy_from_slice(self.plan_digest.as_bytes()),
             plan_pages: self.plan_pages,
             plan_entries: self.plan_entries,
+            born: self.born.unwrap_or(0),
             attempt,
         }
     }

@@ -73,10 +73,7 @@ impl Driver<'_> {
                     let info = ledger.attempt(attempt);
                     let Some(info) = info else {
                         return match ledger.sealed_attempt(attempt) {
-                            Some(sealed) => Ok(Begun::Sealed(SealedEpoch {
-                                already: true,
-                                ..SealedEpoch::clone(&sealed)
-                            })),
+                            Some(sealed) => Ok(Begun::Sealed(sealed)),
                             None => Err(no::ended(&self.order.name())),
                         };
                     };

@@ -83,12 +83,12 @@ fn whole_record(
                     files.push(checkpoint::PackedFile { offset, ..file });
                 }
             }
-            Piece::Chunk { file, offset: 0, digest, payload: bytes } => {
+            Piece::Chunk { file, offset: 0, digest, payload: bytes, .. } => {
                 let len = u32::try_from(bytes.len()).map_err(|_| "too much content")?;
                 payload.extend_from_slice(&bytes);
                 files.push(checkpoint::PackedFile { file, offset: at, len, digest });
             }
-            Piece::Zero { file, offset: 0, len, digest } => {
+            Piece::Zero { file, offset: 0, len, digest, .. } => {
                 let len = u32::try_from(len).map_err(|_| "too much content")?;
                 payload.resize(payload.len() + len as usize, 0);
                 files.push(checkpoint::PackedFile { file, offset: at, len, digest });

@@ -47,6 +47,7 @@ impl Run<'_> {
             epoch: commit.epoch,
             token: commit.token,
             commit_id: commit.commit_id.as_bytes().to_vec().into(),
+            born: commit.born,
             labels: commit
                 .labels
                 .iter()
@@ -152,6 +153,7 @@ impl Run<'_> {
                 }
                 Reply::Committed(answer) => {
                     self.moved = Instant::now();
+                    self.client.saw(answer.position.unwrap_or_default().index);
                     (self.on)(Event::Committed(Box::new(answer.clone())));
                     if !self.commit.wait_all {
                         return Ok(Ended::Done(Done { committed: answer, published: None }));
