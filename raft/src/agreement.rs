@@ -35,9 +35,9 @@ use crate::network::convert::{from_position, position};
 use crate::proto;
 
 /// Indexes at which ledgers are compared are multiples of this.
-const EVERY: u64 = 256;
+const EVERY: u64 = 64;
 /// Own digests that are kept, the newest.
-const KEPT: usize = 64;
+const KEPT: usize = 256;
 /// Digests of leaders at positions that are not applied here yet, at most.
 const AWAITED: usize = 64;
 /// How long a node that stops answers the leader with the reason: it asks several times in this time.
@@ -369,7 +369,7 @@ mod tests {
         let id = LogId { term: 2, node: 1, index: 2 * EVERY };
         agreement.machine.apply(&Entry { id, body: Body::Blank }).unwrap();
         let why = agreement.applied(2 * EVERY).unwrap_err();
-        assert!(why.contains("at T2-N1.512 its ledger is 07070707"), "{why}");
+        assert!(why.contains("at T2-N1.128 its ledger is 07070707"), "{why}");
         assert!(agreement.compare_with(1, &proto::LedgerAt::default()).is_err());
         agreement.log.shutdown();
     }

@@ -122,7 +122,7 @@ async fn a_node_whose_ledger_is_another_at_an_equal_position_stops() {
     log.shutdown();
 
     cluster.resume(other).await;
-    for number in 2..300 {
+    for number in 2..100 {
         open(&cluster, number).await;
     }
     stops_and_says_so(&cluster, other).await;
