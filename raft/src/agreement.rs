@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use checkpoint::Digest;
+use nativelog::ledger::DIGEST_FORM;
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
 use nativelog::store::LogStore;
@@ -61,6 +62,8 @@ pub(crate) struct Agreement {
 struct LedgerAt {
     at: LogId,
     rules: u32,
+    /// See [`DIGEST_FORM`].
+    form: u32,
     digest: Digest,
 }
 
@@ -193,7 +196,8 @@ impl Agreement {
 
     fn now(&self) -> Option<LedgerAt> {
         let ledger = self.machine.ledger();
-        Some(LedgerAt { at: ledger.applied()?, rules: ledger.rules(), digest: ledger.digest() })
+        let (at, rules, digest) = (ledger.applied()?, ledger.rules(), ledger.digest());
+        Some(LedgerAt { at, rules, form: DIGEST_FORM, digest })
     }
 
     /// What this node as leader says of its ledger: at the newest position that others will look at too.
@@ -202,6 +206,7 @@ impl Agreement {
         Some(proto::LedgerAt {
             position: Some(position(newest.at)),
             rules: newest.rules,
+            form: newest.form,
             digest: newest.digest.as_bytes().to_vec().into(),
         })
     }
@@ -216,7 +221,7 @@ impl Agreement {
         let (Some(at), Some(digest)) = (at, digest) else {
             return Err(Status::invalid_argument("a ledger without its position or digest"));
         };
-        let given = LedgerAt { at, rules: given.rules, digest };
+        let given = LedgerAt { at, rules: given.rules, form: given.form, digest };
         let own = {
             let mut ledgers = self.ledgers();
             let newest = ledgers.own.back().map(|own| own.at.index);
@@ -235,8 +240,9 @@ impl Agreement {
     }
 
     fn compare(&self, leader: u64, given: LedgerAt, own: LedgerAt) -> Result<(), String> {
-        // The rules follow from the records, but a binary may not know those of the other.
-        if given == own || (given.at == own.at && given.rules != own.rules) {
+        // The rules follow from the records, but a binary may not know those of the other, nor make digests alike.
+        let comparable = given.rules == own.rules && given.form == own.form;
+        if given == own || (given.at == own.at && !comparable) {
             return Ok(());
         }
         let (at, node) = (own.at, self.node);
@@ -361,6 +367,9 @@ mod tests {
         agreement.compare_with(1, &own).unwrap();
         let newer = proto::LedgerAt { rules: own.rules + 1, digest: vec![7; 32].into(), ..own.clone() };
         agreement.compare_with(1, &newer).unwrap();
+        agreement
+            .compare_with(1, &proto::LedgerAt { form: own.form + 1, rules: own.rules, ..newer })
+            .unwrap();
         // The leader is ahead: it waits until this node is there.
         let at = proto::Position { index: 2 * EVERY, ..own.position.unwrap() };
         let ahead = proto::LedgerAt { position: Some(at), digest: vec![7; 32].into(), ..own.clone() };
