@@ -95,7 +95,7 @@ async fn a_node_whose_ledger_is_another_at_an_equal_position_stops() {
     let open = async |cluster: &Cluster, number: u16| {
         let mut id = [0; 16];
         id[..2].copy_from_slice(&number.to_le_bytes());
-        let record = compose::open_writer(&job, CommitId::from_bytes(id));
+        let record = compose::open_writer(&job, CommitId::from_bytes(id), 0);
         cluster.nodes[&leader].replica.propose(record).await.unwrap().0
     };
     let planted = open(&cluster, 1).await;
@@ -109,7 +109,8 @@ async fn a_node_whose_ledger_is_another_at_an_equal_position_stops() {
     let entries = log.headers(planted.index..last.index + 1).unwrap();
     let before = log.log_id_at(planted.index - 1);
     log.truncate_after(before);
-    let forged = compose::open_writer(&JobName::try_from("forged").unwrap(), CommitId::from_bytes([1; 16]));
+    let forged =
+        compose::open_writer(&JobName::try_from("forged").unwrap(), CommitId::from_bytes([1; 16]), 0);
     let forge = |entry: Entry| match entry.body {
         Body::Record(LogRecord { ref header, .. }) if matches!(header.kind, Some(Kind::OpenWriter(_))) => {
             Entry { body: Body::Record(forged.clone()), ..entry }
