@@ -45,6 +45,7 @@ use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
 pub use changes::{ChangedRows, Changes};
+pub use digest::DIGEST_FORM;
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use gathering::{Gathered, Gathering};
 pub use holding::{Gone, Held, Holding};

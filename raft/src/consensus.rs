@@ -24,6 +24,7 @@ use openraft::impls::ProgressResponder;
 use openraft::{BasicNode, ReadPolicy};
 use tonic::Status;
 
+use crate::agreement::Agreement;
 use crate::config::ReplicaConfig;
 use crate::error::{ProposeError, StartError};
 use crate::identity::Known;
@@ -87,11 +88,13 @@ impl Consensus {
         log: &LogStore,
         machine: &Arc<Machine>,
         known: &Arc<Known>,
+        agreement: &Arc<Agreement>,
     ) -> Result<Consensus, StartError> {
         let settings = Arc::new(settings(config).map_err(StartError::Config)?);
         let failed = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
         let state_machine = StateMachine::new(machine.clone(), known.clone()).map_err(|e| failed(&e))?;
-        let log = RaftLog::new(log.clone());
+        let state_machine = state_machine.agreeing(agreement.clone());
+        let log = RaftLog::new(log.clone()).agreeing(agreement.clone());
         let raft = Raft::new(config.node, settings, clients, log, state_machine).await;
         Ok(Consensus { raft: raft.map_err(|e| failed(&e))? })
     }

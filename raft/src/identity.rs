@@ -5,7 +5,7 @@
 //! in both directions: it must not accept appends meant for its former self, or the quorum that
 //! once held a record would no longer hold it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub struct Known {
     incarnation: [u8; 16],
     group: String,
     cluster_name: String,
+    /// The first members as they are configured; members are fixed, so nobody else takes part.
+    first: BTreeSet<u64>,
     /// What the data folder says.
     folder: Option<[u8; 16]>,
     from_log: RwLock<FromLog>,
@@ -67,6 +69,7 @@ impl Known {
             incarnation: config.incarnation,
             group: config.group.clone(),
             cluster_name: config.cluster_name.clone(),
+            first: config.members.iter().map(|(node, _)| *node).collect(),
             folder: config.cluster,
             from_log: RwLock::default(),
             refused: Mutex::default(),
@@ -173,14 +176,16 @@ impl Known {
         if !header.to_incarnation.is_empty() && header.to_incarnation[..] != self.incarnation {
             return Err((Trouble::Incarnation, wiped(me, &header.to_incarnation, &self.incarnation)));
         }
+        let stranger =
+            || (Trouble::Incarnation, format!("node {from} is not known in the log of this cluster"));
         match from_log.incarnations.get(&from) {
+            // Also before there is a cluster, and whatever uuid it names: a log shows its uuid to everybody who ever had it.
+            None if !self.first.is_empty() && !self.first.contains(&from) => Err(stranger()),
             // Who knows the cluster hears no strangers. A listed member proves itself by its incarnation, also
             // while it has Genesis still to apply and names no uuid. One that this log does not list may have
             // joined in a part of the log that is still to come from it, or that only its vote can save: it
             // has to name the uuid, which nobody knows but who has this cluster's log.
-            None if from_log.cluster.is_some() && header.cluster.is_empty() => {
-                Err((Trouble::Incarnation, format!("node {from} is not known in the log of this cluster")))
-            }
+            None if from_log.cluster.is_some() && header.cluster.is_empty() => Err(stranger()),
             Some(known) if header.from_incarnation[..] != *known => {
                 Err((Trouble::Incarnation, wiped(from, known, &header.from_incarnation)))
             }
@@ -292,6 +297,24 @@ mod tests {
         // A fresh member catches up; then it leads, and the log of one does not list it yet.
         assert!(three.admit(&call(&one, 3, Check::Full), Check::Full).is_ok());
         learn(&three, 7, &[(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
+    }
+
+    #[test]
+    fn who_is_neither_configured_nor_in_the_log_takes_no_part_whatever_uuid_it_names() {
+        let members = vec![(1, "a:1".to_owned()), (2, "b:1".to_owned())];
+        let one = Known::new(&ReplicaConfig::new(1, [1; 16], "c", members));
+        let (two, three) = (known(2, "c"), known(3, "c"));
+        for _ in 0..2 {
+            assert_eq!(one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
+            let status = one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap_err();
+            assert!(status.message().contains("node 3 is not known in the log"), "{status}");
+            // The same with a cluster, of which all know the uuid.
+            for node in [&one, &two, &three] {
+                learn(node, 7, &[(1, 1), (2, 2)]);
+            }
+        }
+        learn(&one, 7, &[(1, 1), (2, 2), (3, 3)]);
         assert_eq!(one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
     }
 

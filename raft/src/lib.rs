@@ -21,10 +21,12 @@
 //! | `repair` | what is missing or damaged here, refetched |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
+//! | `agreement` | whether this node's history is that of the cluster |
 //! | `status`, `clock` | what a replica says about itself; log time |
 //!
 //! `docs/decisions/` says why it is built this way.
 
+mod agreement;
 mod clock;
 mod config;
 mod consensus;

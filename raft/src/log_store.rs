@@ -10,6 +10,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use nativelog::record::{Body, Entry};
@@ -17,6 +18,7 @@ use nativelog::store::LogStore;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, RaftLogReader};
 
+use crate::agreement::Agreement;
 use crate::types::{
     Command, RaftEntry, RaftLogId, RaftVote, TypeConfig, decode_members, encode_members, log_id, raft_id,
     raft_vote, vote,
@@ -31,12 +33,18 @@ const APPLY_BATCH: u64 = 64;
 #[derive(Clone)]
 pub struct RaftLog {
     log: LogStore,
+    agreement: Option<Arc<Agreement>>,
 }
 
 impl RaftLog {
     /// Wraps `log`.
     pub fn new(log: LogStore) -> Self {
-        RaftLog { log }
+        RaftLog { log, agreement: None }
+    }
+
+    /// The same, which is never cut below what is applied.
+    pub(crate) fn agreeing(self, agreement: Arc<Agreement>) -> Self {
+        RaftLog { agreement: Some(agreement), ..self }
     }
 }
 
@@ -165,7 +173,11 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> io::Result<()> {
-        self.log.truncate_after(last_log_id.as_ref().map(log_id));
+        let after = last_log_id.as_ref().map(log_id);
+        if let Some(agreement) = &self.agreement {
+            agreement.may_truncate(after)?;
+        }
+        self.log.truncate_after(after);
         Ok(())
     }
 

@@ -28,6 +28,7 @@ use openraft::network::{Backoff, NetBackoff, RaftNetworkFactory};
 use tonic::Status;
 use tonic::transport::Server;
 
+use crate::agreement::Agreement;
 use crate::config::{FRAME_BYTES, WINDOW_BYTES};
 use crate::intake::Heard;
 use crate::types::TypeConfig;
@@ -53,17 +54,18 @@ pub fn server() -> Server {
 pub(crate) struct Factory {
     peers: Arc<Peers>,
     heard: Arc<Heard>,
+    agreement: Arc<Agreement>,
 }
 
 impl Factory {
-    /// Clients over the connections of `peers`; `heard` is told who refuses content.
-    pub fn new(peers: Arc<Peers>, heard: Arc<Heard>) -> Self {
-        Factory { peers, heard }
+    /// Clients over the connections of `peers`; `heard` is told who refuses content, `agreement` who contradicts.
+    pub fn new(peers: Arc<Peers>, heard: Arc<Heard>, agreement: Arc<Agreement>) -> Self {
+        Factory { peers, heard, agreement }
     }
 
     fn client(&self, target: u64, node: &BasicNode, purpose: Purpose) -> Network {
-        let (peers, heard) = (self.peers.clone(), self.heard.clone());
-        Network { peers, heard, target, address: node.addr.clone(), purpose }
+        let (peers, heard, agreement) = (self.peers.clone(), self.heard.clone(), self.agreement.clone());
+        Network { peers, heard, agreement, target, address: node.addr.clone(), purpose }
     }
 }
 
@@ -71,6 +73,7 @@ impl Factory {
 pub(crate) struct Network {
     peers: Arc<Peers>,
     heard: Arc<Heard>,
+    agreement: Arc<Agreement>,
     target: u64,
     address: String,
     purpose: Purpose,

@@ -12,6 +12,7 @@ use nativelog::record::{LogId, LogRecord};
 use nativelog::store::LogStore;
 use tokio::sync::watch;
 
+use crate::agreement::Agreement;
 use crate::config::ReplicaConfig;
 use crate::consensus::{Consensus, settings};
 use crate::error::{ProposeError, StartError};
@@ -106,8 +107,9 @@ impl Replica {
         let intake = Intake::new(&config, log.clone(), machine.clone());
         let known = Known::new(&config);
         let peers = Peers::new(&config, known.clone());
-        let clients = Factory::new(peers.clone(), intake.heard().clone());
-        let consensus = Consensus::start(&config, clients, &log, &machine, &known).await?;
+        let agreement = Agreement::new(node, machine.clone(), log.clone());
+        let clients = Factory::new(peers.clone(), intake.heard().clone(), agreement.clone());
+        let consensus = Consensus::start(&config, clients, &log, &machine, &known, &agreement).await?;
         let quorum = Quorum::new(&config, consensus.clone(), peers.clone(), life.clone());
         let leading = Leading::new(node, consensus.clone(), quorum.clone(), life.clone());
         let hand_over = HandOver::new(
@@ -183,8 +185,11 @@ impl Replica {
         life.keep(tokio::spawn(keeper.clone().run()));
         life.keep(tokio::spawn(mender.clone().run()));
         life.keep(tokio::spawn(watch_log(log.clone(), life.clone())));
-        life.keep(tokio::spawn(watch_consensus(consensus, life.clone())));
-        let for_peers = Arc::new(peer::Rooms { proposer, members, transfers, content, reporter, hand_over });
+        life.keep(tokio::spawn(agreement.clone().watch(consensus.clone(), life.clone())));
+        life.keep(tokio::spawn(watch_consensus(consensus, agreement.clone(), life.clone())));
+        let for_peers =
+            peer::Rooms { proposer, members, transfers, content, reporter, hand_over, agreement };
+        let for_peers = Arc::new(for_peers);
         let rooms = Rooms { config, log, life, reads, keeper, mender, for_peers };
         Ok(Replica { rooms: Arc::new(rooms) })
     }
@@ -366,6 +371,12 @@ impl Replica {
         self.rooms.mender.epoch(job, epoch).await
     }
 
+    /// What other nodes said that contradicts this one, which leads or led, by node: until they follow again. Of each
+    /// two, one has lost what it had acknowledged.
+    pub fn contradictions(&self) -> BTreeMap<u64, String> {
+        self.rooms.for_peers.agreement.told()
+    }
+
     /// Where it stands. Digests nothing.
     pub fn standing(&self) -> Standing {
         self.reporter().standing()
@@ -454,9 +465,11 @@ async fn watch_log(log: LogStore, life: Arc<Life>) {
 }
 
 /// So does a consensus that has ended by itself.
-async fn watch_consensus(consensus: Consensus, life: Arc<Life>) {
+async fn watch_consensus(consensus: Consensus, agreement: Arc<Agreement>, life: Arc<Life>) {
     let why = consensus.ended().await;
     match why {
+        // The leader is told first.
+        _ if agreement.holds().is_err() => {}
         Some(why) => life.fail(&why),
         None if life.is_closing() => {}
         None => life.fail("the consensus ended"),

@@ -22,6 +22,7 @@ use openraft::RaftSnapshotBuilder;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use tokio::task::spawn_blocking;
 
+use crate::agreement::Agreement;
 use crate::identity::Known;
 use crate::log_store::to_entry;
 use crate::snapshot::{Meta, Snap, SnapshotData, kept_members, snap, stored_members};
@@ -32,6 +33,7 @@ pub struct StateMachine {
     machine: Arc<Machine>,
     known: Arc<Known>,
     members: StoredMembers,
+    agreement: Option<Arc<Agreement>>,
 }
 
 impl StateMachine {
@@ -45,7 +47,12 @@ impl StateMachine {
         let newest = machine.last_membership()?.into_iter().chain(in_snapshot).max_by_key(|(id, _)| id.index);
         let members = stored_members(newest.as_ref())?;
         known.refresh(&machine);
-        Ok(StateMachine { machine, known, members })
+        Ok(StateMachine { machine, known, members, agreement: None })
+    }
+
+    /// The same, which applies nothing once the leader's ledger was seen to be another one.
+    pub(crate) fn agreeing(self, agreement: Arc<Agreement>) -> Self {
+        StateMachine { agreement: Some(agreement), ..self }
     }
 
     /// The ledger as it is applied now, with the membership at that position. Called where entries
@@ -101,6 +108,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             {
                 self.known.refresh(&self.machine);
             }
+            if let Some(agreement) = &self.agreement {
+                agreement.applied(entry.id.index).map_err(io::Error::other)?;
+            }
             if let Some(responder) = responder {
                 responder.send(Answer(verdict));
             }
@@ -127,6 +137,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> io::Result<()> {
         let capture = snapshot.capture()?.clone();
         let applied = self.machine.ledger().applied();
+        if let Some(agreement) = &self.agreement {
+            agreement.holds().map_err(io::Error::other)?;
+        }
         if applied.is_some_and(|applied| applied.index >= capture.meta.position.index) {
             return Ok(());
         }

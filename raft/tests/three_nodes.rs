@@ -233,6 +233,7 @@ async fn damaged_entries_do_not_pass_the_ingress() {
             previous: Some(proto::Position { term: last.term, node: last.node, index: last.index }),
             entries: vec![entry],
             committed: None,
+            ledger: None,
         };
         let mut client = stranger(leader, [leader as u8; 16], "ingress", (target.id, &target.address));
         let stream = client.stream_append(tokio_stream::iter([request])).await.unwrap();

@@ -17,6 +17,10 @@ use super::Ledger;
 use super::rows::{RowKey, Writer};
 use super::sum::Sum;
 
+/// How digests are made: raised whenever a row's bytes or their summing change. Digests of different forms say nothing
+/// about each other, also where the rules are the same.
+pub const DIGEST_FORM: u32 = 1;
+
 /// The sum over the tables that keep none of their own: jobs, epochs, pins, outcomes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sums {
@@ -31,7 +35,7 @@ impl Ledger {
     pub fn digest(&self) -> Digest {
         assert!(self.sums.touched.is_empty(), "nobody asks in the middle of a step");
         let mut out = Writer::default();
-        out.raw(b"epochlog ledger sums 1\n");
+        out.raw(format!("epochlog ledger sums {DIGEST_FORM}\n").as_bytes());
         self.put_row(&RowKey::Meta, &mut out).expect("every ledger has it");
         out.raw(&self.sums.rows.to_bytes()).raw(&self.content.sum().to_bytes());
         for (id, attempt) in &self.open {

@@ -133,8 +133,10 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         format!("{}@{} is no directory here: {}{more}", epoch.job, epoch.epoch, epoch.why)
     });
-    status.why =
-        full.fatal.or(node.replica.cut_off().map(|cut_off| cut_off.why)).or(unpublished).unwrap_or_default();
+    let contradictions: Vec<_> = node.replica.contradictions().into_values().collect();
+    let contradicted = (!contradictions.is_empty()).then(|| contradictions.join("; "));
+    let cut_off = node.replica.cut_off().map(|cut_off| cut_off.why);
+    status.why = full.fatal.or(contradicted).or(cut_off).or(unpublished).unwrap_or_default();
     (status, full.term)
 }
 

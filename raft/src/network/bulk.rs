@@ -190,6 +190,7 @@ mod tests {
     use nativelog::store::Vote;
 
     use super::*;
+    use crate::agreement::Agreement;
     use crate::config::ReplicaConfig;
     use crate::identity::Known;
     use crate::network::peers::Peers;
@@ -209,7 +210,10 @@ mod tests {
         config.connect_timeout = Duration::from_millis(200);
         config.append_stall = Duration::from_millis(200);
         let peers = Peers::new(&config, Known::new(&config));
-        let mut network = Network { peers, heard: Arc::default(), target: 2, address, purpose: Purpose::Log };
+        let dir = tempfile::tempdir().unwrap();
+        let agreement = Agreement::of_an_empty_log(1, dir.path());
+        let mut network =
+            Network { peers, heard: Arc::default(), agreement, target: 2, address, purpose: Purpose::Log };
         let request = AppendEntriesRequest {
             vote: raft_vote(Vote { term: 1, node: 1, committed: true }),
             prev_log_id: None,

@@ -15,6 +15,7 @@ use tonic::{Response, Status};
 use super::{Network, convert, unreachable};
 use crate::identity::Check;
 use crate::network::peers::{Client, Lane};
+use crate::proto;
 use crate::types::TypeConfig;
 
 type Failed = RPCError<TypeConfig>;
@@ -98,7 +99,14 @@ pub async fn heartbeat(
         return Err(unreachable(network.target, &quiet()));
     }
     let mut client = network.control()?;
-    let reply = network.within(time, client.heartbeat(convert::put_append(request))).await?;
+    let agreement = &network.agreement;
+    let request = proto::AppendRequest { ledger: agreement.own(), ..convert::put_append(request) };
+    let beat = async {
+        let reply = client.heartbeat(request).await;
+        agreement.heard(network.target, reply.as_ref().map(drop));
+        reply
+    };
+    let reply = network.within(time, beat).await?;
     network.heard.is_behind(network.target, reply.behind);
     network.read(convert::take_appended(&reply))
 }

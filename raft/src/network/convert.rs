@@ -125,6 +125,7 @@ pub fn put_append(request: AppendEntriesRequest<TypeConfig>) -> proto::AppendReq
         previous: put_id(request.prev_log_id.as_ref()),
         entries: entries.collect(),
         committed: put_id(request.leader_commit.as_ref()),
+        ledger: None,
     }
 }
 

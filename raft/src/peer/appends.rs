@@ -15,6 +15,8 @@ use tonic::{Code, Status};
 use uncopied::Incoming;
 
 use super::Owned;
+use crate::agreement::Agreement;
+use crate::consensus::Consensus;
 use crate::intake::Intake;
 use crate::network::REFUSED_ENTRY;
 use crate::network::convert::{self, Append};
@@ -73,6 +75,7 @@ pub async fn heartbeat(
 /// not a match, and with the refusal when a request does not pass the ingress.
 pub fn replies(
     proposer: &Proposer,
+    agreement: Arc<Agreement>,
     from: u64,
     requests: Incoming<proto::AppendRequest>,
 ) -> impl Stream<Item = Result<proto::AppendReply, Status>> + Send + use<> {
@@ -81,7 +84,8 @@ pub fn replies(
     let shared = Shared::default();
     let leftover = Leftover { shared: shared.clone(), intake: intake.clone() };
     let (entries, taken) = mpsc::channel(AHEAD);
-    let reader = Owned(tokio::spawn(read(intake.clone(), (node, from), requests, entries, shared.clone())));
+    let door = Door { consensus: consensus.clone(), intake: intake.clone(), agreement, node, from };
+    let reader = Owned(tokio::spawn(read(door, requests, entries, shared.clone())));
     async_stream::stream! {
         let _reader = (reader, leftover);
         let mut answers = std::pin::pin!(consensus.append(ReceiverStream::new(taken)));
@@ -100,9 +104,17 @@ pub fn replies(
     }
 }
 
-async fn read(
+/// What a request must pass, and whose it is.
+struct Door {
+    consensus: Consensus,
     intake: Arc<Intake>,
-    (node, from): (u64, u64),
+    agreement: Arc<Agreement>,
+    node: u64,
+    from: u64,
+}
+
+async fn read(
+    door: Door,
     mut requests: Incoming<proto::AppendRequest>,
     entries: mpsc::Sender<Append>,
     shared: Shared,
@@ -111,9 +123,9 @@ async fn read(
         match requests.message().await {
             Ok(None) => break None,
             Err(status) => break Some(status),
-            Ok(Some(request)) => match ingress(&intake, request).await {
+            Ok(Some(request)) => match ingress(&door, request).await {
                 Err(status) => {
-                    let why = status.message();
+                    let (node, from, why) = (door.node, door.from, status.message());
                     // A node that is short of space says so itself, once; the leader comes again all the time.
                     if status.code() == Code::ResourceExhausted {
                         tracing::debug!(node, from, why, "entries wait for space");
@@ -144,9 +156,11 @@ fn refused_entry(index: u64, why: &str) -> Status {
 
 /// Decodes and checks one request and makes room for its bytes.
 async fn ingress(
-    intake: &Intake,
+    door: &Door,
     request: proto::AppendRequest,
 ) -> Result<(Append, OwnedSemaphorePermit), Status> {
+    let intake = &door.intake;
+    door.agreement.heed(door.from, || door.consensus.vote().term, &request)?;
     let request = convert::take_append(request).map_err(Status::invalid_argument)?;
     let mut bytes = 0;
     let mut takes_space = false;

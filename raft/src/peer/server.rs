@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uncopied::{Incoming, Inlet};
 
 use super::{appends, proposals};
+use crate::agreement::Agreement;
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::hand_over::HandOver;
@@ -39,6 +40,7 @@ pub(crate) struct Rooms {
     pub content: Arc<Service>,
     pub reporter: Arc<Reporter>,
     pub hand_over: Arc<HandOver>,
+    pub agreement: Arc<Agreement>,
 }
 
 /// What peers may call.
@@ -92,6 +94,7 @@ impl peer_server::Peer for PeerService {
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
         self.admit(&request, Check::Full)?;
+        self.rooms.agreement.holds().map_err(Status::data_loss)?;
         Ok(Response::new(self.proposer().consensus.heed_vote(request.get_ref()).await?))
     }
 
@@ -101,8 +104,13 @@ impl peer_server::Peer for PeerService {
     }
 
     async fn heartbeat(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
-        self.admit(&request, Check::Full)?;
-        Ok(Response::new(appends::heartbeat(self.proposer(), request.into_inner()).await?))
+        let from = self.admit(&request, Check::Full)?;
+        let (proposer, request) = (self.proposer(), request.into_inner());
+        self.rooms.agreement.heed(from, || proposer.consensus.vote().term, &request)?;
+        if let Some(ledger) = &request.ledger {
+            self.rooms.agreement.compare_with(from, ledger)?;
+        }
+        Ok(Response::new(appends::heartbeat(proposer, request).await?))
     }
 
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
@@ -119,7 +127,7 @@ impl peer_server::Peer for PeerService {
     ) -> Reply<Self::StreamAppendStream> {
         let from = self.admit(&request, Check::Full)?;
         let requests = Incoming::take(&mut request, MESSAGE_BYTES_MAX, uncopied::decode)?;
-        let replies = appends::replies(self.proposer(), from, requests);
+        let replies = appends::replies(self.proposer(), self.rooms.agreement.clone(), from, requests);
         Ok(Response::new(Box::pin(replies)))
     }
 
