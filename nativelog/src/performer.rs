@@ -128,10 +128,11 @@ impl Performer {
         performed: u64,
         dues: Arc<Dues>,
     ) -> std::io::Result<Performer> {
+        // What was owed before this start, and nothing else: what fails later is not tried again at once.
+        let retry_now = dues.has_to_try();
         let shared = Arc::new(Shared {
             dues,
-            // What was owed before this start.
-            orders: Mutex::new(Orders { queue: VecDeque::new(), stop: false, retry_now: true }),
+            orders: Mutex::new(Orders { queue: VecDeque::new(), stop: false, retry_now }),
             wake: Condvar::new(),
             progress: Condvar::new(),
             working: Mutex::new(()),
