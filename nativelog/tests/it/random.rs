@@ -362,13 +362,13 @@ fn random_histories_do_seal_epochs() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut sealed = 0;
-    for _ in 0..60 {
+    for _ in 0..120 {
         let tries = prop::collection::vec(tries(), 80).new_tree(&mut runner).unwrap().current();
         let mut player = player();
         tries.iter().for_each(|what| player.play(what));
         sealed += player.sealed;
     }
-    assert!(sealed > 40, "only {sealed} epochs in 60 histories");
+    assert!(sealed > 60, "only {sealed} epochs in 120 histories");
 }
 
 #[test]
