@@ -109,6 +109,12 @@ impl Dues {
         self.tell();
     }
 
+    /// Whether there are epochs to publish or folders to remove that could not be before.
+    pub fn has_to_try(&self) -> bool {
+        let book = self.book();
+        !book.failed.is_empty() || !book.expiring.is_empty()
+    }
+
     /// Changes whenever an epoch was published or could not be.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

@@ -163,10 +163,11 @@ impl Performer {
         dues: Arc<Dues>,
     ) -> std::io::Result<Performer> {
         let shelf = Shelf::open(store.disk().clone(), store.layout().waiting_dir())?;
+        // What was owed before this start, and nothing else: what fails later is not tried again at once.
+        let retry_now = dues.has_to_try();
         let shared = Arc::new(Shared {
             dues,
-            // What was owed before this start.
-            orders: Mutex::new(Orders { queue: VecDeque::new(), trees: 0, stop: false, retry_now: true }),
+            orders: Mutex::new(Orders { queue: VecDeque::new(), trees: 0, stop: false, retry_now }),
             wake: Condvar::new(),
             progress: Condvar::new(),
             working: Mutex::new(()),

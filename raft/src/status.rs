@@ -1,7 +1,7 @@
 //! What a replica knows about itself. Each node is asked itself; nobody reports about another.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -85,8 +85,6 @@ pub(crate) struct Reporter {
     known: Arc<Known>,
     peers: Arc<Peers>,
     life: Arc<Life>,
-    /// The ledger's digest at the position where it was last asked for.
-    digest: Mutex<Option<(Option<LogId>, String)>>,
 }
 
 impl Reporter {
@@ -100,8 +98,7 @@ impl Reporter {
         peers: Arc<Peers>,
         life: Arc<Life>,
     ) -> Arc<Reporter> {
-        let digest = Mutex::default();
-        Arc::new(Reporter { config, consensus, machine, log, known, peers, life, digest })
+        Arc::new(Reporter { config, consensus, machine, log, known, peers, life })
     }
 
     /// Entries that the log holds or held.
@@ -109,7 +106,7 @@ impl Reporter {
         self.log.log_state().1.map_or(0, |last| last.index + 1)
     }
 
-    /// Where it stands. Digests nothing.
+    /// Where it stands, without the ledger.
     pub fn standing(&self) -> Standing {
         let (now, next, me) = (self.consensus.view(), self.next_index(), self.config.node);
         let peers = now.matched.iter().filter(|(node, _)| **node != me);
@@ -117,10 +114,13 @@ impl Reporter {
         Standing { term: now.term, role: now.role, lags }
     }
 
-    /// This replica's state. Digesting the ledger takes time with its size.
+    /// This replica's state.
     pub fn status(&self) -> Status {
         let (now, next, me) = (self.consensus.view(), self.next_index(), self.config.node);
-        let (applied, ledger_digest) = self.ledger_digest();
+        let (applied, ledger_digest) = {
+            let ledger = self.machine.ledger();
+            (ledger.applied(), ledger.digest().to_string())
+        };
         let peers = now.matched.iter().filter(|(node, _)| **node != me);
         Status {
             node: me,
@@ -162,21 +162,6 @@ impl Reporter {
         let mut client = self.peers.member(node, Lane::Forward, Check::Full).map_err(words)?;
         let reply = client.status(proto::StatusRequest {}).await.map_err(words)?;
         Ok(from_proto(reply.into_inner()))
-    }
-
-    /// The last applied position and the ledger's digest there. Digested once per position.
-    fn ledger_digest(&self) -> (Option<LogId>, String) {
-        let mut last = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
-        let ledger = self.machine.ledger();
-        let applied = ledger.applied();
-        if let Some((at, digest)) = &*last
-            && *at == applied
-        {
-            return (applied, digest.clone());
-        }
-        let digest = ledger.digest().to_string();
-        *last = Some((applied, digest.clone()));
-        (applied, digest)
     }
 }
 

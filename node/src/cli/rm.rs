@@ -31,7 +31,10 @@ pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), 
         return Err(Failure::new(Code::Usage, "which epoch? nothing was removed")
             .what(format!("rm {}", args.target))
             .why("a whole job is never removed at once")
-            .fix(format!("write {}@EPOCH", args.target.job)));
+            .fix(format!(
+                "write {0}@EPOCH; once it has none, `epochlog job rm {0}` forgets the job",
+                args.target.job
+            )));
     }
     let request = pb::ShowRequest {
         job: args.target.job.to_string(),
