@@ -35,7 +35,7 @@ use checkpoint::JobName;
 use crate::record::{LogId, RECORD_VERSION, Record};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
-pub use changes::{ChangedRows, Changes, RowKey};
+pub use changes::{ChangedRow, RowKey};
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use encode::DecodeError;
 pub use job::COMMITS_REMEMBERED;
@@ -60,7 +60,7 @@ pub struct Ledger {
     open: BTreeMap<u64, attempt::Attempt>,
     ended: BTreeMap<u64, job::Ended>,
     content: content::Contents,
-    changes: Changes,
+    changes: changes::Changes,
 }
 
 impl Default for Ledger {
@@ -75,7 +75,7 @@ impl Default for Ledger {
             open: BTreeMap::new(),
             ended: BTreeMap::new(),
             content: content::Contents::default(),
-            changes: Changes::default(),
+            changes: changes::Changes::default(),
         }
     }
 }
@@ -129,11 +129,6 @@ impl Ledger {
             Ok(change) => Verdict::Accepted(change.accepted(DRY_RUN)),
             Err(rejected) => Verdict::Rejected(rejected),
         }
-    }
-
-    /// Hands out what changed since the last call, for the catalog. Cheap; the ledger forgets it.
-    pub fn drain_changes(&mut self) -> Changes {
-        std::mem::take(&mut self.changes)
     }
 
     fn assert_next(&self, id: LogId) {

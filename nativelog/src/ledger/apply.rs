@@ -48,20 +48,14 @@ impl Ledger {
             Change::Page { attempt, entries, checker } => {
                 let open = self.named(attempt, bytes);
                 open.add_page(entries, checker);
-                let page = open.page_ends.len() as u32 - 1;
-                self.changes.row(RowKey::Page(attempt, page));
             }
             Change::Range { attempt, file, offset, len, digest } => {
                 self.named(attempt, bytes).cover(file, offset, len, digest);
-                self.changes.row(RowKey::Piece(attempt, file, offset));
             }
             Change::Pack { attempt, files } => {
                 let open = self.named(attempt, bytes);
                 for packed in &files {
                     open.cover_whole(packed.file, FileState::Packed(packed.digest));
-                }
-                for packed in &files {
-                    self.changes.row(RowKey::File(attempt, packed.file));
                 }
                 return vec![unpack(attempt, id.index, files)];
             }
@@ -71,11 +65,9 @@ impl Ledger {
             Change::Pin { job, epoch, owner, reason, until_ms } => {
                 let pin = PinRecord { reason, until_ms };
                 self.epoch_mut(&job, epoch).pins.insert(owner.clone(), pin);
-                self.changes.row(RowKey::Pin(job, epoch, owner));
             }
             Change::Unpin { job, epoch, owner } => {
                 self.epoch_mut(&job, epoch).pins.remove(&owner);
-                self.changes.row(RowKey::Pin(job, epoch, owner));
             }
             Change::Expire { job, epochs } => {
                 return epochs.into_iter().map(|epoch| self.expire(&job, epoch)).collect();
@@ -101,9 +93,7 @@ impl Ledger {
             open.cover_whole(file, FileState::Reused(digest));
             if open.held.insert(content) {
                 self.content.hold_id(content);
-                self.changes.row(RowKey::Content(content));
             }
-            self.changes.row(RowKey::File(attempt, file));
         }
     }
 
@@ -117,7 +107,6 @@ impl Ledger {
         let mut held: Vec<u32> =
             content.iter().map(|(digest, bytes)| self.content.hold(digest, *bytes)).collect();
         held.sort_unstable();
-        self.changes.rows.extend(held.iter().map(|id| RowKey::Content(*id)));
         let sealed = Arc::new(sealed);
         let job = self.job_mut(&name);
         assert!(job.mark.is_none_or(|mark| mark < epoch), "marks only rise");
@@ -134,7 +123,6 @@ impl Ledger {
         let before = job.epochs.insert(epoch, record);
         assert!(before.is_none(), "an epoch is sealed once");
         self.changes.row(RowKey::Epoch(name.clone(), epoch));
-        self.changes.row(RowKey::EpochContent(name.clone(), epoch));
 
         let behind = self.left_behind(&name, epoch, attempt);
         let ending = Ending::Sealed { sealed, plan_digest: terms.plan_digest };
@@ -166,10 +154,6 @@ impl Ledger {
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
         let released = self.release(&gone.content);
         self.changes.row(RowKey::Epoch(name.clone(), epoch));
-        self.changes.row(RowKey::EpochContent(name.clone(), epoch));
-        for owner in gone.pins.into_keys() {
-            self.changes.row(RowKey::Pin(name.clone(), epoch, owner));
-        }
         Effect::Expire { job: name.clone(), epoch, released }
     }
 
@@ -178,7 +162,7 @@ impl Ledger {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
         let released = self.release(&gone.held);
         self.job_mut(&gone.terms.job).open.remove(&id);
-        self.changes.attempt_gone(id);
+        self.changes.row(RowKey::Attempt(id));
         self.remember_ended(id, Ended { job: gone.terms.job, how });
         Effect::Discard { attempt: id, released }
     }
@@ -187,7 +171,6 @@ impl Ledger {
     fn release<'a>(&mut self, ids: impl IntoIterator<Item = &'a u32>) -> Vec<Released> {
         let mut released = Vec::new();
         for id in ids {
-            self.changes.row(RowKey::Content(*id));
             if let Some(content) = self.content.release(*id) {
                 released.push(Released { digest: content.digest, bytes: content.bytes });
             }
@@ -201,19 +184,13 @@ impl Ledger {
         job.ended.insert(id);
         let oldest = if job.ended.len() > COMMITS_REMEMBERED { job.ended.pop_first() } else { None };
         self.ended.insert(id, ended);
-        self.changes.row(RowKey::Ended(id));
         if let Some(oldest) = oldest {
             self.ended.remove(&oldest);
-            self.changes.row(RowKey::Ended(oldest));
         }
     }
 
     fn remember(&mut self, name: &JobName, commit: checkpoint::CommitId, at: u64, outcome: Outcome) {
-        let forgotten = self.job_mut(name).commits.remember(commit, at, outcome);
-        self.changes.row(RowKey::Commit(name.clone(), commit));
-        if let Some(forgotten) = forgotten {
-            self.changes.row(RowKey::Commit(name.clone(), forgotten));
-        }
+        self.job_mut(name).commits.remember(commit, at, outcome);
     }
 
     /// An accepted record named this attempt.

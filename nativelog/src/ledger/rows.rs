@@ -1,4 +1,4 @@
-//! The ledger as rows: the one form in which it leaves memory, in a snapshot and in the catalog.
+//! The ledger as rows: the one form in which it leaves memory, all of them in a snapshot, a few in the catalog.
 //!
 //! Every row has a key whose bytes sort as [`RowKey`] does (a table's tag, then names ended by a zero
 //! byte and big-endian numbers) and a value of fixed fields, big-endian, byte strings behind a

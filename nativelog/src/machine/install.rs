@@ -128,7 +128,7 @@ impl Machine {
     /// # Errors
     /// [`SnapshotError`]; the machine is as before then.
     pub fn install(&self, capture: &Capture) -> Result<(), SnapshotError> {
-        let ledger = checked(capture)?;
+        let mut ledger = checked(capture)?;
         let position = capture.meta.position;
         let mut snapshots = lock(&self.snapshots);
         let paused = self.performer.pause();
@@ -150,10 +150,10 @@ impl Machine {
         kept?;
         snapshots.expected.owed = true;
         snapshots.expected.written_down(&**self.store.disk());
-        self.project_anew(capture.ledger.clone());
         let overview = Overview::of(&ledger);
         {
             let mut own = self.write();
+            ledger.succeeds(&own);
             *own = ledger;
             self.performer.reset(&paused, position.index + 1, debts, &own);
         }

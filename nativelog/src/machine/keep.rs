@@ -60,7 +60,6 @@ impl Machine {
     /// [`SnapshotError`]; what is on disk before stays.
     pub fn keep(&self, capture: Capture) -> Result<SnapshotMeta, SnapshotError> {
         let position = capture.meta.position;
-        lock(&self.catalog).encoded = capture.ledger.len() as u64;
         if !self.performer.wait_performed(position.index) {
             return Err(SnapshotError::NotNow("the node stops".into()));
         }

@@ -32,8 +32,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts on what lies in `data`. An empty folder for the catalog stands for a process that was killed: all of
-    /// the log is applied and performed again.
+    /// Starts on what lies in `data`: all of the log above the newest snapshot is applied and performed again.
     pub fn start(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Replica {
         Replica::try_start(disk, data, catalog).expect("the replica starts")
     }
