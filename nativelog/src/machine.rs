@@ -79,8 +79,6 @@ struct Snapshots {
     folder: Folder,
     /// Content that a catch-up was about to bring, and may have left on the shelves.
     expected: install::Expected,
-    /// A sync failed: what was unpacked may not be on the device, and no snapshot may say it is.
-    unsure: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,7 +11,7 @@
 mod books;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -32,6 +32,8 @@ const BACKLOG_BYTES_MAX: usize = 32 << 20;
 /// What became of a sealed epoch on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Publication {
+    /// Nobody has looked yet, since the start, whether its directory is still here.
+    NotLooked,
     /// Sealed, not yet a directory here.
     Pending,
     /// A directory here.
@@ -220,14 +222,17 @@ impl Performer {
         std::mem::take(&mut self.shared.books().unsynced)
     }
 
-    /// The attempt below which alone the log may be purged: its packs are still needed.
+    /// The attempt below which alone the log may be purged: its packs are needed and nowhere else.
     pub(crate) fn needs_log_from(&self) -> Option<u64> {
         self.shared.books().needs_log_from()
     }
 
-    /// Content that nobody holds: what [`Performer::paid`] takes off, with the index that released it.
-    pub(crate) fn owed(&self) -> BTreeMap<Digest, Owed> {
-        self.shared.books().released.clone()
+    /// Content that nobody holds since a record below `purged`: what [`Performer::paid`] takes off, each with the index
+    /// that released it.
+    pub(crate) fn ripe(&self, purged: u64) -> Vec<(Digest, u64)> {
+        let books = self.shared.books();
+        let ripe = books.released.iter().filter(|(_, owed)| owed.index < purged);
+        ripe.map(|(digest, owed)| (*digest, owed.index)).collect()
     }
 
     /// Contents, their bytes, and ended attempts that wait to be given back.
@@ -266,6 +271,20 @@ impl Performer {
         books.ended.retain(|id, _| !attempts.contains(id));
     }
 
+    /// All that was sealed before was looked for: what is not noted as missing is a directory here.
+    pub(crate) fn looked(&self) {
+        self.shared.books().looked();
+        self.shared.changed.send_modify(|count| *count += 1);
+    }
+
+    /// The log is long: what could not be published here holds it for its packs no longer. Such epochs are missing
+    /// from now on, and come from peers.
+    pub(crate) fn let_go(&self) {
+        if self.shared.books().let_go() {
+            self.shared.changed.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Takes note that a sealed epoch has no directory here, unless it is just waiting for it.
     pub(crate) fn note_missing(&self, job: JobName, epoch: u64, attempt: u64, root: Digest, why: &str) {
         let mut books = self.shared.books();
@@ -293,7 +312,7 @@ impl Performer {
     /// The epoch was published by somebody else.
     pub(crate) fn adopted(&self, job: &JobName, epoch: u64) {
         let mut books = self.shared.books();
-        books.missing.remove(&(job.clone(), epoch));
+        books.found(&(job.clone(), epoch));
         // Whoever failed before finds it there, and settles its own accounts.
         books.retry_now = true;
         self.shared.wake.notify_one();

@@ -28,6 +28,8 @@ const SHARE: u32 = 20;
 /// How long openraft may take to hear of a snapshot, and a purge to be fsynced. A leader that is sending
 /// entries keeps them until they have left; it is tried again then.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What cannot be published here holds the log until it is this many times as long as one that is purged.
+const HELD_LOGS: u64 = 4;
 /// The longest pause after a round, however dear it was and however little it could give back.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -246,6 +248,7 @@ async fn snapshot(inner: &Arc<Inner>) -> Result<Option<SnapshotMeta>, KeepError>
 
 /// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
 async fn give_back(inner: &Arc<Inner>) -> Result<Reclaimed, KeepError> {
+    inner.machine.let_go_of_log(inner.config.keeping.purge_log_bytes.saturating_mul(HELD_LOGS));
     if let Some(limit) = inner.machine.purge_limit() {
         let mut purged = inner.log.purged();
         if *purged.borrow() <= limit.index {

@@ -74,7 +74,7 @@ pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), Sto
         Err(e) => return Err(at("move to the trash", &dir)(e).into()),
     };
     let point = || point_latest(disk, &job_dir, None).map_err(at("point `latest` in", &job_dir));
-    let sync = || inner.synced(disk.sync_dir(&job_dir), &job_dir);
+    let sync = || inner.sync_dir(&job_dir);
     // On a full disk there may be no room for a symlink before the epoch's own is given back.
     let pointed = point();
     sync()?;

@@ -32,9 +32,6 @@ pub(super) fn publish(inner: &Inner, batch: &[Publish]) -> Vec<Result<(), Unpubl
     let _names = inner.lock_names();
     let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
-    if inner.is_broken() {
-        return epochs.iter().map(|epoch| Ok(inner.not_broken("publish", &epoch.tree(inner))?)).collect();
-    }
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
     work.each(&mut epochs, Work::link);
@@ -281,7 +278,7 @@ impl Work<'_> {
         for (epoch, list) in epochs.iter_mut().zip(lists) {
             let result = list.iter().try_for_each(|what| match what {
                 ToSync::File(path) => self.inner.sync_file(path),
-                ToSync::Dir(path) => self.inner.synced(self.disk.sync_dir(path), path),
+                ToSync::Dir(path) => self.inner.sync_dir(path),
             });
             if let (Err(e), None) = (result, &epoch.failed) {
                 epoch.failed = Some(e.into());
@@ -352,11 +349,11 @@ impl Work<'_> {
             return;
         }
         let all = self.inner.layout.epochs_dir();
-        let mut result = self.inner.synced(self.disk.sync_dir(&all), &all);
+        let mut result = self.inner.sync_dir(&all);
         for (job, epoch) in newest {
             let job_dir = self.inner.layout.job_dir(&job);
             if result.is_ok() {
-                result = self.inner.synced(self.disk.sync_dir(&job_dir), &job_dir).and_then(|()| {
+                result = self.inner.sync_dir(&job_dir).and_then(|()| {
                     expire::point_latest(self.disk, &job_dir, Some(epoch))
                         .map_err(at("point `latest` in", &job_dir))
                 });

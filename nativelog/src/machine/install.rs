@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::disk::Disk;
 use checkpoint::durable::{ignore_missing, replace_file};
@@ -127,7 +128,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`SnapshotError`]; the machine is as before then.
-    pub fn install(&self, capture: &Capture) -> Result<(), SnapshotError> {
+    pub fn install(self: &Arc<Self>, capture: &Capture) -> Result<(), SnapshotError> {
         let mut ledger = checked(capture)?;
         let position = capture.meta.position;
         let mut snapshots = lock(&self.snapshots);
@@ -141,10 +142,7 @@ impl Machine {
             succession(&self.store, self.performer.debts(u64::MAX), &ledger)?
         };
         // Ranges and files of open attempts may have been here before, and not been synced.
-        if let Err(source) = self.store.disk().sync_fs(self.store.layout().data_dir()) {
-            snapshots.unsure = true;
-            return Err(SnapshotError::Io { what: "sync the file system".into(), source });
-        }
+        sync_everything(&self.store)?;
         let kept = keep_twice(&mut snapshots.folder, capture, &debts);
         self.show_kept(&snapshots.folder);
         kept?;
@@ -159,8 +157,12 @@ impl Machine {
         }
         self.applied.send_replace(position.index + 1);
         drop(paused);
-        if let Err(error) = self.note_absent(&overview, &there) {
-            tracing::warn!(%error, "cannot look for missing epochs: they stay unnoticed until the next start");
+        match self.note_absent(&overview, &there) {
+            Ok(()) => self.performer.looked(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for missing epochs; it is tried again");
+                self.look_for_missing(overview).map_err(|source| SnapshotError::Io { what: "start a thread".into(), source })?;
+            }
         }
         Ok(())
     }
@@ -185,15 +187,16 @@ pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
         .map_err(|source| SnapshotError::Io { what: "read what was expected".into(), source })?;
     let debts = found.map(|found| found.debts).unwrap_or_default();
     let (debts, _) = succession(store, debts, &ledger)?;
-    let data = store.layout().data_dir();
-    store
-        .disk()
-        .sync_fs(data)
-        .map_err(|source| SnapshotError::Io { what: "sync the file system".into(), source })?;
+    sync_everything(store)?;
     keep_twice(&mut folder, capture, &debts)?;
     expected.owed = true;
     expected.written_down(&**store.disk());
     Ok(())
+}
+
+fn sync_everything(store: &Store) -> Result<(), SnapshotError> {
+    let synced = store.disk().sync_fs(store.layout().data_dir());
+    synced.map_err(|source| SnapshotError::Io { what: "sync the file system".into(), source })
 }
 
 fn checked(capture: &Capture) -> Result<Ledger, SnapshotError> {

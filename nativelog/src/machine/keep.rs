@@ -71,16 +71,10 @@ impl Machine {
         {
             return Ok(newest.clone());
         }
-        if snapshots.unsure {
-            return Err(SnapshotError::NotNow(
-                "an earlier sync failed: what is on the device is unknown until the next start".into(),
-            ));
-        }
-        if let Err(source) = self.sync_unpacked() {
-            snapshots.unsure = true;
+        self.sync_unpacked().map_err(|source| {
             let what = format!("sync the file system of {}", self.store.layout().data_dir().display());
-            return Err(SnapshotError::Io { what, source });
-        }
+            SnapshotError::Io { what, source }
+        })?;
         self.owe_expected(&mut snapshots, position.index);
         let debts = self.performer.debts(position.index);
         let kept = snapshots.folder.keep(&capture, &debts);
@@ -91,7 +85,7 @@ impl Machine {
     }
 
     /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.
-    pub(super) fn sync_unpacked(&self) -> std::io::Result<()> {
+    fn sync_unpacked(&self) -> std::io::Result<()> {
         if self.performer.take_unsynced() {
             self.store.disk().sync_fs(self.store.layout().data_dir())?;
         }
@@ -118,8 +112,16 @@ impl Machine {
         Ok(read?.map(|(capture, _)| capture))
     }
 
+    /// What cannot be published here (a name that this file system cannot hold, say) holds the log for its packs, but
+    /// no more than `bytes_max` of it: then such epochs are missing here, and come from peers.
+    pub fn let_go_of_log(&self, bytes_max: u64) {
+        if self.log.wal_bytes() > bytes_max && self.performer.needs_log_from().is_some() {
+            self.performer.let_go();
+        }
+    }
+
     /// The position up to which the log may be purged now: the older of the two kept snapshots, below every
-    /// pin, and below the first attempt whose sealed epoch is not published here. `None` when nothing may go that
+    /// pin, and below the first attempt whose packs are still needed here. `None` when nothing may go that
     /// is not gone already.
     pub fn purge_limit(&self) -> Option<LogId> {
         let mut limit = self.kept.borrow().1.as_ref()?.position;

@@ -126,6 +126,7 @@ impl Machine {
     pub(super) fn compare_with_disk(&self, overview: &Overview) -> Result<(), StoreError> {
         let there = directories(&self.store)?;
         self.note_absent(overview, &there)?;
+        self.performer.looked();
         self.owe(overview.surplus(&self.store, &there), []);
         Ok(())
     }

@@ -71,9 +71,7 @@ impl Machine {
 
     fn unlink_released(&self, purged: u64) -> io::Result<Reclaimed> {
         let mut given = Reclaimed::default();
-        let ripe = self.performer.owed().into_iter().filter(|(_, owed)| owed.index < purged);
-        let ripe: Vec<(Digest, u64)> = ripe.map(|(digest, owed)| (digest, owed.index)).collect();
-        for batch in ripe.chunks(BATCH_MAX) {
+        for batch in self.performer.ripe(purged).chunks(BATCH_MAX) {
             let pins = lock(&self.pins.held);
             if !pins.is_empty() {
                 return Ok(given);

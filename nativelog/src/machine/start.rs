@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use checkpoint::store::Store;
 use tokio::sync::watch;
@@ -28,6 +29,9 @@ use crate::performer::Performer;
 use crate::record::LogId;
 use crate::snapshot::{Debts, Folder, FoundSnapshot, OpenFault};
 use crate::store::LogStore;
+
+/// Directories that could not be listed are listed again after this long.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Why a machine cannot start. What is on disk stays as it is, but for damaged snapshots, which were renamed.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +92,11 @@ impl Machine {
     /// # Errors
     /// [`StartError`]. A catalog that does not open is left out, with a warning: it carries no promise.
     pub fn start(store: Arc<Store>, log: LogStore, catalog_dir: &Path) -> Result<Arc<Machine>, StartError> {
+        // One sink for every failed sync of this node: what watches the log stops it.
+        store.fault().tell({
+            let log = log.clone();
+            move |why| log.fail(why)
+        });
         let dir = store.layout().snapshots_dir();
         let (folder, found, damaged) = Folder::open(store.disk().clone(), dir.clone())?;
         let expected = Expected::read(&**store.disk(), &dir).map_err(io_error("read what was expected"))?;
@@ -105,7 +114,7 @@ impl Machine {
             store,
             log,
             kept: watch::Sender::new((folder.newest().cloned(), folder.older().cloned())),
-            snapshots: Mutex::new(Snapshots { folder, expected, unsure: false }),
+            snapshots: Mutex::new(Snapshots { folder, expected }),
             catalog: Mutex::new(catalog),
             pins: Arc::default(),
             gave_way_to: AtomicU64::new(0),
@@ -118,14 +127,18 @@ impl Machine {
         Ok(machine)
     }
 
-    fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
+    /// In the background, until it has succeeded: before that nobody knows which of these epochs are here.
+    pub(super) fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
         let machine = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("missing-epochs".into());
         thread.spawn(move || {
-            if let Some(machine) = machine.upgrade()
-                && let Err(error) = machine.compare_with_disk(&overview)
-            {
-                tracing::warn!(%error, "cannot list the published epochs: missing ones stay unnoticed until the next start");
+            while let Some(machine) = machine.upgrade() {
+                match machine.compare_with_disk(&overview) {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%error, "cannot list the published epochs; it is tried again"),
+                }
+                drop(machine);
+                std::thread::sleep(LOOK_AGAIN_AFTER);
             }
         })?;
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use checkpoint::{Digest, EntryKind, JobName};
+use checkpoint::{Digest, EntryKind, JobName, Source};
 
 use super::Publication;
 use crate::ledger::{Effect, Ledger, PublishEpoch, Released};
@@ -48,6 +48,13 @@ pub struct Tree {
     pub packs: Vec<Pack>,
     /// The first thing that went wrong while unpacking.
     pub failed: Option<String>,
+    /// The log is not held for its packs any more.
+    let_go: bool,
+}
+
+/// Whether something of the epoch's content came in packs, which are in the log until they are unpacked.
+fn has_packs(epoch: &PublishEpoch) -> bool {
+    epoch.sources.contains(&Source::Unpacked)
 }
 
 /// Everything, under one lock that is never held over a disk.
@@ -59,6 +66,8 @@ pub struct Books {
     waiting: BTreeMap<EpochKey, Waiting>,
     pub failed: BTreeMap<EpochKey, Failed>,
     pub missing: BTreeMap<EpochKey, Absent>,
+    /// While nobody has looked which of the sealed epochs are here: those that are here for certain.
+    seen: Option<BTreeSet<EpochKey>>,
     pub trees: BTreeMap<u64, Tree>,
     pub released: BTreeMap<Digest, Owed>,
     pub expiring: BTreeMap<EpochKey, u64>,
@@ -81,6 +90,7 @@ impl Books {
             waiting: BTreeMap::new(),
             failed: BTreeMap::new(),
             missing: BTreeMap::new(),
+            seen: (base > 0).then(BTreeSet::new),
             trees: BTreeMap::new(),
             released: debts.released,
             expiring: debts.expiring,
@@ -91,7 +101,7 @@ impl Books {
         };
         for (attempt, packs) in debts.half_unpacked {
             let failed = Some("its files were not all unpacked before the last start".to_owned());
-            books.trees.insert(attempt, Tree { packs, failed });
+            books.trees.insert(attempt, Tree { packs, failed, let_go: false });
         }
         for Unpublished { epoch, why, expired } in debts.unpublished {
             let key = (epoch.job.clone(), epoch.epoch);
@@ -131,7 +141,21 @@ impl Books {
         match (self.waiting.get(key), self.missing.get(key)) {
             (Some(waiting), _) => waiting.publication.clone(),
             (None, Some(absent)) => Publication::Unpublished(absent.why.clone()),
-            (None, None) => Publication::Published,
+            (None, None) if self.seen.as_ref().is_none_or(|seen| seen.contains(key)) => Publication::Published,
+            (None, None) => Publication::NotLooked,
+        }
+    }
+
+    /// All that was sealed before was looked for.
+    pub fn looked(&mut self) {
+        self.seen = None;
+    }
+
+    /// The directory of the epoch is here.
+    pub fn found(&mut self, key: &EpochKey) {
+        self.missing.remove(key);
+        if let Some(seen) = &mut self.seen {
+            seen.insert(key.clone());
         }
     }
 
@@ -152,6 +176,7 @@ impl Books {
     pub fn succeed(&mut self, epoch: &PublishEpoch) -> Option<u64> {
         let key = (epoch.job.clone(), epoch.epoch);
         self.wait_no_more(&key);
+        self.found(&key);
         self.trees.remove(&epoch.attempt);
         self.ended.insert(epoch.attempt, epoch.envelope.position.index);
         self.failed.remove(&key).and_then(|failed| failed.expired)
@@ -234,9 +259,32 @@ impl Books {
 
     /// The attempt below which alone the log may be purged.
     pub fn needs_log_from(&self) -> Option<u64> {
-        let failed = self.failed.values().map(|failed| failed.epoch.attempt);
-        let half = self.trees.iter().filter(|(_, tree)| tree.failed.is_some()).map(|(id, _)| *id);
+        let failed = self.failed.values().filter(|failed| has_packs(&failed.epoch));
+        let failed = failed.map(|failed| failed.epoch.attempt);
+        let holds = |tree: &Tree| tree.failed.is_some() && !tree.packs.is_empty() && !tree.let_go;
+        let half = self.trees.iter().filter(|(_, tree)| holds(tree)).map(|(id, _)| *id);
         failed.chain(half).min()
+    }
+
+    /// Nothing holds the log for its packs any more: epochs that have some are missing from now on. Whether there
+    /// were such.
+    pub fn let_go(&mut self) -> bool {
+        let held = self.failed.iter().filter(|(_, failed)| has_packs(&failed.epoch));
+        let held: Vec<EpochKey> = held.map(|(key, _)| key.clone()).collect();
+        for key in &held {
+            let failed = &self.failed[key];
+            let (expired, why) = (failed.expired, failed.why.clone());
+            let sealed = failed.epoch.envelope.position.index;
+            let epoch = self.forget(key, expired.unwrap_or(sealed));
+            self.waiting.remove(key);
+            if expired.is_none() {
+                let root = epoch.envelope.root;
+                tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the log holds the epoch's packs no longer: it is to come from a peer");
+                self.missing.insert(key.clone(), Absent { attempt: epoch.attempt, root, why });
+            }
+        }
+        self.trees.values_mut().for_each(|tree| tree.let_go = tree.failed.is_some());
+        !held.is_empty()
     }
 
     /// What is owed of the records up to and including `index`.
