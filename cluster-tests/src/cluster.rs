@@ -4,20 +4,24 @@
 //! Every node has its own folder: `data/`, `epochlog.toml`, `node.log`. When a
 //! test fails, the tails of the logs are printed.
 
+mod node;
+
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
+pub use node::{Node, disk_bytes};
+
 use crate::binary;
 use crate::cli::{Caller, Output, Running, Shell, clean, create, signal};
+use crate::netns::Net;
 use crate::scratch::{Scratch, set_mode};
 use crate::seed::Rng;
 use crate::trees::give_to;
@@ -39,6 +43,10 @@ pub struct Options {
     pub heartbeat_ms: u64,
     /// Election timeout, in milliseconds.
     pub election_ms: (u64, u64),
+    /// Heartbeat and election timeout as they are shipped, whatever the two above say.
+    pub shipped_timing: bool,
+    /// Node N lives on host N of this network. The caller is [`Net::outside`] then.
+    pub net: Option<Arc<Net>>,
     /// Where the cluster's folder is made; default the scratch root.
     pub below: Option<PathBuf>,
     /// Space that a node keeps free, as its configuration writes it.
@@ -55,104 +63,13 @@ impl Default for Options {
             by_path: true,
             heartbeat_ms: 150,
             election_ms: (900, 1800),
+            shipped_timing: false,
+            net: None,
             below: None,
             reserve: "64 MiB".into(),
             more: String::new(),
         }
     }
-}
-
-/// One node: a folder, two ports and, most of the time, a process.
-#[derive(Debug)]
-pub struct Node {
-    /// Its id, from 1.
-    pub id: u64,
-    /// Port of the gRPC service on loopback.
-    pub grpc: u16,
-    /// Port of the HTTP service on loopback.
-    pub http: u16,
-    /// Its data folder.
-    pub data: PathBuf,
-    /// Its configuration file.
-    pub config: PathBuf,
-    /// What it has said, over all its lives.
-    pub log: PathBuf,
-    child: Option<Child>,
-}
-
-impl Node {
-    /// Its address.
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.grpc)
-    }
-
-    /// Its process id, while it has one.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
-    /// The published tree of an epoch, whether it is there or not.
-    pub fn published(&self, job: &str, epoch: u64) -> PathBuf {
-        self.data.join(format!("epochs/{job}/{epoch}/files"))
-    }
-
-    /// The number of the newest attempt that has a staging folder, 0 without one.
-    pub fn newest_attempt(&self) -> u64 {
-        self.attempts().map(|(attempt, _)| attempt).max().unwrap_or(0)
-    }
-
-    /// Bytes that attempts above this number have staged, by blocks: older ones are given back at any time.
-    pub fn staged_after(&self, attempt: u64) -> u64 {
-        self.attempts().filter(|(other, _)| *other > attempt).map(|(_, path)| disk_bytes(&path)).sum()
-    }
-
-    fn attempts(&self) -> impl Iterator<Item = (u64, PathBuf)> {
-        let folders = fs::read_dir(self.data.join("groups/main/staging")).into_iter().flatten().flatten();
-        folders.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
-    }
-
-    /// The end of its log.
-    pub fn log_tail(&self) -> String {
-        let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
-        let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-
-    /// Answer of `GET path`: status code and body.
-    ///
-    /// # Errors
-    /// When the node does not answer within two seconds.
-    pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let address = (Ipv4Addr::LOCALHOST, self.http).into();
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        Ok((code, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
-    }
-
-    /// Whether it was started and is gone without having been killed by us.
-    fn has_ended(&mut self) -> bool {
-        self.child.is_some() && !self.process_running()
-    }
-
-    fn process_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
-    }
-}
-
-/// Bytes below a folder, by blocks; what vanishes meanwhile counts nothing.
-pub fn disk_bytes(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
-    let own = meta.blocks() * 512;
-    if !meta.is_dir() {
-        return own;
-    }
-    let Ok(entries) = fs::read_dir(path) else { return own };
-    own + entries.flatten().map(|entry| disk_bytes(&entry.path())).sum::<u64>()
 }
 
 /// A running cluster.
@@ -203,6 +120,7 @@ impl Cluster {
                 let [grpc, http] = [free_port(), free_port()];
                 Node {
                     id,
+                    host: options.net.as_ref().map_or(Ipv4Addr::LOCALHOST, |net| net.address(id)),
                     grpc,
                     http,
                     data: home.join("data"),
@@ -235,19 +153,25 @@ impl Cluster {
             String::new()
         };
         let (low, high) = self.options.election_ms;
+        let timing = match self.options.shipped_timing {
+            true => String::new(),
+            false => format!(
+                "[raft]\nheartbeat = \"{}ms\"\nelection_timeout = [\"{low}ms\", \"{high}ms\"]\n",
+                self.options.heartbeat_ms
+            ),
+        };
         format!(
             "[node]\nid = {}\ncluster = \"test\"\ndata_dir = \"{}\"\nadvertise = \"{}\"\nsource_roots = [{roots}]\n\
-             [listen]\ngrpc = \"{}\"\nhttp = \"127.0.0.1:{}\"\n\
+             [listen]\ngrpc = \"{}\"\nhttp = \"{}:{}\"\n\
              [cluster]\ninitial_members = [{}]\n\
-             [raft]\nheartbeat = \"{}ms\"\nelection_timeout = [\"{low}ms\", \"{high}ms\"]\n\
-             [storage]\nreserve_free = \"{}\"\n{}",
+             {timing}[storage]\nreserve_free = \"{}\"\n{}",
             node.id,
             node.data.display(),
             node.address(),
             node.address(),
+            node.host,
             node.http,
             members.join(", "),
-            self.options.heartbeat_ms,
             self.options.reserve,
             self.options.more,
         )
@@ -274,11 +198,22 @@ impl Cluster {
     /// When it is running, or cannot be started.
     pub fn restart(&mut self, id: u64) {
         let (binary, folder, user) = (self.shell.binary.clone(), self.folder.join("cli"), self.options.user);
+        let space = self.options.net.as_ref().map(|net| net.namespace(id));
         let node = &mut self.nodes[index(id)];
         assert!(!node.process_running(), "node {id} runs already");
-        let mut command = Command::new(binary);
+        let mut command = match &space {
+            // It becomes the node, under the same process id.
+            Some(space) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", space]).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
         clean(&mut command, &folder, user);
         command.arg("serve").arg("--config").arg(&node.config);
+        // Other than loopback addresses have to be asked for.
+        command.args(space.map(|_| "--insecure"));
         command.stdin(Stdio::null()).stdout(create(&node.log)).stderr(create(&node.log));
         node.child =
             Some(command.spawn().unwrap_or_else(|error| panic!("node {id} cannot be started: {error}")));
@@ -541,7 +476,7 @@ fn index(id: u64) -> usize {
     usize::try_from(id).ok().and_then(|id| id.checked_sub(1)).expect("node ids count from 1")
 }
 
-/// A free port below the range that outgoing connections use, so that a node
+/// A port that is free on loopback, below the range that outgoing connections use, so that a node
 /// finds its port free again after it was killed. None is given twice.
 fn free_port() -> u16 {
     static NEXT: Mutex<Option<u16>> = Mutex::new(None);

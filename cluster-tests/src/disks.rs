@@ -2,13 +2,14 @@
 //! lets it mount; whoever asks is told when it does not work. Mounted below the scratch folder, unmounted on drop.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::scenario::is_root;
+use crate::needs::is_root;
 
 /// Which file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Kind {
     LoopExt4,
 }
 
+/// Where a block device is given its limit: in the group that every process is in.
+const WRITE_LIMITS: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device";
 /// Less than this is not worth filling.
 const LAST_BYTES: u64 = 16 << 10;
 
@@ -64,6 +67,18 @@ impl SmallDisk {
         rustix::fs::statvfs(&self.at).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
     }
 
+    /// Lets the device of this file system write so many bytes a second from now on, `None` as many as it can. With 1
+    /// it stands still until that is changed.
+    ///
+    /// # Errors
+    /// Why it does not work here, for people. Only a loop device has a limit of its own.
+    pub fn limit_writes(&self, bytes_per_s: Option<u64>) -> Result<(), String> {
+        let device = fs::metadata(&self.at).map_err(|error| error.to_string())?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let line = format!("{major}:{minor} {}", bytes_per_s.unwrap_or(0));
+        fs::write(WRITE_LIMITS, line).map_err(|error| format!("{WRITE_LIMITS}: {error}"))
+    }
+
     /// Makes a file of somebody else that takes all that is free now, at once: a node has no time to give up room that
     /// it would take as well.
     ///
@@ -91,6 +106,10 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
+        // The next one on this device starts without a limit; only where there can be one.
+        if Path::new(WRITE_LIMITS).exists() {
+            let _none = self.limit_writes(None);
+        }
         if let Err(why) = run("umount", &["-l".as_ref(), &self.at]) {
             eprintln!("{} stays mounted: {why}", self.at.display());
         }
@@ -119,5 +138,42 @@ fn run(program: &str, args: &[&Path]) -> Result<(), String> {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
         Err(error) => Err(format!("{program}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::needs::{Need, skip};
+    use crate::scratch::Scratch;
+    use crate::wait::wait_until;
+
+    #[test]
+    fn a_loop_device_takes_as_much_as_it_is_let() {
+        let scratch = Scratch::new("limited");
+        let mounted = SmallDisk::mount(Kind::LoopExt4, &scratch.join("disk"), 64 << 20);
+        let disk = match mounted {
+            Ok(disk) => disk,
+            Err(why) => return skip(Need::Mounts, "a limited disk", &why),
+        };
+        if let Err(why) = disk.limit_writes(Some(4 << 20)) {
+            return skip(Need::Throttle, "a limited disk", &why);
+        }
+        let write = |name: &str| {
+            let begun = Instant::now();
+            let file = File::create(scratch.join("disk").join(name)).unwrap();
+            std::io::Write::write_all(&mut &file, &vec![7; 4 << 20]).and_then(|()| file.sync_data()).unwrap();
+            begun.elapsed()
+        };
+        let took = write("limited");
+        assert!(took > Duration::from_millis(700), "4 MiB at 4 MiB/s took {took:?}");
+        disk.limit_writes(None).unwrap();
+        // Others may keep the disk below busy.
+        wait_until(Duration::from_secs(30), "a write without a limit", || match write("unlimited") {
+            took if took < Duration::from_millis(700) => Ok(()),
+            took => Err(format!("{took:?}")),
+        });
     }
 }

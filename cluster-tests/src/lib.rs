@@ -6,7 +6,8 @@
 //! - [`oracle`], [`observe`], [`invariants`]: what happened, what is seen, what must be true;
 //! - [`scenario`]: the stories, each scalable: short in `tests/process`, long in the program `trial`;
 //! - [`usage`], [`metrics`], [`wal`]: what a node takes, what it says of itself, what its log is as bytes;
-//! - [`disks`], [`load`]: file systems that can fill, commits that go on in the background;
+//! - [`disks`], [`netns`], [`load`]: file systems that can fill, wires that can be cut, commits in the background;
+//! - [`needs`]: what a story needs of the machine, and the one way to leave it out for want of it;
 //! - [`seed`], [`wait`], [`scratch`], [`trace`]: one seed, conditions with deadlines, folders that go away, strace.
 //!
 //! The program `bench` measures; see `scripts/bench`.
@@ -19,6 +20,8 @@ pub mod inputs;
 pub mod invariants;
 pub mod load;
 pub mod metrics;
+pub mod needs;
+pub mod netns;
 pub mod observe;
 pub mod oracle;
 pub mod scenario;

@@ -32,13 +32,3 @@ pub fn among_others() -> RwLockReadGuard<'static, ()> {
 pub fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// Whether this process is root: some stories need it, others change user then.
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// Says, loudly, that a story was not told.
-pub fn skip(story: &str, why: &str) {
-    eprintln!("\n*** SKIPPED {story}: {why} ***\n");
-}

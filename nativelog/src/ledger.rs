@@ -35,11 +35,11 @@ use checkpoint::JobName;
 use crate::record::{LogId, RECORD_VERSION, Record};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
-pub use changes::{ChangedRow, RowKey};
+pub use changes::ChangedRow;
 pub use effect::{Effect, PublishEpoch, Released, Step};
-pub use encode::DecodeError;
 pub use job::COMMITS_REMEMBERED;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
+pub use rows::{DecodeError, RowKey};
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
 
 /// The highest version of the rules that this binary knows; the first is 1.

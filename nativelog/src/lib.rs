@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod compose;
+mod dues;
 pub mod ledger;
 pub mod machine;
 pub mod performer;

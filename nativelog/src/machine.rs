@@ -5,41 +5,41 @@
 //! `performed <= flushed`.
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
-//! `project` the catalog that follows, `reclaim` what is given back to the disk, `install` a snapshot from elsewhere, `lacking` and `missing` what has
-//! to be brought from peers, `way` what makes room for it on a full disk. `docs/snapshot.md` tells them together.
+//! `install` a snapshot from elsewhere, `lacking` and `missing` what has to be brought from peers, `project` the catalog
+//! that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
+//! together.
 
 mod install;
 mod keep;
 mod lacking;
 mod missing;
 mod project;
-mod reclaim;
 mod start;
-mod way;
 
-use std::sync::atomic::AtomicU64;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use checkpoint::JobName;
-use checkpoint::store::Store;
+use checkpoint::store::{Reclaimed, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::catalog::Catalog;
+use crate::dues::{Dues, Expected, Ground, Pins};
 use crate::ledger::{Accepted, Ledger, LedgerFault, Verdict};
 use crate::performer::{Performer, Publication};
 use crate::record::{Body, Entry, LogId};
 use crate::snapshot::{Folder, SnapshotMeta};
 use crate::store::LogStore;
 
+pub use crate::dues::{Garbage, Pin};
 pub use crate::ledger::PackedFile;
 pub use crate::performer::Reader;
 pub use install::plant;
-pub use keep::Pin;
 pub use lacking::{AttemptLacks, lacking_of_attempts};
 pub use missing::{Missing, adopt};
-pub use reclaim::Garbage;
 pub use start::StartError;
 
 /// How far a replica is, as counts of entries: everything below the number is done.
@@ -58,11 +58,12 @@ pub struct Marks {
 /// Ledger, performer, snapshots and catalog of one replica.
 ///
 /// Locks, in the order in which they may be taken: `snapshots`, the performer's pause (never under the pins), the pins,
-/// the store's names, `catalog`, `ledger`, the performer's books.
+/// the store's names, `catalog`, `ledger`, the performer's orders, the dues.
 pub struct Machine {
     ledger: RwLock<Ledger>,
     applied: watch::Sender<u64>,
     performer: Performer,
+    dues: Arc<Dues>,
     store: Arc<Store>,
     log: LogStore,
     snapshots: Mutex<Snapshots>,
@@ -70,7 +71,7 @@ pub struct Machine {
     kept: watch::Sender<(Option<SnapshotMeta>, Option<SnapshotMeta>)>,
     /// As long as it works.
     catalog: Mutex<Option<Catalog>>,
-    pins: Arc<keep::Pins>,
+    pins: Arc<Pins>,
     /// What is applied up to here, when it is, has got the room that something else made ([`Machine::give_way`]).
     gave_way_to: AtomicU64,
 }
@@ -78,7 +79,7 @@ pub struct Machine {
 struct Snapshots {
     folder: Folder,
     /// Content that a catch-up was about to bring, and may have left on the shelves.
-    expected: install::Expected,
+    expected: Expected,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -156,12 +157,52 @@ impl Machine {
     /// What became of a sealed epoch here; `None` when the ledger has no such epoch.
     pub fn publication(&self, job: &JobName, epoch: u64) -> Option<Publication> {
         self.ledger().epoch(job, epoch)?;
-        Some(self.performer.publication(job, epoch))
+        Some(self.dues.publication(job, epoch))
     }
 
     /// Changes whenever an epoch was published here or could not be.
     pub fn publications(&self) -> watch::Receiver<u64> {
-        self.performer.changes()
+        self.dues.changes()
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            dues: &self.dues,
+            pins: &self.pins,
+            store: &self.store,
+            log: &self.log,
+            ledger: &self.ledger,
+        }
+    }
+
+    /// What waits to be given back, and would be after a snapshot and a purge.
+    pub fn garbage(&self) -> Garbage {
+        self.dues.garbage()
+    }
+
+    /// Gives back what the fsynced purge point allows: folders of ended attempts, blobs without references.
+    /// Blocks; call it after the log was purged.
+    ///
+    /// # Errors
+    /// The disk refuses. What was not given back is tried again next time.
+    pub fn reclaim(&self) -> io::Result<Reclaimed> {
+        self.ground().reclaim()
+    }
+
+    /// Whether something made way for what is still to come: the room that shows is spoken for.
+    pub fn gives_way(&self) -> bool {
+        self.ledger().applied().map_or(0, |applied| applied.index) < self.gave_way_to.load(Ordering::Relaxed)
+    }
+
+    /// Removes the epochs that `coming`, a ledger that is about to be brought here, has let expire, and the content
+    /// that it does not know any more. Does nothing while something is pinned, or for a ledger that is not above
+    /// what is applied here. Blocks.
+    ///
+    /// # Errors
+    /// The disk refuses; what was removed stays removed.
+    pub fn give_way(&self, coming: &Ledger) -> io::Result<Reclaimed> {
+        let index = coming.applied().map_or(0, |applied| applied.index);
+        self.ground().give_way(coming, || self.gave_way_to.store(index, Ordering::Relaxed))
     }
 
     /// How far this replica is.

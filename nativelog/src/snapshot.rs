@@ -4,10 +4,9 @@
 //! fsynced. Never above what is performed here. The two newest are kept, and the log is purged only up to
 //! the older of them, so that one that turns out damaged costs nothing: the older one and the log serve.
 //!
-//! `file` is the format, `folder` the files, `debts` what a file carries beside the ledger: what this node alone
-//! still owes the records below it. `docs/snapshot.md` tells it in prose.
+//! `file` is the format, `folder` the files. Beside the ledger a file carries the debts: what this node alone still
+//! owes the records below it ([`crate::dues`]). `docs/snapshot.md` tells it in prose.
 
-mod debts;
 mod file;
 mod folder;
 
@@ -15,7 +14,6 @@ use bytes::Bytes;
 
 use crate::record::LogId;
 
-pub(crate) use debts::{Debts, Owed, Pack, Unpublished};
 pub(crate) use folder::{Folder, FoundSnapshot, OpenFault, ledger_of};
 
 /// What a snapshot is of.

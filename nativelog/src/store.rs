@@ -18,17 +18,18 @@
 //! the writer: they run inside the consensus loop. No staged file is deleted here: folders of ended attempts move
 //! to `trash/` when they are told to and no entry names them. Segments are deleted below a durable purge only.
 //!
-//! `keeping.rs` holds the promises that keep the log small and good, `reading.rs` those to readers, `recover.rs` what is
+//! `asks.rs` holds the promises that keep the log small and good, `reading.rs` those to readers, `recover.rs` what is
 //! done with the log that is found at start.
 //!
 //! Chunks lie in place; every other payload (packs and whole epochs, at most 1 MiB) lies inline in
 //! the WAL next to its header: one sequential write and one fdatasync instead of two.
 
+mod asks;
 mod cache;
+mod chores;
 mod claims;
 mod frame;
 mod index;
-mod keeping;
 mod mark;
 mod payload;
 mod queue;
@@ -36,7 +37,6 @@ mod reading;
 mod recover;
 mod room;
 mod rotten;
-mod upkeep;
 mod wal;
 mod writer;
 
@@ -60,7 +60,7 @@ use queue::{Command, Queue};
 use room::Room;
 use rotten::Rotten;
 
-pub use keeping::{Placed, Swept};
+pub use asks::{Placed, Swept};
 pub use recover::{OpenError, Recovered, replacement_dir};
 
 /// Who owns a data folder.

@@ -87,17 +87,10 @@ impl Fault {
 
 // A directory is opened to be synced: what only that can answer says nothing of what was written.
 fn is_of_open(error: &io::Error) -> bool {
-    const OPEN: [Errno; 8] = [
-        Errno::NOENT,
-        Errno::NOTDIR,
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOMEM,
-        Errno::ACCESS,
-        Errno::LOOP,
-        Errno::INTR,
-    ];
-    error.raw_os_error().is_some_and(|number| OPEN.iter().any(|errno| errno.raw_os_error() == number))
+    use io::ErrorKind::{Interrupted, NotADirectory, NotFound, OutOfMemory, PermissionDenied};
+    let few = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied | OutOfMemory | Interrupted)
+        || error.raw_os_error().is_some_and(|number| few.contains(&number))
 }
 
 /// See the module.

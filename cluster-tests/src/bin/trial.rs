@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use cluster_tests::cluster::{Cluster, Options};
 use cluster_tests::disks::Kind;
 use cluster_tests::inputs::{archives, backups, real_inputs};
+use cluster_tests::needs::{Need, is_root, skip, skipped};
 use cluster_tests::scenario::catch_up::{self, CatchUp};
 use cluster_tests::scenario::full_disk::{self, FullDisk, Whose};
 use cluster_tests::scenario::kills::{self, Uploads};
 use cluster_tests::scenario::restart::{self, Restart};
 use cluster_tests::scenario::years::{self, Years};
-use cluster_tests::scenario::{
-    damage, hostile, identical, identity, is_root, order, purging, skip, sources, wire, writers,
-};
+use cluster_tests::scenario::{damage, hostile, identical, identity, order, purging, sources, wire, writers};
 use cluster_tests::seed::{Rng, parse, run_seed};
 use cluster_tests::trees::Special;
 
@@ -111,7 +110,7 @@ fn special(stage: &mut Stage) {
 
 fn user(stage: &mut Stage) {
     if !is_root() {
-        return skip("user", "this process is an ordinary user already: see `special`");
+        return skip(Need::Root, "user", "this process is an ordinary user already: see `special`");
     }
     let cluster = Cluster::start("user", Options { user: Some((65_534, 65_534)), ..Options::default() });
     identical::special(&cluster, Special::full(), &mut stage.rng);
@@ -181,6 +180,24 @@ fn full_disk(stage: &mut Stage, kind: Kind) {
     }
 }
 
+/// How a story ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Held,
+    Skipped,
+    Failed,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Outcome::Held => "held",
+            Outcome::Skipped => "skipped",
+            Outcome::Failed => "FAILED",
+        }
+    }
+}
+
 /// What was asked for.
 struct Asked {
     only: Vec<String>,
@@ -218,7 +235,7 @@ fn main() -> ExitCode {
         }
     };
     println!("seed {}, real inputs {}", asked.seed, asked.archives.display());
-    let mut results: Vec<(&str, &str, bool, Duration)> = Vec::new();
+    let mut results: Vec<(&str, &str, Outcome, Duration)> = Vec::new();
     for (name, promise, tell) in STORIES {
         if !asked.only.is_empty() && !asked.only.iter().any(|wanted| wanted == name) {
             continue;
@@ -226,21 +243,23 @@ fn main() -> ExitCode {
         println!("{name}: {promise}");
         let begun = Instant::now();
         let mut stage = Stage { archives: asked.archives.clone(), rng: Rng::new(asked.seed, name) };
-        let held = catch_unwind(AssertUnwindSafe(|| tell(&mut stage))).is_ok();
+        let skips = skipped();
+        let outcome = match catch_unwind(AssertUnwindSafe(|| tell(&mut stage))) {
+            Ok(()) if skipped() == skips => Outcome::Held,
+            // In whole or in part: what was left out did not hold.
+            Ok(()) => Outcome::Skipped,
+            Err(_) => Outcome::Failed,
+        };
         let took = begun.elapsed();
-        println!("{name}: {} in {took:.1?}", if held { "held" } else { "FAILED" });
-        if !held {
+        println!("{name}: {} in {took:.1?}", outcome.word());
+        if outcome == Outcome::Failed {
             println!("  replay: --only {name} --seed {}", asked.seed);
         }
-        results.push((name, promise, held, took));
+        results.push((name, promise, outcome, took));
     }
     println!("\n{:<13} {:<7} {:>9}  PROMISE", "STORY", "RESULT", "SECONDS");
-    for (name, promise, held, took) in &results {
-        println!(
-            "{name:<13} {:<7} {:>9.1}  {promise}",
-            if *held { "held" } else { "FAILED" },
-            took.as_secs_f64()
-        );
+    for (name, promise, outcome, took) in &results {
+        println!("{name:<13} {:<7} {:>9.1}  {promise}", outcome.word(), took.as_secs_f64());
     }
-    ExitCode::from(u8::from(results.iter().any(|(_, _, held, _)| !held)))
+    ExitCode::from(u8::from(results.iter().any(|(_, _, outcome, _)| *outcome == Outcome::Failed)))
 }

@@ -7,9 +7,9 @@ use crate::cli::Output;
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::disks::{Kind, SmallDisk};
 use crate::inputs::random_directory;
+use crate::needs::{Need, skip};
 use crate::oracle::Answer;
 use crate::scenario::commits::Commits;
-use crate::scenario::skip;
 use crate::seed::Rng;
 use crate::wait::wait_until;
 
@@ -87,7 +87,7 @@ impl Full {
             match SmallDisk::mount(disk.kind, &cluster.node(id).data, disk.disk_bytes) {
                 Ok(mounted) => disks.push((id, mounted)),
                 Err(why) => {
-                    skip(&format!("full disk of {whose:?} on {:?}", disk.kind), &why);
+                    skip(Need::Mounts, &format!("full disk of {whose:?} on {:?}", disk.kind), &why);
                     return None;
                 }
             }

@@ -10,8 +10,8 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::cluster::{Cluster, Options};
 use crate::inputs::random_directory;
+use crate::needs::{Need, is_root, skip};
 use crate::scenario::identical::commit_and_compare;
-use crate::scenario::{is_root, skip};
 use crate::scratch::set_mode;
 use crate::seed::Rng;
 
@@ -33,7 +33,7 @@ pub fn directories(cluster: &Cluster, rng: &mut Rng) {
         let source = cluster.source(&format!("hostile-{kind}"));
         random_directory(&source, 2, 1000, rng);
         let Some(culprit) = make(&source) else {
-            skip(&format!("hostile directory: {kind}"), "it cannot be made here");
+            skip(Need::Root, &format!("hostile directory: {kind}"), "it cannot be made here");
             continue;
         };
         epoch += 1;

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::inputs::random_directory;
+use crate::needs::{Need, skip};
 use crate::observe::{Cache, observe_and_check};
 use crate::oracle::{Answer, Event, History};
 use crate::scenario::identical::compare_everywhere;
-use crate::scenario::skip;
 use crate::seed::Rng;
 use crate::trace::{Call, Trace, is_there};
 use crate::wait::wait_until;
@@ -38,7 +38,7 @@ fn flags(text: &str) -> Vec<OsString> {
 /// When any order differs.
 pub fn staged_then_log_then_answer(name: &str, rng: &mut Rng) {
     if !is_there() {
-        return skip("order of fsyncs", "strace is missing");
+        return skip(Need::Strace, "order of fsyncs", "strace is missing");
     }
     let cluster = Cluster::start(name, patient());
     let source = cluster.source("traced");
@@ -50,7 +50,7 @@ pub fn staged_then_log_then_answer(name: &str, rng: &mut Rng) {
         let pid = node.pid().expect("it was started");
         match Trace::attach(pid, cluster.folder().join(format!("trace-{}", node.id)), &flags(watched)) {
             Some(trace) => drop(traces.insert(node.id, trace)),
-            None => return skip("order of fsyncs", "strace may not attach here"),
+            None => return skip(Need::Strace, "order of fsyncs", "strace may not attach here"),
         }
     }
     let output = cluster.commit(&[server], &source, "traced", 1, &["--stream", "--timeout", "120s"]).ok();
@@ -170,7 +170,7 @@ fn is_between_nodes(calls: &BTreeMap<u64, Vec<Call>>, call: &Call) -> bool {
 /// When the answer comes earlier.
 pub fn no_answer_before_slow_followers(name: &str, rng: &mut Rng) {
     if !is_there() {
-        return skip("slow followers", "strace is missing");
+        return skip(Need::Strace, "slow followers", "strace is missing");
     }
     const DELAY_MS: u64 = 300;
     let cluster = Cluster::start(name, patient());
@@ -184,7 +184,7 @@ pub fn no_answer_before_slow_followers(name: &str, rng: &mut Rng) {
         let pid = cluster.node(id).pid().expect("it was started");
         match Trace::attach(pid, cluster.folder().join(format!("slow-{id}")), &flags(&delay)) {
             Some(trace) => traces.push(trace),
-            None => return skip("slow followers", "strace may not attach here"),
+            None => return skip(Need::Strace, "slow followers", "strace may not attach here"),
         }
     }
     let output = cluster.commit(&[leader], &source, "slow", 1, &["--timeout", "120s"]).ok();
@@ -215,7 +215,7 @@ enum Place {
 /// When any of that does not hold.
 pub fn failed_fsync_is_final(name: &str, rng: &mut Rng) {
     if !is_there() {
-        return skip("EIO on fdatasync", "strace is missing");
+        return skip(Need::Strace, "EIO on fdatasync", "strace is missing");
     }
     let mut cluster =
         Cluster::start(name, Options { heartbeat_ms: 300, election_ms: (2000, 4000), ..Options::default() });
@@ -237,7 +237,7 @@ pub fn failed_fsync_is_final(name: &str, rng: &mut Rng) {
             for id in &hit {
                 match plant(&cluster, *id, place, epoch) {
                     Some(trace) => traces.push(trace),
-                    None => return skip("EIO on fdatasync", "strace may not attach here"),
+                    None => return skip(Need::Strace, "EIO on fdatasync", "strace may not attach here"),
                 }
             }
             // Through a node that lives, with patience for an election.

@@ -2,7 +2,8 @@
 
 use cluster_tests::cluster::{Cluster, Options};
 use cluster_tests::inputs::{archives, backups, real_inputs};
-use cluster_tests::scenario::{identical, is_root, skip};
+use cluster_tests::needs::{Need, is_root, skip};
+use cluster_tests::scenario::identical;
 use cluster_tests::trees::Special;
 
 use crate::story;
@@ -38,7 +39,7 @@ fn the_special_tree_is_identical_everywhere() {
 fn an_ordinary_user_gets_the_special_tree_everywhere_too() {
     story("an_ordinary_user", |rng| {
         if !is_root() {
-            return skip("an ordinary user", "this process is one: the other stories show it");
+            return skip(Need::Root, "an ordinary user", "this process is one: the other stories show it");
         }
         let options = Options { user: Some((65_534, 65_534)), ..Options::default() };
         let cluster = Cluster::start("user", options);

@@ -7,10 +7,10 @@ use checkpoint::JobName;
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState};
-use super::changes::RowKey;
 use super::effect::{Effect, PublishEpoch, Released};
 use super::job::{COMMITS_REMEMBERED, Ended, Ending, EpochRecord, Job, Outcome, PinRecord};
 use super::judge::{Change, PackedEntry, Sealing};
+use super::rows::RowKey;
 use crate::record::LogId;
 
 impl Ledger {

@@ -5,38 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use checkpoint::{CommitId, JobName};
-
 use super::Ledger;
-
-/// Names one row of the ledger, as it stands in a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RowKey {
-    /// Position, rules, identity, members, log time.
-    Meta,
-    /// A job's token and mark.
-    Job(JobName),
-    /// A remembered commit id.
-    Commit(JobName, CommitId),
-    /// A sealed epoch.
-    Epoch(JobName, u64),
-    /// The content that a sealed epoch holds.
-    EpochContent(JobName, u64),
-    /// A pin of an epoch by an owner.
-    Pin(JobName, u64, String),
-    /// Sealed content.
-    Content(u32),
-    /// An open attempt.
-    Attempt(u64),
-    /// A page of an open attempt's plan.
-    Page(u64, u32),
-    /// A file of an open attempt that was packed or reused whole.
-    File(u64, u32),
-    /// A covered range of a file of an open attempt, by its offset.
-    Piece(u64, u32, u64),
-    /// An attempt that ended and is remembered.
-    Ended(u64),
-}
+use super::rows::RowKey;
 
 impl RowKey {
     /// Whether people list it: the catalog has these rows and no others.

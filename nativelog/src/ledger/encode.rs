@@ -8,18 +8,12 @@ use checkpoint::Digest;
 use checkpoint::digest::Hasher;
 
 use super::Ledger;
-use super::changes::RowKey;
-use super::rows::{Builder, Writer};
+use super::rows::{Builder, DecodeError, RowKey, Writer};
 
 const MAGIC: &[u8] = b"epochlog ledger 1\n";
 const DIGEST_BYTES: usize = 32;
 /// A digest takes the rows in runs of about this many bytes.
 const HASH_BYTES: usize = 256 << 10;
-
-/// Bytes that are no ledger.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a ledger: {0}")]
-pub struct DecodeError(pub &'static str);
 
 impl Ledger {
     /// The whole state, open attempts included.

@@ -1,41 +1,13 @@
-//! Snapshots of this replica, how far the log may be purged, and the pins that hold both.
+//! Snapshots of this replica, and how far the log may be purged.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{Machine, lock};
+use crate::dues::Pin;
 use crate::record::LogId;
 use crate::snapshot::{Capture, Folder, SnapshotError, SnapshotMeta};
-
-/// What is pinned, by number.
-#[derive(Debug, Default)]
-pub(super) struct Pins {
-    next: AtomicU64,
-    /// Where the log may not be purged past; `None` holds all of it. Held by `reclaim` while it unlinks a few.
-    pub(super) held: Mutex<BTreeMap<u64, Option<LogId>>>,
-}
-
-/// While it lives, nothing is unlinked here and the log is not purged past where it was taken.
-#[derive(Debug)]
-pub struct Pin {
-    pins: Arc<Pins>,
-    number: u64,
-}
-
-impl Pin {
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        lock(&self.pins.held).remove(&self.number);
-    }
-}
 
 impl Machine {
     /// The ledger as it is applied now. `membership` is the newest one at that very position. `None` before
@@ -75,8 +47,8 @@ impl Machine {
             let what = format!("sync the file system of {}", self.store.layout().data_dir().display());
             SnapshotError::Io { what, source }
         })?;
-        self.owe_expected(&mut snapshots, position.index);
-        let debts = self.performer.debts(position.index);
+        snapshots.expected.owe(&self.dues, &self.pins, position.index);
+        let debts = self.dues.debts(position.index);
         let kept = snapshots.folder.keep(&capture, &debts);
         self.show_kept(&snapshots.folder);
         kept?;
@@ -86,7 +58,7 @@ impl Machine {
 
     /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.
     fn sync_unpacked(&self) -> std::io::Result<()> {
-        if self.performer.take_unsynced() {
+        if self.dues.take_unsynced() {
             self.store.disk().sync_fs(self.store.layout().data_dir())?;
         }
         Ok(())
@@ -115,8 +87,8 @@ impl Machine {
     /// What cannot be published here (a name that this file system cannot hold, say) holds the log for its packs, but
     /// no more than `bytes_max` of it: then such epochs are missing here, and come from peers.
     pub fn let_go_of_log(&self, bytes_max: u64) {
-        if self.log.wal_bytes() > bytes_max && self.performer.needs_log_from().is_some() {
-            self.performer.let_go();
+        if self.log.wal_bytes() > bytes_max && self.dues.needs_log_from().is_some() {
+            self.dues.let_go();
         }
     }
 
@@ -124,14 +96,9 @@ impl Machine {
     /// pin, and below the first attempt whose packs are still needed here. `None` when nothing may go that
     /// is not gone already.
     pub fn purge_limit(&self) -> Option<LogId> {
-        let mut limit = self.kept.borrow().1.as_ref()?.position;
-        for held in lock(&self.pins.held).values() {
-            let held = (*held)?;
-            if held.index < limit.index {
-                limit = held;
-            }
-        }
-        if let Some(attempt) = self.performer.needs_log_from()
+        let older = self.kept.borrow().1.as_ref()?.position;
+        let mut limit = self.pins.lower(older)?;
+        if let Some(attempt) = self.dues.needs_log_from()
             && attempt <= limit.index
         {
             limit = self.log.log_id_at(attempt.checked_sub(1)?)?;
@@ -147,9 +114,6 @@ impl Machine {
     }
 
     pub(super) fn pin_here(&self) -> Pin {
-        let number = self.pins.next.fetch_add(1, Ordering::Relaxed);
-        let mut held = lock(&self.pins.held);
-        held.insert(number, self.newest_snapshot().map(|newest| newest.position));
-        Pin { pins: self.pins.clone(), number }
+        self.pins.take(|| self.newest_snapshot().map(|newest| newest.position))
     }
 }

@@ -36,12 +36,12 @@ impl Machine {
     /// The disk refuses.
     pub fn lacking_of_attempts(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
         {
-            let paused = self.performer.pause();
+            let _paused = self.performer.pause();
             for info in ledger.attempts() {
-                if self.performer.has_old_tree(info.id) {
+                if self.dues.has_old_tree(info.id) {
                     self.store.discard(info.id).map_err(io::Error::other)?;
                 }
-                self.performer.begin_tree(&paused, info.id);
+                self.dues.begin_tree(info.id);
             }
         }
         lacking_of_attempts(&self.store, ledger)

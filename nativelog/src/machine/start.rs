@@ -21,13 +21,12 @@ use std::time::Duration;
 use checkpoint::store::Store;
 use tokio::sync::watch;
 
-use super::install::Expected;
-use super::missing::Overview;
 use super::{Machine, Snapshots, project};
+use crate::dues::{Debts, Dues, Expected, Overview};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
 use crate::record::LogId;
-use crate::snapshot::{Debts, Folder, FoundSnapshot, OpenFault};
+use crate::snapshot::{Folder, FoundSnapshot, OpenFault};
 use crate::store::LogStore;
 
 /// Directories that could not be listed are listed again after this long.
@@ -105,12 +104,14 @@ impl Machine {
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
         let overview = Overview::of(&ledger);
-        let performer = Performer::start(store.clone(), log.clone(), next, debts, &ledger)
+        let dues = Arc::new(Dues::new(next, debts, &ledger));
+        let performer = Performer::start(store.clone(), log.clone(), next, dues.clone())
             .map_err(io_error("start the performer's thread"))?;
         let machine = Arc::new(Machine {
             ledger: RwLock::new(ledger),
             applied: watch::Sender::new(next),
             performer,
+            dues,
             store,
             log,
             kept: watch::Sender::new((folder.newest().cloned(), folder.older().cloned())),
@@ -119,7 +120,7 @@ impl Machine {
             pins: Arc::default(),
             gave_way_to: AtomicU64::new(0),
         });
-        machine.note_staging().map_err(io_error("list the staging folder"))?;
+        machine.ground().note_staging().map_err(io_error("list the staging folder"))?;
         machine.follow().map_err(io_error("start the catalog's thread"))?;
         if next > 0 {
             machine.look_for_missing(overview).map_err(io_error("start a thread"))?;
@@ -133,8 +134,9 @@ impl Machine {
         let thread = std::thread::Builder::new().name("missing-epochs".into());
         thread.spawn(move || {
             while let Some(machine) = machine.upgrade() {
-                match machine.compare_with_disk(&overview) {
-                    Ok(()) => return,
+                match machine.ground().compare_with_disk(&overview) {
+                    Ok(true) => return machine.performer.retry_now(),
+                    Ok(false) => return,
                     Err(error) => tracing::warn!(%error, "cannot list the published epochs; it is tried again"),
                 }
                 drop(machine);
@@ -188,17 +190,4 @@ fn settle_log(log: &LogStore, position: LogId) -> Result<(), StartError> {
     log.append(Vec::new(), Box::new(move |result| drop(answer.send(result))));
     let result = answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log has stopped")));
     result.map_err(io_error("purge the log up to the snapshot"))
-}
-
-impl Machine {
-    /// Takes note of the folders in staging.
-    pub(super) fn note_staging(&self) -> io::Result<()> {
-        let dir = self.store.layout().staging_dir();
-        let names = self.store.disk().read_dir(&dir)?;
-        let found = names.into_iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
-        let ledger = self.ledger();
-        let applied = ledger.applied().map_or(0, |id| id.index + 1);
-        self.performer.note_staging(&found, applied, &|id| ledger.attempt(id).is_some());
-        Ok(())
-    }
 }

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use checkpoint::JobName;
 use checkpoint::store::{Publish, Store, Unpacked};
 
-use super::Shared;
-use super::books::Work;
+use super::{Shared, Work};
+use crate::dues::Pack;
 use crate::ledger::{Effect, PublishEpoch, Released};
-use crate::snapshot::Pack;
 use crate::store::LogStore;
 
 /// What could not be done here is tried again after this long.
@@ -48,21 +47,21 @@ impl Worker {
     }
 
     fn is_time_to_retry(&self) -> bool {
-        let asked = std::mem::take(&mut self.shared.books().retry_now);
+        let asked = std::mem::take(&mut self.shared.orders().retry_now);
         asked || self.retry_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Waits for flushed work or for the time to retry; false when it is time to stop.
     fn wait(&self) -> bool {
-        let mut books = self.shared.books();
+        let mut orders = self.shared.orders();
         let first = loop {
-            if books.stop {
+            if orders.stop {
                 return false;
             }
-            if books.retry_now {
+            if orders.retry_now {
                 return true;
             }
-            if let Some(work) = books.queue.front() {
+            if let Some(work) = orders.queue.front() {
                 break work.index;
             }
             let patience = self
@@ -71,16 +70,17 @@ impl Worker {
             if patience.is_zero() {
                 return true;
             }
-            books = self.shared.wake.wait_timeout(books, patience).unwrap_or_else(PoisonError::into_inner).0;
+            orders =
+                self.shared.wake.wait_timeout(orders, patience).unwrap_or_else(PoisonError::into_inner).0;
         };
-        drop(books);
+        drop(orders);
         self.log.wait_flushed(first)
     }
 
     fn next_batch(&self) -> Vec<Work> {
         let flushed = *self.log.flushed().borrow();
-        let mut books = self.shared.books();
-        let queue = &mut books.queue;
+        let mut orders = self.shared.orders();
+        let queue = &mut orders.queue;
         let ready = queue.iter().take(BATCH_ENTRIES_MAX).take_while(|work| work.index < flushed).count();
         queue.drain(..ready).collect()
     }
@@ -99,7 +99,7 @@ impl Worker {
                     // Also when it is there already: that makes sure of its name, and clears what was built again.
                     Effect::Publish(epoch) => {
                         if done.contains(&epoch.attempt) {
-                            self.shared.books().trees.remove(&epoch.attempt);
+                            self.shared.dues.forget_tree(epoch.attempt);
                         }
                         publishing.push(epoch);
                     }
@@ -109,7 +109,7 @@ impl Worker {
                     }
                     Effect::Discard { attempt, released } => {
                         self.publish(std::mem::take(&mut publishing));
-                        self.shared.books().discard(attempt, index);
+                        self.shared.dues.discard(attempt, index);
                         self.discard(attempt);
                         self.release(index, &released);
                     }
@@ -134,18 +134,14 @@ impl Worker {
     }
 
     fn unpack(&self, attempt: u64, pack: Pack) {
-        let old = self.shared.books().has_old_tree(attempt);
+        let old = self.shared.dues.has_old_tree(attempt);
         // Where it stays, this is written over it.
         let clean = if old { self.store.discard(attempt).map_err(|error| error.to_string()) } else { Ok(()) };
         let result = clean.and_then(|()| self.unpack_one(attempt, &pack));
-        let mut books = self.shared.books();
-        books.unsynced = true;
-        let tree = books.trees.entry(attempt).or_default();
-        tree.packs.push(pack);
-        if let Err(why) = result {
+        if let Err(why) = &result {
             tracing::warn!(attempt, why, "small files cannot be unpacked on this node yet");
-            tree.failed.get_or_insert(why);
         }
+        self.shared.dues.unpacked(attempt, pack, result);
     }
 
     fn unpack_one(&self, attempt: u64, pack: &Pack) -> Result<(), String> {
@@ -164,29 +160,20 @@ impl Worker {
 
     /// Unpacks again what the log still has, after something went wrong. What lies below the purge point was unpacked
     /// and synced before it was purged; and whatever is not in the tree may still be a blob.
-    fn unpack_again(&self, attempt: u64) -> Result<(), String> {
-        let packs: Vec<Pack> =
-            self.shared.books().trees.get(&attempt).map(|tree| tree.packs.clone()).unwrap_or_default();
+    fn unpack_again(&self, attempt: u64, packs: &[Pack]) -> Result<(), String> {
         let purged = self.log.log_state().0;
         for pack in packs.iter().filter(|pack| purged.is_none_or(|purged| pack.index > purged.index)) {
             self.unpack_one(attempt, pack)?;
         }
-        let mut books = self.shared.books();
-        books.unsynced = true;
-        if let Some(tree) = books.trees.get_mut(&attempt) {
-            tree.failed = None;
-        }
+        self.shared.dues.unpacked_again(attempt);
         Ok(())
     }
 
     fn publish(&mut self, epochs: Vec<PublishEpoch>) {
         let mut ready = Vec::with_capacity(epochs.len());
         for epoch in epochs {
-            let half_built = {
-                let books = self.shared.books();
-                books.trees.get(&epoch.attempt).is_some_and(|tree| tree.failed.is_some())
-            };
-            match if half_built { self.unpack_again(epoch.attempt) } else { Ok(()) } {
+            let half = self.shared.dues.half_unpacked(epoch.attempt);
+            match half.map_or(Ok(()), |packs| self.unpack_again(epoch.attempt, &packs)) {
                 Ok(()) => ready.push(epoch),
                 Err(why) => self.unpublished(epoch, why),
             }
@@ -214,8 +201,7 @@ impl Worker {
     }
 
     fn published(&mut self, epoch: &PublishEpoch) {
-        let expired = self.shared.books().succeed(epoch);
-        self.shared.changed.send_modify(|count| *count += 1);
+        let expired = self.shared.dues.published(epoch);
         if let Some(index) = expired {
             self.remove(epoch.job.clone(), epoch.epoch, index);
         }
@@ -223,19 +209,13 @@ impl Worker {
 
     fn unpublished(&mut self, epoch: PublishEpoch, why: String) {
         tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, but cannot be published on this node yet");
-        self.shared.books().fail(epoch, why);
+        self.shared.dues.unpublished(epoch, why);
         self.retry_at = Some(Instant::now() + RETRY_AFTER);
-        self.shared.changed.send_modify(|count| *count += 1);
     }
 
     fn retry(&mut self) {
         self.retry_at = None;
-        let (failed, expiring) = {
-            let mut books = self.shared.books();
-            let failed: Vec<PublishEpoch> =
-                books.failed.values().map(|failed| failed.epoch.clone()).collect();
-            (failed, std::mem::take(&mut books.expiring))
-        };
+        let (failed, expiring) = (self.shared.dues.failed(), self.shared.dues.take_expiring());
         self.publish(failed);
         for ((job, epoch), index) in expiring {
             self.remove(job, epoch, index);
@@ -244,7 +224,7 @@ impl Worker {
 
     fn expire(&mut self, job: JobName, epoch: u64, index: u64, released: &[Released]) {
         let key = (job, epoch);
-        let failed = self.shared.books().expire_failed(&key, index);
+        let failed = self.shared.dues.expire_failed(&key, index);
         self.release(index, released);
         if !failed {
             self.remove(key.0, epoch, index);
@@ -253,7 +233,7 @@ impl Worker {
 
     /// Content was released: epochs that could not be published and hold nothing that anybody needs are forgotten.
     fn release(&mut self, index: u64, released: &[Released]) {
-        let forgotten = self.shared.books().release(index, released);
+        let forgotten = self.shared.dues.release(index, released);
         for epoch in forgotten {
             tracing::info!(job = %epoch.job, epoch = epoch.epoch, "an epoch has expired that was never published here");
             self.discard(epoch.attempt);
@@ -269,17 +249,12 @@ impl Worker {
 
     /// Removes the folder of an epoch that has expired, or notes it for when its last reader has left.
     fn remove(&mut self, job: JobName, epoch: u64, index: u64) {
-        {
-            let mut books = self.shared.books();
-            let key = (job.clone(), epoch);
-            if books.readers.contains_key(&key) {
-                books.expiring.insert(key, index);
-                return;
-            }
+        if self.shared.dues.owe_folder_that_is_read(&(job.clone(), epoch), index) {
+            return;
         }
         if let Err(error) = self.store.expire(&job, epoch) {
             tracing::warn!(%job, epoch, %error, "the epoch has expired, but its directory cannot be removed yet");
-            self.shared.books().expiring.insert((job, epoch), index);
+            self.shared.dues.owe_folder((job, epoch), index);
             self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
     }

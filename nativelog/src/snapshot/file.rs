@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{Capture, Debts, SnapshotMeta};
+use super::{Capture, SnapshotMeta};
+use crate::dues::Debts;
 use crate::record::LogId;
 
 /// Every version starts so; the digest at the end is the same in all of them.

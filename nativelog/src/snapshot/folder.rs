@@ -11,7 +11,8 @@ use checkpoint::disk::{Disk, Open};
 use checkpoint::durable::ignore_missing;
 
 use super::file::{self, Wrong};
-use super::{Capture, Debts, SnapshotError, SnapshotMeta};
+use super::{Capture, SnapshotError, SnapshotMeta};
+use crate::dues::Debts;
 use crate::ledger::Ledger;
 
 const TEMP: &str = ".tmp";

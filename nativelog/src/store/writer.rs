@@ -1,7 +1,7 @@
 //! The writer thread: the only place that writes to the log and to staged files.
 //!
 //! Commands are served in the order they came. Appends that wait together share their fsyncs. What keeps the
-//! log small and its files good (purge, sweep, place, repair) is in `upkeep.rs`.
+//! log small and its files good (purge, sweep, place, repair) is in `chores.rs`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use super::mark::MarkFile;
 use super::payload::PayloadWriter;
 use super::queue::Command;
 use super::wal::{SegmentStart, Wal};
-use super::{Done, Options, Shared, Vote, upkeep};
+use super::{Done, Options, Shared, Vote, chores};
 use crate::record::{Body, Entry, Kind, LogId};
 
 /// Appends that wait are written together up to this many bytes, headers and payloads.
@@ -124,15 +124,15 @@ impl Writer {
                 }
                 Command::Sweep { attempts, done } => {
                     self.write_batch(std::mem::take(&mut batch))?;
-                    upkeep::answer(self.sweep(&attempts), done)?;
+                    chores::answer(self.sweep(&attempts), done)?;
                 }
                 Command::Place { ranges, done } => {
                     self.write_batch(std::mem::take(&mut batch))?;
-                    upkeep::answer(self.place(&ranges), done)?;
+                    chores::answer(self.place(&ranges), done)?;
                 }
                 Command::Repair(repair) => {
                     self.write_batch(std::mem::take(&mut batch))?;
-                    upkeep::answer(self.repair(&repair), repair.done)?;
+                    chores::answer(self.repair(&repair), repair.done)?;
                 }
                 Command::Stop => {
                     stop = true;

@@ -9,54 +9,47 @@
 //! coming ledger's mark is none of its business.
 
 use std::io;
-use std::sync::atomic::Ordering;
 
 use checkpoint::Digest;
 use checkpoint::store::Reclaimed;
 
-use super::missing::{Overview, directories};
-use super::{Machine, lock};
+use super::Ground;
+use super::overview::{Overview, directories};
 use crate::ledger::Ledger;
 
-impl Machine {
-    /// Whether something made way for what is still to come: the room that shows is spoken for.
-    pub fn gives_way(&self) -> bool {
-        self.ledger().applied().map_or(0, |applied| applied.index) < self.gave_way_to.load(Ordering::Relaxed)
-    }
-
+impl Ground<'_> {
     /// Removes the epochs that `coming`, a ledger that is about to be brought here, has let expire, and the content
     /// that it does not know any more. Does nothing while something is pinned, or for a ledger that is not above
-    /// what is applied here. Blocks.
+    /// what is applied here. `begun` is called before the first thing goes. Blocks.
     ///
     /// # Errors
     /// The disk refuses; what was removed stays removed.
-    pub fn give_way(&self, coming: &Ledger) -> io::Result<Reclaimed> {
+    pub fn give_way(&self, coming: &Ledger, begun: impl FnOnce()) -> io::Result<Reclaimed> {
         let is_news = || self.ledger().applied() < coming.applied();
-        let there = directories(&self.store).map_err(io::Error::other)?;
+        let there = directories(self.store).map_err(io::Error::other)?;
         let overview = Overview::of(coming);
         let known = |digest: &Digest| coming.content(digest).is_some();
-        let gone = overview.surplus(&self.store, &there);
+        let gone = overview.surplus(self.store, &there);
         // Also what a catch-up to another ledger has left; where that is unknown, only what these epochs held.
-        let strays = overview.strays(&self.store, &there, &known).map_err(io::Error::other)?;
+        let strays = overview.strays(self.store, &there, &known).map_err(io::Error::other)?;
         let theirs =
             || gone.iter().flat_map(|epoch| epoch.contents.clone()).filter(|(digest, _)| !known(digest));
         let strays = strays.unwrap_or_else(|| theirs().collect());
-        let pins = lock(&self.pins.held);
+        let pins = self.pins.held();
         if !is_news() || !pins.is_empty() {
             return Ok(Reclaimed::default());
         }
         if !gone.is_empty() || !strays.is_empty() {
-            let coming = coming.applied().map_or(0, |applied| applied.index);
-            self.gave_way_to.store(coming, Ordering::Relaxed);
+            begun();
         }
         for epoch in &gone {
-            if self.performer.is_read(&epoch.job, epoch.epoch) {
+            if self.dues.is_read(&epoch.job, epoch.epoch) {
                 continue;
             }
             let sealed = self.ledger().epoch(&epoch.job, epoch.epoch).map(|info| info.sealed);
             if let Some(sealed) = sealed {
                 let why = "it has expired, and made room for what this node lacks";
-                self.performer.note_missing(epoch.job.clone(), epoch.epoch, sealed.attempt, sealed.root, why);
+                self.dues.note_missing(epoch.job.clone(), epoch.epoch, sealed.attempt, sealed.root, why);
             }
             self.store.expire(&epoch.job, epoch.epoch).map_err(io::Error::other)?;
         }

@@ -1,7 +1,7 @@
 //! Giving back to the disk what records have decided: record, snapshot, fsynced purge, and only then the unlink.
 //!
 //! Two kinds of garbage. *Content* that nobody holds since the record at some index: its blobs, by digest, as the
-//! performer's books list it (only an install looks through the shelves for what may be listed there). *Folders of
+//! dues list it (only an install looks through the shelves for what may be listed there). *Folders of
 //! attempts*: an id is the log index of the Begin, so an id below the purge point that the ledger does not have open
 //! has ended by a record. Never while something is pinned, and never while an entry of the log still names it.
 
@@ -12,7 +12,7 @@ use checkpoint::Digest;
 use checkpoint::store::Reclaimed;
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, lock};
+use super::Ground;
 
 /// Pins may be taken between two batches: at most this many contents or attempts a batch.
 const BATCH_MAX: usize = 128;
@@ -28,11 +28,19 @@ pub struct Garbage {
     pub attempts: u64,
 }
 
-impl Machine {
-    /// What waits to be given back, and would be after a snapshot and a purge.
-    pub fn garbage(&self) -> Garbage {
-        let (contents, bytes, attempts) = self.performer.owed_summary();
-        Garbage { contents, bytes, attempts }
+impl Ground<'_> {
+    /// Takes note of the folders in staging.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub fn note_staging(&self) -> io::Result<()> {
+        let dir = self.store.layout().staging_dir();
+        let names = self.store.disk().read_dir(&dir)?;
+        let found = names.into_iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
+        let ledger = self.ledger();
+        let applied = ledger.applied().map_or(0, |id| id.index + 1);
+        self.dues.note_staging(&found, applied, &|id| ledger.attempt(id).is_some());
+        Ok(())
     }
 
     /// Gives back what the fsynced purge point allows: folders of ended attempts, blobs without references.
@@ -52,18 +60,18 @@ impl Machine {
             let ledger = self.ledger();
             move |id: &u64| ledger.attempt(*id).is_some()
         };
-        let ended: Vec<u64> = self.performer.sweepable(purged).into_iter().filter(|id| !open(id)).collect();
+        let ended: Vec<u64> = self.dues.sweepable(purged).into_iter().filter(|id| !open(id)).collect();
         drop(open);
         for batch in ended.chunks(BATCH_MAX) {
             // Not held while the writer is waited for. A pin that is taken meanwhile loses nothing: these attempts
             // ended below the purge point, so no snapshot that is still kept has them open.
-            if !lock(&self.pins.held).is_empty() {
+            if !self.pins.held().is_empty() {
                 return Ok(());
             }
             let (answer, answered) = mpsc::channel();
             self.log.sweep(batch.to_vec(), Box::new(move |result| drop(answer.send(result))));
             let swept = answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log has stopped")));
-            self.performer.swept(&swept?);
+            self.dues.swept(&swept?);
             self.store.empty_trash();
         }
         Ok(())
@@ -71,8 +79,8 @@ impl Machine {
 
     fn unlink_released(&self, purged: u64) -> io::Result<Reclaimed> {
         let mut given = Reclaimed::default();
-        for batch in self.performer.ripe(purged).chunks(BATCH_MAX) {
-            let pins = lock(&self.pins.held);
+        for batch in self.dues.ripe(purged).chunks(BATCH_MAX) {
+            let pins = self.pins.held();
             if !pins.is_empty() {
                 return Ok(given);
             }
@@ -84,7 +92,7 @@ impl Machine {
             given.files += removed.files;
             given.bytes += removed.bytes;
             // That was durable: the names cannot come back, and nothing is owed any more.
-            batch.iter().for_each(|(digest, index)| self.performer.paid(digest, *index));
+            batch.iter().for_each(|(digest, index)| self.dues.paid(digest, *index));
         }
         Ok(given)
     }

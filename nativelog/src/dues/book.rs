@@ -1,23 +1,15 @@
-//! What the performer knows: what is queued, what waits, what is owed. Touches no disk.
+//! What is due, by kind. Touches no disk.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::{Digest, EntryKind, JobName, Source};
 
 use super::Publication;
-use crate::ledger::{Effect, Ledger, PublishEpoch, Released};
-use crate::snapshot::{Debts, Owed, Pack, Unpublished};
+use super::debts::{Debts, Owed, Pack, Unpublished};
+use crate::ledger::{Ledger, PublishEpoch, Released};
 
 /// A job and an epoch of it.
 pub type EpochKey = (JobName, u64);
-
-/// Effects of one entry.
-pub struct Work {
-    pub index: u64,
-    pub effects: Vec<Effect>,
-    /// About what the effects take in memory, in bytes.
-    pub weight: usize,
-}
 
 /// A sealed epoch whose publishing was not tried yet, or failed.
 struct Waiting {
@@ -58,9 +50,7 @@ fn has_packs(epoch: &PublishEpoch) -> bool {
 }
 
 /// Everything, under one lock that is never held over a disk.
-pub struct Books {
-    pub queue: VecDeque<Work>,
-    pub stop: bool,
+pub struct Book {
     /// Attempts from here on began while this process ran: what lies in their trees is from another life.
     pub base: u64,
     waiting: BTreeMap<EpochKey, Waiting>,
@@ -75,17 +65,14 @@ pub struct Books {
     pub readers: BTreeMap<EpochKey, usize>,
     /// Ended attempts whose staging folder may be there, each with the index of the record that ended it.
     pub ended: BTreeMap<u64, u64>,
+    /// Files were unpacked that nobody has synced.
     pub unsynced: bool,
-    pub retry_now: bool,
 }
 
-impl Books {
-    /// Books of a start behind `ledger`, which stands right below `base`.
-    pub fn new(base: u64, debts: Debts, ledger: &Ledger) -> Books {
-        let retry_now = !debts.unpublished.is_empty() || !debts.expiring.is_empty();
-        let mut books = Books {
-            queue: VecDeque::new(),
-            stop: false,
+impl Book {
+    /// Of a start behind `ledger`, which stands right below `base`.
+    pub fn new(base: u64, debts: Debts, ledger: &Ledger) -> Book {
+        let mut book = Book {
             base,
             waiting: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -97,23 +84,22 @@ impl Books {
             readers: BTreeMap::new(),
             ended: BTreeMap::new(),
             unsynced: false,
-            retry_now,
         };
         for (attempt, packs) in debts.half_unpacked {
             let failed = Some("its files were not all unpacked before the last start".to_owned());
-            books.trees.insert(attempt, Tree { packs, failed, let_go: false });
+            book.trees.insert(attempt, Tree { packs, failed, let_go: false });
         }
         for Unpublished { epoch, why, expired } in debts.unpublished {
             let key = (epoch.job.clone(), epoch.epoch);
             let held = |digest: &Digest| ledger.content(digest).is_some();
             let needed = contents(&epoch).filter(held).collect();
             if expired.is_none() {
-                books.wait_for(&epoch);
-                books.note_failure(&key, &why);
+                book.wait_for(&epoch);
+                book.note_failure(&key, &why);
             }
-            books.failed.insert(key, Failed { epoch, why, expired, needed });
+            book.failed.insert(key, Failed { epoch, why, expired, needed });
         }
-        books
+        book
     }
 
     pub fn wait_for(&mut self, epoch: &PublishEpoch) {
@@ -180,6 +166,15 @@ impl Books {
         self.trees.remove(&epoch.attempt);
         self.ended.insert(epoch.attempt, epoch.envelope.position.index);
         self.failed.remove(&key).and_then(|failed| failed.expired)
+    }
+
+    pub fn unpacked(&mut self, attempt: u64, pack: Pack, result: Result<(), String>) {
+        self.unsynced = true;
+        let tree = self.trees.entry(attempt).or_default();
+        tree.packs.push(pack);
+        if let Err(why) = result {
+            tree.failed.get_or_insert(why);
+        }
     }
 
     pub fn owe(&mut self, digest: Digest, owed: Owed) {

@@ -1,0 +1,369 @@
+//! What this node owes the records: never replicated, different on every node.
+//!
+//! A record is obeyed when it is committed, the disk follows. Whatever of that is not on this disk yet, or still lies
+//! there although nobody needs it, is *due*: kept here in memory, written into every snapshot (`debts`), handed on when
+//! another ledger takes over (`succession`, `expected`), given back when the log allows it (`reclaim`, `way`), never while
+//! somebody needs it (`pins`), and compared with the directories when a list may not be whole (`overview`, `absent`).
+//!
+//! **Guarantees.** What is owed at a snapshot's position stands in that snapshot. Only what is on a list here is ever
+//! unlinked, and only after the fsynced purge of the record that put it there.
+//!
+//! **Never.** The lock is not held over a disk, and nothing here says what is accepted: an epoch that is owed holds up
+//! no other.
+
+mod absent;
+mod book;
+mod debts;
+mod expected;
+mod overview;
+mod pins;
+mod reclaim;
+mod succession;
+mod way;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use checkpoint::store::Store;
+use checkpoint::{Digest, JobName};
+use tokio::sync::watch;
+
+use crate::ledger::{Ledger, PublishEpoch, Released};
+use crate::store::LogStore;
+
+use book::{Absent, Book};
+
+pub use debts::Pack;
+pub use expected::Expected;
+pub use overview::Overview;
+pub use pins::{Pin, Pins};
+pub use reclaim::Garbage;
+pub use succession::succession;
+
+pub(crate) use book::EpochKey;
+pub(crate) use debts::{Debts, Owed};
+
+/// What became of a sealed epoch on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Publication {
+    /// Nobody has looked yet, since the start, whether its directory is still here.
+    NotLooked,
+    /// Sealed, not yet a directory here.
+    Pending,
+    /// A directory here.
+    Published,
+    /// It could not be made a directory here, and why; it is tried again.
+    Unpublished(String),
+}
+
+/// A sealed epoch that is noted as missing.
+pub struct MissingEpoch {
+    pub job: JobName,
+    pub epoch: u64,
+    pub attempt: u64,
+    pub root: Digest,
+    pub why: String,
+}
+
+/// What a node has to see to settle what it owes.
+pub struct Ground<'a> {
+    pub dues: &'a Dues,
+    pub pins: &'a Pins,
+    pub store: &'a Store,
+    pub log: &'a LogStore,
+    pub ledger: &'a RwLock<Ledger>,
+}
+
+impl Ground<'_> {
+    fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All of it, shared by the machine, which asks, and the performer, which reports.
+pub struct Dues {
+    book: Mutex<Book>,
+    /// Counts publications and failures to publish.
+    changed: watch::Sender<u64>,
+}
+
+impl Dues {
+    /// Of a start behind `ledger`, which stands right below `base`.
+    pub fn new(base: u64, debts: Debts, ledger: &Ledger) -> Dues {
+        Dues { book: Mutex::new(Book::new(base, debts, ledger)), changed: watch::Sender::new(0) }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Another ledger, which stands right below `base`, takes the place of all that was owed to the one before.
+    pub fn begin_anew(&self, base: u64, debts: Debts, ledger: &Ledger) {
+        let mut book = self.book();
+        let readers = std::mem::take(&mut book.readers);
+        *book = Book::new(base, debts, ledger);
+        book.readers = readers;
+        drop(book);
+        self.tell();
+    }
+
+    /// Changes whenever an epoch was published or could not be.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// What became of an epoch that the ledger has sealed.
+    pub fn publication(&self, job: &JobName, epoch: u64) -> Publication {
+        self.book().publication(&(job.clone(), epoch))
+    }
+
+    /// What is owed of the records up to and including `index`, all of which were performed.
+    pub fn debts(&self, index: u64) -> Debts {
+        self.book().debts(index)
+    }
+
+    /// The attempt below which alone the log may be purged: its packs are needed and nowhere else.
+    pub fn needs_log_from(&self) -> Option<u64> {
+        self.book().needs_log_from()
+    }
+}
+
+/// Epochs on their way to being directories.
+impl Dues {
+    /// The epoch was sealed.
+    pub fn sealed(&self, epoch: &PublishEpoch) {
+        self.book().wait_for(epoch);
+    }
+
+    /// A record has expired the epoch: nobody waits for its directory.
+    pub fn expired(&self, key: &EpochKey) {
+        self.book().wait_no_more(key);
+    }
+
+    /// An epoch is published. The index of the record that expired it, when one has since: then it goes at once.
+    pub fn published(&self, epoch: &PublishEpoch) -> Option<u64> {
+        let expired = self.book().succeed(epoch);
+        self.tell();
+        expired
+    }
+
+    /// An epoch was not published.
+    pub fn unpublished(&self, epoch: PublishEpoch, why: String) {
+        self.book().fail(epoch, why);
+        self.tell();
+    }
+
+    /// The epoch was published by somebody else.
+    pub fn adopted(&self, job: &JobName, epoch: u64) {
+        self.book().found(&(job.clone(), epoch));
+        self.tell();
+    }
+
+    /// Epochs that could not be published, those too that have expired since.
+    pub fn failed(&self) -> Vec<PublishEpoch> {
+        self.book().failed.values().map(|failed| failed.epoch.clone()).collect()
+    }
+
+    /// Epochs that could not be published and have not expired, each with the reason.
+    pub fn still_unpublished(&self) -> Vec<(PublishEpoch, String)> {
+        let book = self.book();
+        let kept = book.failed.values().filter(|failed| failed.expired.is_none());
+        kept.map(|failed| (failed.epoch.clone(), failed.why.clone())).collect()
+    }
+
+    /// All that was sealed before was looked for: what is not noted as missing is a directory here.
+    pub fn looked(&self) {
+        self.book().looked();
+        self.tell();
+    }
+
+    /// The log is long: what could not be published here holds it for its packs no longer. Such epochs are missing
+    /// from now on, and come from peers.
+    pub fn let_go(&self) {
+        if self.book().let_go() {
+            self.tell();
+        }
+    }
+
+    /// Takes note that a sealed epoch has no directory here, unless it is just waiting for it.
+    pub fn note_missing(&self, job: JobName, epoch: u64, attempt: u64, root: Digest, why: &str) {
+        let mut book = self.book();
+        let key = (job, epoch);
+        if !book.waits(&key) {
+            book.missing.insert(key, Absent { attempt, root, why: why.to_owned() });
+            self.tell();
+        }
+    }
+
+    /// Sealed epochs that are noted as missing.
+    pub fn missing(&self) -> Vec<MissingEpoch> {
+        let book = self.book();
+        let each = book.missing.iter().map(|((job, epoch), absent)| MissingEpoch {
+            job: job.clone(),
+            epoch: *epoch,
+            attempt: absent.attempt,
+            root: absent.root,
+            why: absent.why.clone(),
+        });
+        each.collect()
+    }
+}
+
+/// Trees of attempts, and what was unpacked into them.
+impl Dues {
+    /// Whether what is in the tree of this attempt is from another life.
+    pub fn has_old_tree(&self, attempt: u64) -> bool {
+        self.book().has_old_tree(attempt)
+    }
+
+    /// What is in the tree of this attempt stays from now on.
+    pub fn begin_tree(&self, attempt: u64) {
+        self.book().trees.entry(attempt).or_default();
+    }
+
+    /// Nothing of this attempt is to be unpacked any more.
+    pub fn forget_tree(&self, attempt: u64) {
+        self.book().trees.remove(&attempt);
+    }
+
+    /// A pack was unpacked into the tree of an attempt, or why it was not.
+    pub fn unpacked(&self, attempt: u64, pack: Pack, result: Result<(), String>) {
+        self.book().unpacked(attempt, pack, result);
+    }
+
+    /// All packs of this attempt are in its tree now.
+    pub fn unpacked_again(&self, attempt: u64) {
+        let mut book = self.book();
+        book.unsynced = true;
+        if let Some(tree) = book.trees.get_mut(&attempt) {
+            tree.failed = None;
+        }
+    }
+
+    /// The packs to unpack once more, when something went wrong with one of them.
+    pub fn half_unpacked(&self, attempt: u64) -> Option<Vec<Pack>> {
+        let book = self.book();
+        book.trees.get(&attempt).filter(|tree| tree.failed.is_some()).map(|tree| tree.packs.clone())
+    }
+
+    /// True once after files were unpacked since it was last asked: nobody has synced them.
+    pub fn take_unsynced(&self) -> bool {
+        std::mem::take(&mut self.book().unsynced)
+    }
+}
+
+/// What waits to be given back.
+impl Dues {
+    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more: they have
+    /// expired and none of their content is held; they are forgotten.
+    pub fn release(&self, index: u64, released: &[Released]) -> Vec<PublishEpoch> {
+        self.book().release(index, released)
+    }
+
+    /// A failed epoch expires: later ones may reuse what it holds, so it stays until they do not. False when it has
+    /// not failed.
+    pub fn expire_failed(&self, key: &EpochKey, index: u64) -> bool {
+        self.book().expire_failed(key, index)
+    }
+
+    /// The attempt ended without an epoch.
+    pub fn discard(&self, attempt: u64, index: u64) {
+        self.book().discard(attempt, index);
+    }
+
+    /// Owes more: content whose blobs may be here without anybody referring to it, and folders of epochs that have
+    /// expired. True when there are folders to remove: the performer has to look.
+    pub fn owe(
+        &self,
+        index: u64,
+        contents: impl IntoIterator<Item = (Digest, u64)>,
+        expired: impl IntoIterator<Item = EpochKey>,
+    ) -> bool {
+        let mut book = self.book();
+        for (digest, bytes) in contents {
+            book.owe(digest, Owed { index, bytes });
+        }
+        book.expiring.extend(expired.into_iter().map(|epoch| (epoch, index)));
+        !book.expiring.is_empty()
+    }
+
+    /// The folder of an epoch has to go, and could not yet.
+    pub fn owe_folder(&self, key: EpochKey, index: u64) {
+        self.book().expiring.insert(key, index);
+    }
+
+    /// As [`Dues::owe_folder`], when somebody reads it just now.
+    pub fn owe_folder_that_is_read(&self, key: &EpochKey, index: u64) -> bool {
+        let mut book = self.book();
+        let read = book.readers.contains_key(key);
+        if read {
+            book.expiring.insert(key.clone(), index);
+        }
+        read
+    }
+
+    /// Folders that have to go: they are not on the list any more.
+    pub fn take_expiring(&self) -> BTreeMap<EpochKey, u64> {
+        std::mem::take(&mut self.book().expiring)
+    }
+
+    /// Content to unlink that was released below `purged`: digest and the index that released it.
+    pub fn ripe(&self, purged: u64) -> Vec<(Digest, u64)> {
+        let book = self.book();
+        let ripe = book.released.iter().filter(|(_, owed)| owed.index < purged);
+        ripe.map(|(digest, owed)| (*digest, owed.index)).collect()
+    }
+
+    /// This content is not owed any more, unless it was released again since `index`.
+    pub fn paid(&self, digest: &Digest, index: u64) {
+        let mut book = self.book();
+        if book.released.get(digest).is_some_and(|owed| owed.index == index) {
+            book.released.remove(digest);
+        }
+    }
+
+    /// What waits to be given back, and would be after a snapshot and a purge.
+    pub fn garbage(&self) -> Garbage {
+        let book = self.book();
+        let bytes = book.released.values().map(|owed| owed.bytes).sum();
+        Garbage { contents: book.released.len() as u64, bytes, attempts: book.ended.len() as u64 }
+    }
+
+    /// Takes note of the attempts that have a folder in staging: one that is not open (`is_open`), begun before
+    /// `applied` and not waiting here has ended, at the latest by the last applied record.
+    pub fn note_staging(&self, found: &BTreeSet<u64>, applied: u64, is_open: &dyn Fn(u64) -> bool) {
+        self.book().note_staging(found, applied, is_open);
+    }
+
+    /// Ended attempts whose Begin and end both lie below `purged`.
+    pub fn sweepable(&self, purged: u64) -> Vec<u64> {
+        let book = self.book();
+        let busy = book.busy_attempts();
+        let ended = book.ended.iter().filter(|(id, at)| **id < purged && **at < purged && !busy.contains(id));
+        ended.map(|(id, _)| *id).collect()
+    }
+
+    /// These folders are gone.
+    pub fn swept(&self, attempts: &[u64]) {
+        self.book().ended.retain(|id, _| !attempts.contains(id));
+    }
+
+    /// Somebody reads the directory of an epoch: it stays until [`Dues::reader_left`].
+    pub fn reader_came(&self, key: &EpochKey) {
+        *self.book().readers.entry(key.clone()).or_default() += 1;
+    }
+
+    /// One reader less. True when somebody waits for that.
+    pub fn reader_left(&self, key: &EpochKey) -> bool {
+        self.book().reader_left(key)
+    }
+
+    /// Whether somebody reads this epoch.
+    pub fn is_read(&self, job: &JobName, epoch: u64) -> bool {
+        self.book().readers.contains_key(&(job.clone(), epoch))
+    }
+}

@@ -1,0 +1,103 @@
+//! What a ledger says of epochs, compared with what lies on this disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use checkpoint::store::StoreError;
+use checkpoint::{Digest, EntryKind, JobName, Manifest, Store};
+
+use super::book::EpochKey;
+use crate::ledger::Ledger;
+
+/// What a ledger says of epochs: by job the high-water mark, and attempt and root of each sealed epoch.
+pub struct Overview(BTreeMap<JobName, (u64, Sealed)>);
+
+/// By epoch: attempt and root.
+type Sealed = BTreeMap<u64, (u64, Digest)>;
+
+/// An epoch with a directory here that has expired.
+pub struct Surplus {
+    pub job: JobName,
+    pub epoch: u64,
+    /// Its content, as far as its manifest can be read.
+    pub contents: Vec<(Digest, u64)>,
+}
+
+impl Overview {
+    pub fn of(ledger: &Ledger) -> Overview {
+        let jobs = ledger.jobs().filter_map(|job| {
+            let sealed = ledger.sealed(job).map(|sealed| (sealed.epoch, (sealed.attempt, sealed.root)));
+            Some((job.clone(), (ledger.high_water(job)?, sealed.collect())))
+        });
+        Overview(jobs.collect())
+    }
+
+    /// Directories of epochs that the ledger does not have any more: at or below the mark a number is spent, so
+    /// that a record has decided it. What is above the mark is none of its business.
+    pub fn surplus(&self, store: &Store, there: &BTreeSet<EpochKey>) -> Vec<Surplus> {
+        let expired = there.iter().filter(|(job, epoch)| {
+            let known = self.0.get(job);
+            known.is_some_and(|(mark, sealed)| epoch <= mark && !sealed.contains_key(epoch))
+        });
+        expired
+            .map(|(job, epoch)| {
+                let (job, epoch) = (job.clone(), *epoch);
+                let contents = match store.manifest(&job, epoch) {
+                    Ok(Some((_, manifest))) => contents(&manifest),
+                    Ok(None) => Vec::new(),
+                    Err(error) => {
+                        tracing::warn!(%job, epoch, %error, "an expired epoch does not say what it holds");
+                        Vec::new()
+                    }
+                };
+                Surplus { job, epoch, contents }
+            })
+            .collect()
+    }
+
+    /// What lies on the shelves, is not `known` to the ledger whose overview this is, and is in no directory above its
+    /// marks: content that records up to the ledger's position let go of, or that came for an earlier ledger. With its
+    /// bytes. `None` while such a directory has a manifest that cannot be read: what it holds is unknown.
+    pub fn strays(
+        &self,
+        store: &Store,
+        there: &BTreeSet<EpochKey>,
+        known: &dyn Fn(&Digest) -> bool,
+    ) -> Result<Option<BTreeMap<Digest, u64>>, StoreError> {
+        let mut strays = store.shelved_besides(known)?;
+        let above = there.iter().filter(|(job, epoch)| self.0.get(job).is_none_or(|(mark, _)| epoch > mark));
+        for (job, epoch) in above {
+            match store.manifest(job, *epoch) {
+                Ok(None) => {}
+                Ok(Some((_, manifest))) => {
+                    for (digest, _) in contents(&manifest) {
+                        strays.remove(&digest);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%job, epoch, %error, "a manifest cannot be read; nothing on the shelves is looked through");
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(strays))
+    }
+
+    /// Sealed epochs without a directory.
+    pub fn absent(&self, there: &BTreeSet<EpochKey>) -> Vec<(JobName, u64, u64, Digest)> {
+        let sealed = self.0.iter().flat_map(|(job, (_, sealed))| {
+            sealed.iter().map(move |(epoch, (attempt, root))| (job.clone(), *epoch, *attempt, *root))
+        });
+        sealed.filter(|(job, epoch, ..)| !there.contains(&(job.clone(), *epoch))).collect()
+    }
+}
+
+/// What a tree holds: digest and bytes of every file that is not empty.
+fn contents(manifest: &Manifest) -> Vec<(Digest, u64)> {
+    let files = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File && entry.size > 0);
+    files.map(|entry| (entry.digest, entry.size)).collect()
+}
+
+/// Everything in `epochs/`.
+pub fn directories(store: &Store) -> Result<BTreeSet<EpochKey>, StoreError> {
+    Ok(store.published_epochs()?.into_iter().collect())
+}

@@ -1,0 +1,47 @@
+//! What is due once another ledger takes over.
+
+use std::collections::BTreeSet;
+
+use checkpoint::Digest;
+use checkpoint::store::{Store, StoreError};
+
+use super::book::EpochKey;
+use super::debts::{Debts, Owed};
+use super::overview::{Overview, directories};
+use crate::ledger::Ledger;
+
+/// What this node owes once `new` is its ledger, and the directories that were there. `owed` is what it owed before.
+///
+/// An earlier life of this node may have applied more than this one has: what it published and let go of stands in no
+/// snapshot, and the log that names it is about to go. So the shelves are looked through, here and nowhere else. What is
+/// found is *owed*, not removed: it goes when nothing holds it after the log was purged.
+///
+/// # Errors
+/// When what is published or on the shelves cannot be listed.
+pub fn succession(
+    store: &Store,
+    owed: Debts,
+    new: &Ledger,
+) -> Result<(Debts, BTreeSet<EpochKey>), StoreError> {
+    let index = new.applied().map_or(0, |applied| applied.index);
+    let there = directories(store)?;
+    let overview = Overview::of(new);
+    let known = |digest: &Digest| new.content(digest).is_some();
+    let surplus = overview.surplus(store, &there);
+    let Debts { mut released, unpublished, mut half_unpacked, mut expiring } = owed;
+    for (digest, bytes) in overview.strays(store, &there, &known)?.unwrap_or_default() {
+        released.entry(digest).or_insert(Owed { index, bytes });
+    }
+    released.retain(|digest, _| !known(digest));
+    let mut unpublished = unpublished;
+    unpublished.retain(|failed| {
+        let epoch = &failed.epoch;
+        let sealed = new.epoch(&epoch.job, epoch.epoch).is_some_and(|info| info.sealed.root == epoch.envelope.root);
+        sealed && !matches!(store.published(&epoch.job, epoch.epoch), Ok(Some(root)) if root == epoch.envelope.root)
+    });
+    // What open attempts lacked was brought, with everything else.
+    half_unpacked.retain(|id, _| unpublished.iter().any(|failed| failed.epoch.attempt == *id));
+    expiring.retain(|(job, epoch), _| new.epoch(job, *epoch).is_none());
+    expiring.extend(surplus.into_iter().map(|gone| ((gone.job, gone.epoch), index)));
+    Ok((Debts { released, unpublished, half_unpacked, expiring }, there))
+}

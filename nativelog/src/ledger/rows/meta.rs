@@ -1,0 +1,32 @@
+//! The first row: position, rules, identity, members, log time, and how many places the content table has.
+
+use super::codec::{DecodeError, Reader, Writer};
+use crate::ledger::Ledger;
+
+pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
+    value.u32(ledger.rules).u64(ledger.log_ms).u32(ledger.content.slots());
+    value.u8(u8::from(ledger.applied.is_some())).position(ledger.applied.unwrap_or_default());
+    value.u8(u8::from(ledger.cluster.is_some())).raw(&ledger.cluster.unwrap_or_default());
+    value.u32(ledger.members.len() as u32);
+    for (node, incarnation) in &ledger.members {
+        value.u64(*node).raw(incarnation);
+    }
+}
+
+/// Answers with the number of content slots.
+pub(super) fn take(ledger: &mut Ledger, value: &mut Reader<'_>) -> Result<u32, DecodeError> {
+    ledger.rules = value.u32()?;
+    ledger.log_ms = value.u64()?;
+    let slots = value.u32()?;
+    let some = value.u8()? != 0;
+    let applied = value.position()?;
+    ledger.applied = some.then_some(applied);
+    let some = value.u8()? != 0;
+    let cluster = value.array()?;
+    ledger.cluster = some.then_some(cluster);
+    for _ in 0..value.u32()? {
+        let node = value.u64()?;
+        ledger.members.insert(node, value.array()?);
+    }
+    Ok(slots)
+}
