@@ -123,7 +123,8 @@ impl Catalog {
         let rows = rows();
         let limit = EMPTY_BYTES + rows.saturating_mul(ROW_BYTES).max(EMPTY_BYTES / 2);
         let again = self.made.map_or(0, |(bytes, of)| {
-            u64::try_from(u128::from(bytes) * 2 * u128::from(rows) / u128::from(of.max(1))).unwrap_or(u64::MAX)
+            u64::try_from(u128::from(bytes) * 2 * u128::from(rows) / u128::from(of.max(1)))
+                .unwrap_or(u64::MAX)
         });
         bytes > limit.max(again)
     }

@@ -127,7 +127,9 @@ impl Book {
         match (self.waiting.get(key), self.missing.get(key)) {
             (Some(waiting), _) => waiting.publication.clone(),
             (None, Some(absent)) => Publication::Unpublished(absent.why.clone()),
-            (None, None) if self.seen.as_ref().is_none_or(|seen| seen.contains(key)) => Publication::Published,
+            (None, None) if self.seen.as_ref().is_none_or(|seen| seen.contains(key)) => {
+                Publication::Published
+            }
             (None, None) => Publication::NotLooked,
         }
     }

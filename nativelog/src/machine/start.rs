@@ -137,7 +137,9 @@ impl Machine {
                 match machine.ground().compare_with_disk(&overview) {
                     Ok(true) => return machine.performer.retry_now(),
                     Ok(false) => return,
-                    Err(error) => tracing::warn!(%error, "cannot list the published epochs; it is tried again"),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot list the published epochs; it is tried again")
+                    }
                 }
                 drop(machine);
                 std::thread::sleep(LOOK_AGAIN_AFTER);
