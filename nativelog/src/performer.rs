@@ -10,7 +10,7 @@
 
 mod worker;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -117,7 +117,8 @@ impl Drop for Reader {
 pub struct Paused<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
 
 impl Performer {
-    /// Starts the thread; everything below `performed` is done already, but for what is due.
+    /// Starts the thread; everything below `performed` is done already, but for what is due. What is above comes again:
+    /// of the attempts that are `earlier` the epochs are directories here, so that nothing has to be unpacked for them.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -126,6 +127,7 @@ impl Performer {
         log: LogStore,
         performed: u64,
         dues: Arc<Dues>,
+        earlier: BTreeSet<u64>,
     ) -> std::io::Result<Performer> {
         let shared = Arc::new(Shared {
             dues,
@@ -137,7 +139,7 @@ impl Performer {
             performed: watch::Sender::new(performed),
             backlog: watch::Sender::new(0),
         });
-        let worker = Worker::new(shared.clone(), store, log.clone());
+        let worker = Worker::new(shared.clone(), store, log.clone(), earlier);
         let ended = shared.clone();
         let thread = std::thread::Builder::new().name("performer".into()).spawn(move || {
             if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {

@@ -104,8 +104,9 @@ impl Machine {
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
         let overview = Overview::of(&ledger);
+        let earlier = overview.published_above(&store);
         let dues = Arc::new(Dues::new(next, debts, &ledger));
-        let performer = Performer::start(store.clone(), log.clone(), next, dues.clone())
+        let performer = Performer::start(store.clone(), log.clone(), next, dues.clone(), earlier)
             .map_err(io_error("start the performer's thread"))?;
         let machine = Arc::new(Machine {
             ledger: RwLock::new(ledger),

@@ -96,5 +96,5 @@ fn an_epoch_of_many_files_changes_three_rows_that_people_list() {
     assert_eq!(ledger.rows().filter(|(key, _)| matches!(key, RowKey::Content(_))).count(), 60);
     let keys = ledger.take_changed(usize::MAX).into_iter().map(|(key, _)| RowKey::from_bytes(&key).unwrap());
     let job = JobName::try_from("train").unwrap();
-    assert_eq!(keys.collect::<Vec<_>>(), [RowKey::Meta, RowKey::Job(job.clone()), RowKey::Epoch(job, 0)]);
+    assert_eq!(keys.collect::<Vec<_>>(), [RowKey::Meta, RowKey::Job(job.clone()), RowKey::Epoch(job, 1)]);
 }

@@ -195,7 +195,6 @@ fn a_node_that_lost_its_snapshots_after_a_clean_stop_is_refused() {
     for path in snapshots(&disk) {
         disk.unlink(&path).unwrap();
     }
-    let disk = disk.crash(Crash::Strict);
     let error = start_error_over(&disk, temp.path());
     assert!(matches!(error, StartError::NotCovered { .. }), "{error}");
 }
