@@ -97,7 +97,11 @@ fn catalog_behind(site: &mut Site, rng: &mut Rng) {
 /// oldest first.
 fn ended(site: &mut Site, rng: &mut Rng) -> Vec<PathBuf> {
     site.purge(rng);
-    if rng.coin() { site.kill() } else { site.end_gently() }
+    if rng.coin() {
+        site.kill()
+    } else {
+        site.end_gently()
+    }
     let found: Vec<PathBuf> = snapshots(site.node()).into_iter().map(|(_, path)| path).collect();
     assert!(found.len() >= 2, "two snapshots are kept: {found:?}");
     found
