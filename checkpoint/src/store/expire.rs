@@ -112,7 +112,7 @@ pub(super) fn remove_job(inner: &Inner, job: &JobName) -> Result<(), StoreError>
         Err(e) => return Err(at("remove", &job_dir)(e).into()),
     }
     let all = inner.layout.epochs_dir();
-    Ok(inner.synced(inner.disk.sync_dir(&all), &all)?)
+    Ok(inner.sync_dir(&all)?)
 }
 
 // A name in the trash that nothing has: what could not be removed earlier must not stand in the way.

@@ -74,7 +74,8 @@ impl Overview {
     /// is left out.
     pub fn published_above(&self, store: &Store) -> BTreeSet<u64> {
         let there = directories(store).unwrap_or_default();
-        let above = there.iter().filter(|(job, epoch)| self.0.get(job).is_none_or(|(mark, _)| epoch > mark));
+        let above =
+            there.iter().filter(|(job, epoch)| self.jobs.get(job).is_none_or(|(mark, _)| epoch > mark));
         above
             .filter_map(|(job, epoch)| store.envelope(job, *epoch).ok()?)
             .map(|found| found.attempt)

@@ -291,6 +291,7 @@ fn an_epoch_of_many_files_changes_three_rows_that_people_list() {
         epoch: None,
         token: None,
         commit: CommitId::from_bytes([1; 16]),
+        born: 0,
         chunk_bytes: CHUNK as u32,
         base: None,
         labels: Vec::new(),
