@@ -178,7 +178,7 @@ mod tests {
             let job = JobName::try_from(format!("job{}", index % 3).as_str()).unwrap();
             let commit = CommitId::from_bytes([index as u8; 16]);
             let id = LogId { term: 1, node: 1, index };
-            ledger.step(id, &compose::open_writer(&job, commit).header).unwrap();
+            ledger.step(id, &compose::open_writer(&job, commit, 0).header).unwrap();
         }
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let other = JobName::try_from("other").unwrap();
         let mut ledger = Ledger::default();
         let id = LogId { term: 1, node: 1, index: 0 };
-        ledger.step(id, &compose::open_writer(&other, CommitId::from_bytes([1; 16])).header).unwrap();
+        ledger.step(id, &compose::open_writer(&other, CommitId::from_bytes([1; 16]), 0).header).unwrap();
         ledger.list_anew(catalog.keys().unwrap());
         follow(&catalog, &mut ledger);
         assert_lists(&catalog, &ledger);
