@@ -1,14 +1,17 @@
 //! The disk: the few verbs through which everything that must survive a power
 //! cut goes. What is written is durable only after a sync; a name is durable
 //! only after `sync_dir` of its directory. Links are never followed in the last
-//! component. [`RealDisk`] is the operating system's.
+//! component. [`RealDisk`] is the operating system's,
+//! [`StrictDisk`] one on which a failed sync is final.
 
 mod aligned;
 mod real;
+mod strict;
 
 pub(crate) use aligned::aligned;
 pub use real::RealDisk;
 pub(crate) use real::next_data;
+pub use strict::{Fault, StrictDisk};
 
 use std::ffi::OsString;
 use std::fmt::Debug;

@@ -9,13 +9,15 @@ mod envelope;
 pub use crate::error::ManifestError;
 pub use envelope::{Envelope, Position};
 
-use crate::digest::{Digest, content};
+use crate::digest::{Digest, Hasher, content};
 use crate::epoch::{EntryKind, RelPath};
 use crate::limits::Limits;
 use crate::plan::{PlanChecker, PlanEntry, put_head, put_short};
 
 /// The bytes a canonical tree starts with.
 const TREE_MAGIC: &[u8] = b"epochlog tree 1\n";
+// A root is hashed in runs of about this many bytes: a million entries would take 80 MB at once.
+const HASH_BYTES: usize = 256 << 10;
 
 /// One entry of a sealed directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +60,16 @@ pub struct Manifest {
 impl Manifest {
     /// The digest of the canonical bytes: equal roots, identical directories.
     pub fn root(&self) -> Digest {
-        content(&self.encode())
+        let mut hasher = Hasher::new();
+        let mut bytes = Vec::with_capacity(2 * HASH_BYTES);
+        self.put(&mut bytes, |bytes| {
+            if bytes.len() >= HASH_BYTES {
+                hasher.update(bytes);
+                bytes.clear();
+            }
+        });
+        hasher.update(&bytes);
+        hasher.finish()
     }
 
     /// The number of regular files.
@@ -80,20 +91,26 @@ impl Manifest {
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(32 + self.entries.len() * 80);
+        self.put(&mut bytes, |_| {});
+        bytes
+    }
+
+    // Writes the canonical bytes; `after_entry` may take some away.
+    fn put(&self, bytes: &mut Vec<u8>, mut after_entry: impl FnMut(&mut Vec<u8>)) {
         bytes.extend_from_slice(TREE_MAGIC);
         bytes.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
         for entry in &self.entries {
-            put_head(&mut bytes, &entry.path, entry.kind, entry.mode);
+            put_head(bytes, &entry.path, entry.kind, entry.mode);
             match entry.kind {
                 EntryKind::File => {
                     bytes.extend_from_slice(&entry.size.to_le_bytes());
                     bytes.extend_from_slice(entry.digest.as_bytes());
                 }
                 EntryKind::Directory => {}
-                EntryKind::Symlink => put_short(&mut bytes, &entry.target),
+                EntryKind::Symlink => put_short(bytes, &entry.target),
             }
+            after_entry(bytes);
         }
-        bytes
     }
 
     /// Reads canonical bytes; refuses every other form and every hostile tree.
@@ -214,5 +231,26 @@ impl<'a> Reader<'a> {
             EntryKind::Symlink => entry.target = self.short()?.to_vec(),
         }
         Ok(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_many_entries_is_the_digest_of_the_canonical_bytes() {
+        for count in [0, 1, 20_000] {
+            let file = |n: u32| ManifestEntry {
+                path: RelPath::parse(format!("f{n:08}").as_bytes()).unwrap(),
+                kind: EntryKind::File,
+                mode: 0o644,
+                size: u64::from(n),
+                digest: content(&n.to_le_bytes()),
+                target: Vec::new(),
+            };
+            let manifest = Manifest { entries: (0..count).map(file).collect() };
+            assert_eq!(manifest.root(), content(&manifest.encode()), "{count}");
+        }
     }
 }

@@ -29,11 +29,10 @@ pub use verify::{Problem, VerifyReport};
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::digest::Digest;
-use crate::disk::{Disk, Open};
+use crate::disk::{Disk, Fault, Open, StrictDisk};
 use crate::epoch::{JobName, RelPath};
 use crate::error::at;
 use crate::manifest::{self, Envelope, Manifest, ManifestError};
@@ -92,8 +91,7 @@ struct Inner {
     layout: Layout,
     // Held while names of blobs and epochs change.
     names: Mutex<()>,
-    // A sync failed: what is on the device is not known any more, until the next start.
-    broken: AtomicBool,
+    fault: Fault,
     blobs: blobs::Known,
     // Content that is being brought. Locked for moments only, never while names are waited for.
     arriving: Mutex<incoming::Arrivals>,
@@ -116,12 +114,14 @@ impl Store {
     /// each `latest` to the newest published epoch. Deletes nothing else.
     pub fn open(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Store, StoreError> {
         let layout = Layout::new(data_dir);
-        recover::open(&*disk, &layout)?;
+        let strict = StrictDisk::over(disk);
+        let fault = strict.fault().clone();
+        recover::open(&strict, &layout)?;
         let inner = Inner {
-            disk,
+            disk: Arc::new(strict),
             layout,
             names: Mutex::default(),
-            broken: AtomicBool::new(false),
+            fault,
             blobs: blobs::Known::default(),
             arriving: Mutex::default(),
             ballast: Mutex::default(),
@@ -134,7 +134,12 @@ impl Store {
         &self.inner.layout
     }
 
-    /// The disk underneath.
+    /// The first sync below this store that failed. It is final: whoever runs the store stops.
+    pub fn fault(&self) -> &Fault {
+        &self.inner.fault
+    }
+
+    /// The disk underneath: a failed sync there is a fault of this store.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.inner.disk
     }

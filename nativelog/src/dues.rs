@@ -46,6 +46,8 @@ pub(crate) use debts::{Debts, Owed, Unpublished};
 /// What became of a sealed epoch on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Publication {
+    /// Nobody has looked yet, since the start, whether its directory is still here.
+    NotLooked,
     /// Sealed, not yet a directory here.
     Pending,
     /// A directory here.
@@ -130,7 +132,7 @@ impl Dues {
         self.book().debts(index)
     }
 
-    /// The attempt below which alone the log may be purged: its packs are still needed.
+    /// The attempt below which alone the log may be purged: its packs are needed and nowhere else.
     pub fn needs_log_from(&self) -> Option<u64> {
         self.book().needs_log_from()
     }
@@ -163,7 +165,7 @@ impl Dues {
 
     /// The epoch was published by somebody else.
     pub fn adopted(&self, job: &JobName, epoch: u64) {
-        self.book().missing.remove(&(job.clone(), epoch));
+        self.book().found(&(job.clone(), epoch));
         self.tell();
     }
 
@@ -177,6 +179,20 @@ impl Dues {
         let book = self.book();
         let kept = book.failed.values().filter(|failed| failed.expired.is_none());
         kept.map(|failed| (failed.epoch.clone(), failed.why.clone())).collect()
+    }
+
+    /// All that was sealed before was looked for: what is not noted as missing is a directory here.
+    pub fn looked(&self) {
+        self.book().looked();
+        self.tell();
+    }
+
+    /// The log is long: what could not be published here holds it for its packs no longer. Such epochs are missing
+    /// from now on, and come from peers.
+    pub fn let_go(&self) {
+        if self.book().let_go() {
+            self.tell();
+        }
     }
 
     /// Takes note that a sealed epoch has no directory here, unless it is just waiting for it.

@@ -44,7 +44,7 @@ use checkpoint::JobName;
 use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
-pub use changes::{ChangedRows, Changes};
+pub use changes::ChangedRow;
 pub use digest::DIGEST_FORM;
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use gathering::{Gathered, Gathering};
@@ -75,7 +75,7 @@ pub struct Ledger {
     /// Shared only while the table after a large seal is worked out.
     content: Arc<content::Contents>,
     sums: digest::Sums,
-    changes: Changes,
+    changes: changes::Changes,
     /// For the next step, see `holding.rs`.
     held: Option<Box<Held>>,
     gone: Gone,
@@ -97,7 +97,7 @@ impl Default for Ledger {
             ending_pins: log_time::EndingPins::new(),
             content: Arc::default(),
             sums: digest::Sums::default(),
-            changes: Changes::default(),
+            changes: changes::Changes::default(),
             held: None,
             gone: Gone::default(),
         }
@@ -156,11 +156,6 @@ impl Ledger {
             Ok(change) => Verdict::Accepted(change.accepted(DRY_RUN)),
             Err(rejected) => Verdict::Rejected(rejected),
         }
-    }
-
-    /// Hands out what changed since the last call, for the catalog. Cheap; the ledger forgets it.
-    pub fn drain_changes(&mut self) -> Changes {
-        std::mem::take(&mut self.changes)
     }
 
     fn assert_next(&self, id: LogId) {

@@ -5,13 +5,15 @@
 //! `performed <= flushed`.
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
-//! `install` a snapshot from elsewhere, `lacking` and `missing` what has to be brought from peers. What is owed, and
-//! what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them together.
+//! `install` a snapshot from elsewhere, `lacking` and `missing` what has to be brought from peers, `project` the catalog
+//! that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
+//! together.
 
 mod install;
 mod keep;
 mod lacking;
 mod missing;
+mod project;
 mod start;
 
 use std::io;
@@ -55,8 +57,8 @@ pub struct Marks {
 
 /// Ledger, performer, snapshots and catalog of one replica.
 ///
-/// Locks, in the order in which they may be taken: `snapshots`, `catalog`, the performer's pause (never under the pins),
-/// the pins, the store's names, `ledger`, the performer's orders, the dues.
+/// Locks, in the order in which they may be taken: `snapshots`, the performer's pause (never under the pins), the pins,
+/// the store's names, `catalog`, `ledger`, the performer's orders, the dues.
 pub struct Machine {
     ledger: RwLock<Ledger>,
     applied: watch::Sender<u64>,
@@ -67,7 +69,8 @@ pub struct Machine {
     snapshots: Mutex<Snapshots>,
     /// What the newest and the older snapshot are of; `snapshots` may be held over a disk.
     kept: watch::Sender<(Option<SnapshotMeta>, Option<SnapshotMeta>)>,
-    catalog: Mutex<Projection>,
+    /// As long as it works.
+    catalog: Mutex<Option<Catalog>>,
     pins: Arc<Pins>,
     /// What is applied up to here, when it is, has got the room that something else made ([`Machine::give_way`]).
     gave_way_to: AtomicU64,
@@ -77,17 +80,6 @@ struct Snapshots {
     folder: Folder,
     /// Content that a catch-up was about to bring, and may have left on the shelves.
     expected: Expected,
-    /// A sync failed: what was unpacked may not be on the device, and no snapshot may say it is.
-    unsure: bool,
-}
-
-/// The catalog, as long as it works.
-struct Projection {
-    catalog: Option<Catalog>,
-    /// A whole ledger, encoded, that it has to be filled with before it follows the changes since.
-    whole: Option<Bytes>,
-    /// Bytes of the ledger, encoded, as of the newest snapshot: a catalog that takes much more is made anew.
-    encoded: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -251,68 +243,15 @@ impl Machine {
         }
     }
 
-    /// Makes the catalog follow the ledger. The ledger is held only while the changed rows are copied, all of them
-    /// when the catalog is made anew.
-    fn project(&self) {
-        let mut projection = lock(&self.catalog);
-        let Some(catalog) = projection.catalog.take() else {
-            self.write().drain_changes();
-            return;
-        };
-        let followed = match catalog.is_bloated(projection.encoded) {
-            true => {
-                projection.whole = None;
-                let encoded = {
-                    let mut ledger = self.write();
-                    ledger.drain_changes();
-                    ledger.encode()
-                };
-                // What the newest snapshot said of the ledger's size may be long out of date.
-                projection.encoded = encoded.len() as u64;
-                catalog.made_anew(&encoded)
-            }
-            false => {
-                let changed = {
-                    let mut ledger = self.write();
-                    let changes = ledger.drain_changes();
-                    (!changes.is_empty()).then(|| ledger.changed_rows(&changes))
-                };
-                let filled = projection.whole.take().map_or(Ok(()), |whole| catalog.project_all(&whole));
-                let followed =
-                    filled.and_then(|()| changed.map_or(Ok(()), |changed| catalog.project(&changed)));
-                followed.map(|()| catalog)
-            }
-        };
-        match followed {
-            Ok(catalog) => projection.catalog = Some(catalog),
-            Err(error) => {
-                tracing::warn!(%error, "the catalog cannot follow the ledger; it is made anew at the next start");
-            }
-        }
-    }
-
-    /// Ends the performer and the log, and leaves a clean catalog when all effects are on disk or written down as
-    /// owed.
+    /// Ends the performer and the log. The catalog is brought up to date for whoever lists a node that stands still.
     pub fn shutdown(&self) {
         self.performer.shutdown();
         self.log.shutdown();
-        let applied = *self.applied.borrow();
-        // To fill the catalog first takes longer than to start without it.
-        if lock(&self.catalog).whole.is_some() {
-            return;
-        }
         self.project();
-        if *self.performer.performed().borrow() != applied || applied == 0 {
-            return;
-        }
-        let Some(catalog) = lock(&self.catalog).catalog.take() else { return };
-        if let Err(error) = self.sync_unpacked() {
-            tracing::warn!(%error, "the catalog is not closed; it is made anew at the next start");
-            return;
-        }
-        let debts = self.dues.debts(applied - 1);
-        if let Err(error) = catalog.close_clean(&self.ledger(), &debts) {
-            tracing::warn!(%error, "the catalog was not closed; it is made anew at the next start");
+        if let Some(catalog) = lock(&self.catalog).take()
+            && let Err(error) = catalog.flush()
+        {
+            tracing::warn!(%error, "the catalog was not closed");
         }
     }
 }

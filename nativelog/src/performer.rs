@@ -15,7 +15,7 @@ mod shelver;
 mod waiting;
 mod worker;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -152,7 +152,8 @@ impl Drop for Reader {
 pub struct Paused<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
 
 impl Performer {
-    /// Starts the threads; everything below `performed` is done already, but for what is due.
+    /// Starts the threads; everything below `performed` is done already, but for what is due. What is above comes again:
+    /// of the attempts that are `earlier` the epochs are directories here, so that nothing has to be unpacked for them.
     ///
     /// # Errors
     /// When the system gives no thread, or what a process before this one left cannot be removed.
@@ -161,6 +162,7 @@ impl Performer {
         log: LogStore,
         performed: u64,
         dues: Arc<Dues>,
+        earlier: BTreeSet<u64>,
     ) -> std::io::Result<Performer> {
         let shelf = Shelf::open(store.disk().clone(), store.layout().waiting_dir())?;
         // What was owed before this start, and nothing else: what fails later is not tried again at once.
@@ -175,7 +177,7 @@ impl Performer {
             crowded: Condvar::new(),
             behind: AtomicU64::new(0),
         });
-        let worker = Worker::new(shared.clone(), store, log.clone());
+        let worker = Worker::new(shared.clone(), store, log.clone(), earlier);
         let ended = shared.clone();
         let shelving = shared.clone();
         let shelver = std::thread::Builder::new()

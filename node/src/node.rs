@@ -109,6 +109,7 @@ impl Node {
         }
         match machine.publication(job, epoch) {
             Some(Publication::Published) => Ok(()),
+            Some(Publication::NotLooked) => Err("it started a moment ago and has not looked yet".into()),
             Some(Publication::Pending) => Err("it is being published".into()),
             Some(Publication::Unpublished(why)) => Err(why),
             None => Err("it is not known here yet".into()),

@@ -38,12 +38,12 @@ pub fn open(config: &Config, metrics: &Metrics) -> Result<Opened, ServeError> {
     {
         claim.adopt(owner)?;
     }
-    let store = Store::open(disk.clone(), &config.data_dir);
+    let store = Store::open(disk, &config.data_dir);
     let store = Arc::new(store.map_err(|error| ServeError::Store(error.to_string()))?);
     if let Err(error) = capture::sweep(&layout.capture_dir()) {
         tracing::warn!(%error, "old captures stay behind");
     }
-    let (log, recovered) = LogStore::open(disk, &layout, claim.identity, Options::default())?;
+    let (log, recovered) = LogStore::open(store.disk().clone(), &layout, claim.identity, Options::default())?;
     tracing::info!(?recovered, "the log is open");
     if claim.is_new {
         if log.log_state().1.is_some() || log.vote().is_some() {

@@ -34,6 +34,8 @@ const SHARE: u32 = 20;
 /// How long openraft may take to hear of a snapshot, and a purge to be fsynced. A leader that is sending
 /// entries keeps them until they have left; it is tried again then.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What cannot be published here holds the log until it is this many times as long as one that is purged.
+const HELD_LOGS: u64 = 4;
 /// The longest pause after a round, however dear it was and however little it could give back.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -254,6 +256,7 @@ impl Keeper {
 
     /// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
     async fn give_back(&self) -> Result<Reclaimed, KeepError> {
+        self.machine.let_go_of_log(self.keeping.purge_log_bytes.saturating_mul(HELD_LOGS));
         if let Some(limit) = self.machine.purge_limit() {
             let mut purged = self.log.purged();
             if *purged.borrow() <= limit.index {

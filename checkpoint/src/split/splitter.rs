@@ -63,8 +63,17 @@ impl Pack {
         if self.files.is_empty() {
             return None;
         }
-        let Pack { files, payload, .. } = std::mem::take(self);
-        Some(Piece::Pack { files, payload: Bytes::from(payload) })
+        self.places.clear();
+        let files = std::mem::take(&mut self.files);
+        // A record is kept for a while, and one of tiny files fills little of the buffer: that is used again then.
+        let payload = if self.payload.len() < self.payload.capacity() / 2 {
+            let payload = Bytes::copy_from_slice(&self.payload);
+            self.payload.clear();
+            payload
+        } else {
+            Bytes::from(std::mem::take(&mut self.payload))
+        };
+        Some(Piece::Pack { files, payload })
     }
 }
 

@@ -27,7 +27,7 @@ impl Store {
             }
             // Some file systems hand out blocks again only after the removal is on the device.
             let group = self.layout().group_dir();
-            return Ok(self.inner.synced(disk.sync_dir(group), group)?);
+            return Ok(self.inner.sync_dir(group)?);
         }
         let before = held(disk, &path);
         if before == bytes && disk.stat(&path).is_ok_and(|stat| stat.len == bytes) {

@@ -79,7 +79,7 @@ pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), 
         Err(e) => return Err(at("move to the trash", &dir)(e).into()),
     };
     let point = || point_latest(disk, &job_dir, None).map_err(at("point `latest` in", &job_dir));
-    let sync = || inner.synced(disk.sync_dir(&job_dir), &job_dir);
+    let sync = || inner.sync_dir(&job_dir);
     // On a full disk there may be no room for a symlink before the epoch's own is given back.
     let pointed = point();
     sync()?;
@@ -112,7 +112,7 @@ pub(super) fn remove_job(inner: &Inner, job: &JobName) -> Result<(), StoreError>
         Err(e) => return Err(at("remove", &job_dir)(e).into()),
     }
     let all = inner.layout.epochs_dir();
-    Ok(inner.synced(inner.disk.sync_dir(&all), &all)?)
+    Ok(inner.sync_dir(&all)?)
 }
 
 // A name in the trash that nothing has: what could not be removed earlier must not stand in the way.

@@ -185,7 +185,7 @@ impl Healing<'_> {
         }
         if replaced {
             let shelf = self.inner.layout.blob_shelf(entry.digest.as_bytes()[0]);
-            self.inner.synced(self.inner.disk.sync_dir(&shelf), &shelf)?;
+            self.inner.sync_dir(&shelf)?;
         }
         Ok(inodes)
     }

@@ -161,7 +161,6 @@ impl Incoming {
 
     fn put(&mut self, data: &[u8]) -> Result<(), StoreError> {
         let path = self.path();
-        self.inner.not_broken("write", &path)?;
         let file = match &mut self.file {
             Some(file) => file,
             none => {
@@ -176,10 +175,10 @@ impl Incoming {
             }
         };
         if self.written > 0 && self.written.is_multiple_of(SYNC_BYTES) {
-            self.inner.synced(file.sync_data(), &path)?;
+            file.sync_data().map_err(at("sync", &path))?;
             if self.written == SYNC_BYTES {
                 let dir = self.inner.layout.incoming_dir();
-                self.inner.synced(self.inner.disk.sync_dir(&dir), &dir)?;
+                self.inner.sync_dir(&dir)?;
             }
         }
         file.write_at(data, self.written).map_err(at("write", &path))?;
@@ -336,7 +335,7 @@ impl Incoming {
     // What an earlier process has left: all of it if it is what it should be, else what was synced.
     fn trust(&mut self, file: &dyn DiskFile, len: u64) -> io::Result<()> {
         // Only what the device gives back counts.
-        self.inner.synced(file.sync_data(), &self.path()).map_err(|e| e.source)?;
+        file.sync_data()?;
         file.drop_cache()?;
         let synced = len.saturating_sub(1) / SYNC_BYTES * SYNC_BYTES;
         let mut hasher = Hasher::new();

@@ -90,7 +90,7 @@ impl Store {
         write.map_err(at("write", &temp))?;
         inner.sync_file(&temp)?;
         inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
-        Ok(inner.synced(inner.disk.sync_dir(&dir), &dir)?)
+        Ok(inner.sync_dir(&dir)?)
     }
 }
 

@@ -32,9 +32,6 @@ pub(super) fn publish(inner: &Inner, batch: &[Publish]) -> Vec<Result<(), Unpubl
     let _names = inner.lock_names();
     let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
-    if inner.is_broken() {
-        return epochs.iter().map(|epoch| Ok(inner.not_broken("publish", &epoch.tree(inner))?)).collect();
-    }
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
     work.each(&mut epochs, Work::link);
@@ -53,22 +50,52 @@ enum ToSync {
     Dir(PathBuf),
 }
 
+fn index_of(entry: usize) -> u32 {
+    u32::try_from(entry).expect("plans are limited to u32 entries")
+}
+
 // One epoch of the batch on its way.
 struct Building<'a> {
     publish: &'a Publish,
     // Published by an earlier run.
     done: bool,
     failed: Option<Unpublished>,
-    // Content that this attempt brings itself, by entry: a staged file, or a place in the tree.
-    own: BTreeMap<usize, PathBuf>,
-    contents: Vec<ToSync>,
-    names: Vec<ToSync>,
+    // By entry: whether this attempt brings the content itself, and where it is.
+    own: Vec<Own>,
+    contents: ToSyncs,
+    names: ToSyncs,
+}
+
+#[derive(Clone, Copy)]
+enum Own {
+    No,
+    // The staged file of the entry.
+    Staged,
+    // Its place in the tree.
+    Tree,
+}
+
+// A list of up to a million: by name only as long as they are synced one by one.
+#[derive(Default)]
+struct ToSyncs {
+    count: usize,
+    few: Vec<ToSync>,
+}
+
+impl ToSyncs {
+    fn push(&mut self, what: impl FnOnce() -> ToSync) {
+        self.count += 1;
+        if self.count <= SYNC_EACH_MAX {
+            self.few.push(what());
+        }
+    }
 }
 
 impl<'a> Building<'a> {
     fn new(publish: &'a Publish) -> Building<'a> {
-        let (contents, names) = (Vec::new(), Vec::new());
-        Building { publish, done: false, failed: None, own: BTreeMap::new(), contents, names }
+        let own = vec![Own::No; publish.manifest.entries.len()];
+        let (contents, names) = (ToSyncs::default(), ToSyncs::default());
+        Building { publish, done: false, failed: None, own, contents, names }
     }
 
     fn tree(&self, inner: &Inner) -> PathBuf {
@@ -135,24 +162,23 @@ impl Work<'_> {
                 EntryKind::File if entry.size == 0 => {
                     let make = || self.disk.write_new(&path, &[], entry.mode);
                     try_twice(self.disk, &tree, &path, make).map_err(at("make the file", &path))?;
-                    epoch.contents.push(ToSync::File(path));
+                    epoch.contents.push(|| ToSync::File(path));
                 }
                 EntryKind::File => match source {
                     Source::Staged => {
-                        let file = u32::try_from(index).expect("plans are limited to u32 entries");
-                        let staged = layout.staged_file(*attempt, file);
+                        let staged = layout.staged_file(*attempt, index_of(index));
                         match self.prepare_staged(&staged, entry) {
                             Ok(()) => {
-                                epoch.contents.push(ToSync::File(staged.clone()));
-                                epoch.own.insert(index, staged);
+                                epoch.contents.push(|| ToSync::File(staged));
+                                epoch.own[index] = Own::Staged;
                             }
                             Err(lost) => self.fall_back(entry, lost)?,
                         }
                     }
                     Source::Unpacked => match self.check_unpacked(&path, entry) {
                         Ok(()) => {
-                            epoch.contents.push(ToSync::File(path.clone()));
-                            epoch.own.insert(index, path);
+                            epoch.contents.push(|| ToSync::File(path));
+                            epoch.own[index] = Own::Tree;
                         }
                         Err(lost) => self.fall_back(entry, lost)?,
                     },
@@ -267,8 +293,8 @@ impl Work<'_> {
                 let clone = || self.disk.clone_file(&other, &path);
                 try_twice(self.disk, &tree, &path, clone).map_err(at("clone into", &path))?;
                 self.disk.set_mode(&path, entry.mode).map_err(at("set the mode of", &path))?;
-                epoch.contents.push(ToSync::File(path.clone()));
-                epoch.own.insert(index, path);
+                epoch.contents.push(|| ToSync::File(path));
+                epoch.own[index] = Own::Tree;
             }
             // Content of this very batch may bear the name by the time it is linked; if not, step 3 says so.
             Held::Corrupt(..) | Held::Missing => {}
@@ -277,9 +303,9 @@ impl Work<'_> {
     }
 
     // Steps 2 and 4: each alone when they are few, else all at once.
-    fn sync(&mut self, epochs: &mut [Building<'_>], list: fn(&mut Building<'_>) -> Vec<ToSync>) {
-        let lists: Vec<Vec<ToSync>> = epochs.iter_mut().map(list).collect();
-        let count: usize = lists.iter().map(Vec::len).sum();
+    fn sync(&mut self, epochs: &mut [Building<'_>], list: fn(&mut Building<'_>) -> ToSyncs) {
+        let lists: Vec<ToSyncs> = epochs.iter_mut().map(list).collect();
+        let count: usize = lists.iter().map(|list| list.count).sum();
         if count > SYNC_EACH_MAX {
             if let Err(e) = self.inner.sync_everything() {
                 epochs.iter_mut().filter(|epoch| !epoch.done).for_each(|epoch| epoch.fail_io(&e));
@@ -287,9 +313,9 @@ impl Work<'_> {
             return;
         }
         for (epoch, list) in epochs.iter_mut().zip(lists) {
-            let result = list.iter().try_for_each(|what| match what {
+            let result = list.few.iter().try_for_each(|what| match what {
                 ToSync::File(path) => self.inner.sync_file(path),
-                ToSync::Dir(path) => self.inner.synced(self.disk.sync_dir(path), path),
+                ToSync::Dir(path) => self.inner.sync_dir(path),
             });
             if let (Err(e), None) = (result, &epoch.failed) {
                 epoch.failed = Some(e.into());
@@ -308,7 +334,12 @@ impl Work<'_> {
                 continue;
             }
             let path = tree.join(entry.path.as_os_str());
-            self.linker.link_file(entry, epoch.own.get(&index), &path)?;
+            let own = match epoch.own[index] {
+                Own::No => None,
+                Own::Staged => Some(layout.staged_file(*attempt, index_of(index))),
+                Own::Tree => Some(path.clone()),
+            };
+            self.linker.link_file(entry, own.as_ref(), &path)?;
             shelves.insert(entry.digest.as_bytes()[0]);
         }
         let bytes = manifest.encode();
@@ -318,21 +349,25 @@ impl Work<'_> {
         }
         let building = layout.building_dir(*attempt);
         let file = building.join("manifest");
-        let bytes = encode_file(envelope, &bytes);
-        let write = || self.disk.write_new(&file, &bytes, 0o644);
+        let whole = encode_file(envelope, &bytes);
+        drop(bytes);
+        let write = || self.disk.write_new(&file, &whole, 0o644);
         try_twice(self.disk, &building, &file, write).map_err(at("write", &file))?;
-        epoch.names.push(ToSync::File(file));
+        drop(whole);
+        epoch.names.push(|| ToSync::File(file));
         // A parent sorts before its content: backwards is bottom-up.
         for entry in manifest.entries.iter().rev().filter(|entry| entry.kind == EntryKind::Directory) {
             let path = if entry.path.is_root() { tree.clone() } else { tree.join(entry.path.as_os_str()) };
             if entry.mode != 0o700 {
                 self.disk.set_mode(&path, entry.mode).map_err(at("set the mode of", &path))?;
             }
-            epoch.names.push(ToSync::Dir(path));
+            epoch.names.push(|| ToSync::Dir(path));
         }
         self.disk.set_mode(&building, 0o755).map_err(at("set the mode of", &building))?;
-        epoch.names.push(ToSync::Dir(building));
-        epoch.names.extend(shelves.into_iter().map(|first| ToSync::Dir(layout.blob_shelf(first))));
+        epoch.names.push(|| ToSync::Dir(building));
+        for first in shelves {
+            epoch.names.push(|| ToSync::Dir(layout.blob_shelf(first)));
+        }
         Ok(())
     }
 
@@ -360,11 +395,11 @@ impl Work<'_> {
             return;
         }
         let all = self.inner.layout.epochs_dir();
-        let mut result = self.inner.synced(self.disk.sync_dir(&all), &all);
+        let mut result = self.inner.sync_dir(&all);
         for (job, epoch) in newest {
             let job_dir = self.inner.layout.job_dir(&job);
             if result.is_ok() {
-                result = self.inner.synced(self.disk.sync_dir(&job_dir), &job_dir).and_then(|()| {
+                result = self.inner.sync_dir(&job_dir).and_then(|()| {
                     expire::point_latest(self.disk, &job_dir, Some(epoch))
                         .map_err(at("point `latest` in", &job_dir))
                 });

@@ -46,7 +46,6 @@ fn each(batch: &mut [Arrived], mut step: impl FnMut(&mut Incoming) -> Result<(),
 // All has come, and it is what it should be: it gets its mode.
 fn complete(inner: &Inner, incoming: &mut Incoming) -> Result<(), IncomingError> {
     let (path, Content { digest, mode, size }) = (incoming.path(), incoming.content());
-    inner.not_broken("shelve", &path)?;
     incoming.flush()?;
     if incoming.have() < size {
         let why = format!("only {} of its {size} bytes have come", incoming.have());

@@ -204,10 +204,13 @@ pub fn no_answer_before_slow_followers(name: &str, rng: &mut Rng) {
 enum Place {
     Staged,
     Wal,
+    /// The folder in which the epoch appears: after it was committed.
+    Published,
 }
 
-/// EIO on the fdatasync of a staged file and of the WAL, on a follower, on the
-/// leader, and on both followers at once: the node ends with an error, the
+/// EIO on the fdatasync of a staged file and of the WAL, and on the fsync of the
+/// folder that an epoch is published in, on a follower, on the leader, and on
+/// both followers at once: the node ends with an error, the
 /// others carry on, nobody acknowledges what a quorum does not hold, and after
 /// the restart everything acknowledged is there.
 ///
@@ -221,8 +224,12 @@ pub fn failed_fsync_is_final(name: &str, rng: &mut Rng) {
         Cluster::start(name, Options { heartbeat_ms: 300, election_ms: (6000, 8000), ..Options::default() });
     let (mut history, mut known) = (History::default(), Cache::default());
     let mut epoch = 0;
-    for place in [Place::Staged, Place::Wal] {
+    for place in [Place::Staged, Place::Wal, Place::Published] {
         for victims in ["follower", "leader", "both followers"] {
+            if place == Place::Published && victims == "both followers" {
+                // They fail behind the commit, which is acknowledged or not.
+                continue;
+            }
             epoch += 1;
             let leader = cluster.leader();
             let followers = cluster.first(leader).split_off(1);
@@ -289,6 +296,7 @@ fn plant(cluster: &Cluster, id: u64, place: Place, epoch: u64) -> Option<Trace> 
                 .map(|entry| entry.path())
                 .collect()
         }
+        Place::Published => vec![node.data.join("epochs/eio")],
         Place::Staged => {
             let applied = wait_until(PATIENCE, "a status", || {
                 cluster.status().map_err(|output| output.to_string())

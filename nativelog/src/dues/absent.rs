@@ -17,6 +17,7 @@ impl Ground<'_> {
     pub fn compare_with_disk(&self, overview: &Overview) -> Result<bool, StoreError> {
         let there = directories(self.store)?;
         self.note_absent(overview, &there)?;
+        self.dues.looked();
         Ok(self.owe(overview.surplus(self.store, &there), []))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use checkpoint::{Digest, EntryKind, JobName};
+use checkpoint::{Digest, EntryKind, JobName, Source};
 
 use super::Publication;
 use super::debts::{Debts, Owed, Pack, Unpublished};
@@ -40,6 +40,13 @@ pub struct Tree {
     pub packs: Vec<Pack>,
     /// The first thing that went wrong while unpacking.
     pub failed: Option<String>,
+    /// The log is not held for its packs any more.
+    let_go: bool,
+}
+
+/// Whether something of the epoch's content came in packs, which are in the log until they are unpacked.
+fn has_packs(epoch: &PublishEpoch) -> bool {
+    epoch.sources.contains(&Source::Unpacked)
 }
 
 /// Everything, under one lock that is never held over a disk.
@@ -50,6 +57,8 @@ pub struct Book {
     /// By attempt: a number may be another epoch's once its job was removed.
     pub failed: BTreeMap<u64, Failed>,
     pub missing: BTreeMap<EpochKey, Absent>,
+    /// While nobody has looked which of the sealed epochs are here: those that are here for certain.
+    seen: Option<BTreeSet<EpochKey>>,
     pub trees: BTreeMap<u64, Tree>,
     pub released: BTreeMap<Digest, Owed>,
     pub expiring: BTreeMap<EpochKey, u64>,
@@ -69,6 +78,7 @@ impl Book {
             waiting: BTreeMap::new(),
             failed: BTreeMap::new(),
             missing: BTreeMap::new(),
+            seen: (base > 0).then(BTreeSet::new),
             trees: BTreeMap::new(),
             released: debts.released,
             expiring: debts.expiring,
@@ -78,7 +88,7 @@ impl Book {
         };
         for (attempt, packs) in debts.half_unpacked {
             let failed = Some("its files were not all unpacked before the last start".to_owned());
-            book.trees.insert(attempt, Tree { packs, failed });
+            book.trees.insert(attempt, Tree { packs, failed, let_go: false });
         }
         for Unpublished { epoch, why, expired } in debts.unpublished {
             let key = (epoch.job.clone(), epoch.epoch);
@@ -118,7 +128,23 @@ impl Book {
         match (self.waiting.get(key), self.missing.get(key)) {
             (Some(waiting), _) => waiting.publication.clone(),
             (None, Some(absent)) => Publication::Unpublished(absent.why.clone()),
-            (None, None) => Publication::Published,
+            (None, None) if self.seen.as_ref().is_none_or(|seen| seen.contains(key)) => {
+                Publication::Published
+            }
+            (None, None) => Publication::NotLooked,
+        }
+    }
+
+    /// All that was sealed before was looked for.
+    pub fn looked(&mut self) {
+        self.seen = None;
+    }
+
+    /// The directory of the epoch is here.
+    pub fn found(&mut self, key: &EpochKey) {
+        self.missing.remove(key);
+        if let Some(seen) = &mut self.seen {
+            seen.insert(key.clone());
         }
     }
 
@@ -141,6 +167,7 @@ impl Book {
         let key = (epoch.job.clone(), epoch.epoch);
         if self.waiting.get(&key).is_none_or(|waiting| waiting.attempt == epoch.attempt) {
             self.wait_no_more(&key);
+            self.found(&key);
         }
         self.trees.remove(&epoch.attempt);
         self.ended.insert(epoch.attempt, epoch.envelope.position.index);
@@ -245,9 +272,32 @@ impl Book {
 
     /// The attempt below which alone the log may be purged.
     pub fn needs_log_from(&self) -> Option<u64> {
-        let failed = self.failed.values().map(|failed| failed.epoch.attempt);
-        let half = self.trees.iter().filter(|(_, tree)| tree.failed.is_some()).map(|(id, _)| *id);
+        let failed = self.failed.values().filter(|failed| has_packs(&failed.epoch));
+        let failed = failed.map(|failed| failed.epoch.attempt);
+        let holds = |tree: &Tree| tree.failed.is_some() && !tree.packs.is_empty() && !tree.let_go;
+        let half = self.trees.iter().filter(|(_, tree)| holds(tree)).map(|(id, _)| *id);
         failed.chain(half).min()
+    }
+
+    /// Nothing holds the log for its packs any more: epochs that have some are missing from now on. Whether there
+    /// were such.
+    pub fn let_go(&mut self) -> bool {
+        let held = self.failed.iter().filter(|(_, failed)| has_packs(&failed.epoch));
+        let held: Vec<u64> = held.map(|(attempt, _)| *attempt).collect();
+        for attempt in &held {
+            let failed = &self.failed[attempt];
+            let (expired, why) = (failed.expired, failed.why.clone());
+            let sealed = failed.epoch.envelope.position.index;
+            let epoch = self.forget(*attempt, expired.unwrap_or(sealed));
+            if expired.is_none() {
+                let (key, root) = ((epoch.job.clone(), epoch.epoch), epoch.envelope.root);
+                self.waiting.remove(&key);
+                tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the log holds the epoch's packs no longer: it is to come from a peer");
+                self.missing.insert(key, Absent { attempt: epoch.attempt, root, why });
+            }
+        }
+        self.trees.values_mut().for_each(|tree| tree.let_go = tree.failed.is_some());
+        !held.is_empty()
     }
 
     /// What is owed of the records up to and including `index`.

@@ -1,8 +1,8 @@
 //! What this node still owes the records up to a position: never replicated, different on every node.
 //!
 //! A snapshot stands for all records below it, so whatever of their effects is not on this disk must be
-//! written down with it, or a start from it would forget the rest. Encoded inside a snapshot file and inside
-//! the catalog's clean marker; both have a digest over it.
+//! written down with it, or a start from it would forget the rest. Encoded inside a snapshot file, which has a digest
+//! over it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -69,6 +69,19 @@ impl Overview {
             .collect()
     }
 
+    /// Attempts whose epochs are directories here although they are above the ledger's marks: an earlier life made them of
+    /// what the log has above its snapshot, and is about to be applied again. One that does not say whose it is
+    /// is left out.
+    pub fn published_above(&self, store: &Store) -> BTreeSet<u64> {
+        let there = directories(store).unwrap_or_default();
+        let above =
+            there.iter().filter(|(job, epoch)| self.jobs.get(job).is_none_or(|(mark, _)| epoch > mark));
+        above
+            .filter_map(|(job, epoch)| store.envelope(job, *epoch).ok()?)
+            .map(|found| found.attempt)
+            .collect()
+    }
+
     /// What lies on the shelves, is not `known` to the ledger whose overview this is, and is in no directory above its
     /// marks: content that records up to the ledger's position let go of, or that came for an earlier ledger. With its
     /// bytes. `None` while such a directory has a manifest that cannot be read: what it holds is unknown.

@@ -104,9 +104,7 @@ impl Ledger {
             open.cover_whole(file, FileState::Reused(digest));
             if open.held.insert(content) {
                 contents.hold_id(content);
-                self.changes.row(RowKey::Content(content));
             }
-            self.changes.row(RowKey::File(attempt, file));
         }
     }
 
@@ -117,7 +115,6 @@ impl Ledger {
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
         // The epoch takes hold of its content before the attempt lets go of what it reused.
         let held = self.hold_sealed(&tree);
-        self.changes.rows.extend(held.iter().map(|id| RowKey::Content(*id)));
         let sealed = Arc::new(sealed);
         self.touch(RowKey::Epoch(name.clone(), epoch));
         self.touch(RowKey::EpochContent(name.clone(), epoch));
@@ -179,7 +176,6 @@ impl Ledger {
         self.touch(RowKey::EpochContent(name.clone(), epoch));
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
         let released = self.release(&gone.content);
-        self.changes.rows.extend(gone.content.iter().map(|id| RowKey::Content(*id)));
         Effect::Expire { job: name.clone(), epoch, released }
     }
 
@@ -187,10 +183,9 @@ impl Ledger {
     fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
         let released = self.release(&gone.held);
-        self.changes.rows.extend(gone.held.iter().map(|id| RowKey::Content(*id)));
         self.planned -= u64::from(gone.terms.plan_entries);
         self.job_mut(&gone.terms.job).open.remove(&id);
-        self.changes.attempt_gone(id);
+        self.changes.row(RowKey::Attempt(id));
         self.remember(&gone.terms.job, &gone.terms.commit, (id, how), at);
         self.gone.attempts.push(gone);
         Effect::Discard { attempt: id, released }

@@ -1,39 +1,71 @@
-//! Which rows of the ledger changed since they were last asked for: what the catalog has to write.
-//! Bookkeeping only; no verdict ever looks at it.
+//! What people list of the ledger, and which rows of that changed since the catalog was last written. Bookkeeping
+//! only; no verdict ever looks at it.
+//!
+//! **Never** a row for every content, page, file or range: an epoch has up to a million of them, and nobody lists them.
 
 use std::collections::BTreeSet;
 
+use super::Ledger;
 use super::rows::RowKey;
 
-/// Rows that changed since the last drain.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Rows to write anew, or to remove when the ledger has them no more.
-    pub rows: BTreeSet<RowKey>,
-    /// Attempts that ended: every row of theirs goes.
-    pub attempts_gone: BTreeSet<u64>,
+impl RowKey {
+    /// Whether people list it: the catalog has these rows and no others.
+    pub fn is_listed(&self) -> bool {
+        matches!(self, RowKey::Meta | RowKey::Job(_) | RowKey::Epoch(..) | RowKey::Attempt(_))
+    }
 }
 
-/// Changed rows, copied out of the ledger: see [`Changes`].
+/// Key and value of a row that changed; without a value it is gone.
+pub type ChangedRow = (Vec<u8>, Option<Vec<u8>>);
+
+/// Listed rows that changed since they were last taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ChangedRows {
-    /// Attempts that ended: every row of theirs goes, before the rest is written.
-    pub attempts_gone: Vec<u64>,
-    /// Keys and values; a key without a value goes.
-    pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-}
+pub(super) struct Changes(BTreeSet<RowKey>);
 
 impl Changes {
-    pub(super) fn row(&mut self, key: RowKey) {
-        self.rows.insert(key);
+    pub fn row(&mut self, key: RowKey) {
+        if key.is_listed() {
+            self.0.insert(key);
+        }
+    }
+}
+
+impl Ledger {
+    /// Takes up to `max` of the listed rows that changed, as they are now, for the catalog: the ledger forgets that
+    /// they did. None when there are no more.
+    pub fn take_changed(&mut self, max: usize) -> Vec<ChangedRow> {
+        let mut taken = Vec::new();
+        while taken.len() < max
+            && let Some(key) = self.changes.0.pop_first()
+        {
+            taken.push((key.to_bytes(), self.row(&key)));
+        }
+        taken
     }
 
-    pub(super) fn attempt_gone(&mut self, id: u64) {
-        self.attempts_gone.insert(id);
+    /// Counts every listed row as changed, and `others`, which a catalog has from before.
+    pub fn list_anew(&mut self, others: impl IntoIterator<Item = RowKey>) {
+        let listed: BTreeSet<RowKey> = self.listed_keys().collect();
+        self.changes.0.extend(listed);
+        others.into_iter().for_each(|key| self.changes.row(key));
     }
 
-    /// Whether nothing changed.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.attempts_gone.is_empty()
+    /// This ledger takes the place of `before`: a catalog that followed that one may follow this one now.
+    pub fn succeeds(&mut self, before: &Ledger) {
+        self.list_anew(before.listed_keys().chain(before.changes.0.iter().cloned()));
+    }
+
+    /// How many rows people list.
+    pub fn listed_rows(&self) -> u64 {
+        let epochs: usize = self.jobs.values().map(|job| job.epochs.len()).sum();
+        (1 + self.jobs.len() + epochs + self.open.len()) as u64
+    }
+
+    fn listed_keys(&self) -> impl Iterator<Item = RowKey> {
+        let jobs = self.jobs.iter().flat_map(|(name, job)| {
+            let epochs = job.epochs.keys().map(move |epoch| RowKey::Epoch(name.clone(), *epoch));
+            std::iter::once(RowKey::Job(name.clone())).chain(epochs)
+        });
+        std::iter::once(RowKey::Meta).chain(jobs).chain(self.open.keys().map(|id| RowKey::Attempt(*id)))
     }
 }

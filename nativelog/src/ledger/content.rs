@@ -157,7 +157,7 @@ impl Contents {
             built.bytes = built.bytes.saturating_add(content.bytes);
             built.sum.put(&summed(id, &content.digest, content.bytes));
         }
-        // Free slots cost no row: a hostile count must not cost memory beyond four bytes each.
+        // Free slots cost no row, but as much memory as others: what is decoded has the digest of its sender.
         built.slots.resize(slots as usize, None);
         built.free = (0..slots).filter(|id| built.slots[*id as usize].is_none()).collect();
         Some(built)

@@ -5,7 +5,6 @@
 //! all that. Decoding takes only what encoding makes.
 
 use super::Ledger;
-use super::changes::{ChangedRows, Changes};
 use super::rows::{Builder, DecodeError, RowKey, Writer};
 
 const MAGIC: &[u8] = b"epochlog ledger 2\n";
@@ -40,38 +39,6 @@ impl Ledger {
             rest = after;
         }
         builder.finish()
-    }
-
-    /// Builds a ledger from its rows in order of keys, as [`Ledger::rows`] gives them.
-    ///
-    /// # Errors
-    /// Rows that are not those of one ledger.
-    pub fn from_rows(rows: impl IntoIterator<Item = (RowKey, Vec<u8>)>) -> Result<Ledger, DecodeError> {
-        let mut builder = Builder::default();
-        for (key, value) in rows {
-            builder.add(key, &value)?;
-        }
-        builder.finish()
-    }
-
-    /// The rows in what [`Ledger::encode`] wrote, keys and values as bytes, unchecked.
-    pub fn encoded_rows(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let body = bytes.len().saturating_sub(DIGEST_BYTES);
-        let mut rest = bytes[..body].strip_prefix(MAGIC).unwrap_or_default();
-        std::iter::from_fn(move || {
-            let (key, value, after) = split_row(rest)?;
-            rest = after;
-            Some((key, value))
-        })
-    }
-
-    /// The rows that changed, as they are now.
-    pub fn changed_rows(&self, changes: &Changes) -> ChangedRows {
-        let row = |key: &RowKey| (key.to_bytes(), self.row(key));
-        ChangedRows {
-            attempts_gone: changes.attempts_gone.iter().copied().collect(),
-            rows: changes.rows.iter().map(row).collect(),
-        }
     }
 
     /// Writes every row where it belongs, without a copy: a ledger may have a million.

@@ -1,4 +1,4 @@
-//! The ledger as rows: the one form in which it leaves memory, in a snapshot and in the catalog.
+//! The ledger as rows: the one form in which it leaves memory, all of them in a snapshot, a few in the catalog.
 //!
 //! Every row has a key ([`RowKey`]) and a value of fixed fields. What follows from other rows (merged digests,
 //! indexes, counters) has none. Each table has a file with the put and the take of its rows side by side; here

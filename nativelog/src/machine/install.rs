@@ -5,6 +5,7 @@
 //! hold the new ledger: from the moment they are durable, whatever happens, the next start goes on from there.
 
 use std::io;
+use std::sync::Arc;
 
 use checkpoint::store::{Store, StoreError};
 
@@ -35,8 +36,8 @@ impl Machine {
     ///
     /// # Errors
     /// [`SnapshotError`]; the machine is as before then.
-    pub fn install(&self, capture: &Capture) -> Result<(), SnapshotError> {
-        let ledger = checked(capture)?;
+    pub fn install(self: &Arc<Self>, capture: &Capture) -> Result<(), SnapshotError> {
+        let mut ledger = checked(capture)?;
         let position = capture.meta.position;
         let mut snapshots = lock(&self.snapshots);
         let paused = self.performer.pause();
@@ -49,26 +50,28 @@ impl Machine {
             succession(&self.store, self.dues.debts(u64::MAX), &ledger).map_err(unlisted)?
         };
         // Ranges and files of open attempts may have been here before, and not been synced.
-        if let Err(source) = self.store.disk().sync_fs(self.store.layout().data_dir()) {
-            snapshots.unsure = true;
-            return Err(SnapshotError::Io { what: "sync the file system".into(), source });
-        }
+        sync_everything(&self.store)?;
         let kept = keep_twice(&mut snapshots.folder, capture, &debts);
         self.show_kept(&snapshots.folder);
         kept?;
         snapshots.expected.superseded(&**self.store.disk());
-        self.project_anew(capture.ledger.clone());
         let overview = Overview::of(&ledger);
         {
             let mut own = self.write();
+            ledger.succeeds(&own);
             *own = ledger;
             self.dues.begin_anew(position.index + 1, debts, &own);
             self.performer.reset(&paused, position.index + 1);
         }
         self.applied.send_replace(position.index + 1);
         drop(paused);
-        if let Err(error) = self.ground().note_absent(&overview, &there) {
-            tracing::warn!(%error, "cannot look for missing epochs: they stay unnoticed until the next start");
+        match self.ground().note_absent(&overview, &there) {
+            Ok(()) => self.dues.looked(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for missing epochs; it is tried again");
+                self.look_for_missing(overview)
+                    .map_err(|source| SnapshotError::Io { what: "start a thread".into(), source })?;
+            }
         }
         Ok(())
     }
@@ -93,14 +96,15 @@ pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
         .map_err(|source| SnapshotError::Io { what: "read what was expected".into(), source })?;
     let debts = found.map(|found| found.debts).unwrap_or_default();
     let (debts, _) = succession(store, debts, &ledger).map_err(unlisted)?;
-    let data = store.layout().data_dir();
-    store
-        .disk()
-        .sync_fs(data)
-        .map_err(|source| SnapshotError::Io { what: "sync the file system".into(), source })?;
+    sync_everything(store)?;
     keep_twice(&mut folder, capture, &debts)?;
     expected.superseded(&**store.disk());
     Ok(())
+}
+
+fn sync_everything(store: &Store) -> Result<(), SnapshotError> {
+    let synced = store.disk().sync_fs(store.layout().data_dir());
+    synced.map_err(|source| SnapshotError::Io { what: "sync the file system".into(), source })
 }
 
 fn checked(capture: &Capture) -> Result<Ledger, SnapshotError> {

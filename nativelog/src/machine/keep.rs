@@ -32,7 +32,6 @@ impl Machine {
     /// [`SnapshotError`]; what is on disk before stays.
     pub fn keep(&self, capture: Capture) -> Result<SnapshotMeta, SnapshotError> {
         let position = capture.meta.position;
-        lock(&self.catalog).encoded = capture.ledger.len() as u64;
         if !self.performer.wait_performed(position.index) {
             return Err(SnapshotError::NotNow("the node stops".into()));
         }
@@ -44,16 +43,10 @@ impl Machine {
         {
             return Ok(newest.clone());
         }
-        if snapshots.unsure {
-            return Err(SnapshotError::NotNow(
-                "an earlier sync failed: what is on the device is unknown until the next start".into(),
-            ));
-        }
-        if let Err(source) = self.sync_unpacked() {
-            snapshots.unsure = true;
+        self.sync_unpacked().map_err(|source| {
             let what = format!("sync the file system of {}", self.store.layout().data_dir().display());
-            return Err(SnapshotError::Io { what, source });
-        }
+            SnapshotError::Io { what, source }
+        })?;
         snapshots.expected.owe(&self.dues, &self.pins, position.index);
         let debts = self.dues.debts(position.index);
         let kept = snapshots.folder.keep(&capture, &debts);
@@ -64,7 +57,7 @@ impl Machine {
     }
 
     /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.
-    pub(super) fn sync_unpacked(&self) -> std::io::Result<()> {
+    fn sync_unpacked(&self) -> std::io::Result<()> {
         if self.dues.take_unsynced() {
             self.store.disk().sync_fs(self.store.layout().data_dir())?;
         }
@@ -91,8 +84,16 @@ impl Machine {
         Ok(read?.map(|(capture, _)| capture))
     }
 
+    /// What cannot be published here (a name that this file system cannot hold, say) holds the log for its packs, but
+    /// no more than `bytes_max` of it: then such epochs are missing here, and come from peers.
+    pub fn let_go_of_log(&self, bytes_max: u64) {
+        if self.log.wal_bytes() > bytes_max && self.dues.needs_log_from().is_some() {
+            self.dues.let_go();
+        }
+    }
+
     /// The position up to which the log may be purged now: the older of the two kept snapshots, below every
-    /// pin, and below the first attempt whose sealed epoch is not published here. `None` when nothing may go that
+    /// pin, and below the first attempt whose packs are still needed here. `None` when nothing may go that
     /// is not gone already.
     pub fn purge_limit(&self) -> Option<LogId> {
         let older = self.kept.borrow().1.as_ref()?.position;

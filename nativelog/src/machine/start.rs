@@ -1,16 +1,15 @@
 //! What a machine makes of the folders it finds.
 //!
-//! | catalog | snapshots | the log | done |
-//! |---|---|---|---|
-//! | clean, this node's, its position in the log and not below the newest snapshot | any | any | it is the ledger |
-//! | anything else, or none | a good one | reaches back to it | the newest good one is the ledger; the log is replayed from there |
-//! | anything else, or none | a good one | ends below it, or differs there | an install was cut short: the log is purged up to it |
-//! | anything else, or none | none good | not purged | all of the log is replayed |
-//! | anything else, or none | none good, or all below the purge point | purged | refused: what lies between is not here |
+//! | snapshots | the log | done |
+//! |---|---|---|
+//! | a good one | reaches back to it | the newest good one is the ledger; the log is replayed from there |
+//! | a good one | ends below it, or differs there | an install was cut short: the log is purged up to it |
+//! | none good | not purged | all of the log is replayed |
+//! | none good, or all below the purge point | purged | refused: what lies between is not here |
 //!
-//! A catalog that does not count is emptied and filled again in the background. A damaged snapshot is renamed to
-//! `*.damaged`; temporary files go. Nothing else is deleted, and nothing is reported as applied above the log's
-//! last entry.
+//! Nothing else is asked: what a snapshot holds (the ledger, the membership, what this node owes) survives in two of them
+//! and in the log above the older one, and nowhere else. A damaged snapshot is renamed to `*.damaged`; temporary files
+//! go. Nothing else is deleted, and nothing is reported as applied above the log's last entry.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +21,7 @@ use std::time::Duration;
 use checkpoint::store::Store;
 use tokio::sync::watch;
 
-use super::{Machine, Projection, Snapshots, lock};
-use crate::catalog::Catalog;
+use super::{Machine, Snapshots, project};
 use crate::dues::{Debts, Dues, Expected, Overview};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
@@ -31,8 +29,8 @@ use crate::record::LogId;
 use crate::snapshot::{Folder, FoundSnapshot, OpenFault};
 use crate::store::LogStore;
 
-/// The catalog follows the ledger at least this often while something changes.
-const PROJECT_EVERY: Duration = Duration::from_secs(1);
+/// Directories that could not be listed are listed again after this long.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Why a machine cannot start. What is on disk stays as it is, but for damaged snapshots, which were renamed.
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +83,6 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
 struct Beginning {
     ledger: Ledger,
     debts: Debts,
-    /// What the catalog has to be filled with first.
-    whole: Option<bytes::Bytes>,
 }
 
 impl Machine {
@@ -95,22 +91,22 @@ impl Machine {
     /// # Errors
     /// [`StartError`]. A catalog that does not open is left out, with a warning: it carries no promise.
     pub fn start(store: Arc<Store>, log: LogStore, catalog_dir: &Path) -> Result<Arc<Machine>, StartError> {
+        // One sink for every failed sync of this node: what watches the log stops it.
+        store.fault().tell({
+            let log = log.clone();
+            move |why| log.fail(why)
+        });
         let dir = store.layout().snapshots_dir();
         let (folder, found, damaged) = Folder::open(store.disk().clone(), dir.clone())?;
         let expected = Expected::read(&**store.disk(), &dir).map_err(io_error("read what was expected"))?;
-        let catalog = match Catalog::open(catalog_dir, log.owner()) {
-            Ok(catalog) => Some(catalog),
-            Err(error) => {
-                tracing::warn!(%error, "the catalog does not open; the ledger is rebuilt from snapshot and log");
-                None
-            }
-        };
-        let Beginning { ledger, debts, whole } = begin(&store, &log, catalog.as_ref(), found, &damaged)?;
+        let Beginning { mut ledger, debts } = begin(&store, &log, found, &damaged)?;
+        let catalog = project::open(catalog_dir, &mut ledger);
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
         let overview = Overview::of(&ledger);
+        let earlier = overview.published_above(&store);
         let dues = Arc::new(Dues::new(next, debts, &ledger));
-        let performer = Performer::start(store.clone(), log.clone(), next, dues.clone())
+        let performer = Performer::start(store.clone(), log.clone(), next, dues.clone(), earlier)
             .map_err(io_error("start the performer's thread"))?;
         let machine = Arc::new(Machine {
             ledger: RwLock::new(ledger),
@@ -120,8 +116,8 @@ impl Machine {
             store,
             log,
             kept: watch::Sender::new((folder.newest().cloned(), folder.older().cloned())),
-            snapshots: Mutex::new(Snapshots { folder, expected, unsure: false }),
-            catalog: Mutex::new(Projection { catalog, whole, encoded: u64::MAX }),
+            snapshots: Mutex::new(Snapshots { folder, expected }),
+            catalog: Mutex::new(catalog),
             pins: Arc::default(),
             gave_way_to: AtomicU64::new(0),
         });
@@ -133,30 +129,21 @@ impl Machine {
         Ok(machine)
     }
 
-    fn follow(self: &Arc<Self>) -> io::Result<()> {
-        let follower = Arc::downgrade(self);
-        let thread = std::thread::Builder::new().name("catalog".into());
-        thread.spawn(move || {
-            loop {
-                std::thread::sleep(PROJECT_EVERY);
-                let Some(machine) = follower.upgrade() else { return };
-                machine.project();
-            }
-        })?;
-        Ok(())
-    }
-
-    fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
+    /// In the background, until it has succeeded: before that nobody knows which of these epochs are here.
+    pub(super) fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
         let machine = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("missing-epochs".into());
         thread.spawn(move || {
-            let Some(machine) = machine.upgrade() else { return };
-            match machine.ground().compare_with_disk(&overview) {
-                Ok(true) => machine.performer.retry_now(),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot list the published epochs: missing ones stay unnoticed until the next start");
+            while let Some(machine) = machine.upgrade() {
+                match machine.ground().compare_with_disk(&overview) {
+                    Ok(true) => return machine.performer.retry_now(),
+                    Ok(false) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot list the published epochs; it is tried again")
+                    }
                 }
+                drop(machine);
+                std::thread::sleep(LOOK_AGAIN_AFTER);
             }
         })?;
         Ok(())
@@ -167,18 +154,11 @@ impl Machine {
 fn begin(
     store: &Store,
     log: &LogStore,
-    catalog: Option<&Catalog>,
     found: Option<FoundSnapshot>,
     damaged: &[String],
 ) -> Result<Beginning, StartError> {
-    let (purged, last) = log.log_state();
+    let (purged, _) = log.log_state();
     let position = found.as_ref().map(|found| found.capture.meta.position);
-    let known = |index| log.log_id_at(index);
-    let projected =
-        catalog.and_then(|catalog| catalog.load(&known, last, position.map(|position| position.index)));
-    if let Some((ledger, debts)) = projected {
-        return Ok(Beginning { ledger, debts, whole: None });
-    }
     let covered = match (position, purged) {
         (_, None) => true,
         (None, Some(_)) => false,
@@ -192,7 +172,7 @@ fn begin(
     }
     let Some(FoundSnapshot { capture, debts, ledger }) = found else { return Ok(Beginning::default()) };
     settle_log(log, capture.meta.position)?;
-    Ok(Beginning { ledger, debts, whole: Some(capture.ledger) })
+    Ok(Beginning { ledger, debts })
 }
 
 /// A snapshot was installed here and the log could not follow any more: everything up to it is here, and whatever the
@@ -213,11 +193,4 @@ fn settle_log(log: &LogStore, position: LogId) -> Result<(), StartError> {
     log.append(Vec::new(), Box::new(move |result| drop(answer.send(result))));
     let result = answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log has stopped")));
     result.map_err(io_error("purge the log up to the snapshot"))
-}
-
-impl Machine {
-    /// The catalog, filled anew from a whole ledger; what it holds now is of another history.
-    pub(super) fn project_anew(&self, whole: bytes::Bytes) {
-        lock(&self.catalog).whole = Some(whole);
-    }
 }

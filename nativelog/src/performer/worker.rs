@@ -25,11 +25,12 @@ pub struct Worker {
     store: Arc<Store>,
     log: LogStore,
     retry_at: Option<Instant>,
+    earlier: BTreeSet<u64>,
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, store: Arc<Store>, log: LogStore) -> Worker {
-        Worker { shared, store, log, retry_at: None }
+    pub fn new(shared: Arc<Shared>, store: Arc<Store>, log: LogStore, earlier: BTreeSet<u64>) -> Worker {
+        Worker { shared, store, log, retry_at: None, earlier }
     }
 
     pub fn run(mut self) {
@@ -176,6 +177,11 @@ impl Worker {
     }
 
     fn unpack(&self, attempt: u64, pack: Pack) {
+        if self.earlier.contains(&attempt) {
+            // Should the directory be gone when its Seal comes, it is unpacked then.
+            let why = "its epoch was a directory here before the start".to_owned();
+            return self.shared.dues.unpacked(attempt, pack, Err(why));
+        }
         let old = self.shared.dues.has_old_tree(attempt);
         // Where it stays, this is written over it.
         let clean = if old { self.store.discard(attempt).map_err(|error| error.to_string()) } else { Ok(()) };

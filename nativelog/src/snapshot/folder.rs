@@ -1,7 +1,7 @@
 //! The files in `snapshots/`: at most two good ones, damaged ones under another name, no temporary ones.
 //!
 //! A snapshot has its name only after its bytes are durable, and counts as kept only after its name is. The
-//! one it replaces is unlinked after that. A damaged one is renamed, never unlinked before two newer are kept.
+//! one it replaces is unlinked after that; after a failed sync none is ever kept again (`checkpoint::disk::StrictDisk`). A damaged one is renamed, never unlinked before two newer are kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,8 +41,6 @@ pub struct Folder {
     dir: PathBuf,
     /// Newest first.
     kept: Vec<Kept>,
-    /// The name of something here is not certain any more: nothing is kept before the next start.
-    broken: bool,
 }
 
 /// A snapshot as it was found at a start.
@@ -79,7 +77,7 @@ impl Folder {
         disk: Arc<dyn Disk>,
         dir: PathBuf,
     ) -> Result<(Folder, Option<FoundSnapshot>, Vec<String>), OpenFault> {
-        let mut folder = Folder { disk, dir, kept: Vec::new(), broken: false };
+        let mut folder = Folder { disk, dir, kept: Vec::new() };
         let names = folder.list()?;
         let (mut newest, mut damaged) = (None, Vec::new());
         for name in names {
@@ -171,12 +169,6 @@ impl Folder {
 
     /// Writes a snapshot, durably, and drops all but the two newest.
     pub fn keep(&mut self, capture: &Capture, debts: &Debts) -> Result<(), SnapshotError> {
-        if self.broken {
-            return Err(SnapshotError::NotNow(format!(
-                "an earlier sync of {} failed: what is there is unknown until the next start",
-                self.dir.display()
-            )));
-        }
         let index = capture.meta.position.index;
         let before = self.kept.iter().filter(|kept| kept.name.0 == index).map(|kept| kept.name.1 + 1);
         let name = (index, before.max().unwrap_or(0));
@@ -194,17 +186,13 @@ impl Folder {
         let temp = self.dir.join(format!("{}{TEMP}", file_name(name)));
         let written = ignore_missing(self.disk.unlink(&temp))
             .and_then(|()| self.disk.write_new(&temp, bytes, 0o600))
-            // A failed sync of a file that is then removed has promised nothing: the next try is another file.
             .and_then(|()| self.disk.open(&temp, Open::Write)?.sync_all())
             .and_then(|()| self.disk.rename(&temp, &path));
         if let Err(source) = written {
             self.unlink(&temp);
             return Err(io_error("write", &path, source));
         }
-        self.disk.sync_dir(&self.dir).map_err(|source| {
-            self.broken = true;
-            io_error("sync", &self.dir, source)
-        })
+        self.disk.sync_dir(&self.dir).map_err(|source| io_error("sync", &self.dir, source))
     }
 
     /// Damaged snapshots below two good ones are of no use to anybody.

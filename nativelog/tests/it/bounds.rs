@@ -171,7 +171,7 @@ fn a_cluster_remembers_so_many_outcomes_and_forgets_the_oldest_ends() {
         let newborn = compose::open_writer(&job(), id(n), now(&ledger));
         assert!(step(&mut ledger, &newborn).is_accepted());
         if n % 1000 == 0 {
-            drop(ledger.drain_changes());
+            drop(ledger.take_changed(usize::MAX));
         }
     }
     assert_eq!((ledger.outcomes(), ledger.horizon()), (OUTCOMES_MAX, Some(9)));
@@ -279,4 +279,29 @@ fn expiry_gives_back_all_content() {
     // The ids of what is gone are taken again, in the same order everywhere.
     step(&mut ledger, &whole(99, None));
     assert!(ledger.rows().any(|(key, _)| key == RowKey::Content(0)));
+}
+
+#[test]
+fn an_epoch_of_many_files_changes_three_rows_that_people_list() {
+    let mut ledger = Ledger::default();
+    let files: Vec<String> = (0..60).map(|file| format!("f{file:02}:30={}", file + 1)).collect();
+    let directory = Directory::parse(&files.join(" "));
+    let opening = Opening {
+        job: JobName::try_from("train").unwrap(),
+        epoch: None,
+        token: None,
+        commit: CommitId::from_bytes([1; 16]),
+        born: 0,
+        chunk_bytes: CHUNK as u32,
+        base: None,
+        labels: Vec::new(),
+        depends_on: Vec::new(),
+    };
+    let (pages, pack) = (Pages::new(&directory.entries), directory.pack(&directory.files()));
+    let record = compose::whole(&opening, &pages, &[pack], directory.root()).unwrap();
+    sealed(step(&mut ledger, &record));
+    assert_eq!(ledger.rows().filter(|(key, _)| matches!(key, RowKey::Content(_))).count(), 60);
+    let keys = ledger.take_changed(usize::MAX).into_iter().map(|(key, _)| RowKey::from_bytes(&key).unwrap());
+    let job = JobName::try_from("train").unwrap();
+    assert_eq!(keys.collect::<Vec<_>>(), [RowKey::Meta, RowKey::Job(job.clone()), RowKey::Epoch(job, 1)]);
 }

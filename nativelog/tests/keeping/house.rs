@@ -19,7 +19,7 @@ use crate::replica::{Replica, job};
 pub const DATA: &str = "/data";
 pub const ENOSPC: i32 = 28;
 
-/// Starts without a catalog, as after a kill; `None` when the disk fails.
+/// Starts without a catalog; `None` when the disk fails.
 pub fn try_start(disk: &CrashDisk) -> Option<Replica> {
     start_over(disk, Path::new("/dev/null/no-catalog"))
 }

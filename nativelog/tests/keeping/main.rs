@@ -10,6 +10,7 @@ mod debts;
 #[path = "../it/directory.rs"]
 #[allow(dead_code, reason = "shared with the tests of the ledger, which need more of it")]
 mod directory;
+mod faults;
 mod house;
 mod pins;
 mod removed_jobs;

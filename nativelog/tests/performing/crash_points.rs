@@ -16,7 +16,6 @@ fn start(disk: &CrashDisk) -> Option<Replica> {
     // The node has made its folder before.
     let _ = disk.create_dir(data);
     let _ = disk.sync_dir(Path::new("/"));
-    // No catalog: a process that died is rebuilt from the log alone.
     Replica::try_start(Arc::new(disk.clone()), data, Path::new("/dev/null/no-catalog"))
 }
 

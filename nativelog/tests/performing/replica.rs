@@ -32,8 +32,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts on what lies in `data`. An empty folder for the catalog stands for a process that was killed: all of
-    /// the log is applied and performed again.
+    /// Starts on what lies in `data`: all of the log above the newest snapshot is applied and performed again.
     pub fn start(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Replica {
         Replica::try_start(disk, data, catalog).expect("the replica starts")
     }
@@ -56,9 +55,10 @@ impl Replica {
 
     /// Without applying anything: nobody has said yet what of the log is committed.
     pub fn try_open(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Option<Replica> {
-        let store = Arc::new(Store::open(disk.clone(), data).ok()?);
+        let store = Arc::new(Store::open(disk, data).ok()?);
         let owner = Identity { node: 1, incarnation: [3; 16] };
-        let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).ok()?;
+        let (log, _) =
+            LogStore::open(store.disk().clone(), &Layout::new(data), owner, Options::default()).ok()?;
         let next = log.log_state().1.map_or(0, |last| last.index + 1);
         let machine = Machine::start(store.clone(), log.clone(), catalog).ok()?;
         let applied = machine.ledger().applied().map_or(0, |id| id.index + 1);
@@ -168,7 +168,15 @@ impl Replica {
     }
 
     pub fn publication(&self, epoch: u64) -> Option<Publication> {
-        self.machine.publication(&job(), epoch)
+        let begun = Instant::now();
+        loop {
+            let publication = self.machine.publication(&job(), epoch);
+            if publication != Some(Publication::NotLooked) {
+                return publication;
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody looks for epoch {epoch}");
+            std::thread::yield_now();
+        }
     }
 
     /// Waits until every effect was tried.

@@ -1,9 +1,11 @@
 //! A process that was killed performs everything again.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use checkpoint::EntryKind;
-use checkpoint::disk::RealDisk;
+use checkpoint::disk::{Disk, RealDisk};
+use checkpoint::testing::{CrashDisk, Op, OpKind};
 use nativelog::compose;
 
 use crate::directory::{CHUNK, Directory};
@@ -28,6 +30,37 @@ fn a_replay_leaves_no_half_built_tree_of_a_published_epoch() {
     replica.assert_published(1);
     assert!(!replica.store.layout().building_dir(attempt).exists(), "what was unpacked again stays for ever");
     replica.stop();
+}
+
+#[test]
+fn a_replay_unpacks_nothing_of_a_published_epoch_unless_its_directory_is_gone() {
+    for gone in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let disk = CrashDisk::new();
+        disk.create_dir(Path::new("/data")).unwrap();
+        let mut replica = Replica::start(Arc::new(disk.clone()), Path::new("/data"), temp.path());
+        let directory = Directory::parse("a:1000=1 b:2000=2");
+        let attempt = replica.begin(1, &directory);
+        replica.commit(compose::piece(attempt, directory.pack(&[1, 2])));
+        // More than the performer takes at once: it comes to the pack before it sees the seal.
+        replica.commit_blanks(600);
+        replica.seal(attempt, &directory);
+        replica.wait_performed();
+        let layout = replica.store.layout().clone();
+        replica.stop();
+
+        disk.clear_ops();
+        let replica = Replica::try_open(Arc::new(disk.clone()), Path::new("/data"), temp.path()).unwrap();
+        if gone {
+            checkpoint::durable::remove_tree(&disk, &layout.epoch_dir(&job(), 1)).unwrap();
+        }
+        replica.try_apply_all().unwrap();
+        replica.wait_performed();
+        replica.assert_published(1);
+        let unpacked = |op: &Op| op.kind == OpKind::Create && op.path.starts_with(layout.tree_dir(attempt));
+        assert_eq!(disk.ops().iter().any(unpacked), gone);
+        replica.stop();
+    }
 }
 
 /// With modes that let nobody but root write.

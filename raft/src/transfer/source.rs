@@ -1,7 +1,7 @@
 //! What peers may fetch here, read from the shelves, from staging and from the log.
 //!
-//! **Guarantee.** Nothing leaves unchecked: a manifest against its root, a blob whole against its digest (once
-//! for an inode and its time of change), a range against its subtree digest, a packed file against its
+//! **Guarantee.** Nothing leaves unchecked: a manifest against its root, a blob whole against its digest (every
+//! ten minutes for an inode and its time of change), a range against its subtree digest, a packed file against its
 //! digest, a payload against its header. What does not verify is a miss, so that the caller asks elsewhere.
 //!
 //! Everything here blocks: it runs on threads of its own.
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
@@ -24,6 +25,8 @@ use crate::proto::Miss;
 
 /// Blobs that are remembered as verified, at most.
 const VERIFIED_MAX: usize = 100_000;
+/// A blob that was verified so long ago may have rotted since: it is read again before it is sent.
+const VERIFIED_FOR: Duration = Duration::from_secs(600);
 
 const LAPSED: &str = "the attempt has ended without an epoch";
 
@@ -45,6 +48,8 @@ pub enum Unsent {
 }
 
 type Sent = Result<(), Unsent>;
+/// Content by inode, time of change and length, and when it was read whole.
+type Verified = HashMap<(u64, i128, u64), (Digest, Instant)>;
 
 /// A range of a staged file, as the ledger of the caller says it.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +70,7 @@ pub struct Range {
 pub struct Source {
     machine: Arc<Machine>,
     /// Inode, time of change and length of blobs that were read whole and have this digest.
-    verified: Mutex<HashMap<(u64, i128, u64), Digest>>,
+    verified: Mutex<Verified>,
 }
 
 fn missed(miss: Miss, why: impl Into<String>) -> Unsent {
@@ -121,7 +126,8 @@ impl Source {
             return send(&data.slice(offset.min(size) as usize..), out);
         }
         let key = (stat.ino, stat.mtime_ns, stat.len);
-        if self.verified().get(&key) != Some(&wanted) {
+        let fresh = |(digest, at): &(Digest, Instant)| *digest == wanted && at.elapsed() < VERIFIED_FOR;
+        if !self.verified().get(&key).is_some_and(fresh) {
             if hash(&*file, out)? != wanted {
                 return Err(self.rotten(&path));
             }
@@ -129,7 +135,7 @@ impl Source {
             if verified.len() >= VERIFIED_MAX {
                 verified.clear();
             }
-            verified.insert(key, wanted);
+            verified.insert(key, (wanted, Instant::now()));
         }
         let mut at = offset;
         while at < size {
@@ -143,7 +149,7 @@ impl Source {
         Ok(())
     }
 
-    fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, i128, u64), Digest>> {
+    fn verified(&self) -> std::sync::MutexGuard<'_, Verified> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

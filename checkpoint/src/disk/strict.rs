@@ -1,0 +1,261 @@
+//! A disk on which a failed sync is final.
+//!
+//! **Guarantees.** The first fsync, fdatasync or syncfs that fails, whoever asked for it, is told to the [`Fault`] with
+//! its file and call, and every later one fails: after an error the kernel may call pages clean that are not on the device,
+//! so a second try that succeeds proves nothing. What was not synced is not relied on, so nothing is made durable any more.
+//!
+//! **Never.** A write that finds no room, and a file that cannot be opened, are no faults: they fail alone.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::{Disk, DiskFile, FileKind, Open, Space, Stat};
+
+type Tell = Box<dyn FnOnce(&str) + Send>;
+
+/// The first sync that failed, and who wants to know. Clones share it.
+#[derive(Clone, Default)]
+pub struct Fault {
+    inner: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    why: Option<String>,
+    tell: Vec<Tell>,
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fault").field(&self.why()).finish()
+    }
+}
+
+impl Fault {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Call, file and the system's answer, once a sync has failed.
+    pub fn why(&self) -> Option<String> {
+        self.state().why.clone()
+    }
+
+    /// Calls `tell` with that, once: now, when a sync has failed already.
+    pub fn tell(&self, tell: impl FnOnce(&str) + Send + 'static) {
+        let mut state = self.state();
+        match state.why.clone() {
+            None => state.tell.push(Box::new(tell)),
+            Some(why) => {
+                drop(state);
+                tell(&why);
+            }
+        }
+    }
+
+    fn raise(&self, why: String) {
+        let tell = {
+            let mut state = self.state();
+            if state.why.is_some() {
+                return;
+            }
+            state.why = Some(why.clone());
+            std::mem::take(&mut state.tell)
+        };
+        tracing::error!(why, "a failed sync is final");
+        tell.into_iter().for_each(|tell| tell(&why));
+    }
+
+    fn sync(&self, call: &str, path: &Path, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if let Some(why) = self.why() {
+            return Err(io::Error::other(format!("an earlier sync failed ({why})")));
+        }
+        let result = sync();
+        if let Err(error) = &result
+            && !is_of_open(error)
+        {
+            self.raise(format!("{call} {} failed: {error}", path.display()));
+        }
+        result
+    }
+}
+
+// A directory is opened to be synced: what only that can answer says nothing of what was written.
+fn is_of_open(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, NotADirectory, NotFound, OutOfMemory, PermissionDenied};
+    let few = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied | OutOfMemory | Interrupted)
+        || error.raw_os_error().is_some_and(|number| few.contains(&number))
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct StrictDisk {
+    disk: Arc<dyn Disk>,
+    fault: Fault,
+}
+
+impl StrictDisk {
+    /// Over `disk`.
+    pub fn over(disk: Arc<dyn Disk>) -> StrictDisk {
+        StrictDisk { disk, fault: Fault::default() }
+    }
+
+    /// What has failed.
+    pub fn fault(&self) -> &Fault {
+        &self.fault
+    }
+
+    fn file(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+        Box::new(StrictFile { file, path: path.to_owned(), fault: self.fault.clone() })
+    }
+}
+
+impl Disk for StrictDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.file(path, self.disk.open(path, how)?))
+    }
+    fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.file(path, self.disk.open_direct(path, how)?))
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
+        self.disk.read_dir(path)
+    }
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        self.disk.stat(path)
+    }
+    fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.disk.read_link(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.link(from, to)
+    }
+    fn symlink(&self, target: &[u8], at: &Path) -> io::Result<()> {
+        self.disk.symlink(target, at)
+    }
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.disk.unlink(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir(path)
+    }
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.disk.set_mode(path, mode)
+    }
+    fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.clone_file(from, to)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.fault.sync("fsync of the names in", path, || self.disk.sync_dir(path))
+    }
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        self.fault.sync("syncfs", path, || self.disk.sync_fs(path))
+    }
+    fn free(&self, path: &Path) -> io::Result<Space> {
+        self.disk.free(path)
+    }
+    fn write_new(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+        self.disk.write_new(path, data, mode)
+    }
+    fn read_file(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+        self.disk.read_file(path, bytes_max)
+    }
+}
+
+#[derive(Debug)]
+struct StrictFile {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    fault: Fault,
+}
+
+impl DiskFile for StrictFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(data, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.fault.sync("fdatasync", &self.path, || self.file.sync_data())
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.fault.sync("fsync", &self.path, || self.file.sync_all())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file.set_mode(mode)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.allocate(offset, len)
+    }
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CrashDisk, OpKind};
+    use std::sync::mpsc;
+
+    #[test]
+    fn the_first_sync_that_fails_is_told_with_file_and_call_and_ends_all_others() {
+        let calls: [(OpKind, &str, fn(&dyn Disk) -> io::Result<()>); 4] = [
+            (OpKind::SyncData, "fdatasync /f failed", |disk| {
+                disk.open(Path::new("/f"), Open::Write)?.sync_data()
+            }),
+            (OpKind::SyncAll, "fsync /f failed", |disk| {
+                disk.open_direct(Path::new("/f"), Open::Write)?.sync_all()
+            }),
+            (OpKind::SyncDir, "fsync of the names in / failed", |disk| disk.sync_dir(Path::new("/"))),
+            (OpKind::SyncFs, "syncfs / failed", |disk| disk.sync_fs(Path::new("/"))),
+        ];
+        for (kind, said, call) in calls {
+            let crash = CrashDisk::new();
+            let strict = StrictDisk::over(Arc::new(crash.clone()));
+            strict.write_new(Path::new("/f"), b"bytes", 0o600).unwrap();
+            let (told, hears) = mpsc::channel();
+            strict.fault().tell(move |why| told.send(why.to_owned()).unwrap());
+            call(&strict).unwrap();
+            crash.fail_next(kind, "/", 5);
+            assert!(call(&strict).is_err());
+            let why = hears.try_recv().unwrap();
+            assert!(why.starts_with(said), "{why}");
+            for (_, _, later) in calls {
+                assert!(later(&strict).unwrap_err().to_string().contains(said));
+            }
+            // Who asks later hears it too.
+            let (told, hears) = mpsc::channel();
+            strict.fault().tell(move |why| told.send(why.to_owned()).unwrap());
+            assert_eq!(hears.try_recv().unwrap(), why);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_and_a_full_disk_are_no_faults() {
+        let crash = CrashDisk::new();
+        let strict = StrictDisk::over(Arc::new(crash.clone()));
+        assert!(strict.sync_dir(Path::new("/gone")).is_err());
+        crash.fail_next(OpKind::Write, "/f", 28);
+        assert!(strict.write_new(Path::new("/f"), b"bytes", 0o600).is_err());
+        assert_eq!(strict.fault().why(), None);
+    }
+}
