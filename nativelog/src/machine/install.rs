@@ -21,7 +21,7 @@ impl Machine {
     /// # Errors
     /// The disk refuses.
     pub fn expect(&self, ledger: &Ledger) -> io::Result<Pin> {
-        let pin = self.pin_here();
+        let pin = self.pin_for(ledger);
         let mut snapshots = lock(&self.snapshots);
         let own = self.ledger();
         snapshots.expected.more(&**self.store.disk(), &own, ledger, &pin)?;
