@@ -24,6 +24,7 @@ mod judge_begin;
 mod judge_pieces;
 mod judge_retention;
 mod judge_seal;
+mod quarantine;
 mod query;
 mod rows;
 mod verdict;
@@ -38,6 +39,7 @@ pub use admission::{Admission, NotAdmitted, Ticket};
 pub use changes::{ChangedRows, Changes};
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use job::COMMITS_REMEMBERED;
+pub use quarantine::QuarantineInfo;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
@@ -60,6 +62,8 @@ pub struct Ledger {
     open: BTreeMap<u64, attempt::Attempt>,
     ended: BTreeMap<u64, job::Ended>,
     content: content::Contents,
+    /// By the content's id.
+    quarantine: BTreeMap<u32, quarantine::Quarantined>,
     changes: Changes,
 }
 
@@ -75,6 +79,7 @@ impl Default for Ledger {
             open: BTreeMap::new(),
             ended: BTreeMap::new(),
             content: content::Contents::default(),
+            quarantine: BTreeMap::new(),
             changes: Changes::default(),
         }
     }

@@ -108,6 +108,8 @@ pub fn kind_name(header: &Record) -> &'static str {
         Some(Kind::Pin(_)) => "pin",
         Some(Kind::Unpin(_)) => "unpin",
         Some(Kind::Expire(_)) => "expire",
+        Some(Kind::Quarantine(_)) => "quarantine",
+        Some(Kind::Healed(_)) => "healed",
     }
 }
 

@@ -77,6 +77,8 @@ impl Ledger {
                 self.epoch_mut(&job, epoch).pins.remove(&owner);
                 self.changes.row(RowKey::Pin(job, epoch, owner));
             }
+            Change::Quarantine { content, found } => return self.put_in_quarantine(content, found, id.index),
+            Change::Healed { content } => return self.end_quarantine(&[content]),
             Change::Expire { job, epochs } => {
                 return epochs.into_iter().map(|epoch| self.expire(&job, epoch)).collect();
             }
@@ -110,6 +112,7 @@ impl Ledger {
     fn seal(&mut self, sealing: Sealing, id: LogId) -> Vec<Effect> {
         let sealed = sealing.answer(id);
         let envelope = sealing.envelope(&sealed);
+        let healed = self.healed_by(&sealing);
         let Sealing { attempt, terms, manifest, sources, content, unpack: packed, sealed_log_ms, .. } =
             sealing;
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
@@ -159,6 +162,7 @@ impl Ledger {
             sources,
         }));
         effects.extend(behind.into_iter().map(|attempt| self.end(attempt, Ending::Subsumed { by: epoch })));
+        effects.extend(self.end_quarantine(&healed));
         effects
     }
 
@@ -174,7 +178,7 @@ impl Ledger {
     }
 
     /// Ends an open attempt: it lets go of its content and leaves how it ended.
-    fn end(&mut self, id: u64, how: Ending) -> Effect {
+    pub(super) fn end(&mut self, id: u64, how: Ending) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
         let released = self.release(&gone.held);
         self.job_mut(&gone.terms.job).open.remove(&id);
@@ -189,6 +193,7 @@ impl Ledger {
         for id in ids {
             self.changes.row(RowKey::Content(*id));
             if let Some(content) = self.content.release(*id) {
+                self.forget_quarantine(*id);
                 released.push(Released { digest: content.digest, bytes: content.bytes });
             }
         }

@@ -1,6 +1,7 @@
 //! The judges' front door: reads a record against the ledger and answers with a change or a rejection.
 //! Nothing here changes the ledger; the same code serves the real step and the leader's dry run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use checkpoint::limits::CHUNK_BYTES_MAX;
@@ -93,6 +94,13 @@ pub(super) enum Change {
     Expire {
         job: JobName,
         epochs: Vec<u64>,
+    },
+    Quarantine {
+        content: u32,
+        found: BTreeMap<u64, String>,
+    },
+    Healed {
+        content: u32,
     },
 }
 
@@ -203,6 +211,8 @@ impl Ledger {
             Kind::Pin(pin) => self.judge_pin(pin),
             Kind::Unpin(unpin) => self.judge_unpin(unpin),
             Kind::Expire(expire) => self.judge_expire(expire),
+            Kind::Quarantine(quarantine) => self.judge_quarantine(quarantine),
+            Kind::Healed(healed) => self.judge_healed(healed),
         }
     }
 

@@ -8,6 +8,7 @@ use std::io;
 
 use checkpoint::store::{Store, StoreError};
 
+use super::start::avoid_quarantined;
 use super::{Machine, lock};
 use crate::dues::{Debts, Expected, Overview, Pin, succession};
 use crate::ledger::Ledger;
@@ -58,6 +59,7 @@ impl Machine {
         kept?;
         snapshots.expected.superseded(&**self.store.disk());
         self.project_anew(capture.ledger.clone());
+        avoid_quarantined(&self.store, &ledger, &self.ledger());
         let overview = Overview::of(&ledger);
         {
             let mut own = self.write();

@@ -108,6 +108,7 @@ impl Machine {
         let Beginning { ledger, debts, whole } = begin(&store, &log, catalog.as_ref(), found, &damaged)?;
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
+        avoid_quarantined(&store, &ledger, &Ledger::default());
         let overview = Overview::of(&ledger);
         let dues = Arc::new(Dues::new(next, debts, &ledger));
         let performer = Performer::start(store.clone(), log.clone(), next, dues.clone())
@@ -160,6 +161,21 @@ impl Machine {
             }
         })?;
         Ok(())
+    }
+}
+
+/// `latest` points to no epoch with content in quarantine; `before`: what it may have been told by another ledger.
+pub(super) fn avoid_quarantined(store: &Store, ledger: &Ledger, before: &Ledger) {
+    if ledger.quarantine().next().is_none() && before.quarantine().next().is_none() {
+        return;
+    }
+    for job in ledger.jobs() {
+        let avoid = ledger.quarantined_epochs(job);
+        if (!avoid.is_empty() || !before.quarantined_epochs(job).is_empty())
+            && let Err(error) = store.avoid(job, avoid)
+        {
+            tracing::warn!(%job, %error, "`latest` cannot be moved");
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub enum RowKey {
     Piece(u64, u32, u64),
     /// An attempt that ended and is remembered.
     Ended(u64),
+    /// Sealed content in quarantine.
+    Quarantine(u32),
 }
 
 impl RowKey {
@@ -56,6 +58,7 @@ impl RowKey {
             RowKey::File(id, file) => key.u8(9).u64(*id).u32(*file),
             RowKey::Piece(id, file, offset) => key.u8(10).u64(*id).u32(*file).u64(*offset),
             RowKey::Ended(id) => key.u8(11).u64(*id),
+            RowKey::Quarantine(id) => key.u8(20).u32(*id),
         };
     }
 
@@ -78,6 +81,7 @@ impl RowKey {
             9 => RowKey::File(key.u64()?, key.u32()?),
             10 => RowKey::Piece(key.u64()?, key.u32()?, key.u64()?),
             11 => RowKey::Ended(key.u64()?),
+            20 => RowKey::Quarantine(key.u32()?),
             _ => return Err(DecodeError("a row of no known table")),
         };
         key.end()?;
