@@ -79,6 +79,18 @@ impl LogRecord {
     pub fn bytes(&self) -> u64 {
         header_and_payload_bytes(&self.header)
     }
+
+    /// True for records that bring content or begin something. The others free space, end something, or are what a
+    /// leader needs to lead: they pass on a disk that is nearly full, and the reserve holds them.
+    pub fn brings_content(&self) -> bool {
+        use Kind::{Begin, Chunk, Link, Pack, Part, Reuse, Whole, Zero};
+        let kind = self.header.kind.as_ref();
+        self.header.payload_bytes > 0
+            || matches!(
+                kind,
+                Some(Begin(_) | Part(_) | Chunk(_) | Pack(_) | Zero(_) | Reuse(_) | Link(_) | Whole(_))
+            )
+    }
 }
 
 /// Bytes that a record takes in the log: its encoded header and its payload.

@@ -4,27 +4,25 @@
 //! A new leader starts counting when it begins to lead: the time between two leaders is not
 //! counted, so log time never runs faster than real time.
 
-use std::sync::Weak;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nativelog::compose;
 use nativelog::ledger::TICK_MS_MAX;
 
-use crate::propose::propose_tied;
-use crate::replica::Inner;
+use crate::propose::Proposer;
 
-pub(crate) async fn run(inner: Weak<Inner>) {
-    let Some(mut leaders) = inner.upgrade().map(|inner| inner.leadership.subscribe()) else { return };
+/// Writes log time while this node leads.
+pub(crate) async fn run(proposer: Arc<Proposer>) {
+    let mut leaders = proposer.leading.watch();
     let mut counted: Option<(u64, Instant)> = None;
     loop {
-        let Some(now) = inner.upgrade() else { return };
-        let pause = now.config.tick;
         let leadership = leaders.borrow_and_update().clone();
         match leadership {
             None => counted = None,
             Some(leadership) => {
                 let term = leadership.lead().term;
-                let idle = now.machine.ledger().attempts().next().is_none();
+                let idle = proposer.machine.ledger().attempts().next().is_none();
                 let since = counted.filter(|(of, _)| *of == term).map(|(_, at)| at);
                 match since {
                     _ if idle => counted = None,
@@ -33,7 +31,7 @@ pub(crate) async fn run(inner: Weak<Inner>) {
                         let read = Instant::now();
                         let elapsed = u64::try_from(read.duration_since(at).as_millis()).unwrap_or(u64::MAX);
                         let record = compose::tick(elapsed.min(TICK_MS_MAX));
-                        match propose_tied(&now, &leadership, &record).await {
+                        match proposer.propose_tied(&leadership, &record).await {
                             Ok(_) => counted = Some((term, read)),
                             Err(why) => tracing::debug!(%why, "a tick did not get through"),
                         }
@@ -41,9 +39,8 @@ pub(crate) async fn run(inner: Weak<Inner>) {
                 }
             }
         }
-        drop(now);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(proposer.config.tick) => {}
             changed = leaders.changed() => if changed.is_err() { return },
         }
     }

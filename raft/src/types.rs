@@ -40,8 +40,6 @@ pub type RaftEntry = openraft::Entry<Lead, Payload>;
 pub type Members = openraft::Membership<u64, openraft::BasicNode>;
 /// openraft's membership with its position.
 pub type StoredMembers = openraft::StoredMembership<Lead, u64, openraft::BasicNode>;
-/// The running consensus.
-pub type Raft = openraft::Raft<TypeConfig, crate::state_machine::StateMachine>;
 
 /// A record on its way through openraft. Cloning shares header and payload.
 #[derive(Clone)]
