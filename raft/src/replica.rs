@@ -134,6 +134,7 @@ impl Replica {
             consensus.clone(),
             intake.clone(),
             keeper.clone(),
+            Arc::new(proposer.clone()),
         );
         let mender =
             Mender::new(node, machine.clone(), log.clone(), transfers.clone(), intake.clone(), life.clone());

@@ -65,7 +65,7 @@ pub struct Range {
 /// This node's content.
 pub struct Source {
     machine: Arc<Machine>,
-    /// Inode, time of change and length of blobs that were read whole and have this digest.
+    /// Inode, time of change and length of blobs that were read whole, and the digest that they have.
     verified: Mutex<HashMap<(u64, i128, u64), Digest>>,
 }
 
@@ -122,15 +122,22 @@ impl Source {
             return send(&data.slice(offset.min(size) as usize..), out);
         }
         let key = (stat.ino, stat.mtime_ns, stat.len);
-        if self.verified().get(&key) != Some(&wanted) {
-            if hash(&*file, out)? != wanted {
-                return Err(self.rotten(&path));
+        let before = self.verified().get(&key).copied();
+        let found = match before {
+            Some(found) => found,
+            None => {
+                let found = hash(&*file, out)?;
+                let mut verified = self.verified();
+                if verified.len() >= VERIFIED_MAX {
+                    verified.clear();
+                }
+                verified.insert(key, found);
+                found
             }
-            let mut verified = self.verified();
-            if verified.len() >= VERIFIED_MAX {
-                verified.clear();
-            }
-            verified.insert(key, wanted);
+        };
+        // A bad one is remembered, too: all who lack it ask again and again.
+        if found != wanted {
+            return Err(self.rotten(&path));
         }
         let mut at = offset;
         while at < size {
