@@ -37,6 +37,7 @@ mod membership;
 pub mod network;
 mod peer;
 mod propose;
+mod quarantine;
 mod read;
 mod rejoin;
 mod repair;

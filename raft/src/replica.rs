@@ -25,6 +25,7 @@ use crate::network::Factory;
 use crate::network::peers::Peers;
 use crate::peer::{self, PeerService};
 use crate::propose::{Outcome, ProposalStream, Proposer};
+use crate::quarantine::Quarantine;
 use crate::read::Reads;
 use crate::repair::{Mender, RepairError, RepairReport};
 use crate::status::{Reporter, Standing, Status};
@@ -136,8 +137,18 @@ impl Replica {
             keeper.clone(),
             Arc::new(proposer.clone()),
         );
-        let mender =
-            Mender::new(node, machine.clone(), log.clone(), transfers.clone(), intake.clone(), life.clone());
+        let quarantine =
+            Quarantine::new(node, machine.clone(), consensus.clone(), Arc::new(proposer.clone()));
+        let mender = Mender::new(
+            node,
+            machine.clone(),
+            log.clone(),
+            transfers.clone(),
+            intake.clone(),
+            life.clone(),
+            keeper.clone(),
+            quarantine,
+        );
         let reporter = Reporter::new(
             config.clone(),
             consensus.clone(),

@@ -381,6 +381,22 @@ impl Gather {
         Ok((arrived, left))
     }
 
+    /// Whether `peer` has a good copy: it verifies all of it and sends the last byte.
+    pub async fn has(&self, peer: u64, digest: Digest, size: u64) -> Result<bool, TransferError> {
+        let blob = proto::BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset: size - 1 };
+        let request = proto::BlobsRequest { blobs: vec![blob] };
+        let asked = async {
+            let mut client = ask::client(&self.peers, peer)?;
+            let answer = ask::opened(&self.stop, client.fetch_blobs(request)).await?;
+            Items::exactly(answer, vec![1], &self.stop).collect().await
+        };
+        match asked.await {
+            Ok(items) => Ok(items.iter().all(Result::is_ok)),
+            Err(Trouble::Stopped) => Err(TransferError::Stopped),
+            Err(Trouble::Away(_) | Trouble::Peer(_)) => Ok(false),
+        }
+    }
+
     async fn blobs(
         &self,
         peer: u64,
