@@ -92,6 +92,18 @@ fn row(epoch: &pb::Epoch, voters: u32, with_job: bool) -> Vec<String> {
     with_job.then(|| epoch.job.clone()).into_iter().chain(cells).collect()
 }
 
+/// Content in quarantine as an object.
+pub fn quarantined_json(content: &pb::Quarantined) -> serde_json::Value {
+    let found: Vec<_> =
+        content.found.iter().map(|found| json!({ "node": found.node, "what": found.what })).collect();
+    json!({
+        "digest": units::hex(&content.digest),
+        "bytes": content.bytes,
+        "found": found,
+        "epochs": content.epochs,
+    })
+}
+
 /// One epoch as an object.
 pub fn epoch_json(epoch: &pb::Epoch) -> serde_json::Value {
     let position = epoch.position.unwrap_or_default();
@@ -115,5 +127,6 @@ pub fn epoch_json(epoch: &pb::Epoch) -> serde_json::Value {
         "depends_on": epoch.depends_on,
         "flags": epoch.flags,
         "published_on": epoch.published_on,
+        "quarantined": epoch.quarantined.iter().map(quarantined_json).collect::<Vec<_>>(),
     })
 }
