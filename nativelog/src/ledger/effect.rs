@@ -47,6 +47,11 @@ pub enum Effect {
         /// Its epochs that hold content in quarantine.
         avoid: BTreeSet<u64>,
     },
+    /// A job is forgotten: its folder, which is empty, goes.
+    RemoveJob {
+        /// The job.
+        job: JobName,
+    },
     /// An attempt ended without an epoch: what was derived from it goes. (What the log names stays.)
     Discard {
         /// The attempt.

@@ -11,11 +11,12 @@ use checkpoint::{Digest, EntryKind, JobName};
 
 use super::Ledger;
 use super::effect::Effect;
-use super::job::{Ending, EpochRecord};
+use super::job::EpochRecord;
 use super::judge::{Change, Sealing, digest, malformed, repeat};
+use super::outcomes::Ending;
 use super::rows::RowKey;
 use super::verdict::{Accepted, Reason, Rejected};
-use crate::record::proto;
+use crate::record::{LogId, proto};
 
 /// Nodes that one record names, at most.
 const FINDINGS_MAX: usize = 1024;
@@ -131,32 +132,39 @@ impl Ledger {
         &mut self,
         content: u32,
         found: BTreeMap<u64, String>,
-        at: u64,
+        at: LogId,
     ) -> Vec<Effect> {
-        self.quarantine.insert(content, Quarantined { at, found });
-        self.changes.row(RowKey::Quarantine(content));
+        self.touch(RowKey::Quarantine(content));
+        self.quarantine.insert(content, Quarantined { at: at.index, found });
         // Nobody could serve what they would be sealed over. Their writers begin anew, and send the bytes.
         let leaning = self.open.iter().filter(|(_, attempt)| attempt.held.contains(&content));
         let leaning: Vec<u64> = leaning.map(|(id, _)| *id).collect();
         let mut effects: Vec<Effect> =
-            leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted)).collect();
+            leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)).collect();
         effects.extend(self.latest_without(&[content]));
         effects
     }
 
     pub(super) fn end_quarantine(&mut self, contents: &[u32]) -> Vec<Effect> {
         let ended: Vec<u32> =
-            contents.iter().copied().filter(|id| self.quarantine.remove(id).is_some()).collect();
+            contents.iter().copied().filter(|id| self.quarantine.contains_key(id)).collect();
         for id in &ended {
-            self.changes.row(RowKey::Quarantine(*id));
+            self.touch(RowKey::Quarantine(*id));
+            self.quarantine.remove(id);
         }
         self.latest_without(&ended)
     }
 
-    /// Content that nobody holds any more is in no quarantine.
-    pub(super) fn forget_quarantine(&mut self, content: u32) {
-        if self.quarantine.remove(&content).is_some() {
-            self.changes.row(RowKey::Quarantine(content));
+    /// These were let go of: what nobody holds any more is in no quarantine.
+    pub(super) fn forget_quarantine<'a>(&mut self, contents: impl IntoIterator<Item = &'a u32>) {
+        if self.quarantine.is_empty() {
+            return;
+        }
+        for id in contents {
+            if self.quarantine.contains_key(id) && self.content.slot(*id).is_none() {
+                self.touch(RowKey::Quarantine(*id));
+                self.quarantine.remove(id);
+            }
         }
     }
 
@@ -165,7 +173,7 @@ impl Ledger {
         if self.quarantine.is_empty() {
             return Vec::new();
         }
-        let files = sealing.manifest.entries.iter().zip(sealing.sources.iter());
+        let files = sealing.tree.manifest.entries.iter().zip(sealing.tree.sources.iter());
         let brought = files.filter(|(entry, source)| {
             entry.kind == EntryKind::File && matches!(source, Source::Staged | Source::Unpacked)
         });

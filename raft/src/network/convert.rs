@@ -3,7 +3,9 @@
 //! Decoding trusts nothing: what is missing or out of range is an error in words. Payloads stay
 //! slices of the buffer that they came in.
 
-use nativelog::record::{LogId, LogRecord, Record};
+use std::sync::Arc;
+
+use nativelog::record::{Header, LogId, LogRecord};
 use nativelog::snapshot::SnapshotMeta;
 use nativelog::store::Vote;
 use openraft::EntryPayload;
@@ -96,7 +98,7 @@ pub fn take_snapshot_meta(meta: Option<&proto::SnapshotMeta>) -> Result<Snapshot
 
 /// A record's header and payload for the wire.
 pub fn put_record(record: &LogRecord) -> proto::Record {
-    proto::Record { header: record.header.encode_to_vec().into(), payload: record.payload.clone() }
+    proto::Record { header: record.header.wire().clone(), payload: record.payload.clone() }
 }
 
 /// A record from the wire; its shape is not checked here.
@@ -104,8 +106,8 @@ pub fn put_record(record: &LogRecord) -> proto::Record {
 /// # Errors
 /// A header that does not decode.
 pub fn take_record(header: &bytes::Bytes, payload: bytes::Bytes) -> Result<LogRecord, String> {
-    let header = Record::decode(&header[..]).map_err(|e| format!("the header of a record: {e}"))?;
-    Ok(LogRecord::from_parts(header.into(), payload))
+    let header = Header::decode(header).map_err(|e| format!("the header of a record: {e}"))?;
+    Ok(LogRecord::from_parts(Arc::new(header), payload))
 }
 
 /// An append request for the wire.
