@@ -7,7 +7,7 @@
 //!
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -316,13 +316,32 @@ impl<K: std::hash::Hash + Eq + Clone> Later<K> {
 struct Mending {
     epochs: Later<(JobName, u64)>,
     quarantined: Later<Digest>,
+    /// What was in quarantine, and its bytes: once it is out, old names lead to good content here too.
+    seen: BTreeMap<Digest, u64>,
 }
 
 impl Mending {
     /// Looks for good copies of what is in quarantine.
     async fn quarantined(&mut self, mender: &Mender) {
         let now = mender.quarantine.now();
-        self.quarantined.keep_only(|digest| now.iter().any(|there| there.digest == *digest));
+        self.seen.extend(now.iter().map(|there| (there.digest, there.bytes)));
+        let over: Vec<(Digest, u64)> = self.seen.iter().map(|(digest, bytes)| (*digest, *bytes)).collect();
+        for (digest, bytes) in
+            over.into_iter().filter(|(digest, _)| now.iter().all(|there| there.digest != *digest))
+        {
+            if !self.quarantined.is_due(&digest) || mender.life.is_closing() {
+                continue;
+            }
+            self.quarantined.failed(&digest);
+            // Nobody holds it any more, or it is good here: nothing is left to do.
+            let held = mender.machine.ledger().content(&digest).is_some();
+            if !held || matches!(bring_back(mender, digest, bytes).await, Ok(true)) {
+                self.seen.remove(&digest);
+                self.epochs.due.clear();
+            }
+        }
+        let seen = &self.seen;
+        self.quarantined.keep_only(|digest| seen.contains_key(digest));
         for there in now {
             if !self.quarantined.is_due(&there.digest) || mender.life.is_closing() {
                 continue;

@@ -18,11 +18,6 @@ use super::rows::RowKey;
 use super::verdict::{Accepted, Reason, Rejected};
 use crate::record::{LogId, proto};
 
-/// Nodes that one record names, at most.
-const FINDINGS_MAX: usize = 1024;
-/// Longest finding, in bytes.
-const FINDING_BYTES_MAX: usize = 256;
-
 /// What the ledger keeps of content in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Quarantined {
@@ -91,14 +86,14 @@ impl Ledger {
 
     pub(super) fn judge_quarantine(&self, quarantine: &proto::Quarantine) -> Result<Change, Rejected> {
         let digest = digest(&quarantine.digest)?;
-        let findings = &quarantine.found;
+        let (findings, rules) = (&quarantine.found, self.limits());
         let known = |node: &u64| self.members.is_empty() || self.members.contains_key(node);
-        if findings.is_empty() || findings.len() > FINDINGS_MAX {
+        if findings.is_empty() || findings.len() > rules.findings_max {
             return Err(malformed("a quarantine names 1 to 1024 nodes"));
         }
         let mut found = BTreeMap::new();
         for finding in findings {
-            if finding.what.len() > FINDING_BYTES_MAX || finding.what.chars().any(char::is_control) {
+            if finding.what.len() > rules.finding_bytes_max || finding.what.chars().any(char::is_control) {
                 return Err(malformed("what was found has at most 256 bytes and no control characters"));
             }
             if !known(&finding.node) || found.insert(finding.node, finding.what.clone()).is_some() {
@@ -116,7 +111,7 @@ impl Ledger {
 
     pub(super) fn judge_healed(&self, healed: &proto::Healed) -> Result<Change, Rejected> {
         let digest = digest(&healed.digest)?;
-        if healed.verified_on.is_empty() || healed.verified_on.len() > FINDINGS_MAX {
+        if healed.verified_on.is_empty() || healed.verified_on.len() > self.limits().findings_max {
             return Err(malformed("the end of a quarantine names 1 to 1024 nodes"));
         }
         let Some((content, _)) = self.content.find(&digest) else {
