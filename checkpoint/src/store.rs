@@ -27,6 +27,7 @@ pub use layout::Layout;
 pub use reclaim::Reclaimed;
 pub use verify::{Problem, VerifyReport};
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -97,11 +98,18 @@ struct Inner {
     arriving: Mutex<incoming::Arrivals>,
     // Held while the ballast changes.
     ballast: Mutex<()>,
+    // By job: epochs that `latest` does not point to.
+    avoided: Mutex<BTreeMap<JobName, BTreeSet<u64>>>,
 }
 
 impl Inner {
     fn arriving(&self) -> MutexGuard<'_, incoming::Arrivals> {
         self.arriving.lock().expect("a thread panicked while it looked for what arrives")
+    }
+
+    fn avoided(&self, job: &JobName) -> BTreeSet<u64> {
+        let avoided = self.avoided.lock().expect("a thread panicked while it noted what to avoid");
+        avoided.get(job).cloned().unwrap_or_default()
     }
 
     fn lock_names(&self) -> MutexGuard<'_, ()> {
@@ -125,6 +133,7 @@ impl Store {
             blobs: blobs::Known::default(),
             arriving: Mutex::default(),
             ballast: Mutex::default(),
+            avoided: Mutex::default(),
         };
         Ok(Store { inner: Arc::new(inner) })
     }
@@ -186,6 +195,12 @@ impl Store {
     /// one. Nothing there is fine. It never appears again once this is done.
     pub fn expire(&self, job: &JobName, epoch: u64) -> Result<(), StoreError> {
         expire::expire(&self.inner, job, epoch)
+    }
+
+    /// From now on, until the next start, `latest` of the job points to its newest published epoch that is none of
+    /// these, and to none when there is no other. Takes the place of what was said of the job before.
+    pub fn avoid(&self, job: &JobName, epochs: BTreeSet<u64>) -> Result<(), StoreError> {
+        expire::avoid(&self.inner, job, epochs)
     }
 
     /// Removes the folder of a job that has no epochs any more. One that is not empty stays.

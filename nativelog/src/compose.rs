@@ -200,6 +200,17 @@ pub fn expire(
     bare(Kind::Expire(proto::Expire { job, epochs, by_hand, reason, published_on }))
 }
 
+/// Puts content in quarantine; `found`: every node that looked, and what it found.
+pub fn quarantine(digest: Digest, found: impl IntoIterator<Item = (u64, String)>) -> LogRecord {
+    let found = found.into_iter().map(|(node, what)| proto::Finding { node, what }).collect();
+    bare(Kind::Quarantine(proto::Quarantine { digest: digest_bytes(digest), found }))
+}
+
+/// Ends a quarantine; `verified_on`: nodes that have a good copy.
+pub fn healed(digest: Digest, verified_on: Vec<u64>) -> LogRecord {
+    bare(Kind::Healed(proto::Healed { digest: digest_bytes(digest), verified_on }))
+}
+
 /// Adds monotonic milliseconds since the leader's previous tick to log time.
 pub fn tick(elapsed_ms: u64) -> LogRecord {
     bare(Kind::Tick(proto::Tick { elapsed_ms }))

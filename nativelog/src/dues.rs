@@ -36,7 +36,7 @@ use book::{Absent, Book};
 pub use debts::Pack;
 pub use expected::Expected;
 pub use overview::Overview;
-pub use pins::{Pin, Pins};
+pub use pins::{Known, Pin, Pins};
 pub use reclaim::Garbage;
 pub use succession::succession;
 
@@ -328,6 +328,15 @@ impl Dues {
         let book = self.book();
         let ripe = book.released.iter().filter(|(_, owed)| owed.index < purged);
         ripe.map(|(digest, owed)| (*digest, owed.index)).collect()
+    }
+
+    /// What records above `index`, or any, let go of and is still here: contents, and attempts.
+    pub fn let_go_since(&self, index: Option<u64>) -> (Vec<Digest>, Vec<u64>) {
+        let book = self.book();
+        let above = |at: u64| index.is_none_or(|index| at > index);
+        let released = book.released.iter().filter(|(_, owed)| above(owed.index));
+        let ended = book.ended.iter().filter(|(_, at)| above(**at));
+        (released.map(|(digest, _)| *digest).collect(), ended.map(|(id, _)| *id).collect())
     }
 
     /// This content is not owed any more, unless it was released again since `index`.

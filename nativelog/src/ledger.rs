@@ -29,6 +29,7 @@ mod judge_retention;
 mod judge_seal;
 mod log_time;
 mod outcomes;
+mod quarantine;
 mod query;
 mod rows;
 mod rules;
@@ -50,6 +51,7 @@ pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use gathering::{Gathered, Gathering};
 pub use holding::{Gone, Held, Holding};
 pub use log_time::TimeNeed;
+pub use quarantine::QuarantineInfo;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
 pub use rules::{OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, TICK_MS_MAX};
@@ -74,6 +76,8 @@ pub struct Ledger {
     ending_pins: log_time::EndingPins,
     /// Shared only while the table after a large seal is worked out.
     content: Arc<content::Contents>,
+    /// Content in quarantine, by its id.
+    quarantine: BTreeMap<u32, quarantine::Quarantined>,
     sums: digest::Sums,
     changes: changes::Changes,
     /// For the next step, see `holding.rs`.
@@ -96,6 +100,7 @@ impl Default for Ledger {
             outcomes: outcomes::Outcomes::default(),
             ending_pins: log_time::EndingPins::new(),
             content: Arc::default(),
+            quarantine: BTreeMap::new(),
             sums: digest::Sums::default(),
             changes: changes::Changes::default(),
             held: None,

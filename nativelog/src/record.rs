@@ -120,6 +120,8 @@ pub fn kind_name(header: &Record) -> &'static str {
         Some(Kind::Pin(_)) => "pin",
         Some(Kind::Unpin(_)) => "unpin",
         Some(Kind::Expire(_)) => "expire",
+        Some(Kind::Quarantine(_)) => "quarantine",
+        Some(Kind::Healed(_)) => "healed",
         Some(Kind::RemoveJob(_)) => "remove_job",
     }
 }

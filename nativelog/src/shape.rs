@@ -130,6 +130,8 @@ fn check_bare(kind: &Kind) -> Result<(), ShapeError> {
         Kind::Pin(pin) => job_name(&pin.job),
         Kind::Unpin(unpin) => job_name(&unpin.job),
         Kind::Expire(expire) => job_name(&expire.job),
+        Kind::Quarantine(quarantine) => digest(&quarantine.digest).map(drop),
+        Kind::Healed(healed) => digest(&healed.digest).map(drop),
         Kind::RemoveJob(remove) => job_name(&remove.job),
         Kind::Chunk(_) | Kind::Pack(_) | Kind::Whole(_) => unreachable!("they carry payloads"),
     }

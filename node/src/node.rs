@@ -176,7 +176,7 @@ impl Node {
             .entries
             .into_iter()
             .filter(|entry| entry.kind == checkpoint::EntryKind::File && entry.size > 0)
-            .filter(|entry| ledger.content(&entry.digest).is_some())
+            .filter(|entry| ledger.content(&entry.digest).is_some() && !ledger.is_quarantined(&entry.digest))
             .map(|entry| (entry.path.as_bytes().to_vec(), (entry.size, entry.digest)))
             .collect()
     }

@@ -99,6 +99,9 @@ pub struct Keeping {
     /// The log is purged when its WAL takes more than this; below it stays for followers that are
     /// away for a moment, unless something waits to be given back.
     pub purge_log_bytes: u64,
+    /// A transfer holds the log behind its ledger until the WAL, and what waits to be given back, take this together:
+    /// then the log is purged all the same, and the other side gets another snapshot, of which it has most.
+    pub held_bytes: u64,
     /// So many bytes of contents without an owner are given back at once.
     pub garbage_bytes: u64,
     /// Any content without an owner is given back after so long.
@@ -115,6 +118,7 @@ impl Default for Keeping {
             snapshot_log_bytes: 16 << 20,
             snapshot_entries: 100_000,
             purge_log_bytes: 64 << 20,
+            held_bytes: 1 << 30,
             garbage_bytes: 64 << 20,
             garbage_age: Duration::from_secs(3),
             attempts_age: Duration::from_secs(60),

@@ -257,7 +257,12 @@ impl Keeper {
     /// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
     async fn give_back(&self) -> Result<Reclaimed, KeepError> {
         self.machine.let_go_of_log(self.keeping.purge_log_bytes.saturating_mul(HELD_LOGS));
-        if let Some(limit) = self.machine.purge_limit() {
+        let held = self.log.wal_bytes().saturating_add(self.machine.garbage().bytes);
+        let limit = match held > self.keeping.held_bytes {
+            true => self.machine.purge_limit_beyond_pins(),
+            false => self.machine.purge_limit(),
+        };
+        if let Some(limit) = limit {
             let mut purged = self.log.purged();
             if *purged.borrow() <= limit.index {
                 self.consensus.purge(limit.index).await.map_err(KeepError::NotNow)?;

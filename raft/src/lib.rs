@@ -42,6 +42,7 @@ mod membership;
 pub mod network;
 mod peer;
 mod propose;
+mod quarantine;
 mod quorum;
 mod read;
 mod rejoin;

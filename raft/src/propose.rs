@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use nativelog::ledger::{Reason, Rejected, Verdict};
 use nativelog::machine::Machine;
 use nativelog::record::{LogId, LogRecord};
@@ -28,8 +30,9 @@ use crate::leader::{Leader, Leadership, Leading};
 use crate::life::Life;
 use crate::network::peers::Peers;
 use crate::quorum::Quorum;
+use crate::transfer::Records;
 
-pub(crate) use forward::{decode_request, encode_reply};
+pub(crate) use forward::{decode_request, encode_reply, propose_to};
 
 /// What became of a record: its position (the default one when it never entered the log) and the verdict.
 pub type Outcome = Result<(LogId, Verdict), ProposeError>;
@@ -149,6 +152,19 @@ impl Proposer {
     /// Runs a stream of proposals in this leadership until it is closed or the leadership ends.
     pub async fn run(self: Arc<Self>, leadership: Arc<Leadership>, proposals: mpsc::Receiver<Proposal>) {
         local::run(self, leadership, proposals).await;
+    }
+}
+
+impl Records for Arc<Proposer> {
+    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            match Proposer::propose(self, record).await {
+                Ok((_, Verdict::Accepted(_))) => Ok(()),
+                Ok((_, Verdict::Rejected(rejected))) => Err(rejected.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        .boxed()
     }
 }
 

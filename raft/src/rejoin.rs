@@ -25,6 +25,7 @@ use checkpoint::durable::ensure_dir;
 use checkpoint::store::layout::Layout;
 use checkpoint::store::{StoreError, Unpacked};
 use checkpoint::{Envelope, Manifest, Store};
+use nativelog::compose;
 use nativelog::ledger::Ledger;
 use nativelog::machine::{self, AttemptLacks};
 use nativelog::record::LogId;
@@ -38,6 +39,7 @@ use crate::config::{LEDGER_BYTES_MAX, ReplicaConfig};
 use crate::identity::{Check, Known, hex};
 use crate::network::convert;
 use crate::network::peers::{Lane, Peers};
+use crate::propose::propose_to;
 use crate::proto::{self, rejoin_part::Part};
 use crate::snapshot::members_of;
 use crate::transfer::gather::Gather;
@@ -315,10 +317,35 @@ async fn fetch(
         }
     };
     drop(stop);
-    done?;
+    let owed = match done {
+        Ok(owed) => owed,
+        Err(TransferError::Staged(attempts)) => {
+            end_attempts(peers, leader, &attempts).await;
+            return Err(TransferError::Staged(attempts).into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // The next start finds that they have no directory, and asks for them again.
+    for receive::OwedEpoch { job, epoch, why } in owed {
+        tracing::error!(%job, epoch, why, "the epoch is missing on this node until a good copy turns up");
+    }
     let now = *seen.borrow();
     progress(RejoinStep::Fetching(now));
     Ok(now.fetched_bytes)
+}
+
+/// No node that lives can serve bytes of these open attempts: a record ends them, so that the next try does without.
+async fn end_attempts(peers: &Peers, leader: u64, attempts: &[(u64, String)]) {
+    for (attempt, why) in attempts {
+        let reason: String = format!("no live node can serve its bytes: {why}").chars().take(256).collect();
+        tracing::warn!(attempt, reason, "an open attempt is to be ended");
+        let record = compose::abort(*attempt, reason);
+        match tokio::time::timeout(ANSWER, propose_to(peers, leader, &record)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(attempt, %error, "the attempt is not ended yet"),
+            Err(_) => tracing::warn!(attempt, "the attempt may not be ended yet: no answer"),
+        }
+    }
 }
 
 /// The disk of a node that does not run.

@@ -1,19 +1,19 @@
 //! What is missing or damaged here, refetched from peers.
 //!
-//! In the background: epochs that are sealed and no directory here, and payloads of log entries that do not
-//! verify while somebody waits to read them. On request: one epoch, read again as a whole. One thing at a
-//! time, and a snapshot that comes goes first. What cannot be mended now is said once, tried again later, each
+//! In the background: epochs that are sealed and no directory here, content in quarantine, and, beside these, payloads
+//! of log entries that do not verify while somebody waits to read them. On request: one epoch, read again as a whole.
+//! One of a kind at a time, and a snapshot that comes goes first. What cannot be mended now is said once, tried again later, each
 //! time after twice as long.
 //!
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::store::{Content, Store, StoreError, VerifyReport};
-use checkpoint::{Envelope, JobName, Manifest};
+use checkpoint::{Digest, Envelope, JobName, Manifest};
 use nativelog::machine::{Machine, Missing};
 use nativelog::record::Body;
 use nativelog::shape::check_shape;
@@ -22,7 +22,9 @@ use tokio::sync::watch;
 
 use crate::consensus::Consensus;
 use crate::intake::Intake;
+use crate::keeper::Keeper;
 use crate::life::Life;
+use crate::quarantine::Quarantine;
 use crate::transfer::anywhere::{Found, Wanted};
 use crate::transfer::gather::Gather;
 use crate::transfer::{Stage, TransferError, Transfers, blocking, receive};
@@ -32,6 +34,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// First pause after something could not be mended; doubles up to [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Content whose name on the shelves is not known gets this one.
+const ANY_MODE: u32 = 0o644;
 
 /// What the repair of an epoch did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,6 +75,8 @@ pub(crate) struct Mender {
     consensus: Consensus,
     intake: Arc<Intake>,
     life: Arc<Life>,
+    keeper: Arc<Keeper>,
+    quarantine: Quarantine,
 }
 
 impl Mender {
@@ -82,8 +89,10 @@ impl Mender {
         consensus: Consensus,
         intake: Arc<Intake>,
         life: Arc<Life>,
+        keeper: Arc<Keeper>,
+        quarantine: Quarantine,
     ) -> Arc<Mender> {
-        Arc::new(Mender { node, machine, log, transfers, consensus, intake, life })
+        Arc::new(Mender { node, machine, log, transfers, consensus, intake, life, keeper, quarantine })
     }
 
     /// See [`Replica::repair_epoch`](crate::Replica::repair_epoch).
@@ -96,30 +105,86 @@ impl Mender {
         self.transfers.progress().end(false);
         drop(stop);
         let left = leave_nothing_of_expired(self, job, epoch).await;
+        if let Err(error) = &done {
+            self.report(error).await;
+        }
         done.and_then(|report| left.map(|()| report))
     }
 
-    /// Mends in the background until this node stops.
+    /// What was found nowhere may have to be put in quarantine.
+    async fn report(&self, error: &RepairError) {
+        if let RepairError::Transfer(TransferError::Nowhere { lost, .. }) = error {
+            self.quarantine.report(lost).await;
+        }
+    }
+
+    /// Mends in the background until this node stops. A payload that somebody waits for never waits for an epoch.
     pub async fn run(self: Arc<Self>) {
-        let (mut rotten, mut published) = (self.log.rotten(), self.machine.publications());
-        let mut mending = Mending::default();
+        tokio::join!(self.payloads(), self.epochs());
+    }
+
+    async fn payloads(&self) {
+        let mut rotten = self.log.rotten();
+        let mut payloads = Later::default();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 changed = rotten.changed() => if changed.is_err() { return },
-                changed = published.changed() => if changed.is_err() { return },
             }
-            published.borrow_and_update();
             let bad: Vec<u64> = rotten.borrow_and_update().iter().copied().collect();
             if self.life.is_closing() {
                 return;
             }
             self.doubt_own_entry().await;
-            mending.payloads.keep_only(|index| bad.contains(index));
+            payloads.keep_only(|index| bad.contains(index));
             for index in bad {
-                mending.payload(&self, index).await;
+                self.payload(&mut payloads, index).await;
             }
-            mending.epochs(&self).await;
+        }
+    }
+
+    async fn epochs(&self) {
+        let mut published = self.machine.publications();
+        let mut mending = Mending::default();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                changed = published.changed() => if changed.is_err() { return },
+            }
+            published.borrow_and_update();
+            if self.life.is_closing() {
+                return;
+            }
+            mending.quarantined(self).await;
+            mending.epochs(self).await;
+        }
+    }
+
+    /// Refetches the payload of a log entry.
+    async fn payload(&self, later: &mut Later<u64>, index: u64) {
+        if !later.is_due(&index) {
+            return;
+        }
+        let node = self.node;
+        let why = match payload(self, index).await {
+            Ok(()) => {
+                tracing::info!(node, index, "the payload of a log entry was refetched and put in place");
+                return;
+            }
+            Err(why) => why,
+        };
+        tracing::error!(
+            node,
+            index,
+            why = why.to_string(),
+            "the payload of a log entry does not verify and cannot be refetched yet; it is tried again"
+        );
+        later.failed(&index);
+        // Whoever needs the entry waits for ever: a snapshot goes around it, in which the content is owed.
+        if let Unmended::Nowhere(_) = why
+            && let Err(error) = self.keeper.reclaim_now().await
+        {
+            tracing::warn!(node, index, %error, "the entry cannot be purged yet");
         }
     }
 
@@ -189,8 +254,11 @@ async fn mend(
         blocking(move || store.damaged_contents(&job, epoch, &report)).await??
     };
     let mut done = counted(&contents);
-    gather.progress().lacks(done.bytes);
-    gather.bring(contents.clone()).await?;
+    // A good copy may lie on the shelves already: put back by hand.
+    let (looking, wanted) = (store.clone(), contents.clone());
+    let lacking = blocking(move || looking.lacking_of(wanted.into_iter())).await??;
+    gather.progress().lacks(lacking.iter().map(|content| content.size).sum());
+    gather.bring(lacking).await?;
     let healing = store.clone();
     done.names = blocking(move || healing.heal_all(&contents)).await??;
     proven(&store, job, epoch).await?;
@@ -290,31 +358,45 @@ impl<K: std::hash::Hash + Eq + Clone> Later<K> {
 #[derive(Default)]
 struct Mending {
     epochs: Later<(JobName, u64)>,
-    payloads: Later<u64>,
+    quarantined: Later<Digest>,
+    /// What was in quarantine, and its bytes: once it is out, old names lead to good content here too.
+    seen: BTreeMap<Digest, u64>,
 }
 
 impl Mending {
-    /// Refetches the payload of a log entry.
-    async fn payload(&mut self, mender: &Mender, index: u64) {
-        if !self.payloads.is_due(&index) {
-            return;
-        }
-        match payload(mender, index).await {
-            Ok(()) => {
-                tracing::info!(
-                    node = mender.node,
-                    index,
-                    "the payload of a log entry was refetched and put in place"
-                )
+    /// Looks for good copies of what is in quarantine.
+    async fn quarantined(&mut self, mender: &Mender) {
+        let now = mender.quarantine.now();
+        self.seen.extend(now.iter().map(|there| (there.digest, there.bytes)));
+        let over: Vec<(Digest, u64)> = self.seen.iter().map(|(digest, bytes)| (*digest, *bytes)).collect();
+        for (digest, bytes) in
+            over.into_iter().filter(|(digest, _)| now.iter().all(|there| there.digest != *digest))
+        {
+            if !self.quarantined.is_due(&digest) || mender.life.is_closing() {
+                continue;
             }
-            Err(why) => {
-                tracing::error!(
-                    node = mender.node,
-                    index,
-                    why,
-                    "the payload of a log entry does not verify and cannot be refetched yet; it is tried again"
-                );
-                self.payloads.failed(&index);
+            self.quarantined.failed(&digest);
+            // Nobody holds it any more, or it is good here: nothing is left to do.
+            let held = mender.machine.ledger().content(&digest).is_some();
+            if !held || matches!(bring_back(mender, digest, bytes).await, Ok(true)) {
+                self.seen.remove(&digest);
+                self.epochs.due.clear();
+            }
+        }
+        let seen = &self.seen;
+        self.quarantined.keep_only(|digest| seen.contains_key(digest));
+        for there in now {
+            if !self.quarantined.is_due(&there.digest) || mender.life.is_closing() {
+                continue;
+            }
+            self.quarantined.failed(&there.digest);
+            match bring_back(mender, there.digest, there.bytes).await {
+                // What could not be published for want of it is tried at once.
+                Ok(true) => self.epochs.due.clear(),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(node = mender.node, digest = %there.digest, %error, "content stays in quarantine");
+                }
             }
         }
     }
@@ -344,6 +426,10 @@ impl Mending {
                 }
                 Err(error) => {
                     tracing::warn!(node = mender.node, %job, epoch, %error, "the epoch cannot be published here yet; it is tried again");
+                    if missing.manifest.is_none() {
+                        mender.machine.note_missing(job, epoch, &error.to_string());
+                    }
+                    mender.report(&error).await;
                     self.epochs.failed(&key);
                 }
             }
@@ -351,17 +437,56 @@ impl Mending {
     }
 }
 
-async fn payload(mender: &Mender, index: u64) -> Result<(), String> {
-    let header = mender.log.headers(index..index + 1).map_err(|e| e.to_string())?.pop();
-    let entry = header.ok_or("the entry is gone from the log")?;
-    let Body::Record(record) = &entry.body else { return Err("the entry carries no payload".into()) };
+/// Why a payload is not mended.
+#[derive(Debug, thiserror::Error)]
+enum Unmended {
+    /// Every live peer says that it has no good copy.
+    #[error("{0}")]
+    Nowhere(TransferError),
+    /// Anything else.
+    #[error("{0}")]
+    NotYet(String),
+}
+
+fn not_yet(why: impl std::fmt::Display) -> Unmended {
+    Unmended::NotYet(why.to_string())
+}
+
+async fn payload(mender: &Mender, index: u64) -> Result<(), Unmended> {
+    let header = mender.log.headers(index..index + 1).map_err(not_yet)?.pop();
+    let entry = header.ok_or_else(|| not_yet("the entry is gone from the log"))?;
+    let Body::Record(record) = &entry.body else { return Err(not_yet("the entry carries no payload")) };
     let (stop, stopped) = watch::channel(false);
     let gather = mender.transfers.gather(stopped);
-    let payload = gather.payload(entry.id, record.header.payload_bytes).await.map_err(|e| e.to_string())?;
+    let payload = match gather.payload(entry.id, record.header.payload_bytes).await {
+        Ok(payload) => payload,
+        Err(error @ TransferError::Nowhere { .. }) => return Err(Unmended::Nowhere(error)),
+        Err(error) => return Err(not_yet(error)),
+    };
     drop(stop);
     let log = mender.log.clone();
     let repaired = tokio::task::spawn_blocking(move || log.repair(index, &payload)).await;
-    repaired.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    repaired.map_err(not_yet)?.map_err(not_yet)
+}
+
+/// True when this node's copy is good (again), and what is published here with it.
+async fn bring_back(mender: &Mender, digest: Digest, bytes: u64) -> Result<bool, RepairError> {
+    let (stop, stopped) = watch::channel(false);
+    let _turn = mender.transfers.turn().wait(stop.clone()).await;
+    let gather = mender.transfers.gather(stopped);
+    if mender.quarantine.own_copy(digest, bytes).await?.is_some() {
+        match gather.bring(vec![Content { digest, mode: ANY_MODE, size: bytes }]).await {
+            Ok(()) => {}
+            Err(TransferError::Nowhere { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (store, content) = (mender.machine.store().clone(), Content { digest, mode: ANY_MODE, size: bytes });
+    blocking(move || store.heal_all(&[content])).await??;
+    mender.quarantine.end(&gather, digest, bytes).await?;
+    drop(stop);
+    mender.machine.publish_again();
+    Ok(true)
 }
 
 /// False when it has expired since it was listed.

@@ -27,6 +27,7 @@ use crate::network::Factory;
 use crate::network::peers::Peers;
 use crate::peer::{self, PeerService};
 use crate::propose::{Outcome, ProposalStream, Proposer};
+use crate::quarantine::Quarantine;
 use crate::quorum::{CutOff, Quorum};
 use crate::read::Reads;
 use crate::repair::{Mender, RepairError, RepairReport};
@@ -148,7 +149,10 @@ impl Replica {
             consensus.clone(),
             intake.clone(),
             keeper.clone(),
+            Arc::new(proposer.clone()),
         );
+        let quarantine =
+            Quarantine::new(node, machine.clone(), consensus.clone(), Arc::new(proposer.clone()));
         let mender = Mender::new(
             node,
             machine.clone(),
@@ -157,6 +161,8 @@ impl Replica {
             consensus.clone(),
             intake.clone(),
             life.clone(),
+            keeper.clone(),
+            quarantine,
         );
         let reporter = Reporter::new(
             config.clone(),

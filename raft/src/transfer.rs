@@ -18,8 +18,10 @@
 //! | `ask` | one call to one peer; trusts no size, count or order |
 //! | `serve`, `source` | what peers may fetch here: checked before it leaves, bounded, behind commits |
 //!
-//! **Never.** Nothing is installed before all that it refers to is here, verified and fsynced. No byte
-//! leaves a node unchecked, and none that came is believed: the digest in the ledger decides.
+//! **Never.** Nothing is installed before all that it refers to is here, verified and fsynced, but for *sealed* content
+//! that every live peer says it has no good copy of: that is owed, its epochs are missing here, and it is asked for
+//! again and again. A staged range is never owed: an attempt with one that nobody can serve is ended by a record first.
+//! No byte leaves a node unchecked, and none that came is believed: the digest in the ledger decides.
 
 pub(crate) mod anywhere;
 pub(crate) mod ask;
@@ -29,9 +31,12 @@ pub(crate) mod receive;
 pub(crate) mod serve;
 pub(crate) mod source;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use checkpoint::Digest;
 use futures::future::BoxFuture;
+use nativelog::LogRecord;
 use nativelog::machine::Machine;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -48,6 +53,12 @@ pub(crate) trait MakeRoom: Send + Sync {
     fn make_room(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
+/// Brings this node's own records to the leader.
+pub(crate) trait Records: Send + Sync {
+    /// Returns when the record is accepted; the error says why it is not, or that nobody knows.
+    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<(), String>>;
+}
+
 /// Transfers to one replica.
 pub(crate) struct Transfers {
     node: u64,
@@ -57,6 +68,8 @@ pub(crate) struct Transfers {
     intake: Arc<Intake>,
     /// Makes room for a snapshot.
     keeper: Arc<dyn MakeRoom>,
+    /// Ends attempts that can never be whole here.
+    records: Arc<dyn Records>,
     /// What this node is fetching.
     progress: Arc<Progress>,
     /// One receiver at a time.
@@ -72,9 +85,10 @@ impl Transfers {
         consensus: Consensus,
         intake: Arc<Intake>,
         keeper: Arc<dyn MakeRoom>,
+        records: Arc<dyn Records>,
     ) -> Arc<Transfers> {
         let (progress, turn) = (Arc::default(), Turn::default());
-        Arc::new(Transfers { node, peers, machine, consensus, intake, keeper, progress, turn })
+        Arc::new(Transfers { node, peers, machine, consensus, intake, keeper, records, progress, turn })
     }
 
     /// What this node is fetching.
@@ -191,7 +205,7 @@ impl Progress {
 /// Why a transfer did not come to its end. What came is kept and need not come again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {
-    /// No peer that answers has it.
+    /// No peer that answers has it, and some that live did not say so.
     #[error("{what} is not to be had from any peer: {why}")]
     Lacking {
         /// What is lacking.
@@ -199,12 +213,36 @@ pub enum TransferError {
         /// What the peers said.
         why: String,
     },
+    /// Every peer that lives said that it has no good copy.
+    #[error("{what} is nowhere to be had: {why}")]
+    Nowhere {
+        /// What is lacking.
+        what: String,
+        /// What the peers said.
+        why: String,
+        /// The contents.
+        lost: Vec<Lost>,
+    },
+    /// Nobody can serve bytes of open attempts: these must end before anything above is acknowledged here.
+    #[error("{}", .0.iter().map(|(attempt, why)| format!("attempt {attempt}: {why}")).collect::<Vec<_>>().join("; "))]
+    Staged(Vec<(u64, String)>),
     /// This node's disk refuses.
     #[error("this node cannot take it: {0}")]
     Here(String),
     /// Somebody ended it.
     #[error("the transfer was ended")]
     Stopped,
+}
+
+/// Content of which no peer that lives has a good copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// BLAKE3 of the content.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// By peer that was asked: what it found.
+    pub found: BTreeMap<u64, String>,
 }
 
 /// Becomes true when a transfer has to end.

@@ -3,6 +3,7 @@
 //! Works on a full disk, as often as it is asked. What of the trash cannot be
 //! removed now is removed later; it is never moved back.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -32,8 +33,14 @@ fn parse(name: &[u8]) -> Option<u64> {
     (number.to_string().as_bytes() == name).then_some(number)
 }
 
-/// Points `latest` to the newest published epoch; removes it when there is none. `new` was published just now.
-pub(super) fn point_latest(disk: &dyn Disk, job_dir: &Path, new: Option<u64>) -> io::Result<()> {
+/// Points `latest` to the newest published epoch that is not to be avoided; removes it when there is none. `new` was
+/// published just now.
+pub(super) fn point_latest(
+    disk: &dyn Disk,
+    job_dir: &Path,
+    new: Option<u64>,
+    avoid: &BTreeSet<u64>,
+) -> io::Result<()> {
     let link = job_dir.join("latest");
     let current = match disk.read_link(&link) {
         Ok(target) => Some(target),
@@ -44,9 +51,12 @@ pub(super) fn point_latest(disk: &dyn Disk, job_dir: &Path, new: Option<u64>) ->
     let pointed = current.as_deref().and_then(parse);
     let newest = match (new, pointed) {
         // The usual case needs no look at the whole folder.
-        (Some(new), Some(old)) if new > old => Some(new),
-        (Some(_), Some(old)) if there(old) => Some(old),
-        _ => epochs(disk, job_dir).map_err(|e| e.source)?.last().copied(),
+        (Some(new), Some(old)) if new > old && !avoid.contains(&new) => Some(new),
+        (Some(_), Some(old)) if there(old) && !avoid.contains(&old) => Some(old),
+        _ => {
+            let there = epochs(disk, job_dir).map_err(|e| e.source)?;
+            there.into_iter().rev().find(|epoch| !avoid.contains(epoch))
+        }
     };
     if newest == pointed && newest.is_some() == current.is_some() {
         return Ok(());
@@ -78,7 +88,8 @@ pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), 
         }
         Err(e) => return Err(at("move to the trash", &dir)(e).into()),
     };
-    let point = || point_latest(disk, &job_dir, None).map_err(at("point `latest` in", &job_dir));
+    let avoid = inner.avoided(job);
+    let point = || point_latest(disk, &job_dir, None, &avoid).map_err(at("point `latest` in", &job_dir));
     let sync = || inner.sync_dir(&job_dir);
     // On a full disk there may be no room for a symlink before the epoch's own is given back.
     let pointed = point();
@@ -126,6 +137,24 @@ fn free_name(disk: &dyn Disk, trash: &Path, name: &str) -> Result<PathBuf, IoErr
         }
     }
     Ok(path)
+}
+
+/// From now on `latest` of the job points to none of these epochs.
+pub(super) fn avoid(inner: &Inner, job: &JobName, epochs: BTreeSet<u64>) -> Result<(), StoreError> {
+    let _names = inner.lock_names();
+    let job_dir = inner.layout.job_dir(job);
+    {
+        let mut avoided = inner.avoided.lock().expect("a thread panicked while it noted what to avoid");
+        match epochs.is_empty() {
+            true => drop(avoided.remove(job)),
+            false => drop(avoided.insert(job.clone(), epochs.clone())),
+        }
+    }
+    if inner.disk.stat(&job_dir).is_err() {
+        return Ok(());
+    }
+    point_latest(&*inner.disk, &job_dir, None, &epochs).map_err(at("point `latest` in", &job_dir))?;
+    Ok(inner.synced(inner.disk.sync_dir(&job_dir), &job_dir)?)
 }
 
 pub(super) fn discard(inner: &Inner, attempt: u64) -> Result<(), StoreError> {

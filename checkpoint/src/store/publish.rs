@@ -400,7 +400,7 @@ impl Work<'_> {
             let job_dir = self.inner.layout.job_dir(&job);
             if result.is_ok() {
                 result = self.inner.sync_dir(&job_dir).and_then(|()| {
-                    expire::point_latest(self.disk, &job_dir, Some(epoch))
+                    expire::point_latest(self.disk, &job_dir, Some(epoch), &self.inner.avoided(&job))
                         .map_err(at("point `latest` in", &job_dir))
                 });
             }

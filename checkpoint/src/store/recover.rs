@@ -60,5 +60,5 @@ pub(super) fn open(disk: &dyn Disk, layout: &Layout) -> Result<(), IoError> {
 // A power cut may have taken the last move of `latest`, though not the epoch.
 fn heal_latest(disk: &dyn Disk, job_dir: &Path) -> io::Result<()> {
     ignore_missing(disk.unlink(&job_dir.join(LATEST_TEMP)))?;
-    expire::point_latest(disk, job_dir, None)
+    expire::point_latest(disk, job_dir, None, &Default::default())
 }

@@ -3,7 +3,7 @@
 //! Two kinds of garbage. *Content* that nobody holds since the record at some index: its blobs, by digest, as the
 //! dues list it (only an install looks through the shelves for what may be listed there). *Folders of
 //! attempts*: an id is the log index of the Begin, so an id below the purge point that the ledger does not have open
-//! has ended by a record. Never while something is pinned, and never while an entry of the log still names it.
+//! has ended by a record. Never what a pin knows, and never while an entry of the log still names it.
 
 use std::io;
 use std::sync::mpsc;
@@ -65,11 +65,15 @@ impl Ground<'_> {
         for batch in ended.chunks(BATCH_MAX) {
             // Not held while the writer is waited for. A pin that is taken meanwhile loses nothing: these attempts
             // ended below the purge point, so no snapshot that is still kept has them open.
-            if !self.pins.held().is_empty() {
-                return Ok(());
+            let free: Vec<u64> = {
+                let pins = self.pins.held();
+                batch.iter().copied().filter(|id| !pins.knows_attempt(*id)).collect()
+            };
+            if free.is_empty() {
+                continue;
             }
             let (answer, answered) = mpsc::channel();
-            self.log.sweep(batch.to_vec(), Box::new(move |result| drop(answer.send(result))));
+            self.log.sweep(free, Box::new(move |result| drop(answer.send(result))));
             let swept = answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log has stopped")));
             self.dues.swept(&swept?);
             self.store.empty_trash();
@@ -81,8 +85,10 @@ impl Ground<'_> {
         let mut given = Reclaimed::default();
         for batch in self.dues.ripe(purged).chunks(BATCH_MAX) {
             let pins = self.pins.held();
-            if !pins.is_empty() {
-                return Ok(given);
+            let batch: Vec<(Digest, u64)> =
+                batch.iter().copied().filter(|(digest, _)| !pins.knows(digest)).collect();
+            if batch.is_empty() {
+                continue;
             }
             let digests: Vec<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
             // Asked under the lock that publish uses: what is sealed meanwhile brings its own bytes.

@@ -79,6 +79,8 @@ impl Ledger {
                 self.names.remove(&gone.number);
                 return vec![Effect::RemoveJob { job }];
             }
+            Change::Quarantine { content, found } => return self.put_in_quarantine(content, found, id),
+            Change::Healed { content } => return self.end_quarantine(&[content]),
             Change::Expire { job, epochs } => {
                 return epochs.into_iter().map(|epoch| self.expire(&job, epoch)).collect();
             }
@@ -111,6 +113,7 @@ impl Ledger {
     fn seal(&mut self, sealing: Sealing, id: LogId) -> Vec<Effect> {
         let sealed = sealing.answer(id);
         let envelope = sealing.envelope(&sealed);
+        let healed = self.healed_by(&sealing);
         let Sealing { attempt, terms, tree, unpack: packed, sealed_log_ms, .. } = sealing;
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
         // The epoch takes hold of its content before the attempt lets go of what it reused.
@@ -164,6 +167,7 @@ impl Ledger {
             sources: tree.sources.clone(),
         }));
         effects.extend(discards);
+        effects.extend(self.end_quarantine(&healed));
         effects
     }
 
@@ -176,13 +180,15 @@ impl Ledger {
         self.touch(RowKey::EpochContent(name.clone(), epoch));
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
         let released = self.release(&gone.content);
+        self.forget_quarantine(&gone.content);
         Effect::Expire { job: name.clone(), epoch, released }
     }
 
     /// Ends an open attempt by the record at `at`: it lets go of its content and leaves how it ended.
-    fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
+    pub(super) fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
         let released = self.release(&gone.held);
+        self.forget_quarantine(&gone.held);
         self.planned -= u64::from(gone.terms.plan_entries);
         self.job_mut(&gone.terms.job).open.remove(&id);
         self.changes.row(RowKey::Attempt(id));

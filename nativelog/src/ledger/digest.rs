@@ -94,7 +94,8 @@ fn is_summed(key: &RowKey) -> bool {
         | RowKey::Epoch(..)
         | RowKey::EpochContent(..)
         | RowKey::Pin(..)
-        | RowKey::Outcome(_) => true,
+        | RowKey::Outcome(_)
+        | RowKey::Quarantine(_) => true,
         RowKey::Meta
         | RowKey::Content(_)
         | RowKey::Attempt(_)

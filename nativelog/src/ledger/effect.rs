@@ -1,6 +1,7 @@
 //! What an accepted record asks the disk to do. Every effect is idempotent and a function of
 //! the ledger alone; the performer carries them out in log order, after the local flush.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use checkpoint::{Digest, Envelope, JobName, Manifest, RelPath, store::Source};
@@ -38,6 +39,13 @@ pub enum Effect {
         epoch: u64,
         /// Content that nobody holds since this effect.
         released: Vec<Released>,
+    },
+    /// `latest` of a job points to its newest epoch that is none of these.
+    Latest {
+        /// The job.
+        job: JobName,
+        /// Its epochs that hold content in quarantine.
+        avoid: BTreeSet<u64>,
     },
     /// A job is forgotten: its folder, which is empty, goes.
     RemoveJob {

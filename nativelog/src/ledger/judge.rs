@@ -1,6 +1,7 @@
 //! The judges' front door: reads a record against the ledger and answers with a change or a rejection.
 //! Nothing here changes the ledger; the same code serves the real step and the leader's dry run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use checkpoint::{CommitId, Digest, Envelope, JobName, PlanEntry, RelPath};
@@ -85,6 +86,13 @@ pub(super) enum Change {
     Expire {
         job: JobName,
         epochs: Vec<u64>,
+    },
+    Quarantine {
+        content: u32,
+        found: BTreeMap<u64, String>,
+    },
+    Healed {
+        content: u32,
     },
     RemoveJob {
         job: JobName,
@@ -191,6 +199,8 @@ impl Ledger {
             Kind::Pin(pin) => self.judge_pin(pin),
             Kind::Unpin(unpin) => self.judge_unpin(unpin),
             Kind::Expire(expire) => self.judge_expire(expire),
+            Kind::Quarantine(quarantine) => self.judge_quarantine(quarantine),
+            Kind::Healed(healed) => self.judge_healed(healed),
             Kind::RemoveJob(remove) => self.judge_remove_job(remove),
         }
     }

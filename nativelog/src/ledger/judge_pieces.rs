@@ -137,6 +137,11 @@ impl Ledger {
             let Some((id, content)) = self.content.find(&digest) else {
                 return Err(Rejected::new(Reason::NotFound, format!("no sealed content {}", digest.short())));
             };
+            if self.is_quarantined(&digest) {
+                let detail =
+                    format!("content {} is in quarantine: its bytes have to be sent", digest.short());
+                return Err(Rejected::new(Reason::NotFound, detail));
+            }
             if content.bytes != size {
                 return Err(malformed(format!("the content has {} bytes, the file {size}", content.bytes)));
             }

@@ -64,10 +64,10 @@ impl Ledger {
         let job = self.jobs.get(&name).ok_or_else(|| no_job(&name))?;
         let asked: BTreeSet<u64> = expire.epochs.iter().copied().collect();
         let mut epochs = Vec::new();
-        for epoch in asked {
+        for epoch in asked.iter().copied() {
             match job.epochs.get(&epoch) {
                 Some(record) => {
-                    self.judge_expiry(job, epoch, record, expire.by_hand)?;
+                    self.judge_expiry(job, epoch, record, expire.by_hand, &asked)?;
                     epochs.push(epoch);
                 }
                 // At or below the mark and not there: gone before, whatever it was.
@@ -102,6 +102,7 @@ impl Ledger {
         epoch: u64,
         record: &EpochRecord,
         by_hand: bool,
+        asked: &BTreeSet<u64>,
     ) -> Result<(), Rejected> {
         let protected = |why: String| Err(Rejected::new(Reason::Protected, why).current(epoch));
         if let Some(owner) = record.pinned_by(self.log_ms) {
@@ -113,6 +114,11 @@ impl Ledger {
         let newest = job.epochs.last_key_value().map(|(newest, _)| *newest);
         if newest == Some(epoch) && !by_hand {
             return protected(format!("epoch {epoch} is the newest committed"));
+        }
+        // By hand too: beside it there would be only what nobody can serve.
+        let good = self.newest_of(job).map(|(good, _)| good) == Some(epoch);
+        if good && job.epochs.range(epoch + 1..).any(|(later, _)| !asked.contains(later)) {
+            return protected(format!("epoch {epoch} is the newest that is not in quarantine"));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelP
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState, Fit};
-use super::job::EpochRecord;
+use super::job::{EpochRecord, Job};
 use super::outcomes::Ending;
 use super::verdict::SealedEpoch;
 
@@ -19,7 +19,7 @@ pub struct JobInfo {
     pub token: u64,
     /// The highest epoch ever sealed.
     pub high_water: Option<u64>,
-    /// The newest epoch that is not expired.
+    /// The newest epoch that is not expired and holds nothing that is in quarantine.
     pub newest: Option<u64>,
     /// Number of sealed epochs that are not expired.
     pub epochs: usize,
@@ -120,7 +120,7 @@ impl Ledger {
             number: job.number,
             token: job.token,
             high_water: job.mark,
-            newest: job.epochs.last_key_value().map(|(epoch, _)| *epoch),
+            newest: self.newest_of(job).map(|(epoch, _)| epoch),
             epochs: job.epochs.len(),
             open: job.open.iter().copied().collect(),
         })
@@ -143,10 +143,14 @@ impl Ledger {
         self.jobs.get(name)?.epochs.get(&epoch).map(epoch_info)
     }
 
-    /// The newest sealed epoch of a job.
+    /// The newest sealed epoch of a job that holds nothing that is in quarantine.
     pub fn newest(&self, name: &JobName) -> Option<EpochInfo> {
-        let job = self.jobs.get(name)?;
-        job.epochs.last_key_value().map(|(_, record)| epoch_info(record))
+        self.newest_of(self.jobs.get(name)?).map(|(_, record)| epoch_info(record))
+    }
+
+    pub(super) fn newest_of<'a>(&self, job: &'a Job) -> Option<(u64, &'a EpochRecord)> {
+        let mut good = job.epochs.iter().rev().filter(|(_, record)| !self.holds_quarantined(record));
+        good.next().map(|(epoch, record)| (*epoch, record))
     }
 
     /// The job's current writer token; 0 when it never had a writer.

@@ -12,6 +12,7 @@ mod job;
 mod key;
 mod meta;
 mod outcome;
+mod quarantine;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ impl Ledger {
                 attempt::put_piece(value, self.open.get(id)?, *file, *offset)?;
             }
             RowKey::Outcome(number) => outcome::put(value, self.outcomes.get(*number)?),
+            RowKey::Quarantine(id) => quarantine::put(value, self.quarantine.get(id)?),
         }
         Some(())
     }
@@ -104,6 +106,7 @@ impl Ledger {
                 ranges.into_iter().flatten().map(move |offset| RowKey::Piece(id, file, *offset))
             }))
             .chain(self.outcomes.iter().map(|(number, _)| RowKey::Outcome(number)))
+            .chain(self.quarantine.keys().map(|id| RowKey::Quarantine(*id)))
     }
 }
 
@@ -177,6 +180,7 @@ impl Builder {
                 }
                 ledger.outcomes.push(outcome);
             }
+            RowKey::Quarantine(id) => drop(ledger.quarantine.insert(*id, quarantine::take(value)?)),
         }
         Ok(())
     }
@@ -187,6 +191,9 @@ impl Builder {
         last.ok_or(DecodeError("no rows"))?;
         let contents = Contents::rebuild(slots, content.into_iter());
         ledger.content = Arc::new(contents.ok_or(DecodeError("content rows that cannot stand together"))?);
+        if ledger.quarantine.keys().any(|id| ledger.content.slot(*id).is_none()) {
+            return Err(DecodeError("content in quarantine is gone"));
+        }
         for attempt in ledger.open.values_mut() {
             for state in &attempt.files {
                 if let FileState::Reused(digest) = state {

@@ -85,6 +85,10 @@ pub struct Rules {
     pub expire_epochs_max: usize,
     /// Nodes that one expiry names.
     pub published_on_max: usize,
+    /// Nodes that a quarantine, or the end of one, names.
+    pub findings_max: usize,
+    /// Longest finding of a node, bytes.
+    pub finding_bytes_max: usize,
 }
 
 const V3: Rules = Rules {
@@ -117,6 +121,8 @@ const V3: Rules = Rules {
     pins_max: 64,
     expire_epochs_max: 4096,
     published_on_max: 1024,
+    findings_max: 1024,
+    finding_bytes_max: 256,
 };
 
 /// Part of what a path, a name, an entry or a digest tree is: they judge records, and stand in types of `checkpoint`

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use checkpoint::store::{Store, StoreError};
 
+use super::start::{avoid_quarantined, to_avoid};
 use super::{Machine, lock};
 use crate::dues::{Debts, Expected, Overview, Pin, succession};
 use crate::ledger::Ledger;
@@ -22,7 +23,7 @@ impl Machine {
     /// # Errors
     /// The disk refuses.
     pub fn expect(&self, ledger: &Ledger) -> io::Result<Pin> {
-        let pin = self.pin_here();
+        let pin = self.pin_for(ledger);
         let mut snapshots = lock(&self.snapshots);
         let own = self.ledger();
         snapshots.expected.more(&**self.store.disk(), &own, ledger, &pin)?;
@@ -55,6 +56,8 @@ impl Machine {
         self.show_kept(&snapshots.folder);
         kept?;
         snapshots.expected.superseded(&**self.store.disk());
+        let avoid = to_avoid(&ledger, &self.ledger());
+        avoid_quarantined(&self.store, avoid);
         let overview = Overview::of(&ledger);
         {
             let mut own = self.write();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Machine, lock};
-use crate::dues::Pin;
+use crate::dues::{Known, Pin};
+use crate::ledger::Ledger;
 use crate::record::LogId;
 use crate::snapshot::{Capture, Folder, SnapshotError, SnapshotMeta};
 
@@ -97,7 +98,17 @@ impl Machine {
     /// is not gone already.
     pub fn purge_limit(&self) -> Option<LogId> {
         let older = self.kept.borrow().1.as_ref()?.position;
-        let mut limit = self.pins.lower(older)?;
+        self.purge_limit_below(self.pins.lower(older)?)
+    }
+
+    /// The same when the log that is kept for pins has become too dear: whoever goes by one gets another snapshot, of
+    /// which it has most.
+    pub fn purge_limit_beyond_pins(&self) -> Option<LogId> {
+        let older = self.kept.borrow().1.as_ref()?.position;
+        self.purge_limit_below(older)
+    }
+
+    fn purge_limit_below(&self, mut limit: LogId) -> Option<LogId> {
         if let Some(attempt) = self.dues.needs_log_from()
             && attempt <= limit.index
         {
@@ -107,13 +118,21 @@ impl Machine {
         purged.is_none_or(|purged| purged.index < limit.index).then_some(limit)
     }
 
-    /// Keeps the log from the newest snapshot on, and every payload, blob and staged file, until the pin is
-    /// dropped.
+    /// Keeps everything that the ledgers from the newest snapshot up to now refer to (payloads, blobs, staged files)
+    /// until the pin is dropped, and the log behind that snapshot while it can be afforded.
     pub fn pin(self: &Arc<Self>) -> Pin {
-        self.pin_here()
+        self.pins.take(|| {
+            let log = self.newest_snapshot().map(|newest| newest.position);
+            let ledger = self.ledger();
+            // What has ended since that snapshot is in its ledger, or younger than it.
+            let (contents, attempts) = self.dues.let_go_since(log.map(|log| log.index));
+            (log, Known::of(&ledger, contents, attempts))
+        })
     }
 
-    pub(super) fn pin_here(&self) -> Pin {
-        self.pins.take(|| self.newest_snapshot().map(|newest| newest.position))
+    /// Keeps what `coming` refers to, as far as it is here already.
+    pub(super) fn pin_for(&self, coming: &Ledger) -> Pin {
+        let known = Known::of(coming, [], []);
+        self.pins.take(|| (self.newest_snapshot().map(|newest| newest.position), known))
     }
 }

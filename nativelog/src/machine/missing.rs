@@ -38,6 +38,16 @@ impl Machine {
         Ok(())
     }
 
+    /// A sealed epoch has no directory here, and why: what it lacks is owed.
+    pub fn note_missing(&self, job: &JobName, epoch: u64, why: &str) {
+        // While the ledger is held, no record can expire it.
+        let ledger = self.ledger();
+        if let Some(info) = ledger.epoch(job, epoch) {
+            let sealed = info.sealed;
+            self.dues.note_missing(job.clone(), epoch, sealed.attempt, sealed.root, why);
+        }
+    }
+
     /// Sealed epochs that are no directory here and are not just being published.
     pub fn missing(&self) -> Vec<Missing> {
         let unpublished = self.dues.still_unpublished().into_iter().map(|(epoch, why)| Missing {

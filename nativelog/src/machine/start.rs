@@ -11,6 +11,7 @@
 //! and in the log above the older one, and nowhere else. A damaged snapshot is renamed to `*.damaged`; temporary files
 //! go. Nothing else is deleted, and nothing is reported as applied above the log's last entry.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -18,6 +19,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use checkpoint::JobName;
 use checkpoint::store::Store;
 use tokio::sync::watch;
 
@@ -103,6 +105,7 @@ impl Machine {
         let catalog = project::open(catalog_dir, &mut ledger);
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
+        avoid_quarantined(&store, to_avoid(&ledger, &Ledger::default()));
         let overview = Overview::of(&ledger);
         let earlier = overview.published_above(&store);
         let dues = Arc::new(Dues::new(next, debts, &ledger));
@@ -147,6 +150,25 @@ impl Machine {
             }
         })?;
         Ok(())
+    }
+}
+
+/// What `latest` has to avoid, by job: epochs of `ledger` with content in quarantine; also none, where another ledger,
+/// `before`, had some.
+pub(super) fn to_avoid(ledger: &Ledger, before: &Ledger) -> Vec<(JobName, BTreeSet<u64>)> {
+    if ledger.quarantine().next().is_none() && before.quarantine().next().is_none() {
+        return Vec::new();
+    }
+    let jobs = ledger.jobs().map(|job| (job.clone(), ledger.quarantined_epochs(job)));
+    jobs.filter(|(job, avoid)| !avoid.is_empty() || !before.quarantined_epochs(job).is_empty()).collect()
+}
+
+/// `latest` points to no epoch with content in quarantine. Takes the store's names: no ledger may be held.
+pub(super) fn avoid_quarantined(store: &Store, avoid: Vec<(JobName, BTreeSet<u64>)>) {
+    for (job, avoid) in avoid {
+        if let Err(error) = store.avoid(&job, avoid) {
+            tracing::warn!(%job, %error, "`latest` cannot be moved");
+        }
     }
 }
 

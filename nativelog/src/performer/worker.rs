@@ -123,6 +123,10 @@ impl Worker {
                         }
                         publishing.push(epoch);
                     }
+                    Effect::Latest { job, avoid } => {
+                        self.publish(std::mem::take(&mut publishing));
+                        self.point_latest(&job, avoid);
+                    }
                     Effect::Expire { job, epoch, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.expire(job, epoch, index, &released);
@@ -286,6 +290,13 @@ impl Worker {
             tracing::info!(job = %epoch.job, epoch = epoch.epoch, "an epoch has expired that was never published here");
             self.discard(epoch.attempt);
             self.remove(epoch.job, epoch.epoch, index);
+        }
+    }
+
+    /// Where `latest` points is a convenience: it is set right at every start and with every epoch.
+    fn point_latest(&self, job: &JobName, avoid: BTreeSet<u64>) {
+        if let Err(error) = self.store.avoid(job, avoid) {
+            tracing::warn!(%job, %error, "`latest` cannot be moved yet");
         }
     }
 

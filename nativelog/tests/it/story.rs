@@ -47,6 +47,7 @@ stories! {
     later_epoch_subsumes_earlier_attempt
     leader_dies_mid_epoch
     nodes_keep_their_identity
+    quarantine_of_rotten_content
     repeat_is_idempotent
     resume_with_changed_plan
     reuse_of_sealed_content
@@ -257,6 +258,15 @@ impl Teller {
                 let by_hand = words.named.contains_key("by_hand");
                 compose::expire(&job(words), words.list("epochs"), by_hand, words.text("reason"), Vec::new())
             }
+            "quarantine" => {
+                let digest = self.directory(words).digest(words.number("file") as u32);
+                let what = |node| (node, words.text("what"));
+                compose::quarantine(digest, words.list("on").into_iter().map(what))
+            }
+            "healed" => {
+                let digest = self.directory(words).digest(words.number("file") as u32);
+                compose::healed(digest, words.list("on"))
+            }
             "remove_job" => compose::remove_job(&job(words), words.text("reason")),
             "tick" => compose::tick(words.number("ms")),
             "activate" => compose::activate(words.number("version") as u32),
@@ -324,6 +334,9 @@ impl Teller {
                 None => told.push_str("  no such job\n"),
                 Some(job) => {
                     let (token, open) = (job.token, &job.open);
+                    if ledger.quarantine().next().is_some() {
+                        writeln!(told, "  newest={:?}", job.newest).unwrap();
+                    }
                     writeln!(told, "  token={token} high-water={:?} open={open:?}", job.high_water).unwrap();
                 }
             }
@@ -331,8 +344,18 @@ impl Teller {
                 let pins: Vec<_> = epoch.pins.iter().map(|pin| pin.owner.as_str()).collect();
                 let pins =
                     if pins.is_empty() { String::new() } else { format!(" pinned by {}", pins.join(", ")) };
-                writeln!(told, "  epoch {} root={}{pins}", epoch.sealed.epoch, epoch.sealed.root.short())
-                    .unwrap();
+                let rotten = ledger.quarantined_in(&name, epoch.sealed.epoch);
+                let rotten: String = rotten
+                    .iter()
+                    .map(|info| format!(" quarantined {} {:?}", info.digest.short(), info.found))
+                    .collect();
+                writeln!(
+                    told,
+                    "  epoch {} root={}{pins}{rotten}",
+                    epoch.sealed.epoch,
+                    epoch.sealed.root.short()
+                )
+                .unwrap();
             }
         } else if words.named.contains_key("attempt") {
             match ledger.attempt(words.number("attempt")) {
@@ -404,6 +427,7 @@ fn effect_line(effect: &Effect) -> String {
                 sources.join(" ")
             )
         }
+        Effect::Latest { job, avoid } => format!("latest of {job} is none of {avoid:?}"),
         Effect::RemoveJob { job } => format!("remove the folder of {job}"),
         Effect::Expire { job, epoch, released } => format!("expire {job}@{epoch}{}", released_by(released)),
         Effect::Discard { attempt, released } => {

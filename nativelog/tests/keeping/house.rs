@@ -7,10 +7,10 @@ use std::sync::Arc;
 use checkpoint::CommitId;
 use checkpoint::disk::Disk;
 use checkpoint::testing::CrashDisk;
-use nativelog::LogRecord;
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::performer::Publication;
 use nativelog::snapshot::{SnapshotError, SnapshotMeta};
+use nativelog::{LogId, LogRecord};
 
 use crate::directory::{CHUNK, Directory};
 use crate::replica::{Replica, job};
@@ -91,8 +91,17 @@ impl Replica {
         self.try_purge().expect("the disk works")
     }
 
+    /// As far as it may when nobody can afford any more to keep the log for a pin.
+    pub fn purge_beyond_pins(&self) -> bool {
+        self.purge_to(self.machine.purge_limit_beyond_pins()).expect("the disk works")
+    }
+
     pub fn try_purge(&self) -> Option<bool> {
-        let Some(limit) = self.machine.purge_limit() else { return Some(false) };
+        self.purge_to(self.machine.purge_limit())
+    }
+
+    fn purge_to(&self, limit: Option<LogId>) -> Option<bool> {
+        let Some(limit) = limit else { return Some(false) };
         self.log.purge(limit);
         let (answer, answered) = std::sync::mpsc::channel();
         self.log.append(Vec::new(), Box::new(move |result| drop(answer.send(result))));

@@ -1,9 +1,10 @@
 //! While something is pinned, nothing that it may need goes.
 
 use checkpoint::testing::CrashDisk;
+use nativelog::compose;
 
 use crate::directory::Directory;
-use crate::house::{assert_baseline, paths, start};
+use crate::house::{assert_baseline, file, paths, start};
 
 #[test]
 fn a_pin_holds_the_log_the_blobs_and_the_staged_files() {
@@ -31,6 +32,48 @@ fn a_pin_holds_the_log_the_blobs_and_the_staged_files() {
     assert_eq!(replica.machine.reclaim().unwrap().files, 1);
     assert_eq!(replica.machine.garbage(), Default::default());
     replica.assert_all_published("the other epoch");
+    replica.empty();
+    replica.stop();
+    assert_baseline(&disk, "after the pin");
+}
+
+#[test]
+fn what_came_after_a_pin_is_given_back_while_the_pin_holds_what_it_knows() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let open = Directory::parse("big:200k=7 small:100=8");
+    replica.whole(1, &Directory::parse("known:100=1"));
+    let attempt = replica.begin(2, &open);
+    replica.commit(compose::piece(attempt, open.chunk(file(&open, "big"), 0)));
+    replica.commit(compose::piece(attempt, open.pack(&[file(&open, "small")])));
+    replica.wait_performed();
+    replica.keep().unwrap();
+    let pin = replica.machine.pin();
+    // A long transfer: an attempt that is aborted, one that is sealed and expires, and the one that was open ends.
+    replica.commit(compose::abort(attempt, "no more"));
+    replica.whole(3, &Directory::parse("later:100=3"));
+    replica.whole(4, &Directory::parse("newest:100=4"));
+    let later = replica.begin(5, &open);
+    replica.commit(compose::piece(later, open.chunk(file(&open, "big"), 0)));
+    replica.commit(compose::abort(later, "no more"));
+    replica.try_expire(vec![1, 3]).unwrap();
+    replica.commit_blanks(1);
+    replica.wait_performed();
+    for _ in 0..2 {
+        replica.keep().unwrap();
+        replica.commit_blanks(1);
+    }
+    assert!(replica.purge_beyond_pins());
+    let given = replica.machine.reclaim().unwrap();
+    assert_eq!(given.files, 1, "the content of the epoch that came later");
+    let left = paths(&disk);
+    let staging = |id: u64| left.iter().any(|path| path.ends_with(format!("staging/{id}")));
+    assert!(staging(attempt), "the attempt that was open when the pin was taken");
+    assert!(!staging(later), "an attempt that the pin does not know");
+    assert_eq!(replica.machine.garbage().contents, 1, "the content that the pin knows");
+
+    drop(pin);
+    assert_eq!(replica.machine.reclaim().unwrap().files, 1);
     replica.empty();
     replica.stop();
     assert_baseline(&disk, "after the pin");

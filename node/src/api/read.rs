@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use checkpoint::JobName;
 use client::{Code, Failure, pb, wire};
-use nativelog::ledger::{EpochInfo, Ledger};
+use nativelog::ledger::{EpochInfo, Ledger, QuarantineInfo};
 
 use super::commit::TIME_LABEL;
 use super::{current, job_name, status};
@@ -146,7 +146,8 @@ pub fn find(ledger: &Ledger, job: &JobName, which: Option<&pb::Which>) -> Result
         Kind::Back(back) => {
             let back_usize = usize::try_from(back).unwrap_or(usize::MAX);
             let what = if back == 0 { job.to_string() } else { format!("{job}@-{back}") };
-            (ledger.epochs(job).nth(back_usize), what)
+            let good = |info: &EpochInfo| ledger.quarantined_in(job, info.sealed.epoch).is_empty();
+            (ledger.epochs(job).filter(good).nth(back_usize), what)
         }
         Kind::AtOrBelow(epoch) => {
             (ledger.epochs(job).find(|info| info.sealed.epoch <= epoch), format!("{job} at or below {epoch}"))
@@ -165,11 +166,26 @@ pub fn find(ledger: &Ledger, job: &JobName, which: Option<&pb::Which>) -> Result
     })
 }
 
+/// Content in quarantine as the API tells it; the epochs that hold it are for others to fill in.
+pub fn quarantined_pb(info: QuarantineInfo) -> pb::Quarantined {
+    let found = info.found.into_iter().map(|(node, what)| pb::Finding { node, what });
+    pb::Quarantined {
+        digest: wire::digest(&info.digest),
+        bytes: info.bytes,
+        found: found.collect(),
+        epochs: Vec::new(),
+    }
+}
+
 /// One epoch as the API tells it; who has published it is for others to fill in.
 pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::Epoch {
     let sealed = &info.sealed;
     let is_newest = newest == Some(sealed.epoch);
     let mut flags = Vec::new();
+    let quarantined = ledger.quarantined_in(&sealed.job, sealed.epoch);
+    if !quarantined.is_empty() {
+        flags.push("quarantined".to_owned());
+    }
     if is_newest {
         flags.push("latest".to_owned());
     }
@@ -198,6 +214,7 @@ pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::E
         newest: is_newest,
         published_on: Vec::new(),
         flags,
+        quarantined: quarantined.into_iter().map(quarantined_pb).collect(),
     }
 }
 

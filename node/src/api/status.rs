@@ -7,6 +7,7 @@ use client::{Code, Failure, pb};
 use pb::published_on_request::Wanted;
 
 use super::job_name;
+use super::read::quarantined_pb;
 use crate::node::Node;
 use crate::units;
 
@@ -14,6 +15,8 @@ use crate::units;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Epochs that one question may name.
 const WANTED_MAX: usize = 10_000;
+/// Contents in quarantine that a status names, and epochs of each.
+const QUARANTINED_MAX: usize = 100;
 /// Pause before a node that did not answer is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,6 +32,7 @@ pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply 
         leader,
         term: own.1,
         nodes: vec![own.0],
+        quarantined: quarantined(node),
     };
     if request.all {
         let others = node.voters().into_iter().filter(|id| *id != node.config.id);
@@ -50,6 +54,27 @@ pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply 
         }
     }
     reply
+}
+
+/// Content in quarantine, and the epochs that hold it.
+fn quarantined(node: &Node) -> Vec<pb::Quarantined> {
+    let ledger = node.replica.machine().ledger();
+    let mut all: Vec<pb::Quarantined> =
+        ledger.quarantine().take(QUARANTINED_MAX).map(quarantined_pb).collect();
+    if all.is_empty() {
+        return all;
+    }
+    for job in ledger.jobs() {
+        for epoch in ledger.quarantined_epochs(job) {
+            for held in ledger.quarantined_in(job, epoch) {
+                let there = all.iter_mut().find(|there| there.digest == client::wire::digest(&held.digest));
+                if let Some(there) = there.filter(|there| there.epochs.len() < QUARANTINED_MAX) {
+                    there.epochs.push(format!("{job}@{epoch}"));
+                }
+            }
+        }
+    }
+    all
 }
 
 async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {

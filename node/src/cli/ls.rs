@@ -97,6 +97,18 @@ fn row(epoch: &pb::Epoch, reply: &pb::ListReply, with_job: bool) -> Vec<String> 
     with_job.then(|| epoch.job.clone()).into_iter().chain(cells).collect()
 }
 
+/// Content in quarantine as an object.
+pub fn quarantined_json(content: &pb::Quarantined) -> serde_json::Value {
+    let found: Vec<_> =
+        content.found.iter().map(|found| json!({ "node": found.node, "what": found.what })).collect();
+    json!({
+        "digest": units::hex(&content.digest),
+        "bytes": content.bytes,
+        "found": found,
+        "epochs": content.epochs,
+    })
+}
+
 /// One epoch as an object. What the `silent` nodes hold is not known.
 pub fn epoch_json(epoch: &pb::Epoch, silent: &[u64]) -> serde_json::Value {
     let position = epoch.position.unwrap_or_default();
@@ -121,5 +133,6 @@ pub fn epoch_json(epoch: &pb::Epoch, silent: &[u64]) -> serde_json::Value {
         "flags": epoch.flags,
         "published_on": epoch.published_on,
         "silent": silent,
+        "quarantined": epoch.quarantined.iter().map(quarantined_json).collect::<Vec<_>>(),
     })
 }

@@ -83,6 +83,11 @@ fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
     if !epoch.flags.is_empty() {
         rows.push(("flags", epoch.flags.join(", ")));
     }
+    for content in &epoch.quarantined {
+        let found = content.found.iter().map(|found| format!("node {}: {}", found.node, found.what));
+        let digest: String = units::hex(&content.digest).chars().take(8).collect();
+        rows.push(("quarantined", format!("{digest}: {}", found.collect::<Vec<_>>().join("; "))));
+    }
     rows.extend(epoch.labels.iter().map(|label| ("label", format!("{}={}", label.key, label.value))));
     rows.extend(epoch.depends_on.iter().map(|name| ("depends on", name.clone())));
     rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()

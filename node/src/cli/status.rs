@@ -6,6 +6,7 @@ use std::time::Duration;
 use client::{Client, Code, Failure, pb};
 use serde_json::{Value, json};
 
+use super::ls::quarantined_json;
 use super::output::{self, Format, Output};
 use crate::units;
 
@@ -92,6 +93,17 @@ fn text(reply: &pb::StatusReply, verbose: bool) -> String {
             text.push_str(&format!("\nnode {}: {note}", node.id));
         }
     }
+    for content in &reply.quarantined {
+        let found: Vec<String> =
+            content.found.iter().map(|found| format!("node {}: {}", found.node, found.what)).collect();
+        let digest: String = units::hex(&content.digest).chars().take(8).collect();
+        text.push_str(&format!(
+            "\nquarantined: content {digest} ({}) of {}: {}",
+            units::size(content.bytes),
+            content.epochs.join(", "),
+            found.join("; ")
+        ));
+    }
     text
 }
 
@@ -141,6 +153,7 @@ pub fn status_json(reply: &pb::StatusReply) -> Value {
         "leader": reply.leader,
         "term": reply.term,
         "nodes": reply.nodes.iter().map(node_json).collect::<Vec<_>>(),
+        "quarantined": reply.quarantined.iter().map(quarantined_json).collect::<Vec<_>>(),
     })
 }
 
@@ -212,7 +225,15 @@ mod tests {
             lacking_bytes: 3 << 20,
             ..node.clone()
         };
+        let found = pb::Finding { node: 1, what: "the blob does not verify".into() };
+        let rotten = pb::Quarantined {
+            digest: vec![0xab; 32].into(),
+            bytes: 3 << 20,
+            found: vec![found.clone(), pb::Finding { node: 2, ..found }],
+            epochs: vec!["train@7".into()],
+        };
         pb::StatusReply {
+            quarantined: vec![rotten],
             cluster_name: "prod".into(),
             leader: Some(1),
             term: 4,
@@ -230,10 +251,12 @@ mod tests {
         2     follower     a:1   0    91       90       89         50        3.0 MiB  ?          2        25% of 4.0 MiB  9f31c2d0
         3     unreachable  c:1   -    -        -        -          -         -        -          -        -               -
         node 3: connection refused
+        quarantined: content abababab (3.0 MiB) of train@7: node 1: the blob does not verify; node 2: the blob does not verify
         ");
         assert!(text(&reply(), true).contains("a:2   7"));
         let json = status_json(&reply());
         assert_eq!(json["nodes"][0]["disk_free"], 1 << 30);
         assert!(json["nodes"][1]["disk_free"].is_null());
+        assert_eq!(json["quarantined"][0]["found"][1]["node"], 2);
     }
 }

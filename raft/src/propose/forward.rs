@@ -15,7 +15,7 @@ use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::identity::Check;
 use crate::network::convert::{from_position, position, put_record, take_record};
-use crate::network::peers::{Lane, never_sent};
+use crate::network::peers::{Lane, Peers, never_sent};
 use crate::proto;
 
 fn encode_request(seq: u64, record: &LogRecord) -> proto::ProposeRequest {
@@ -78,11 +78,9 @@ fn lost(leader: u64, status: &Status) -> ProposeError {
 pub(super) async fn propose_once(proposer: &Proposer, leader: u64, record: &LogRecord) -> Outcome {
     // As long as the leader does not answer nothing is sent, so that nothing becomes unknown.
     proposer.quorum().way_to(leader).await?;
-    let client = proposer.peers.member(leader, Lane::Forward, Check::Full);
-    let mut client = client.map_err(|status| ProposeError::unavailable(status.message()))?;
     let patience = proposer.config.answer_stall + proposer.config.leader_patience;
     let answered = tokio::select! {
-        answered = tokio::time::timeout(patience, client.propose(encode_request(0, record))) => answered,
+        answered = tokio::time::timeout(patience, propose_to(&proposer.peers, leader, record)) => answered,
         why = proposer.quorum().lost() => return Err(ProposeError::unknown(why)),
         () = proposer.quorum().deposed(leader) => {
             return Err(ProposeError::unknown(format!("node {leader} leads no more")));
@@ -90,8 +88,17 @@ pub(super) async fn propose_once(proposer: &Proposer, leader: u64, record: &LogR
     };
     match answered {
         Err(_) => Err(ProposeError::unknown(format!("node {leader}, the leader, does not answer"))),
-        Ok(Err(status)) => Err(lost(leader, &status)),
-        Ok(Ok(reply)) => decode_reply(reply.into_inner()),
+        Ok(outcome) => outcome,
+    }
+}
+
+/// Proposes one record to `leader`, and waits as long as it takes.
+pub(crate) async fn propose_to(peers: &Peers, leader: u64, record: &LogRecord) -> Outcome {
+    let client = peers.member(leader, Lane::Forward, Check::Full);
+    let mut client = client.map_err(|status| ProposeError::unavailable(status.message()))?;
+    match client.propose(encode_request(0, record)).await {
+        Err(status) => Err(lost(leader, &status)),
+        Ok(reply) => decode_reply(reply.into_inner()),
     }
 }
 

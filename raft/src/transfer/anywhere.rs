@@ -10,7 +10,7 @@ use nativelog::record::LogId;
 
 use super::TransferError;
 use super::ask::{self, Items, Missed, Trouble};
-use super::gather::{Gather, ROUNDS};
+use super::gather::{Answers, Gather, ROUNDS, Said};
 use super::source::Range;
 use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, MANIFEST_BYTES_MAX};
 use crate::network::convert::position;
@@ -50,7 +50,7 @@ impl Gather {
         what: &str,
         ask: impl Fn(u64) -> BoxFuture<'a, Asked<T>> + Send,
     ) -> Result<Found<T>, TransferError> {
-        let mut last = "no other node is known".to_owned();
+        let mut said = Answers::default();
         for round in 0..ROUNDS {
             if round > 0 {
                 self.pause(round).await?;
@@ -59,16 +59,16 @@ impl Gather {
                 match ask(peer).await {
                     Ok(Ok(found)) => return Ok(Found::Here(found)),
                     Ok(Err(missed)) if missed.miss == Miss::Ended => return Ok(Found::Ended),
-                    Ok(Err(missed)) => last = format!("node {peer}: {}", missed.why),
+                    Ok(Err(missed)) => said.add(peer, Said::No(missed.why)),
                     Err(Trouble::Stopped) => return Err(TransferError::Stopped),
-                    Err(Trouble::Peer(why)) => {
+                    Err(trouble) => {
                         self.is_away(peer);
-                        last = format!("node {peer}: {why}");
+                        said.add(peer, Said::of(trouble));
                     }
                 }
             }
         }
-        Err(TransferError::Lacking { what: what.to_owned(), why: last })
+        Err(said.error(what.to_owned(), self.holder()))
     }
 
     /// The manifest of a sealed epoch, with the root that the ledger names.
@@ -94,8 +94,8 @@ impl Gather {
         let decoded = tokio::task::spawn_blocking(move || manifest::decode_file(&bytes)).await;
         match decoded {
             Ok(Ok((envelope, tree))) if envelope.root == root => Ok(Ok((envelope, tree))),
-            Ok(Ok(_)) => Err(Trouble::Peer("it sent a manifest with another root".into())),
-            Ok(Err(error)) => Err(Trouble::Peer(error.to_string())),
+            Ok(Ok(_)) => Ok(Err(corrupt("it sent a manifest with another root"))),
+            Ok(Err(error)) => Ok(Err(corrupt(error.to_string()))),
             Err(_) => Err(Trouble::Peer("its manifest cannot be read".into())),
         }
     }
@@ -131,8 +131,25 @@ impl Gather {
         at: u64,
         ranges: &[Range],
     ) -> Result<Found<Vec<Bytes>>, TransferError> {
-        let what = format!("ranges of attempt {attempt}");
-        self.anywhere(&what, |peer| self.ranges_from(peer, attempt, at, ranges.to_vec()).boxed()).await
+        let what = match ranges {
+            [one] => format!("bytes {}..{} of file {}", one.offset, one.offset + one.len, one.file),
+            _ => format!("ranges of attempt {attempt}"),
+        };
+        let found = self.anywhere(&what, |peer| self.ranges_from(peer, attempt, at, ranges.to_vec()).boxed());
+        match found.await {
+            // One peer may have the one, another the other.
+            Err(TransferError::Nowhere { .. }) if ranges.len() > 1 => {
+                let mut all = Vec::with_capacity(ranges.len());
+                for range in ranges {
+                    match Box::pin(self.ranges(attempt, at, std::slice::from_ref(range))).await? {
+                        Found::Here(came) => all.extend(came),
+                        Found::Ended => return Ok(Found::Ended),
+                    }
+                }
+                Ok(Found::Here(all))
+            }
+            found => found,
+        }
     }
 
     async fn ranges_from(&self, peer: u64, attempt: u64, at: u64, ranges: Vec<Range>) -> Asked<Vec<Bytes>> {
@@ -164,10 +181,26 @@ impl Gather {
         at: u64,
         files: &[PackedFile],
     ) -> Result<Found<Vec<Bytes>>, TransferError> {
-        let what = format!("packed files of attempt {attempt}");
+        let what = match files {
+            [one] => format!("file {} of attempt {attempt}", one.file),
+            _ => format!("packed files of attempt {attempt}"),
+        };
         let wanted: Vec<(u32, u64, Digest)> =
             files.iter().map(|file| (file.file, file.size, file.digest)).collect();
-        self.anywhere(&what, |peer| self.packed_from(peer, attempt, at, wanted.clone()).boxed()).await
+        let found = self.anywhere(&what, |peer| self.packed_from(peer, attempt, at, wanted.clone()).boxed());
+        match found.await {
+            Err(TransferError::Nowhere { .. }) if files.len() > 1 => {
+                let mut all = Vec::with_capacity(files.len());
+                for file in files {
+                    match Box::pin(self.packed(attempt, at, std::slice::from_ref(file))).await? {
+                        Found::Here(came) => all.extend(came),
+                        Found::Ended => return Ok(Found::Ended),
+                    }
+                }
+                Ok(Found::Here(all))
+            }
+            found => found,
+        }
     }
 
     async fn packed_from(
@@ -203,13 +236,17 @@ impl Gather {
                 Err(missed) => return Ok(Err(missed)),
             };
             if !is_good(item, &data) {
-                return Err(Trouble::Peer("it sent bytes that do not verify".into()));
+                return Ok(Err(corrupt("it sent bytes that do not verify")));
             }
             self.progress.fetched(data.len() as u64);
             good.push(data);
         }
         Ok(Ok(good))
     }
+}
+
+fn corrupt(why: impl Into<String>) -> Missed {
+    Missed { miss: Miss::Corrupt, why: why.into() }
 }
 
 /// Groups items so that one request holds few enough of them and few enough bytes.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::{Stop, stopped};
 use crate::identity::Check;
@@ -18,7 +18,9 @@ pub const STALL: Duration = Duration::from_secs(15);
 /// Why a call brought no more.
 #[derive(Debug)]
 pub enum Trouble {
-    /// The peer cannot be asked now, or does not keep to the protocol.
+    /// The peer cannot be reached, or is silent.
+    Away(String),
+    /// The peer cannot answer now, or does not keep to the protocol.
     Peer(String),
     /// The transfer has to end.
     Stopped,
@@ -26,7 +28,11 @@ pub enum Trouble {
 
 impl Trouble {
     fn of(status: &Status) -> Trouble {
-        Trouble::Peer(status.message().to_owned())
+        let why = status.message().to_owned();
+        match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded => Trouble::Away(why),
+            _ => Trouble::Peer(why),
+        }
     }
 }
 
@@ -72,7 +78,7 @@ pub async fn opened<T>(
     tokio::select! {
         () = stopped(stop) => Err(Trouble::Stopped),
         opened = tokio::time::timeout(STALL, call) => match opened {
-            Err(_) => Err(Trouble::Peer(format!("no answer for {STALL:?}"))),
+            Err(_) => Err(Trouble::Away(format!("no answer for {STALL:?}"))),
             Ok(Err(status)) => Err(Trouble::of(&status)),
             Ok(Ok(response)) => Ok(response.into_inner()),
         },
@@ -98,7 +104,7 @@ impl Items {
                 part = tokio::time::timeout(STALL, self.parts.message()) => part,
             };
             let part = match part {
-                Err(_) => return Err(Trouble::Peer(format!("silent for {STALL:?}"))),
+                Err(_) => return Err(Trouble::Away(format!("silent for {STALL:?}"))),
                 Ok(Err(status)) => return Err(Trouble::of(&status)),
                 Ok(Ok(None)) if self.exact && self.item < self.sizes.len() => {
                     return Err(Trouble::Peer("the answer ends too early".into()));

@@ -7,16 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use checkpoint::Digest;
 use checkpoint::store::{Content, Incoming, IncomingError, Store};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 use super::ask::{self, Event, Items, Trouble};
-use super::{Progress, Stop, TransferError, blocking, is_stopped, stopped};
+use super::{Lost, Progress, Stop, TransferError, blocking, is_stopped, stopped};
 use crate::config::RoomProbe;
 use crate::network::peers::Peers;
 use crate::proto;
@@ -52,10 +53,80 @@ pub struct Gather {
     away: Arc<Mutex<HashMap<u64, Instant>>>,
     /// Counts batches: each begins at another peer.
     turns: Arc<AtomicUsize>,
+    /// Contents that this transfer found nowhere: they are not asked for again by it.
+    lost: Arc<Mutex<BTreeMap<Digest, Lost>>>,
 }
 
-/// A content and why a peer did not bring it.
-type Left = (Content, String);
+/// What a peer said, or why it did not.
+#[derive(Debug, Clone)]
+pub(super) enum Said {
+    /// It has no good copy.
+    No(String),
+    /// It cannot be reached.
+    Away(String),
+    /// Nothing that decides.
+    Trouble(String),
+}
+
+impl Said {
+    pub fn of(trouble: Trouble) -> Said {
+        match trouble {
+            Trouble::Away(why) => Said::Away(why),
+            Trouble::Peer(why) => Said::Trouble(why),
+            Trouble::Stopped => Said::Trouble("the transfer was ended".into()),
+        }
+    }
+
+    fn why(&self) -> &str {
+        match self {
+            Said::No(why) | Said::Away(why) | Said::Trouble(why) => why,
+        }
+    }
+}
+
+/// What all peers said of one thing, in one round.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Answers(BTreeMap<u64, Said>);
+
+impl Answers {
+    pub fn add(&mut self, peer: u64, said: Said) {
+        self.0.insert(peer, said);
+    }
+
+    /// Who has no good copy, when every peer that lives says so, `holder` among them.
+    fn nowhere(&self, holder: Option<u64>) -> Option<BTreeMap<u64, String>> {
+        let mut found = BTreeMap::new();
+        for (peer, said) in &self.0 {
+            match said {
+                Said::No(why) => drop(found.insert(*peer, why.clone())),
+                Said::Away(_) if Some(*peer) != holder => {}
+                Said::Away(_) | Said::Trouble(_) => return None,
+            }
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    fn why(&self) -> String {
+        if self.0.is_empty() {
+            return "no other node is known".to_owned();
+        }
+        let each: Vec<String> =
+            self.0.iter().map(|(peer, said)| format!("node {peer}: {}", said.why())).collect();
+        each.join("; ")
+    }
+
+    /// Why nobody brought it.
+    pub fn error(&self, what: String, holder: Option<u64>) -> TransferError {
+        let why = self.why();
+        match self.nowhere(holder) {
+            Some(_) => TransferError::Nowhere { what, why, lost: Vec::new() },
+            None => TransferError::Lacking { what, why },
+        }
+    }
+}
+
+/// A content and what was said of it.
+type Left = (Content, Answers);
 
 impl Gather {
     /// For node `me`; `stop` ends it.
@@ -70,6 +141,7 @@ impl Gather {
             room: RoomProbe::always(),
             away: Arc::default(),
             turns: Arc::default(),
+            lost: Arc::default(),
         }
     }
 
@@ -133,27 +205,55 @@ impl Gather {
         }
     }
 
-    /// Brings `contents` to the shelves.
+    fn lost(&self) -> MutexGuard<'_, BTreeMap<Digest, Lost>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn holder(&self) -> Option<u64> {
+        self.holder
+    }
+
+    /// Brings `contents` to the shelves; what is nowhere to be had does not hold up the rest.
     ///
     /// # Errors
     /// [`TransferError`]; what came is kept.
     pub async fn bring(&self, contents: Vec<Content>) -> Result<(), TransferError> {
+        let mut lost: BTreeMap<Digest, Lost> = BTreeMap::new();
         let mut seen = BTreeSet::new();
+        let known = self.lost().clone();
+        let mut rest = Vec::with_capacity(contents.len());
+        for content in contents {
+            match known.get(&content.digest) {
+                Some(there) => drop(lost.insert(content.digest, there.clone())),
+                None => rest.push(content),
+            }
+        }
         // One digest is brought once at a time, also when it is wanted with two modes.
         let (once, again): (Vec<_>, Vec<_>) =
-            contents.into_iter().partition(|content| seen.insert(content.digest));
-        self.bring_each(once).await?;
+            rest.into_iter().partition(|content| seen.insert(content.digest));
+        lost.extend(self.bring_each(once).await?);
         for content in again {
-            self.bring_each(vec![content]).await?;
+            if !lost.contains_key(&content.digest) {
+                lost.extend(self.bring_each(vec![content]).await?);
+            }
         }
-        Ok(())
+        let Some(first) = lost.values().next() else { return Ok(()) };
+        let said = first.found.iter().map(|(peer, why)| format!("node {peer}: {why}"));
+        let why = said.collect::<Vec<_>>().join("; ");
+        let what = format!("content {}", first.digest);
+        self.lost().extend(lost.iter().map(|(digest, lost)| (*digest, lost.clone())));
+        Err(TransferError::Nowhere { what, why, lost: lost.into_values().collect() })
     }
 
-    async fn bring_each(&self, contents: Vec<Content>) -> Result<(), TransferError> {
-        let mut left: Vec<Left> = contents.into_iter().map(|content| (content, String::new())).collect();
+    /// Answers with what is nowhere to be had.
+    async fn bring_each(&self, contents: Vec<Content>) -> Result<Vec<(Digest, Lost)>, TransferError> {
+        let mut left: Vec<Left> = contents.into_iter().map(|content| (content, Answers::default())).collect();
+        // Whoever finds one content nowhere finds the next there, too: it is not waited for as long.
+        let rounds = if self.lost().is_empty() { ROUNDS } else { 1 };
         for round in 0..ROUNDS {
-            if left.is_empty() {
-                return Ok(());
+            let decided = left.iter().all(|(_, said)| said.nowhere(self.holder).is_some());
+            if left.is_empty() || round >= rounds && decided {
+                break;
             }
             if round > 0 {
                 self.pause(round).await?;
@@ -167,29 +267,43 @@ impl Gather {
                 left.extend(done?);
             }
         }
-        match left.into_iter().next() {
-            None => Ok(()),
-            Some((content, why)) => {
-                Err(TransferError::Lacking { what: format!("content {}", content.digest), why })
-            }
+        let mut lost = Vec::new();
+        for (content, said) in left {
+            let Some(found) = said.nowhere(self.holder) else {
+                let what = format!("content {}", content.digest);
+                return Err(TransferError::Lacking { what, why: said.why() });
+            };
+            lost.push((content.digest, Lost { digest: content.digest, bytes: content.size, found }));
         }
+        Ok(lost)
     }
 
     /// Asks one peer after the other; answers with what none of them brought.
     async fn bring_batch(&self, batch: Vec<Content>) -> Result<Vec<Left>, TransferError> {
-        let mut left: Vec<Left> =
-            batch.into_iter().map(|content| (content, "no other node is known".into())).collect();
+        let mut left: Vec<Left> = batch.into_iter().map(|content| (content, Answers::default())).collect();
         for peer in self.order() {
             if left.is_empty() {
                 break;
             }
-            let contents = left.into_iter().map(|(content, _)| content).collect();
-            left = self.bring_from(peer, contents).await?;
+            let contents = left.iter().map(|(content, _)| *content).collect();
+            let mut missed: HashMap<Digest, Said> = HashMap::new();
+            for (content, said) in self.bring_from(peer, contents).await? {
+                missed.insert(content.digest, said);
+            }
+            left.retain_mut(|(content, answers)| {
+                let said = missed.remove(&content.digest);
+                said.map(|said| answers.add(peer, said)).is_some()
+            });
         }
         Ok(left)
     }
 
-    async fn bring_from(&self, peer: u64, contents: Vec<Content>) -> Result<Vec<Left>, TransferError> {
+    /// What `peer` did not bring.
+    async fn bring_from(
+        &self,
+        peer: u64,
+        contents: Vec<Content>,
+    ) -> Result<Vec<(Content, Said)>, TransferError> {
         let store = self.store.clone();
         let opened = blocking(move || {
             let open = contents.into_iter().map(|content| store.incoming(content));
@@ -212,7 +326,7 @@ impl Gather {
                 Err(error @ IncomingError::Corrupt { .. }) => {
                     tracing::warn!(peer, %error, "a peer sent content that does not verify; it is thrown away and asked for elsewhere");
                     self.progress.came_wrong(content.size);
-                    left.push((content, format!("node {peer}: {error}")));
+                    left.push((content, Said::No(error.to_string())));
                 }
             }
         }
@@ -226,7 +340,7 @@ impl Gather {
         peer: u64,
         mut arrived: Vec<Incoming>,
         wanted: Vec<Incoming>,
-    ) -> Result<(Vec<Incoming>, Vec<Left>), TransferError> {
+    ) -> Result<(Vec<Incoming>, Vec<(Content, Said)>), TransferError> {
         let blobs = wanted.iter().map(|one| {
             let Content { digest, size, .. } = one.content();
             proto::BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset: one.have() }
@@ -236,14 +350,15 @@ impl Gather {
         let (parts, taken) = mpsc::channel(AHEAD);
         let room = self.room.clone();
         let writer = tokio::task::spawn_blocking(move || write(wanted, taken, &room));
-        let mut why: BTreeMap<usize, String> = BTreeMap::new();
+        let mut why: BTreeMap<usize, Said> = BTreeMap::new();
         let trouble = match self.blobs(peer, request, sizes, parts, &mut why).await {
             Ok(()) => None,
             Err(Trouble::Stopped) => Some(None),
-            Err(Trouble::Peer(trouble)) => {
+            Err(trouble) => {
                 self.is_away(peer);
-                tracing::debug!(peer, trouble, "a peer brings no more");
-                Some(Some(trouble))
+                let said = Said::of(trouble);
+                tracing::debug!(peer, why = said.why(), "a peer brings no more");
+                Some(Some(said))
             }
         };
         // Also when it ends early: what the thread has must not be opened again before it lets go.
@@ -253,17 +368,33 @@ impl Gather {
         if let Some(None) = trouble {
             return Err(TransferError::Stopped);
         }
-        let trouble = trouble.flatten().unwrap_or_else(|| "it sent too little".into());
+        let trouble = trouble.flatten().unwrap_or_else(|| Said::Trouble("it sent too little".into()));
         let mut left = Vec::new();
         for (item, one) in wanted.into_iter().enumerate() {
             if one.have() == one.content().size {
                 arrived.push(one);
             } else {
                 let why = why.remove(&item).unwrap_or_else(|| trouble.clone());
-                left.push((one.content(), format!("node {peer}: {why}")));
+                left.push((one.content(), why));
             }
         }
         Ok((arrived, left))
+    }
+
+    /// Whether `peer` has a good copy: it verifies all of it and sends the last byte.
+    pub async fn has(&self, peer: u64, digest: Digest, size: u64) -> Result<bool, TransferError> {
+        let blob = proto::BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset: size - 1 };
+        let request = proto::BlobsRequest { blobs: vec![blob] };
+        let asked = async {
+            let mut client = ask::client(&self.peers, peer)?;
+            let answer = ask::opened(&self.stop, client.fetch_blobs(request)).await?;
+            Items::exactly(answer, vec![1], &self.stop).collect().await
+        };
+        match asked.await {
+            Ok(items) => Ok(items.iter().all(Result::is_ok)),
+            Err(Trouble::Stopped) => Err(TransferError::Stopped),
+            Err(Trouble::Away(_) | Trouble::Peer(_)) => Ok(false),
+        }
     }
 
     async fn blobs(
@@ -272,14 +403,14 @@ impl Gather {
         request: proto::BlobsRequest,
         sizes: Vec<u64>,
         parts: mpsc::Sender<(usize, Bytes)>,
-        why: &mut BTreeMap<usize, String>,
+        why: &mut BTreeMap<usize, Said>,
     ) -> Result<(), Trouble> {
         let mut client = ask::client(&self.peers, peer)?;
         let answer = ask::opened(&self.stop, client.fetch_blobs(request)).await?;
         let mut items = Items::exactly(answer, sizes, &self.stop);
         while let Some(event) = items.next().await? {
             match event {
-                Event::Missed(item, missed) => drop(why.insert(item, missed.why)),
+                Event::Missed(item, missed) => drop(why.insert(item, Said::No(missed.why))),
                 Event::Data(item, data) => {
                     self.progress.fetched(data.len() as u64);
                     // The writer ends before only when the disk refuses, and says so itself.

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nativelog::compose;
 use nativelog::ledger::Ledger;
 use nativelog::snapshot::{Capture, SnapshotMeta};
 use nativelog::store::Vote;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::{Stage, TransferError, Transfers, blocking, is_stopped, receive};
+use super::receive::{self, OwedEpoch};
+use super::{Stage, TransferError, Transfers, blocking, is_stopped};
 use crate::config::LEDGER_BYTES_MAX;
 use crate::network::convert;
 use crate::proto::{self, snapshot_part::Part};
@@ -22,6 +24,9 @@ use crate::snapshot::members_of;
 
 /// How long this node's own garbage may take, before what the coming ledger does not know makes room.
 const OWN_GARBAGE: Duration = Duration::from_secs(5);
+
+/// Longest reason of an abort, in characters of at most four bytes: a record takes 1024.
+const REASON_CHARS: usize = 256;
 
 /// Whose turn it is to receive.
 #[derive(Default)]
@@ -139,6 +144,7 @@ async fn install(
     }
     // Held until the snapshot is installed.
     let mut pin = None;
+    let mut owed = Vec::new();
     if news {
         // Before the first blob is made: what a transfer that never ends has brought is given back one day. And what
         // is here already and not referred to yet is not given back meanwhile.
@@ -153,15 +159,22 @@ async fn install(
         let gather = transfers.gather(stop).with_holder(from);
         let came = receive::complete(&gather, &Arc::new(transfers.machine.clone()), &ledger).await;
         let fetched = transfers.progress.watch().borrow().fetched_bytes;
-        if let Err(error) = came {
-            transfers.progress.end(false);
-            tracing::warn!(from, %position, fetched, %error, "the snapshot's content is not all here; what came is kept");
-            return Err(match error {
-                TransferError::Here(why) => Status::resource_exhausted(why),
-                other => Status::unavailable(other.to_string()),
-            });
+        match came {
+            Ok(lacking) => owed = lacking,
+            Err(error) => {
+                transfers.progress.end(false);
+                tracing::warn!(from, %position, fetched, %error, "the snapshot's content is not all here; what came is kept");
+                if let TransferError::Staged(attempts) = &error {
+                    end_attempts(transfers, attempts).await;
+                }
+                return Err(match error {
+                    TransferError::Here(why) => Status::resource_exhausted(why),
+                    other => Status::unavailable(other.to_string()),
+                });
+            }
         }
-        tracing::info!(from, %position, fetched, "all that the snapshot refers to is here; it is installed");
+        let owes = owed.len();
+        tracing::info!(from, %position, fetched, owes, "what the snapshot refers to is here, but for what is owed; it is installed");
     }
     drop(blocking(move || drop(ledger)).await);
     let installed = transfers.consensus.install(vote, capture).await;
@@ -170,10 +183,30 @@ async fn install(
         let done = installed.as_ref().is_ok_and(|now| *now == vote);
         transfers.progress.end(done);
         if done {
+            for OwedEpoch { job, epoch, why } in owed {
+                transfers.machine.note_missing(&job, epoch, &why);
+            }
             forget_unfinished(transfers).await;
         }
     }
     Ok(proto::SnapshotReply { vote: convert::put_vote(installed?) })
+}
+
+/// No node that lives can serve bytes of these open attempts, so that they can never be whole here: a record ends
+/// them, and the same snapshot, when it comes again, does without them. Their writers begin anew.
+async fn end_attempts(transfers: &Transfers, attempts: &[(u64, String)]) {
+    for (attempt, why) in attempts {
+        let reason: String =
+            format!("no live node can serve its bytes: {why}").chars().take(REASON_CHARS).collect();
+        tracing::warn!(attempt, reason, "an open attempt is to be ended");
+        if let Err(error) = transfers.records.propose(compose::abort(*attempt, reason)).await {
+            tracing::warn!(
+                attempt,
+                error,
+                "the attempt is not ended yet; it is tried again with the next snapshot"
+            );
+        }
+    }
 }
 
 /// Gives back what this node's own records allow, and then what those of the coming ledger do.

@@ -74,7 +74,19 @@ fn here(error: impl std::fmt::Display) -> TransferError {
     TransferError::Here(error.to_string())
 }
 
-/// Makes the disk of `home` hold everything that `ledger` refers to.
+/// A sealed epoch that is owed: nobody who lives has all of it.
+#[derive(Debug, Clone)]
+pub struct OwedEpoch {
+    /// The job.
+    pub job: JobName,
+    /// The epoch.
+    pub epoch: u64,
+    /// What is lacking, and what the peers said.
+    pub why: String,
+}
+
+/// Makes the disk of `home` hold everything that `ledger` refers to, but for epochs with something that is nowhere to be
+/// had: those are the answer.
 ///
 /// # Errors
 /// [`TransferError`]; what came is kept.
@@ -82,28 +94,42 @@ pub async fn complete<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
     ledger: &Arc<Ledger>,
-) -> Result<(), TransferError> {
+) -> Result<Vec<OwedEpoch>, TransferError> {
     let at = ledger.applied().map_or(0, |id| id.index);
     let (store, wanted) = (gather.store().clone(), ledger.clone());
     let epochs = blocking(move || unpublished(&store, &wanted)).await??;
     gather.progress().epochs(epochs.len());
     let mut left = epochs.len();
+    let mut owed = Vec::new();
     let mut manifests = futures::stream::iter(epochs)
         .map(|info| manifest_of(gather.clone(), info, at).boxed())
         .buffered(MANIFESTS_AHEAD);
     while let Some(next) = manifests.next().await {
-        let (info, found) = next?;
-        match found {
-            Found::Here((envelope, manifest)) => {
-                agrees(&envelope, &info)?;
-                epoch(gather, home, envelope, Arc::new(manifest)).await?;
-            }
-            Found::Ended => content_of(gather, ledger, &info).await?,
+        let (info, found) = next;
+        let came = match found {
+            Ok(Found::Here((envelope, manifest))) => match agrees(&envelope, &info) {
+                Ok(()) => epoch(gather, home, envelope, Arc::new(manifest)).await,
+                Err(error) => Err(error),
+            },
+            Ok(Found::Ended) => content_of(gather, ledger, &info).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = came {
+            owed.push(owing(&info, error)?);
         }
         left -= 1;
         gather.progress().epochs(left);
     }
-    attempts(gather, home, ledger, at).await
+    attempts(gather, home, ledger, at).await?;
+    Ok(owed)
+}
+
+/// What is nowhere to be had is owed; everything else ends the transfer.
+fn owing(info: &EpochInfo, error: TransferError) -> Result<OwedEpoch, TransferError> {
+    let TransferError::Nowhere { .. } = &error else { return Err(error) };
+    let (job, epoch, why) = (info.sealed.job.clone(), info.sealed.epoch, error.to_string());
+    tracing::error!(%job, epoch, why, "no live node can serve all of this epoch: it is owed, and asked for again");
+    Ok(OwedEpoch { job, epoch, why })
 }
 
 /// Brings what an epoch holds that has expired since. The file's mode is not known without its manifest: any serves.
@@ -121,10 +147,10 @@ async fn manifest_of(
     gather: Gather,
     info: EpochInfo,
     at: u64,
-) -> Result<(EpochInfo, Found<(Envelope, Manifest)>), TransferError> {
+) -> (EpochInfo, Result<Found<(Envelope, Manifest)>, TransferError>) {
     let (job, epoch, root) = (info.sealed.job.clone(), info.sealed.epoch, info.sealed.root);
-    let found = gather.manifest(&Wanted { job, epoch, root, at }).await?;
-    Ok((info, found))
+    let found = gather.manifest(&Wanted { job, epoch, root, at }).await;
+    (info, found)
 }
 
 /// Sealed epochs that are no directory here with their root, oldest first.
@@ -148,7 +174,7 @@ fn unpublished(store: &Store, ledger: &Ledger) -> Result<Vec<EpochInfo>, Transfe
 /// The root covers the tree only: what else a manifest file says must be what the ledger says.
 ///
 /// # Errors
-/// [`TransferError::Lacking`]: this one is of no use.
+/// [`TransferError::Nowhere`]: this one is of no use, and whoever sent it has no better.
 pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> Result<(), TransferError> {
     let sealed = &info.sealed;
     let at = (envelope.position.term, envelope.position.node, envelope.position.index);
@@ -164,7 +190,8 @@ pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> Result<(), TransferError
         return Ok(());
     }
     let what = format!("the manifest of {}@{}", sealed.job, sealed.epoch);
-    Err(TransferError::Lacking { what, why: "the one that came says something else than the ledger".into() })
+    let why = "the one that came says something else than the ledger".into();
+    Err(TransferError::Nowhere { what, why, lost: Vec::new() })
 }
 
 /// Brings the content of one epoch and publishes it.
@@ -240,14 +267,30 @@ async fn attempts<H: Home>(
     let (looking, wanted) = (home.clone(), ledger.clone());
     let lacking = blocking(move || looking.lacking(&wanted)).await?.map_err(here)?;
     let mut unpacked = false;
+    let mut lost = Vec::new();
     for lacks in lacking {
         let ranges: u64 = lacks.ranges.iter().map(|(_, _, len, _)| len).sum();
         let packed: u64 = lacks.packed.iter().map(|file| file.size).sum();
         let reused: u64 = lacks.reused.iter().map(|content| content.size).sum();
         gather.progress().lacks(ranges + packed + reused);
-        gather.bring(lacks.reused.clone()).await?;
-        place(gather, home, ledger, at, &lacks).await?;
-        unpacked |= unpack(gather, home, at, &lacks).await?;
+        match gather.bring(lacks.reused.clone()).await {
+            // Sealed content: its epoch is owed, and so is what this attempt may become.
+            Ok(()) | Err(TransferError::Nowhere { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        unpacked |= !lacks.packed.is_empty();
+        let came = match place(gather, home, ledger, at, &lacks).await {
+            Ok(()) => unpack(gather, home, at, &lacks).await,
+            Err(error) => Err(error),
+        };
+        match came {
+            Ok(()) => {}
+            Err(error @ TransferError::Nowhere { .. }) => lost.push((lacks.attempt, error.to_string())),
+            Err(error) => return Err(error),
+        }
+    }
+    if !lost.is_empty() {
+        return Err(TransferError::Staged(lost));
     }
     if unpacked {
         let store = gather.store().clone();
@@ -312,17 +355,17 @@ async fn write<H: Home>(home: &Arc<H>, ranges: Vec<Placed>) -> Result<(), Transf
     blocking(move || home.place(ranges)).await?.map_err(here)
 }
 
-/// True when something was unpacked, which is still to be synced.
+/// What is unpacked is still to be synced.
 async fn unpack<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
     at: u64,
     lacks: &AttemptLacks,
-) -> Result<bool, TransferError> {
+) -> Result<(), TransferError> {
     let attempt = lacks.attempt;
     for group in grouped(&lacks.packed, |file| file.size) {
         gather.check()?;
-        let Found::Here(came) = gather.packed(attempt, at, &group).await? else { return Ok(true) };
+        let Found::Here(came) = gather.packed(attempt, at, &group).await? else { return Ok(()) };
         let home = home.clone();
         let written = blocking(move || {
             let files: Vec<Unpacked<'_>> = group
@@ -334,5 +377,5 @@ async fn unpack<H: Home>(
         });
         written.await?.map_err(here)?;
     }
-    Ok(!lacks.packed.is_empty())
+    Ok(())
 }

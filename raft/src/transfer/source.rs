@@ -69,7 +69,7 @@ pub struct Range {
 /// This node's content.
 pub struct Source {
     machine: Arc<Machine>,
-    /// Inode, time of change and length of blobs that were read whole and have this digest.
+    /// Inode, time of change and length of blobs that were read whole, and the digest that they had then.
     verified: Mutex<Verified>,
 }
 
@@ -126,16 +126,22 @@ impl Source {
             return send(&data.slice(offset.min(size) as usize..), out);
         }
         let key = (stat.ino, stat.mtime_ns, stat.len);
-        let fresh = |(digest, at): &(Digest, Instant)| *digest == wanted && at.elapsed() < VERIFIED_FOR;
-        if !self.verified().get(&key).is_some_and(fresh) {
-            if hash(&*file, out)? != wanted {
-                return Err(self.rotten(&path));
+        let before = self.verified().get(&key).copied();
+        let found = match before.filter(|(_, at)| at.elapsed() < VERIFIED_FOR) {
+            Some((found, _)) => found,
+            None => {
+                let found = hash(&*file, out)?;
+                let mut verified = self.verified();
+                if verified.len() >= VERIFIED_MAX {
+                    verified.clear();
+                }
+                verified.insert(key, (found, Instant::now()));
+                found
             }
-            let mut verified = self.verified();
-            if verified.len() >= VERIFIED_MAX {
-                verified.clear();
-            }
-            verified.insert(key, (wanted, Instant::now()));
+        };
+        // A bad one is remembered, too: all who lack it ask again and again.
+        if found != wanted {
+            return Err(self.rotten(&path));
         }
         let mut at = offset;
         while at < size {

@@ -8,3 +8,4 @@ mod catch_up;
 mod cluster;
 mod hostile;
 mod mending;
+mod quarantine;

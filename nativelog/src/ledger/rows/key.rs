@@ -30,6 +30,8 @@ pub enum RowKey {
     Piece(u64, u32, u64),
     /// What became of a commit, by its number.
     Outcome(u64),
+    /// Sealed content in quarantine.
+    Quarantine(u32),
 }
 
 impl RowKey {
@@ -53,6 +55,7 @@ impl RowKey {
             RowKey::File(id, file) => key.u8(9).u64(*id).u32(*file),
             RowKey::Piece(id, file, offset) => key.u8(10).u64(*id).u32(*file).u64(*offset),
             RowKey::Outcome(number) => key.u8(11).u64(*number),
+            RowKey::Quarantine(id) => key.u8(20).u32(*id),
         };
     }
 
@@ -74,6 +77,7 @@ impl RowKey {
             9 => RowKey::File(key.u64()?, key.u32()?),
             10 => RowKey::Piece(key.u64()?, key.u32()?, key.u64()?),
             11 => RowKey::Outcome(key.u64()?),
+            20 => RowKey::Quarantine(key.u32()?),
             _ => return Err(DecodeError("a row of no known table")),
         };
         key.end()?;

@@ -1,0 +1,195 @@
+//! Content in quarantine: sealed, held, and not to be had on a quorum of the nodes.
+//!
+//! It is kept, with everything that holds it, and comes back by a record when a quorum has verified copies again, or at
+//! once when a sealed attempt brings its bytes anew: then every replica gets them. Until then nobody is offered it: it
+//! cannot be reused, an attempt that leans on it ends, and an epoch that holds it is not a job's newest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use checkpoint::store::Source;
+use checkpoint::{Digest, EntryKind, JobName};
+
+use super::Ledger;
+use super::effect::Effect;
+use super::job::EpochRecord;
+use super::judge::{Change, Sealing, digest, malformed, repeat};
+use super::outcomes::Ending;
+use super::rows::RowKey;
+use super::verdict::{Accepted, Reason, Rejected};
+use crate::record::{LogId, proto};
+
+/// What the ledger keeps of content in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Quarantined {
+    /// Log index of the newest record that said so.
+    pub at: u64,
+    /// By node: what it found.
+    pub found: BTreeMap<u64, String>,
+}
+
+/// Content in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantineInfo {
+    /// BLAKE3 of the content.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Log index of the newest record that said so.
+    pub at: u64,
+    /// Who looked, and what they found.
+    pub found: Vec<(u64, String)>,
+}
+
+impl Ledger {
+    /// Content that is in quarantine.
+    pub fn quarantine(&self) -> impl Iterator<Item = QuarantineInfo> {
+        self.quarantine.iter().map(|(id, quarantined)| self.quarantine_info(*id, quarantined))
+    }
+
+    fn quarantine_info(&self, id: u32, quarantined: &Quarantined) -> QuarantineInfo {
+        let content = self.content.get(id);
+        QuarantineInfo {
+            digest: content.digest,
+            bytes: content.bytes,
+            at: quarantined.at,
+            found: quarantined.found.iter().map(|(node, what)| (*node, what.clone())).collect(),
+        }
+    }
+
+    /// Whether this content is in quarantine.
+    pub fn is_quarantined(&self, digest: &Digest) -> bool {
+        !self.quarantine.is_empty()
+            && self.content.find(digest).is_some_and(|(id, _)| self.quarantine.contains_key(&id))
+    }
+
+    /// What an epoch holds that is in quarantine.
+    pub fn quarantined_in(&self, job: &JobName, epoch: u64) -> Vec<QuarantineInfo> {
+        let record = self.jobs.get(job).and_then(|job| job.epochs.get(&epoch));
+        let held = record.into_iter().flat_map(|record| self.quarantined_of(record));
+        held.map(|id| self.quarantine_info(id, &self.quarantine[&id])).collect()
+    }
+
+    /// The epochs of a job that hold content in quarantine.
+    pub fn quarantined_epochs(&self, job: &JobName) -> BTreeSet<u64> {
+        let epochs = self.jobs.get(job).into_iter().flat_map(|job| &job.epochs);
+        epochs.filter(|(_, record)| self.holds_quarantined(record)).map(|(epoch, _)| *epoch).collect()
+    }
+
+    /// Content is in quarantine here and there; few, so that each is looked for in the epoch.
+    fn quarantined_of(&self, record: &EpochRecord) -> impl Iterator<Item = u32> {
+        self.quarantine.keys().copied().filter(|id| record.content.binary_search(id).is_ok())
+    }
+
+    pub(super) fn holds_quarantined(&self, record: &EpochRecord) -> bool {
+        self.quarantined_of(record).next().is_some()
+    }
+
+    pub(super) fn judge_quarantine(&self, quarantine: &proto::Quarantine) -> Result<Change, Rejected> {
+        let digest = digest(&quarantine.digest)?;
+        let (findings, rules) = (&quarantine.found, self.limits());
+        let known = |node: &u64| self.members.is_empty() || self.members.contains_key(node);
+        if findings.is_empty() || findings.len() > rules.findings_max {
+            return Err(malformed("a quarantine names 1 to 1024 nodes"));
+        }
+        let mut found = BTreeMap::new();
+        for finding in findings {
+            if finding.what.len() > rules.finding_bytes_max || finding.what.chars().any(char::is_control) {
+                return Err(malformed("what was found has at most 256 bytes and no control characters"));
+            }
+            if !known(&finding.node) || found.insert(finding.node, finding.what.clone()).is_some() {
+                return Err(malformed("a quarantine names nodes of the cluster, each once"));
+            }
+        }
+        let Some((content, _)) = self.content.find(&digest) else {
+            return Err(no_content(&digest));
+        };
+        if self.quarantine.get(&content).is_some_and(|there| there.found == found) {
+            return Ok(repeat(Accepted::Done));
+        }
+        Ok(Change::Quarantine { content, found })
+    }
+
+    pub(super) fn judge_healed(&self, healed: &proto::Healed) -> Result<Change, Rejected> {
+        let digest = digest(&healed.digest)?;
+        if healed.verified_on.is_empty() || healed.verified_on.len() > self.limits().findings_max {
+            return Err(malformed("the end of a quarantine names 1 to 1024 nodes"));
+        }
+        let Some((content, _)) = self.content.find(&digest) else {
+            return Err(no_content(&digest));
+        };
+        if !self.quarantine.contains_key(&content) {
+            return Ok(repeat(Accepted::Done));
+        }
+        Ok(Change::Healed { content })
+    }
+
+    pub(super) fn put_in_quarantine(
+        &mut self,
+        content: u32,
+        found: BTreeMap<u64, String>,
+        at: LogId,
+    ) -> Vec<Effect> {
+        self.touch(RowKey::Quarantine(content));
+        self.quarantine.insert(content, Quarantined { at: at.index, found });
+        // Nobody could serve what they would be sealed over. Their writers begin anew, and send the bytes.
+        let leaning = self.open.iter().filter(|(_, attempt)| attempt.held.contains(&content));
+        let leaning: Vec<u64> = leaning.map(|(id, _)| *id).collect();
+        let mut effects: Vec<Effect> =
+            leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)).collect();
+        effects.extend(self.latest_without(&[content]));
+        effects
+    }
+
+    pub(super) fn end_quarantine(&mut self, contents: &[u32]) -> Vec<Effect> {
+        let ended: Vec<u32> =
+            contents.iter().copied().filter(|id| self.quarantine.contains_key(id)).collect();
+        for id in &ended {
+            self.touch(RowKey::Quarantine(*id));
+            self.quarantine.remove(id);
+        }
+        self.latest_without(&ended)
+    }
+
+    /// These were let go of: what nobody holds any more is in no quarantine.
+    pub(super) fn forget_quarantine<'a>(&mut self, contents: impl IntoIterator<Item = &'a u32>) {
+        if self.quarantine.is_empty() {
+            return;
+        }
+        for id in contents {
+            if self.quarantine.contains_key(id) && self.content.slot(*id).is_none() {
+                self.touch(RowKey::Quarantine(*id));
+                self.quarantine.remove(id);
+            }
+        }
+    }
+
+    /// Content in quarantine whose bytes a sealed attempt brings: a quorum has them already, all others will.
+    pub(super) fn healed_by(&self, sealing: &Sealing) -> Vec<u32> {
+        if self.quarantine.is_empty() {
+            return Vec::new();
+        }
+        let files = sealing.tree.manifest.entries.iter().zip(sealing.tree.sources.iter());
+        let brought = files.filter(|(entry, source)| {
+            entry.kind == EntryKind::File && matches!(source, Source::Staged | Source::Unpacked)
+        });
+        let mut healed: Vec<u32> =
+            brought.filter_map(|(entry, _)| self.content.find(&entry.digest)).map(|(id, _)| id).collect();
+        healed.retain(|id| self.quarantine.contains_key(id));
+        healed.sort_unstable();
+        healed.dedup();
+        healed
+    }
+
+    /// Where `latest` may not point now, for every job with an epoch that holds one of these.
+    fn latest_without(&self, contents: &[u32]) -> Vec<Effect> {
+        let holds = |record: &EpochRecord| contents.iter().any(|id| record.content.binary_search(id).is_ok());
+        let touched = self.jobs.iter().filter(|(_, job)| job.epochs.values().any(holds));
+        touched
+            .map(|(job, _)| Effect::Latest { job: job.clone(), avoid: self.quarantined_epochs(job) })
+            .collect()
+    }
+}
+
+fn no_content(digest: &Digest) -> Rejected {
+    Rejected::new(Reason::NotFound, format!("nobody holds content {}", digest.short()))
+}

@@ -1,0 +1,114 @@
+//! Content that rotted on every node that has it: it holds up nothing, is named everywhere, and comes back.
+
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use checkpoint::{Digest, JobName};
+use nativelog::performer::Publication;
+
+use crate::cluster::{Cluster, Node, by_hand, commit_epoch, within};
+
+const MIB: usize = 1 << 20;
+const HOME: Duration = Duration::from_secs(30);
+
+fn job() -> JobName {
+    JobName::try_from("job").unwrap()
+}
+
+fn digest_of_big(node: &Node, epoch: u64) -> Digest {
+    let (_, manifest) = node.machine.store().manifest(&job(), epoch).unwrap().unwrap();
+    manifest.entries.iter().find(|entry| entry.path.as_bytes() == b"big").unwrap().digest
+}
+
+/// Flips a byte of the blob in place, or flips it back.
+fn flip(node: &Node, digest: Digest) {
+    let path: PathBuf = node.machine.store().blob_path(digest).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 12_345).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], 12_345).unwrap();
+    std::fs::set_permissions(&path, mode).unwrap();
+}
+
+fn quarantined(node: &Node) -> Vec<Digest> {
+    node.machine.ledger().quarantine().map(|info| info.digest).collect()
+}
+
+fn newest(node: &Node) -> Option<u64> {
+    node.machine.ledger().newest(&job()).map(|info| info.sealed.epoch)
+}
+
+fn latest(node: &Node) -> PathBuf {
+    std::fs::read_link(node.machine.store().layout().latest_link(&job())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn content_that_rotted_everywhere_holds_up_nothing_and_comes_back() {
+    let mut cluster = Cluster::start_keeping("quarantine", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    let away = cluster.lose_follower().await;
+    for number in 2..=4 {
+        commit_epoch(&cluster, "job", number, MIB).await;
+    }
+    cluster.agree().await;
+    within("published where they are", async || {
+        let all = cluster
+            .nodes
+            .values()
+            .all(|node| node.machine.publication(&job(), 4) == Some(Publication::Published));
+        all.then_some(())
+    })
+    .await;
+    cluster.purge().await;
+    let rotten = digest_of_big(cluster.nodes.values().next().unwrap(), 4);
+    cluster.nodes.values().for_each(|node| flip(node, rotten));
+
+    let began = Instant::now();
+    cluster.resume(away).await;
+    cluster.agree().await;
+    within("home, with the rotten content named on all nodes", async || {
+        let named = cluster.nodes.values().all(|node| quarantined(node) == [rotten]);
+        let home = &cluster.nodes[&away];
+        let published =
+            (1..=3).all(|epoch| home.machine.publication(&job(), epoch) == Some(Publication::Published));
+        (named && published).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < HOME, "{:?}", began.elapsed());
+    for node in cluster.nodes.values() {
+        assert_eq!(newest(node), Some(3), "node {}", node.id);
+        let info: Vec<_> = node.machine.ledger().quarantined_in(&job(), 4);
+        assert_eq!(info[0].found.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [1, 2, 3]);
+        within("latest falls back", async || (latest(node) == PathBuf::from("3")).then_some(())).await;
+    }
+    let home = &cluster.nodes[&away];
+    assert!(matches!(home.machine.publication(&job(), 4), Some(Publication::Unpublished(_))));
+    // What is committed meanwhile is the newest.
+    commit_epoch(&cluster, "job", 5, MIB).await;
+
+    // One good copy is put back.
+    let restored = cluster.nodes.values().find(|node| node.id != away).unwrap();
+    flip(restored, rotten);
+    for node in cluster.nodes.values() {
+        // Now, not after the pause.
+        let _ = node.replica.repair_epoch(&job(), 4).await;
+    }
+    tokio::time::timeout(Duration::from_secs(90), async {
+        while !cluster.nodes.values().all(|node| {
+            quarantined(node).is_empty()
+                && node.machine.publication(&job(), 4) == Some(Publication::Published)
+        }) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("it is back on all nodes");
+    for node in cluster.nodes.values() {
+        assert!(node.machine.store().verify(&job(), 4).unwrap().is_good(), "node {}", node.id);
+    }
+    cluster.shutdown().await;
+}
