@@ -113,20 +113,44 @@ impl Plan {
 
 /// The digest of a list of entries. Encoding: `docs/format.md`.
 pub fn plan_digest(entries: &[PlanEntry]) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(b"epochlog plan 1\n");
-    let mut bytes = Vec::new();
-    for entry in entries {
+    let mut hasher = PlanHasher::default();
+    entries.iter().for_each(|entry| hasher.push(entry));
+    hasher.finish()
+}
+
+/// [`plan_digest`] of entries that come one after the other.
+#[derive(Clone, Debug)]
+pub struct PlanHasher {
+    hasher: Hasher,
+    bytes: Vec<u8>,
+}
+
+impl Default for PlanHasher {
+    fn default() -> Self {
+        let mut hasher = Hasher::new();
+        hasher.update(b"epochlog plan 1\n");
+        PlanHasher { hasher, bytes: Vec::new() }
+    }
+}
+
+impl PlanHasher {
+    /// Takes the next entry.
+    pub fn push(&mut self, entry: &PlanEntry) {
+        let bytes = &mut self.bytes;
         bytes.clear();
-        put_head(&mut bytes, &entry.path, entry.kind, entry.mode);
+        put_head(bytes, &entry.path, entry.kind, entry.mode);
         match entry.kind {
             EntryKind::File => bytes.extend_from_slice(&entry.size.to_le_bytes()),
             EntryKind::Directory => {}
-            EntryKind::Symlink => put_short(&mut bytes, &entry.target),
+            EntryKind::Symlink => put_short(bytes, &entry.target),
         }
-        hasher.update(&bytes);
+        self.hasher.update(bytes);
     }
-    hasher.finish()
+
+    /// The digest of the entries so far.
+    pub fn finish(&self) -> Digest {
+        self.hasher.finish()
+    }
 }
 
 // Kind, mode and path, as plans and manifests begin an entry.

@@ -38,6 +38,8 @@ pub enum Piece {
         offset: u64,
         /// [`crate::digest::subtree`] of the payload at its place.
         digest: Digest,
+        /// Length of the whole file, bytes.
+        file_bytes: u64,
         /// The bytes.
         payload: Bytes,
     },
@@ -58,6 +60,8 @@ pub enum Piece {
         len: u64,
         /// [`crate::digest::zeros`] of the range.
         digest: Digest,
+        /// Length of the whole file, bytes.
+        file_bytes: u64,
     },
     /// Files whose content was sealed before: id and BLAKE3.
     Reuse {

@@ -183,6 +183,11 @@ impl Store {
         expire::expire(&self.inner, job, epoch)
     }
 
+    /// Removes the folder of a job that has no epochs any more. One that is not empty stays.
+    pub fn remove_job(&self, job: &JobName) -> Result<(), StoreError> {
+        expire::remove_job(&self.inner, job)
+    }
+
     /// Removes what was built for an attempt (its tree and manifest). Staged files stay: the log names them.
     pub fn discard(&self, attempt: u64) -> Result<(), StoreError> {
         expire::discard(&self.inner, attempt)

@@ -332,7 +332,7 @@ mod tests {
         for index in records {
             let job = JobName::try_from(format!("job{}", index % 3).as_str()).unwrap();
             let commit = CommitId::from_bytes([index as u8; 16]);
-            ledger.step(at(index), &compose::open_writer(&job, commit).header).unwrap();
+            ledger.step(at(index), &compose::open_writer(&job, commit, 0).header).unwrap();
         }
     }
 

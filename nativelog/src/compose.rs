@@ -21,6 +21,8 @@ pub struct Opening {
     pub token: Option<u64>,
     /// The same for every repeat of this commit.
     pub commit: CommitId,
+    /// A log index at which that id was not in use yet, the same for every repeat; 0 when none is known.
+    pub born: u64,
     /// Chunk size in bytes, a power of two from 64 KiB to 4 MiB.
     pub chunk_bytes: u32,
     /// The epoch this one builds on.
@@ -99,10 +101,15 @@ impl Pages {
     }
 }
 
-/// Opens a writer.
-pub fn open_writer(job: &JobName, commit: CommitId) -> LogRecord {
+/// Forgets a job that has nothing left.
+pub fn remove_job(job: &JobName, reason: impl Into<String>) -> LogRecord {
+    bare(Kind::RemoveJob(proto::RemoveJob { job: job.as_str().to_owned(), reason: reason.into() }))
+}
+
+/// Opens a writer. `born`: a log index at which the commit id was not in use yet, 0 when none is known.
+pub fn open_writer(job: &JobName, commit: CommitId, born: u64) -> LogRecord {
     let job = job.as_str().to_owned();
-    bare(Kind::OpenWriter(proto::OpenWriter { job, commit_id: commit_bytes(commit) }))
+    bare(Kind::OpenWriter(proto::OpenWriter { job, commit_id: commit_bytes(commit), born }))
 }
 
 /// Opens an attempt.
@@ -113,18 +120,19 @@ pub fn begin(opening: &Opening, plan: &Pages) -> LogRecord {
 /// One piece of an attempt; its payload is shared, not copied.
 pub fn piece(attempt: u64, piece: Piece) -> LogRecord {
     match piece {
-        Piece::Chunk { file, offset, digest, payload } => {
+        Piece::Chunk { file, offset, digest, file_bytes, payload } => {
             let len = u32::try_from(payload.len()).expect("a chunk has at most 4 MiB");
             let digest = digest_bytes(digest);
-            LogRecord::new(Kind::Chunk(proto::Chunk { attempt, file, offset, len, digest }), payload)
+            let chunk = proto::Chunk { attempt, file, offset, len, digest, file_bytes };
+            LogRecord::new(Kind::Chunk(chunk), payload)
         }
         Piece::Pack { files, payload } => {
             let files = files.iter().map(packed_to_proto).collect();
             LogRecord::new(Kind::Pack(proto::Pack { attempt, files }), payload)
         }
-        Piece::Zero { file, offset, len, digest } => {
+        Piece::Zero { file, offset, len, digest, file_bytes } => {
             let digest = digest_bytes(digest);
-            bare(Kind::Zero(proto::Zero { attempt, file, offset, len, digest }))
+            bare(Kind::Zero(proto::Zero { attempt, file, offset, len, digest, file_bytes }))
         }
         Piece::Reuse { files } => {
             let files = files
@@ -261,6 +269,8 @@ fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {
         plan_digest: digest_bytes(plan.digest),
         plan_pages: plan.count(),
         plan_entries: plan.entries,
+        born: opening.born,
+        attempt: None,
     }
 }
 

@@ -16,36 +16,43 @@ mod apply;
 mod attempt;
 mod changes;
 mod content;
+mod digest;
 mod effect;
 mod encode;
+mod gathering;
+mod holding;
 mod job;
 mod judge;
 mod judge_begin;
 mod judge_pieces;
 mod judge_retention;
 mod judge_seal;
+mod log_time;
+mod outcomes;
 mod query;
 mod rows;
+mod rules;
+mod sum;
+mod tree;
 mod verdict;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::JobName;
 
-use crate::record::{LogId, RECORD_VERSION, Record};
+use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
 pub use changes::{ChangedRows, Changes};
 pub use effect::{Effect, PublishEpoch, Released, Step};
-pub use job::COMMITS_REMEMBERED;
+pub use gathering::{Gathered, Gathering};
+pub use holding::{Gone, Held, Holding};
+pub use log_time::TimeNeed;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
+pub use rules::{OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, TICK_MS_MAX};
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
-
-/// The highest version of the rules that this binary knows; the first is 1.
-pub const RULES_VERSION_MAX: u32 = 2;
-/// Most milliseconds that one tick adds to log time.
-pub const TICK_MS_MAX: u64 = 60_000;
 
 /// The replicated state: jobs, sealed epochs, open attempts, sealed content. See the module.
 #[derive(Debug, Clone)]
@@ -57,25 +64,41 @@ pub struct Ledger {
     members: BTreeMap<u64, [u8; 16]>,
     log_ms: u64,
     jobs: BTreeMap<JobName, job::Job>,
+    /// Names of the jobs, by number.
+    names: BTreeMap<u64, JobName>,
     open: BTreeMap<u64, attempt::Attempt>,
-    ended: BTreeMap<u64, job::Ended>,
-    content: content::Contents,
+    /// Entries in the plans of all open attempts.
+    planned: u64,
+    outcomes: outcomes::Outcomes,
+    ending_pins: log_time::EndingPins,
+    /// Shared only while the table after a large seal is worked out.
+    content: Arc<content::Contents>,
+    sums: digest::Sums,
     changes: Changes,
+    /// For the next step, see `holding.rs`.
+    held: Option<Box<Held>>,
+    gone: Gone,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
         Ledger {
             applied: None,
-            rules: 1,
+            rules: RULES_VERSION_FIRST,
             cluster: None,
             members: BTreeMap::new(),
             log_ms: 0,
             jobs: BTreeMap::new(),
+            names: BTreeMap::new(),
             open: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            content: content::Contents::default(),
+            planned: 0,
+            outcomes: outcomes::Outcomes::default(),
+            ending_pins: log_time::EndingPins::new(),
+            content: Arc::default(),
+            sums: digest::Sums::default(),
             changes: Changes::default(),
+            held: None,
+            gone: Gone::default(),
         }
     }
 }
@@ -93,16 +116,19 @@ impl Ledger {
     ///
     /// # Panics
     /// When `id` is not the position after [`Ledger::applied`].
-    pub fn step(&mut self, id: LogId, header: &Record) -> Result<Step, LedgerFault> {
+    pub fn step(&mut self, id: LogId, header: &Header) -> Result<Step, LedgerFault> {
         self.assert_next(id);
         if let Some(fault) = fault_of(header) {
             return Err(fault);
         }
-        let step = match self.judge(header) {
+        self.gone = Gone::default();
+        self.check_held(header);
+        let step = match self.judge(header).and_then(|change| self.judge_lengths(change)) {
             Err(rejected) => Step { verdict: Verdict::Rejected(rejected), effects: Vec::new() },
             Ok(change) => {
                 let verdict = Verdict::Accepted(change.accepted(id));
-                let effects = self.apply(change, id, crate::record::header_and_payload_bytes(header));
+                self.place_held();
+                let effects = self.apply(change, id, header.record_bytes());
                 Step { verdict, effects }
             }
         };
@@ -121,7 +147,7 @@ impl Ledger {
 
     /// What [`Ledger::step`] would answer now. Ids and positions that the record's own place in
     /// the log would give are `u64::MAX`; a record for a newer binary is malformed here.
-    pub fn check(&self, header: &Record) -> Verdict {
+    pub fn check(&self, header: &Header) -> Verdict {
         if let Some(fault) = fault_of(header) {
             return Verdict::Rejected(Rejected::new(Reason::Malformed, fault.to_string()));
         }
@@ -143,18 +169,22 @@ impl Ledger {
 
     fn moved_to(&mut self, id: LogId) {
         self.applied = Some(id);
-        self.changes.row(RowKey::Meta);
+        self.held = None;
+        self.touch(RowKey::Meta);
+        self.sum_up();
     }
 }
 
 /// Where a dry run pretends to stand.
 const DRY_RUN: LogId = LogId { term: u64::MAX, node: u64::MAX, index: u64::MAX };
 
-fn fault_of(header: &Record) -> Option<LedgerFault> {
-    if header.version > RECORD_VERSION {
-        return Some(LedgerFault::UnknownRecord { found: header.version, known: RECORD_VERSION });
+/// What this binary must not judge: another one would judge it otherwise, or by more than this one sees.
+fn fault_of(header: &Header) -> Option<LedgerFault> {
+    if !(RECORD_VERSION_MIN..=RECORD_VERSION).contains(&header.version) {
+        return Some(LedgerFault::UnknownRecord { found: header.version });
     }
     match &header.kind {
+        None => Some(LedgerFault::UnknownKind),
         Some(crate::record::Kind::Activate(activate)) if activate.version > RULES_VERSION_MAX => {
             Some(LedgerFault::UnknownRules { wanted: activate.version, known: RULES_VERSION_MAX })
         }

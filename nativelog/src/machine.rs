@@ -26,9 +26,9 @@ use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::dues::{Dues, Expected, Ground, Pins};
-use crate::ledger::{Accepted, Ledger, LedgerFault, Verdict};
+use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Verdict};
 use crate::performer::{Performer, Publication};
-use crate::record::{Body, Entry, LogId};
+use crate::record::{Body, Entry, Header, Kind, LogId};
 use crate::snapshot::{Folder, SnapshotMeta};
 use crate::store::LogStore;
 
@@ -95,12 +95,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Machine {
-    /// Applies the next entry.
+    /// Works out beforehand what takes long to judge of a record (a seal of many entries), so that who judges it
+    /// then is quick; the ledger is held for slices of it only. Blocks for as long as it takes: a second for a
+    /// million entries.
+    pub fn prepare(&self, header: &Header) {
+        let Some(Kind::Seal(seal)) = &header.kind else { return };
+        let Some(mut gathering) = self.ledger().gathering(seal.attempt) else { return };
+        loop {
+            let last = gathering.take(&self.ledger());
+            match last {
+                Some(false) => {}
+                Some(true) => break,
+                None => return,
+            }
+        }
+        if let Some(gathered) = gathering.finish() {
+            self.write().keep_tree(gathered);
+        }
+    }
+
+    /// Applies the next entry. What takes long is done before the ledger is locked, or after: see
+    /// [`Ledger::takes_long`] for when not to call this on a thread that others wait for.
     ///
     /// # Errors
     /// [`LedgerFault`] when this binary cannot judge the record (it is older than the cluster's
     /// rules): this replica must stop.
     pub fn apply(&self, entry: &Entry) -> Result<Verdict, LedgerFault> {
+        if let Body::Record(record) = &entry.body {
+            self.prepare(&record.header);
+            let holding = self.ledger().holding(&record.header);
+            if let Some(held) = holding.and_then(Holding::hold) {
+                self.write().keep_held(held);
+            }
+        }
         let mut ledger = self.write();
         let (verdict, effects) = match &entry.body {
             Body::Blank | Body::Membership(_) => {
@@ -112,8 +139,10 @@ impl Machine {
                 (step.verdict, step.effects)
             }
         };
+        let gone = ledger.take_gone();
         self.performer.submit(entry.id.index, effects);
         drop(ledger);
+        drop(gone);
         self.applied.send_replace(entry.id.index + 1);
         Ok(verdict)
     }

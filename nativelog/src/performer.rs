@@ -48,6 +48,7 @@ fn weight(effects: &[Effect]) -> usize {
     let of = |effect: &Effect| match effect {
         Effect::Unpack { files, .. } => 128 * files.len(),
         Effect::Publish(epoch) => 256 * epoch.manifest.entries.len(),
+        Effect::RemoveJob { .. } => 128,
         Effect::Expire { released, .. } | Effect::Discard { released, .. } => 48 * released.len(),
     };
     64 + effects.iter().map(of).sum::<usize>()

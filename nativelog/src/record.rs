@@ -3,6 +3,8 @@
 //! A record is a small self-contained header (protobuf, `proto/record.proto`) and, for
 //! chunks, packs and whole epochs, a payload that travels beside it and is encoded once.
 
+mod header;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,11 +17,14 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/epochlog.record.rs"));
 }
 
+pub use header::{HEADER_BYTES_MAX, Header, HeaderError};
 pub use proto::Record;
 pub use proto::record::Kind;
 
-/// The newest record version that this code writes and understands.
-pub const RECORD_VERSION: u32 = 1;
+/// The newest record version that this code writes and understands. A new field raises it: see `docs/format.md`.
+pub const RECORD_VERSION: u32 = 2;
+/// The oldest record version that this code understands.
+pub const RECORD_VERSION_MIN: u32 = 2;
 
 /// A position in the log: who led when the entry was proposed, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -42,7 +47,7 @@ impl fmt::Display for LogId {
 #[derive(Clone)]
 pub struct LogRecord {
     /// The header.
-    pub header: Arc<Record>,
+    pub header: Arc<Header>,
     /// The payload; empty when the header has none, or when only headers were asked for.
     pub payload: Bytes,
     /// This process computed the digests in the header from this very payload; never on the wire.
@@ -54,11 +59,11 @@ impl LogRecord {
     pub fn new(kind: Kind, payload: Bytes) -> Self {
         let header =
             Record { version: RECORD_VERSION, payload_bytes: payload.len() as u64, kind: Some(kind) };
-        LogRecord { header: Arc::new(header), payload, digested_here: false }
+        LogRecord { header: Arc::new(Header::new(header)), payload, digested_here: false }
     }
 
     /// A record that came from the wire or from disk.
-    pub fn from_parts(header: Arc<Record>, payload: Bytes) -> Self {
+    pub fn from_parts(header: Arc<Header>, payload: Bytes) -> Self {
         LogRecord { header, payload, digested_here: false }
     }
 
@@ -77,13 +82,20 @@ impl LogRecord {
 
     /// Bytes of header and payload together, as they count against limits and in `log_bytes`.
     pub fn bytes(&self) -> u64 {
-        header_and_payload_bytes(&self.header)
+        self.header.record_bytes()
     }
-}
 
-/// Bytes that a record takes in the log: its encoded header and its payload.
-pub fn header_and_payload_bytes(header: &Record) -> u64 {
-    (prost::Message::encoded_len(header) as u64).saturating_add(header.payload_bytes)
+    /// True for records that bring content or begin something. The others free space, end something, or are what a
+    /// leader needs to lead: they pass on a disk that is nearly full, and the reserve holds them.
+    pub fn brings_content(&self) -> bool {
+        use Kind::{Begin, Chunk, Link, Pack, Part, Reuse, Whole, Zero};
+        let kind = self.header.kind.as_ref();
+        self.header.payload_bytes > 0
+            || matches!(
+                kind,
+                Some(Begin(_) | Part(_) | Chunk(_) | Pack(_) | Zero(_) | Reuse(_) | Link(_) | Whole(_))
+            )
+    }
 }
 
 /// Name of a record's kind, for logs and stories.
@@ -108,6 +120,7 @@ pub fn kind_name(header: &Record) -> &'static str {
         Some(Kind::Pin(_)) => "pin",
         Some(Kind::Unpin(_)) => "unpin",
         Some(Kind::Expire(_)) => "expire",
+        Some(Kind::RemoveJob(_)) => "remove_job",
     }
 }
 
@@ -150,7 +163,7 @@ impl Entry {
         match &self.body {
             Body::Blank => 0,
             Body::Membership(bytes) => bytes.len(),
-            Body::Record(record) => prost::Message::encoded_len(&*record.header) + record.payload.len(),
+            Body::Record(record) => record.header.wire().len() + record.payload.len(),
         }
     }
 

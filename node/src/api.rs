@@ -58,6 +58,13 @@ impl Epochlog for Api {
         answer(write::open_writer(&self.node, request.into_inner()).await)
     }
 
+    async fn reached(
+        &self,
+        request: Request<pb::ReachedRequest>,
+    ) -> Result<Response<pb::ReachedReply>, Status> {
+        answer(read::reached(&self.node, request.into_inner()).await)
+    }
+
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
         answer(read::list(&self.node, request.into_inner()).await)
     }
@@ -68,6 +75,13 @@ impl Epochlog for Api {
 
     async fn expire(&self, request: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
         answer(write::expire(&self.node, request.into_inner()).await)
+    }
+
+    async fn remove_job(
+        &self,
+        request: Request<pb::RemoveJobRequest>,
+    ) -> Result<Response<pb::RemoveJobReply>, Status> {
+        answer(write::remove_job(&self.node, request.into_inner()).await)
     }
 
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {

@@ -10,6 +10,7 @@ mod demo;
 mod dev;
 mod digest;
 pub mod exit;
+mod job;
 mod local_cluster;
 mod ls;
 pub mod output;
@@ -101,6 +102,8 @@ pub enum Command {
     Repair(repair::RepairArgs),
     /// Remove an epoch
     Rm(rm::RmArgs),
+    /// What is done to a whole job
+    Job(job::JobArgs),
     /// Show the configuration of a node
     Config(config::ConfigArgs),
     /// Print a script that completes commands and flags in a shell
@@ -172,6 +175,7 @@ async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Fai
         Command::Verify(args) => verify::run(args, &client(), output).await,
         Command::Repair(args) => repair::run(args, output, cli.global.verbose).await,
         Command::Rm(args) => rm::run(args, &client(), output).await,
+        Command::Job(args) => job::run(args, &client(), output).await,
         Command::Config(args) => {
             let matches = matches.subcommand_matches("config").expect("it is the command");
             config::run(args, matches, output)

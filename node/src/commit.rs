@@ -23,6 +23,9 @@
 //! under the same commit id, which resumes the attempt; a read barrier makes this node's ledger
 //! current; and of the kept records only those are sent again that the log lacks.
 //!
+//! **An attempt has one writer**, its commit id: another commit of the same epoch is told at once, until that writer
+//! has been silent for 30 s of log time. So this one says that it lives, also while it reads and hashes for long.
+//!
 //! **Never**: answer "not committed" when a seal may be in the log. A seal without an answer is
 //! repeated (it is idempotent) until there is one or the time without progress is over: then the
 //! answer is "unknown".
@@ -39,7 +42,7 @@ mod window;
 use std::time::Instant;
 
 use bytes::Bytes;
-use checkpoint::CommitId;
+use checkpoint::{CommitId, Digest};
 use client::{Certainty, Code, Failure, pb};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, SealedEpoch, Verdict};
@@ -68,6 +71,8 @@ pub async fn commit<O: Origin>(
         stage: started,
         maybe: false,
         opened: false,
+        root: None,
+        named: started,
         acknowledged: 0,
         last_error: String::new(),
     };
@@ -89,6 +94,10 @@ struct Driver<'a> {
     maybe: bool,
     /// The origin was told to begin with its pieces.
     opened: bool,
+    /// The root of the directory, once its origin has told it.
+    root: Option<Digest>,
+    /// When a record last named the attempt.
+    named: Instant,
     /// Bytes of files that a quorum has.
     acknowledged: u64,
     last_error: String,
@@ -96,6 +105,12 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     async fn run<O: Origin>(&mut self, origin: &mut O) -> Result<SealedEpoch, Failure> {
+        if self.order.born.is_none() {
+            // The client has never sent this id before: it is born now.
+            self.barrier().await?;
+            let applied = self.node.replica.machine().ledger().applied();
+            self.order.born = Some(applied.map_or(0, |id| id.index));
+        }
         if let Some(sealed) = self.exists_already().await? {
             return Ok(sealed);
         }
@@ -110,8 +125,8 @@ impl Driver<'_> {
         if self.order.is_tiny() {
             return self.whole(origin).await;
         }
-        match self.begin().await? {
-            Begun::Sealed(sealed) => Ok(sealed),
+        match self.begin(None).await? {
+            Begun::Sealed(sealed) => self.sealed_already(&sealed, origin).await,
             Begun::Taken(taken) => self.compare(&taken, origin).await,
             Begun::Open(attempt) => {
                 let id = attempt.id;
@@ -124,8 +139,8 @@ impl Driver<'_> {
         }
     }
 
-    /// An attempt went wrong: it is given up when its source did, and another commit that joined it
-    /// may have sealed it.
+    /// An attempt went wrong: it is given up when its source did, and an earlier call of this commit may have
+    /// sealed it.
     async fn failed<O: Origin>(
         &mut self,
         attempt: u64,
@@ -176,11 +191,11 @@ impl Driver<'_> {
         if let Err(failure) = self.barrier().await {
             return Some(Err(failure));
         }
-        let begin = LogRecord::new(Kind::Begin(self.order.begin()), Bytes::new());
+        let begin = LogRecord::new(Kind::Begin(self.order.begin(None)), Bytes::new());
         let verdict = self.node.replica.machine().ledger().check(&begin.header);
         Some(match verdict {
             Verdict::Accepted(Accepted::Begun { resumed: true, .. }) => return None,
-            Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(SealedEpoch { already: true, ..sealed }),
+            Verdict::Accepted(Accepted::Sealed(sealed)) => self.sealed_already(&sealed, origin).await,
             Verdict::Accepted(_) => Err(no_space),
             Verdict::Rejected(taken) if taken.reason == Reason::Conflict && taken.root.is_some() => {
                 self.compare(&taken, origin).await
@@ -192,7 +207,11 @@ impl Driver<'_> {
     async fn open_writer(&mut self) -> Result<(), Failure> {
         // The commit's id names the attempt; the writer needs one of its own, the same at every repeat.
         let derived = checkpoint::digest::checksum(&[b"writer of ", self.order.commit_id.as_bytes()]);
-        let record = compose::open_writer(&self.order.job, CommitId::from_bytes(derived));
+        let record = compose::open_writer(
+            &self.order.job,
+            CommitId::from_bytes(derived),
+            self.order.born.unwrap_or(0),
+        );
         match self.propose(record).await?.1 {
             Verdict::Accepted(Accepted::Opened { token }) => {
                 self.order.token = Some(token);
@@ -260,6 +279,7 @@ fn sealed_pb(sealed: &SealedEpoch) -> pb::Committed {
         new_files: sealed.new_files,
         log_bytes: sealed.log_bytes,
         already: sealed.already,
+        expired: sealed.expired,
         ..pb::Committed::default()
     }
 }

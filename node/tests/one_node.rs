@@ -66,9 +66,9 @@ async fn what_is_committed_survives_a_kill_and_tokens_fence() {
     let job: checkpoint::JobName = "job".parse().unwrap();
     let node = Node::start(dir.path(), &endpoint, Path::new("/"));
     let client = node.client().await;
-    let token = client.open_writer("job", [1; 16]).await.unwrap();
-    assert_eq!(client.open_writer("job", [1; 16]).await.unwrap(), token, "a repeat finds its own token");
-    let newer = client.open_writer("job", [2; 16]).await.unwrap();
+    let token = client.open_writer("job", [1; 16], 0).await.unwrap();
+    assert_eq!(client.open_writer("job", [1; 16], 0).await.unwrap(), token, "a repeat finds its own token");
+    let newer = client.open_writer("job", [2; 16], 0).await.unwrap();
     assert!(newer > token);
     let mut stale = Commit::new(job.clone());
     stale.token = Some(token);
@@ -364,7 +364,7 @@ async fn the_first_writer_of_a_job_fences_those_without() {
     order.commit_id = checkpoint::CommitId::from_bytes([7; 16]);
     order.token = Some(0);
     client.commit(&source, order.clone(), &|_| {}).await.unwrap();
-    client.open_writer("job", [1; 16]).await.unwrap();
+    client.open_writer("job", [1; 16], 0).await.unwrap();
     order.commit_id = checkpoint::CommitId::from_bytes([8; 16]);
     let fenced = client.commit(&source, order, &|_| {}).await.unwrap_err();
     assert_eq!((fenced.code, fenced.committed), (Code::Fenced, client::Certainty::No), "{fenced:?}");

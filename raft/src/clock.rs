@@ -1,50 +1,111 @@
-//! Log time: while attempts are open, the leader writes a Tick every few seconds with the
-//! milliseconds of its *monotonic* clock since its previous one. Wall clocks decide nothing.
+//! Log time: while anything depends on it, the leader writes Ticks with the milliseconds of its *monotonic* clock
+//! since its previous one. Wall clocks decide nothing. The ledger says what depends on it: every few seconds for
+//! attempts that are open and pins that end, once a minute for what is only kept for a day, else never.
 //!
 //! A new leader starts counting when it begins to lead: the time between two leaders is not
 //! counted, so log time never runs faster than real time.
 
-use std::sync::Weak;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nativelog::compose;
-use nativelog::ledger::TICK_MS_MAX;
+use nativelog::ledger::{TICK_MS_MAX, TimeNeed};
 
-use crate::propose::propose_tied;
-use crate::replica::Inner;
+use crate::propose::Proposer;
 
-pub(crate) async fn run(inner: Weak<Inner>) {
-    let Some(mut leaders) = inner.upgrade().map(|inner| inner.leadership.subscribe()) else { return };
-    let mut counted: Option<(u64, Instant)> = None;
+/// Writes log time while this node leads.
+pub(crate) async fn run(proposer: Arc<Proposer>) {
+    let mut leaders = proposer.leading.watch();
+    let mut counter = Counter::default();
     loop {
-        let Some(now) = inner.upgrade() else { return };
-        let pause = now.config.tick;
         let leadership = leaders.borrow_and_update().clone();
         match leadership {
-            None => counted = None,
+            None => counter = Counter::default(),
             Some(leadership) => {
-                let term = leadership.lead().term;
-                let idle = now.machine.ledger().attempts().next().is_none();
-                let since = counted.filter(|(of, _)| *of == term).map(|(_, at)| at);
-                match since {
-                    _ if idle => counted = None,
-                    None => counted = Some((term, Instant::now())),
-                    Some(at) => {
-                        let read = Instant::now();
-                        let elapsed = u64::try_from(read.duration_since(at).as_millis()).unwrap_or(u64::MAX);
-                        let record = compose::tick(elapsed.min(TICK_MS_MAX));
-                        match propose_tied(&now, &leadership, &record).await {
-                            Ok(_) => counted = Some((term, read)),
-                            Err(why) => tracing::debug!(%why, "a tick did not get through"),
-                        }
+                let need = proposer.machine.ledger().time_need();
+                let read = Instant::now();
+                if let Some(elapsed_ms) = counter.due(leadership.lead().term, need, read) {
+                    match proposer.propose_tied(&leadership, &compose::tick(elapsed_ms)).await {
+                        Ok(_) => counter.written(read),
+                        Err(why) => tracing::debug!(%why, "a tick did not get through"),
                     }
                 }
             }
         }
-        drop(now);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(proposer.config.tick) => {}
             changed = leaders.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// What a leader has counted of its time.
+#[derive(Debug, Default)]
+struct Counter {
+    /// Term, since when, and what it was needed for when it was looked at last.
+    counted: Option<(u64, Instant, TimeNeed)>,
+}
+
+impl Counter {
+    /// Milliseconds that are to be written now.
+    fn due(&mut self, term: u64, need: TimeNeed, now: Instant) -> Option<u64> {
+        let before = self.counted.filter(|(of, ..)| *of == term);
+        let since = match (need, before) {
+            (TimeNeed::Nothing, _) => {
+                self.counted = None;
+                return None;
+            }
+            // What has come to need the time closely was not there for the minute that nobody has written yet.
+            (_, None) | (TimeNeed::Seconds, Some((.., TimeNeed::Minutes))) => {
+                self.counted = Some((term, now, need));
+                return None;
+            }
+            (_, Some((_, since, _))) => since,
+        };
+        self.counted = Some((term, since, need));
+        let elapsed = now.saturating_duration_since(since);
+        if need == TimeNeed::Minutes && elapsed < Duration::from_millis(TICK_MS_MAX) {
+            return None;
+        }
+        Some(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).min(TICK_MS_MAX))
+    }
+
+    /// What was due at `read` is in the log.
+    fn written(&mut self, read: Instant) {
+        if let Some((_, since, _)) = &mut self.counted {
+            *since = read;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_written_as_closely_as_it_is_needed() {
+        let (start, mut counter) = (Instant::now(), Counter::default());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // Nothing needs it, then attempts do.
+        assert_eq!(counter.due(1, TimeNeed::Nothing, at(0)), None);
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(100)), None, "counting begins");
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(102)), Some(2000));
+        counter.written(at(102));
+        // A tick that got lost is made up for.
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(104)), Some(2000));
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(106)), Some(4000));
+        counter.written(at(106));
+        // Only outcomes are left: one tick a minute, of a minute.
+        assert_eq!(counter.due(1, TimeNeed::Minutes, at(108)), None);
+        assert_eq!(counter.due(1, TimeNeed::Minutes, at(165)), None);
+        assert_eq!(counter.due(1, TimeNeed::Minutes, at(167)), Some(60_000));
+        counter.written(at(167));
+        // An attempt that has just begun is not made older by the minute before it.
+        assert_eq!(counter.due(1, TimeNeed::Minutes, at(200)), None);
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(202)), None);
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(204)), Some(2000));
+        // Another term counts its own time.
+        assert_eq!(counter.due(2, TimeNeed::Seconds, at(300)), None);
+        assert_eq!(counter.due(2, TimeNeed::Seconds, at(301)), Some(1000));
     }
 }

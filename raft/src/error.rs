@@ -1,9 +1,5 @@
 //! The errors of this crate, one enum per operation.
 
-use openraft::errors::{ClientWriteError, Fatal, ForwardReason};
-
-use crate::types::TypeConfig;
-
 /// A replica could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -52,28 +48,5 @@ impl ProposeError {
 
     pub(crate) fn fault(why: impl Into<String>) -> Self {
         ProposeError::Fault { why: why.into() }
-    }
-}
-
-/// openraft's answer to a write that did not go through: the error, and whether the same leader in
-/// the same term may take it a moment later (its lease had run out while it was busy).
-pub(crate) fn write_failed(error: ClientWriteError<TypeConfig>) -> (ProposeError, bool) {
-    match error {
-        ClientWriteError::ForwardToLeader(forward) => {
-            let soon = forward.reason == ForwardReason::LeaseExpired;
-            (ProposeError::unavailable(format!("not the leader ({:?})", forward.reason)), soon)
-        }
-        ClientWriteError::LogEntryDiscarded(_) => {
-            (ProposeError::unknown("leadership changed while the record was on its way"), false)
-        }
-        other => (ProposeError::unavailable(other.to_string()), false),
-    }
-}
-
-/// The consensus has ended on this node.
-pub(crate) fn stopped(fatal: &Fatal<TypeConfig>) -> ProposeError {
-    match fatal {
-        Fatal::Stopped => ProposeError::unavailable("this node is shutting down"),
-        other => ProposeError::fault(other.to_string()),
     }
 }

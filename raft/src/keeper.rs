@@ -12,16 +12,22 @@
 //! **Never.** Nothing here decides what goes: records did. A snapshot that cannot be written is tried again and
 //! stops nothing.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::store::Reclaimed;
-use nativelog::machine::Garbage;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use nativelog::machine::{Garbage, Machine};
 use nativelog::snapshot::{SnapshotError, SnapshotMeta};
+use nativelog::store::LogStore;
 use tokio::sync::Notify;
 
-use crate::replica::{Inner, Replica};
-use crate::types::raft_id;
+use crate::config::Keeping;
+use crate::consensus::Consensus;
+use crate::intake::Intake;
+use crate::life::Life;
+use crate::transfer::MakeRoom;
 
 /// Time given to a snapshot is at most one part in so many.
 const SHARE: u32 = 20;
@@ -31,18 +37,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest pause after a round, however dear it was and however little it could give back.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// One round at a time, and a way to begin one early.
-#[derive(Default)]
-pub struct Keeper {
+/// Takes snapshots, purges and gives back: one round at a time, and a way to begin one early.
+pub(crate) struct Keeper {
+    node: u64,
+    keeping: Keeping,
+    machine: Arc<Machine>,
+    log: LogStore,
+    consensus: Consensus,
+    intake: Arc<Intake>,
+    life: Arc<Life>,
     wake: Notify,
     turn: tokio::sync::Mutex<()>,
-}
-
-impl Keeper {
-    /// Space is short: look now.
-    pub fn wake(&self) {
-        self.wake.notify_one();
-    }
 }
 
 /// Why a round did not come to its end. It is tried again.
@@ -59,59 +64,69 @@ pub enum KeepError {
     NotNow(String),
 }
 
-impl Replica {
-    /// Takes snapshots, purges the log as far as it may be, and gives back what waits, at once.
-    ///
-    /// # Errors
-    /// [`KeepError`]; what was done stays done.
+impl Keeper {
+    /// A keeper of this machine and log.
+    pub fn new(
+        node: u64,
+        keeping: Keeping,
+        machine: Arc<Machine>,
+        log: LogStore,
+        consensus: Consensus,
+        intake: Arc<Intake>,
+        life: Arc<Life>,
+    ) -> Arc<Keeper> {
+        let (wake, turn) = (Notify::new(), tokio::sync::Mutex::default());
+        Arc::new(Keeper { node, keeping, machine, log, consensus, intake, life, wake, turn })
+    }
+
+    /// Space is short: look now.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// See [`Replica::reclaim_now`](crate::Replica::reclaim_now).
     pub async fn reclaim_now(&self) -> Result<Reclaimed, KeepError> {
-        reclaim_now(&self.inner).await
+        let _turn = self.turn.lock().await;
+        let mut all = Reclaimed::default();
+        // The log goes up to the older of two snapshots: after the second round that is now.
+        for _ in 0..2 {
+            self.snapshot().await?;
+            add(&mut all, self.give_back().await?);
+        }
+        Ok(all)
+    }
+
+    /// Looks and works until this node stops.
+    pub async fn run(self: Arc<Self>) {
+        let mut looks = Looks::default();
+        while !self.life.is_closing() {
+            if let Some(round) = looks.look(&self) {
+                let mut dear = Duration::ZERO;
+                let turn = self.turn.lock().await;
+                let done = self.work(&round, &mut dear).await;
+                drop(turn);
+                if let Err(error) = &done {
+                    tracing::warn!(node = self.node, %error, "a round of keeping did not come to its end; it is tried again");
+                }
+                looks.after(&self, &round, dear, done.unwrap_or(false));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.keeping.look_every) => {}
+                () = self.wake.notified() => {}
+            }
+        }
     }
 }
 
-/// See [`Replica::reclaim_now`].
-pub(crate) async fn reclaim_now(inner: &Arc<Inner>) -> Result<Reclaimed, KeepError> {
-    let _turn = inner.keeper.turn.lock().await;
-    let mut all = Reclaimed::default();
-    // The log goes up to the older of two snapshots: after the second round that is now.
-    for _ in 0..2 {
-        snapshot(inner).await?;
-        add(&mut all, give_back(inner).await?);
+impl MakeRoom for Keeper {
+    fn make_room(&self) -> BoxFuture<'_, Result<(), String>> {
+        async { self.reclaim_now().await.map(drop).map_err(|error| error.to_string()) }.boxed()
     }
-    Ok(all)
 }
 
 fn add(all: &mut Reclaimed, more: Reclaimed) {
     all.files += more.files;
     all.bytes += more.bytes;
-}
-
-pub(crate) async fn run(inner: Weak<Inner>) {
-    let mut looks = Looks::default();
-    loop {
-        let Some(now) = inner.upgrade() else { return };
-        if now.is_closing() {
-            return;
-        }
-        if let Some(round) = looks.look(&now) {
-            let mut dear = Duration::ZERO;
-            let turn = now.keeper.turn.lock().await;
-            let done = work(&now, &round, &mut dear).await;
-            drop(turn);
-            if let Err(error) = &done {
-                tracing::warn!(node = now.config.node, %error, "a round of keeping did not come to its end; it is tried again");
-            }
-            looks.after(&now, &round, dear, done.unwrap_or(false));
-        }
-        let pause = now.config.keeping.look_every;
-        // The replica is not held while nothing is done.
-        let keeper = now.keeper.clone();
-        drop(now);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = keeper.wake.notified() => {}
-        }
-    }
 }
 
 /// What a round is for.
@@ -148,18 +163,18 @@ fn since(waiting: bool, since: &mut Option<Instant>) -> Duration {
 
 impl Looks {
     /// What there is to do now.
-    fn look(&mut self, inner: &Inner) -> Option<Round> {
-        let keeping = &inner.config.keeping;
-        let garbage = inner.machine.garbage();
+    fn look(&mut self, keeper: &Keeper) -> Option<Round> {
+        let keeping = &keeper.keeping;
+        let garbage = keeper.machine.garbage();
         let contents_age = since(garbage.contents > 0, &mut self.contents_since);
         let attempts_age = since(garbage.attempts > 0, &mut self.attempts_since);
-        let short = inner.takes_no_content().is_some();
+        let short = keeper.intake.takes_no_content().is_some();
         if self.not_before.is_some_and(|at| Instant::now() < at) && !(short && self.fruitless == 0) {
             return None;
         }
-        let wal_bytes = inner.log.wal_bytes();
+        let wal_bytes = keeper.log.wal_bytes();
         let grown = wal_bytes.saturating_sub(self.wal_bytes);
-        let marks = inner.machine.marks();
+        let marks = keeper.machine.marks();
         let entries = marks.applied.saturating_sub(marks.snapshot);
         let due = grown >= keeping.snapshot_log_bytes || entries >= keeping.snapshot_entries;
         let give_back = garbage.bytes >= keeping.garbage_bytes
@@ -171,14 +186,14 @@ impl Looks {
     }
 
     /// `dear`: what the snapshots of this round took.
-    fn after(&mut self, inner: &Inner, round: &Round, dear: Duration, progress: bool) {
-        self.wal_bytes = inner.log.wal_bytes();
+    fn after(&mut self, keeper: &Keeper, round: &Round, dear: Duration, progress: bool) {
+        self.wal_bytes = keeper.log.wal_bytes();
         self.contents_since = self.contents_since.map(|_| Instant::now());
         self.attempts_since = self.attempts_since.map(|_| Instant::now());
         let mut pause = if round.hurry { Duration::ZERO } else { (dear * (SHARE - 1)).min(PAUSE_MAX) };
         if !round.due && !progress {
             self.fruitless = (self.fruitless + 1).min(16);
-            let longer = inner.config.keeping.garbage_age.saturating_mul(2u32.pow(self.fruitless.min(6)));
+            let longer = keeper.keeping.garbage_age.saturating_mul(2u32.pow(self.fruitless.min(6)));
             pause = pause.max(longer.min(PAUSE_MAX));
         } else {
             self.fruitless = 0;
@@ -187,77 +202,70 @@ impl Looks {
     }
 }
 
-/// True when the log got shorter or something was given back.
-async fn work(inner: &Arc<Inner>, round: &Round, dear: &mut Duration) -> Result<bool, KeepError> {
-    let before = *inner.log.purged().borrow();
-    let began = Instant::now();
-    let taken = snapshot(inner).await;
-    *dear = began.elapsed();
-    let at = taken?;
-    if !round.purge {
-        return Ok(true);
+impl Keeper {
+    /// True when the log got shorter or something was given back.
+    async fn work(&self, round: &Round, dear: &mut Duration) -> Result<bool, KeepError> {
+        let before = *self.log.purged().borrow();
+        let began = Instant::now();
+        let taken = self.snapshot().await;
+        *dear = began.elapsed();
+        let at = taken?;
+        if !round.purge {
+            return Ok(true);
+        }
+        let mut all = self.give_back().await?;
+        let idle = || self.machine.ledger().applied() == at.as_ref().map(|meta| meta.position);
+        // Idle: nothing comes that would make this snapshot the older one, so another is written beside it.
+        if round.give_back && self.machine.garbage() != Garbage::default() && idle() {
+            self.snapshot().await?;
+            add(&mut all, self.give_back().await?);
+        }
+        let purged = *self.log.purged().borrow();
+        if all != Reclaimed::default() {
+            tracing::info!(
+                node = self.node,
+                files = all.files,
+                bytes = all.bytes,
+                purged,
+                "space was given back"
+            );
+        }
+        Ok(purged > before || all != Reclaimed::default())
     }
-    let mut all = give_back(inner).await?;
-    let idle = || inner.machine.ledger().applied() == at.as_ref().map(|meta| meta.position);
-    // Idle: nothing comes that would make this snapshot the older one, so another is written beside it.
-    if round.give_back && inner.machine.garbage() != Garbage::default() && idle() {
-        snapshot(inner).await?;
-        add(&mut all, give_back(inner).await?);
-    }
-    let purged = *inner.log.purged().borrow();
-    if all != Reclaimed::default() {
-        tracing::info!(
-            node = inner.config.node,
-            files = all.files,
-            bytes = all.bytes,
-            purged,
-            "space was given back"
-        );
-    }
-    Ok(purged > before || all != Reclaimed::default())
-}
 
-/// Makes the ledger of now durable and lets openraft know. The machine writes nothing when both kept snapshots
-/// are of this position already.
-async fn snapshot(inner: &Arc<Inner>) -> Result<Option<SnapshotMeta>, KeepError> {
-    let stopped = |fatal: &dyn std::fmt::Display| KeepError::NotNow(fatal.to_string());
-    let captured = inner.raft.with_state_machine(|state_machine| {
-        let capture = state_machine.capture();
-        Box::pin(async move { capture })
-    });
-    let Some(capture) = captured.await.map_err(|fatal| stopped(&fatal))? else { return Ok(None) };
-    // Not on a thread: while the log waits for room, this does too, and whoever asked may give up meanwhile.
-    tokio::select! {
-        () = inner.machine.wait_performed(capture.meta.position.index) => {}
-        () = inner.ended() => return Err(KeepError::NotNow("the node stops".into())),
+    /// Makes the ledger of now durable and lets openraft know. The machine writes nothing when both kept snapshots
+    /// are of this position already.
+    async fn snapshot(&self) -> Result<Option<SnapshotMeta>, KeepError> {
+        let captured = self.consensus.capture().await;
+        let Some(capture) = captured.map_err(|ended| KeepError::NotNow(ended.to_string()))? else {
+            return Ok(None);
+        };
+        // Not on a thread: while the log waits for room, this does too, and whoever asked may give up meanwhile.
+        tokio::select! {
+            () = self.machine.wait_performed(capture.meta.position.index) => {}
+            () = self.life.ended() => return Err(KeepError::NotNow("the node stops".into())),
+        }
+        let machine = self.machine.clone();
+        let kept = tokio::task::spawn_blocking(move || machine.keep(capture)).await;
+        let meta = kept.map_err(|panic| KeepError::NotNow(panic.to_string()))??;
+        self.consensus.announce(meta.position, PATIENCE).await.map_err(KeepError::NotNow)?;
+        Ok(Some(meta))
     }
-    let machine = inner.machine.clone();
-    let kept = tokio::task::spawn_blocking(move || machine.keep(capture)).await;
-    let meta = kept.map_err(|panic| KeepError::NotNow(panic.to_string()))??;
-    inner.raft.trigger().snapshot().await.map_err(|fatal| stopped(&fatal))?;
-    let wanted = Some(raft_id(meta.position));
-    let told = inner.raft.wait(Some(PATIENCE));
-    let told = told.metrics(|now| now.snapshot >= wanted, "openraft knows of the snapshot").await;
-    told.map_err(|_| {
-        KeepError::NotNow("the consensus is busy: it has not heard of the snapshot yet".into())
-    })?;
-    Ok(Some(meta))
-}
 
-/// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
-async fn give_back(inner: &Arc<Inner>) -> Result<Reclaimed, KeepError> {
-    if let Some(limit) = inner.machine.purge_limit() {
-        let mut purged = inner.log.purged();
-        if *purged.borrow() <= limit.index {
-            let told = inner.raft.trigger().purge_log(limit.index).await;
-            told.map_err(|fatal| KeepError::NotNow(fatal.to_string()))?;
-            let reached = purged.wait_for(|purged| *purged > limit.index);
-            if !matches!(tokio::time::timeout(PATIENCE, reached).await, Ok(Ok(_))) {
-                tracing::debug!(node = inner.config.node, %limit, "entries that are to be purged are still being sent");
+    /// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
+    async fn give_back(&self) -> Result<Reclaimed, KeepError> {
+        if let Some(limit) = self.machine.purge_limit() {
+            let mut purged = self.log.purged();
+            if *purged.borrow() <= limit.index {
+                self.consensus.purge(limit.index).await.map_err(KeepError::NotNow)?;
+                let reached = purged.wait_for(|purged| *purged > limit.index);
+                if !matches!(tokio::time::timeout(PATIENCE, reached).await, Ok(Ok(_))) {
+                    tracing::debug!(node = self.node, %limit, "entries that are to be purged are still being sent");
+                }
             }
         }
+        let machine = self.machine.clone();
+        let given = tokio::task::spawn_blocking(move || machine.reclaim()).await;
+        Ok(given.map_err(|panic| KeepError::NotNow(panic.to_string()))??)
     }
-    let machine = inner.machine.clone();
-    let given = tokio::task::spawn_blocking(move || machine.reclaim()).await;
-    Ok(given.map_err(|panic| KeepError::NotNow(panic.to_string()))??)
 }

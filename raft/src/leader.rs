@@ -1,34 +1,37 @@
-//! This node as leader: one [`Leadership`] per term that it leads.
+//! This node as leader: one [`Leadership`] per term that it leads; and who leads else.
 //!
 //! A leadership is *ready* when the ledger has applied everything up to its first entry of the
 //! term and the cluster has its identity; before that the ledger could accept what the log already
 //! decided otherwise. It is *over* as soon as the vote names another leader. Nothing that belongs
 //! to one leadership is ever proposed in another.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nativelog::ledger::{Admission, NotAdmitted, Ticket};
 use nativelog::machine::Machine;
 use nativelog::record::LogRecord;
-use openraft::ReadPolicy;
-use openraft::async_runtime::watch::WatchReceiver;
+use nativelog::store::Vote;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::membership;
-use crate::replica::Inner;
-use crate::types::Lead;
+use crate::consensus::Consensus;
+use crate::error::ProposeError;
+use crate::life::Life;
+
+/// Pause before it is asked again who leads, and whether this node does.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// One term in which this node leads.
-pub struct Leadership {
-    lead: Lead,
+pub(crate) struct Leadership {
+    lead: Vote,
     ready: watch::Sender<bool>,
     over: watch::Sender<bool>,
     admission: Mutex<Admission>,
 }
 
 impl Leadership {
-    fn new(lead: Lead) -> Arc<Leadership> {
+    fn new(lead: Vote) -> Arc<Leadership> {
         Arc::new(Leadership {
             lead,
             ready: watch::Sender::new(false),
@@ -37,8 +40,8 @@ impl Leadership {
         })
     }
 
-    /// `(term, node)` that every record of this leadership is tied to.
-    pub fn lead(&self) -> Lead {
+    /// The vote that made it: every record of this leadership is tied to it.
+    pub fn lead(&self) -> Vote {
         self.lead
     }
 
@@ -57,6 +60,11 @@ impl Leadership {
         let mut over = self.over.subscribe();
         // An error means that the sender, which is ours, is gone: over as well.
         let _ = over.wait_for(|over| *over).await;
+    }
+
+    /// Proposals may be judged from now on.
+    pub fn set_ready(&self) {
+        self.ready.send_replace(true);
     }
 
     /// Waits until proposals may be judged; false when it is over or `time` has passed before.
@@ -80,69 +88,117 @@ impl Leadership {
     }
 }
 
-/// Follows the vote and opens and ends leaderships.
-pub(crate) async fn follow(inner: Weak<Inner>) {
-    let Some(mut metrics) = inner.upgrade().map(|inner| inner.raft.server_metrics()) else { return };
-    loop {
-        {
-            let Some(inner) = inner.upgrade() else { return };
-            let now = metrics.borrow_watched().clone();
-            inner.peers.learn(now.membership_config.nodes().map(|(node, at)| (*node, at.addr.as_str())));
-            let lead = now.vote.leader_id;
-            let leads = now.vote.committed && lead.node_id == inner.config.node && now.state.is_leader();
-            set(&inner, leads.then_some(lead));
+/// Who leads.
+pub(crate) enum Leader {
+    /// This node, ready.
+    Here(Arc<Leadership>),
+    /// Another one.
+    There(u64),
+}
+
+/// Knows whether this node leads, and who does else.
+pub(crate) struct Leading {
+    node: u64,
+    consensus: Consensus,
+    life: Arc<Life>,
+    /// This node's leadership, while it leads.
+    leadership: watch::Sender<Option<Arc<Leadership>>>,
+}
+
+impl Leading {
+    /// For `node`, which does not lead yet.
+    pub fn new(node: u64, consensus: Consensus, life: Arc<Life>) -> Arc<Leading> {
+        Arc::new(Leading { node, consensus, life, leadership: watch::Sender::new(None) })
+    }
+
+    /// This node's leadership, while it leads.
+    pub fn now(&self) -> Option<Arc<Leadership>> {
+        self.leadership.borrow().clone()
+    }
+
+    /// This node's leadership, as it changes.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Leadership>>> {
+        self.leadership.subscribe()
+    }
+
+    /// This node's leadership, once proposals may be judged.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] when this node does not lead, or is not ready before `time` has passed; faults.
+    pub async fn ready(&self, time: Duration) -> Result<Arc<Leadership>, ProposeError> {
+        self.life.running()?;
+        let leadership = self.now().ok_or_else(|| ProposeError::unavailable("this node does not lead"))?;
+        if leadership.wait_ready(time).await {
+            return Ok(leadership);
         }
-        if metrics.changed().await.is_err() {
-            break;
-        }
+        Err(ProposeError::unavailable("this leader is not ready"))
     }
-    if let Some(inner) = inner.upgrade() {
-        set(&inner, None);
-    }
-}
 
-/// Ends whatever leadership there is: the replica stops.
-pub(crate) fn end(inner: &Arc<Inner>) {
-    set(inner, None);
-}
-
-fn set(inner: &Arc<Inner>, lead: Option<Lead>) {
-    let before = inner.leadership.borrow().clone();
-    if before.as_ref().map(|leadership| leadership.lead) == lead {
-        return;
-    }
-    if let Some(before) = before {
-        tracing::info!(node = inner.config.node, term = before.lead.term, "leadership is over");
-        before.over.send_replace(true);
-    }
-    let now = lead.map(Leadership::new);
-    inner.leadership.send_replace(now.clone());
-    if let Some(now) = now {
-        tracing::info!(node = inner.config.node, term = now.lead.term, "this node leads");
-        tokio::spawn(begin(Arc::downgrade(inner), now));
-    }
-}
-
-/// Makes a new leadership ready, then keeps the members' identities in the log complete.
-async fn begin(inner: Weak<Inner>, leadership: Arc<Leadership>) {
-    let work = async {
+    /// Finds a leader before `until`.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] when there is none; faults.
+    pub async fn find(&self, until: Instant) -> Result<Leader, ProposeError> {
         loop {
-            let Some(inner) = inner.upgrade().filter(|inner| inner.running().is_ok()) else { return };
-            let raft = inner.raft.clone();
-            drop(inner);
-            match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-                Ok(_) => break,
+            self.life.running()?;
+            if let Some(leadership) = self.now() {
+                if leadership.wait_ready(until.saturating_duration_since(Instant::now())).await {
+                    return Ok(Leader::Here(leadership));
+                }
+            } else if let Some(leader) = self.consensus.leader().filter(|leader| *leader != self.node) {
+                return Ok(Leader::There(leader));
+            }
+            if Instant::now() >= until {
+                return Err(ProposeError::unavailable(
+                    "no leader: fewer than a majority of the nodes answer",
+                ));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Follows the vote and opens and ends leaderships.
+    pub async fn follow(self: Arc<Self>) {
+        let mut changes = self.consensus.changes();
+        loop {
+            self.set(changes.leads(self.node));
+            if !changes.changed().await {
+                break;
+            }
+        }
+        self.set(None);
+    }
+
+    /// Ends whatever leadership there is: the replica stops.
+    pub fn end(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, lead: Option<Vote>) {
+        let before = self.now();
+        if before.as_ref().map(|leadership| leadership.lead) == lead {
+            return;
+        }
+        if let Some(before) = before {
+            tracing::info!(node = self.node, term = before.lead.term, "leadership is over");
+            before.over.send_replace(true);
+        }
+        if let Some(lead) = lead {
+            tracing::info!(node = self.node, term = lead.term, "this node leads");
+        }
+        self.leadership.send_replace(lead.map(Leadership::new));
+    }
+
+    /// Waits until the ledger has applied everything up to the first entry of this leadership; false when this node
+    /// stops before. Who calls it gives up when the leadership is over.
+    pub async fn caught_up(&self) -> bool {
+        while self.life.running().is_ok() {
+            match self.consensus.confirmed().await {
+                Ok(()) => return true,
                 Err(why) => tracing::debug!(%why, "the new leader is not ready yet"),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(AGAIN).await;
         }
-        membership::identify(&inner, &leadership, || {
-            leadership.ready.send_replace(true);
-        })
-        .await;
-    };
-    tokio::select! {
-        () = work => {}
-        () = leadership.ended() => {}
+        false
     }
 }

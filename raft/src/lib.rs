@@ -2,39 +2,46 @@
 //!
 //! The only crate that knows openraft; nothing public here shows any of its types.
 //!
-//! | file | what it holds |
+//! | room | what it holds |
 //! |---|---|
-//! | `replica` | the whole, wired: start, stop, faults |
-//! | `propose`, `propose/*` | records to the leader, wherever it is; `leader` judges them there |
+//! | `replica` | the public facade: builds the rooms below, starts and ends them; nothing here knows it |
+//! | `life` | whether this replica takes anything in, faults, background tasks |
+//! | `consensus`, `consensus/*` | openraft, spoken to in words of ours |
+//! | `log_store`, `state_machine`, `snapshot`, `types` | openraft over `nativelog`'s log store and machine |
+//! | `network`, `network/*` | four connections to each peer, and openraft's clients over them |
+//! | `intake`, `intake/*` | what is let in, and how much: proposals, entries, content on a disk that is nearly full |
+//! | `leader` | this node's leadership, and who leads else |
+//! | `propose`, `propose/*` | records to the leader, wherever it is, and judged there |
 //! | `read` | linearizable reads |
 //! | `membership`, `identity` | the beginning of a cluster; who is who in every peer call |
-//! | `log_store`, `state_machine` | openraft over `nativelog`'s log store and machine |
-//! | `network`, `network/*` | four connections to each peer, and the service for peers |
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
-//! | `snapshot`, `transfer`, `transfer/*` | snapshots and content on their way between replicas |
-//! | `space` | content refused for want of space, here and by followers |
+//! | `transfer`, `transfer/*` | content on its way between replicas, and the receiver of snapshots |
 //! | `repair` | what is missing or damaged here, refetched |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
+//! | `peer`, `peer/*` | what peers may call, and which room answers |
 //! | `status`, `clock` | what a replica says about itself; log time |
 //!
 //! `docs/decisions/` says why it is built this way.
 
 mod clock;
 mod config;
+mod consensus;
 mod error;
 mod identity;
+mod intake;
 mod keeper;
 mod leader;
+mod life;
 mod log_store;
 mod membership;
 pub mod network;
+mod peer;
 mod propose;
 mod read;
 mod rejoin;
 mod repair;
 mod replica;
 mod snapshot;
-mod space;
 mod state_machine;
 mod status;
 #[doc(hidden)]
@@ -60,11 +67,12 @@ pub use config::{
     APPEND_BYTES, Keeping, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, RoomProbe, WINDOW_BYTES,
 };
 pub use error::{ProposeError, StartError};
-pub use network::server::PeerService;
+pub use intake::VoterSpace;
+pub use keeper::KeepError;
+pub use peer::PeerService;
 pub use propose::{Outcome, Pending, ProposalStream};
 pub use rejoin::{RejoinError, RejoinStep, Rejoined, rejoin};
 pub use repair::{RepairError, RepairReport};
 pub use replica::Replica;
-pub use space::VoterSpace;
 pub use status::{Lag, Standing, Status};
 pub use transfer::{Stage, Transfer, TransferError};

@@ -4,22 +4,19 @@
 //! answer and are empty. The first leader's first record (Genesis) fixes the cluster's uuid and the
 //! incarnation of every member that it can reach; a member that comes later gets a Join record.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use nativelog::compose;
-use openraft::BasicNode;
-use openraft::async_runtime::watch::WatchReceiver;
+use nativelog::store::LogStore;
 use tonic::Status;
 
-use crate::identity::{Check, hex};
+use crate::identity::{Check, Known, hex};
 use crate::leader::Leadership;
 use crate::network::peers::Lane;
-use crate::propose::propose_tied;
+use crate::propose::Proposer;
 use crate::proto;
-use crate::replica::{Inner, Replica};
 
 /// How long a member has for an introduction.
 const HELLO: Duration = Duration::from_secs(2);
@@ -32,30 +29,22 @@ const WATCH: Duration = Duration::from_secs(1);
 /// The same obstacle is logged once in this time.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// Asks `node` who it is.
-pub(crate) async fn hello(inner: &Inner, node: u64) -> Result<proto::HelloReply, Status> {
-    if node == inner.config.node {
-        return Ok(inner.hello());
-    }
-    let mut client = inner.peers.member(node, Lane::Control, Check::Introduction)?;
-    let reply = tokio::time::timeout(HELLO, client.hello(proto::HelloRequest {})).await;
-    let reply = reply.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-    if reply.node != node || reply.incarnation.len() != 16 {
-        return Err(Status::failed_precondition(format!(
-            "node {} answers at the address of node {node}",
-            reply.node
-        )));
-    }
-    Ok(reply)
+/// Knows who belongs to the cluster, and lets the others know.
+pub(crate) struct Members {
+    pub proposer: Arc<Proposer>,
+    pub known: Arc<Known>,
+    pub log: LogStore,
 }
 
-impl Inner {
+/// Introductions.
+impl Members {
     /// This node's introduction.
-    pub(crate) fn hello(&self) -> proto::HelloReply {
+    pub fn hello(&self) -> proto::HelloReply {
         let (purged, last) = self.log.log_state();
-        let members = self.config.members.iter();
+        let config = &self.proposer.config;
+        let members = config.members.iter();
         proto::HelloReply {
-            node: self.config.node,
+            node: config.node,
             incarnation: self.known.incarnation().to_vec().into(),
             cluster: self.known.cluster().map(|id| id.to_vec().into()).unwrap_or_default(),
             empty: self.log.vote().is_none() && purged.is_none() && last.is_none(),
@@ -64,150 +53,177 @@ impl Inner {
                 .collect(),
         }
     }
-}
 
-impl Replica {
-    /// Initialises a new cluster in the background when that is this node's part: it is the lowest
-    /// of the initial members and empty. Returns at once; a node that is part of a cluster, or not
-    /// the lowest, does nothing.
-    pub fn initialize_when_ready(&self) {
-        let lowest = self.inner.config.members.iter().map(|(node, _)| *node).min();
-        if lowest == Some(self.inner.config.node) && self.inner.hello().empty {
-            let inner = Arc::downgrade(&self.inner);
-            self.inner.keep(tokio::spawn(initialize(inner)));
+    /// Asks `node` who it is.
+    pub async fn hello_of(&self, node: u64) -> Result<proto::HelloReply, Status> {
+        if node == self.proposer.config.node {
+            return Ok(self.hello());
         }
+        let mut client = self.proposer.peers.member(node, Lane::Control, Check::Introduction)?;
+        let reply = tokio::time::timeout(HELLO, client.hello(proto::HelloRequest {})).await;
+        let reply = reply.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+        if reply.node != node || reply.incarnation.len() != 16 {
+            return Err(Status::failed_precondition(format!(
+                "node {} answers at the address of node {node}",
+                reply.node
+            )));
+        }
+        Ok(reply)
     }
 }
 
-async fn initialize(inner: Weak<Inner>) {
-    let mut said: Option<(String, Instant)> = None;
-    loop {
-        let Some(inner) = inner.upgrade() else { return };
-        if inner.running().is_err() || !inner.hello().empty {
+/// What goes on while this node runs.
+impl Members {
+    /// Initialises a new cluster when that is this node's part: it is the lowest of the initial members and empty.
+    /// Waits for the others; ends at once when it is another's part.
+    pub async fn initialize(self: Arc<Self>) {
+        let config = self.proposer.config.clone();
+        if config.members.iter().map(|(node, _)| *node).min() != Some(config.node) {
             return;
         }
-        match all_empty(&inner).await {
-            Ok(()) => {
-                let members = inner.config.members.iter();
-                let members: BTreeMap<_, _> =
-                    members.map(|(node, address)| (*node, BasicNode::new(address))).collect();
-                match inner.raft.initialize(members).await {
+        let mut said: Option<(String, Instant)> = None;
+        while self.proposer.life.running().is_ok() && self.hello().empty {
+            match self.all_empty().await {
+                Ok(()) => match self.proposer.consensus.initialize(&config.members).await {
                     Ok(()) => {
-                        tracing::info!(node = inner.config.node, "a new cluster is initialised");
+                        tracing::info!(node = config.node, "a new cluster is initialised");
                         return;
                     }
-                    Err(why) => {
-                        tracing::warn!(node = inner.config.node, %why, "the cluster is not initialised")
+                    Err(why) => tracing::warn!(node = config.node, why, "the cluster is not initialised"),
+                },
+                Err(why) => {
+                    let due =
+                        said.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() >= SAY_AGAIN);
+                    if due {
+                        tracing::info!(node = config.node, why, "waiting to initialise the cluster");
+                        said = Some((why, Instant::now()));
                     }
                 }
             }
-            Err(why) => {
-                let due = said.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() >= SAY_AGAIN);
-                if due {
-                    tracing::info!(node = inner.config.node, why, "waiting to initialise the cluster");
-                    said = Some((why, Instant::now()));
-                }
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    /// Takes the addresses of members from the log.
+    pub async fn follow(self: Arc<Self>) {
+        let mut changes = self.proposer.consensus.changes();
+        loop {
+            self.proposer.peers.learn(&changes.members());
+            if !changes.changed().await {
+                return;
             }
         }
-        drop(inner);
-        tokio::time::sleep(ROUND).await;
     }
-}
 
-/// Ok when every initial member answers, is empty and has the same list of initial members.
-async fn all_empty(inner: &Inner) -> Result<(), String> {
-    let mine = sorted(inner.hello().initial_members);
-    let asked = join_all(
-        inner.config.members.iter().map(|(node, _)| async move { (*node, hello(inner, *node).await) }),
-    );
-    for (node, reply) in asked.await {
-        let reply = reply.map_err(|status| format!("node {node}: {}", status.message()))?;
-        if !reply.empty {
-            let whose =
-                if reply.cluster.is_empty() { String::new() } else { format!(" {}", hex(&reply.cluster)) };
-            return Err(format!(
-                "node {node} belongs to a cluster{whose} already, this node is empty: \
-                 if its data folder was wiped, it must not come back under this id"
-            ));
-        }
-        if sorted(reply.initial_members) != mine {
-            return Err(format!("node {node} is configured with other initial_members"));
+    /// Makes every leadership of this node ready, then keeps the members' identities in the log complete.
+    pub async fn lead(self: Arc<Self>) {
+        let mut leaderships = self.proposer.leading.watch();
+        loop {
+            let leadership = leaderships.borrow_and_update().clone();
+            if let Some(leadership) = leadership {
+                let work = async {
+                    if self.proposer.leading.caught_up().await {
+                        self.identify(&leadership).await;
+                    }
+                };
+                tokio::select! {
+                    () = work => {}
+                    () = leadership.ended() => {}
+                }
+            }
+            if leaderships.changed().await.is_err() {
+                return;
+            }
         }
     }
-    Ok(())
+
+    /// Ok when every initial member answers, is empty and has the same list of initial members.
+    async fn all_empty(&self) -> Result<(), String> {
+        let mine = sorted(self.hello().initial_members);
+        let members = self.proposer.config.members.iter();
+        let asked = join_all(members.map(|(node, _)| async move { (*node, self.hello_of(*node).await) }));
+        for (node, reply) in asked.await {
+            let reply = reply.map_err(|status| format!("node {node}: {}", status.message()))?;
+            if !reply.empty {
+                let whose = if reply.cluster.is_empty() {
+                    String::new()
+                } else {
+                    format!(" {}", hex(&reply.cluster))
+                };
+                return Err(format!(
+                    "node {node} belongs to a cluster{whose} already, this node is empty: \
+                 if its data folder was wiped, it must not come back under this id"
+                ));
+            }
+            if sorted(reply.initial_members) != mine {
+                return Err(format!("node {node} is configured with other initial_members"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A new leader's duty: Genesis when the log has none, then ready, then a Join for every member whose
+    /// incarnation the log lacks. Runs until the leadership ends.
+    async fn identify(&self, leadership: &Arc<Leadership>) {
+        let began = Instant::now();
+        let mut ready = false;
+        while self.proposer.life.running().is_ok() {
+            if self.known.cluster().is_none() {
+                self.genesis(leadership, began.elapsed() >= GENESIS_PATIENCE).await;
+            }
+            if self.known.cluster().is_some() {
+                if !std::mem::replace(&mut ready, true) {
+                    leadership.set_ready();
+                }
+                self.join_newcomers(leadership).await;
+            }
+            tokio::time::sleep(if ready { WATCH } else { ROUND }).await;
+        }
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.proposer.consensus.view().members.into_iter().map(|(node, _)| node).collect()
+    }
+
+    /// Asks `nodes` for their incarnations; those that do not answer are left out.
+    async fn incarnations(&self, nodes: &[u64]) -> Vec<(u64, [u8; 16])> {
+        let asked = nodes.iter().map(|node| async move { self.hello_of(*node).await.ok() });
+        let replies = join_all(asked).await.into_iter().flatten();
+        replies.filter_map(|reply| Some((reply.node, reply.incarnation[..].try_into().ok()?))).collect()
+    }
+
+    async fn genesis(&self, leadership: &Arc<Leadership>, late: bool) {
+        let nodes = self.ids();
+        let members = self.incarnations(&nodes).await;
+        let voters = self.proposer.consensus.view().voters.len();
+        let enough = if late { voters / 2 + 1 } else { nodes.len() };
+        if members.len() < enough {
+            return;
+        }
+        let record = compose::genesis(uuid::Uuid::new_v4().into_bytes(), members);
+        match self.proposer.propose_tied(leadership, &record).await {
+            Ok((position, verdict)) => tracing::info!(%position, ?verdict, "the cluster has its identity"),
+            Err(why) => tracing::warn!(%why, "the cluster's identity is not in the log yet"),
+        }
+    }
+
+    async fn join_newcomers(&self, leadership: &Arc<Leadership>) {
+        let ids = self.ids().into_iter();
+        let new: Vec<_> = ids.filter(|node| self.known.incarnation_of(*node).is_none()).collect();
+        for (node, incarnation) in self.incarnations(&new).await {
+            let record = compose::join(node, incarnation);
+            match self.proposer.propose_tied(leadership, &record).await {
+                Ok((position, verdict)) => {
+                    tracing::info!(node, %position, ?verdict, "a member has its identity")
+                }
+                Err(why) => tracing::warn!(node, %why, "a member's identity is not in the log yet"),
+            }
+        }
+    }
 }
 
 fn sorted(members: Vec<proto::Member>) -> Vec<(u64, String)> {
     let mut members: Vec<_> = members.into_iter().map(|member| (member.node, member.address)).collect();
     members.sort();
     members
-}
-
-/// A new leader's duty: Genesis when the log has none, then `ready`, then a Join for every member
-/// whose incarnation the log lacks. Runs until the leadership ends.
-pub(crate) async fn identify(inner: &Weak<Inner>, leadership: &Arc<Leadership>, ready: impl FnOnce()) {
-    let began = Instant::now();
-    let mut ready = Some(ready);
-    loop {
-        let Some(inner) = inner.upgrade() else { return };
-        if inner.running().is_err() {
-            return;
-        }
-        if inner.known.cluster().is_none() {
-            genesis(&inner, leadership, began.elapsed() >= GENESIS_PATIENCE).await;
-        }
-        if inner.known.cluster().is_some() {
-            if let Some(ready) = ready.take() {
-                ready();
-            }
-            join_newcomers(&inner, leadership).await;
-        }
-        drop(inner);
-        tokio::time::sleep(if ready.is_some() { ROUND } else { WATCH }).await;
-    }
-}
-
-fn member_ids(inner: &Inner) -> Vec<u64> {
-    let metrics = inner.raft.server_metrics();
-    let members = metrics.borrow_watched().membership_config.clone();
-    members.nodes().map(|(node, _)| *node).collect()
-}
-
-fn voters(inner: &Inner) -> usize {
-    let metrics = inner.raft.server_metrics();
-    let members = metrics.borrow_watched().membership_config.clone();
-    members.voter_ids().count()
-}
-
-/// Asks `nodes` for their incarnations; those that do not answer are left out.
-async fn incarnations(inner: &Inner, nodes: &[u64]) -> Vec<(u64, [u8; 16])> {
-    let asked = nodes.iter().map(|node| async move { hello(inner, *node).await.ok() });
-    let replies = join_all(asked).await.into_iter().flatten();
-    replies.filter_map(|reply| Some((reply.node, reply.incarnation[..].try_into().ok()?))).collect()
-}
-
-async fn genesis(inner: &Arc<Inner>, leadership: &Arc<Leadership>, late: bool) {
-    let nodes = member_ids(inner);
-    let members = incarnations(inner, &nodes).await;
-    let enough = if late { voters(inner) / 2 + 1 } else { nodes.len() };
-    if members.len() < enough {
-        return;
-    }
-    let record = compose::genesis(uuid::Uuid::new_v4().into_bytes(), members);
-    match propose_tied(inner, leadership, &record).await {
-        Ok((position, verdict)) => tracing::info!(%position, ?verdict, "the cluster has its identity"),
-        Err(why) => tracing::warn!(%why, "the cluster's identity is not in the log yet"),
-    }
-}
-
-async fn join_newcomers(inner: &Arc<Inner>, leadership: &Arc<Leadership>) {
-    let new: Vec<_> =
-        member_ids(inner).into_iter().filter(|node| inner.known.incarnation_of(*node).is_none()).collect();
-    for (node, incarnation) in incarnations(inner, &new).await {
-        let record = compose::join(node, incarnation);
-        match propose_tied(inner, leadership, &record).await {
-            Ok((position, verdict)) => tracing::info!(node, %position, ?verdict, "a member has its identity"),
-            Err(why) => tracing::warn!(node, %why, "a member's identity is not in the log yet"),
-        }
-    }
 }

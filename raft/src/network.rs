@@ -9,11 +9,11 @@
 //!
 //! A connection is made when it is first needed and made again after it broke.
 
-pub mod bulk;
-pub mod control;
-pub mod convert;
-pub mod peers;
-pub mod server;
+mod bulk;
+mod control;
+pub(crate) mod convert;
+pub(crate) mod peers;
+mod snapshots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use tonic::Status;
 use tonic::transport::Server;
 
 use crate::config::{FRAME_BYTES, WINDOW_BYTES};
+use crate::intake::Heard;
 use crate::types::TypeConfig;
 use peers::Peers;
 
@@ -40,32 +41,35 @@ pub fn server() -> Server {
 }
 
 /// Makes the clients that openraft asks for.
-pub struct Factory {
+pub(crate) struct Factory {
     peers: Arc<Peers>,
+    heard: Arc<Heard>,
 }
 
 impl Factory {
-    /// Clients over the connections of `peers`.
-    pub fn new(peers: Arc<Peers>) -> Self {
-        Factory { peers }
+    /// Clients over the connections of `peers`; `heard` is told who refuses content.
+    pub fn new(peers: Arc<Peers>, heard: Arc<Heard>) -> Self {
+        Factory { peers, heard }
     }
 
     fn client(&self, target: u64, node: &BasicNode, purpose: Purpose) -> Network {
-        Network { peers: self.peers.clone(), target, address: node.addr.clone(), purpose }
+        let (peers, heard) = (self.peers.clone(), self.heard.clone());
+        Network { peers, heard, target, address: node.addr.clone(), purpose }
     }
 }
 
 /// openraft's client to one peer.
-pub struct Network {
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) target: u64,
-    pub(crate) address: String,
-    pub(crate) purpose: Purpose,
+pub(crate) struct Network {
+    peers: Arc<Peers>,
+    heard: Arc<Heard>,
+    target: u64,
+    address: String,
+    purpose: Purpose,
 }
 
 /// What openraft uses a client for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+enum Purpose {
     /// Votes, transfer of leadership, append streams.
     Log,
     /// Append streams go over the control connection.
@@ -101,7 +105,7 @@ impl NetBackoff<TypeConfig> for Network {
 }
 
 /// Every failure of a peer call makes openraft back off; none is retried at once.
-pub(crate) fn unreachable(target: u64, status: &Status) -> RPCError<TypeConfig> {
+fn unreachable(target: u64, status: &Status) -> RPCError<TypeConfig> {
     let why = format!("node {target}: {:?}: {}", status.code(), status.message());
     RPCError::Unreachable(Unreachable::from_string(why))
 }

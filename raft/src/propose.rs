@@ -6,7 +6,6 @@
 //! is an `Ok` with the ledger's verdict, *unavailable* is surely not in the log, *unknown* may be.
 
 mod forward;
-mod in_flight;
 mod local;
 
 use std::future::Future;
@@ -16,27 +15,39 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nativelog::ledger::{Reason, Rejected, Verdict};
+use nativelog::machine::Machine;
 use nativelog::record::{LogId, LogRecord};
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::config::PROPOSAL_BYTES;
+use crate::config::ReplicaConfig;
+use crate::consensus::Consensus;
 use crate::error::ProposeError;
-use crate::leader::Leadership;
-use crate::replica::{Inner, Replica};
+use crate::intake::{Intake, Permit};
+use crate::leader::{Leader, Leadership, Leading};
+use crate::life::Life;
+use crate::network::peers::Peers;
 
 pub(crate) use forward::{decode_request, encode_reply};
-pub(crate) use in_flight::{InFlight, Permit};
-pub(crate) use local::{propose_tied, run};
 
 /// What became of a record: its position (the default one when it never entered the log) and the verdict.
 pub type Outcome = Result<(LogId, Verdict), ProposeError>;
 
 /// Proposals that one stream keeps between its caller and the leader; bytes are bounded elsewhere.
 const QUEUE: usize = 64;
-/// What a record takes beyond its bytes.
-pub(crate) const RECORD_OVERHEAD: u64 = 256;
+/// Pause before a record that is surely not in the log is proposed again.
+const AGAIN: Duration = Duration::from_millis(30);
+
+/// Brings records to the leader, wherever it is; judges them when it is here.
+pub(crate) struct Proposer {
+    pub config: Arc<ReplicaConfig>,
+    pub leading: Arc<Leading>,
+    pub intake: Arc<Intake>,
+    pub consensus: Consensus,
+    pub machine: Arc<Machine>,
+    pub peers: Arc<Peers>,
+    pub life: Arc<Life>,
+}
 
 /// A record with what is needed to answer for it.
 pub(crate) struct Proposal {
@@ -55,16 +66,6 @@ impl Proposal {
     }
 }
 
-/// Waits for room for `record`.
-pub(crate) async fn permit(inner: &Inner, record: &LogRecord) -> Result<Permit, ProposeError> {
-    let bytes = record.bytes().saturating_add(RECORD_OVERHEAD);
-    if bytes > PROPOSAL_BYTES as u64 {
-        return Err(ProposeError::unavailable(format!("a record of {bytes} bytes is too large")));
-    }
-    let permit = inner.in_flight.permit(bytes).await;
-    permit.ok_or_else(|| ProposeError::unavailable("this node is shutting down"))
-}
-
 /// The verdict on a record whose shape is wrong.
 pub(crate) fn malformed(why: impl std::fmt::Display) -> Verdict {
     Verdict::Rejected(Rejected {
@@ -76,89 +77,58 @@ pub(crate) fn malformed(why: impl std::fmt::Display) -> Verdict {
     })
 }
 
-/// Who leads.
-pub(crate) enum Leader {
-    /// This node, ready.
-    Here(Arc<Leadership>),
-    /// Another one.
-    There(u64),
-}
-
-/// Finds a leader before `until`.
-pub(crate) async fn find_leader(inner: &Inner, until: Instant) -> Result<Leader, ProposeError> {
-    loop {
-        inner.running()?;
-        let here = inner.leadership.borrow().clone();
-        if let Some(leadership) = here {
-            if leadership.wait_ready(until.saturating_duration_since(Instant::now())).await {
-                return Ok(Leader::Here(leadership));
-            }
-        } else {
-            let leader = inner.raft.server_metrics().borrow_watched().current_leader;
-            if let Some(leader) = leader.filter(|leader| *leader != inner.config.node) {
-                return Ok(Leader::There(leader));
-            }
-        }
-        if Instant::now() >= until {
-            return Err(ProposeError::unavailable("no leader: fewer than a majority of the nodes answer"));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-impl Replica {
-    /// Proposes one record to the leader and waits for the verdict.
-    ///
-    /// While a leader is sought, and as long as the record is surely not in the log, it tries again
-    /// for [`ReplicaConfig::leader_patience`](crate::ReplicaConfig::leader_patience).
-    ///
-    /// # Errors
-    /// [`ProposeError`]; a rejection is no error.
-    pub async fn propose(&self, record: LogRecord) -> Outcome {
-        let inner = &self.inner;
-        let _permit = permit(inner, &record).await?;
-        let until = Instant::now() + inner.config.leader_patience;
+impl Proposer {
+    /// See [`Replica::propose`](crate::Replica::propose).
+    pub async fn propose(self: &Arc<Self>, record: LogRecord) -> Outcome {
+        let _permit = self.intake.permit(&record).await?;
+        let until = Instant::now() + self.config.leader_patience;
         loop {
-            let outcome = match find_leader(inner, until).await? {
-                Leader::Here(leadership) => local::propose_once(inner, &leadership, &record, until).await,
-                Leader::There(leader) => forward::propose_once(inner, leader, &record).await,
+            let outcome = match self.leading.find(until).await? {
+                Leader::Here(leadership) => local::propose_once(self, &leadership, &record, until).await,
+                Leader::There(leader) => forward::propose_once(self, leader, &record).await,
             };
             match outcome {
                 Err(ProposeError::Unavailable { .. }) if Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    tokio::time::sleep(AGAIN).await;
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    /// Opens a pipelined stream of proposals to the present leader, tied to its term.
-    ///
-    /// # Errors
-    /// [`ProposeError::Unavailable`] when there is no leader for a while; faults.
-    pub async fn stream(&self) -> Result<ProposalStream, ProposeError> {
-        let inner = &self.inner;
-        let until = Instant::now() + inner.config.leader_patience;
+    /// Proposes a record once in this leadership: this crate's own (identity, log time) before the leadership is
+    /// ready, and those from elsewhere, whose senders try again themselves.
+    pub async fn propose_tied(self: &Arc<Self>, leadership: &Arc<Leadership>, record: &LogRecord) -> Outcome {
+        local::propose_once(self, leadership, record, Instant::now()).await
+    }
+
+    /// See [`Replica::stream`](crate::Replica::stream).
+    pub async fn stream(self: &Arc<Self>) -> Result<ProposalStream, ProposeError> {
+        let until = Instant::now() + self.config.leader_patience;
         loop {
-            let opened = match find_leader(inner, until).await? {
-                Leader::Here(leadership) => Ok(open_here(inner, leadership)),
-                Leader::There(leader) => forward::open(inner, leader).await,
+            let opened = match self.leading.find(until).await? {
+                Leader::Here(leadership) => Ok(self.open_here(leadership)),
+                Leader::There(leader) => forward::open(self, leader).await,
             };
             match opened {
                 Err(ProposeError::Unavailable { .. }) if Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    tokio::time::sleep(AGAIN).await;
                 }
                 opened => return opened,
             }
         }
     }
-}
 
-fn open_here(inner: &Arc<Inner>, leadership: Arc<Leadership>) -> ProposalStream {
-    let (intake, proposals) = mpsc::channel(QUEUE);
-    let leader = inner.config.node;
-    tokio::spawn(run(inner.clone(), leadership, proposals));
-    ProposalStream { inner: inner.clone(), intake, leader }
+    fn open_here(self: &Arc<Self>, leadership: Arc<Leadership>) -> ProposalStream {
+        let (sender, proposals) = mpsc::channel(QUEUE);
+        tokio::spawn(local::run(self.clone(), leadership, proposals));
+        ProposalStream { intake: self.intake.clone(), sender, leader: self.config.node }
+    }
+
+    /// Runs a stream of proposals in this leadership until it is closed or the leadership ends.
+    pub async fn run(self: Arc<Self>, leadership: Arc<Leadership>, proposals: mpsc::Receiver<Proposal>) {
+        local::run(self, leadership, proposals).await;
+    }
 }
 
 /// A pipeline of records to one leader in one term. Records enter the log in the order in which
@@ -166,8 +136,8 @@ fn open_here(inner: &Arc<Inner>, leadership: Arc<Leadership>) -> ProposalStream 
 /// ends, the stream ends: everything unanswered resolves to [`ProposeError::Unknown`], and later
 /// sends are [`ProposeError::Unavailable`].
 pub struct ProposalStream {
-    inner: Arc<Inner>,
-    intake: mpsc::Sender<Proposal>,
+    intake: Arc<Intake>,
+    sender: mpsc::Sender<Proposal>,
     leader: u64,
 }
 
@@ -179,7 +149,7 @@ impl ProposalStream {
 
     /// True when the stream has ended.
     pub fn is_over(&self) -> bool {
-        self.intake.is_closed()
+        self.sender.is_closed()
     }
 
     /// Sends `record` as soon as there is room for its bytes. The answer comes through what this
@@ -190,12 +160,12 @@ impl ProposalStream {
     pub async fn send(&self, record: LogRecord) -> Result<Pending, ProposeError> {
         let over = || ProposeError::unavailable("the leader has changed");
         let permit = tokio::select! {
-            permit = permit(&self.inner, &record) => permit?,
-            () = self.intake.closed() => return Err(over()),
+            permit = self.intake.permit(&record) => permit?,
+            () = self.sender.closed() => return Err(over()),
         };
         let (answer, outcome) = oneshot::channel();
         let answer: Answer = Box::new(move |outcome| drop(answer.send(outcome)));
-        self.intake.send(Proposal { record, permit, answer }).await.map_err(|_| over())?;
+        self.sender.send(Proposal { record, permit, answer }).await.map_err(|_| over())?;
         Ok(Pending(outcome))
     }
 }

@@ -39,10 +39,9 @@ use crate::identity::{Check, Known, hex};
 use crate::network::convert;
 use crate::network::peers::{Lane, Peers};
 use crate::proto::{self, rejoin_part::Part};
-use crate::snapshot::stored_members;
+use crate::snapshot::members_of;
 use crate::transfer::gather::Gather;
 use crate::transfer::{Progress, Stage, Transfer, TransferError, blocking, receive};
-use crate::types::{RaftVote, vote as our_vote};
 
 /// How long a leader with a high enough term is looked for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -150,12 +149,11 @@ pub async fn rejoin(
     let ledger = blocking(move || Ledger::decode(&encoded)).await?;
     let ledger = Arc::new(ledger.map_err(|error| RejoinError::State(error.to_string()))?);
     check(&ledger, &capture, owner, cluster)?;
-    let members = stored_members(capture.meta.membership.as_ref());
-    let members = members.map_err(|error| RejoinError::State(error.to_string()))?;
-    if members.get_node(&owner.node).is_none() {
+    let members = members_of(&capture.meta).map_err(|error| RejoinError::State(error.to_string()))?;
+    if !members.iter().any(|(node, _)| *node == owner.node) {
         return Err(RejoinError::Unknown(format!("node {} is no member any more", owner.node)));
     }
-    peers.learn(members.nodes().map(|(node, at)| (*node, at.addr.as_str())));
+    peers.learn(&members);
     let kept = tokio::spawn(hold(stream));
     let fetched = fetch(&peers, &disk, &layout, &store, owner.node, leader, &ledger, &progress).await;
     let position = capture.meta.position;
@@ -270,8 +268,7 @@ async fn ask(peers: &Peers, peer: u64, term: u64) -> Result<Result<State, proto:
             Part::Data(_) => return Err(wrong("data without a head")),
         }
     };
-    let vote: RaftVote = convert::take_vote(head.vote.as_ref()).map_err(wrong)?;
-    let vote = our_vote(&vote);
+    let vote = convert::take_vote(head.vote.as_ref()).map_err(wrong)?;
     if !vote.committed || vote.term <= term {
         return Err(wrong(format!("its vote is of term {}, and must be above {term}", vote.term)));
     }

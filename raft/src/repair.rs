@@ -8,19 +8,21 @@
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::store::{Content, Store, StoreError, VerifyReport};
 use checkpoint::{Envelope, JobName, Manifest};
-use nativelog::machine::Missing;
+use nativelog::machine::{Machine, Missing};
 use nativelog::record::Body;
+use nativelog::store::LogStore;
 use tokio::sync::watch;
 
-use crate::replica::{Inner, Replica};
+use crate::intake::Intake;
+use crate::life::Life;
 use crate::transfer::anywhere::{Found, Wanted};
 use crate::transfer::gather::Gather;
-use crate::transfer::{Stage, TransferError, blocking, receive};
+use crate::transfer::{Stage, TransferError, Transfers, blocking, receive};
 
 /// Pause between looks when nothing happened.
 const LOOK: Duration = Duration::from_secs(2);
@@ -56,43 +58,83 @@ pub enum RepairError {
     StillDamaged(String),
 }
 
-impl Replica {
-    /// Reads an epoch that is published here and compares it with its manifest; what does not verify is
-    /// refetched from peers and put in place. An epoch that is missing here is published.
-    ///
-    /// # Errors
-    /// [`RepairError`].
-    pub async fn repair_epoch(&self, job: &JobName, epoch: u64) -> Result<RepairReport, RepairError> {
-        let inner = &self.inner;
+/// Refetches what is missing or damaged on one replica.
+pub(crate) struct Mender {
+    node: u64,
+    machine: Arc<Machine>,
+    log: LogStore,
+    transfers: Arc<Transfers>,
+    intake: Arc<Intake>,
+    life: Arc<Life>,
+}
+
+impl Mender {
+    /// A mender of this machine and log.
+    pub fn new(
+        node: u64,
+        machine: Arc<Machine>,
+        log: LogStore,
+        transfers: Arc<Transfers>,
+        intake: Arc<Intake>,
+        life: Arc<Life>,
+    ) -> Arc<Mender> {
+        Arc::new(Mender { node, machine, log, transfers, intake, life })
+    }
+
+    /// See [`Replica::repair_epoch`](crate::Replica::repair_epoch).
+    pub async fn epoch(&self, job: &JobName, epoch: u64) -> Result<RepairReport, RepairError> {
         let (stop, stopped) = watch::channel(false);
-        let _turn = inner.transfer_turn.wait(stop.clone()).await;
-        inner.transfer.begin(Stage::Repair, None);
-        let gather = inner.gather(stopped);
-        let done = mend(inner, &gather, job, epoch).await;
-        inner.transfer.end(false);
+        let _turn = self.transfers.turn().wait(stop.clone()).await;
+        self.transfers.progress().begin(Stage::Repair, None);
+        let gather = self.transfers.gather(stopped);
+        let done = mend(self, &gather, job, epoch).await;
+        self.transfers.progress().end(false);
         drop(stop);
-        let left = leave_nothing_of_expired(inner, job, epoch).await;
+        let left = leave_nothing_of_expired(self, job, epoch).await;
         done.and_then(|report| left.map(|()| report))
+    }
+
+    /// Mends in the background until this node stops.
+    pub async fn run(self: Arc<Self>) {
+        let (mut rotten, mut published) = (self.log.rotten(), self.machine.publications());
+        let mut mending = Mending::default();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                changed = rotten.changed() => if changed.is_err() { return },
+                changed = published.changed() => if changed.is_err() { return },
+            }
+            published.borrow_and_update();
+            let bad: Vec<u64> = rotten.borrow_and_update().iter().copied().collect();
+            if self.life.is_closing() {
+                return;
+            }
+            mending.payloads.keep_only(|index| bad.contains(index));
+            for index in bad {
+                mending.payload(&self, index).await;
+            }
+            mending.epochs(&self).await;
+        }
     }
 }
 
 async fn mend(
-    inner: &Arc<Inner>,
+    mender: &Mender,
     gather: &Gather,
     job: &JobName,
     epoch: u64,
 ) -> Result<RepairReport, RepairError> {
-    if inner.machine.ledger().epoch(job, epoch).is_none() {
+    if mender.machine.ledger().epoch(job, epoch).is_none() {
         return Err(RepairError::NotSealed(job.clone(), epoch));
     }
-    let store = inner.machine.store().clone();
+    let store = mender.machine.store().clone();
     let report = match verify(&store, job, epoch).await? {
         Ok(report) => report,
         Err(StoreError::NotPublished { .. } | StoreError::Manifest { .. }) => {
-            let Some((envelope, manifest)) = manifest_of(inner, gather, job, epoch).await? else {
+            let Some((envelope, manifest)) = manifest_of(mender, gather, job, epoch).await? else {
                 return Err(RepairError::NotSealed(job.clone(), epoch));
             };
-            return publish(inner, gather, envelope, Arc::new(manifest)).await;
+            return publish(mender, gather, envelope, Arc::new(manifest)).await;
         }
         Err(error) => return Err(error.into()),
     };
@@ -139,13 +181,13 @@ async fn proven(store: &Arc<Store>, job: &JobName, epoch: u64) -> Result<(), Rep
 
 /// The manifest of an epoch, from a peer; `None` when the ledger here has no such epoch (any more).
 async fn manifest_of(
-    inner: &Inner,
+    mender: &Mender,
     gather: &Gather,
     job: &JobName,
     epoch: u64,
 ) -> Result<Option<(Envelope, Manifest)>, RepairError> {
     let (info, at) = {
-        let ledger = inner.machine.ledger();
+        let ledger = mender.machine.ledger();
         let Some(info) = ledger.epoch(job, epoch) else { return Ok(None) };
         (info, ledger.applied().map_or(0, |id| id.index))
     };
@@ -161,16 +203,16 @@ async fn manifest_of(
 
 /// Publishes an epoch that is no directory here.
 async fn publish(
-    inner: &Arc<Inner>,
+    mender: &Mender,
     gather: &Gather,
     envelope: Envelope,
     manifest: Arc<Manifest>,
 ) -> Result<RepairReport, RepairError> {
     let (job, epoch) = (envelope.job.clone(), envelope.epoch);
-    let (store, looking) = (inner.machine.store().clone(), manifest.clone());
+    let (store, looking) = (mender.machine.store().clone(), manifest.clone());
     let looked = store.clone();
     let mut done = counted(&blocking(move || looked.lacking(&looking)).await??);
-    receive::epoch(gather, &Arc::new(inner.machine.clone()), envelope, manifest.clone()).await?;
+    receive::epoch(gather, &Arc::new(mender.machine.clone()), envelope, manifest.clone()).await?;
     proven(&store, &job, epoch).await?;
     done.names = manifest.files();
     Ok(done)
@@ -208,50 +250,23 @@ struct Mending {
     payloads: Later<u64>,
 }
 
-pub(crate) async fn run(inner: Weak<Inner>) {
-    let Some((mut rotten, mut published)) =
-        inner.upgrade().map(|inner| (inner.log.rotten(), inner.machine.publications()))
-    else {
-        return;
-    };
-    let mut mending = Mending::default();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            changed = rotten.changed() => if changed.is_err() { return },
-            changed = published.changed() => if changed.is_err() { return },
-        }
-        published.borrow_and_update();
-        let bad: Vec<u64> = rotten.borrow_and_update().iter().copied().collect();
-        let Some(inner) = inner.upgrade() else { return };
-        if inner.is_closing() {
-            return;
-        }
-        mending.payloads.keep_only(|index| bad.contains(index));
-        for index in bad {
-            mending.payload(&inner, index).await;
-        }
-        mending.epochs(&inner).await;
-    }
-}
-
 impl Mending {
     /// Refetches the payload of a log entry.
-    async fn payload(&mut self, inner: &Arc<Inner>, index: u64) {
+    async fn payload(&mut self, mender: &Mender, index: u64) {
         if !self.payloads.is_due(&index) {
             return;
         }
-        match payload(inner, index).await {
+        match payload(mender, index).await {
             Ok(()) => {
                 tracing::info!(
-                    node = inner.config.node,
+                    node = mender.node,
                     index,
                     "the payload of a log entry was refetched and put in place"
                 )
             }
             Err(why) => {
                 tracing::error!(
-                    node = inner.config.node,
+                    node = mender.node,
                     index,
                     why,
                     "the payload of a log entry does not verify and cannot be refetched yet; it is tried again"
@@ -262,30 +277,30 @@ impl Mending {
     }
 
     /// Publishes what is missing, one epoch after the other.
-    async fn epochs(&mut self, inner: &Arc<Inner>) {
+    async fn epochs(&mut self, mender: &Mender) {
         // What could not be published for want of space is not brought once more.
-        if inner.takes_no_content().is_some() {
+        if mender.intake.takes_no_content().is_some() {
             return;
         }
-        let missing = inner.machine.missing();
+        let missing = mender.machine.missing();
         self.epochs.keep_only(|(job, epoch)| missing.iter().any(|m| m.job == *job && m.epoch == *epoch));
         for missing in missing {
             let key = (missing.job.clone(), missing.epoch);
-            if !self.epochs.is_due(&key) || inner.is_closing() {
+            if !self.epochs.is_due(&key) || mender.life.is_closing() {
                 continue;
             }
             let (job, epoch, why) = (&missing.job, missing.epoch, &missing.why);
-            tracing::info!(node = inner.config.node, %job, epoch, why, "a sealed epoch is no directory here; what it lacks is fetched");
-            match epoch_from_peers(inner, &missing).await {
+            tracing::info!(node = mender.node, %job, epoch, why, "a sealed epoch is no directory here; what it lacks is fetched");
+            match epoch_from_peers(mender, &missing).await {
                 Ok(true) => {
-                    tracing::info!(node = inner.config.node, %job, epoch, "the epoch is published here")
+                    tracing::info!(node = mender.node, %job, epoch, "the epoch is published here")
                 }
                 Ok(false) => {
-                    tracing::info!(node = inner.config.node, %job, epoch, "the peers say that it has expired");
+                    tracing::info!(node = mender.node, %job, epoch, "the peers say that it has expired");
                     self.epochs.failed(&key);
                 }
                 Err(error) => {
-                    tracing::warn!(node = inner.config.node, %job, epoch, %error, "the epoch cannot be published here yet; it is tried again");
+                    tracing::warn!(node = mender.node, %job, epoch, %error, "the epoch cannot be published here yet; it is tried again");
                     self.epochs.failed(&key);
                 }
             }
@@ -293,54 +308,54 @@ impl Mending {
     }
 }
 
-async fn payload(inner: &Arc<Inner>, index: u64) -> Result<(), String> {
-    let header = inner.log.headers(index..index + 1).map_err(|e| e.to_string())?.pop();
+async fn payload(mender: &Mender, index: u64) -> Result<(), String> {
+    let header = mender.log.headers(index..index + 1).map_err(|e| e.to_string())?.pop();
     let entry = header.ok_or("the entry is gone from the log")?;
     let Body::Record(record) = &entry.body else { return Err("the entry carries no payload".into()) };
     let (stop, stopped) = watch::channel(false);
-    let gather = inner.gather(stopped);
+    let gather = mender.transfers.gather(stopped);
     let payload = gather.payload(entry.id, record.header.payload_bytes).await.map_err(|e| e.to_string())?;
     drop(stop);
-    let log = inner.log.clone();
+    let log = mender.log.clone();
     let repaired = tokio::task::spawn_blocking(move || log.repair(index, &payload)).await;
     repaired.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
 /// False when it has expired since it was listed.
-async fn epoch_from_peers(inner: &Arc<Inner>, missing: &Missing) -> Result<bool, RepairError> {
+async fn epoch_from_peers(mender: &Mender, missing: &Missing) -> Result<bool, RepairError> {
     let (stop, stopped) = watch::channel(false);
-    let _turn = inner.transfer_turn.wait(stop.clone()).await;
-    inner.transfer.begin(Stage::Repair, None);
-    let gather = inner.gather(stopped);
-    let done = bring(inner, &gather, missing).await;
-    inner.transfer.end(false);
+    let _turn = mender.transfers.turn().wait(stop.clone()).await;
+    mender.transfers.progress().begin(Stage::Repair, None);
+    let gather = mender.transfers.gather(stopped);
+    let done = bring(mender, &gather, missing).await;
+    mender.transfers.progress().end(false);
     drop(stop);
-    let left = leave_nothing_of_expired(inner, &missing.job, missing.epoch).await;
+    let left = leave_nothing_of_expired(mender, &missing.job, missing.epoch).await;
     done.and_then(|published| left.map(|()| published))
 }
 
 /// What was brought for an epoch that expired meanwhile is nobody's: no record will release it. What a transfer has
 /// begun goes too, and is begun anew.
-async fn leave_nothing_of_expired(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), RepairError> {
-    if inner.machine.ledger().epoch(job, epoch).is_some() {
+async fn leave_nothing_of_expired(mender: &Mender, job: &JobName, epoch: u64) -> Result<(), RepairError> {
+    if mender.machine.ledger().epoch(job, epoch).is_some() {
         return Ok(());
     }
-    let (machine, store) = (inner.machine.clone(), inner.machine.store().clone());
+    let (machine, store) = (mender.machine.clone(), mender.machine.store().clone());
     blocking(move || machine.owe_surplus().and_then(|()| store.clear_incoming())).await??;
     Ok(())
 }
 
-async fn bring(inner: &Arc<Inner>, gather: &Gather, missing: &Missing) -> Result<bool, RepairError> {
+async fn bring(mender: &Mender, gather: &Gather, missing: &Missing) -> Result<bool, RepairError> {
     match missing.manifest.clone() {
         Some((envelope, manifest)) => {
-            receive::epoch(gather, &Arc::new(inner.machine.clone()), envelope, manifest).await?;
+            receive::epoch(gather, &Arc::new(mender.machine.clone()), envelope, manifest).await?;
         }
-        None => match mend(inner, gather, &missing.job, missing.epoch).await {
+        None => match mend(mender, gather, &missing.job, missing.epoch).await {
             Ok(_) => {}
             Err(RepairError::NotSealed(..)) => return Ok(false),
             Err(error) => return Err(error),
         },
     }
-    inner.machine.publish_again();
+    mender.machine.publish_again();
     Ok(true)
 }

@@ -1,38 +1,37 @@
-//! One replica: the consensus, its log and its ledger, wired together. Start, stop, and the one
-//! path on which a fault travels.
+//! One replica, wired together: the public facade. It builds the rooms, starts what goes on in them, and ends it;
+//! what they do is theirs. Nothing in this crate knows it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use checkpoint::JobName;
+use checkpoint::store::Reclaimed;
 use nativelog::machine::Machine;
-use nativelog::record::LogId;
+use nativelog::record::{LogId, LogRecord};
 use nativelog::store::LogStore;
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::Fatal;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 use crate::config::ReplicaConfig;
+use crate::consensus::{Consensus, settings};
 use crate::error::{ProposeError, StartError};
 use crate::identity::Known;
-use crate::keeper::Keeper;
-use crate::leader::{self, Leadership};
-use crate::log_store::RaftLog;
+use crate::intake::{Intake, VoterSpace};
+use crate::keeper::{KeepError, Keeper};
+use crate::leader::Leading;
+use crate::life::Life;
+use crate::membership::Members;
+use crate::network::Factory;
 use crate::network::peers::Peers;
-use crate::network::server::PeerService;
-use crate::network::{Factory, server};
-use crate::propose::InFlight;
-use crate::space::{self, Refusal, VoterSpace};
-use crate::state_machine::StateMachine;
-use crate::transfer::gather::Gather;
-use crate::transfer::install::Turn;
-use crate::transfer::pace::Foreground;
+use crate::peer::{self, PeerService};
+use crate::propose::{Outcome, ProposalStream, Proposer};
+use crate::read::Reads;
+use crate::repair::{Mender, RepairError, RepairReport};
+use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
-use crate::transfer::{Progress, Stop, Transfer};
-use crate::types::Raft;
-use crate::{clock, keeper, membership, proto, repair};
+use crate::transfer::{Transfer, Transfers};
+use crate::{clock, proto};
 
 /// How long a leader that shuts down waits for somebody else to lead.
 const HANDOVER: Duration = Duration::from_secs(2);
@@ -44,134 +43,43 @@ const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
 #[derive(Clone)]
 pub struct Replica {
-    pub(crate) inner: Arc<Inner>,
+    rooms: Arc<Rooms>,
 }
 
-pub(crate) struct Inner {
-    pub config: ReplicaConfig,
-    pub raft: Raft,
-    pub log: LogStore,
-    pub machine: Arc<Machine>,
-    pub peers: Arc<Peers>,
-    pub known: Arc<Known>,
-    /// This node's leadership, while it leads.
-    pub leadership: watch::Sender<Option<Arc<Leadership>>>,
-    /// Bytes of unanswered proposals.
-    pub in_flight: Arc<InFlight>,
-    /// Bytes of unanswered entries from append streams.
-    pub append_permits: Arc<Semaphore>,
-    /// Sees when this node has a hand in commits.
-    pub foreground: Arc<Foreground>,
-    /// What this node is fetching.
-    pub transfer: Arc<Progress>,
-    /// One receiver at a time.
-    pub transfer_turn: Turn,
-    /// What peers may fetch here.
-    pub content: Arc<Service>,
-    /// Wakes the keeper.
-    pub keeper: Arc<Keeper>,
-    /// What is refused at the ingress at present, for want of space.
-    pub refusal: Refusal,
-    /// Why content is not proposed here at present.
-    pub no_content: RwLock<Option<String>>,
-    /// What the other voters told of their space.
-    pub told: RwLock<BTreeMap<u64, VoterSpace>>,
-    pub fatal: watch::Sender<Option<String>>,
-    /// The ledger's digest at the position where it was last asked for.
-    pub digest: Mutex<Option<(Option<LogId>, String)>>,
-    closing: watch::Sender<bool>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+struct Rooms {
+    config: Arc<ReplicaConfig>,
+    log: LogStore,
+    life: Arc<Life>,
+    reads: Reads,
+    keeper: Arc<Keeper>,
+    mender: Arc<Mender>,
+    for_peers: Arc<peer::Rooms>,
 }
 
-impl Inner {
-    /// Ok while proposals and reads are taken.
-    pub fn running(&self) -> Result<(), ProposeError> {
-        if let Some(why) = self.fatal.borrow().as_deref() {
-            return Err(ProposeError::fault(why));
-        }
-        if *self.closing.borrow() {
-            return Err(ProposeError::unavailable("this node is shutting down"));
-        }
-        Ok(())
+/// Ways to the rooms.
+impl Replica {
+    fn proposer(&self) -> &Arc<Proposer> {
+        &self.rooms.for_peers.proposer
     }
 
-    /// Waits until the replica closes or can promise nothing any more.
-    pub async fn ended(&self) {
-        let (mut closing, mut fatal) = (self.closing.subscribe(), self.fatal.subscribe());
-        tokio::select! {
-            _ = closing.wait_for(|closing| *closing) => {}
-            _ = fatal.wait_for(Option::is_some) => {}
-        }
+    fn members(&self) -> &Arc<Members> {
+        &self.rooms.for_peers.members
     }
 
-    /// Why entries with content are not taken from a leader now. While there is a reason, space is short: what is
-    /// garbage is given back at once, and nothing is fetched.
-    pub fn takes_no_content(&self) -> Option<String> {
-        self.refusal.why().or_else(|| self.stalled()).or_else(|| (self.config.room.0)())
+    fn reporter(&self) -> &Arc<Reporter> {
+        &self.rooms.for_peers.reporter
     }
 
-    /// Why content is not proposed here now: this node is short of space, or so many voters are that no majority would
-    /// take it.
-    pub fn proposes_no_content(&self) -> Option<String> {
-        let own = self.no_content.read().unwrap_or_else(PoisonError::into_inner).clone();
-        own.or_else(|| self.stalled()).or_else(|| {
-            let refused = self.peers.short_lately();
-            let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
-            if refused.is_empty() && told.values().all(|told| told.short.is_none()) {
-                return None;
-            }
-            let metrics = self.raft.metrics().borrow_watched().clone();
-            let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-            space::too_few_take_content(&voters, &refused, &told)
-        })
+    fn leading(&self) -> &Arc<Leading> {
+        &self.proposer().leading
     }
 
-    /// Whether content from a leader is let in: there is room, or it is the bounded part that a node which is short
-    /// takes all the same. `last` is the index of the last of these records.
-    pub fn admit_content(&self, records: usize, payload: u64, last: u64) -> Result<(), String> {
-        match self.takes_no_content() {
-            Some(_) if self.stalled().is_none() && self.refusal.lets_in(records, payload, last) => Ok(()),
-            Some(why) => Err(why),
-            None => Ok(()),
-        }
+    fn intake(&self) -> &Arc<Intake> {
+        &self.proposer().intake
     }
 
-    /// The log knows of a full disk before anybody has looked.
-    fn stalled(&self) -> Option<String> {
-        let stalled = self.log.stalled();
-        let why = stalled.borrow();
-        why.as_ref().map(|why| format!("node {} is short of space: {why}", self.config.node))
-    }
-
-    /// A way to bring content here; `stop` ends it.
-    pub fn gather(&self, stop: Stop) -> Gather {
-        let (peers, store) = (self.peers.clone(), self.machine.store().clone());
-        Gather::new(peers, store, self.config.node, self.transfer.clone(), stop).with_room(&self.config.room)
-    }
-
-    /// True once this node stops.
-    pub fn is_closing(&self) -> bool {
-        *self.closing.borrow()
-    }
-
-    /// Keeps a background task until shutdown.
-    pub fn keep(&self, task: JoinHandle<()>) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.retain(|task| !task.is_finished());
-        tasks.push(task);
-    }
-
-    fn fail(&self, why: &str) {
-        let first = self.fatal.send_if_modified(|fatal| {
-            let first = fatal.is_none();
-            if first {
-                *fatal = Some(why.to_owned());
-            }
-            first
-        });
-        if first {
-            tracing::error!(node = self.config.node, why, "this replica must stop");
-        }
+    fn consensus(&self) -> &Consensus {
+        &self.proposer().consensus
     }
 }
 
@@ -186,111 +94,134 @@ impl Replica {
         log: LogStore,
         machine: Arc<Machine>,
     ) -> Result<Replica, StartError> {
-        let settings = config.openraft().map_err(StartError::Config)?;
-        let owner = log.owner();
-        if owner.node != config.node || owner.incarnation != config.incarnation {
+        settings(&config).map_err(StartError::Config)?;
+        let (owner, node) = (log.owner(), config.node);
+        if owner.node != node || owner.incarnation != config.incarnation {
             return Err(StartError::Identity);
         }
+        let config = Arc::new(config);
+        let life = Life::new(node);
+        let intake = Intake::new(&config, log.clone());
         let known = Known::new(&config);
         let peers = Peers::new(&config, known.clone());
-        let state_machine =
-            StateMachine::new(machine.clone(), known.clone()).map_err(|e| StartError::Raft(e.to_string()))?;
-        let raft = Raft::new(
-            config.node,
-            Arc::new(settings),
-            Factory::new(peers.clone()),
-            RaftLog::new(log.clone()),
-            state_machine,
-        )
-        .await
-        .map_err(|e| StartError::Raft(e.to_string()))?;
-        let foreground = Arc::new(Foreground::default());
-        let inner = Arc::new(Inner {
-            raft,
-            log,
-            transfer: Arc::default(),
-            transfer_turn: Turn::default(),
-            content: Service::new(Source::new(machine.clone()), foreground.clone()),
-            foreground,
-            keeper: Arc::default(),
+        let clients = Factory::new(peers.clone(), intake.heard().clone());
+        let consensus = Consensus::start(&config, clients, &log, &machine, &known).await?;
+        let leading = Leading::new(node, consensus.clone(), life.clone());
+        let proposer = Arc::new(Proposer {
+            config: config.clone(),
+            leading: leading.clone(),
+            intake: intake.clone(),
+            consensus: consensus.clone(),
+            machine: machine.clone(),
+            peers: peers.clone(),
+            life: life.clone(),
+        });
+        let members =
+            Arc::new(Members { proposer: proposer.clone(), known: known.clone(), log: log.clone() });
+        let keeper = Keeper::new(
+            node,
+            config.keeping.clone(),
+            machine.clone(),
+            log.clone(),
+            consensus.clone(),
+            intake.clone(),
+            life.clone(),
+        );
+        let transfers = Transfers::new(
+            node,
+            peers.clone(),
+            machine.clone(),
+            consensus.clone(),
+            intake.clone(),
+            keeper.clone(),
+        );
+        let mender =
+            Mender::new(node, machine.clone(), log.clone(), transfers.clone(), intake.clone(), life.clone());
+        let reporter = Reporter::new(
+            config.clone(),
+            consensus.clone(),
+            machine.clone(),
+            log.clone(),
+            known.clone(),
+            peers.clone(),
+            life.clone(),
+        );
+        let content = Service::new(Source::new(machine.clone()), intake.foreground().clone());
+        let reads = Reads {
+            config: config.clone(),
+            leading: leading.clone(),
+            consensus: consensus.clone(),
             machine,
             peers,
-            known,
-            leadership: watch::Sender::new(None),
-            in_flight: InFlight::new(config.proposal_bytes() as u64),
-            append_permits: Arc::new(Semaphore::new(config.append_bytes())),
-            refusal: Refusal::default(),
-            no_content: RwLock::new(None),
-            told: RwLock::default(),
-            fatal: watch::Sender::new(None),
-            digest: Mutex::default(),
-            closing: watch::Sender::new(false),
-            tasks: Mutex::default(),
-            config,
-        });
-        inner.keep(tokio::spawn(leader::follow(Arc::downgrade(&inner))));
-        inner.keep(tokio::spawn(clock::run(Arc::downgrade(&inner))));
-        inner.keep(tokio::spawn(keeper::run(Arc::downgrade(&inner))));
-        inner.keep(tokio::spawn(repair::run(Arc::downgrade(&inner))));
-        inner.keep(tokio::spawn(watch_log(inner.clone())));
-        inner.keep(tokio::spawn(watch_raft(inner.clone())));
-        Ok(Replica { inner })
+            life: life.clone(),
+        };
+        life.keep(tokio::spawn(leading.follow()));
+        life.keep(tokio::spawn(members.clone().follow()));
+        life.keep(tokio::spawn(members.clone().lead()));
+        life.keep(tokio::spawn(clock::run(proposer.clone())));
+        life.keep(tokio::spawn(keeper.clone().run()));
+        life.keep(tokio::spawn(mender.clone().run()));
+        life.keep(tokio::spawn(watch_log(log.clone(), life.clone())));
+        life.keep(tokio::spawn(watch_consensus(consensus, life.clone())));
+        let for_peers = Arc::new(peer::Rooms { proposer, members, transfers, content, reporter });
+        let rooms = Rooms { config, log, life, reads, keeper, mender, for_peers };
+        Ok(Replica { rooms: Arc::new(rooms) })
     }
 
     /// The gRPC service for peers. Add it to the node's server, which should be
     /// [`network::server`](crate::network::server) or set up like it.
     pub fn service(&self) -> uncopied::Inlet<proto::peer_server::PeerServer<PeerService>> {
-        server::service(self.inner.clone())
+        peer::service(self.rooms.for_peers.clone())
     }
 
     /// This node's id.
     pub fn node(&self) -> u64 {
-        self.inner.config.node
+        self.rooms.config.node
     }
 
     /// The settings it was started with.
     pub fn config(&self) -> &ReplicaConfig {
-        &self.inner.config
+        &self.rooms.config
     }
 
     /// The ledger and its performer.
     pub fn machine(&self) -> &Arc<Machine> {
-        &self.inner.machine
+        &self.proposer().machine
     }
 
     /// The log.
     pub fn log(&self) -> &LogStore {
-        &self.inner.log
+        &self.rooms.log
     }
 
     /// The leader that this node knows; itself included.
     pub fn leader(&self) -> Option<u64> {
-        self.inner.raft.server_metrics().borrow_watched().current_leader
+        self.consensus().leader()
     }
 
     /// True when no entry was proposed or taken in here for some seconds.
     pub fn is_idle(&self) -> bool {
-        self.inner.foreground.is_idle()
+        self.intake().foreground().is_idle()
     }
 
     /// True while this node leads and may judge proposals.
     pub fn is_leader(&self) -> bool {
-        self.inner.leadership.borrow().as_ref().is_some_and(|leadership| leadership.is_ready())
+        self.leading().now().is_some_and(|leadership| leadership.is_ready())
     }
 
     /// The address at which member `node` is reached.
     pub fn member_address(&self, node: u64) -> Option<String> {
-        self.inner.peers.address(node)
+        self.proposer().peers.address(node)
     }
 
     /// The cluster's uuid, once the log says it.
     pub fn cluster(&self) -> Option<[u8; 16]> {
-        self.inner.known.cluster()
+        self.members().known.cluster()
     }
 
     /// Set once, when the replica can no longer promise anything: the node must exit non-zero.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
-        self.inner.fatal.subscribe()
+        self.rooms.life.fatal()
     }
 
     /// Refuses appends that bring content or begin something, with the reason, until called with `None`: the
@@ -299,9 +230,9 @@ impl Replica {
     /// what stands behind it in the log comes through. While it refuses, snapshots, purge and deletion run at once.
     pub fn refuse_appends(&self, why: Option<String>) {
         let short = why.is_some();
-        self.inner.refusal.set(why, self.inner.config.append_bytes() as u64);
+        self.intake().refuse_appends(why);
         if short {
-            self.inner.keeper.wake();
+            self.rooms.keeper.wake();
         }
     }
 
@@ -309,22 +240,19 @@ impl Replica {
     /// called with `None`. Called before [`Replica::refuse_appends`] would be: what a leader has in its log has to
     /// reach the followers before anything that makes room can.
     pub fn refuse_content(&self, why: Option<String>) {
-        *self.inner.no_content.write().unwrap_or_else(PoisonError::into_inner) = why;
+        self.intake().refuse_content(why);
     }
 
     /// Takes what the other voters told of their space. While this node leads, it has no more on its way than each of
     /// them keeps free for it, and proposes no content while too few have room. Before the first call its own bound
     /// holds alone.
     pub fn heed(&self, told: BTreeMap<u64, VoterSpace>) {
-        let own = self.inner.config.proposal_bytes() as u64;
-        let least = told.values().map(|voter| voter.in_flight_bytes).min();
-        self.inner.in_flight.set_bound(least.map_or(own, |least| own.min(least)));
-        *self.inner.told.write().unwrap_or_else(PoisonError::into_inner) = told;
+        self.intake().heed(told);
     }
 
     /// What this replica fetches from others, as it changes.
     pub fn transfer(&self) -> watch::Receiver<Transfer> {
-        self.inner.transfer.watch()
+        self.rooms.for_peers.transfers.progress().watch()
     }
 
     /// Asks the leader, which must be this node, to hand over to `to`. Returns once asked.
@@ -332,77 +260,144 @@ impl Replica {
     /// # Errors
     /// When the replica has stopped.
     pub async fn transfer_leader(&self, to: u64) -> Result<(), ProposeError> {
-        self.inner.raft.trigger().transfer_leader(to).await.map_err(|fatal| crate::error::stopped(&fatal))
+        self.consensus().hand_over(to).await
+    }
+}
+
+/// Records and reads.
+impl Replica {
+    /// Proposes one record to the leader and waits for the verdict.
+    ///
+    /// While a leader is sought, and as long as the record is surely not in the log, it tries again
+    /// for [`ReplicaConfig::leader_patience`].
+    ///
+    /// # Errors
+    /// [`ProposeError`]; a rejection is no error.
+    pub async fn propose(&self, record: LogRecord) -> Outcome {
+        self.proposer().propose(record).await
     }
 
+    /// Opens a pipelined stream of proposals to the present leader, tied to its term.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] when there is no leader for a while; faults.
+    pub async fn stream(&self) -> Result<ProposalStream, ProposeError> {
+        self.proposer().stream().await
+    }
+
+    /// Returns when the local ledger has applied at least everything that was committed when this
+    /// was called, and says up to where that was.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] without a majority or leader for [`ReplicaConfig::leader_patience`]; faults.
+    pub async fn read_barrier(&self) -> Result<LogId, ProposeError> {
+        self.rooms.reads.barrier().await
+    }
+
+    /// Waits until the local ledger has applied `index`.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] after `time`, or when the replica stops.
+    pub async fn wait_applied(&self, index: u64, time: Duration) -> Result<(), ProposeError> {
+        self.rooms.reads.wait_applied(index, time).await
+    }
+}
+
+/// Upkeep and state.
+impl Replica {
+    /// Initialises a new cluster in the background when that is this node's part: it is the lowest
+    /// of the initial members and empty. Returns at once; a node that is part of a cluster, or not
+    /// the lowest, does nothing.
+    pub fn initialize_when_ready(&self) {
+        self.rooms.life.keep(tokio::spawn(self.members().clone().initialize()));
+    }
+
+    /// Takes snapshots, purges the log as far as it may be, and gives back what waits, at once.
+    ///
+    /// # Errors
+    /// [`KeepError`]; what was done stays done.
+    pub async fn reclaim_now(&self) -> Result<Reclaimed, KeepError> {
+        self.rooms.keeper.reclaim_now().await
+    }
+
+    /// Reads an epoch that is published here and compares it with its manifest; what does not verify is
+    /// refetched from peers and put in place. An epoch that is missing here is published.
+    ///
+    /// # Errors
+    /// [`RepairError`].
+    pub async fn repair_epoch(&self, job: &JobName, epoch: u64) -> Result<RepairReport, RepairError> {
+        self.rooms.mender.epoch(job, epoch).await
+    }
+
+    /// Where it stands. Digests nothing.
+    pub fn standing(&self) -> Standing {
+        self.reporter().standing()
+    }
+
+    /// This replica's state. Digesting the ledger takes time with its size.
+    pub fn status(&self) -> Status {
+        self.reporter().status()
+    }
+
+    /// The state of every member, each asked itself; the error says why one did not answer.
+    pub async fn status_of_all(&self) -> BTreeMap<u64, Result<Status, String>> {
+        self.reporter().status_of_all().await
+    }
+}
+
+/// The end.
+impl Replica {
     /// Stops the replica: takes nothing more in, answers what is on its way, hands over leadership,
     /// ends the consensus. The log and the machine are the caller's to shut down afterwards.
     pub async fn shutdown(&self) {
-        let inner = &self.inner;
-        if inner.closing.send_replace(true) {
+        if self.rooms.life.close() {
             return;
         }
-        self.drain().await;
+        // As long as a majority answers at all.
+        let _ = tokio::time::timeout(HANDOVER, self.intake().drained()).await;
         self.hand_over().await;
-        if let Err(why) = inner.raft.shutdown().await {
-            tracing::warn!(node = inner.config.node, %why, "the consensus did not end cleanly");
-        }
+        self.consensus().shutdown().await;
         self.end();
     }
 
     /// Ends the consensus at once, as a crash would look to the others: nothing is handed over.
     pub async fn kill(&self) {
-        let inner = &self.inner;
-        inner.closing.send_replace(true);
-        let _ = inner.raft.shutdown().await;
+        self.rooms.life.close();
+        self.consensus().shutdown().await;
         self.end();
     }
 
     fn end(&self) {
-        let inner = &self.inner;
-        inner.in_flight.close();
-        inner.append_permits.close();
-        for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            task.abort();
-        }
-        leader::end(inner);
-    }
-
-    /// Waits until every proposal is answered, as long as a majority answers at all.
-    async fn drain(&self) {
-        let _ = tokio::time::timeout(HANDOVER, self.inner.in_flight.drained()).await;
+        self.intake().close();
+        self.rooms.life.end();
+        self.leading().end();
     }
 
     async fn hand_over(&self) {
-        let inner = &self.inner;
-        let metrics = inner.raft.metrics().borrow_watched().clone();
-        if !metrics.state.is_leader() {
+        let (view, me) = (self.consensus().view(), self.node());
+        if !view.leads() {
             return;
         }
-        let me = inner.config.node;
-        let peers = metrics.replication.into_iter().flatten().filter(|(node, _)| *node != me);
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        let best = peers.filter(|(node, _)| voters.contains(node)).max_by_key(|(_, matched)| *matched);
-        let Some((to, Some(_))) = best else { return };
-        if inner.raft.trigger().transfer_leader(to).await.is_ok() {
-            let another =
-                |now: &openraft::RaftMetrics<_>| now.current_leader.is_some_and(|leader| leader != me);
-            let wait = inner.raft.wait(Some(HANDOVER));
-            tokio::select! {
-                _ = wait.metrics(another, "another leader") => {}
-                why = self.gone(to) => {
-                    tracing::info!(node = me, to, why, "nobody is there to hand leadership over to");
-                }
+        let known = |to: &u64| view.matched.get(to).is_some_and(Option::is_some);
+        let Some(to) = view.successors(me).first().copied().filter(known) else { return };
+        if self.consensus().hand_over(to).await.is_err() {
+            return;
+        }
+        let mut changes = self.consensus().changes();
+        let another =
+            async { while changes.leader().is_none_or(|leader| leader == me) && changes.changed().await {} };
+        tokio::select! {
+            _ = tokio::time::timeout(HANDOVER, another) => {}
+            why = self.gone(to) => {
+                tracing::info!(node = me, to, why, "nobody is there to hand leadership over to");
             }
         }
     }
-}
 
-impl Replica {
     /// Returns when `node` does not answer or is stopping as well, and says so.
     async fn gone(&self, node: u64) -> String {
         loop {
-            let asked = tokio::time::timeout(PROBE, membership::hello(&self.inner, node)).await;
+            let asked = tokio::time::timeout(PROBE, self.members().hello_of(node)).await;
             match asked {
                 Ok(Ok(_)) => tokio::time::sleep(PROBE_PAUSE).await,
                 Ok(Err(status)) => return status.message().to_owned(),
@@ -413,29 +408,20 @@ impl Replica {
 }
 
 /// A log that can no longer promise anything stops the node.
-async fn watch_log(inner: Arc<Inner>) {
-    let mut fatal = inner.log.fatal();
+async fn watch_log(log: LogStore, life: Arc<Life>) {
+    let mut fatal = log.fatal();
     if let Ok(why) = fatal.wait_for(Option::is_some).await {
         let why = why.clone().unwrap_or_default();
-        inner.fail(&why);
+        life.fail(&why);
     }
 }
 
 /// So does a consensus that has ended by itself.
-async fn watch_raft(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
-    loop {
-        let state = metrics.borrow_watched().running_state.clone();
-        match state {
-            Ok(()) => {}
-            Err(Fatal::Stopped) if *inner.closing.borrow() => return,
-            Err(why) => return inner.fail(&why.to_string()),
-        }
-        if metrics.changed().await.is_err() {
-            if !*inner.closing.borrow() {
-                inner.fail("the consensus ended");
-            }
-            return;
-        }
+async fn watch_consensus(consensus: Consensus, life: Arc<Life>) {
+    let why = consensus.ended().await;
+    match why {
+        Some(why) => life.fail(&why),
+        None if life.is_closing() => {}
+        None => life.fail("the consensus ended"),
     }
 }

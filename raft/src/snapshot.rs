@@ -98,6 +98,15 @@ pub fn stored_members(kept: Option<&(LogId, Bytes)>) -> io::Result<StoredMembers
     Ok(StoredMembers::new(Some(raft_id(*id)), decode_members(bytes).map_err(damaged)?))
 }
 
+/// The members at a snapshot's position, and their addresses.
+///
+/// # Errors
+/// A membership that does not decode.
+pub fn members_of(meta: &SnapshotMeta) -> io::Result<Vec<(u64, String)>> {
+    let members = stored_members(meta.membership.as_ref())?;
+    Ok(members.nodes().map(|(node, at)| (*node, at.addr.clone())).collect())
+}
+
 /// openraft's membership as nativelog keeps it.
 pub fn kept_members(members: &StoredMembers) -> Option<(LogId, Bytes)> {
     let id = members.log_id().as_ref()?;

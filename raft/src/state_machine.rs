@@ -13,8 +13,10 @@ use std::io;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
+use nativelog::ledger::{LedgerFault, Verdict};
 use nativelog::machine::Machine;
-use nativelog::record::{Body, Kind};
+
+use nativelog::record::{Body, Entry, Kind};
 use nativelog::snapshot::{Capture, SnapshotError, SnapshotMeta};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -53,6 +55,21 @@ impl StateMachine {
     }
 }
 
+impl StateMachine {
+    /// What takes long does not hold up the others of this thread.
+    async fn judge(&self, entry: &Entry) -> io::Result<Result<Verdict, LedgerFault>> {
+        let long = match &entry.body {
+            Body::Record(record) => self.machine.ledger().takes_long(&record.header),
+            Body::Blank | Body::Membership(_) => false,
+        };
+        if !long {
+            return Ok(self.machine.apply(entry));
+        }
+        let (machine, entry) = (self.machine.clone(), entry.clone());
+        spawn_blocking(move || machine.apply(&entry)).await.map_err(io::Error::other)
+    }
+}
+
 fn failed(error: SnapshotError) -> io::Error {
     match error {
         SnapshotError::Io { what, source } => io::Error::new(source.kind(), format!("{what}: {source}")),
@@ -79,7 +96,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 self.members = StoredMembers::new(Some(entry.log_id), members.clone());
             }
             let entry = to_entry(entry);
-            let verdict = self.machine.apply(&entry).map_err(io::Error::other)?;
+            let verdict = self.judge(&entry).await?.map_err(io::Error::other)?;
             if let Body::Record(record) = &entry.body
                 && matches!(record.header.kind, Some(Kind::Genesis(_) | Kind::Join(_)))
             {

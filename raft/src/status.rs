@@ -1,22 +1,22 @@
 //! What a replica knows about itself. Each node is asked itself; nobody reports about another.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use nativelog::machine::Marks;
+use nativelog::machine::{Machine, Marks};
 use nativelog::record::LogId;
-use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
+use nativelog::store::LogStore;
 use serde::Serialize;
 
-use crate::identity::{Check, hex};
+use crate::config::ReplicaConfig;
+use crate::consensus::Consensus;
+use crate::identity::{Check, Known, hex};
+use crate::life::Life;
 use crate::network::convert::{from_position, position};
-use crate::network::peers::Lane;
+use crate::network::peers::{Lane, Peers};
 use crate::proto;
-use crate::replica::{Inner, Replica};
-use crate::types::log_id;
 
 /// How long another node has for its status.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -76,83 +76,94 @@ pub struct Standing {
     pub lags: BTreeMap<u64, u64>,
 }
 
-impl Replica {
-    /// Where it stands. Digests nothing.
-    pub fn standing(&self) -> Standing {
-        let metrics = self.inner.raft.metrics().borrow_watched().clone();
-        let next = self.inner.log.log_state().1.map_or(0, |last| last.index + 1);
-        let me = self.inner.config.node;
-        let peers = metrics.replication.iter().flatten().filter(|(node, _)| **node != me);
-        let behind =
-            |matched: &Option<_>| next - matched.as_ref().map_or(0, |at| log_id(at).index + 1).min(next);
-        let lags = peers.map(|(node, matched)| (*node, behind(matched))).collect();
-        Standing { term: metrics.current_term, role: role(metrics.state), lags }
-    }
+/// Answers for the state of one replica, and asks the others for theirs.
+pub(crate) struct Reporter {
+    config: Arc<ReplicaConfig>,
+    consensus: Consensus,
+    machine: Arc<Machine>,
+    log: LogStore,
+    known: Arc<Known>,
+    peers: Arc<Peers>,
+    life: Arc<Life>,
+    /// The ledger's digest at the position where it was last asked for.
+    digest: Mutex<Option<(Option<LogId>, String)>>,
 }
 
-impl Replica {
+impl Reporter {
+    /// A reporter of this replica.
+    pub fn new(
+        config: Arc<ReplicaConfig>,
+        consensus: Consensus,
+        machine: Arc<Machine>,
+        log: LogStore,
+        known: Arc<Known>,
+        peers: Arc<Peers>,
+        life: Arc<Life>,
+    ) -> Arc<Reporter> {
+        let digest = Mutex::default();
+        Arc::new(Reporter { config, consensus, machine, log, known, peers, life, digest })
+    }
+
+    /// Entries that the log holds or held.
+    fn next_index(&self) -> u64 {
+        self.log.log_state().1.map_or(0, |last| last.index + 1)
+    }
+
+    /// Where it stands. Digests nothing.
+    pub fn standing(&self) -> Standing {
+        let (now, next, me) = (self.consensus.view(), self.next_index(), self.config.node);
+        let peers = now.matched.iter().filter(|(node, _)| **node != me);
+        let lags = peers.map(|(node, matched)| (*node, lag(next, *matched).entries)).collect();
+        Standing { term: now.term, role: now.role, lags }
+    }
+
     /// This replica's state. Digesting the ledger takes time with its size.
     pub fn status(&self) -> Status {
-        self.inner.status()
+        let (now, next, me) = (self.consensus.view(), self.next_index(), self.config.node);
+        let (applied, ledger_digest) = self.ledger_digest();
+        let peers = now.matched.iter().filter(|(node, _)| **node != me);
+        Status {
+            node: me,
+            incarnation: hex(&self.known.incarnation()),
+            cluster: self.known.cluster().map(|id| hex(&id)).unwrap_or_default(),
+            role: now.role.to_owned(),
+            term: now.term,
+            leader: now.leader,
+            voters: now.voters,
+            members: now.members.into_iter().collect(),
+            peers: peers.map(|(node, matched)| (*node, lag(next, *matched))).collect(),
+            last: self.log.log_state().1,
+            committed: now.committed,
+            applied,
+            ledger_digest,
+            marks: self.machine.marks(),
+            fatal: self.life.fatal().borrow().clone(),
+        }
     }
 
     /// The state of every member, each asked itself; the error says why one did not answer.
     pub async fn status_of_all(&self) -> BTreeMap<u64, Result<Status, String>> {
-        let own = self.inner.status();
+        let own = self.status();
         let mut nodes: Vec<u64> = own.members.keys().copied().collect();
-        nodes.extend(self.inner.config.members.iter().map(|(node, _)| *node));
+        nodes.extend(self.config.members.iter().map(|(node, _)| *node));
         nodes.sort_unstable();
         nodes.dedup();
-        let inner = &self.inner;
         let asked = nodes.into_iter().filter(|node| *node != own.node).map(|node| async move {
-            let asked = tokio::time::timeout(PATIENCE, ask(inner, node)).await;
+            let asked = tokio::time::timeout(PATIENCE, self.ask(node)).await;
             (node, asked.unwrap_or_else(|_| Err(format!("no answer for {PATIENCE:?}"))))
         });
         let mut all: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
         all.insert(own.node, Ok(own));
         all
     }
-}
 
-async fn ask(inner: &Inner, node: u64) -> Result<Status, String> {
-    let words = |status: tonic::Status| status.message().to_owned();
-    let mut client = inner.peers.member(node, Lane::Forward, Check::Full).map_err(words)?;
-    let reply = client.status(proto::StatusRequest {}).await.map_err(words)?;
-    Ok(from_proto(reply.into_inner()))
-}
-
-impl Inner {
-    pub(crate) fn status(&self) -> Status {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let (applied, ledger_digest) = self.ledger_digest();
-        let last = self.log.log_state().1;
-        let next = last.map_or(0, |last| last.index + 1);
-        let peers = metrics.replication.iter().flatten().filter(|(node, _)| **node != self.config.node);
-        let lag = |matched: Option<LogId>| Lag {
-            matched,
-            entries: next - matched.map_or(0, |at| at.index + 1).min(next),
-        };
-        Status {
-            node: self.config.node,
-            incarnation: hex(&self.known.incarnation()),
-            cluster: self.known.cluster().map(|id| hex(&id)).unwrap_or_default(),
-            role: role(metrics.state).to_owned(),
-            term: metrics.current_term,
-            leader: metrics.current_leader,
-            voters: metrics.membership_config.voter_ids().collect(),
-            members: metrics.membership_config.nodes().map(|(node, at)| (*node, at.addr.clone())).collect(),
-            peers: peers.map(|(node, matched)| (*node, lag(matched.as_ref().map(log_id)))).collect(),
-            last,
-            committed: metrics.cluster_committed.as_ref().map(log_id),
-            applied,
-            ledger_digest,
-            marks: self.machine.marks(),
-            fatal: self.fatal.borrow().clone(),
-        }
+    async fn ask(&self, node: u64) -> Result<Status, String> {
+        let words = |status: tonic::Status| status.message().to_owned();
+        let mut client = self.peers.member(node, Lane::Forward, Check::Full).map_err(words)?;
+        let reply = client.status(proto::StatusRequest {}).await.map_err(words)?;
+        Ok(from_proto(reply.into_inner()))
     }
-}
 
-impl Inner {
     /// The last applied position and the ledger's digest there. Digested once per position.
     fn ledger_digest(&self) -> (Option<LogId>, String) {
         let mut last = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,14 +180,8 @@ impl Inner {
     }
 }
 
-fn role(state: ServerState) -> &'static str {
-    match state {
-        ServerState::Learner => "learner",
-        ServerState::Follower => "follower",
-        ServerState::Candidate => "candidate",
-        ServerState::Leader => "leader",
-        ServerState::Shutdown => "shutdown",
-    }
+fn lag(next: u64, matched: Option<LogId>) -> Lag {
+    Lag { matched, entries: next - matched.map_or(0, |at| at.index + 1).min(next) }
 }
 
 /// A status for the wire.

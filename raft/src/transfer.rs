@@ -6,19 +6,17 @@
 //!  peers   serve ◀─ manifests, blobs, ranges, packed files ────── receive, gather, ask
 //!                                                                   │ all of it checked, in place, fsynced
 //!                                                                   ▼
-//!                                                                 raft.install_full_snapshot
+//!                                                                 consensus.install
 //! ```
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `send` | the leader's part of a snapshot: parts out, everything it refers to pinned until the answer |
 //! | `install` | the receiver's part: one at a time, a new one replaces the one before |
 //! | `receive` | from a ledger to the epochs and ranges that this disk lacks, and then has |
 //! | `gather` | contents spread over the peers, a few streams at a time, resumed where they ended |
 //! | `anywhere` | one thing from whoever has it: manifests, payloads, ranges |
 //! | `ask` | one call to one peer; trusts no size, count or order |
 //! | `serve`, `source` | what peers may fetch here: checked before it leaves, bounded, behind commits |
-//! | `pace` | commits go first |
 //!
 //! **Never.** Nothing is installed before all that it refers to is here, verified and fsynced. No byte
 //! leaves a node unchecked, and none that came is believed: the digest in the ledger decides.
@@ -27,14 +25,74 @@ pub(crate) mod anywhere;
 pub(crate) mod ask;
 pub(crate) mod gather;
 pub(crate) mod install;
-pub(crate) mod pace;
 pub(crate) mod receive;
-mod send;
 pub(crate) mod serve;
 pub(crate) mod source;
 
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use nativelog::machine::Machine;
 use serde::Serialize;
 use tokio::sync::watch;
+
+use crate::consensus::Consensus;
+use crate::intake::Intake;
+use crate::network::peers::Peers;
+use gather::Gather;
+use install::Turn;
+
+/// Gives back what this node's own records allow, because something that comes needs room.
+pub(crate) trait MakeRoom: Send + Sync {
+    /// Returns when it is given back; the error says why not all is.
+    fn make_room(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Transfers to one replica.
+pub(crate) struct Transfers {
+    node: u64,
+    peers: Arc<Peers>,
+    machine: Arc<Machine>,
+    consensus: Consensus,
+    intake: Arc<Intake>,
+    /// Makes room for a snapshot.
+    keeper: Arc<dyn MakeRoom>,
+    /// What this node is fetching.
+    progress: Arc<Progress>,
+    /// One receiver at a time.
+    turn: Turn,
+}
+
+impl Transfers {
+    /// Transfers from `peers` to this machine.
+    pub fn new(
+        node: u64,
+        peers: Arc<Peers>,
+        machine: Arc<Machine>,
+        consensus: Consensus,
+        intake: Arc<Intake>,
+        keeper: Arc<dyn MakeRoom>,
+    ) -> Arc<Transfers> {
+        let (progress, turn) = (Arc::default(), Turn::default());
+        Arc::new(Transfers { node, peers, machine, consensus, intake, keeper, progress, turn })
+    }
+
+    /// What this node is fetching.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// One receiver at a time.
+    pub fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    /// A way to bring content here; `stop` ends it.
+    pub fn gather(&self, stop: Stop) -> Gather {
+        let (peers, store) = (self.peers.clone(), self.machine.store().clone());
+        Gather::new(peers, store, self.node, self.progress.clone(), stop).with_room(self.intake.room())
+    }
+}
 
 /// What a replica is fetching at present.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nativelog::ledger::Verdict;
-use nativelog::record::{LogId, LogRecord, Record};
+use nativelog::record::{Header, LogId, LogRecord};
 use nativelog::store::Vote;
 use openraft::impls::leader_id_adv::LeaderId;
 use prost::Message;
@@ -40,8 +41,6 @@ pub type RaftEntry = openraft::Entry<Lead, Payload>;
 pub type Members = openraft::Membership<u64, openraft::BasicNode>;
 /// openraft's membership with its position.
 pub type StoredMembers = openraft::StoredMembership<Lead, u64, openraft::BasicNode>;
-/// The running consensus.
-pub type Raft = openraft::Raft<TypeConfig, crate::state_machine::StateMachine>;
 
 /// A record on its way through openraft. Cloning shares header and payload.
 #[derive(Clone)]
@@ -63,15 +62,15 @@ impl fmt::Display for Command {
 /// openraft's traits ask for serde; the wire and the disk use the protobuf frames of our own.
 impl Serialize for Command {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.0.header.encode_to_vec(), &self.0.payload[..]).serialize(serializer)
+        (&self.0.header.wire()[..], &self.0.payload[..]).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (header, payload) = <(Vec<u8>, Vec<u8>)>::deserialize(deserializer)?;
-        let header = Record::decode(&header[..]).map_err(serde::de::Error::custom)?;
-        Ok(Command(LogRecord::from_parts(header.into(), Bytes::from(payload))))
+        let header = Header::decode(&header).map_err(serde::de::Error::custom)?;
+        Ok(Command(LogRecord::from_parts(Arc::new(header), Bytes::from(payload))))
     }
 }
 

@@ -13,7 +13,6 @@ use cluster::{Cluster, Commit, accepted, directory, quick, within};
 use nativelog::compose;
 use nativelog::ledger::Accepted;
 use nativelog::record::{Kind, LogRecord};
-use prost::Message;
 use raft::ProposeError;
 use raft::proto::{self, entry::Body};
 use raft::testing::{Check, Client, Known, Lane, Peers};
@@ -218,12 +217,12 @@ async fn damaged_entries_do_not_pass_the_ingress() {
             file: 1,
             offset: 0,
             digest: checkpoint::digest::subtree(65_536, 0, &[1; 65_536]),
+            file_bytes: 65_536,
             payload: Bytes::from(vec![2; 65_536]),
         },
     );
     let garbage = proto::Record { header: Bytes::from_static(b"\xff\xff\xff"), payload: Bytes::new() };
-    let damaged =
-        proto::Record { header: chunk.header.encode_to_vec().into(), payload: chunk.payload.clone() };
+    let damaged = proto::Record { header: chunk.header.wire().clone(), payload: chunk.payload.clone() };
     let next = before.1.unwrap().index + 1;
     for (record, word) in [(damaged, "digest"), (garbage, "header")] {
         let position = proto::Position { term: TERM_FAR_AHEAD, node: leader, index: next };

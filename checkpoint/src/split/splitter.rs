@@ -287,7 +287,8 @@ impl<'a> Splitter<'a> {
         let digest = digest::subtree(large.source.len(), offset, data);
         large.tree.insert(offset, len, digest).expect("runs follow each other in order");
         if !self.covered.has(large.file, offset, len) {
-            self.ready.push_back(Piece::Chunk { file: large.file, offset, digest, payload: data.clone() });
+            let (file, file_bytes, payload) = (large.file, large.source.len(), data.clone());
+            self.ready.push_back(Piece::Chunk { file, offset, digest, file_bytes, payload });
         }
     }
 
@@ -295,7 +296,8 @@ impl<'a> Splitter<'a> {
         let digest = digest::zeros(large.source.len(), offset, len);
         large.tree.insert(offset, len, digest).expect("runs follow each other in order");
         if !self.covered.has(large.file, offset, len) {
-            self.ready.push_back(Piece::Zero { file: large.file, offset, len, digest });
+            let (file, file_bytes) = (large.file, large.source.len());
+            self.ready.push_back(Piece::Zero { file, offset, len, digest, file_bytes });
         }
     }
 }

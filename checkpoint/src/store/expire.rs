@@ -60,6 +60,11 @@ pub(super) fn point_latest(disk: &dyn Disk, job_dir: &Path, new: Option<u64>) ->
 
 pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), StoreError> {
     let _names = inner.lock_names();
+    take_away(inner, job, epoch)
+}
+
+/// As [`expire`], for who holds the names.
+pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), StoreError> {
     let (disk, layout) = (&*inner.disk, &inner.layout);
     let (dir, job_dir) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
     let trash = free_name(disk, &layout.trash_dir(), &format!("epoch-{job}.{epoch}"))?;
@@ -87,6 +92,27 @@ pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), Sto
         sync()?;
     }
     Ok(())
+}
+
+/// Removes a job's folder when nothing is in it.
+pub(super) fn remove_job(inner: &Inner, job: &JobName) -> Result<(), StoreError> {
+    let _names = inner.lock_names();
+    let job_dir = inner.layout.job_dir(job);
+    match epochs(&*inner.disk, &job_dir) {
+        Ok(epochs) if epochs.is_empty() => {}
+        Ok(_) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    }
+    // Where something else lies in it, it stays.
+    match inner.disk.remove_dir(&job_dir) {
+        Ok(()) => {}
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            return Ok(());
+        }
+        Err(e) => return Err(at("remove", &job_dir)(e).into()),
+    }
+    let all = inner.layout.epochs_dir();
+    Ok(inner.synced(inner.disk.sync_dir(&all), &all)?)
 }
 
 // A name in the trash that nothing has: what could not be removed earlier must not stand in the way.

@@ -20,7 +20,7 @@ use super::blobs::{Held, hash_staged, is_rot};
 use super::link::{Linker, Step, corrupt, missing};
 use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
-use super::{Inner, Publish, Source, Unpublished, expire, read_envelope};
+use super::{Inner, Publish, Source, StoreError, Unpublished, expire, read_envelope};
 use crate::digest::{self, content};
 use crate::disk::{Disk, FileKind, Open};
 use crate::durable::ensure_dir;
@@ -102,6 +102,14 @@ impl Work<'_> {
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {
             Ok(None) => {}
+            // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
+            Ok(Some(found)) if found.position.index < envelope.position.index => {
+                let taken = expire::take_away(self.inner, &envelope.job, envelope.epoch);
+                taken.map_err(|error| match error {
+                    StoreError::Io(io) => Unpublished::Io(io),
+                    other => Unpublished::Occupied { at: epoch_dir.clone(), found: other.to_string() },
+                })?;
+            }
             Ok(Some(found)) if found.root == envelope.root => {
                 epoch.done = true;
                 return Ok(());

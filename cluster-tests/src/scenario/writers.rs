@@ -1,7 +1,16 @@
-//! Two writers of one job: a paused one never wins against the newer one.
+//! Many writers of one job: a paused one never wins against the newer one, and of those that write one epoch each is
+//! told the truth.
 
+use std::time::Duration;
+
+use checkpoint::Limits;
+use checkpoint::restore::digest_dir;
+
+use crate::cli::Output;
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::inputs::random_directory;
+use crate::metrics::Metrics;
+use crate::oracle::Answer;
 use crate::scenario::identical::compare_everywhere;
 use crate::seed::Rng;
 use crate::wait::wait_until;
@@ -80,6 +89,102 @@ pub fn one_cut_off(name: &str, bytes: u64, rng: &mut Rng) {
     compare_everywhere(&cluster, &newer, "cut", 5);
     for node in &cluster.nodes {
         assert!(!node.published("cut", 7).exists(), "node {} shows an unsealed epoch", node.id);
+    }
+}
+
+/// Writers of one epoch at once.
+const CONTENDERS: u64 = 8;
+
+/// In each round as many commit one epoch at once, through all nodes: directories of equal names and sizes and other
+/// bytes. One of them is committed, and each is told of its own.
+///
+/// # Panics
+/// When an answer is not true, or an attempt is left open.
+pub fn many_of_one_epoch(name: &str, rounds: u64, rng: &mut Rng) {
+    let cluster = Cluster::start(name, Options::default());
+    let dirs: Vec<_> = (0..CONTENDERS).map(|rank| cluster.source(&format!("rank-{rank}"))).collect();
+    for dir in &dirs {
+        random_directory(dir, 2, 200_000, rng);
+    }
+    let roots: Vec<String> = dirs
+        .iter()
+        .map(|dir| digest_dir(dir, &Limits::default()).expect("our own directory").root().to_string())
+        .collect();
+    for round in 1..=rounds {
+        let more: &[&str] = if round % 2 == 0 { &["--stream"] } else { &[] };
+        let writers: Vec<_> = (0..CONTENDERS)
+            .zip(&dirs)
+            .map(|(rank, dir)| cluster.spawn_commit(&cluster.first(rank % 3 + 1), dir, "run", round, more))
+            .collect();
+        let answers: Vec<Output> = writers.into_iter().map(crate::cli::Running::wait).collect();
+        for (root, answer) in roots.iter().zip(&answers) {
+            match answer.code {
+                Some(0) => assert_eq!(answer.summary()["root"], root.as_str(), "round {round}: {answer}"),
+                _ => {
+                    let refused = answer.code == Some(5) && answer.answer() == Answer::NotCommitted;
+                    assert!(refused, "round {round}: {answer}");
+                    assert!(
+                        matches!(answer.error_code(), "Conflict" | "Subsumed"),
+                        "round {round}: {answer}"
+                    );
+                }
+            }
+        }
+        let won = answers.iter().filter(|answer| answer.code == Some(0)).count();
+        let told: Vec<_> = answers.iter().map(Output::to_string).collect();
+        assert_eq!(won, 1, "round {round}: {}", told.join("\n"));
+        // Whoever won: the others repeat, and learn it once more.
+        let loser = answers.iter().position(|answer| answer.code != Some(0)).expect("seven lost");
+        cluster.commit(&[1], &dirs[loser], "run", round, more).refused(5, "Conflict");
+    }
+    let leader = cluster.node(cluster.leader());
+    let open = Metrics::of(leader).expect("a node tells").sum("epochlog_epochs{job=\"run\",state=\"open\"}");
+    assert_eq!(open, Some(0.0), "attempts are left open");
+}
+
+/// A writer that is killed hinders another of its epoch no longer than it may; before that the other is told at once.
+/// The killed one comes back with its commit id and is told of the other.
+///
+/// # Panics
+/// When an answer is another, or comes too late.
+pub fn one_killed(name: &str, bytes: u64, rng: &mut Rng) {
+    const MAY_HINDER: Duration = Duration::from_secs(40);
+    let cluster = Cluster::start(name, Options { by_path: false, ..Options::default() });
+    let (killed, other) = (cluster.source("killed"), cluster.source("other"));
+    random_directory(&killed, 4, bytes / 4, rng);
+    random_directory(&other, 4, bytes / 4, rng);
+    for (epoch, comes_back) in [(1, true), (2, false)] {
+        let commit = format!("{epoch:032x}");
+        let id = ["--commit-id", &commit];
+        let leader = cluster.leader();
+        let before = cluster.node(leader).newest_attempt();
+        let mut writer = cluster.spawn_commit(&cluster.first(leader), &killed, "run", epoch, &id);
+        wait_until(PATIENCE, "a part of the writer's bytes", || {
+            let staged = cluster.node(leader).staged_after(before);
+            if staged > bytes / 16 { Ok(()) } else { Err(format!("{staged} bytes staged")) }
+        });
+        writer.stop();
+        assert!(writer.is_running(), "I12: the writer was too fast to be killed");
+        let busy = cluster.commit(&cluster.first(2), &other, "run", epoch, &[]).refused(5, "Conflict");
+        assert!(busy.to_string().contains("--take-over"), "{busy}");
+        writer.kill();
+        if comes_back {
+            let more = [&id[..], &["--wait", "all"]].concat();
+            cluster.commit(&cluster.first(3), &killed, "run", epoch, &more).ok();
+            cluster.commit(&[1], &other, "run", epoch, &[]).refused(5, "Conflict");
+            compare_everywhere(&cluster, &killed, "run", epoch);
+            continue;
+        }
+        wait_until(MAY_HINDER, "the other's commit", || {
+            let answer = cluster.commit(&[1], &other, "run", epoch, &["--wait", "all"]);
+            match answer.code {
+                Some(0) => Ok(()),
+                Some(5) => Err(answer.to_string()),
+                _ => panic!("{answer}"),
+            }
+        });
+        compare_everywhere(&cluster, &other, "run", epoch);
+        cluster.commit(&[2], &killed, "run", epoch, &id).refused(5, "Conflict");
     }
 }
 

@@ -15,6 +15,16 @@ fn a_writer_that_was_cut_off_never_joins_the_one_that_took_over() {
 }
 
 #[test]
+fn of_many_writers_of_one_epoch_one_commits_and_each_is_told_the_truth() {
+    story("many_writers", |rng| writers::many_of_one_epoch("many", 6, rng));
+}
+
+#[test]
+fn a_killed_writer_hinders_another_of_its_epoch_for_half_a_minute_at_most() {
+    story("a_killed_writer", |rng| writers::one_killed("killed", 128 << 20, rng));
+}
+
+#[test]
 fn repeats_conflicts_and_late_commits_answer_as_promised() {
     story("repeats_conflicts", |rng| writers::repeats_and_conflicts("repeats", rng));
 }

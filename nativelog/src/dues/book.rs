@@ -47,7 +47,8 @@ pub struct Book {
     /// Attempts from here on began while this process ran: what lies in their trees is from another life.
     pub base: u64,
     waiting: BTreeMap<EpochKey, Waiting>,
-    pub failed: BTreeMap<EpochKey, Failed>,
+    /// By attempt: a number may be another epoch's once its job was removed.
+    pub failed: BTreeMap<u64, Failed>,
     pub missing: BTreeMap<EpochKey, Absent>,
     pub trees: BTreeMap<u64, Tree>,
     pub released: BTreeMap<Digest, Owed>,
@@ -85,9 +86,9 @@ impl Book {
             let needed = contents(&epoch).filter(held).collect();
             if expired.is_none() {
                 book.wait_for(&epoch);
-                book.note_failure(&key, &why);
+                book.note_failure(&key, epoch.attempt, &why);
             }
-            book.failed.insert(key, Failed { epoch, why, expired, needed });
+            book.failed.insert(epoch.attempt, Failed { epoch, why, expired, needed });
         }
         book
     }
@@ -107,8 +108,8 @@ impl Book {
         self.waiting.contains_key(key)
     }
 
-    fn note_failure(&mut self, key: &EpochKey, why: &str) {
-        if let Some(waiting) = self.waiting.get_mut(key) {
+    fn note_failure(&mut self, key: &EpochKey, attempt: u64, why: &str) {
+        if let Some(waiting) = self.waiting.get_mut(key).filter(|waiting| waiting.attempt == attempt) {
             waiting.publication = Publication::Unpublished(why.to_owned());
         }
     }
@@ -124,12 +125,13 @@ impl Book {
     /// An epoch was not published.
     pub fn fail(&mut self, epoch: PublishEpoch, why: String) {
         let key = (epoch.job.clone(), epoch.epoch);
-        self.note_failure(&key, &why);
+        self.note_failure(&key, epoch.attempt, &why);
         self.trees.entry(epoch.attempt).or_default().failed.get_or_insert(why.clone());
-        match self.failed.get_mut(&key) {
+        match self.failed.get_mut(&epoch.attempt) {
             Some(failed) => failed.why = why,
             None => {
-                self.failed.insert(key, Failed { epoch, why, expired: None, needed: BTreeSet::new() });
+                self.failed
+                    .insert(epoch.attempt, Failed { epoch, why, expired: None, needed: BTreeSet::new() });
             }
         }
     }
@@ -137,10 +139,12 @@ impl Book {
     /// An epoch is published. The index of the record that expired it, when one has since: then it goes at once.
     pub fn succeed(&mut self, epoch: &PublishEpoch) -> Option<u64> {
         let key = (epoch.job.clone(), epoch.epoch);
-        self.wait_no_more(&key);
+        if self.waiting.get(&key).is_none_or(|waiting| waiting.attempt == epoch.attempt) {
+            self.wait_no_more(&key);
+        }
         self.trees.remove(&epoch.attempt);
         self.ended.insert(epoch.attempt, epoch.envelope.position.index);
-        self.failed.remove(&key).and_then(|failed| failed.expired)
+        self.failed.remove(&epoch.attempt).and_then(|failed| failed.expired)
     }
 
     pub fn unpacked(&mut self, attempt: u64, pack: Pack, result: Result<(), String>) {
@@ -167,22 +171,25 @@ impl Book {
             }
         }
         let needless = |failed: &Failed| failed.expired.is_some() && failed.needed.is_empty();
-        let keys: Vec<EpochKey> =
-            self.failed.iter().filter(|(_, failed)| needless(failed)).map(|(key, _)| key.clone()).collect();
-        keys.iter().map(|key| self.forget(key, index)).collect()
+        let attempts: Vec<u64> =
+            self.failed.iter().filter(|(_, failed)| needless(failed)).map(|(attempt, _)| *attempt).collect();
+        attempts.into_iter().map(|attempt| self.forget(attempt, index)).collect()
     }
 
-    fn forget(&mut self, key: &EpochKey, index: u64) -> PublishEpoch {
-        let failed = self.failed.remove(key).expect("it was just listed");
-        self.trees.remove(&failed.epoch.attempt);
-        self.ended.insert(failed.epoch.attempt, index);
+    fn forget(&mut self, attempt: u64, index: u64) -> PublishEpoch {
+        let failed = self.failed.remove(&attempt).expect("it was just listed");
+        self.trees.remove(&attempt);
+        self.ended.insert(attempt, index);
         failed.epoch
     }
 
     /// A failed epoch expires: later ones may reuse what it holds, so it stays until they do not. False when it has
     /// not failed.
     pub fn expire_failed(&mut self, key: &EpochKey, index: u64) -> bool {
-        let Some(failed) = self.failed.get_mut(key) else { return false };
+        let is = |failed: &&mut Failed| {
+            failed.expired.is_none() && failed.epoch.job == key.0 && failed.epoch.epoch == key.1
+        };
+        let Some(failed) = self.failed.values_mut().find(is) else { return false };
         failed.expired = Some(index);
         failed.needed = contents(&failed.epoch).collect();
         true

@@ -8,8 +8,13 @@ use checkpoint::{Digest, EntryKind, JobName, Manifest, Store};
 use super::book::EpochKey;
 use crate::ledger::Ledger;
 
-/// What a ledger says of epochs: by job the high-water mark, and attempt and root of each sealed epoch.
-pub struct Overview(BTreeMap<JobName, (u64, Sealed)>);
+/// What a ledger says of epochs.
+pub struct Overview {
+    /// By job the high-water mark, and attempt and root of each sealed epoch.
+    jobs: BTreeMap<JobName, (u64, Sealed)>,
+    /// Index of the last record that it knows.
+    applied: Option<u64>,
+}
 
 /// By epoch: attempt and root.
 type Sealed = BTreeMap<u64, (u64, Digest)>;
@@ -28,16 +33,26 @@ impl Overview {
             let sealed = ledger.sealed(job).map(|sealed| (sealed.epoch, (sealed.attempt, sealed.root)));
             Some((job.clone(), (ledger.high_water(job)?, sealed.collect())))
         });
-        Overview(jobs.collect())
+        Overview { jobs: jobs.collect(), applied: ledger.applied().map(|id| id.index) }
     }
 
-    /// Directories of epochs that the ledger does not have any more: at or below the mark a number is spent, so
-    /// that a record has decided it. What is above the mark is none of its business.
+    /// Whether a directory is of an epoch that the ledger had and has no more: at or below the mark a number is spent,
+    /// so that a record has decided it. So it is when a record that the ledger knows has sealed it, of a job that was
+    /// removed since. What was sealed later is none of its business.
+    fn has_expired(&self, store: &Store, job: &JobName, epoch: u64) -> bool {
+        match self.jobs.get(job) {
+            Some((_, sealed)) if sealed.contains_key(&epoch) => false,
+            Some((mark, _)) if epoch <= *mark => true,
+            _ => match store.envelope(job, epoch) {
+                Ok(Some(envelope)) => self.applied.is_some_and(|applied| envelope.position.index <= applied),
+                Ok(None) | Err(_) => false,
+            },
+        }
+    }
+
+    /// Directories of epochs that the ledger does not have any more.
     pub fn surplus(&self, store: &Store, there: &BTreeSet<EpochKey>) -> Vec<Surplus> {
-        let expired = there.iter().filter(|(job, epoch)| {
-            let known = self.0.get(job);
-            known.is_some_and(|(mark, sealed)| epoch <= mark && !sealed.contains_key(epoch))
-        });
+        let expired = there.iter().filter(|(job, epoch)| self.has_expired(store, job, *epoch));
         expired
             .map(|(job, epoch)| {
                 let (job, epoch) = (job.clone(), *epoch);
@@ -64,7 +79,9 @@ impl Overview {
         known: &dyn Fn(&Digest) -> bool,
     ) -> Result<Option<BTreeMap<Digest, u64>>, StoreError> {
         let mut strays = store.shelved_besides(known)?;
-        let above = there.iter().filter(|(job, epoch)| self.0.get(job).is_none_or(|(mark, _)| epoch > mark));
+        let above = there.iter().filter(|(job, epoch)| {
+            self.jobs.get(job).is_none_or(|(mark, _)| epoch > mark) && !self.has_expired(store, job, *epoch)
+        });
         for (job, epoch) in above {
             match store.manifest(job, *epoch) {
                 Ok(None) => {}
@@ -84,7 +101,7 @@ impl Overview {
 
     /// Sealed epochs without a directory.
     pub fn absent(&self, there: &BTreeSet<EpochKey>) -> Vec<(JobName, u64, u64, Digest)> {
-        let sealed = self.0.iter().flat_map(|(job, (_, sealed))| {
+        let sealed = self.jobs.iter().flat_map(|(job, (_, sealed))| {
             sealed.iter().map(move |(epoch, (attempt, root))| (job.clone(), *epoch, *attempt, *root))
         });
         sealed.filter(|(job, epoch, ..)| !there.contains(&(job.clone(), *epoch))).collect()

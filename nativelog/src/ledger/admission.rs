@@ -12,7 +12,7 @@ use checkpoint::Digest;
 
 use super::Ledger;
 use super::verdict::{Reason, Rejected, Verdict};
-use crate::record::{Kind, Record};
+use crate::record::{Header, Kind, Record};
 
 /// What a leader has in flight.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl Admission {
     ///
     /// # Errors
     /// The record must not be proposed; see [`NotAdmitted`].
-    pub fn admit(&mut self, ledger: &Ledger, header: &Record) -> Result<Ticket, NotAdmitted> {
+    pub fn admit(&mut self, ledger: &Ledger, header: &Header) -> Result<Ticket, NotAdmitted> {
         if let Some(Kind::Part(part)) = &header.kind {
             if self.pages.contains(&(part.attempt, part.page)) {
                 return Err(NotAdmitted::Duplicate);

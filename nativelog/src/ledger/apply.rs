@@ -7,9 +7,10 @@ use checkpoint::JobName;
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState};
-use super::effect::{Effect, PublishEpoch, Released};
-use super::job::{COMMITS_REMEMBERED, Ended, Ending, EpochRecord, Job, Outcome, PinRecord};
+use super::effect::{Effect, PublishEpoch};
+use super::job::{EpochRecord, Job, PinRecord};
 use super::judge::{Change, PackedEntry, Sealing};
+use super::outcomes::{Ending, plan_key};
 use super::rows::RowKey;
 use crate::record::LogId;
 
@@ -30,30 +31,28 @@ impl Ledger {
                 self.members.insert(node, incarnation);
             }
             Change::Activate { version } => self.rules = version,
-            Change::Tick { elapsed_ms } => self.log_ms = self.log_ms.saturating_add(elapsed_ms),
+            Change::Tick { elapsed_ms } => self.tick(elapsed_ms),
             Change::OpenWriter { job, commit } => return self.open_writer(job, commit, id),
-            Change::Begin { terms } => {
-                let (job, commit) = (terms.job.clone(), terms.commit);
-                let attempt = Attempt::new(terms, self.log_ms, bytes);
+            Change::Begin { terms, replaces, gives_way } => {
+                let mut ended: Vec<Effect> =
+                    replaces.map(|silent| self.end(silent, Ending::Replaced, id)).into_iter().collect();
+                ended.extend(gives_way.into_iter().map(|silent| self.end(silent, Ending::GaveWay, id)));
+                self.planned += u64::from(terms.plan_entries);
+                self.job_made(&terms.job, id).open.insert(id.index);
+                let attempt = Attempt::new(terms, self.limits().plan, self.log_ms, bytes);
+                self.touch(RowKey::Attempt(id.index));
                 self.open.insert(id.index, attempt);
-                self.job_mut(&job).open.insert(id.index);
-                self.remember(&job, commit, id.index, Outcome::Attempt { id: id.index });
-                self.changes.row(RowKey::Attempt(id.index));
-            }
-            Change::Resume { attempt, commit, .. } => {
-                self.named(attempt, bytes);
-                let job = self.open[&attempt].terms.job.clone();
-                self.remember(&job, commit, id.index, Outcome::Attempt { id: attempt });
+                return ended;
             }
             Change::Page { attempt, entries, checker } => {
                 let open = self.named(attempt, bytes);
                 open.add_page(entries, checker);
                 let page = open.page_ends.len() as u32 - 1;
-                self.changes.row(RowKey::Page(attempt, page));
+                self.touch(RowKey::Page(attempt, page));
             }
             Change::Range { attempt, file, offset, len, digest } => {
                 self.named(attempt, bytes).cover(file, offset, len, digest);
-                self.changes.row(RowKey::Piece(attempt, file, offset));
+                self.touch(RowKey::Piece(attempt, file, offset));
             }
             Change::Pack { attempt, files } => {
                 let open = self.named(attempt, bytes);
@@ -61,21 +60,24 @@ impl Ledger {
                     open.cover_whole(packed.file, FileState::Packed(packed.digest));
                 }
                 for packed in &files {
-                    self.changes.row(RowKey::File(attempt, packed.file));
+                    self.touch(RowKey::File(attempt, packed.file));
                 }
                 return vec![unpack(attempt, id.index, files)];
             }
             Change::Reuse { attempt, files } => self.reuse(attempt, files, bytes),
             Change::Seal(sealing) => return self.seal(*sealing, id),
-            Change::Abort { attempt } => return vec![self.end(attempt, Ending::Aborted)],
+            Change::Abort { attempt } => return vec![self.end(attempt, Ending::Aborted, id)],
             Change::Pin { job, epoch, owner, reason, until_ms } => {
-                let pin = PinRecord { reason, until_ms };
-                self.epoch_mut(&job, epoch).pins.insert(owner.clone(), pin);
-                self.changes.row(RowKey::Pin(job, epoch, owner));
+                self.put_pin(job, epoch, owner, PinRecord { reason, until_ms });
             }
             Change::Unpin { job, epoch, owner } => {
-                self.epoch_mut(&job, epoch).pins.remove(&owner);
-                self.changes.row(RowKey::Pin(job, epoch, owner));
+                self.drop_pin(job, epoch, owner);
+            }
+            Change::RemoveJob { job } => {
+                self.touch(RowKey::Job(job.clone()));
+                let gone = self.jobs.remove(&job).expect("judged to be there");
+                self.names.remove(&gone.number);
+                return vec![Effect::RemoveJob { job }];
             }
             Change::Expire { job, epochs } => {
                 return epochs.into_iter().map(|epoch| self.expire(&job, epoch)).collect();
@@ -86,21 +88,22 @@ impl Ledger {
 
     /// A newer writer ends every attempt of the older one.
     fn open_writer(&mut self, name: JobName, commit: checkpoint::CommitId, id: LogId) -> Vec<Effect> {
-        let job = self.job_mut(&name);
+        let job = self.job_made(&name, id);
         assert!(job.token < id.index || id.index == 0, "tokens rise with the log");
         job.token = id.index;
         let fenced: Vec<u64> = job.open.iter().copied().collect();
-        self.remember(&name, commit, id.index, Outcome::Writer { token: id.index });
-        fenced.into_iter().map(|attempt| self.end(attempt, Ending::Fenced)).collect()
+        self.remember(&name, &commit, (id.index, Ending::Writer), id);
+        fenced.into_iter().map(|attempt| self.end(attempt, Ending::Fenced, id)).collect()
     }
 
     fn reuse(&mut self, attempt: u64, files: Vec<(u32, checkpoint::Digest, u32)>, bytes: u64) {
         self.named(attempt, bytes);
         let open = self.open.get_mut(&attempt).expect("judged open");
+        let contents = Arc::make_mut(&mut self.content);
         for (file, digest, content) in files {
             open.cover_whole(file, FileState::Reused(digest));
             if open.held.insert(content) {
-                self.content.hold_id(content);
+                contents.hold_id(content);
                 self.changes.row(RowKey::Content(content));
             }
             self.changes.row(RowKey::File(attempt, file));
@@ -110,41 +113,46 @@ impl Ledger {
     fn seal(&mut self, sealing: Sealing, id: LogId) -> Vec<Effect> {
         let sealed = sealing.answer(id);
         let envelope = sealing.envelope(&sealed);
-        let Sealing { attempt, terms, manifest, sources, content, unpack: packed, sealed_log_ms, .. } =
-            sealing;
+        let Sealing { attempt, terms, tree, unpack: packed, sealed_log_ms, .. } = sealing;
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
         // The epoch takes hold of its content before the attempt lets go of what it reused.
-        let mut held: Vec<u32> =
-            content.iter().map(|(digest, bytes)| self.content.hold(digest, *bytes)).collect();
-        held.sort_unstable();
+        let held = self.hold_sealed(&tree);
         self.changes.rows.extend(held.iter().map(|id| RowKey::Content(*id)));
         let sealed = Arc::new(sealed);
-        let job = self.job_mut(&name);
+        self.touch(RowKey::Epoch(name.clone(), epoch));
+        self.touch(RowKey::EpochContent(name.clone(), epoch));
+        let job = self.job_made(&name, id);
         assert!(job.mark.is_none_or(|mark| mark < epoch), "marks only rise");
         job.mark = Some(epoch);
         let record = EpochRecord {
             sealed: sealed.clone(),
+            commit: terms.commit,
+            plan: plan_key(&terms.plan_digest),
             base: terms.base,
             labels: terms.labels,
             depends_on: terms.depends_on,
             sealed_log_ms,
-            content: held.into(),
+            content: held,
             pins: Default::default(),
         };
         let before = job.epochs.insert(epoch, record);
         assert!(before.is_none(), "an epoch is sealed once");
-        self.changes.row(RowKey::Epoch(name.clone(), epoch));
-        self.changes.row(RowKey::EpochContent(name.clone(), epoch));
 
         let behind = self.left_behind(&name, epoch, attempt);
-        let ending = Ending::Sealed { sealed, plan_digest: terms.plan_digest };
+        let ending = Ending::Sealed { epoch, root: sealed.root, plan: plan_key(&terms.plan_digest) };
+        let subsumed = Ending::Subsumed { by: epoch };
         let mut effects = Vec::new();
+        let discards: Vec<Effect>;
         match attempt {
             // Nothing to discard: what the attempt staged becomes the epoch.
-            Some(attempt) => drop(self.end(attempt, ending)),
+            Some(attempt) => {
+                drop(self.end(attempt, ending, id));
+                discards = behind.into_iter().map(|behind| self.end(behind, subsumed, id)).collect();
+            }
             None => {
-                self.remember(&name, terms.commit, id.index, Outcome::Attempt { id: ended });
-                self.remember_ended(ended, Ended { job: name.clone(), how: ending });
+                // An attempt of the same commit may be among them: what it led to last is the seal.
+                discards = behind.into_iter().map(|behind| self.end(behind, subsumed, id)).collect();
+                self.remember(&name, &terms.commit, (ended, ending), id);
                 if !packed.is_empty() {
                     effects.push(unpack(ended, id.index, packed));
                 }
@@ -155,70 +163,42 @@ impl Ledger {
             job: name,
             epoch,
             envelope,
-            manifest,
-            sources,
+            manifest: tree.manifest.clone(),
+            sources: tree.sources.clone(),
         }));
-        effects.extend(behind.into_iter().map(|attempt| self.end(attempt, Ending::Subsumed { by: epoch })));
+        effects.extend(discards);
         effects
     }
 
     fn expire(&mut self, name: &JobName, epoch: u64) -> Effect {
+        let owners: Vec<String> = self.epoch_mut(name, epoch).pins.keys().cloned().collect();
+        for owner in owners {
+            self.drop_pin(name.clone(), epoch, owner);
+        }
+        self.touch(RowKey::Epoch(name.clone(), epoch));
+        self.touch(RowKey::EpochContent(name.clone(), epoch));
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
         let released = self.release(&gone.content);
-        self.changes.row(RowKey::Epoch(name.clone(), epoch));
-        self.changes.row(RowKey::EpochContent(name.clone(), epoch));
-        for owner in gone.pins.into_keys() {
-            self.changes.row(RowKey::Pin(name.clone(), epoch, owner));
-        }
+        self.changes.rows.extend(gone.content.iter().map(|id| RowKey::Content(*id)));
         Effect::Expire { job: name.clone(), epoch, released }
     }
 
-    /// Ends an open attempt: it lets go of its content and leaves how it ended.
-    fn end(&mut self, id: u64, how: Ending) -> Effect {
+    /// Ends an open attempt by the record at `at`: it lets go of its content and leaves how it ended.
+    fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
         let released = self.release(&gone.held);
+        self.changes.rows.extend(gone.held.iter().map(|id| RowKey::Content(*id)));
+        self.planned -= u64::from(gone.terms.plan_entries);
         self.job_mut(&gone.terms.job).open.remove(&id);
         self.changes.attempt_gone(id);
-        self.remember_ended(id, Ended { job: gone.terms.job, how });
+        self.remember(&gone.terms.job, &gone.terms.commit, (id, how), at);
+        self.gone.attempts.push(gone);
         Effect::Discard { attempt: id, released }
-    }
-
-    /// Lets go of content; answers with what nobody holds any more, sorted.
-    fn release<'a>(&mut self, ids: impl IntoIterator<Item = &'a u32>) -> Vec<Released> {
-        let mut released = Vec::new();
-        for id in ids {
-            self.changes.row(RowKey::Content(*id));
-            if let Some(content) = self.content.release(*id) {
-                released.push(Released { digest: content.digest, bytes: content.bytes });
-            }
-        }
-        released.sort_unstable();
-        released
-    }
-
-    fn remember_ended(&mut self, id: u64, ended: Ended) {
-        let job = self.job_mut(&ended.job);
-        job.ended.insert(id);
-        let oldest = if job.ended.len() > COMMITS_REMEMBERED { job.ended.pop_first() } else { None };
-        self.ended.insert(id, ended);
-        self.changes.row(RowKey::Ended(id));
-        if let Some(oldest) = oldest {
-            self.ended.remove(&oldest);
-            self.changes.row(RowKey::Ended(oldest));
-        }
-    }
-
-    fn remember(&mut self, name: &JobName, commit: checkpoint::CommitId, at: u64, outcome: Outcome) {
-        let forgotten = self.job_mut(name).commits.remember(commit, at, outcome);
-        self.changes.row(RowKey::Commit(name.clone(), commit));
-        if let Some(forgotten) = forgotten {
-            self.changes.row(RowKey::Commit(name.clone(), forgotten));
-        }
     }
 
     /// An accepted record named this attempt.
     fn named(&mut self, id: u64, bytes: u64) -> &mut Attempt {
-        self.changes.row(RowKey::Attempt(id));
+        self.touch(RowKey::Attempt(id));
         let attempt = self.open.get_mut(&id).expect("judged open");
         attempt.log_bytes += bytes;
         attempt.last_ms = self.log_ms;
@@ -226,11 +206,21 @@ impl Ledger {
     }
 
     fn job_mut(&mut self, name: &JobName) -> &mut Job {
-        self.changes.row(RowKey::Job(name.clone()));
-        self.jobs.entry(name.clone()).or_default()
+        self.touch(RowKey::Job(name.clone()));
+        self.jobs.get_mut(name).expect("judged to be there")
     }
 
-    fn epoch_mut(&mut self, name: &JobName, epoch: u64) -> &mut EpochRecord {
+    /// The job, made by the record at `id` when it is not there.
+    fn job_made(&mut self, name: &JobName, id: LogId) -> &mut Job {
+        if !self.jobs.contains_key(name) {
+            self.touch(RowKey::Job(name.clone()));
+            self.jobs.insert(name.clone(), Job { number: id.index, ..Job::default() });
+            self.names.insert(id.index, name.clone());
+        }
+        self.job_mut(name)
+    }
+
+    pub(super) fn epoch_mut(&mut self, name: &JobName, epoch: u64) -> &mut EpochRecord {
         let job = self.jobs.get_mut(name).expect("judged to be there");
         job.epochs.get_mut(&epoch).expect("judged sealed")
     }

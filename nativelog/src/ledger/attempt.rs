@@ -4,11 +4,15 @@
 //! a repeat is told from a contradiction by it, and a snapshot of an open attempt lists it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use checkpoint::digest::DigestTree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::plan::PlanChecker;
+use checkpoint::plan::{PlanChecker, PlanError, PlanHasher, plan_digest};
 use checkpoint::{CommitId, Digest, EntryKind, JobName, Limits, PlanEntry, store::Source};
+
+use super::sum::Sum;
+use super::tree::Tree;
 
 /// What Begin fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +37,8 @@ pub(super) struct Attempt {
     pub entries: Vec<PlanEntry>,
     /// For each page that is here, the number of entries up to its end.
     pub page_ends: Vec<u32>,
-    /// Paths of the pages that are here, checked; dropped with the last page.
-    pub checker: Option<Box<PlanChecker>>,
+    /// What the pages that are here come to; dropped with the last page.
+    pub checker: Option<Box<Pages>>,
     pub files: Vec<FileState>,
     /// Files that are not complete, of the pages that are here.
     pub missing: u64,
@@ -45,6 +49,36 @@ pub(super) struct Attempt {
     /// Log time in milliseconds of Begin and of the newest record that named the attempt.
     pub begun_ms: u64,
     pub last_ms: u64,
+    /// Over pages and what is covered, for the ledger's digest.
+    pub sum: Sum,
+    /// What it comes to, once it is complete and somebody has put it together.
+    pub tree: Option<Arc<Tree>>,
+}
+
+/// A plan as its pages come in: its paths are checked and its digest is made entry by entry, so that the last page
+/// takes no longer than the others.
+#[derive(Debug, Clone)]
+pub(super) struct Pages {
+    checker: PlanChecker,
+    digest: PlanHasher,
+}
+
+impl Pages {
+    fn new(limits: Limits) -> Self {
+        Pages { checker: PlanChecker::new(limits), digest: PlanHasher::default() }
+    }
+
+    pub fn push(&mut self, entry: &PlanEntry) -> Result<(), PlanError> {
+        self.checker.push(entry)?;
+        self.digest.push(entry);
+        Ok(())
+    }
+
+    /// Ends the list; answers with the sum of its files' sizes and its digest.
+    pub fn finish(&self) -> Result<(u64, Digest), PlanError> {
+        self.checker.finish()?;
+        Ok((self.checker.bytes(), self.digest.finish()))
+    }
 }
 
 /// What the log has of one entry of the plan.
@@ -82,12 +116,12 @@ pub(super) enum Fit {
 }
 
 impl Attempt {
-    pub fn new(terms: Terms, now_ms: u64, log_bytes: u64) -> Self {
+    pub fn new(terms: Terms, plan: Limits, now_ms: u64, log_bytes: u64) -> Self {
         Attempt {
             terms,
             entries: Vec::new(),
             page_ends: Vec::new(),
-            checker: Some(Box::new(PlanChecker::new(Limits::default()))),
+            checker: Some(Box::new(Pages::new(plan))),
             files: Vec::new(),
             missing: 0,
             held: BTreeSet::new(),
@@ -95,6 +129,8 @@ impl Attempt {
             log_bytes,
             begun_ms: now_ms,
             last_ms: now_ms,
+            sum: Sum::default(),
+            tree: None,
         }
     }
 
@@ -110,7 +146,9 @@ impl Attempt {
     }
 
     /// Takes the next page, which was judged, with the checker that took its entries.
-    pub fn add_page(&mut self, entries: Vec<PlanEntry>, checker: Box<PlanChecker>) {
+    pub fn add_page(&mut self, entries: Vec<PlanEntry>, checker: Box<Pages>) {
+        let page = self.page_ends.len() as u64;
+        self.sum.put(&summed(0, page, 0, 0, &plan_digest(&entries)));
         for entry in &entries {
             if entry.kind == EntryKind::File && entry.size > 0 {
                 self.missing += 1;
@@ -160,6 +198,7 @@ impl Attempt {
         let FileState::Staged(staged) = state else { panic!("judged new: the file is not covered whole") };
         staged.tree.insert(offset, len, digest).expect("judged: an aligned subtree that is not covered");
         staged.ranges.insert(offset, (len, digest));
+        self.sum.put(&summed(1, u64::from(file), offset, len, &digest));
         staged.covered += len;
         self.covered_bytes += len;
         if staged.covered == size {
@@ -172,6 +211,12 @@ impl Attempt {
     pub fn cover_whole(&mut self, file: u32, state: FileState) {
         let place = &mut self.files[file as usize];
         assert_eq!(*place, FileState::Bare, "judged new");
+        let (kind, digest) = match &state {
+            FileState::Packed(digest) => (2, digest),
+            FileState::Reused(digest) => (3, digest),
+            FileState::Bare | FileState::Staged(_) => panic!("a file is covered whole by a pack or by reuse"),
+        };
+        self.sum.put(&summed(kind, u64::from(file), 0, 0, digest));
         *place = state;
         self.covered_bytes += self.entries[file as usize].size;
         self.missing -= 1;
@@ -202,4 +247,15 @@ impl Attempt {
             FileState::Reused(_) => Source::Reused,
         }
     }
+}
+
+/// A page, a range, a packed or a reused file, as it goes into the attempt's sum.
+fn summed(kind: u8, number: u64, offset: u64, len: u64, digest: &Digest) -> [u8; 57] {
+    let mut row = [0; 57];
+    row[0] = kind;
+    row[1..9].copy_from_slice(&number.to_be_bytes());
+    row[9..17].copy_from_slice(&offset.to_be_bytes());
+    row[17..25].copy_from_slice(&len.to_be_bytes());
+    row[25..].copy_from_slice(digest.as_bytes());
+    row
 }

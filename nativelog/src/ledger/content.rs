@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 
 use checkpoint::Digest;
 
+use super::effect::Released;
+use super::sum::Sum;
+
 /// One piece of sealed content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Content {
@@ -26,6 +29,8 @@ pub(super) struct Contents {
     index: BTreeSet<(u64, u32)>,
     /// Of all that is held.
     bytes: u64,
+    /// Over ids, digests and lengths; how often content is held follows from epochs and attempts.
+    sum: Sum,
 }
 
 impl Contents {
@@ -67,10 +72,40 @@ impl Contents {
                 u32::try_from(self.slots.len() - 1).expect("fewer contents than 2^32")
             }
         };
+        self.sum.put(&summed(id, digest, bytes));
         self.slots[id as usize] = Some(Content { digest: *digest, bytes, refs: 1 });
         self.bytes = self.bytes.saturating_add(bytes);
         self.index.insert((prefix(digest), id));
         id
+    }
+
+    /// One more holder of each; answers with their ids, ascending.
+    pub fn hold_all(&mut self, contents: &[(Digest, u64)]) -> Box<[u32]> {
+        let mut ids: Vec<u32> = contents.iter().map(|(digest, bytes)| self.hold(digest, *bytes)).collect();
+        ids.sort_unstable();
+        ids.into()
+    }
+
+    /// One holder less of each; answers with what has none any more, sorted.
+    pub fn release_all<'a>(&mut self, ids: impl IntoIterator<Item = &'a u32>) -> Vec<Released> {
+        let freed = ids.into_iter().filter_map(|id| self.release(*id));
+        let mut released: Vec<Released> =
+            freed.map(|content| Released { digest: content.digest, bytes: content.bytes }).collect();
+        released.sort_unstable();
+        released
+    }
+
+    /// The first of these that is held with another length.
+    pub fn of_another_length(&self, contents: &[(Digest, u64)]) -> Option<Digest> {
+        let other = |(digest, bytes): &&(Digest, u64)| {
+            self.find(digest).is_some_and(|(_, there)| there.bytes != *bytes)
+        };
+        contents.iter().find(other).map(|(digest, _)| *digest)
+    }
+
+    /// For the ledger's digest.
+    pub fn sum(&self) -> Sum {
+        self.sum
     }
 
     /// One more holder of content that is held.
@@ -88,6 +123,7 @@ impl Contents {
             return None;
         }
         let key = (prefix(&content.digest), id);
+        self.sum.take(&summed(id, &content.digest, content.bytes));
         self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&key), "held content is in the index");
         self.free.insert(id);
@@ -119,12 +155,21 @@ impl Contents {
             }
             built.index.insert((prefix(&content.digest), id));
             built.bytes = built.bytes.saturating_add(content.bytes);
+            built.sum.put(&summed(id, &content.digest, content.bytes));
         }
         // Free slots cost no row: a hostile count must not cost memory beyond four bytes each.
         built.slots.resize(slots as usize, None);
         built.free = (0..slots).filter(|id| built.slots[*id as usize].is_none()).collect();
         Some(built)
     }
+}
+
+fn summed(id: u32, digest: &Digest, bytes: u64) -> [u8; 44] {
+    let mut row = [0; 44];
+    row[..4].copy_from_slice(&id.to_be_bytes());
+    row[4..12].copy_from_slice(&bytes.to_be_bytes());
+    row[12..].copy_from_slice(digest.as_bytes());
+    row
 }
 
 fn prefix(digest: &Digest) -> u64 {

@@ -39,6 +39,11 @@ pub enum Effect {
         /// Content that nobody holds since this effect.
         released: Vec<Released>,
     },
+    /// A job is forgotten: its folder, which is empty, goes.
+    RemoveJob {
+        /// The job.
+        job: JobName,
+    },
     /// An attempt ended without an epoch: what was derived from it goes. (What the log names stays.)
     Discard {
         /// The attempt.

@@ -4,40 +4,22 @@
 //! keys (length of key, length of value, key, value; lengths 32-bit big-endian), then the BLAKE3 of
 //! all that. Decoding takes only what encoding makes.
 
-use checkpoint::Digest;
-use checkpoint::digest::Hasher;
-
 use super::Ledger;
 use super::changes::{ChangedRows, Changes};
 use super::rows::{Builder, DecodeError, RowKey, Writer};
 
-const MAGIC: &[u8] = b"epochlog ledger 1\n";
+const MAGIC: &[u8] = b"epochlog ledger 2\n";
 const DIGEST_BYTES: usize = 32;
-/// A digest takes the rows in runs of about this many bytes.
-const HASH_BYTES: usize = 256 << 10;
 
 impl Ledger {
     /// The whole state, open attempts included.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        self.encode_to(&mut out, |_| {});
+        self.encode_to(&mut out);
         let mut bytes = out.bytes;
         let digest = checkpoint::digest::content(&bytes);
         bytes.extend_from_slice(digest.as_bytes());
         bytes
-    }
-
-    /// Digest of the whole state: equal on all replicas that applied up to the same position.
-    pub fn digest(&self) -> Digest {
-        let (mut out, mut hasher) = (Writer::default(), Hasher::new());
-        self.encode_to(&mut out, |bytes| {
-            if bytes.len() > HASH_BYTES {
-                hasher.update(bytes);
-                bytes.clear();
-            }
-        });
-        hasher.update(&out.bytes);
-        hasher.finish()
     }
 
     /// Reads what [`Ledger::encode`] wrote.
@@ -92,8 +74,8 @@ impl Ledger {
         }
     }
 
-    /// Writes every row where it belongs, without a copy: a ledger may have a million. `after_row` may take bytes away.
-    fn encode_to(&self, out: &mut Writer, mut after_row: impl FnMut(&mut Vec<u8>)) {
+    /// Writes every row where it belongs, without a copy: a ledger may have a million.
+    fn encode_to(&self, out: &mut Writer) {
         out.bytes.extend_from_slice(MAGIC);
         for key in self.row_keys() {
             let lens = out.bytes.len();
@@ -105,7 +87,6 @@ impl Ledger {
             let value_len = (out.bytes.len() - value_at) as u32;
             out.bytes[lens..lens + 4].copy_from_slice(&key_len.to_be_bytes());
             out.bytes[lens + 4..lens + 8].copy_from_slice(&value_len.to_be_bytes());
-            after_row(&mut out.bytes);
         }
     }
 }

@@ -3,20 +3,15 @@
 
 use std::sync::Arc;
 
-use checkpoint::limits::CHUNK_BYTES_MAX;
-use checkpoint::plan::PlanChecker;
-use checkpoint::{CommitId, Digest, Envelope, JobName, Manifest, PlanEntry, RelPath, store::Source};
+use checkpoint::{CommitId, Digest, Envelope, JobName, PlanEntry, RelPath};
 
-use super::attempt::{Attempt, Terms};
-use super::job::{Ending, Job, Outcome};
+use super::Ledger;
+use super::attempt::{Attempt, Pages, Terms};
+use super::job::Job;
+use super::outcomes::{Ending, Found};
+use super::tree::Tree;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
-use super::{Ledger, TICK_MS_MAX};
-use crate::record::{Kind, LogId, Record, header_and_payload_bytes, proto};
-
-/// Jobs that a cluster keeps at most.
-pub(super) const JOBS_MAX: usize = 1_000_000;
-/// Nodes that a cluster ever had, at most.
-pub(super) const MEMBERS_MAX: usize = 1024;
+use crate::record::{Header, Kind, LogId, proto};
 
 /// A record that was judged good, with everything worked out that applying it needs.
 pub(super) enum Change {
@@ -43,20 +38,17 @@ pub(super) enum Change {
         job: JobName,
         commit: CommitId,
     },
+    /// `replaces` is an open attempt at the same epoch whose writer has fallen silent: it ends. So do those that
+    /// give way.
     Begin {
         terms: Terms,
-    },
-    /// The attempt was open already; this commit id leads to it from now on.
-    Resume {
-        attempt: u64,
-        epoch: u64,
-        token: u64,
-        commit: CommitId,
+        replaces: Option<u64>,
+        gives_way: Vec<u64>,
     },
     Page {
         attempt: u64,
         entries: Vec<PlanEntry>,
-        checker: Box<PlanChecker>,
+        checker: Box<Pages>,
     },
     Range {
         attempt: u64,
@@ -94,6 +86,9 @@ pub(super) enum Change {
         job: JobName,
         epochs: Vec<u64>,
     },
+    RemoveJob {
+        job: JobName,
+    },
 }
 
 /// A file of a pack that is new to its attempt.
@@ -111,10 +106,7 @@ pub(super) struct Sealing {
     /// The open attempt, or `None` when the record is the whole epoch and its own attempt.
     pub attempt: Option<u64>,
     pub terms: Terms,
-    pub manifest: Arc<Manifest>,
-    pub sources: Arc<Vec<Source>>,
-    /// Distinct content of the epoch and its length in bytes, ascending.
-    pub content: Vec<(Digest, u64)>,
+    pub tree: Arc<Tree>,
     /// What a whole epoch unpacks.
     pub unpack: Vec<PackedEntry>,
     /// The answer, with the position left open.
@@ -128,11 +120,8 @@ impl Change {
         match self {
             Change::Repeat { accepted, .. } => accepted.clone(),
             Change::OpenWriter { .. } => Accepted::Opened { token: id.index },
-            Change::Begin { terms } => {
+            Change::Begin { terms, .. } => {
                 Accepted::Begun { attempt: id.index, epoch: terms.epoch, resumed: false, token: terms.token }
-            }
-            Change::Resume { attempt, epoch, token, .. } => {
-                Accepted::Begun { attempt: *attempt, epoch: *epoch, resumed: true, token: *token }
             }
             Change::Seal(sealing) => Accepted::Sealed(sealing.answer(id)),
             _ => Accepted::Done,
@@ -167,13 +156,13 @@ impl Sealing {
 
 impl Ledger {
     /// Judges one record. Never changes anything.
-    pub(super) fn judge(&self, header: &Record) -> Result<Change, Rejected> {
+    pub(super) fn judge(&self, header: &Header) -> Result<Change, Rejected> {
         let payload_bytes = header.payload_bytes;
-        if payload_bytes > u64::from(CHUNK_BYTES_MAX) {
+        if payload_bytes > u64::from(self.limits().chunk_bytes_max) {
             return Err(malformed("a payload has at most 4 MiB"));
         }
-        let bytes = header_and_payload_bytes(header);
-        let kind = header.kind.as_ref().ok_or_else(|| malformed("a record of no known kind"))?;
+        let bytes = header.record_bytes();
+        let kind = header.kind.as_ref().expect("a kind that is not known is a fault, found before");
         if payload_bytes > 0 && !matches!(kind, Kind::Chunk(_) | Kind::Pack(_) | Kind::Whole(_)) {
             return Err(malformed("this kind of record carries no payload"));
         }
@@ -185,7 +174,9 @@ impl Ledger {
             } else {
                 repeat(Accepted::Done)
             }),
-            Kind::Tick(tick) => Ok(Change::Tick { elapsed_ms: tick.elapsed_ms.min(TICK_MS_MAX) }),
+            Kind::Tick(tick) => {
+                Ok(Change::Tick { elapsed_ms: tick.elapsed_ms.min(self.limits().tick_ms_max) })
+            }
             Kind::OpenWriter(open) => self.judge_open_writer(open),
             Kind::Begin(begin) => self.judge_begin(begin),
             Kind::Part(part) => self.judge_part(part),
@@ -193,9 +184,6 @@ impl Ledger {
             Kind::Pack(pack) => self.judge_pack(pack, payload_bytes),
             Kind::Zero(zero) => self.judge_zero(zero),
             Kind::Reuse(reuse) => self.judge_reuse(reuse),
-            Kind::Link(_) if self.rules < 2 => {
-                Err(Rejected::new(Reason::NotActive, "linked files need the rules of version 2"))
-            }
             Kind::Link(_) => Err(Rejected::new(Reason::NotActive, "hybrid epochs are not in this version")),
             Kind::Seal(seal) => self.judge_seal(seal, bytes),
             Kind::Whole(whole) => self.judge_whole(whole, payload_bytes, bytes),
@@ -203,12 +191,13 @@ impl Ledger {
             Kind::Pin(pin) => self.judge_pin(pin),
             Kind::Unpin(unpin) => self.judge_unpin(unpin),
             Kind::Expire(expire) => self.judge_expire(expire),
+            Kind::RemoveJob(remove) => self.judge_remove_job(remove),
         }
     }
 
     fn judge_genesis(&self, genesis: &proto::Genesis) -> Result<Change, Rejected> {
         let cluster = sixteen(&genesis.cluster, "a cluster uuid is 16 bytes")?;
-        if genesis.members.is_empty() || genesis.members.len() > MEMBERS_MAX {
+        if genesis.members.is_empty() || genesis.members.len() > self.limits().members_max {
             return Err(malformed("a cluster has 1 to 1024 first members"));
         }
         let mut members = std::collections::BTreeMap::new();
@@ -242,7 +231,7 @@ impl Ledger {
                 let detail = format!("node {} is known with another data folder than this one", member.node);
                 Err(Rejected::new(Reason::Identity, detail).current(member.node))
             }
-            None if self.members.len() >= MEMBERS_MAX => {
+            None if self.members.len() >= self.limits().members_max => {
                 Err(Rejected::new(Reason::Quota, "the cluster has had 1024 nodes"))
             }
             None => Ok(Change::Join { node: member.node, incarnation }),
@@ -252,22 +241,22 @@ impl Ledger {
     fn judge_open_writer(&self, open: &proto::OpenWriter) -> Result<Change, Rejected> {
         let job = job_name(&open.job)?;
         let commit = commit_id(&open.commit_id)?;
-        match self.jobs.get(&job) {
-            None => self.judge_new_job()?,
-            Some(known) => match known.commits.get(&commit) {
-                Some(Outcome::Writer { token }) => return Ok(repeat(Accepted::Opened { token })),
-                Some(Outcome::Attempt { id }) => {
-                    let detail = "this commit id belongs to an attempt";
-                    return Err(Rejected::new(Reason::Conflict, detail).current(id));
-                }
-                None => {}
-            },
+        match self.found(&job, &commit, open.born)? {
+            Some(Found::Writer { token }) => return Ok(repeat(Accepted::Opened { token })),
+            Some(Found::JobRemoved) => return Err(job_removed()),
+            Some(Found::Open(..) | Found::Sealed { .. } | Found::Lapsed) => {
+                return Err(Rejected::new(Reason::Conflict, "this commit id belongs to an attempt"));
+            }
+            None => {}
+        }
+        if !self.jobs.contains_key(&job) {
+            self.judge_new_job()?;
         }
         Ok(Change::OpenWriter { job, commit })
     }
 
     pub(super) fn judge_new_job(&self) -> Result<(), Rejected> {
-        if self.jobs.len() >= JOBS_MAX {
+        if self.jobs.len() >= self.limits().jobs_max {
             return Err(Rejected::new(Reason::Quota, "the cluster has 1,000,000 jobs"));
         }
         Ok(())
@@ -283,20 +272,28 @@ impl Ledger {
             );
             return Ok(attempt);
         }
-        let Some(ended) = self.ended.get(&id) else {
-            return Err(Rejected::new(Reason::NotFound, format!("no attempt {id}")));
+        let Some(outcome) = self.outcomes.of_attempt(id) else {
+            return Err(self.no_attempt(id));
         };
-        let job = self.known_job(&ended.job);
-        Err(match &ended.how {
-            Ending::Sealed { sealed, .. } => Rejected::new(Reason::Ended, "the attempt is sealed")
-                .root(sealed.root)
-                .position(sealed.position),
+        let job = self.names.get(&outcome.job).map(|name| self.known_job(name));
+        Err(match outcome.how {
+            Ending::Sealed { root, .. } => {
+                Rejected::new(Reason::Ended, "the attempt is sealed").root(root).position(outcome.end)
+            }
             Ending::Aborted => Rejected::new(Reason::Ended, "the attempt was aborted"),
             Ending::Subsumed { by } => {
                 Rejected::new(Reason::Subsumed, format!("epoch {by} of the job was sealed first"))
-                    .current(job.mark.unwrap_or(0))
+                    .current(job.and_then(|job| job.mark).unwrap_or(by))
             }
-            Ending::Fenced => fenced(job.token),
+            Ending::Fenced | Ending::Writer => fenced(job.map_or(outcome.end.index, |job| job.token)),
+            Ending::Replaced => {
+                let detail = "the attempt was silent, and another commit began the epoch anew";
+                Rejected::new(Reason::Ended, detail)
+            }
+            Ending::GaveWay => {
+                let detail = "the attempt was silent for minutes, and another one needed its room";
+                Rejected::new(Reason::Ended, detail)
+            }
         })
     }
 
@@ -308,6 +305,10 @@ impl Ledger {
 
 pub(super) fn repeat(accepted: Accepted) -> Change {
     Change::Repeat { accepted, attempt: None }
+}
+
+pub(super) fn job_removed() -> Rejected {
+    Rejected::new(Reason::Ended, "the job was removed since this commit was first tried")
 }
 
 pub(super) fn malformed(detail: impl Into<String>) -> Rejected {

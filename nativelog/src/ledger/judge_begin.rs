@@ -1,30 +1,23 @@
 //! Judges the opening of an attempt: names, limits, fencing, repeats, the choice of the epoch's number.
 
-use checkpoint::limits::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, EPOCH_BYTES_MAX_DEFAULT, FILES_MAX_DEFAULT, LABEL_BYTES_MAX, LABELS_MAX,
-};
-use checkpoint::{CommitId, JobName};
+use checkpoint::JobName;
 
 use super::Ledger;
 use super::attempt::{Attempt, Terms};
-use super::job::{Ended, Ending, Job, Outcome};
-use super::judge::{Change, commit_id, digest, fenced, job_name, malformed, repeat};
+use super::job::Job;
+use super::judge::{Change, commit_id, digest, fenced, job_name, job_removed, malformed, repeat};
+use super::outcomes::{Found, plan_key};
+use super::rules::Rules;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::proto;
 
-/// Open attempts of one job, at most.
-pub(super) const ATTEMPTS_OPEN_MAX: usize = 64;
-/// Dependencies of an epoch, at most.
-pub(super) const DEPENDS_ON_MAX: usize = 64;
-/// Ranges of an attempt, at most: they are kept in memory until it ends.
-pub(super) const RANGES_MAX: u64 = 1 << 22;
-
 /// What a Begin comes to.
 pub(super) enum Opening {
-    /// A new attempt with these terms.
-    New(Terms),
-    /// One that is open already.
-    Resumed { attempt: u64, epoch: u64, token: u64, commit: CommitId, known: bool },
+    /// A new attempt with these terms, in the place of one whose writer has fallen silent, and of those that
+    /// give way to it.
+    New { terms: Terms, replaces: Option<u64>, gives_way: Vec<u64> },
+    /// This commit's own, which is open already.
+    Resumed { attempt: u64, epoch: u64, token: u64 },
     /// The epoch is sealed, by this very commit.
     Sealed(SealedEpoch),
 }
@@ -39,11 +32,8 @@ pub(super) enum Form {
 impl Ledger {
     pub(super) fn judge_begin(&self, begin: &proto::Begin) -> Result<Change, Rejected> {
         Ok(match self.judge_opening(begin, Form::InPieces)? {
-            Opening::New(terms) => Change::Begin { terms },
-            Opening::Resumed { attempt, epoch, token, commit, known: false } => {
-                Change::Resume { attempt, epoch, token, commit }
-            }
-            Opening::Resumed { attempt, epoch, token, known: true, .. } => Change::Repeat {
+            Opening::New { terms, replaces, gives_way } => Change::Begin { terms, replaces, gives_way },
+            Opening::Resumed { attempt, epoch, token } => Change::Repeat {
                 accepted: Accepted::Begun { attempt, epoch, resumed: true, token },
                 attempt: Some(attempt),
             },
@@ -53,7 +43,7 @@ impl Ledger {
 
     pub(super) fn judge_opening(&self, begin: &proto::Begin, form: Form) -> Result<Opening, Rejected> {
         let name = job_name(&begin.job)?;
-        let mut terms = plain_terms(begin, name.clone())?;
+        let mut terms = plain_terms(begin, name.clone(), self.limits())?;
         let none = Job::default();
         let job = match self.jobs.get(&name) {
             Some(job) => job,
@@ -63,24 +53,27 @@ impl Ledger {
             }
         };
         // A commit's own outcome comes first: it stays what it was, whoever writes now.
-        match self.outcome(job, &terms.commit) {
-            Some(Found::Writer(token)) => {
+        let own = match self.found(&name, &terms.commit, begin.born) {
+            Ok(Some(Found::Writer { token })) => {
                 let detail = "this commit id opened a writer";
                 return Err(Rejected::new(Reason::Conflict, detail).current(token));
             }
-            Some(Found::Ended(ended)) => {
-                if let Some(sealed) = own_outcome(ended, begin, &terms)? {
-                    return Ok(Opening::Sealed(sealed));
-                }
+            Ok(Some(Found::Sealed { sealed, plan })) => {
+                return own_outcome(sealed, plan, begin, &terms).map(Opening::Sealed);
             }
-            Some(Found::Open(..)) | None => {}
-        }
-        terms.token = current_token(job, begin.token)?;
-        let own = match self.outcome(job, &terms.commit) {
-            Some(Found::Open(id, attempt)) => Some((id, attempt)),
-            _ => None,
+            Ok(Some(Found::JobRemoved)) => return Err(job_removed()),
+            Ok(Some(Found::Open(id, attempt))) => Some((id, attempt)),
+            Ok(Some(Found::Lapsed) | None) => None,
+            // Whose number it is can be told: an epoch that is there knows its commit.
+            Err(_) if begin.epoch.is_some_and(|epoch| job.epochs.contains_key(&epoch)) => None,
+            Err(too_old) => return Err(too_old),
         };
+        terms.token = current_token(job, begin.token)?;
+        let mut replaces = None;
         terms.epoch = match (own, begin.epoch) {
+            (own, _) if begin.attempt.is_some_and(|wanted| own.is_none_or(|(id, _)| id != wanted)) => {
+                return Err(self.not_own(begin.attempt.unwrap_or_default(), form));
+            }
             (Some((id, attempt)), wanted) => {
                 if wanted.is_some_and(|epoch| epoch != attempt.terms.epoch)
                     || terms.plan_digest != attempt.terms.plan_digest
@@ -88,21 +81,15 @@ impl Ledger {
                     return Err(other_plan(id, "this commit has an open attempt with another epoch or plan"));
                 }
                 if form == Form::InPieces {
-                    return Ok(resumed(id, attempt, &terms, true));
+                    let Terms { epoch, token, .. } = attempt.terms;
+                    return Ok(Opening::Resumed { attempt: id, epoch, token });
                 }
                 attempt.terms.epoch
             }
             (None, None) => self.next_epoch(job)?,
             (None, Some(epoch)) => {
                 judge_number(job, epoch)?;
-                if let Some((id, attempt)) = self.open_for(job, epoch) {
-                    if attempt.terms.plan_digest != terms.plan_digest {
-                        return Err(other_plan(id, "the epoch has an open attempt with another plan"));
-                    }
-                    if form == Form::InPieces {
-                        return Ok(resumed(id, attempt, &terms, false));
-                    }
-                }
+                replaces = self.judge_others(job, epoch)?;
                 epoch
             }
         };
@@ -116,16 +103,90 @@ impl Ledger {
                 );
             }
         }
-        if form == Form::InPieces && job.open.len() >= ATTEMPTS_OPEN_MAX {
-            return Err(Rejected::new(Reason::Quota, "the job has 64 open attempts"));
-        }
-        Ok(Opening::New(terms))
+        let gives_way = match form {
+            Form::InPieces => self.judge_room(job, u64::from(terms.plan_entries), replaces)?,
+            Form::Whole => Vec::new(),
+        };
+        Ok(Opening::New { terms, replaces, gives_way })
     }
 
-    /// The open attempt of this epoch.
-    fn open_for(&self, job: &Job, epoch: u64) -> Option<(u64, &Attempt)> {
+    /// The attempts that end so that another one with this many entries has room: the longest silent first, of the
+    /// job for what the job lacks, then of all for what the cluster lacks; none that was heard of lately.
+    fn judge_room(&self, job: &Job, entries: u64, replaces: Option<u64>) -> Result<Vec<u64>, Rejected> {
+        let rules = self.limits();
+        let entries_of = |id: &u64| u64::from(self.open[id].terms.plan_entries);
+        let replaced = replaces.as_ref().map_or(0, entries_of);
+        let of_job: u64 = job.open.iter().map(entries_of).sum();
+        let mut places =
+            (job.open.len() + 1 - usize::from(replaces.is_some())).saturating_sub(rules.attempts_open_max);
+        let mut own = (of_job + entries).saturating_sub(replaced + rules.planned_of_job_max);
+        let mut all = (self.planned + entries).saturating_sub(replaced + rules.planned_max);
+        if places == 0 && own == 0 && all == 0 {
+            return Ok(Vec::new());
+        }
+        let mut silent: Vec<(u64, u64)> = self
+            .open
+            .iter()
+            .filter(|(id, attempt)| {
+                Some(**id) != replaces && self.log_ms - attempt.last_ms >= rules.gives_way_ms
+            })
+            .map(|(id, attempt)| (attempt.last_ms, *id))
+            .collect();
+        silent.sort_unstable();
+        let mut gives_way = Vec::new();
+        for of_job in [true, false] {
+            for (_, id) in &silent {
+                let wanted = if of_job { job.open.contains(id) && (places > 0 || own > 0) } else { all > 0 };
+                if !wanted || gives_way.contains(id) {
+                    continue;
+                }
+                places = places.saturating_sub(1);
+                own = own.saturating_sub(entries_of(id));
+                all = all.saturating_sub(entries_of(id));
+                gives_way.push(*id);
+            }
+        }
+        let lacks = match (places, own, all) {
+            (0, 0, 0) => return Ok(gives_way),
+            (0, 0, _) => "all open attempts have 4,000,000 entries",
+            (0, ..) => "the open attempts of the job have 1,000,000 entries",
+            _ => "the job has 64 open attempts",
+        };
+        Err(Rejected::new(Reason::Quota, format!("{lacks}, and too few have been silent for 5 minutes")))
+    }
+
+    /// An attempt has one writer, the commit that began it, whatever the others' plans say: equal names and sizes
+    /// are no equal content. Another commit's attempt at this epoch is in the way until its writer has been
+    /// silent for long; then it is the answer, and makes room.
+    fn judge_others(&self, job: &Job, epoch: u64) -> Result<Option<u64>, Rejected> {
         let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
-        open.find(|(_, attempt)| attempt.terms.epoch == epoch)
+        let Some((id, attempt)) = open.find(|(_, attempt)| attempt.terms.epoch == epoch) else {
+            return Ok(None);
+        };
+        match self.log_ms - attempt.last_ms >= self.limits().writer_silent_ms {
+            true => Ok(Some(id)),
+            false => Err(self.busy(id, attempt)),
+        }
+    }
+
+    fn busy(&self, id: u64, attempt: &Attempt) -> Rejected {
+        let detail = format!(
+            "epoch {} is being written by commit {}, silent for {} s of {}",
+            attempt.terms.epoch,
+            attempt.terms.commit,
+            (self.log_ms - attempt.last_ms) / 1000,
+            self.limits().writer_silent_ms / 1000
+        );
+        Rejected::new(Reason::Busy, detail).current(id)
+    }
+
+    /// Why a commit cannot go on with this attempt.
+    fn not_own(&self, id: u64, form: Form) -> Rejected {
+        match self.open_attempt(id) {
+            _ if form == Form::Whole => malformed("a whole epoch resumes no attempt"),
+            Ok(attempt) => self.busy(id, attempt),
+            Err(ended) => ended,
+        }
     }
 
     /// The next number above the mark and above every open attempt; the first is 1.
@@ -134,49 +195,25 @@ impl Ledger {
         let highest = job.mark.max(open).unwrap_or(0);
         highest.checked_add(1).ok_or_else(|| Rejected::new(Reason::Quota, "the job is out of epoch numbers"))
     }
-
-    fn outcome(&self, job: &Job, commit: &CommitId) -> Option<Found<'_>> {
-        match job.commits.get(commit)? {
-            Outcome::Writer { token } => Some(Found::Writer(token)),
-            Outcome::Attempt { id } => match (self.open.get(&id), self.ended.get(&id)) {
-                (Some(attempt), _) => Some(Found::Open(id, attempt)),
-                (None, Some(ended)) => Some(Found::Ended(ended)),
-                (None, None) => None,
-            },
-        }
-    }
-}
-
-/// What a commit id led to.
-enum Found<'a> {
-    Writer(u64),
-    Open(u64, &'a Attempt),
-    Ended(&'a Ended),
-}
-
-fn resumed(id: u64, attempt: &Attempt, terms: &Terms, known: bool) -> Opening {
-    Opening::Resumed {
-        attempt: id,
-        epoch: attempt.terms.epoch,
-        token: attempt.terms.token,
-        commit: terms.commit,
-        known,
-    }
 }
 
 fn other_plan(attempt: u64, detail: &str) -> Rejected {
     Rejected::new(Reason::Conflict, format!("{detail}: abort it first")).current(attempt)
 }
 
-/// The outcome of an ended attempt of the same commit. Only a seal is final: a commit whose attempt
-/// was aborted, fenced or subsumed may be tried again.
-fn own_outcome(ended: &Ended, begin: &proto::Begin, terms: &Terms) -> Result<Option<SealedEpoch>, Rejected> {
-    let Ending::Sealed { sealed, plan_digest } = &ended.how else { return Ok(None) };
-    if begin.epoch.is_some_and(|epoch| epoch != sealed.epoch) || *plan_digest != terms.plan_digest {
+/// What the same commit sealed before. Only a seal is final: a commit whose attempt was aborted, fenced or
+/// subsumed may be tried again.
+fn own_outcome(
+    sealed: SealedEpoch,
+    plan: u64,
+    begin: &proto::Begin,
+    terms: &Terms,
+) -> Result<SealedEpoch, Rejected> {
+    if begin.epoch.is_some_and(|epoch| epoch != sealed.epoch) || plan != plan_key(&terms.plan_digest) {
         let detail = "this commit sealed another epoch or plan";
         return Err(Rejected::new(Reason::Conflict, detail).root(sealed.root).position(sealed.position));
     }
-    Ok(Some(SealedEpoch { already: true, ..SealedEpoch::clone(sealed) }))
+    Ok(sealed)
 }
 
 fn current_token(job: &Job, token: Option<u64>) -> Result<u64, Rejected> {
@@ -206,35 +243,37 @@ fn judge_number(job: &Job, epoch: u64) -> Result<(), Rejected> {
 }
 
 /// The terms that need no ledger: shape and limits. Token and epoch are left at 0.
-fn plain_terms(begin: &proto::Begin, job: JobName) -> Result<Terms, Rejected> {
+fn plain_terms(begin: &proto::Begin, job: JobName, rules: &Rules) -> Result<Terms, Rejected> {
     let commit = commit_id(&begin.commit_id)?;
     let plan_digest = digest(&begin.plan_digest)?;
     if !begin.chunk_bytes.is_power_of_two()
-        || !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&begin.chunk_bytes)
+        || !(rules.chunk_bytes_min..=rules.chunk_bytes_max).contains(&begin.chunk_bytes)
     {
         return Err(malformed("a chunk size is a power of two from 64 KiB to 4 MiB"));
     }
     if begin.plan_pages == 0 || begin.plan_pages > begin.plan_entries {
         return Err(malformed("a plan has at least one page, and no page is empty"));
     }
-    let labels_fit = begin.labels.len() <= LABELS_MAX
+    let labels_fit = begin.labels.len() <= rules.labels_max
         && begin
             .labels
             .iter()
-            .all(|l| !l.key.is_empty() && l.key.len().max(l.value.len()) <= LABEL_BYTES_MAX);
+            .all(|l| !l.key.is_empty() && l.key.len().max(l.value.len()) <= rules.label_bytes_max);
     if !labels_fit {
         return Err(malformed("labels: at most 256, keys and values at most 4096 bytes"));
     }
-    if begin.depends_on.len() > DEPENDS_ON_MAX || begin.depends_on.iter().any(|d| d.len() > LABEL_BYTES_MAX) {
+    if begin.depends_on.len() > rules.depends_on_max
+        || begin.depends_on.iter().any(|d| d.len() > rules.label_bytes_max)
+    {
         return Err(malformed("dependencies: at most 64, at most 4096 bytes each"));
     }
-    if u64::from(begin.plan_entries) > FILES_MAX_DEFAULT {
+    if u64::from(begin.plan_entries) > rules.plan.files_max {
         return Err(Rejected::new(Reason::Quota, "the plan has more than 1,000,000 entries"));
     }
-    if begin.declared_bytes > EPOCH_BYTES_MAX_DEFAULT {
+    if begin.declared_bytes > rules.plan.bytes_max {
         return Err(Rejected::new(Reason::Quota, "the plan has more than 1 TiB"));
     }
-    if begin.declared_bytes / u64::from(begin.chunk_bytes) > RANGES_MAX {
+    if begin.declared_bytes / u64::from(begin.chunk_bytes) > rules.ranges_max {
         return Err(Rejected::new(Reason::Quota, "the plan has too many chunks: take a larger chunk size"));
     }
     Ok(Terms {

@@ -6,8 +6,7 @@
 use std::collections::BTreeSet;
 
 use checkpoint::digest::is_subtree;
-use checkpoint::limits::{CHUNK_BYTES_MIN, PACK_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX, ZERO_BYTES_MAX};
-use checkpoint::plan::plan_digest;
+use checkpoint::limits::CHUNK_BYTES_MIN;
 use checkpoint::{Digest, EntryKind, PlanEntry};
 
 use super::Ledger;
@@ -48,9 +47,8 @@ impl Ledger {
             checker.push(entry).map_err(|error| malformed(error.to_string()))?;
         }
         if last {
-            checker.clone().finish().map_err(|error| malformed(error.to_string()))?;
-            let all: Vec<PlanEntry> = attempt.entries.iter().chain(&entries).cloned().collect();
-            judge_plan(&all, terms.declared_bytes, &terms.plan_digest)?;
+            let (bytes, digest) = checker.finish().map_err(|error| malformed(error.to_string()))?;
+            judge_plan(bytes, digest, terms.declared_bytes, &terms.plan_digest)?;
         }
         Ok(Change::Page { attempt: part.attempt, entries, checker })
     }
@@ -69,6 +67,7 @@ impl Ledger {
         if !is_run(size, chunk.offset, len) {
             return Err(malformed("the chunk is not one aligned run of its file"));
         }
+        judge_size(chunk.file, size, chunk.file_bytes)?;
         judge_range(attempt, chunk.attempt, chunk.file, chunk.offset, len, digest)
     }
 
@@ -79,18 +78,22 @@ impl Ledger {
         if zero.offset.checked_add(zero.len).is_none_or(|end| zero.len == 0 || end > size) {
             return Err(malformed("the zeros lie beyond the end of their file"));
         }
-        if zero.len > ZERO_BYTES_MAX {
+        if zero.len > self.limits().zero_bytes_max {
             return Err(malformed("a record holds at most 64 MiB of zeros"));
         }
         if !is_run(size, zero.offset, zero.len) {
             return Err(malformed("the zeros are not one aligned run of their file"));
         }
+        judge_size(zero.file, size, zero.file_bytes)?;
         judge_range(attempt, zero.attempt, zero.file, zero.offset, zero.len, digest)
     }
 
     pub(super) fn judge_pack(&self, pack: &proto::Pack, payload_bytes: u64) -> Result<Change, Rejected> {
         let attempt = self.attempt_with_plan(pack.attempt)?;
-        if pack.files.is_empty() || pack.files.len() > PACK_FILES_MAX || payload_bytes > PACK_BYTES_MAX as u64
+        let rules = self.limits();
+        if pack.files.is_empty()
+            || pack.files.len() > rules.pack_files_max
+            || payload_bytes > rules.pack_bytes_max
         {
             return Err(malformed("a pack holds 1 to 4096 files and at most 1 MiB"));
         }
@@ -114,7 +117,7 @@ impl Ledger {
 
     pub(super) fn judge_reuse(&self, reuse: &proto::Reuse) -> Result<Change, Rejected> {
         let attempt = self.attempt_with_plan(reuse.attempt)?;
-        if reuse.files.is_empty() || reuse.files.len() > REUSE_FILES_MAX {
+        if reuse.files.is_empty() || reuse.files.len() > self.limits().reuse_files_max {
             return Err(malformed("a record reuses content for 1 to 1024 files"));
         }
         let mut files = Vec::new();
@@ -177,13 +180,12 @@ pub(super) fn plan_entries(entries: &[proto::PlanEntry]) -> Result<Vec<PlanEntry
         .collect()
 }
 
-/// Whether a whole plan is the one that Begin declared.
-pub(super) fn judge_plan(entries: &[PlanEntry], declared: u64, wanted: &Digest) -> Result<(), Rejected> {
-    let sum = entries.iter().try_fold(0u64, |sum, entry| sum.checked_add(entry.size));
-    if sum != Some(declared) {
+/// Whether a whole plan, of files of so many bytes together, is the one that Begin declared.
+pub(super) fn judge_plan(bytes: u64, digest: Digest, declared: u64, wanted: &Digest) -> Result<(), Rejected> {
+    if bytes != declared {
         return Err(malformed("the plan's files do not add up to the declared bytes"));
     }
-    if plan_digest(entries) != *wanted {
+    if digest != *wanted {
         return Err(malformed("the plan is not the one whose digest was declared"));
     }
     Ok(())
@@ -222,6 +224,15 @@ fn file_of(attempt: &Attempt, file: u32) -> Result<&PlanEntry, Rejected> {
         Some(_) => Err(malformed(format!("entry {file} of the plan is no file"))),
         None => Err(malformed(format!("the plan has no entry {file}"))),
     }
+}
+
+/// The door checked the digest as that of a part, or of the whole, of a file of the size that the record names.
+/// It must be this file's: else a part could pass for a whole, and the file's digest would be none of its bytes'.
+fn judge_size(file: u32, size: u64, named: u64) -> Result<(), Rejected> {
+    if named != size {
+        return Err(malformed(format!("file {file} has {size} bytes, the record says {named}")));
+    }
+    Ok(())
 }
 
 fn is_new(attempt: &Attempt, file: u32, offset: u64, len: u64, digest: &Digest) -> Result<bool, Rejected> {

@@ -11,25 +11,15 @@ use checkpoint::JobName;
 use super::Ledger;
 use super::job::{EpochRecord, Job, PinRecord};
 use super::judge::{Change, job_name, malformed, repeat};
+use super::rules::Rules;
 use super::verdict::{Accepted, Reason, Rejected};
 use crate::record::proto;
-
-/// Longest reason of a record, in bytes.
-pub(super) const REASON_BYTES_MAX: usize = 1024;
-/// Longest owner of a pin, in bytes.
-const OWNER_BYTES_MAX: usize = 128;
-/// Pins of one epoch, at most.
-const PINS_MAX: usize = 64;
-/// Epochs that one record expires, at most.
-pub(super) const EXPIRE_EPOCHS_MAX: usize = 4096;
-/// Nodes that one expiry names, at most.
-const PUBLISHED_ON_MAX: usize = 1024;
 
 impl Ledger {
     pub(super) fn judge_pin(&self, pin: &proto::Pin) -> Result<Change, Rejected> {
         let name = job_name(&pin.job)?;
-        judge_owner(&pin.owner)?;
-        if pin.reason.len() > REASON_BYTES_MAX {
+        judge_owner(&pin.owner, self.limits())?;
+        if pin.reason.len() > self.limits().reason_bytes_max {
             return Err(malformed("a reason has at most 1024 bytes"));
         }
         let epoch = self.sealed_epoch(&name, pin.epoch)?;
@@ -38,7 +28,8 @@ impl Ledger {
         if epoch.pins.get(&pin.owner) == Some(&pinned) {
             return Ok(repeat(Accepted::Done));
         }
-        if epoch.pins.len() >= PINS_MAX && !epoch.pins.contains_key(&pin.owner) {
+        let others = epoch.holding(self.log_ms).filter(|owner| *owner != pin.owner);
+        if others.count() >= self.limits().pins_max {
             return Err(Rejected::new(Reason::Quota, "the epoch has 64 pins"));
         }
         Ok(Change::Pin {
@@ -52,7 +43,7 @@ impl Ledger {
 
     pub(super) fn judge_unpin(&self, unpin: &proto::Unpin) -> Result<Change, Rejected> {
         let name = job_name(&unpin.job)?;
-        judge_owner(&unpin.owner)?;
+        judge_owner(&unpin.owner, self.limits())?;
         let epoch = self.sealed_epoch(&name, unpin.epoch)?;
         if !epoch.pins.contains_key(&unpin.owner) {
             return Ok(repeat(Accepted::Done));
@@ -62,10 +53,12 @@ impl Ledger {
 
     pub(super) fn judge_expire(&self, expire: &proto::Expire) -> Result<Change, Rejected> {
         let name = job_name(&expire.job)?;
-        if expire.epochs.is_empty() || expire.epochs.len() > EXPIRE_EPOCHS_MAX {
+        let rules = self.limits();
+        if expire.epochs.is_empty() || expire.epochs.len() > rules.expire_epochs_max {
             return Err(malformed("a record expires 1 to 4096 epochs"));
         }
-        if expire.reason.len() > REASON_BYTES_MAX || expire.published_on.len() > PUBLISHED_ON_MAX {
+        if expire.reason.len() > rules.reason_bytes_max || expire.published_on.len() > rules.published_on_max
+        {
             return Err(malformed("a reason has at most 1024 bytes, a list of nodes at most 1024"));
         }
         let job = self.jobs.get(&name).ok_or_else(|| no_job(&name))?;
@@ -86,6 +79,21 @@ impl Ledger {
             return Ok(repeat(Accepted::Done));
         }
         Ok(Change::Expire { job: name, epochs })
+    }
+
+    /// Only what has nothing left is forgotten. Its writers' tokens are log indexes: no later one equals them.
+    pub(super) fn judge_remove_job(&self, remove: &proto::RemoveJob) -> Result<Change, Rejected> {
+        let name = job_name(&remove.job)?;
+        if remove.reason.len() > self.limits().reason_bytes_max {
+            return Err(malformed("a reason has at most 1024 bytes"));
+        }
+        let job = self.jobs.get(&name).ok_or_else(|| no_job(&name))?;
+        let protected = |why: String, number: u64| Err(Rejected::new(Reason::Protected, why).current(number));
+        match (job.epochs.last_key_value(), job.open.first()) {
+            (Some((newest, _)), _) => protected(format!("{name} has {} epochs", job.epochs.len()), *newest),
+            (None, Some(attempt)) => protected(format!("attempt {attempt} of {name} is open"), *attempt),
+            (None, None) => Ok(Change::RemoveJob { job: name }),
+        }
     }
 
     fn judge_expiry(
@@ -115,8 +123,8 @@ impl Ledger {
     }
 }
 
-fn judge_owner(owner: &str) -> Result<(), Rejected> {
-    if owner.is_empty() || owner.len() > OWNER_BYTES_MAX || owner.chars().any(char::is_control) {
+fn judge_owner(owner: &str, rules: &Rules) -> Result<(), Rejected> {
+    if owner.is_empty() || owner.len() > rules.owner_bytes_max || owner.chars().any(char::is_control) {
         return Err(malformed("a pin's owner has 1 to 128 bytes and no control characters"));
     }
     Ok(())

@@ -3,24 +3,26 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use checkpoint::limits::{WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX};
-use checkpoint::plan::check_entries;
-use checkpoint::{Digest, EntryKind, JobName, Limits, Manifest, ManifestEntry, PlanEntry, store::Source};
+use checkpoint::plan::{check_entries, plan_digest};
+use checkpoint::{Digest, EntryKind, JobName, ManifestEntry, PlanEntry, store::Source};
 
 use super::Ledger;
 use super::attempt::Terms;
-use super::job::Ending;
+use super::gathering::tree_of;
 use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, repeat};
 use super::judge_begin::{Form, Opening};
 use super::judge_pieces::{judge_plan, packed_entry, plan_entries};
+use super::outcomes::Ending;
+use super::rules::Rules;
+use super::tree::Tree;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::{LogId, proto};
 
 impl Ledger {
     pub(super) fn judge_seal(&self, seal: &proto::Seal, bytes: u64) -> Result<Change, Rejected> {
         let root = digest(&seal.root)?;
-        if let Some(Ending::Sealed { sealed, .. }) = self.ended.get(&seal.attempt).map(|ended| &ended.how) {
-            return sealed_before(sealed, root);
+        if let Some(sealed) = self.sealed_before(seal.attempt) {
+            return sealed_alike(sealed, root);
         }
         let attempt = self.attempt_with_plan(seal.attempt)?;
         if attempt.missing > 0 {
@@ -31,20 +33,12 @@ impl Ledger {
             );
             return Err(Rejected::new(Reason::Incomplete, detail));
         }
-        let files = 0..attempt.entries.len() as u32;
-        let digests: Vec<Digest> =
-            files.clone().map(|file| attempt.digest_of(file).unwrap_or(Digest::NONE)).collect();
-        let sources: Vec<Source> = files.map(|file| attempt.source_of(file)).collect();
-        self.judge_tree(Tree {
-            attempt: Some(seal.attempt),
-            terms: attempt.terms.clone(),
-            entries: &attempt.entries,
-            digests,
-            sources,
-            unpack: Vec::new(),
-            log_bytes: attempt.log_bytes + bytes,
-            root,
-        })
+        let tree = match &attempt.tree {
+            Some(tree) => tree.clone(),
+            None => Arc::new(tree_of(attempt).map_err(two_lengths)?),
+        };
+        let log_bytes = attempt.log_bytes + bytes;
+        self.judge_tree(Some(seal.attempt), attempt.terms.clone(), tree, Vec::new(), log_bytes, root)
     }
 
     pub(super) fn judge_whole(
@@ -55,70 +49,52 @@ impl Ledger {
     ) -> Result<Change, Rejected> {
         let begin = whole.begin.as_ref().ok_or_else(|| malformed("a whole epoch without its begin"))?;
         let root = digest(&whole.root)?;
-        if let Some(sealed) = self.sealed_alike(begin, root)? {
+        if let Some(sealed) = self.number_sealed_alike(begin, root)? {
             return Ok(repeat(Accepted::Sealed(sealed)));
         }
         let terms = match self.judge_opening(begin, Form::Whole)? {
-            Opening::New(terms) => terms,
-            Opening::Sealed(sealed) => return sealed_before(&sealed, root),
+            // The seal leaves behind whatever is open at its epoch: also what it replaces.
+            Opening::New { terms, .. } => terms,
+            Opening::Sealed(sealed) => return sealed_alike(sealed, root),
             Opening::Resumed { .. } => unreachable!("a whole epoch resumes nothing"),
         };
-        let (entries, unpack) = whole_entries(whole, &terms, payload_bytes)?;
+        let (entries, unpack) = whole_entries(whole, &terms, payload_bytes, self.limits())?;
         let mut digests: Vec<Digest> = entries.iter().map(digest_without_bytes).collect();
         let mut sources = vec![Source::None; entries.len()];
         for packed in &unpack {
             digests[packed.file as usize] = packed.digest;
             sources[packed.file as usize] = Source::Unpacked;
         }
-        self.judge_tree(Tree {
-            attempt: None,
-            terms,
-            entries: &entries,
-            digests,
-            sources,
-            unpack,
-            log_bytes: bytes,
-            root,
-        })
+        let entries = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
+        let tree = Tree::new(entries.collect(), sources).map_err(two_lengths)?;
+        self.judge_tree(None, terms, Arc::new(tree), unpack, bytes, root)
     }
 
     /// A whole epoch whose number is sealed with this very root: whoever sealed it, it is committed.
-    fn sealed_alike(&self, begin: &proto::Begin, root: Digest) -> Result<Option<SealedEpoch>, Rejected> {
+    fn number_sealed_alike(
+        &self,
+        begin: &proto::Begin,
+        root: Digest,
+    ) -> Result<Option<SealedEpoch>, Rejected> {
         let Some(epoch) = begin.epoch else { return Ok(None) };
         let there = self.jobs.get(&job_name(&begin.job)?).and_then(|job| job.epochs.get(&epoch));
         let alike = there.filter(|there| there.sealed.root == root);
         Ok(alike.map(|there| SealedEpoch { already: true, ..SealedEpoch::clone(&there.sealed) }))
     }
 
-    fn judge_tree(&self, tree: Tree<'_>) -> Result<Change, Rejected> {
-        let Tree { attempt, terms, entries, digests, sources, unpack, log_bytes, root } = tree;
+    fn judge_tree(
+        &self,
+        attempt: Option<u64>,
+        terms: Terms,
+        tree: Arc<Tree>,
+        unpack: Vec<PackedEntry>,
+        log_bytes: u64,
+        root: Digest,
+    ) -> Result<Change, Rejected> {
         let mark = self.jobs.get(&terms.job).and_then(|job| job.mark);
         assert!(mark.is_none_or(|mark| mark < terms.epoch), "a sealed epoch ends the attempts below it");
-        let mut content = BTreeMap::new();
-        let (mut files, mut new_bytes, mut new_files) = (0, 0, 0);
-        for ((entry, digest), source) in entries.iter().zip(&digests).zip(&sources) {
-            if entry.kind != EntryKind::File {
-                continue;
-            }
-            files += 1;
-            if *source == Source::None {
-                continue;
-            }
-            if *source != Source::Reused {
-                new_bytes += entry.size;
-                new_files += 1;
-            }
-            let known = self.content.find(digest).map(|(_, content)| content.bytes);
-            let before = content.insert(*digest, entry.size);
-            if [known, before].into_iter().flatten().any(|bytes| bytes != entry.size) {
-                return Err(malformed(format!("content {} has two lengths", digest.short())));
-            }
-        }
-        let entries = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
-        let manifest = Manifest { entries: entries.collect() };
-        let computed = manifest.root();
-        if computed != root {
-            return Err(Rejected::new(Reason::WrongRoot, "the records make another root").root(computed));
+        if tree.root != root {
+            return Err(Rejected::new(Reason::WrongRoot, "the records make another root").root(tree.root));
         }
         let sealed = SealedEpoch {
             job: terms.job.clone(),
@@ -126,41 +102,60 @@ impl Ledger {
             root,
             position: LogId::default(),
             attempt: 0,
-            files,
+            files: tree.files,
             bytes: terms.declared_bytes,
-            new_bytes,
-            new_files,
+            new_bytes: tree.new_bytes,
+            new_files: tree.new_files,
             log_bytes,
             already: false,
+            expired: false,
         };
         Ok(Change::Seal(Box::new(Sealing {
             attempt,
             terms,
-            manifest: Arc::new(manifest),
-            sources: Arc::new(sources),
-            content: content.into_iter().collect(),
+            tree,
             unpack,
             sealed,
             sealed_log_ms: self.log_ms,
         })))
     }
 
+    /// Content that an epoch brings must not be held with another length. A dry run leaves this out: it looks up a
+    /// million digests, and no honest bytes fail it.
+    pub(super) fn judge_lengths(&self, change: Change) -> Result<Change, Rejected> {
+        if let Change::Seal(sealing) = &change
+            && self.held.is_none()
+            && let Some(digest) = self.content.of_another_length(&sealing.tree.content)
+        {
+            return Err(two_lengths(digest));
+        }
+        Ok(change)
+    }
+
     pub(super) fn judge_abort(&self, abort: &proto::Abort) -> Result<Change, Rejected> {
-        if abort.reason.len() > super::judge_retention::REASON_BYTES_MAX {
+        if abort.reason.len() > self.limits().reason_bytes_max {
             return Err(malformed("a reason has at most 1024 bytes"));
         }
         if self.open.contains_key(&abort.attempt) {
             return Ok(Change::Abort { attempt: abort.attempt });
         }
-        match self.ended.get(&abort.attempt).map(|ended| &ended.how) {
-            None => Err(Rejected::new(Reason::NotFound, format!("no attempt {}", abort.attempt))),
-            Some(Ending::Sealed { sealed, .. }) => {
-                Err(Rejected::new(Reason::Conflict, "the attempt is sealed: its epoch can only expire")
-                    .root(sealed.root)
-                    .position(sealed.position))
-            }
-            Some(_) => Ok(repeat(Accepted::Done)),
+        match self.outcomes.of_attempt(abort.attempt) {
+            None => Err(self.no_attempt(abort.attempt)),
+            Some(outcome) => match outcome.how {
+                Ending::Sealed { root, .. } => {
+                    Err(Rejected::new(Reason::Conflict, "the attempt is sealed: its epoch can only expire")
+                        .root(root)
+                        .position(outcome.end))
+                }
+                _ => Ok(repeat(Accepted::Done)),
+            },
         }
+    }
+
+    /// What an attempt became, while that is remembered and its job is there.
+    pub(super) fn sealed_before(&self, attempt: u64) -> Option<SealedEpoch> {
+        let outcome = self.outcomes.of_attempt(attempt)?;
+        self.sealed_outcome(self.names.get(&outcome.job)?, outcome)
     }
 
     /// Open attempts of a job that an epoch, once sealed, leaves behind.
@@ -171,22 +166,13 @@ impl Ledger {
     }
 }
 
-/// A plan with everything that its seal needs.
-struct Tree<'a> {
-    attempt: Option<u64>,
-    terms: Terms,
-    entries: &'a [PlanEntry],
-    /// One per entry.
-    digests: Vec<Digest>,
-    sources: Vec<Source>,
-    unpack: Vec<PackedEntry>,
-    log_bytes: u64,
-    root: Digest,
+fn two_lengths(digest: Digest) -> Rejected {
+    malformed(format!("content {} has two lengths", digest.short()))
 }
 
-fn sealed_before(sealed: &SealedEpoch, root: Digest) -> Result<Change, Rejected> {
+fn sealed_alike(sealed: SealedEpoch, root: Digest) -> Result<Change, Rejected> {
     if sealed.root == root {
-        return Ok(repeat(Accepted::Sealed(SealedEpoch { already: true, ..sealed.clone() })));
+        return Ok(repeat(Accepted::Sealed(sealed)));
     }
     let detail = "the attempt is sealed with another root";
     Err(Rejected::new(Reason::Conflict, detail).root(sealed.root).position(sealed.position))
@@ -204,16 +190,18 @@ fn whole_entries(
     whole: &proto::Whole,
     terms: &Terms,
     payload_bytes: u64,
+    rules: &Rules,
 ) -> Result<(Vec<PlanEntry>, Vec<PackedEntry>), Rejected> {
-    if whole.entries.len() > WHOLE_ENTRIES_MAX || payload_bytes > WHOLE_BYTES_MAX {
+    if whole.entries.len() > rules.whole_entries_max || payload_bytes > rules.whole_bytes_max {
         return Err(malformed("a whole epoch has at most 64 entries and 64 KiB"));
     }
     if terms.plan_pages != 1 || terms.plan_entries as usize != whole.entries.len() {
         return Err(malformed("a whole epoch has one page, with all entries"));
     }
     let entries = plan_entries(&whole.entries)?;
-    check_entries(&entries, &Limits::default()).map_err(|error| malformed(error.to_string()))?;
-    judge_plan(&entries, terms.declared_bytes, &terms.plan_digest)?;
+    check_entries(&entries, &rules.plan).map_err(|error| malformed(error.to_string()))?;
+    let bytes = entries.iter().map(|entry| entry.size).sum();
+    judge_plan(bytes, plan_digest(&entries), terms.declared_bytes, &terms.plan_digest)?;
     let mut files = BTreeMap::new();
     for packed in &whole.files {
         let entry = entries.get(packed.file as usize).filter(|entry| entry.kind == EntryKind::File);

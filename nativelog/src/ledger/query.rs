@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use checkpoint::limits::ZERO_BYTES_MAX;
-use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelPath, digest};
+use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelPath};
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState, Fit};
-use super::job::{Ending, EpochRecord};
+use super::job::EpochRecord;
+use super::outcomes::Ending;
 use super::verdict::SealedEpoch;
-use crate::record::{Kind, LogRecord};
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobInfo {
+    /// Log index of the record that made it: another one of its name, made after it was removed, has another.
+    pub number: u64,
     /// Its current writer token; 0 when it never had a writer.
     pub token: u64,
     /// The highest epoch ever sealed.
@@ -116,6 +117,7 @@ impl Ledger {
     pub fn job(&self, name: &JobName) -> Option<JobInfo> {
         let job = self.jobs.get(name)?;
         Some(JobInfo {
+            number: job.number,
             token: job.token,
             high_water: job.mark,
             newest: job.epochs.last_key_value().map(|(epoch, _)| *epoch),
@@ -177,41 +179,28 @@ impl Ledger {
 
     /// Whether an attempt is known to have ended without becoming an epoch.
     pub fn has_lapsed(&self, id: u64) -> bool {
-        self.ended.get(&id).is_some_and(|ended| !matches!(ended.how, Ending::Sealed { .. }))
+        self.outcomes.of_attempt(id).is_some_and(|outcome| !matches!(outcome.how, Ending::Sealed { .. }))
     }
 
     /// The epoch that a sealed attempt became, while that is remembered.
-    pub fn sealed_attempt(&self, id: u64) -> Option<Arc<SealedEpoch>> {
-        match &self.ended.get(&id)?.how {
-            Ending::Sealed { sealed, .. } => Some(sealed.clone()),
-            _ => None,
-        }
+    pub fn sealed_attempt(&self, id: u64) -> Option<SealedEpoch> {
+        self.sealed_before(id)
+    }
+
+    /// Log index of the end of the newest outcome that was forgotten: of commits that were first tried before it and
+    /// are not found nothing can be said. `None` while everything is remembered.
+    pub fn horizon(&self) -> Option<u64> {
+        self.outcomes.horizon()
+    }
+
+    /// Outcomes that are remembered.
+    pub fn outcomes(&self) -> usize {
+        self.outcomes.len()
     }
 
     /// The plan of an open attempt, as far as it is in the log; an entry's place is its file id.
     pub fn plan(&self, id: u64) -> Option<&[PlanEntry]> {
         self.open.get(&id).map(|attempt| attempt.entries.as_slice())
-    }
-
-    /// False when a piece that is a whole file by itself names another digest than that file's. Whoever
-    /// proposes asks this: a replica alone sees the payload without the plan, the ledger the plan
-    /// without the payload, and a file of one chunk has no tree that would bring out the difference.
-    pub fn names_whole_files(&self, record: &LogRecord) -> bool {
-        let size = |attempt: u64, file: u32| {
-            let entry = self.open.get(&attempt)?.entries.get(file as usize)?;
-            Some(entry.size)
-        };
-        match &record.header.kind {
-            Some(Kind::Chunk(chunk)) if chunk.offset == 0 => {
-                size(chunk.attempt, chunk.file) != Some(u64::from(chunk.len))
-                    || digest::content(&record.payload).as_bytes()[..] == chunk.digest[..]
-            }
-            Some(Kind::Zero(zero)) if zero.offset == 0 && zero.len <= ZERO_BYTES_MAX => {
-                size(zero.attempt, zero.file) != Some(zero.len)
-                    || digest::zeros(zero.len, 0, zero.len).as_bytes()[..] == zero.digest[..]
-            }
-            _ => true,
-        }
     }
 
     /// What the log has of an open attempt. A resumed commit sends only the rest.

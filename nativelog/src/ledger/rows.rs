@@ -7,20 +7,21 @@
 mod attempt;
 mod codec;
 mod content;
-mod ended;
 mod epoch;
 mod job;
 mod key;
 mod meta;
+mod outcome;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::JobName;
 
 use super::Ledger;
 use super::attempt::{Attempt, FileState};
 use super::content::{Content, Contents};
-use super::job::{Ending, EpochRecord, Job};
+use super::job::{EpochRecord, Job};
 
 pub use codec::DecodeError;
 pub(super) use codec::Writer;
@@ -41,10 +42,6 @@ impl Ledger {
         match key {
             RowKey::Meta => meta::put(value, self),
             RowKey::Job(name) => job::put(value, self.jobs.get(name)?),
-            RowKey::Commit(name, commit) => {
-                let (at, outcome) = self.jobs.get(name)?.commits.row(commit)?;
-                job::put_commit(value, at, outcome);
-            }
             RowKey::Epoch(name, epoch) => epoch::put(value, self.jobs.get(name)?.epochs.get(epoch)?),
             RowKey::EpochContent(name, epoch) => {
                 epoch::put_content(value, &self.jobs.get(name)?.epochs.get(epoch)?.content);
@@ -59,7 +56,7 @@ impl Ledger {
             RowKey::Piece(id, file, offset) => {
                 attempt::put_piece(value, self.open.get(id)?, *file, *offset)?;
             }
-            RowKey::Ended(id) => ended::put(value, self.ended.get(id)?),
+            RowKey::Outcome(number) => outcome::put(value, self.outcomes.get(*number)?),
         }
         Some(())
     }
@@ -86,9 +83,6 @@ impl Ledger {
         };
         std::iter::once(RowKey::Meta)
             .chain(jobs().map(|(name, _)| RowKey::Job(name.clone())))
-            .chain(jobs().flat_map(|(name, job)| {
-                job.commits.iter().map(move |(id, _, _)| RowKey::Commit(name.clone(), *id))
-            }))
             .chain(epochs().map(|(name, epoch, _)| RowKey::Epoch(name.clone(), epoch)))
             .chain(epochs().map(|(name, epoch, _)| RowKey::EpochContent(name.clone(), epoch)))
             .chain(epochs().flat_map(|(name, epoch, record)| {
@@ -109,7 +103,7 @@ impl Ledger {
                 };
                 ranges.into_iter().flatten().map(move |offset| RowKey::Piece(id, file, *offset))
             }))
-            .chain(self.ended.keys().map(|id| RowKey::Ended(*id)))
+            .chain(self.outcomes.iter().map(|(number, _)| RowKey::Outcome(number)))
     }
 }
 
@@ -142,8 +136,13 @@ impl Builder {
         let ledger = &mut self.ledger;
         match key {
             RowKey::Meta => self.slots = meta::take(ledger, value)?,
-            RowKey::Job(name) => drop(ledger.jobs.insert(name.clone(), job::take(value)?)),
-            RowKey::Commit(name, commit) => job::take_commit(ledger.known(name)?, *commit, value)?,
+            RowKey::Job(name) => {
+                let job = job::take(value)?;
+                if ledger.names.insert(job.number, name.clone()).is_some() {
+                    return Err(DecodeError("two jobs of one number"));
+                }
+                ledger.jobs.insert(name.clone(), job);
+            }
             RowKey::Epoch(name, epoch) => {
                 let record = epoch::take(value, name, *epoch)?;
                 ledger.known(name)?.epochs.insert(*epoch, record);
@@ -152,12 +151,17 @@ impl Builder {
                 ledger.known_epoch(name, *epoch)?.content = epoch::take_content(value)?;
             }
             RowKey::Pin(name, epoch, owner) => {
-                ledger.known_epoch(name, *epoch)?.pins.insert(owner.clone(), epoch::take_pin(value)?);
+                let pin = epoch::take_pin(value)?;
+                if let Some(end_ms) = pin.until_ms {
+                    ledger.ending_pins.insert((end_ms, name.clone(), *epoch, owner.clone()));
+                }
+                ledger.known_epoch(name, *epoch)?.pins.insert(owner.clone(), pin);
             }
             RowKey::Content(id) => self.content.push((*id, content::take(value)?)),
             RowKey::Attempt(id) => {
-                let attempt = attempt::take(value)?;
+                let attempt = attempt::take(value, ledger.limits().plan)?;
                 ledger.known(&attempt.terms.job)?.open.insert(*id);
+                ledger.planned += u64::from(attempt.terms.plan_entries);
                 ledger.open.insert(*id, attempt);
             }
             RowKey::Page(id, page) => attempt::take_page(ledger.known_open(*id)?, *page, value)?,
@@ -165,17 +169,13 @@ impl Builder {
             RowKey::Piece(id, file, offset) => {
                 attempt::take_piece(ledger.known_open(*id)?, *file, *offset, value)?;
             }
-            RowKey::Ended(id) => {
-                let mut ended = ended::take(value)?;
-                let job = ledger.known(&ended.job)?;
-                job.ended.insert(*id);
-                if let Ending::Sealed { sealed, .. } = &mut ended.how {
-                    let there = job.epochs.get(&sealed.epoch).filter(|there| there.sealed == *sealed);
-                    if let Some(there) = there {
-                        *sealed = there.sealed.clone();
-                    }
+            RowKey::Outcome(number) => {
+                let wrong = DecodeError("outcomes that cannot stand together");
+                let outcome = outcome::take(value)?;
+                if *number != ledger.outcomes.next() || !ledger.outcomes.may_follow(&outcome) {
+                    return Err(wrong);
                 }
-                ledger.ended.insert(*id, ended);
+                ledger.outcomes.push(outcome);
             }
         }
         Ok(())
@@ -186,7 +186,7 @@ impl Builder {
         let Builder { mut ledger, last, slots, content } = self;
         last.ok_or(DecodeError("no rows"))?;
         let contents = Contents::rebuild(slots, content.into_iter());
-        ledger.content = contents.ok_or(DecodeError("content rows that cannot stand together"))?;
+        ledger.content = Arc::new(contents.ok_or(DecodeError("content rows that cannot stand together"))?);
         for attempt in ledger.open.values_mut() {
             for state in &attempt.files {
                 if let FileState::Reused(digest) = state {
@@ -207,6 +207,7 @@ impl Builder {
         {
             return Err(DecodeError("content is not held as often as its rows say"));
         }
+        ledger.sum_anew();
         Ok(ledger)
     }
 }

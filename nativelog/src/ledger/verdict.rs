@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use wire::VerdictError;
 
-use crate::record::{LogId, proto};
+use crate::record::{LogId, RECORD_VERSION, RECORD_VERSION_MIN, proto};
 
 /// The log's answer to one record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,8 @@ pub struct SealedEpoch {
     pub log_bytes: u64,
     /// This record changed nothing: the epoch was sealed before, at `position`.
     pub already: bool,
+    /// And has expired since: counts and bytes are not known any more.
+    pub expired: bool,
 }
 
 /// Why a record was rejected.
@@ -119,8 +121,12 @@ pub enum Reason {
     Protected,
     /// Another cluster or incarnation.
     Identity,
-    /// The attempt was aborted.
+    /// The attempt was aborted, or replaced after its writer fell silent.
     Ended,
+    /// Another commit is writing this epoch.
+    Busy,
+    /// Older than what the log remembers: what became of it cannot be told.
+    TooOld,
 }
 
 /// A record that this binary cannot judge: the replica must stop, not answer.
@@ -134,14 +140,19 @@ pub enum LedgerFault {
         /// Highest version this binary knows.
         known: u32,
     },
-    /// A record in a newer format.
-    #[error("the log holds a record of format {found}, this binary reads up to {known}: upgrade it")]
+    /// A record in a format that this binary does not read.
+    #[error(
+        "the log holds a record of format {found}, this binary reads {} to {}: take the one that wrote it, or a newer",
+        RECORD_VERSION_MIN,
+        RECORD_VERSION
+    )]
     UnknownRecord {
         /// Version of the record.
         found: u32,
-        /// Highest version this binary reads.
-        known: u32,
     },
+    /// A record of a kind that this binary does not know.
+    #[error("the log holds a record of a kind that this binary does not know: upgrade it")]
+    UnknownKind,
 }
 
 impl Verdict {
@@ -191,7 +202,7 @@ impl Rejected {
 }
 
 impl Reason {
-    pub(super) const ALL: [(Reason, proto::Reason, &'static str); 14] = [
+    pub(super) const ALL: [(Reason, proto::Reason, &'static str); 16] = [
         (Reason::Malformed, proto::Reason::Malformed, "malformed"),
         (Reason::Fenced, proto::Reason::Fenced, "fenced"),
         (Reason::Conflict, proto::Reason::Conflict, "conflict"),
@@ -206,6 +217,8 @@ impl Reason {
         (Reason::Protected, proto::Reason::Protected, "protected"),
         (Reason::Identity, proto::Reason::Identity, "identity"),
         (Reason::Ended, proto::Reason::Ended, "ended"),
+        (Reason::Busy, proto::Reason::Busy, "busy"),
+        (Reason::TooOld, proto::Reason::TooOld, "too-old"),
     ];
 
     /// The reason's one word, as in logs and JSON.
@@ -252,6 +265,9 @@ impl fmt::Display for SealedEpoch {
         let word = if self.already { "already-sealed" } else { "sealed" };
         let SealedEpoch { job, epoch, position, attempt, files, bytes, new_bytes, .. } = self;
         write!(f, "{word} {job}@{epoch} root={} position={position} attempt={attempt}", self.root.short())?;
+        if self.expired {
+            return f.write_str(" expired");
+        }
         write!(f, " files={files} bytes={bytes} new-bytes={new_bytes}")
     }
 }

@@ -107,6 +107,12 @@ impl Worker {
                         self.publish(std::mem::take(&mut publishing));
                         self.expire(job, epoch, index, &released);
                     }
+                    Effect::RemoveJob { job } => {
+                        self.publish(std::mem::take(&mut publishing));
+                        if let Err(error) = self.store.remove_job(&job) {
+                            tracing::warn!(%job, %error, "the empty folder of a job that was removed stays");
+                        }
+                    }
                     Effect::Discard { attempt, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.shared.dues.discard(attempt, index);
@@ -124,8 +130,8 @@ impl Worker {
         let mut done = BTreeSet::new();
         for effect in batch.iter().flat_map(|work| &work.effects) {
             if let Effect::Publish(epoch) = effect
-                && let Ok(Some(root)) = self.store.published(&epoch.job, epoch.epoch)
-                && root == epoch.envelope.root
+                && let Ok(Some(there)) = self.store.envelope(&epoch.job, epoch.epoch)
+                && (there.root, there.attempt) == (epoch.envelope.root, epoch.attempt)
             {
                 done.insert(epoch.attempt);
             }
@@ -249,6 +255,12 @@ impl Worker {
 
     /// Removes the folder of an epoch that has expired, or notes it for when its last reader has left.
     fn remove(&mut self, job: JobName, epoch: u64, index: u64) {
+        // The job may have been removed since and made anew: the number is another epoch's then.
+        if let Ok(Some(there)) = self.store.envelope(&job, epoch)
+            && there.position.index > index
+        {
+            return;
+        }
         if self.shared.dues.owe_folder_that_is_read(&(job.clone(), epoch), index) {
             return;
         }

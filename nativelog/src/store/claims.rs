@@ -156,7 +156,7 @@ mod tests {
 
     fn chunk(attempt: u64, offset: u64, len: u32, digest: u8) -> LogRecord {
         let digest = vec![digest; 32].into();
-        let chunk = proto::Chunk { attempt, file: 1, offset, len, digest };
+        let chunk = proto::Chunk { attempt, file: 1, offset, len, digest, file_bytes: 1 << 30 };
         LogRecord::new(Kind::Chunk(chunk), Bytes::from(vec![0; len as usize]))
     }
 

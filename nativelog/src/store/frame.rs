@@ -3,12 +3,13 @@
 //! A frame names its own position and the position that was durable before it was written, so
 //! that a frame in a wrong place is not a frame, and damage can be told from a torn tail.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes};
 use checkpoint::digest;
-use prost::Message;
 
 use super::Vote;
-use crate::record::{Body, Entry, LogId, LogRecord, Record};
+use crate::record::{Body, Entry, Header, LogId, LogRecord};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ELF1");
 const VERSION: u8 = 1;
@@ -205,7 +206,7 @@ pub fn put_entry(out: &mut Vec<u8>, entry: &Entry, placed: Placed) -> (usize, us
     let (tag, header): (u8, Bytes) = match &entry.body {
         Body::Blank => (0, Bytes::new()),
         Body::Membership(bytes) => (1, bytes.clone()),
-        Body::Record(record) => (2, record.header.encode_to_vec().into()),
+        Body::Record(record) => (2, record.header.wire().clone()),
     };
     out.put_u8(tag);
     out.put_u8(placed as u8);
@@ -256,8 +257,8 @@ pub fn decode_body(tag: u8, header: &[u8]) -> Option<Body> {
         0 => Some(Body::Blank),
         1 => Some(Body::Membership(Bytes::copy_from_slice(header))),
         2 => {
-            let header = Record::decode(header).ok()?;
-            Some(Body::Record(LogRecord::from_parts(header.into(), Bytes::new())))
+            let header = Header::decode(header).ok()?;
+            Some(Body::Record(LogRecord::from_parts(Arc::new(header), Bytes::new())))
         }
         _ => None,
     }

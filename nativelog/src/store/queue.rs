@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::index::Place;
 use super::{Done, Placed, Swept, Vote};
-use crate::record::{Entry, LogId, Record};
+use crate::record::{Entry, Header, LogId};
 
 /// What the writer is asked to do.
 pub enum Command {
@@ -69,7 +69,7 @@ pub struct Repair {
     /// Where its payload lies.
     pub place: Place,
     /// Its header.
-    pub header: Arc<Record>,
+    pub header: Arc<Header>,
     /// The payload, checked.
     pub payload: Bytes,
     /// Told when it is durable.

@@ -55,7 +55,7 @@ impl Directory {
         let end = (offset + CHUNK).min(size);
         let bytes = &self.bytes[file as usize][offset as usize..end as usize];
         let digest = subtree(size, offset, bytes);
-        Piece::Chunk { file, offset, digest, payload: Bytes::copy_from_slice(bytes) }
+        Piece::Chunk { file, offset, digest, file_bytes: size, payload: Bytes::copy_from_slice(bytes) }
     }
 
     pub fn pack(&self, files: &[u32]) -> Piece {
@@ -70,7 +70,8 @@ impl Directory {
     }
 
     pub fn zero(&self, file: u32, offset: u64, len: u64) -> Piece {
-        Piece::Zero { file, offset, len, digest: zeros(self.size(file), offset, len) }
+        let file_bytes = self.size(file);
+        Piece::Zero { file, offset, len, digest: zeros(file_bytes, offset, len), file_bytes }
     }
 
     pub fn reuse(&self, files: &[u32]) -> Piece {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use checkpoint::{Digest, JobName};
 use nativelog::ledger::{Accepted, Ledger, RowKey, SealedEpoch, Step, Verdict};
-use nativelog::record::Record;
+use nativelog::record::Header;
 use nativelog::{LogId, LogRecord};
 
 /// A history so far.
@@ -14,11 +14,14 @@ pub struct History {
     pub ledger: Ledger,
     pub term: u64,
     pub node: u64,
-    records: Vec<(LogId, Option<Arc<Record>>)>,
+    records: Vec<(LogId, Option<Arc<Header>>)>,
     /// What the catalog would hold, written by changed rows alone.
+    /// Version of the rules that it begins under; `None` for the first.
+    pub rules: Option<u32>,
     catalog: BTreeMap<RowKey, Vec<u8>>,
     sealed: BTreeMap<(JobName, u64), Arc<SealedEpoch>>,
     marks: BTreeMap<JobName, u64>,
+    numbers: BTreeMap<JobName, u64>,
 }
 
 impl History {
@@ -48,6 +51,7 @@ impl History {
             assert_eq!(before, self.state(), "a rejected record changes nothing: {}", step.verdict);
         }
         self.records.push((id, Some(record.header.clone())));
+        self.counts_anew();
         self.watch();
         step
     }
@@ -73,6 +77,13 @@ impl History {
                 None => drop(self.catalog.remove(&key)),
             }
         }
+        // What was removed starts anew.
+        let numbers: BTreeMap<JobName, u64> =
+            self.ledger.jobs().map(|job| (job.clone(), self.ledger.job(job).unwrap().number)).collect();
+        let same = |job: &JobName| numbers.get(job) == self.numbers.get(job);
+        self.marks.retain(|job, _| same(job));
+        self.sealed.retain(|(job, _), _| same(job));
+        self.numbers = numbers;
         for job in self.ledger.jobs() {
             let mark = self.ledger.high_water(job);
             let before = self.marks.get(job).copied();
@@ -90,8 +101,15 @@ impl History {
         }
     }
 
+    /// The digest that was kept up to date is the one of a ledger that counts anew.
+    fn counts_anew(&self) {
+        let anew = Ledger::decode(&self.ledger.encode()).unwrap();
+        assert_eq!(anew.digest(), self.ledger.digest(), "a row changed that nobody counted");
+    }
+
     /// At the end: a replay, a snapshot and the catalog's rows all make the same ledger.
     pub fn finish(&self) -> Digest {
+        self.counts_anew();
         let digest = self.ledger.digest();
         assert_eq!(Ledger::decode(&self.ledger.encode()).unwrap().digest(), digest);
         let rows: Vec<_> = self.ledger.rows().collect();
@@ -111,7 +129,7 @@ impl History {
 
     /// Replays everything, going through a snapshot in the middle.
     fn replay(&self) -> Ledger {
-        let mut ledger = Ledger::default();
+        let mut ledger = self.rules.map_or_else(Ledger::default, |rules| Ledger::under(rules).unwrap());
         for (place, (id, record)) in self.records.iter().enumerate() {
             if place == self.records.len() / 2 {
                 ledger = Ledger::decode(&ledger.encode()).unwrap();

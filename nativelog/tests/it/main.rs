@@ -5,4 +5,5 @@ mod bounds;
 mod directory;
 mod history;
 mod random;
+mod sealing;
 mod story;

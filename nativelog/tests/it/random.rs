@@ -6,7 +6,7 @@ use std::sync::Arc;
 use checkpoint::{CommitId, JobName};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Admission, Ledger, NotAdmitted, Verdict};
-use nativelog::record::{Kind, LogRecord};
+use nativelog::record::{Header, Kind, LogRecord};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -62,6 +62,9 @@ enum Try {
         owner: u8,
         for_ms: u16,
     },
+    RemoveJob {
+        job: u8,
+    },
     Unpin {
         job: u8,
         epoch: u8,
@@ -83,7 +86,7 @@ enum Try {
 }
 
 fn tries() -> impl Strategy<Value = Try> {
-    let (job, commit, directory) = (0..2u8, 0..6u8, 0..3u8);
+    let (job, commit, directory) = (0..2u8, 0..12u8, 0..3u8);
     let attempt = any::<Index>;
     prop_oneof![
         1 => (job.clone(), commit.clone()).prop_map(|(job, commit)| Try::Writer { job, commit }),
@@ -103,9 +106,10 @@ fn tries() -> impl Strategy<Value = Try> {
             .prop_map(|(job, epochs, by_hand)| Try::Expire { job, epochs, by_hand }),
         1 => (job.clone(), 0..8u8, 0..2u8, 0..200u16)
             .prop_map(|(job, epoch, owner, for_ms)| Try::Pin { job, epoch, owner, for_ms }),
+        1 => (0..2u8).prop_map(|job| Try::RemoveJob { job }),
         1 => (job, 0..8u8, 0..2u8).prop_map(|(job, epoch, owner)| Try::Unpin { job, epoch, owner }),
         1 => (0..100_000u32).prop_map(|ms| Try::Tick { ms }),
-        1 => (0..3u8).prop_map(|version| Try::Activate { version }),
+        1 => (1..4u8).prop_map(|version| Try::Activate { version }),
         1 => (1..4u8).prop_map(|node| Try::Blank { node }),
         2 => prop_oneof![0..9u64, Just(1 << 60), Just(u64::MAX)].prop_map(|with| Try::Bent { with }),
     ]
@@ -173,7 +177,7 @@ impl Player {
         let owner = |owner: &u8| ["ann", "bob"][*owner as usize];
         Some(match what {
             Try::Writer { job: name, commit } => {
-                compose::open_writer(&job(name), CommitId::from_bytes([*commit; 16]))
+                compose::open_writer(&job(name), CommitId::from_bytes([*commit; 16]), 0)
             }
             Try::Begin { job: name, commit, directory, epoch, token, base, whole } => {
                 let current = self.history.ledger.token(&job(name));
@@ -183,6 +187,7 @@ impl Player {
                     epoch: epoch.map(u64::from),
                     token: token.map(|right| if right { current } else { current.saturating_sub(1) }),
                     commit: CommitId::from_bytes([100 + *commit; 16]),
+                    born: 0,
                     chunk_bytes: CHUNK as u32,
                     base: base.map(u64::from),
                     labels: Vec::new(),
@@ -223,6 +228,7 @@ impl Player {
             Try::Pin { job: name, epoch, owner: by, for_ms } => {
                 compose::pin(&job(name), u64::from(*epoch), owner(by), "", u64::from(*for_ms))
             }
+            Try::RemoveJob { job: name } => compose::remove_job(&job(name), ""),
             Try::Unpin { job: name, epoch, owner: by } => {
                 compose::unpin(&job(name), u64::from(*epoch), owner(by))
             }
@@ -248,7 +254,7 @@ fn pieces(directory: &Directory) -> Vec<checkpoint::Piece> {
 }
 
 fn bent(record: &LogRecord, with: u64) -> LogRecord {
-    let mut header = (*record.header).clone();
+    let mut header = Header::clone(&record.header).into_record();
     match header.kind.as_mut().unwrap() {
         Kind::Chunk(chunk) => chunk.offset = with,
         Kind::Zero(zero) => (zero.offset, zero.len) = (with, with),
@@ -264,7 +270,7 @@ fn bent(record: &LogRecord, with: u64) -> LogRecord {
         Kind::Tick(tick) => tick.elapsed_ms = with,
         _ => header.payload_bytes = with,
     }
-    LogRecord::from_parts(Arc::new(header), record.payload.clone())
+    LogRecord::from_parts(Arc::new(Header::new(header)), record.payload.clone())
 }
 
 fn player() -> Player {
@@ -302,7 +308,7 @@ proptest! {
         let directories = [Directory::parse("a:100k b:2k c:192k=0 e:70k"), Directory::parse("a:100k=x b:2k=y c:192k=z e:70k")];
         let mut history = History::default();
         let opening = Opening {
-            job: JobName::try_from("train").unwrap(), epoch: None, token: None, commit: CommitId::from_bytes([1; 16]),
+            job: JobName::try_from("train").unwrap(), epoch: None, token: None, commit: CommitId::from_bytes([1; 16]), born: 0,
             chunk_bytes: CHUNK as u32, base: None, labels: Vec::new(), depends_on: Vec::new(),
         };
         let plan = Pages::new(&directories[0].entries);
@@ -353,13 +359,13 @@ fn random_histories_do_seal_epochs() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut sealed = 0;
-    for _ in 0..40 {
+    for _ in 0..60 {
         let tries = prop::collection::vec(tries(), 80).new_tree(&mut runner).unwrap().current();
         let mut player = player();
         tries.iter().for_each(|what| player.play(what));
         sealed += player.sealed;
     }
-    assert!(sealed > 40, "only {sealed} epochs in 40 histories");
+    assert!(sealed > 40, "only {sealed} epochs in 60 histories");
 }
 
 #[test]
@@ -372,6 +378,7 @@ fn pages_of_a_plan_follow_each_other_in_flight() {
         epoch: Some(7),
         token: None,
         commit: CommitId::from_bytes([1; 16]),
+        born: 0,
         chunk_bytes: CHUNK as u32,
         base: None,
         labels: Vec::new(),

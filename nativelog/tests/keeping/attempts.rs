@@ -147,7 +147,7 @@ fn the_files_of_an_attempt_stay_until_the_record_that_ended_it_is_purged() {
     let attempt = first_half(&mut replica, &directory);
     replica.keep().unwrap();
     // A newer writer ends it without naming it.
-    replica.commit(compose::open_writer(&job(), CommitId::from_bytes([9; 16])));
+    replica.commit(compose::open_writer(&job(), CommitId::from_bytes([9; 16]), 0));
     replica.wait_performed();
     replica.keep().unwrap();
     assert!(replica.purge());

@@ -57,6 +57,7 @@ pub fn whole_of(job: &str, epoch: u64, directory: &Directory) -> LogRecord {
         epoch: Some(epoch),
         token: None,
         commit: CommitId::from_bytes(epoch.to_be_bytes().repeat(2).try_into().unwrap()),
+        born: 0,
         chunk_bytes: CHUNK as u32,
         base: None,
         labels: Vec::new(),

@@ -12,6 +12,7 @@ mod debts;
 mod directory;
 mod house;
 mod pins;
+mod removed_jobs;
 #[path = "../performing/replica.rs"]
 #[allow(dead_code, reason = "shared with the tests of the performer, which need more of it")]
 mod replica;

@@ -57,6 +57,7 @@ pub fn chunk_of(term: u64, index: u64, file: u32, range: Range<u64>, fill: u8) -
         offset: range.start,
         len: data.len() as u32,
         digest: digest::subtree(16 * CHUNK, range.start, &data).as_bytes().to_vec().into(),
+        file_bytes: 16 * CHUNK,
     };
     Entry { id: id(term, index), body: Body::Record(LogRecord::new(Kind::Chunk(chunk), data.into())) }
 }
@@ -65,7 +66,7 @@ pub fn chunk_of(term: u64, index: u64, file: u32, range: Range<u64>, fill: u8) -
 pub fn zeros(term: u64, index: u64, file: u32, range: Range<u64>) -> Entry {
     let (offset, len) = (range.start, range.end - range.start);
     let digest = digest::zeros(16 * CHUNK, offset, len).as_bytes().to_vec().into();
-    let zero = proto::Zero { attempt: 2, file, offset, len, digest };
+    let zero = proto::Zero { attempt: 2, file, offset, len, digest, file_bytes: 16 * CHUNK };
     Entry { id: id(term, index), body: Body::Record(LogRecord::new(Kind::Zero(zero), Bytes::new())) }
 }
 

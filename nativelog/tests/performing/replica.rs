@@ -131,6 +131,7 @@ impl Replica {
             epoch: Some(epoch),
             token: None,
             commit: CommitId::from_bytes([epoch as u8; 16]),
+            born: 0,
             chunk_bytes: CHUNK as u32,
             base: None,
             labels: Vec::new(),

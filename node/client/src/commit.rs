@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::plan::Plan;
 
-use crate::connect::{Client, unavailable};
+use crate::connect::{Client, share, unavailable};
 use crate::failure::{Certainty, Code, Failure};
 use crate::{pb, place};
 use handing::Handing;
@@ -98,6 +98,7 @@ impl Client {
             dir: dir.to_owned(),
             place: None,
             plan: None,
+            unheard: commit.born.is_none(),
             commit,
             on,
             maybe: false,
@@ -144,6 +145,8 @@ struct Run<'a> {
     on: &'a (dyn Fn(Event) + Send + Sync),
     /// An earlier node that has not answered may have sealed.
     maybe: bool,
+    /// No node was ever handed the commit's id.
+    unheard: bool,
     /// The seal of the try that is under way.
     handing: Arc<Handing>,
     /// Committed already; only the news of who has published it is missing.
@@ -191,7 +194,19 @@ impl Run<'_> {
 
     /// The commit at one node: by path, else over a stream. Whatever it was handed, no more follows.
     async fn try_at(&mut self, endpoint: &str) -> Ended {
+        if let Err(failure) = self.be_born(endpoint, false).await {
+            return Ended::Unreached(failure);
+        }
+        let unheard = std::mem::take(&mut self.unheard);
         let mut ended = self.at(endpoint).await;
+        if unheard && matches!(&ended, Ok(Ended::Failed(failure)) if failure.code == Code::TooOld) {
+            // The node was far behind when it said how far the log is. Nothing has come of an id that is new.
+            self.commit.born = None;
+            if let Err(failure) = self.be_born(endpoint, true).await {
+                return Ended::Unreached(failure);
+            }
+            ended = self.at(endpoint).await;
+        }
         if matches!(ended, Ok(Ended::StreamIt)) {
             self.place = None;
             ended = self.at(endpoint).await;
@@ -203,6 +218,27 @@ impl Run<'_> {
             self.handing = Arc::default();
         }
         ended
+    }
+
+    /// A new id gets its birth before any node is handed it.
+    async fn be_born(&mut self, endpoint: &str, current: bool) -> Result<(), Failure> {
+        if self.commit.born.is_some() {
+            return Ok(());
+        }
+        if let Some(reached) = self.client.lately_reached().filter(|_| !current) {
+            self.commit.born = Some(reached);
+            return Ok(());
+        }
+        let mut stub = self.client.stub(endpoint)?;
+        let patience = share(self.client.options.timeout, self.client.endpoints().len());
+        let asked = stub.reached(pb::ReachedRequest { current });
+        let applied = match tokio::time::timeout(patience, asked).await {
+            Ok(answer) => answer?.into_inner().applied,
+            Err(_) => return Err(Failure::new(Code::Unavailable, "no answer").why("no answer in time")),
+        };
+        self.client.saw(applied);
+        self.commit.born = Some(applied);
+        Ok(())
     }
 
     /// A final no of one node stands when no earlier node may have sealed, or when it is the log's

@@ -22,6 +22,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Time to connect to one endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For how long an index that the log has reached is given to new ids.
+const REACHED_KEPT: Duration = Duration::from_secs(600);
 /// HTTP/2 window of one stream, bytes.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -47,6 +49,8 @@ pub struct Client {
     endpoints: Vec<String>,
     preferred: AtomicUsize,
     channels: Mutex<BTreeMap<String, Channel>>,
+    /// The highest log index known to have been reached, and when that was learned.
+    reached: Mutex<Option<(u64, Instant)>>,
     pub(crate) options: Options,
 }
 
@@ -57,6 +61,7 @@ impl Client {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             preferred: AtomicUsize::new(0),
             channels: Mutex::default(),
+            reached: Mutex::default(),
             options,
         }
     }
@@ -68,6 +73,7 @@ impl Client {
             endpoints: self.endpoints.clone(),
             preferred: AtomicUsize::new(self.preferred.load(Ordering::Relaxed)),
             channels: Mutex::new(channels),
+            reached: Mutex::new(self.last_reached()),
             options: self.options.clone(),
         }
     }
@@ -179,9 +185,52 @@ impl Client {
         .await
     }
 
-    /// Opens a writer of `job` and fences all older ones; repeated with the same id, it answers the same token.
-    pub async fn open_writer(&self, job: &str, commit_id: [u8; 16]) -> Result<u64, Failure> {
-        let request = pb::OpenWriterRequest { job: job.to_owned(), commit_id: commit_id.to_vec().into() };
+    /// Forgets a job that has no epochs and no open attempts: its numbers start anew.
+    pub async fn remove_job(&self, request: pb::RemoveJobRequest) -> Result<pb::RemoveJobReply, Failure> {
+        self.anywhere("remove a job", |mut stub| {
+            let request = request.clone();
+            async move { stub.remove_job(request).await }
+        })
+        .await
+    }
+
+    /// A log index that the cluster has reached: ids that are made from now on are born after it. It may be a few
+    /// minutes old, which does no harm: an id is found for a day.
+    pub async fn reached(&self) -> Result<u64, Failure> {
+        if let Some(known) = self.lately_reached() {
+            return Ok(known);
+        }
+        let ask = |mut stub: Stub| async move { stub.reached(pb::ReachedRequest::default()).await };
+        let applied = self.anywhere("see how far the log is", ask).await?.applied;
+        self.saw(applied);
+        Ok(applied)
+    }
+
+    /// The same, when it was learned a short while ago.
+    pub(crate) fn lately_reached(&self) -> Option<u64> {
+        self.last_reached().filter(|(_, learned)| learned.elapsed() < REACHED_KEPT).map(|(index, _)| index)
+    }
+
+    fn last_reached(&self) -> Option<(u64, Instant)> {
+        *self.reached.lock().expect("no thread panics while it holds an index")
+    }
+
+    /// The log has reached this index.
+    pub(crate) fn saw(&self, index: u64) {
+        let mut reached = self.reached.lock().expect("no thread panics while it holds an index");
+        if reached.is_none_or(|(known, _)| known <= index) {
+            *reached = Some((index, Instant::now()));
+        }
+    }
+
+    /// Opens a writer of `job` and fences all older ones; repeated with the same id and the same `born`, it answers
+    /// the same token. `born` is what [`Client::reached`] said before the id was first used.
+    pub async fn open_writer(&self, job: &str, commit_id: [u8; 16], born: u64) -> Result<u64, Failure> {
+        let request = pb::OpenWriterRequest {
+            job: job.to_owned(),
+            commit_id: commit_id.to_vec().into(),
+            born: Some(born),
+        };
         let reply = self
             .anywhere("open a writer", |mut stub| {
                 let request = request.clone();

@@ -18,6 +18,7 @@ pub enum Code {
     Fenced,
     Conflict,
     TooLate,
+    TooOld,
     Subsumed,
     SourceChanged,
     Refused,
@@ -38,12 +39,13 @@ pub enum Code {
 pub const SPLIT_OR_RAISE: &str =
     "split the directory, or raise [limits] of the nodes: they go up to 1,000,000 entries and 1 TiB";
 
-const CODES: [(Code, &str); 19] = [
+const CODES: [(Code, &str); 20] = [
     (Code::NoQuorum, "NoQuorum"),
     (Code::Unavailable, "Unavailable"),
     (Code::Fenced, "Fenced"),
     (Code::Conflict, "Conflict"),
     (Code::TooLate, "TooLate"),
+    (Code::TooOld, "TooOld"),
     (Code::Subsumed, "Subsumed"),
     (Code::SourceChanged, "SourceChanged"),
     (Code::Refused, "Refused"),

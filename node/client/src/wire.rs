@@ -120,8 +120,8 @@ pub fn manifest_entry(entry: &ManifestEntry) -> pb::ManifestEntry {
 /// A piece as it travels; payloads are shared.
 pub fn piece(piece: Piece) -> pb::Piece {
     let kind = match piece {
-        Piece::Chunk { file, offset, digest: known, payload } => {
-            pb::piece::Kind::Chunk(pb::Chunk { file, offset, digest: digest(&known), payload })
+        Piece::Chunk { file, offset, digest: known, file_bytes, payload } => {
+            pb::piece::Kind::Chunk(pb::Chunk { file, offset, digest: digest(&known), payload, file_bytes })
         }
         Piece::Pack { files, payload } => {
             let files = files.iter().map(|packed| pb::PackedFile {
@@ -132,8 +132,8 @@ pub fn piece(piece: Piece) -> pb::Piece {
             });
             pb::piece::Kind::Pack(pb::Pack { files: files.collect(), payload })
         }
-        Piece::Zero { file, offset, len, digest: known } => {
-            pb::piece::Kind::Zero(pb::Zero { file, offset, len, digest: digest(&known) })
+        Piece::Zero { file, offset, len, digest: known, file_bytes } => {
+            pb::piece::Kind::Zero(pb::Zero { file, offset, len, digest: digest(&known), file_bytes })
         }
         Piece::Reuse { files } => {
             let files =
@@ -152,7 +152,8 @@ pub fn from_piece(piece: pb::Piece) -> Result<Piece, String> {
                 return Err(format!("a chunk of {} bytes", chunk.payload.len()));
             }
             let digest = from_digest(&chunk.digest)?;
-            Ok(Piece::Chunk { file: chunk.file, offset: chunk.offset, digest, payload: chunk.payload })
+            let pb::Chunk { file, offset, file_bytes, payload, .. } = chunk;
+            Ok(Piece::Chunk { file, offset, digest, file_bytes, payload })
         }
         pb::piece::Kind::Pack(pack) => {
             if pack.payload.len() > PACK_BYTES_MAX || pack.files.len() > PACK_FILES_MAX {
@@ -173,6 +174,7 @@ pub fn from_piece(piece: pb::Piece) -> Result<Piece, String> {
             offset: zero.offset,
             len: zero.len,
             digest: from_digest(&zero.digest)?,
+            file_bytes: zero.file_bytes,
         }),
         pb::piece::Kind::Reuse(reuse) => {
             if reuse.files.len() > REUSE_FILES_MAX {
@@ -272,12 +274,18 @@ mod tests {
     fn pieces_survive_the_way() {
         let digest = checkpoint::digest::content(b"abc");
         let pieces = [
-            Piece::Chunk { file: 1, offset: 1 << 20, digest, payload: Bytes::from_static(b"abc") },
+            Piece::Chunk {
+                file: 1,
+                offset: 1 << 20,
+                digest,
+                file_bytes: 1 << 21,
+                payload: Bytes::from_static(b"abc"),
+            },
             Piece::Pack {
                 files: vec![PackedFile { file: 2, offset: 0, len: 3, digest }],
                 payload: Bytes::from_static(b"abc"),
             },
-            Piece::Zero { file: 3, offset: 0, len: 1 << 30, digest },
+            Piece::Zero { file: 3, offset: 0, len: 1 << 30, digest, file_bytes: 1 << 40 },
             Piece::Reuse { files: vec![(4, digest), (5, digest)] },
         ];
         for known in pieces {

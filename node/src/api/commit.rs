@@ -89,7 +89,10 @@ async fn answer(
         "committed"
     );
     replies.send(Reply::Committed(committed.clone())).await;
-    if wait_all {
+    if wait_all && committed.expired {
+        // Nobody will publish it any more.
+        replies.send(Reply::Published(pb::Published::default())).await;
+    } else if wait_all {
         let patience = Duration::from_millis(start.wait_ms).clamp(PATIENCE_MIN, PATIENCE_MAX);
         let sealed = Instant::now();
         let published = super::status::wait_all(node, &committed, patience).await;
@@ -215,6 +218,7 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         epoch: start.epoch,
         token: start.token,
         commit_id,
+        born: start.born,
         labels,
         depends_on: start.depends_on.clone(),
         take_over: start.take_over,

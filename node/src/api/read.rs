@@ -19,6 +19,13 @@ const FILTERS_MAX: usize = 64;
 const ENTRIES_MAX: usize = 50_000;
 const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
 
+/// How far the log is here.
+pub async fn reached(node: &Node, request: pb::ReachedRequest) -> Result<pb::ReachedReply, Failure> {
+    current(node, !request.current, "see how far the log is").await?;
+    let applied = node.replica.machine().ledger().applied();
+    Ok(pb::ReachedReply { applied: applied.map_or(0, |id| id.index) })
+}
+
 /// Lists sealed epochs.
 pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply, Failure> {
     let wanted = if request.job.is_empty() { None } else { Some(job_name(&request.job)?) };

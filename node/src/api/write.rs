@@ -22,7 +22,12 @@ pub async fn open_writer(
     let job = job_name(&request.job)?;
     let id = CommitId::from_slice(&request.commit_id)
         .ok_or_else(|| Failure::new(Code::Usage, "a commit id has 16 bytes").what("open a writer"))?;
-    match propose(node, compose::open_writer(&job, id), "open a writer").await?.1 {
+    let born = match request.born {
+        Some(born) => born,
+        // Never sent before: it is born now.
+        None => super::read::reached(node, pb::ReachedRequest { current: true }).await?.applied,
+    };
+    match propose(node, compose::open_writer(&job, id, born), "open a writer").await?.1 {
         Accepted::Opened { token } => Ok(pb::OpenWriterReply { token }),
         other => Err(Failure::new(Code::Internal, "this is a bug in epochlog").why(format!("{other:?}"))),
     }
@@ -50,21 +55,53 @@ pub async fn expire(node: &Node, request: pb::ExpireRequest) -> Result<pb::Expir
     Ok(pb::ExpireReply { position: Some(position), epochs: request.epochs })
 }
 
+/// Forgets a job that has nothing left.
+pub async fn remove_job(node: &Node, request: pb::RemoveJobRequest) -> Result<pb::RemoveJobReply, Failure> {
+    let job = job_name(&request.job)?;
+    let what = format!("job rm {job}");
+    if request.reason.len() > LABEL_BYTES_MAX {
+        return Err(Failure::new(Code::Usage, "too much for one call")
+            .what(what)
+            .why(format!("a reason has at most {LABEL_BYTES_MAX} bytes"))
+            .fix("give a shorter one"));
+    }
+    let position = match node.replica.propose(compose::remove_job(&job, request.reason)).await {
+        Ok((position, Verdict::Accepted(_))) => position,
+        Ok((_, Verdict::Rejected(no))) if no.reason == Reason::Protected => {
+            return Err(Failure::new(Code::Refused, "the job is not empty, nothing was changed")
+                .what(what)
+                .why(no.detail)
+                .fix("remove its epochs with `epochlog rm`; an open attempt ends when its time to live is over"));
+        }
+        Ok((_, Verdict::Rejected(no))) if no.reason == Reason::NotFound => {
+            return Err(Failure::new(Code::NotFound, "there is no such job")
+                .what(what)
+                .why(no.detail)
+                .fix("`epochlog ls` lists the epochs of all jobs; it may be removed already"));
+        }
+        Ok((_, Verdict::Rejected(no))) => return Err(rejection(&what, &no)),
+        Err(error) => return Err(no_answer(&what, &error)),
+    };
+    Ok(pb::RemoveJobReply { position: Some(pb::Position { term: position.term, index: position.index }) })
+}
+
 async fn propose(node: &Node, record: LogRecord, what: &str) -> Result<(LogId, Accepted), Failure> {
     match node.replica.propose(record).await {
         Ok((position, Verdict::Accepted(accepted))) => Ok((position, accepted)),
         Ok((_, Verdict::Rejected(rejected))) => Err(rejection(what, &rejected)),
-        Err(error) => {
-            let code = match error {
-                ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => Code::NoQuorum,
-                ProposeError::Unknown { .. } => Code::Timeout,
-            };
-            Err(Failure::new(code, "no quorum has answered")
-                .what(what)
-                .why(error.to_string())
-                .fix("see `epochlog status`, then repeat the command"))
-        }
+        Err(error) => Err(no_answer(what, &error)),
     }
+}
+
+fn no_answer(what: &str, error: &ProposeError) -> Failure {
+    let code = match error {
+        ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => Code::NoQuorum,
+        ProposeError::Unknown { .. } => Code::Timeout,
+    };
+    Failure::new(code, "no quorum has answered")
+        .what(what)
+        .why(error.to_string())
+        .fix("see `epochlog status`, then repeat the command")
 }
 
 fn rejection(what: &str, rejected: &Rejected) -> Failure {
@@ -76,8 +113,15 @@ fn rejection(what: &str, rejected: &Rejected) -> Failure {
             "see what protects it with `epochlog show`",
         ),
         Reason::Fenced => (Code::Fenced, "a newer writer holds the job", "stop this writer"),
-        Reason::Conflict => (Code::Conflict, "this contradicts what is there", "see the reason above"),
+        Reason::Conflict | Reason::Busy => {
+            (Code::Conflict, "this contradicts what is there", "see the reason above")
+        }
         Reason::Quota => (Code::QuotaExceeded, "over a limit", "see the reason above"),
+        Reason::TooOld => (
+            Code::TooOld,
+            "too old to know: whether it was done is not remembered",
+            "look at what is there, then go on under a new id",
+        ),
         _ => (Code::Refused, "refused, nothing was changed", "see the reason above"),
     };
     Failure::new(code, sentence).what(what).why(rejected.detail.clone()).fix(fix)

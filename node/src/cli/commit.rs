@@ -45,15 +45,16 @@ pub struct CommitArgs {
     /// Token of an opened writer
     #[arg(long, value_name = "N")]
     token: Option<u64>,
-    /// An epoch that is there already is a success
+    /// An epoch of this number that is there already is a success, whatever it holds
     #[arg(long)]
     if_not_exists: bool,
     /// Epochs this one depends on, JOB@EPOCH; may be repeated
     #[arg(long, value_name = "NAME")]
     depends_on: Vec<String>,
-    /// Id of an earlier try, to learn its outcome
-    #[arg(long, value_name = "ID")]
-    commit_id: Option<CommitId>,
+    /// Id of an earlier try, to learn its outcome, as the answer to it printed it. Without its POSITION it counts as
+    /// older than anything that the log may have forgotten
+    #[arg(long, value_name = "ID.POSITION", value_parser = parse_commit_id)]
+    commit_id: Option<(CommitId, u64)>,
     /// Never let a node read the directory itself
     #[arg(long)]
     stream: bool,
@@ -66,6 +67,13 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// An id, and the position at which it was not in use yet; 0 when nobody says.
+fn parse_commit_id(text: &str) -> Result<(CommitId, u64), String> {
+    let (id, born) = text.split_once('.').unwrap_or((text, "0"));
+    let born = born.parse().map_err(|_| format!("{born:?} is no position in the log"))?;
+    Ok((id.parse::<CommitId>().map_err(|error| error.to_string())?, born))
+}
+
 /// Runs the command.
 pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<(), Failure> {
     let job = match &args.job {
@@ -75,8 +83,8 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     let mut commit = Commit::new(job);
     commit.epoch = args.epoch;
     commit.token = args.token;
-    if let Some(id) = args.commit_id {
-        commit.commit_id = id;
+    if let Some((id, born)) = args.commit_id {
+        (commit.commit_id, commit.born) = (id, Some(born));
     }
     commit.labels.clone_from(&args.labels);
     commit.labels.sort();
@@ -97,6 +105,7 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     drop(progress);
     report(&done, output);
     match &done.published {
+        Some(_) if done.committed.expired => Ok(()),
         Some(published) if !published.missing.is_empty() || published.nodes.is_empty() => {
             Err(partial(&done, published))
         }
@@ -155,6 +164,7 @@ pub fn summary(done: &Done) -> serde_json::Value {
         "quorum_ms": committed.quorum_ms,
         "all_ms": done.published.as_ref().filter(|all| all.missing.is_empty()).map(|all| all.all_ms),
         "already": committed.already,
+        "expired": committed.expired,
         "by_path": committed.by_path,
         "committed": "yes",
     });
@@ -168,6 +178,17 @@ pub fn summary(done: &Done) -> serde_json::Value {
 /// The line people read.
 pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> String {
     let root = units::hex(&committed.root);
+    if committed.expired {
+        let position = committed.position.unwrap_or_default();
+        return format!(
+            "already committed {}@{}, and removed since  root {}  at position {}.{}",
+            committed.job,
+            committed.epoch,
+            &root[..root.len().min(8)],
+            position.term,
+            position.index
+        );
+    }
     let mut line = format!(
         "{} {}@{}  {}, {} files ({} new, {})  root {}  ",
         if committed.already { "already committed" } else { "committed" },

@@ -8,7 +8,7 @@ pub fn code(failure: &Failure) -> i32 {
         Code::Usage => 2,
         Code::Partial => 3,
         Code::NotFound => 4,
-        Code::Conflict | Code::Fenced | Code::TooLate | Code::Subsumed => 5,
+        Code::Conflict | Code::Fenced | Code::TooLate | Code::TooOld | Code::Subsumed => 5,
         Code::Corrupt => 6,
         Code::NoQuorum | Code::Unavailable if failure.committed == Certainty::Unknown => 124,
         Code::NoQuorum | Code::Unavailable => 7,
@@ -32,6 +32,8 @@ mod tests {
         assert_eq!(exit(Code::Partial, Certainty::Yes), 3);
         assert_eq!(exit(Code::NotFound, Certainty::None), 4);
         assert_eq!(exit(Code::Fenced, Certainty::No), 5);
+        // To repeat it tells nothing new: a person has to look.
+        assert_eq!(exit(Code::TooOld, Certainty::Unknown), 5);
         assert_eq!(exit(Code::Corrupt, Certainty::None), 6);
         assert_eq!(exit(Code::NoQuorum, Certainty::No), 7);
         assert_eq!(exit(Code::PermissionDenied, Certainty::No), 8);

@@ -75,12 +75,17 @@ fn ask(name: &str, epoch: &pb::Epoch) -> Result<(), Failure> {
         return Err(refuse("there is no terminal to ask on"));
     }
     let which = if epoch.newest { ", the NEWEST epoch of its job" } else { "" };
-    eprint!("remove {name} ({}{which}) from all nodes? [y/N] ", units::size(epoch.bytes));
+    match said_yes(&format!("remove {name} ({}{which}) from all nodes?", units::size(epoch.bytes))) {
+        true => Ok(()),
+        false => Err(refuse("the answer was no")),
+    }
+}
+
+/// Asks on the terminal; anything but a yes is a no.
+pub fn said_yes(question: &str) -> bool {
+    eprint!("{question} [y/N] ");
     let _ = std::io::stderr().flush();
     let mut answer = String::new();
     let _ = std::io::stdin().lock().read_line(&mut answer);
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(refuse("the answer was no")),
-    }
+    matches!(answer.trim(), "y" | "Y" | "yes")
 }

@@ -1,4 +1,8 @@
 //! The epoch is there already: is it ours, does it hold the same directory?
+//!
+//! **Guarantees**: who is told that it is committed already is told the root of its own directory, computed from
+//! its bytes. Equal names and sizes are no equal content, and an earlier answer to the same commit id is no proof
+//! that the directory still holds what it held then.
 
 use bytes::Bytes;
 use checkpoint::{Coverage, Digest};
@@ -10,7 +14,7 @@ use super::origin::{Next, Opening, Origin};
 use super::{Driver, no};
 
 impl Driver<'_> {
-    /// The attempt is sealed, though not by this call: does it hold the same directory?
+    /// This commit sealed its epoch before this call: does it hold the same directory?
     pub(super) async fn sealed_already<O: Origin>(
         &mut self,
         sealed: &SealedEpoch,
@@ -27,14 +31,8 @@ impl Driver<'_> {
         if root == sealed.root {
             return Ok(SealedEpoch { already: true, ..sealed.clone() });
         }
-        let taken = Rejected {
-            reason: Reason::Conflict,
-            detail: "another commit sealed the epoch".into(),
-            current: 0,
-            root: Some(sealed.root),
-            position: Some(sealed.position),
-        };
-        Err(no::rejected(&self.order.name(), &taken))
+        let why = format!("its root is {root}");
+        Err(no::changed_since(&self.order, &sealed.root, sealed.position, &why))
     }
 
     /// Of a rejection that names a sealed root: an error when this very commit id sealed it, with
@@ -48,7 +46,7 @@ impl Driver<'_> {
         let before = std::mem::replace(&mut self.maybe, true);
         self.barrier().await?;
         self.maybe = before;
-        let begin = proto::Begin { epoch: None, token: None, ..self.order.begin() };
+        let begin = proto::Begin { epoch: None, token: None, ..self.order.begin(None) };
         let begin = LogRecord::new(Kind::Begin(begin), Bytes::new());
         let own = match self.node.replica.machine().ledger().check(&begin.header) {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Some((sealed.root, sealed.position)),
@@ -91,13 +89,20 @@ impl Driver<'_> {
 
     /// The root of the origin; its pieces are wanted by nobody.
     async fn root<O: Origin>(&mut self, origin: &mut O) -> Result<Digest, Failure> {
+        // It tells its root once.
+        if let Some(root) = self.root {
+            return Ok(root);
+        }
         if !self.opened {
             self.open_to_compare(origin).await?;
         }
         loop {
             match self.from(origin.next().await)? {
-                Next::Seal(root) => return Ok(root),
-                Next::Piece(_) => {}
+                Next::Seal(root) => {
+                    self.root = Some(root);
+                    return Ok(root);
+                }
+                Next::Piece(_) | Next::Alive => {}
             }
         }
     }

@@ -9,9 +9,12 @@ use super::Order;
 
 const UNTOUCHED: &str = "Your directory is untouched.";
 
-/// The ledger rejected a record: certainly not committed by it.
+/// The ledger rejected a record: certainly not committed by it, unless it is too old to know.
 pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
     let current = rejected.current;
+    if rejected.reason == Reason::TooOld {
+        return too_old(what, &rejected.detail);
+    }
     let (code, sentence, why, fix) = match rejected.reason {
         Reason::Fenced => (
             Code::Fenced,
@@ -65,15 +68,24 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
         ),
         Reason::Overlap => (
             Code::Conflict,
-            "another commit writes this epoch with other content, yours was NOT committed",
+            "this commit has begun with other content, the epoch was NOT committed",
             rejected.detail.clone(),
-            "commit under another epoch number, or take the job over with --take-over".to_owned(),
+            "repeat with the directory as it was then, or take the job over with --take-over".to_owned(),
+        ),
+        Reason::Busy => (
+            Code::Conflict,
+            "another commit is writing this epoch, yours was NOT committed",
+            format!("{} s", rejected.detail),
+            "commit under another epoch number; a repeat takes its place once it has been silent for so long, \
+             --take-over at once"
+                .to_owned(),
         ),
         Reason::Malformed
         | Reason::Incomplete
         | Reason::WrongRoot
         | Reason::NotActive
         | Reason::Protected
+        | Reason::TooOld
         | Reason::Identity => (
             Code::Refused,
             "refused, the epoch was NOT committed",
@@ -82,6 +94,15 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
         ),
     };
     Failure::new(code, sentence).what(what).why(why).fix(fix).committed(Certainty::No)
+}
+
+/// The log has forgotten what became of commits as old as this one.
+fn too_old(what: &str, why: &str) -> Failure {
+    Failure::new(Code::TooOld, "too old to know, it is UNKNOWN whether this commit was committed")
+        .what(what)
+        .why(why)
+        .fix("look at `epochlog ls` whether the epoch is there; if it is not, commit it without --commit-id")
+        .committed(Certainty::Unknown)
 }
 
 /// Input that is refused before the log sees it.
@@ -142,6 +163,15 @@ pub fn changed_since(order: &Order, root: &Digest, position: LogId, why: &str) -
     }
 }
 
+/// A commit came back to its attempt with other bytes than it began with.
+pub fn changed_meanwhile(order: &Order) -> Failure {
+    Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
+        .what(order.name())
+        .why("the directory does not hold any more what this commit has sent of it before")
+        .fix(format!("repeat the command when nobody writes to it: it begins anew. {UNTOUCHED}"))
+        .committed(Certainty::No)
+}
+
 /// No answer to a seal in time.
 pub fn unknown(order: &Order, why: &str) -> Failure {
     Failure {
@@ -164,6 +194,7 @@ fn command(order: &Order) -> String {
         epoch: order.epoch,
         token: order.token,
         commit_id: order.commit_id,
+        born: order.born,
         labels: order.labels.clone(),
         depends_on: order.depends_on.clone(),
         take_over: order.take_over,

@@ -18,13 +18,15 @@ pub struct Order {
     pub token: Option<u64>,
     /// Names this commit.
     pub commit_id: CommitId,
+    /// A log index at which that id was not in use yet; absent until this node has found one for a new id.
+    pub born: Option<u64>,
     /// Labels, for the manifest.
     pub labels: Vec<(String, String)>,
     /// Names of epochs that this one depends on.
     pub depends_on: Vec<String>,
     /// Fence all older writers first.
     pub take_over: bool,
-    /// An epoch that is there already is a success.
+    /// An epoch of this number that is there already is a success, whatever it holds.
     pub if_not_exists: bool,
     /// Time without progress after which the commit is given up.
     pub patience: Duration,
@@ -46,7 +48,8 @@ impl Order {
         wire::is_tiny_by(self.declared_bytes, self.plan_entries as usize, self.plan_pages as usize)
     }
 
-    pub(super) fn begin(&self) -> proto::Begin {
+    /// Begin, or the same once more for an attempt that it has led to.
+    pub(super) fn begin(&self, attempt: Option<u64>) -> proto::Begin {
         proto::Begin {
             job: self.job.to_string(),
             epoch: self.epoch,
@@ -64,6 +67,8 @@ impl Order {
             plan_digest: Bytes::copy_from_slice(self.plan_digest.as_bytes()),
             plan_pages: self.plan_pages,
             plan_entries: self.plan_entries,
+            born: self.born.unwrap_or(0),
+            attempt,
         }
     }
 

@@ -42,6 +42,8 @@ pub enum Next {
     Piece(Piece),
     /// That was all; this is the root.
     Seal(Digest),
+    /// Not yet; the source is being read.
+    Alive,
 }
 
 /// Why nothing comes any more.
@@ -265,6 +267,7 @@ impl Origin for Remote {
             Request::Seal(seal) => {
                 Digest::from_slice(&seal.root).map(Next::Seal).ok_or_else(|| refused("a root has 32 bytes"))
             }
+            Request::Alive(_) => Ok(Next::Alive),
             Request::GiveUp(why) => Err(give_up(why)),
             Request::Start(_) | Request::Page(_) => Err(refused("pieces were expected")),
         }

@@ -17,6 +17,11 @@ use super::origin::{Next, Opening, Origin};
 use super::window::{self, Covers, Settled, Window};
 use super::{Driver, no};
 
+/// Time without a record of the attempt after which the log is told that its writer lives: well below what counts as
+/// silence (30 s of log time, which is counted in steps of a few seconds).
+const LIFE_EVERY: Duration = Duration::from_secs(10);
+/// A client that lives is heard of within this time, by a piece or by the sign of life that it sends every 3 s.
+const HEARD_WITHIN: Duration = Duration::from_secs(6);
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
@@ -31,7 +36,7 @@ pub(super) struct Attempt {
 /// Why an attempt does not go on.
 pub(super) enum Stopped {
     Failed(Failure),
-    /// Sealed already, by another commit that joined it or by an earlier call of this one.
+    /// Sealed already, by an earlier call of this commit.
     Sealed(Box<SealedEpoch>),
 }
 
@@ -44,14 +49,16 @@ impl From<Failure> for Stopped {
 /// What Begin led to.
 pub(super) enum Begun {
     Open(Attempt),
+    /// By this commit, earlier.
     Sealed(SealedEpoch),
     /// The epoch is sealed by another commit: equal content is a success, other content a conflict.
     Taken(Rejected),
 }
 
 impl Driver<'_> {
-    pub(super) async fn begin(&mut self) -> Result<Begun, Failure> {
-        let record = LogRecord::new(Kind::Begin(self.order.begin()), Bytes::new());
+    /// Begins, or goes on with this attempt and no other.
+    pub(super) async fn begin(&mut self, attempt: Option<u64>) -> Result<Begun, Failure> {
+        let record = LogRecord::new(Kind::Begin(self.order.begin(attempt)), Bytes::new());
         match self.propose(record).await?.1 {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(Begun::Sealed(sealed)),
             Verdict::Accepted(Accepted::Begun { attempt, epoch, resumed, token }) => {
@@ -66,10 +73,7 @@ impl Driver<'_> {
                     let info = ledger.attempt(attempt);
                     let Some(info) = info else {
                         return match ledger.sealed_attempt(attempt) {
-                            Some(sealed) => Ok(Begun::Sealed(SealedEpoch {
-                                already: true,
-                                ..SealedEpoch::clone(&sealed)
-                            })),
+                            Some(sealed) => Ok(Begun::Sealed(sealed)),
                             None => Err(no::ended(&self.order.name())),
                         };
                     };
@@ -109,6 +113,7 @@ impl Driver<'_> {
         };
         self.from(origin.open(opening).await)?;
         self.opened = true;
+        let mut heard = Instant::now();
         let root = loop {
             let next = if window.has_room() {
                 tokio::select! {
@@ -117,13 +122,24 @@ impl Driver<'_> {
                         continue;
                     }
                     next = origin.next() => self.from(next)?,
+                    () = self.life_is_due() => {
+                        if O::HASHED_HERE || heard.elapsed() < HEARD_WITHIN {
+                            self.show_life(attempt.id);
+                        } else {
+                            // A client that stands still says nothing: this node does not speak for it.
+                            self.named = Instant::now();
+                        }
+                        continue;
+                    }
                 }
             } else {
-                let settled = window.settle().await;
+                let settled = self.settle(&mut window).await;
                 self.settled(settled, &mut window).await?;
                 continue;
             };
+            heard = Instant::now();
             match next {
+                Next::Alive => {}
                 Next::Seal(root) => break root,
                 Next::Piece(piece) => {
                     let (covers, bytes) = window::covers(&piece, &sizes);
@@ -135,6 +151,7 @@ impl Driver<'_> {
                 }
             }
         };
+        self.root = Some(root);
         self.drain(&mut window).await?;
         self.ended("content");
         let sealed = self.seal(attempt.id, root).await?;
@@ -184,8 +201,9 @@ impl Driver<'_> {
         window: &mut Window,
     ) -> Result<(), Stopped> {
         window.push(record, covers, bytes);
+        self.named = Instant::now();
         while !window.has_room() {
-            let settled = window.settle().await;
+            let settled = self.settle(window).await;
             self.settled(settled, window).await?;
         }
         if let Err(error) = window.dispatch(&self.node.replica).await {
@@ -198,7 +216,7 @@ impl Driver<'_> {
     async fn drain(&mut self, window: &mut Window) -> Result<(), Stopped> {
         while !window.is_empty() {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed());
-            match tokio::time::timeout(patience, window.settle()).await {
+            match tokio::time::timeout(patience, self.settle(window)).await {
                 Ok(settled) => self.settled(settled, window).await?,
                 Err(_) => {
                     self.last_error = "a quorum has not acknowledged it in time".into();
@@ -207,6 +225,34 @@ impl Driver<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The answer to the oldest record of the window; while none comes, the log hears of this commit all the same.
+    async fn settle(&mut self, window: &mut Window) -> Settled {
+        loop {
+            tokio::select! {
+                settled = window.settle() => return settled,
+                () = self.life_is_due() => self.show_life(window.attempt()),
+            }
+        }
+    }
+
+    /// Waits until the log has not heard of the attempt for long.
+    fn life_is_due(&self) -> impl Future<Output = ()> + use<> {
+        tokio::time::sleep((self.named + LIFE_EVERY).saturating_duration_since(Instant::now()))
+    }
+
+    /// Names the attempt to the log, so that no other commit takes its place. Nobody waits for the answer: what has
+    /// become of the attempt is the answer to its next piece.
+    fn show_life(&mut self, attempt: u64) {
+        self.named = Instant::now();
+        let record = LogRecord::new(Kind::Begin(self.order.begin(Some(attempt))), Bytes::new());
+        let replica = self.node.replica.clone();
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = tokio::time::timeout(LIFE_EVERY, replica.propose(record)).await {
+                tracing::debug!(attempt, %error, "a sign of life did not get through");
+            }
+        });
     }
 
     async fn settled(&mut self, settled: Settled, window: &mut Window) -> Result<(), Stopped> {
@@ -239,7 +285,7 @@ impl Driver<'_> {
         loop {
             self.retry_or_give_up(&error).await?;
             window.disconnect();
-            let attempt = match self.begin().await? {
+            let attempt = match self.begin(Some(window.attempt())).await? {
                 Begun::Open(attempt) if attempt.id == window.attempt() => attempt,
                 Begun::Sealed(sealed) => return Err(Stopped::Sealed(Box::new(sealed))),
                 // `failed` looks at what became of ours.
@@ -260,6 +306,10 @@ impl Driver<'_> {
     async fn seal(&mut self, attempt: u64, root: Digest) -> Result<SealedEpoch, Failure> {
         match self.propose_seal(compose::seal(attempt, root)).await?.1 {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Ok(sealed),
+            // One writer, so all pieces are of its directory: as it was at different times.
+            Verdict::Rejected(rejected) if rejected.reason == Reason::WrongRoot => {
+                Err(no::changed_meanwhile(&self.order))
+            }
             Verdict::Accepted(other) => Err(self.odd(&format!("seal was answered {other:?}"))),
             Verdict::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
         }

@@ -35,6 +35,7 @@ impl Driver<'_> {
         let root = loop {
             match self.from(origin.next().await)? {
                 Next::Seal(root) => break root,
+                Next::Alive => {}
                 Next::Piece(piece) => {
                     bytes += window::covers(&piece, &BTreeMap::new()).1;
                     if bytes > WHOLE_BYTES_MAX || pieces.len() > 2 * WHOLE_ENTRIES_MAX {
@@ -47,7 +48,7 @@ impl Driver<'_> {
                 }
             }
         };
-        let record = whole_record(self.order.begin(), &entries, pieces, root)
+        let record = whole_record(self.order.begin(None), &entries, pieces, root)
             .map_err(|why| no::refused(&self.order.name(), why))?;
         match self.propose_seal(record).await?.1 {
             Verdict::Accepted(Accepted::Sealed(sealed)) => {
@@ -82,12 +83,12 @@ fn whole_record(
                     files.push(checkpoint::PackedFile { offset, ..file });
                 }
             }
-            Piece::Chunk { file, offset: 0, digest, payload: bytes } => {
+            Piece::Chunk { file, offset: 0, digest, payload: bytes, .. } => {
                 let len = u32::try_from(bytes.len()).map_err(|_| "too much content")?;
                 payload.extend_from_slice(&bytes);
                 files.push(checkpoint::PackedFile { file, offset: at, len, digest });
             }
-            Piece::Zero { file, offset: 0, len, digest } => {
+            Piece::Zero { file, offset: 0, len, digest, .. } => {
                 let len = u32::try_from(len).map_err(|_| "too much content")?;
                 payload.resize(payload.len() + len as usize, 0);
                 files.push(checkpoint::PackedFile { file, offset: at, len, digest });

@@ -187,7 +187,7 @@ mod tests {
     fn chunk(file: u32, offset: u64, len: usize) -> Piece {
         let payload = Bytes::from(vec![7; len]);
         let digest = checkpoint::digest::content(&payload);
-        Piece::Chunk { file, offset, digest, payload }
+        Piece::Chunk { file, offset, digest, file_bytes: 1 << 30, payload }
     }
 
     #[test]

@@ -73,9 +73,9 @@ impl Network {
             .map_err(failed)?
             .into_inner();
         let stall = self.peers.append_stall();
-        let peers = self.peers.clone();
+        let heard = self.heard.clone();
         let state = Reading { replies, pump, sent, answered: 0, done: false };
-        Ok(futures::stream::unfold((state, peers), move |(mut state, peers)| async move {
+        Ok(futures::stream::unfold((state, heard), move |(mut state, heard)| async move {
             if state.done {
                 return None;
             }
@@ -83,11 +83,11 @@ impl Network {
             if let Err(status) = &next
                 && status.code() == Code::ResourceExhausted
             {
-                peers.is_short(target, status.message());
+                heard.is_short(target, status.message());
             }
             let next = next.map_err(|status| unreachable(target, &status));
             state.done = !matches!(next, Ok(Ok(_)));
-            Some((next, (state, peers)))
+            Some((next, (state, heard)))
         })
         .boxed())
     }
@@ -183,7 +183,7 @@ mod tests {
         config.connect_timeout = Duration::from_millis(200);
         config.append_stall = Duration::from_millis(200);
         let peers = Peers::new(&config, Known::new(&config));
-        let mut network = Network { peers, target: 2, address, purpose: Purpose::Log };
+        let mut network = Network { peers, heard: Arc::default(), target: 2, address, purpose: Purpose::Log };
         let request = AppendEntriesRequest {
             vote: raft_vote(Vote { term: 1, node: 1, committed: true }),
             prev_log_id: None,

@@ -3,7 +3,9 @@
 //! Decoding trusts nothing: what is missing or out of range is an error in words. Payloads stay
 //! slices of the buffer that they came in.
 
-use nativelog::record::{LogId, LogRecord, Record};
+use std::sync::Arc;
+
+use nativelog::record::{Header, LogId, LogRecord};
 use nativelog::snapshot::SnapshotMeta;
 use nativelog::store::Vote;
 use openraft::EntryPayload;
@@ -44,14 +46,26 @@ fn need_id(at: Option<&proto::Position>, what: &str) -> Result<RaftLogId, String
     take_id(at).ok_or_else(|| format!("{what} without a position"))
 }
 
-pub(crate) fn put_vote(given: &RaftVote) -> Option<proto::Vote> {
-    let given = vote(given);
+/// A vote for the wire.
+pub fn put_vote(given: Vote) -> Option<proto::Vote> {
     Some(proto::Vote { term: given.term, node: given.node, committed: given.committed })
 }
 
-pub(crate) fn take_vote(given: Option<&proto::Vote>) -> Result<RaftVote, String> {
+/// A vote from the wire.
+///
+/// # Errors
+/// There is none.
+pub fn take_vote(given: Option<&proto::Vote>) -> Result<Vote, String> {
     let given = given.ok_or("a message without a vote")?;
-    Ok(raft_vote(Vote { term: given.term, node: given.node, committed: given.committed }))
+    Ok(Vote { term: given.term, node: given.node, committed: given.committed })
+}
+
+fn put_raft_vote(given: &RaftVote) -> Option<proto::Vote> {
+    put_vote(vote(given))
+}
+
+fn take_raft_vote(given: Option<&proto::Vote>) -> Result<RaftVote, String> {
+    take_vote(given).map(raft_vote)
 }
 
 /// What a snapshot is of, for the wire.
@@ -84,7 +98,7 @@ pub fn take_snapshot_meta(meta: Option<&proto::SnapshotMeta>) -> Result<Snapshot
 
 /// A record's header and payload for the wire.
 pub fn put_record(record: &LogRecord) -> proto::Record {
-    proto::Record { header: record.header.encode_to_vec().into(), payload: record.payload.clone() }
+    proto::Record { header: record.header.wire().clone(), payload: record.payload.clone() }
 }
 
 /// A record from the wire; its shape is not checked here.
@@ -92,8 +106,8 @@ pub fn put_record(record: &LogRecord) -> proto::Record {
 /// # Errors
 /// A header that does not decode.
 pub fn take_record(header: &bytes::Bytes, payload: bytes::Bytes) -> Result<LogRecord, String> {
-    let header = Record::decode(&header[..]).map_err(|e| format!("the header of a record: {e}"))?;
-    Ok(LogRecord::from_parts(header.into(), payload))
+    let header = Header::decode(header).map_err(|e| format!("the header of a record: {e}"))?;
+    Ok(LogRecord::from_parts(Arc::new(header), payload))
 }
 
 /// An append request for the wire.
@@ -107,7 +121,7 @@ pub fn put_append(request: AppendEntriesRequest<TypeConfig>) -> proto::AppendReq
         proto::Entry { position: Some(position(log_id(&entry.log_id))), body: Some(body) }
     });
     proto::AppendRequest {
-        vote: put_vote(&request.vote),
+        vote: put_raft_vote(&request.vote),
         previous: put_id(request.prev_log_id.as_ref()),
         entries: entries.collect(),
         committed: put_id(request.leader_commit.as_ref()),
@@ -118,7 +132,7 @@ pub fn put_append(request: AppendEntriesRequest<TypeConfig>) -> proto::AppendReq
 ///
 /// # Errors
 /// What is missing, malformed or leaves a hole.
-pub fn take_append(request: proto::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, String> {
+pub fn take_append(request: proto::AppendRequest) -> Result<Append, String> {
     if request.entries.len() > ENTRIES_MAX {
         return Err(format!("{} entries in one request", request.entries.len()));
     }
@@ -142,12 +156,35 @@ pub fn take_append(request: proto::AppendRequest) -> Result<AppendEntriesRequest
         };
         entries.push(RaftEntry { log_id, payload });
     }
-    Ok(AppendEntriesRequest {
-        vote: take_vote(request.vote.as_ref())?,
+    Ok(Append(AppendEntriesRequest {
+        vote: take_raft_vote(request.vote.as_ref())?,
         prev_log_id,
         entries,
         leader_commit: take_id(request.committed.as_ref()),
-    })
+    }))
+}
+
+/// An append request that was decoded.
+pub struct Append(pub AppendEntriesRequest<TypeConfig>);
+
+impl Append {
+    /// How many entries it brings.
+    pub fn entries(&self) -> usize {
+        self.0.entries.len()
+    }
+
+    /// Index of the last of them; 0 when there is none.
+    pub fn last_index(&self) -> u64 {
+        self.0.entries.last().map_or(0, |entry| entry.log_id.index)
+    }
+
+    /// The records among them, with their indexes.
+    pub fn records(&self) -> impl Iterator<Item = (u64, &LogRecord)> {
+        self.0.entries.iter().filter_map(|entry| match &entry.payload {
+            EntryPayload::Normal(Command(record)) => Some((entry.log_id.index, record)),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        })
+    }
 }
 
 /// An answer to an append request for the wire.
@@ -177,14 +214,14 @@ pub fn take_appended(reply: &proto::AppendReply) -> Result<StreamAppendResult<Ty
     match reply.outcome.as_ref().ok_or("an empty answer to an append")? {
         Outcome::Matched(matched) => Ok(Ok(take_id(matched.position.as_ref()))),
         Outcome::Conflict(at) => Ok(Err(StreamAppendError::Conflict(raft_id(from_position(at))))),
-        Outcome::HigherVote(higher) => Ok(Err(StreamAppendError::HigherVote(take_vote(Some(higher))?))),
+        Outcome::HigherVote(higher) => Ok(Err(StreamAppendError::HigherVote(take_raft_vote(Some(higher))?))),
     }
 }
 
 /// A vote request for the wire.
 pub fn put_vote_request(request: &VoteRequest<TypeConfig>) -> proto::VoteRequest {
     proto::VoteRequest {
-        vote: put_vote(&request.vote),
+        vote: put_raft_vote(&request.vote),
         last: put_id(request.last_log_id.as_ref()),
         leadership_transfer: request.leadership_transfer,
     }
@@ -196,7 +233,7 @@ pub fn put_vote_request(request: &VoteRequest<TypeConfig>) -> proto::VoteRequest
 /// A request without a vote.
 pub fn take_vote_request(request: &proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, String> {
     Ok(VoteRequest {
-        vote: take_vote(request.vote.as_ref())?,
+        vote: take_raft_vote(request.vote.as_ref())?,
         last_log_id: take_id(request.last.as_ref()),
         leadership_transfer: request.leadership_transfer,
     })
@@ -205,7 +242,7 @@ pub fn take_vote_request(request: &proto::VoteRequest) -> Result<VoteRequest<Typ
 /// A vote for the wire.
 pub fn put_voted(reply: &VoteResponse<TypeConfig>) -> proto::VoteReply {
     proto::VoteReply {
-        vote: put_vote(&reply.vote),
+        vote: put_raft_vote(&reply.vote),
         granted: reply.vote_granted,
         last: put_id(reply.last_log_id.as_ref()),
     }
@@ -217,7 +254,7 @@ pub fn put_voted(reply: &VoteResponse<TypeConfig>) -> proto::VoteReply {
 /// An answer without a vote.
 pub fn take_voted(reply: &proto::VoteReply) -> Result<VoteResponse<TypeConfig>, String> {
     Ok(VoteResponse {
-        vote: take_vote(reply.vote.as_ref())?,
+        vote: take_raft_vote(reply.vote.as_ref())?,
         vote_granted: reply.granted,
         last_log_id: take_id(reply.last.as_ref()),
     })
@@ -226,7 +263,7 @@ pub fn take_voted(reply: &proto::VoteReply) -> Result<VoteResponse<TypeConfig>, 
 /// A transfer of leadership for the wire.
 pub fn put_transfer(request: &TransferLeaderRequest<TypeConfig>) -> proto::TransferRequest {
     proto::TransferRequest {
-        from_leader: put_vote(request.from_leader()),
+        from_leader: put_raft_vote(request.from_leader()),
         to: *request.to_node_id(),
         last: put_id(request.last_log_id()),
     }
@@ -237,7 +274,7 @@ pub fn put_transfer(request: &TransferLeaderRequest<TypeConfig>) -> proto::Trans
 /// # Errors
 /// A request without a vote.
 pub fn take_transfer(request: &proto::TransferRequest) -> Result<TransferLeaderRequest<TypeConfig>, String> {
-    let from = take_vote(request.from_leader.as_ref())?;
+    let from = take_raft_vote(request.from_leader.as_ref())?;
     Ok(TransferLeaderRequest::new(from, request.to, take_id(request.last.as_ref())))
 }
 
@@ -248,8 +285,8 @@ pub fn put_transferred(reply: &TransferLeaderResponse<TypeConfig>) -> proto::Tra
         Ok(()) => Outcome::Done(proto::Blank {}),
         Err(TransferLeaderError::VoteChanged { expected, actual }) => {
             Outcome::VoteChanged(proto::VoteChanged {
-                expected: put_vote(expected),
-                actual: put_vote(actual),
+                expected: put_raft_vote(expected),
+                actual: put_raft_vote(actual),
             })
         }
         Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
@@ -271,8 +308,8 @@ pub fn take_transferred(reply: &proto::TransferReply) -> Result<TransferLeaderRe
     match reply.outcome.as_ref().ok_or("an empty answer to a transfer")? {
         Outcome::Done(_) => Ok(Ok(())),
         Outcome::VoteChanged(changed) => Ok(Err(TransferLeaderError::VoteChanged {
-            expected: take_vote(changed.expected.as_ref())?,
-            actual: take_vote(changed.actual.as_ref())?,
+            expected: take_raft_vote(changed.expected.as_ref())?,
+            actual: take_raft_vote(changed.actual.as_ref())?,
         })),
         Outcome::NotFlushed(at) => Ok(Err(TransferLeaderError::LogNotFlushed {
             expected: take_id(at.expected.as_ref()),
@@ -307,7 +344,7 @@ mod tests {
     fn an_append_survives_the_wire_and_its_payload_is_a_slice() {
         let bytes = Bytes::from(put_append(request(&[7, 8])).encode_to_vec());
         let range = bytes.as_ptr_range();
-        let taken = take_append(proto::AppendRequest::decode(bytes.clone()).unwrap()).unwrap();
+        let Append(taken) = take_append(proto::AppendRequest::decode(bytes.clone()).unwrap()).unwrap();
         assert_eq!(taken.entries.len(), 2);
         let EntryPayload::Normal(Command(record)) = &taken.entries[1].payload else { panic!("a record") };
         assert_eq!(&record.payload[..], b"payload");
@@ -317,7 +354,7 @@ mod tests {
 
     #[test]
     fn holes_and_missing_parts_are_refused() {
-        assert!(take_append(put_append(request(&[8]))).unwrap_err().contains("7 was due"));
+        assert!(take_append(put_append(request(&[8]))).err().unwrap().contains("7 was due"));
         assert!(take_append(put_append(request(&[7, 9]))).is_err());
         let mut headless = put_append(request(&[7]));
         headless.vote = None;

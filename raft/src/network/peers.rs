@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -13,7 +13,6 @@ use uncopied::Outlet;
 use crate::config::{MESSAGE_BYTES_MAX, ReplicaConfig, WINDOW_BYTES};
 use crate::identity::{Check, Known};
 use crate::proto::peer_client::PeerClient;
-use crate::space::LATELY;
 
 /// Which of the connections to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,8 +52,6 @@ pub struct Peers {
     append_stall: Duration,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     addresses: RwLock<BTreeMap<u64, String>>,
-    /// Who refused content for want of space, when, and in which words.
-    short: Mutex<BTreeMap<u64, (Instant, String)>>,
 }
 
 impl Peers {
@@ -66,21 +63,7 @@ impl Peers {
             append_stall: config.append_stall,
             channels: Mutex::default(),
             addresses: RwLock::new(config.members.iter().cloned().collect()),
-            short: Mutex::default(),
         })
-    }
-
-    /// This peer refused content for want of space.
-    pub fn is_short(&self, peer: u64, why: &str) {
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
-        short.insert(peer, (Instant::now(), why.to_owned()));
-    }
-
-    /// Peers that refused content lately, and why.
-    pub fn short_lately(&self) -> BTreeMap<u64, String> {
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
-        short.retain(|_, (at, _)| at.elapsed() < LATELY);
-        short.iter().map(|(peer, (_, why))| (*peer, why.clone())).collect()
     }
 
     /// Who we are.
@@ -99,11 +82,11 @@ impl Peers {
     }
 
     /// Takes the addresses of a membership; those of other nodes stay.
-    pub fn learn<'a>(&self, members: impl Iterator<Item = (u64, &'a str)>) {
+    pub fn learn(&self, members: &[(u64, String)]) {
         let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
         for (node, address) in members {
-            if addresses.get(&node).is_none_or(|known| known != address) {
-                addresses.insert(node, address.to_owned());
+            if addresses.get(node).is_none_or(|known| known != address) {
+                addresses.insert(*node, address.clone());
             }
         }
     }

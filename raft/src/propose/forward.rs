@@ -6,19 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::Stream;
 use nativelog::ledger::Verdict;
 use nativelog::record::{LogRecord, proto as record_proto};
-use openraft::async_runtime::watch::WatchReceiver;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-use super::{Outcome, Proposal, ProposalStream, QUEUE};
+use super::{Outcome, Proposal, ProposalStream, Proposer, QUEUE};
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::identity::Check;
 use crate::network::convert::{from_position, position, put_record, take_record};
 use crate::network::peers::{Lane, never_sent};
 use crate::proto;
-use crate::replica::Inner;
 
 fn encode_request(seq: u64, record: &LogRecord) -> proto::ProposeRequest {
     let proto::Record { header, payload } = put_record(record);
@@ -77,10 +75,10 @@ fn lost(leader: u64, status: &Status) -> ProposeError {
 }
 
 /// Proposes one record to `leader`.
-pub(crate) async fn propose_once(inner: &Inner, leader: u64, record: &LogRecord) -> Outcome {
-    let client = inner.peers.member(leader, Lane::Forward, Check::Full);
+pub(super) async fn propose_once(proposer: &Proposer, leader: u64, record: &LogRecord) -> Outcome {
+    let client = proposer.peers.member(leader, Lane::Forward, Check::Full);
     let mut client = client.map_err(|status| ProposeError::unavailable(status.message()))?;
-    let patience = inner.config.answer_stall + inner.config.leader_patience;
+    let patience = proposer.config.answer_stall + proposer.config.leader_patience;
     match tokio::time::timeout(patience, client.propose(encode_request(0, record))).await {
         Err(_) => Err(ProposeError::unknown(format!("node {leader}, the leader, does not answer"))),
         Ok(Err(status)) => Err(lost(leader, &status)),
@@ -123,31 +121,31 @@ impl Open {
 }
 
 /// Opens a stream to `leader`.
-pub(crate) async fn open(inner: &Arc<Inner>, leader: u64) -> Result<ProposalStream, ProposeError> {
+pub(super) async fn open(proposer: &Arc<Proposer>, leader: u64) -> Result<ProposalStream, ProposeError> {
     let unavailable =
         |status: Status| ProposeError::unavailable(format!("node {leader}: {}", status.message()));
-    let mut client = inner.peers.member(leader, Lane::Forward, Check::Full).map_err(unavailable)?;
-    let (intake, proposals) = mpsc::channel(QUEUE);
+    let mut client = proposer.peers.member(leader, Lane::Forward, Check::Full).map_err(unavailable)?;
+    let (sender, proposals) = mpsc::channel(QUEUE);
     let (over, ended) = watch::channel(false);
     let open = Arc::new(Open(Mutex::new(Some(HashMap::new()))));
     let opening = client.propose_stream(uncopied::request(
         Box::pin(requests(proposals, open.clone(), ended)),
         MESSAGE_BYTES_MAX,
     ));
-    let patience = inner.config.connect_timeout + inner.config.leader_patience;
+    let patience = proposer.config.connect_timeout + proposer.config.leader_patience;
     // The caller has no handle yet, so that nothing was sent: no failure here leaves an outcome open.
     let replies = tokio::time::timeout(patience, opening).await;
     let replies = replies
         .map_err(|_| unavailable(Status::deadline_exceeded("it takes no proposals")))?
         .map_err(unavailable)?
         .into_inner();
-    let listener = inner.clone();
+    let listener = proposer.clone();
     tokio::spawn(async move {
         let why = listen(&listener, leader, replies, &open).await;
         over.send_replace(true);
         open.end(&why);
     });
-    Ok(ProposalStream { inner: inner.clone(), intake, leader })
+    Ok(ProposalStream { intake: proposer.intake.clone(), sender, leader })
 }
 
 /// Proposals as requests, taken as fast as the connection has room.
@@ -177,14 +175,14 @@ fn requests(
 
 /// Hands out answers until the stream ends, and says why it ended.
 async fn listen(
-    inner: &Inner,
+    proposer: &Proposer,
     leader: u64,
     mut replies: tonic::Streaming<proto::ProposeReply>,
     open: &Open,
 ) -> String {
     // The leader gives up first, so that its answers arrive.
-    let stall = inner.config.answer_stall + inner.config.heartbeat;
-    let mut metrics = inner.raft.server_metrics();
+    let stall = proposer.config.answer_stall + proposer.config.heartbeat;
+    let mut changes = proposer.consensus.changes();
     loop {
         let outstanding = !open.is_empty();
         tokio::select! {
@@ -198,9 +196,8 @@ async fn listen(
                 Ok(None) => return format!("node {leader} leads no more"),
                 Err(status) => return format!("node {leader}, the leader: {}", status.message()),
             },
-            changed = metrics.changed() => {
-                let now = metrics.borrow_watched().current_leader;
-                if changed.is_err() || now.is_some_and(|now| now != leader) {
+            changed = changes.changed() => {
+                if !changed || changes.leader().is_some_and(|now| now != leader) {
                     return "the leader has changed".into();
                 }
             }

@@ -10,16 +10,12 @@ use std::time::Duration;
 use futures::Stream;
 use nativelog::machine::Pin;
 use nativelog::snapshot::Capture;
-use openraft::async_runtime::watch::WatchReceiver;
 use tonic::Status;
 
 use crate::config::PART_BYTES;
-use crate::membership::hello;
+use crate::membership::Members;
 use crate::network::convert;
 use crate::proto::{self, RejoinAgain, rejoin_part::Part};
-use crate::read::read_index;
-use crate::replica::Inner;
-use crate::types::{RaftVote, log_id};
 
 /// How long the ledger may take to show what was committed when the question came.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -34,13 +30,13 @@ fn again(why: impl Into<String>, leader: Option<u64>) -> RejoinAgain {
 
 /// The state of this leader as parts; then news until the other side has all that it needs.
 pub fn parts(
-    inner: Arc<Inner>,
+    members: Arc<Members>,
     asker: u64,
     vote_term: u64,
 ) -> impl Stream<Item = Result<proto::RejoinPart, Status>> + Send {
     let part = |part: Part| Ok(proto::RejoinPart { part: Some(part) });
     async_stream::stream! {
-        let (head, capture, pin) = match state(&inner, asker, vote_term).await {
+        let (head, capture, pin) = match state(&members, asker, vote_term).await {
             Ok(state) => state,
             Err(again) => {
                 yield part(Part::Again(again));
@@ -54,7 +50,7 @@ pub fn parts(
         }
         // Dropped with the stream, when the other side closes it or is gone.
         let _pin = pin;
-        while !inner.is_closing() {
+        while !members.proposer.life.is_closing() {
             tokio::time::sleep(WORKING_EVERY).await;
             yield part(Part::Working(proto::Blank {}));
         }
@@ -62,41 +58,36 @@ pub fn parts(
 }
 
 async fn state(
-    inner: &Arc<Inner>,
+    members: &Members,
     asker: u64,
     vote_term: u64,
 ) -> Result<(proto::RejoinHead, Capture, Pin), RejoinAgain> {
-    let leadership = inner.leadership.borrow().clone();
-    let Some(leadership) = leadership.filter(|leadership| leadership.is_ready()) else {
-        let leader = inner.raft.server_metrics().borrow_watched().current_leader;
-        return Err(again("this node does not lead", leader.filter(|leader| *leader != inner.config.node)));
+    let proposer = &members.proposer;
+    let Some(leadership) = proposer.leading.now().filter(|leadership| leadership.is_ready()) else {
+        let leader = proposer.consensus.leader().filter(|leader| *leader != proposer.config.node);
+        return Err(again("this node does not lead", leader));
     };
     let lead = leadership.lead();
     if lead.term <= vote_term {
-        return Err(hand_over(inner, asker, lead.term, vote_term).await);
+        return Err(hand_over(members, asker, lead.term, vote_term).await);
     }
     // Everything that was ever committed with the help of the lost log is at or below this.
-    let at = read_index(inner).await.map_err(|error| again(error.to_string(), None))?;
-    let mut applied = inner.machine.applied();
+    let at = proposer.consensus.read_index().await.map_err(|error| again(error.to_string(), None))?;
+    let mut applied = proposer.machine.applied();
     let seen = tokio::time::timeout(CATCH_UP, applied.wait_for(|applied| *applied > at.index));
     let seen = matches!(seen.await, Ok(Ok(_)));
     if !seen {
         return Err(again("this leader has not applied all that is committed yet", None));
     }
-    let pin = inner.machine.pin();
-    let captured = inner.raft.with_state_machine(|state_machine| {
-        let capture = state_machine.capture();
-        Box::pin(async move { capture })
-    });
-    let capture = captured.await.map_err(|fatal| again(fatal.to_string(), None))?;
+    let pin = proposer.machine.pin();
+    let capture = proposer.consensus.capture().await.map_err(|ended| again(ended.to_string(), None))?;
     let capture = capture.ok_or_else(|| again("nothing is applied here", None))?;
     if leadership.is_over() {
         return Err(again("leadership changed", None));
     }
-    let vote = RaftVote { leader_id: lead, committed: true };
     let meta = convert::put_snapshot_meta(&capture.meta).map_err(|why| again(why, None))?;
     let head = proto::RejoinHead {
-        vote: convert::put_vote(&vote),
+        vote: convert::put_vote(lead),
         meta: Some(meta),
         bytes: capture.ledger.len() as u64,
     };
@@ -105,18 +96,13 @@ async fn state(
 }
 
 /// Lets another live voter lead, in a higher term.
-async fn hand_over(inner: &Arc<Inner>, asker: u64, term: u64, vote_term: u64) -> RejoinAgain {
-    let metrics = inner.raft.metrics().borrow_watched().clone();
-    let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-    let mut others: Vec<_> = metrics
-        .replication
-        .into_iter()
-        .flatten()
-        .filter(|(node, _)| *node != asker && *node != inner.config.node && voters.contains(node))
-        .collect();
-    others.sort_by_key(|(_, matched)| std::cmp::Reverse(matched.as_ref().map(log_id)));
-    for (to, _) in others {
-        if !matches!(tokio::time::timeout(PROBE, hello(inner, to)).await, Ok(Ok(_))) {
+async fn hand_over(members: &Members, asker: u64, term: u64, vote_term: u64) -> RejoinAgain {
+    let proposer = &members.proposer;
+    for to in proposer.consensus.view().successors(proposer.config.node) {
+        if to == asker {
+            continue;
+        }
+        if !matches!(tokio::time::timeout(PROBE, members.hello_of(to)).await, Ok(Ok(_))) {
             continue;
         }
         tracing::info!(
@@ -126,9 +112,9 @@ async fn hand_over(inner: &Arc<Inner>, asker: u64, term: u64, vote_term: u64) ->
             to,
             "leadership is handed over: a node whose log is lost voted in this term or a later one"
         );
-        return match inner.raft.trigger().transfer_leader(to).await {
+        return match proposer.consensus.hand_over(to).await {
             Ok(()) => again(format!("term {term} is not above {vote_term}: node {to} is to lead"), Some(to)),
-            Err(fatal) => again(fatal.to_string(), None),
+            Err(ended) => again(ended.to_string(), None),
         };
     }
     again(format!("term {term} is not above {vote_term}, and no other voter is there to lead"), None)

@@ -2,7 +2,7 @@
 //!
 //! One at a time: a call that comes while another is at work ends that one, waits until it has let go, and goes
 //! on with what it has brought. A call whose sender is gone ends as well. Only when all that the ledger
-//! refers to is here does openraft hear of the snapshot at all.
+//! refers to is here does the consensus hear of the snapshot at all.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,18 +10,15 @@ use std::time::Duration;
 use bytes::BytesMut;
 use nativelog::ledger::Ledger;
 use nativelog::snapshot::{Capture, SnapshotMeta};
-use openraft::async_runtime::watch::WatchReceiver;
+use nativelog::store::Vote;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::{Stage, TransferError, blocking, is_stopped, receive};
+use super::{Stage, TransferError, Transfers, blocking, is_stopped, receive};
 use crate::config::LEDGER_BYTES_MAX;
-use crate::keeper;
 use crate::network::convert;
 use crate::proto::{self, snapshot_part::Part};
-use crate::replica::Inner;
-use crate::snapshot::{SnapshotData, snap, stored_members};
-use crate::types::RaftVote;
+use crate::snapshot::members_of;
 
 /// How long this node's own garbage may take, before what the coming ledger does not know makes room.
 const OWN_GARBAGE: Duration = Duration::from_secs(5);
@@ -67,7 +64,7 @@ fn bad(why: impl Into<String>) -> Status {
 
 /// Takes a snapshot and everything that it refers to, and installs it.
 pub async fn serve(
-    inner: Arc<Inner>,
+    transfers: Arc<Transfers>,
     from: u64,
     mut parts: Streaming<proto::SnapshotPart>,
 ) -> Result<proto::SnapshotReply, Status> {
@@ -79,17 +76,17 @@ pub async fn serve(
         return Err(bad(format!("a ledger of {} bytes", head.bytes)));
     }
     // Before anything is fetched for somebody who does not lead any more.
-    let mine = inner.raft.server_metrics().borrow_watched().vote;
+    let mine = transfers.consensus.vote();
     if mine > vote {
-        return Ok(proto::SnapshotReply { vote: convert::put_vote(&mine) });
+        return Ok(proto::SnapshotReply { vote: convert::put_vote(mine) });
     }
     let (capture, ledger) = take(parts, meta, head.bytes).await?;
     let (stop, stopped) = watch::channel(false);
     let _caller = Caller(stop.clone());
     // A task of its own: what it does on other threads must have ended before the turn passes on.
     let work = tokio::spawn(async move {
-        let _turn = inner.transfer_turn.take(stop).await;
-        install(&inner, from, vote, capture, ledger, stopped).await
+        let _turn = transfers.turn.take(stop).await;
+        install(&transfers, from, vote, capture, ledger, stopped).await
     });
     work.await.map_err(|_| Status::internal("the receiver panicked"))?
 }
@@ -122,9 +119,9 @@ async fn take(
 }
 
 async fn install(
-    inner: &Arc<Inner>,
+    transfers: &Arc<Transfers>,
     from: u64,
-    vote: RaftVote,
+    vote: Vote,
     capture: Capture,
     ledger: Arc<Ledger>,
     stop: watch::Receiver<bool>,
@@ -133,10 +130,10 @@ async fn install(
     if is_stopped(&stop) {
         return Err(Status::aborted("another snapshot came"));
     }
-    let applied = inner.machine.ledger().applied();
+    let applied = transfers.machine.ledger().applied();
     let news = applied.is_none_or(|applied| applied.index < position.index);
-    if news && let Some(why) = inner.takes_no_content() {
-        make_room(inner, &ledger).await;
+    if news && let Some(why) = transfers.intake.takes_no_content() {
+        make_room(transfers, &ledger).await;
         // The sender comes again, when there is some.
         return Err(Status::resource_exhausted(why));
     }
@@ -145,19 +142,19 @@ async fn install(
     if news {
         // Before the first blob is made: what a transfer that never ends has brought is given back one day. And what
         // is here already and not referred to yet is not given back meanwhile.
-        let (machine, coming) = (inner.machine.clone(), ledger.clone());
+        let (machine, coming) = (transfers.machine.clone(), ledger.clone());
         let expected = blocking(move || machine.expect(&coming)).await;
         let expected = expected.map_err(|e| Status::unavailable(e.to_string()))?;
         pin = Some(expected.map_err(|e| Status::resource_exhausted(e.to_string()))?);
-        let members = stored_members(capture.meta.membership.as_ref()).map_err(|e| bad(e.to_string()))?;
-        inner.peers.learn(members.nodes().map(|(node, at)| (*node, at.addr.as_str())));
-        inner.transfer.begin(Stage::Snapshot, Some(position.index));
+        let members = members_of(&capture.meta).map_err(|e| bad(e.to_string()))?;
+        transfers.peers.learn(&members);
+        transfers.progress.begin(Stage::Snapshot, Some(position.index));
         tracing::info!(from, %position, "a snapshot is received; what it refers to is fetched first");
-        let gather = inner.gather(stop).with_holder(from);
-        let came = receive::complete(&gather, &Arc::new(inner.machine.clone()), &ledger).await;
-        let fetched = inner.transfer.watch().borrow().fetched_bytes;
+        let gather = transfers.gather(stop).with_holder(from);
+        let came = receive::complete(&gather, &Arc::new(transfers.machine.clone()), &ledger).await;
+        let fetched = transfers.progress.watch().borrow().fetched_bytes;
         if let Err(error) = came {
-            inner.transfer.end(false);
+            transfers.progress.end(false);
             tracing::warn!(from, %position, fetched, %error, "the snapshot's content is not all here; what came is kept");
             return Err(match error {
                 TransferError::Here(why) => Status::resource_exhausted(why),
@@ -167,29 +164,27 @@ async fn install(
         tracing::info!(from, %position, fetched, "all that the snapshot refers to is here; it is installed");
     }
     drop(blocking(move || drop(ledger)).await);
-    let snapshot = snap(&capture.meta.clone(), SnapshotData::new(capture)).map_err(|e| bad(e.to_string()))?;
-    let installed = inner.raft.install_full_snapshot(vote, snapshot).await;
+    let installed = transfers.consensus.install(vote, capture).await;
     drop(pin);
     if news {
-        let done = installed.as_ref().is_ok_and(|reply| reply.vote == vote);
-        inner.transfer.end(done);
+        let done = installed.as_ref().is_ok_and(|now| *now == vote);
+        transfers.progress.end(done);
         if done {
-            forget_unfinished(inner).await;
+            forget_unfinished(transfers).await;
         }
     }
-    let reply = installed.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
-    Ok(proto::SnapshotReply { vote: convert::put_vote(&reply.vote) })
+    Ok(proto::SnapshotReply { vote: convert::put_vote(installed?) })
 }
 
 /// Gives back what this node's own records allow, and then what those of the coming ledger do.
-async fn make_room(inner: &Arc<Inner>, ledger: &Arc<Ledger>) {
+async fn make_room(transfers: &Transfers, ledger: &Arc<Ledger>) {
     // A snapshot waits for the log's writer, which may itself wait for room.
-    match tokio::time::timeout(OWN_GARBAGE, keeper::reclaim_now(inner)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "this node's own garbage is not all given back"),
+    match tokio::time::timeout(OWN_GARBAGE, transfers.keeper.make_room()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error, "this node's own garbage is not all given back"),
         Err(_) => tracing::warn!("this node's own garbage waits for the log"),
     }
-    let (machine, coming) = (inner.machine.clone(), ledger.clone());
+    let (machine, coming) = (transfers.machine.clone(), ledger.clone());
     let given = blocking(move || {
         // What came for another ledger. What came for this one is fetched once more, when there is room.
         machine.store().clear_incoming().map_err(std::io::Error::other)?;
@@ -210,8 +205,8 @@ async fn make_room(inner: &Arc<Inner>, ledger: &Arc<Ledger>) {
 }
 
 /// What was begun for an earlier snapshot and is not referred to any more.
-async fn forget_unfinished(inner: &Inner) {
-    let store = inner.machine.store().clone();
+async fn forget_unfinished(transfers: &Transfers) {
+    let store = transfers.machine.store().clone();
     match blocking(move || store.clear_incoming()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {

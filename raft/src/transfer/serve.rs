@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::pace::Foreground;
 use super::source::{Outlet, Range, Source, Unsent};
+use crate::intake::Foreground;
 use crate::network::convert::from_position;
 use crate::proto::{self, ItemPart};
 

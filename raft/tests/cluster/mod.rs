@@ -348,6 +348,7 @@ impl Commit {
             epoch: None,
             token: None,
             commit: CommitId::from_bytes([commit; 16]),
+            born: 0,
             chunk_bytes: 1 << 20,
             base: None,
             labels: vec![],

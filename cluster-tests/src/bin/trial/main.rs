@@ -36,7 +36,7 @@ struct Stage {
 type Tell = fn(&mut Stage);
 
 /// Name, what the project promises, and the story.
-const STORIES: [(&str, &str, Tell); 26] = [
+const STORIES: [(&str, &str, Tell); 28] = [
     ("real", "every folder of every archive, through a follower, identical on all nodes and restored", real),
     ("special", "the special tree in full, identical on all nodes and restored", special),
     ("user", "the special tree in full as an ordinary user", user),
@@ -58,6 +58,12 @@ const STORIES: [(&str, &str, Tell); 26] = [
     }),
     ("writers", "a paused writer never seals over a take-over", |stage| {
         writers::one_stopped("writers", 512 << 20, &mut stage.rng)
+    }),
+    ("many-writers", "of 8 writers of one epoch one commits, and each is told of its own root", |stage| {
+        writers::many_of_one_epoch("many-writers", 200, &mut stage.rng)
+    }),
+    ("dead-writer", "a dead writer hinders its successor for half a minute at most", |stage| {
+        writers::one_killed("dead-writer", 512 << 20, &mut stage.rng)
     }),
     ("repeats", "repeated, conflicting and late commits", |stage| {
         writers::repeats_and_conflicts("repeats", &mut stage.rng)

@@ -262,12 +262,15 @@ fn lies() -> Vec<(String, Forged)> {
 pub(super) fn pieces() -> Vec<(String, Forged)> {
     let size = CHUNK_BYTES as usize;
     let payload = vec![9; size];
-    let chunk = |file: u32, offset: u64, payload: &[u8], digest: Vec<u8>| {
-        Piece::Chunk(pb::Chunk { file, offset, digest: digest.into(), payload: payload.to_vec().into() })
+    let chunk_of = |file_bytes: u64, file: u32, offset: u64, payload: &[u8], digest: Vec<u8>| {
+        let (digest, payload) = (digest.into(), payload.to_vec().into());
+        Piece::Chunk(pb::Chunk { file, offset, digest, payload, file_bytes })
     };
+    let chunk = |file, offset, payload: &[u8], digest| chunk_of(FILE_BYTES, file, offset, payload, digest);
+    let alone = content(&payload).as_bytes().to_vec();
     let right = |offset: u64| subtree(FILE_BYTES, offset, &payload).as_bytes().to_vec();
     let zero = |file, offset, len, digest: Vec<u8>| {
-        Piece::Zero(pb::Zero { file, offset, len, digest: digest.into() })
+        Piece::Zero(pb::Zero { file, offset, len, digest: digest.into(), file_bytes: FILE_BYTES })
     };
     let pack = |file, offset, len| {
         let packed =
@@ -282,6 +285,8 @@ pub(super) fn pieces() -> Vec<(String, Forged)> {
         ("a chunk that begins anywhere", vec![chunk(1, 1000, &payload, right(0))]),
         ("a chunk of another digest", vec![chunk(1, 0, &payload, vec![3; 32])]),
         ("a chunk with a digest of 4 bytes", vec![chunk(1, 0, &payload, vec![3; 4])]),
+        ("a chunk with the digest of a file of its own", vec![chunk(1, 0, &payload, alone.clone())]),
+        ("a chunk of a file of another size", vec![chunk_of(1 << 16, 1, 0, &payload, alone)]),
         ("a chunk without payload", vec![chunk(1, 0, b"", right(0))]),
         ("a chunk longer than a chunk", vec![chunk(1, 0, &[9; 2 << 16], right(0))]),
         (

@@ -2,7 +2,7 @@
 
 use checkpoint::digest::is_subtree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::{EntryKind, PlanEntry, RelPath};
+use checkpoint::{EntryKind, Limits, PlanEntry, RelPath};
 
 use super::codec::{DecodeError, Reader, Writer};
 use super::epoch::{put_labels, take_labels};
@@ -18,7 +18,7 @@ pub(super) fn put(value: &mut Writer, attempt: &Attempt) {
 }
 
 /// The attempt, as yet without a plan.
-pub(super) fn take(value: &mut Reader<'_>) -> Result<Attempt, DecodeError> {
+pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, DecodeError> {
     let (job, epoch, token, commit) = (value.name()?, value.u64()?, value.u64()?, value.commit()?);
     let (declared_bytes, chunk_bytes, base) = (value.u64()?, value.u32()?, value.option()?);
     let (plan_digest, plan_pages, plan_entries) = (value.digest()?, value.u32()?, value.u32()?);
@@ -40,7 +40,7 @@ pub(super) fn take(value: &mut Reader<'_>) -> Result<Attempt, DecodeError> {
         plan_pages,
         plan_entries,
     };
-    let mut attempt = Attempt::new(terms, 0, value.u64()?);
+    let mut attempt = Attempt::new(terms, plan, 0, value.u64()?);
     attempt.begun_ms = value.u64()?;
     attempt.last_ms = value.u64()?;
     Ok(attempt)

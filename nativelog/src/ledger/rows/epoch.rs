@@ -14,6 +14,7 @@ type Labels = Vec<(String, String)>;
 
 pub(super) fn put(value: &mut Writer, record: &EpochRecord) {
     put_sealed(value, &record.sealed);
+    value.raw(record.commit.as_bytes()).u64(record.plan);
     value.option(record.base).u64(record.sealed_log_ms);
     put_labels(value, &record.labels, &record.depends_on);
 }
@@ -21,11 +22,12 @@ pub(super) fn put(value: &mut Writer, record: &EpochRecord) {
 /// The epoch, as yet without content and pins.
 pub(super) fn take(value: &mut Reader<'_>, job: &JobName, epoch: u64) -> Result<EpochRecord, DecodeError> {
     let sealed = Arc::new(take_sealed(value, job.clone(), epoch)?);
+    let (commit, plan) = (value.commit()?, value.u64()?);
     let base = value.option()?;
     let sealed_log_ms = value.u64()?;
     let (labels, depends_on) = take_labels(value)?;
     let (content, pins) = (Box::default(), BTreeMap::new());
-    Ok(EpochRecord { sealed, base, labels, depends_on, sealed_log_ms, content, pins })
+    Ok(EpochRecord { sealed, commit, plan, base, labels, depends_on, sealed_log_ms, content, pins })
 }
 
 pub(super) fn put_content(value: &mut Writer, ids: &[u32]) {
@@ -82,6 +84,7 @@ pub(super) fn take_sealed(
         new_files: value.u64()?,
         log_bytes: value.u64()?,
         already: false,
+        expired: false,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Names of rows. Bytes of keys sort as [`RowKey`] does: a table's tag, then names ended by a zero byte and
 //! big-endian numbers.
 
-use checkpoint::{CommitId, JobName};
+use checkpoint::JobName;
 
 use super::codec::{DecodeError, Reader, Writer, text};
 
@@ -10,10 +10,8 @@ use super::codec::{DecodeError, Reader, Writer, text};
 pub enum RowKey {
     /// Position, rules, identity, members, log time.
     Meta,
-    /// A job's token and mark.
+    /// A job's number, token and mark.
     Job(JobName),
-    /// A remembered commit id.
-    Commit(JobName, CommitId),
     /// A sealed epoch.
     Epoch(JobName, u64),
     /// The content that a sealed epoch holds.
@@ -30,8 +28,8 @@ pub enum RowKey {
     File(u64, u32),
     /// A covered range of a file of an open attempt, by its offset.
     Piece(u64, u32, u64),
-    /// An attempt that ended and is remembered.
-    Ended(u64),
+    /// What became of a commit, by its number.
+    Outcome(u64),
 }
 
 impl RowKey {
@@ -46,7 +44,6 @@ impl RowKey {
         match self {
             RowKey::Meta => key.u8(0),
             RowKey::Job(job) => key.u8(1).name(job),
-            RowKey::Commit(job, commit) => key.u8(2).name(job).raw(commit.as_bytes()),
             RowKey::Epoch(job, epoch) => key.u8(3).name(job).u64(*epoch),
             RowKey::EpochContent(job, epoch) => key.u8(4).name(job).u64(*epoch),
             RowKey::Pin(job, epoch, owner) => key.u8(5).name(job).u64(*epoch).raw(owner.as_bytes()),
@@ -55,7 +52,7 @@ impl RowKey {
             RowKey::Page(id, page) => key.u8(8).u64(*id).u32(*page),
             RowKey::File(id, file) => key.u8(9).u64(*id).u32(*file),
             RowKey::Piece(id, file, offset) => key.u8(10).u64(*id).u32(*file).u64(*offset),
-            RowKey::Ended(id) => key.u8(11).u64(*id),
+            RowKey::Outcome(number) => key.u8(11).u64(*number),
         };
     }
 
@@ -68,7 +65,6 @@ impl RowKey {
         let read = match key.u8()? {
             0 => RowKey::Meta,
             1 => RowKey::Job(key.name()?),
-            2 => RowKey::Commit(key.name()?, key.commit()?),
             3 => RowKey::Epoch(key.name()?, key.u64()?),
             4 => RowKey::EpochContent(key.name()?, key.u64()?),
             5 => RowKey::Pin(key.name()?, key.u64()?, text(std::mem::take(&mut key.rest))?),
@@ -77,7 +73,7 @@ impl RowKey {
             8 => RowKey::Page(key.u64()?, key.u32()?),
             9 => RowKey::File(key.u64()?, key.u32()?),
             10 => RowKey::Piece(key.u64()?, key.u32()?, key.u64()?),
-            11 => RowKey::Ended(key.u64()?),
+            11 => RowKey::Outcome(key.u64()?),
             _ => return Err(DecodeError("a row of no known table")),
         };
         key.end()?;

@@ -1,12 +1,15 @@
-//! The first row: position, rules, identity, members, log time, and how many places the content table has.
+//! The first row: position, rules, identity, members, log time, how many places the content table
+//! has, what is forgotten.
 
 use super::codec::{DecodeError, Reader, Writer};
-use crate::ledger::Ledger;
+use crate::ledger::outcomes::Outcomes;
+use crate::ledger::{Ledger, Rules};
 
 pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
     value.u32(ledger.rules).u64(ledger.log_ms).u32(ledger.content.slots());
     value.u8(u8::from(ledger.applied.is_some())).position(ledger.applied.unwrap_or_default());
     value.u8(u8::from(ledger.cluster.is_some())).raw(&ledger.cluster.unwrap_or_default());
+    value.u64(ledger.outcomes.first()).option(ledger.outcomes.horizon());
     value.u32(ledger.members.len() as u32);
     for (node, incarnation) in &ledger.members {
         value.u64(*node).raw(incarnation);
@@ -16,6 +19,9 @@ pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
 /// Answers with the number of content slots.
 pub(super) fn take(ledger: &mut Ledger, value: &mut Reader<'_>) -> Result<u32, DecodeError> {
     ledger.rules = value.u32()?;
+    if Rules::of(ledger.rules).is_none() {
+        return Err(DecodeError("rules of a version that this binary does not know"));
+    }
     ledger.log_ms = value.u64()?;
     let slots = value.u32()?;
     let some = value.u8()? != 0;
@@ -24,6 +30,7 @@ pub(super) fn take(ledger: &mut Ledger, value: &mut Reader<'_>) -> Result<u32, D
     let some = value.u8()? != 0;
     let cluster = value.array()?;
     ledger.cluster = some.then_some(cluster);
+    ledger.outcomes = Outcomes::behind(value.u64()?, value.option()?);
     for _ in 0..value.u32()? {
         let node = value.u64()?;
         ledger.members.insert(node, value.array()?);

@@ -74,6 +74,7 @@ impl SealedEpoch {
             log_bytes: self.log_bytes,
             already: self.already,
             new_files: self.new_files,
+            expired: self.expired,
         }
     }
 
@@ -94,6 +95,7 @@ impl SealedEpoch {
             new_files: sealed.new_files,
             log_bytes: sealed.log_bytes,
             already: sealed.already,
+            expired: sealed.expired,
         })
     }
 }
@@ -175,6 +177,7 @@ mod tests {
             new_files: 2,
             log_bytes: 1234,
             already: true,
+            expired: true,
         };
         let mut verdicts = vec![
             Verdict::DONE,

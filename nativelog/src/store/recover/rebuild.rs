@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::OpenError;
 use super::walk::later;
-use crate::record::{Body, LogId, Record};
+use crate::record::{Body, Header, LogId};
 use crate::store::frame::{
     FRAME_HEADER_BYTES, FrameHeader, FrameKind, Placed, decode_body, get_optional_log_id, get_vote,
     parse_entries,
@@ -16,7 +16,7 @@ use crate::store::mark::Mark;
 use crate::store::wal::SegmentStart;
 
 /// Entries with payloads in files: where, and their headers.
-pub type Unsure = BTreeMap<u64, (Place, Arc<Record>)>;
+pub type Unsure = BTreeMap<u64, (Place, Arc<Header>)>;
 
 /// Everything that is rebuilt.
 pub struct Rebuild {

@@ -21,6 +21,8 @@ use crate::{pb, wire};
 
 /// Messages on their way to the node: at most this many pieces of at most one chunk each.
 const PIECES_QUEUED_MAX: usize = 8;
+/// Pause between signs of life.
+const LIFE_EVERY: Duration = Duration::from_secs(3);
 
 impl Run<'_> {
     async fn scan(&mut self) -> Result<Arc<Plan>, Failure> {
@@ -45,6 +47,7 @@ impl Run<'_> {
             epoch: commit.epoch,
             token: commit.token,
             commit_id: commit.commit_id.as_bytes().to_vec().into(),
+            born: commit.born,
             labels: commit
                 .labels
                 .iter()
@@ -150,6 +153,7 @@ impl Run<'_> {
                 }
                 Reply::Committed(answer) => {
                     self.moved = Instant::now();
+                    self.client.saw(answer.position.unwrap_or_default().index);
                     (self.on)(Event::Committed(Box::new(answer.clone())));
                     if !self.commit.wait_all {
                         return Ok(Ended::Done(Done { committed: answer, published: None }));
@@ -182,6 +186,7 @@ impl Run<'_> {
         let dir = self.dir.clone();
         let handing = self.handing.clone();
         let what = self.what.clone();
+        tokio::spawn(show_life(sender.downgrade()));
         tokio::spawn(async move {
             if let Some(after) = after {
                 // A feeder that failed has closed the stream: the sends below then end at once.
@@ -224,6 +229,17 @@ fn never_connected(status: &tonic::Status) -> bool {
         source = error.source();
     }
     false
+}
+
+/// While the thread that splits holds the stream: tells the node that it is at work. Where pieces wait for the node
+/// it knows by them.
+async fn show_life(sender: mpsc::WeakSender<pb::CommitRequest>) {
+    loop {
+        tokio::time::sleep(LIFE_EVERY).await;
+        let Some(sender) = sender.upgrade() else { return };
+        // Full: a piece is on its way.
+        let _ = sender.try_send(pb::CommitRequest { kind: Some(Request::Alive(pb::Alive {})) });
+    }
 }
 
 /// Sends Start and the plan.

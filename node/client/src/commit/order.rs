@@ -14,6 +14,10 @@ pub struct Commit {
     pub token: Option<u64>,
     /// Names this commit: a repeat under the same id finds its own outcome.
     pub commit_id: CommitId,
+    /// A log index at which that id was not in use yet; 0 when nobody knows one. Absent: the id was never sent before,
+    /// and the client finds one. Whoever repeats a commit in another process gives the same id with the same index:
+    /// without it, an outcome that the log has forgotten could not be told from none.
+    pub born: Option<u64>,
     /// Labels, `key=value`.
     pub labels: Vec<(String, String)>,
     /// Names of epochs this one depends on.
@@ -22,7 +26,7 @@ pub struct Commit {
     pub wait_all: bool,
     /// Fence all older writers first.
     pub take_over: bool,
-    /// An epoch that is there already is a success.
+    /// An epoch of this number that is there already is a success, whatever it holds.
     pub if_not_exists: bool,
     /// The caller promises that files never change in place.
     pub immutable: bool,
@@ -40,6 +44,7 @@ impl Commit {
             epoch: None,
             token: None,
             commit_id: CommitId::from_bytes(rand::random()),
+            born: None,
             labels: Vec::new(),
             depends_on: Vec::new(),
             wait_all: false,
@@ -61,7 +66,12 @@ impl Commit {
         if let Some(epoch) = self.epoch {
             words.extend(["--epoch".to_owned(), epoch.to_string()]);
         }
-        words.extend(["--commit-id".to_owned(), self.commit_id.to_string()]);
+        // Before it has a birth, no node has seen the id: a new one will do.
+        match self.born {
+            Some(0) => words.extend(["--commit-id".to_owned(), self.commit_id.to_string()]),
+            Some(born) => words.extend(["--commit-id".to_owned(), format!("{}.{born}", self.commit_id)]),
+            None => {}
+        }
         if let Some(token) = self.token {
             words.extend(["--token".to_owned(), token.to_string()]);
         }
@@ -103,6 +113,8 @@ mod tests {
     fn the_command_to_repeat_holds_all_that_matters() {
         let mut commit = Commit::new("etl".parse().expect("a good name"));
         commit.commit_id = CommitId::from_bytes([0xab; 16]);
+        assert!(!commit.command("d", &[]).contains("--commit-id"), "nobody has seen it yet");
+        commit.born = Some(31);
         commit.epoch = Some(7);
         commit.labels = vec![("note".into(), "it's late".into())];
         commit.wait_all = true;
@@ -112,7 +124,7 @@ mod tests {
         assert_eq!(
             commit.command("my dir", &endpoints),
             format!(
-                "epochlog -e a:1,b:2 commit 'my dir' --job etl --epoch 7 --commit-id {id} \
+                "epochlog -e a:1,b:2 commit 'my dir' --job etl --epoch 7 --commit-id {id}.31 \
                  --label 'note=it'\\''s late' --wait all --take-over"
             )
         );

@@ -14,13 +14,13 @@ use openraft::network::{NetSnapshot, RPCOption};
 use openraft::raft::SnapshotResponse;
 use tonic::Status;
 
+use super::{Network, convert, unreachable};
 use crate::config::PART_BYTES;
 use crate::identity::Check;
 use crate::network::peers::Lane;
-use crate::network::{Network, convert, unreachable};
 use crate::proto::{self, snapshot_part::Part};
 use crate::snapshot::{Snap, SnapshotData};
-use crate::types::{RaftVote, TypeConfig};
+use crate::types::{RaftVote, TypeConfig, raft_vote, vote as our_vote};
 
 /// How long the follower may take to say that it is there.
 const PROBE: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ impl NetSnapshot<TypeConfig> for Network {
         };
         let capture = snapshot.snapshot.capture().map_err(|why| failed(&why))?;
         let head = proto::SnapshotHead {
-            vote: convert::put_vote(&vote),
+            vote: convert::put_vote(our_vote(&vote)),
             meta: Some(convert::put_snapshot_meta(&capture.meta).map_err(|why| failed(&why))?),
             bytes: capture.ledger.len() as u64,
         };
@@ -79,7 +79,7 @@ impl NetSnapshot<TypeConfig> for Network {
         match reply {
             Ok(reply) => {
                 let vote = convert::take_vote(reply.get_ref().vote.as_ref()).map_err(|why| failed(&why))?;
-                Ok(SnapshotResponse::new(vote))
+                Ok(SnapshotResponse::new(raft_vote(vote)))
             }
             Err(status) => {
                 tracing::warn!(target, %position, why = status.message(), "a snapshot is not installed yet; it is sent again");

@@ -13,17 +13,17 @@
 //! the last of it refuses nothing for a while.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::propose::RECORD_OVERHEAD;
+use super::RECORD_OVERHEAD;
 
 /// A leader has heard of a refusal after this long, and proposes no content any more.
 const HEARD: Duration = Duration::from_secs(1);
 /// What is let in came to the leader before it heard: it is here this long after the refusal.
 const BEFORE_HEARD: Duration = Duration::from_secs(10);
 /// A follower that refused content so long ago may have room again.
-pub(crate) const LATELY: Duration = Duration::from_secs(5);
+const LATELY: Duration = Duration::from_secs(5);
 
 /// What another voter told of its space.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,27 @@ pub(crate) fn too_few_take_content(
     let willing = voters.iter().filter(|voter| why(voter).is_none() && !silent(voter)).count();
     let (first, why) = voters.iter().find_map(|voter| Some((voter, why(voter)?)))?;
     (willing <= voters.len() / 2).then(|| format!("too few nodes take content; node {first}: {why}"))
+}
+
+/// Followers that refused content for want of space, when, and in which words.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    short: Mutex<BTreeMap<u64, (Instant, String)>>,
+}
+
+impl Heard {
+    /// This peer refused content for want of space.
+    pub fn is_short(&self, peer: u64, why: &str) {
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        short.insert(peer, (Instant::now(), why.to_owned()));
+    }
+
+    /// Peers that refused content lately, and why.
+    pub fn lately(&self) -> BTreeMap<u64, String> {
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        short.retain(|_, (at, _)| at.elapsed() < LATELY);
+        short.iter().map(|(peer, (_, why))| (*peer, why.clone())).collect()
+    }
 }
 
 /// Why this node takes no content, while it is short.

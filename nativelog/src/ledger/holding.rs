@@ -1,0 +1,173 @@
+//! The content table after a record that holds or frees much of it, worked out before the ledger is locked for it: a
+//! million contents take a second.
+//!
+//! Only who applies changes the ledger, so the table that was copied is still the one in force when the result takes
+//! its place, in the same moment as the rest of what the record does. A result for another position or another
+//! record is not used.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use checkpoint::JobName;
+
+use super::Ledger;
+use super::attempt::Attempt;
+use super::content::Contents;
+use super::effect::Released;
+use super::gathering::SLICE_ENTRIES;
+use super::judge::Change;
+use super::tree::Tree;
+use crate::record::{Header, Kind, LogId};
+
+/// What a record is about to do to the content table. See [`Ledger::holding`].
+pub struct Holding {
+    applied: Option<LogId>,
+    record: Bytes,
+    contents: Arc<Contents>,
+    seals: Option<Arc<Tree>>,
+    /// What epochs and attempts let go of, in the order in which they do.
+    frees: Vec<Vec<u32>>,
+}
+
+/// The content table as it is after the record.
+#[derive(Debug, Clone)]
+pub struct Held {
+    applied: Option<LogId>,
+    record: Bytes,
+    contents: Arc<Contents>,
+    /// Ids of a sealed epoch's content, ascending.
+    sealed: Box<[u32]>,
+    /// What nobody holds any more, for each that let go.
+    released: VecDeque<Vec<Released>>,
+}
+
+/// What the ledger has let go of and takes long to free: see [`Ledger::take_gone`].
+#[derive(Debug, Clone, Default)]
+pub struct Gone {
+    pub(super) attempts: Vec<Attempt>,
+    contents: Vec<Arc<Contents>>,
+}
+
+impl Holding {
+    /// Copies the table and changes the copy: this takes long, and needs no ledger. `None` when the content cannot be
+    /// held, which the judge says in its words.
+    pub fn hold(self) -> Option<Held> {
+        let Holding { applied, record, contents, seals, frees } = self;
+        let mut contents = Contents::clone(&contents);
+        let mut sealed = Box::default();
+        if let Some(tree) = seals {
+            if contents.of_another_length(&tree.content).is_some() {
+                return None;
+            }
+            sealed = contents.hold_all(&tree.content);
+        }
+        let released = frees.iter().map(|ids| contents.release_all(ids)).collect();
+        Some(Held { applied, record, contents: Arc::new(contents), sealed, released })
+    }
+}
+
+impl Ledger {
+    /// Whether a record may take long to judge or to apply: [`Ledger::gathering`] and [`Ledger::holding`] do most of
+    /// it beforehand.
+    pub fn takes_long(&self, header: &Header) -> bool {
+        let held = |ids: &BTreeSet<u64>| -> usize { ids.iter().map(|id| self.open[id].held.len()).sum() };
+        let of_job = |name: &str| self.jobs.get(&JobName::try_from(name).ok()?);
+        let contents: usize = match &header.kind {
+            Some(Kind::Seal(seal)) => self
+                .open
+                .get(&seal.attempt)
+                .map_or(0, |attempt| attempt.entries.len() + held(&self.known_job(&attempt.terms.job).open)),
+            Some(Kind::Whole(_) | Kind::Begin(_) | Kind::OpenWriter(_)) => {
+                self.open.values().map(|attempt| attempt.held.len()).sum()
+            }
+            Some(Kind::Abort(abort)) => self.open.get(&abort.attempt).map_or(0, |attempt| attempt.held.len()),
+            Some(Kind::Expire(expire)) => of_job(&expire.job).map_or(0, |job| {
+                expire
+                    .epochs
+                    .iter()
+                    .filter_map(|epoch| job.epochs.get(epoch))
+                    .map(|epoch| epoch.content.len())
+                    .sum()
+            }),
+            _ => 0,
+        };
+        contents > SLICE_ENTRIES
+    }
+
+    /// What this record, were it the next, would do to the content table, when that is much.
+    pub fn holding(&self, header: &Header) -> Option<Holding> {
+        if !self.takes_long(header) {
+            return None;
+        }
+        let of_attempt = |id: &u64| self.open[id].held.iter().copied().collect::<Vec<u32>>();
+        let (mut seals, mut frees) = (None, Vec::new());
+        match self.judge(header).ok()? {
+            Change::Seal(sealing) => {
+                let behind = self.left_behind(&sealing.terms.job, sealing.terms.epoch, sealing.attempt);
+                frees.extend(sealing.attempt.iter().chain(&behind).map(of_attempt));
+                seals = Some(sealing.tree);
+            }
+            Change::Expire { job, epochs } => {
+                let epochs = epochs.iter().map(|epoch| &self.known_job(&job).epochs[epoch]);
+                frees.extend(epochs.map(|epoch| epoch.content.to_vec()));
+            }
+            Change::Abort { attempt } => frees.push(of_attempt(&attempt)),
+            Change::OpenWriter { job, .. } => {
+                frees.extend(self.jobs.get(&job).into_iter().flat_map(|job| job.open.iter().map(of_attempt)));
+            }
+            Change::Begin { replaces, gives_way, .. } => {
+                frees.extend(replaces.iter().chain(&gives_way).map(of_attempt));
+            }
+            _ => return None,
+        }
+        let much =
+            seals.as_ref().map_or(0, |tree| tree.content.len()) + frees.iter().map(Vec::len).sum::<usize>();
+        if much <= SLICE_ENTRIES {
+            return None;
+        }
+        let (applied, record, contents) = (self.applied, header.wire().clone(), self.content.clone());
+        Some(Holding { applied, record, contents, seals, frees })
+    }
+
+    /// Takes what [`Holding::hold`] made. The next step uses it, or forgets it.
+    pub fn keep_held(&mut self, held: Held) {
+        self.held = Some(Box::new(held));
+    }
+
+    /// Hands out what was let go of since the last step began. To drop a million entries takes long: do it when the
+    /// ledger is not locked.
+    #[must_use]
+    pub fn take_gone(&mut self) -> Gone {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Before a record is judged: what was worked out for another is of no use.
+    pub(super) fn check_held(&mut self, header: &Header) {
+        self.held.take_if(|held| held.applied != self.applied || held.record != header.wire());
+    }
+
+    /// The record was judged good: the table that was worked out for it takes the place of the one before.
+    pub(super) fn place_held(&mut self) {
+        if let Some(held) = &self.held {
+            let before = std::mem::replace(&mut self.content, held.contents.clone());
+            self.gone.contents.push(before);
+        }
+    }
+
+    /// An epoch takes hold of its content.
+    pub(super) fn hold_sealed(&mut self, tree: &Tree) -> Box<[u32]> {
+        match &mut self.held {
+            Some(held) => std::mem::take(&mut held.sealed),
+            None => Arc::make_mut(&mut self.content).hold_all(&tree.content),
+        }
+    }
+
+    /// An epoch or an attempt lets go of content; answers with what nobody holds any more, sorted.
+    pub(super) fn release<'a>(&mut self, ids: impl IntoIterator<Item = &'a u32>) -> Vec<Released> {
+        match &mut self.held {
+            Some(held) => held.released.pop_front().expect("one for each that lets go"),
+            None => Arc::make_mut(&mut self.content).release_all(ids),
+        }
+    }
+}

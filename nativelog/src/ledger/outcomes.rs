@@ -1,0 +1,308 @@
+//! What became of commits: which commit id led where, and how attempts ended. A repeat whose first answer was lost
+//! finds its own outcome here.
+//!
+//! **Guarantees.** An outcome is found for 24 hours of log time after it came about, unless so many newer ones came
+//! that there is no room. The oldest go first, by the record that *ended* them: what was just recorded never goes.
+//! The horizon is the end of the newest that was forgotten.
+//!
+//! **Never.** Nobody is told that something did not happen because it was forgotten. A commit id travels with a lower
+//! bound of its birth; one that may be older than the horizon is *too old to know*, unless its epoch is still there:
+//! that keeps the id itself.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use checkpoint::digest::checksum;
+use checkpoint::{CommitId, Digest, JobName};
+
+use super::Ledger;
+use super::attempt::Attempt;
+use super::job::EpochRecord;
+use super::rows::RowKey;
+use super::verdict::{Reason, Rejected, SealedEpoch};
+use crate::record::LogId;
+
+/// Names a commit id of a job: half the BLAKE3 of both, so that a row needs no name and outlives its job.
+pub(super) type CommitKey = [u8; 16];
+
+/// What became of one commit id. Fixed fields: there may be hundreds of thousands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub key: CommitKey,
+    /// Position of the record that brought it about.
+    pub end: LogId,
+    /// Log time of that, in milliseconds.
+    pub end_ms: u64,
+    /// The attempt; of a writer, its token.
+    pub attempt: u64,
+    /// Number of the job.
+    pub job: u64,
+    pub how: Ending,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// No attempt: a writer was opened.
+    Writer,
+    Sealed {
+        epoch: u64,
+        root: Digest,
+        /// Start of the plan's digest, see [`plan_key`].
+        plan: u64,
+    },
+    Aborted,
+    /// A later epoch (or the same, sealed by another attempt) came first.
+    Subsumed {
+        by: u64,
+    },
+    Fenced,
+    /// Its writer was silent for long, and another commit began the same epoch.
+    Replaced,
+    /// It was silent for minutes, and another attempt needed its room.
+    GaveWay,
+}
+
+/// The outcomes that are remembered, in the order of their ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Outcomes {
+    ring: VecDeque<Outcome>,
+    /// Number of the first in the ring: outcomes are counted from the cluster's first on.
+    first: u64,
+    /// Log index of the end of the newest that was forgotten.
+    horizon: Option<u64>,
+    /// Start of the key, and number. A few keys may begin alike.
+    by_key: BTreeSet<(u64, u64)>,
+    /// Number by attempt, or by a writer's token: each is a log index of its own.
+    by_attempt: BTreeMap<u64, u64>,
+}
+
+impl Outcomes {
+    /// What a commit id led to last.
+    pub fn of_commit(&self, job: &JobName, commit: &CommitId) -> Option<&Outcome> {
+        let key = commit_key(job, commit);
+        let start = start_of(&key);
+        let alike = self.by_key.range((start, 0)..=(start, u64::MAX)).rev();
+        alike.map(|(_, number)| self.at(*number)).find(|outcome| outcome.key == key)
+    }
+
+    /// How an attempt ended.
+    pub fn of_attempt(&self, attempt: u64) -> Option<&Outcome> {
+        let outcome = self.at(*self.by_attempt.get(&attempt)?);
+        (outcome.how != Ending::Writer).then_some(outcome)
+    }
+
+    /// Whether what was born here, or later, may be forgotten.
+    pub fn may_have_forgotten(&self, born: u64) -> bool {
+        self.horizon.is_some_and(|horizon| born <= horizon)
+    }
+
+    pub fn horizon(&self) -> Option<u64> {
+        self.horizon
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// The outcome of this number, while it is remembered.
+    pub fn get(&self, number: u64) -> Option<&Outcome> {
+        self.ring.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Numbers and outcomes, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Outcome)> {
+        (self.first..).zip(&self.ring)
+    }
+
+    /// Number of the next one.
+    pub fn next(&self) -> u64 {
+        self.first + self.ring.len() as u64
+    }
+
+    /// Number of the first that is remembered: so many are forgotten.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Whether this one may be the newest.
+    pub fn may_follow(&self, outcome: &Outcome) -> bool {
+        let last = self.ring.back().map(|last| last.end.index).max(self.horizon);
+        last.is_none_or(|last| last <= outcome.end.index) && !self.by_attempt.contains_key(&outcome.attempt)
+    }
+
+    /// Records the newest; answers with its number.
+    pub fn push(&mut self, outcome: Outcome) -> u64 {
+        let number = self.next();
+        assert!(self.may_follow(&outcome), "ends only rise");
+        self.by_key.insert((start_of(&outcome.key), number));
+        let before = self.by_attempt.insert(outcome.attempt, number);
+        assert!(before.is_none(), "an attempt ends once");
+        self.ring.push_back(outcome);
+        number
+    }
+
+    /// Number of the oldest, when there are `max` already, or when it ended at or before `until_ms`.
+    pub fn due(&self, max: usize, until_ms: Option<u64>) -> Option<u64> {
+        let oldest = self.ring.front()?;
+        let is_due = self.ring.len() >= max || until_ms.is_some_and(|until| oldest.end_ms <= until);
+        is_due.then_some(self.first)
+    }
+
+    /// Forgets the oldest.
+    pub fn forget_oldest(&mut self) {
+        let Some(gone) = self.ring.pop_front() else { return };
+        let number = self.first;
+        self.first += 1;
+        self.horizon = Some(gone.end.index);
+        self.by_key.remove(&(start_of(&gone.key), number));
+        self.by_attempt.remove(&gone.attempt);
+    }
+
+    /// None yet, of a ledger that has forgotten those up to number `first`.
+    pub fn behind(first: u64, horizon: Option<u64>) -> Outcomes {
+        Outcomes { first, horizon, ..Outcomes::default() }
+    }
+
+    fn at(&self, number: u64) -> &Outcome {
+        self.get(number).expect("what is in the indexes is in the ring")
+    }
+}
+
+/// What a commit id led to.
+pub(super) enum Found<'a> {
+    Writer {
+        token: u64,
+    },
+    Open(u64, &'a Attempt),
+    Sealed {
+        sealed: SealedEpoch,
+        plan: u64,
+    },
+    /// Its attempt ended without an epoch: the commit may be tried again.
+    Lapsed,
+    /// The job was removed since; what is there now is another of its name.
+    JobRemoved,
+}
+
+impl Ledger {
+    /// What a commit id led to. `born`: a log index at which it was not in use yet, 0 when nobody knows one.
+    ///
+    /// # Errors
+    /// It is not found, and may have been forgotten.
+    pub(super) fn found(
+        &self,
+        name: &JobName,
+        commit: &CommitId,
+        born: u64,
+    ) -> Result<Option<Found<'_>>, Rejected> {
+        let job = self.jobs.get(name);
+        if let Some(job) = job {
+            let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
+            if let Some((id, attempt)) = open.find(|(_, attempt)| attempt.terms.commit == *commit) {
+                return Ok(Some(Found::Open(id, attempt)));
+            }
+        }
+        if let Some(outcome) = self.outcomes.of_commit(name, commit) {
+            let there = job.is_some_and(|job| job.number == outcome.job);
+            return Ok(Some(match outcome.how {
+                Ending::Sealed { plan, .. } => {
+                    let sealed = self.sealed_outcome(name, outcome).expect("it is sealed");
+                    Found::Sealed { sealed, plan }
+                }
+                _ if !there => Found::JobRemoved,
+                Ending::Writer => Found::Writer { token: outcome.attempt },
+                Ending::Aborted
+                | Ending::Subsumed { .. }
+                | Ending::Fenced
+                | Ending::Replaced
+                | Ending::GaveWay => Found::Lapsed,
+            }));
+        }
+        if !self.outcomes.may_have_forgotten(born) {
+            return Ok(None);
+        }
+        // An epoch that is there keeps its commit's id. Only those that were sealed after the birth, and whose outcomes
+        // are forgotten, have to be looked at.
+        let epochs = job.into_iter().flat_map(|job| job.epochs.values().rev());
+        let mut epochs = epochs.take_while(|epoch| epoch.sealed.position.index >= born);
+        match epochs.find(|epoch| epoch.commit == *commit) {
+            Some(EpochRecord { sealed, plan, .. }) => {
+                let sealed = SealedEpoch { already: true, ..SealedEpoch::clone(sealed) };
+                Ok(Some(Found::Sealed { sealed, plan: *plan }))
+            }
+            None => Err(too_old("this commit id is older than what the log remembers")),
+        }
+    }
+
+    /// The answer to a repeat of what sealed; less is known when the epoch has expired. `None` when it is no seal.
+    pub(super) fn sealed_outcome(&self, name: &JobName, outcome: &Outcome) -> Option<SealedEpoch> {
+        let Ending::Sealed { epoch, root, .. } = outcome.how else { return None };
+        let job = self.jobs.get(name).filter(|job| job.number == outcome.job);
+        let there = job.and_then(|job| job.epochs.get(&epoch));
+        if let Some(there) = there.filter(|there| there.sealed.position == outcome.end) {
+            return Some(SealedEpoch { already: true, ..SealedEpoch::clone(&there.sealed) });
+        }
+        Some(SealedEpoch {
+            job: name.clone(),
+            epoch,
+            root,
+            position: outcome.end,
+            attempt: outcome.attempt,
+            files: 0,
+            bytes: 0,
+            new_bytes: 0,
+            new_files: 0,
+            log_bytes: 0,
+            already: true,
+            expired: true,
+        })
+    }
+
+    /// An attempt that is neither open nor remembered.
+    pub(super) fn no_attempt(&self, id: u64) -> Rejected {
+        // An attempt ends after it began, and its id says when that was.
+        if self.outcomes.may_have_forgotten(id) {
+            return too_old(format!("attempt {id} is older than what the log remembers"));
+        }
+        Rejected::new(Reason::NotFound, format!("no attempt {id}"))
+    }
+
+    /// Records what became of a commit id, and makes room for it first.
+    pub(super) fn remember(&mut self, name: &JobName, commit: &CommitId, outcome: (u64, Ending), end: LogId) {
+        let (attempt, how) = outcome;
+        self.forget_outcome(self.limits().outcomes_max, None);
+        let job = self.jobs[name].number;
+        let (key, end_ms) = (commit_key(name, commit), self.log_ms);
+        self.touch(RowKey::Outcome(self.outcomes.next()));
+        self.outcomes.push(Outcome { key, end, end_ms, attempt, job, how });
+    }
+
+    /// Forgets the oldest, when there are `max` or it ended at or before `until_ms`; false when it stays.
+    pub(super) fn forget_outcome(&mut self, max: usize, until_ms: Option<u64>) -> bool {
+        let Some(number) = self.outcomes.due(max, until_ms) else { return false };
+        self.touch(RowKey::Outcome(number));
+        self.outcomes.forget_oldest();
+        true
+    }
+}
+
+fn too_old(detail: impl Into<String>) -> Rejected {
+    Rejected::new(Reason::TooOld, detail)
+}
+
+fn commit_key(job: &JobName, commit: &CommitId) -> CommitKey {
+    checksum(&[job.as_str().as_bytes(), &[0], commit.as_bytes()])
+}
+
+fn start_of(key: &CommitKey) -> u64 {
+    u64::from_be_bytes(*key.first_chunk().expect("a key has 16 bytes"))
+}
+
+/// The start of a plan's digest: enough to tell whether a repeat brings the plan that was sealed.
+pub(super) fn plan_key(plan_digest: &Digest) -> u64 {
+    u64::from_be_bytes(*plan_digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
+}

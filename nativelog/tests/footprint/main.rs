@@ -1,0 +1,137 @@
+//! What a ledger takes in memory and in a snapshot, counted to the byte.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use checkpoint::digest::{Digest, content};
+use checkpoint::{CommitId, EntryKind, JobName, Manifest, ManifestEntry, Piece, PlanEntry, RelPath};
+use nativelog::LogId;
+use nativelog::compose::{self, Opening, Pages};
+use nativelog::ledger::{Ledger, OUTCOMES_MAX};
+use nativelog::record::LogRecord;
+
+/// The system's allocator, and the bytes that it has given out.
+struct Counted;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static COUNTED: Counted = Counted;
+
+#[expect(unsafe_code, reason = "nothing else sees what a ledger holds")]
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+/// What may be held and written, bytes.
+const BOUND: usize = 64 << 20;
+/// Epochs of a job that are kept.
+const KEPT: u64 = 2;
+
+struct Filled {
+    held: usize,
+    snapshot: usize,
+    outcomes: usize,
+}
+
+fn step(ledger: &mut Ledger, record: &LogRecord) {
+    let index = ledger.applied().map_or(0, |id| id.index + 1);
+    let step = ledger.step(LogId { term: 1, node: 1, index }, &record.header).unwrap();
+    assert!(step.verdict.is_accepted(), "{}", step.verdict);
+    drop(ledger.drain_changes());
+}
+
+/// One file of 8 bytes, with a content of its own.
+fn whole(job: &JobName, commit: u64, born: u64) -> LogRecord {
+    let bytes = [commit.to_be_bytes(), born.to_be_bytes()].concat();
+    let entry = |path: &[u8], kind, mode, size| PlanEntry {
+        path: RelPath::parse(path).unwrap(),
+        kind,
+        mode,
+        size,
+        target: Vec::new(),
+    };
+    let entries = [
+        entry(b"", EntryKind::Directory, 0o755, 0),
+        entry(b"state", EntryKind::File, 0o644, bytes.len() as u64),
+    ];
+    let digest = content(&bytes);
+    let digests = [Digest::NONE, digest];
+    let manifest = Manifest {
+        entries: entries
+            .iter()
+            .zip(digests)
+            .map(|(entry, digest)| ManifestEntry::new(entry, digest))
+            .collect(),
+    };
+    let id = content(&[job.as_str().as_bytes(), &commit.to_be_bytes()].concat());
+    let opening = Opening {
+        job: job.clone(),
+        epoch: Some(commit),
+        token: None,
+        commit: CommitId::from_slice(&id.as_bytes()[..16]).unwrap(),
+        born,
+        chunk_bytes: 64 << 10,
+        base: None,
+        labels: vec![("time".into(), "2026-11-28T14:00:00Z".into())],
+        depends_on: Vec::new(),
+    };
+    let file = checkpoint::PackedFile { file: 1, offset: 0, len: bytes.len() as u32, digest };
+    let pack = Piece::Pack { files: vec![file], payload: bytes.into() };
+    compose::whole(&opening, &Pages::new(&entries), &[pack], manifest.root()).unwrap()
+}
+
+/// So many jobs with so many commits each, of which all but the newest two epochs have expired.
+fn filled(jobs: u64, commits: u64) -> Filled {
+    let before = HELD.load(Ordering::Relaxed);
+    let mut ledger = Ledger::default();
+    for commit in 1..=commits {
+        for job in 0..jobs {
+            let job = JobName::try_from(format!("job-{job:06}").as_str()).unwrap();
+            let born = ledger.applied().map_or(0, |id| id.index);
+            step(&mut ledger, &whole(&job, commit, born));
+            if commit > KEPT {
+                step(&mut ledger, &compose::expire(&job, vec![commit - KEPT], false, "", Vec::new()));
+            }
+        }
+    }
+    let held = HELD.load(Ordering::Relaxed) - before;
+    let encoded = ledger.encode();
+    assert_eq!(Ledger::decode(&encoded).unwrap().digest(), ledger.digest());
+    Filled { held, snapshot: encoded.len(), outcomes: ledger.outcomes() }
+}
+
+/// Whatever number of commits 2,000 jobs made, and with two epochs left of each: memory and snapshot stay small. The
+/// whole of it, 2,000 commits each, with `EPOCHLOG_EXHAUSTIVE=1` (and `--release`); else what one outcome takes is
+/// measured, and counted as often as there may be outcomes.
+#[test]
+fn many_commits_of_many_jobs_leave_a_small_ledger() {
+    if std::env::var_os("EPOCHLOG_EXHAUSTIVE").is_some() {
+        let full = filled(2000, 2000);
+        println!("{} outcomes, {} bytes held, {} in a snapshot", full.outcomes, full.held, full.snapshot);
+        assert_eq!(full.outcomes, OUTCOMES_MAX);
+        assert!(full.held < BOUND && full.snapshot < BOUND);
+        return;
+    }
+    // Powers of two: a ring that has just grown would count for more than it is.
+    let (few, many) = (filled(2048, 2), filled(2048, 16));
+    let more = many.outcomes - few.outcomes;
+    assert_eq!(more, 2048 * 14);
+    let whole = |few: usize, many: usize| few + (many - few).div_ceil(more) * OUTCOMES_MAX;
+    let (held, snapshot) = (whole(few.held, many.held), whole(few.snapshot, many.snapshot));
+    println!("held {}, then {}: {held}", few.held, many.held);
+    println!("a snapshot {}, then {}: {snapshot}", few.snapshot, many.snapshot);
+    assert!(held < BOUND, "{held} bytes held");
+    assert!(snapshot < BOUND, "{snapshot} bytes in a snapshot");
+}

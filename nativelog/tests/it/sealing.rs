@@ -1,0 +1,201 @@
+//! What may be sealed, and for how long a large seal holds up the others.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use checkpoint::digest::{DigestTree, content, subtree};
+use checkpoint::{
+    CommitId, EntryKind, JobName, Manifest, ManifestEntry, PackedFile, Piece, PlanEntry, RelPath,
+};
+use nativelog::compose::{self, Opening, Pages};
+use nativelog::ledger::{Accepted, Effect, Holding, Ledger, Reason, Step, Verdict};
+use nativelog::shape::check_shape;
+use nativelog::{LogId, LogRecord};
+
+use crate::directory::{CHUNK, Directory};
+
+fn opening() -> Opening {
+    Opening {
+        job: JobName::try_from("train").unwrap(),
+        epoch: None,
+        token: None,
+        commit: CommitId::from_bytes([7; 16]),
+        chunk_bytes: CHUNK as u32,
+        base: None,
+        labels: Vec::new(),
+        depends_on: Vec::new(),
+        born: 0,
+    }
+}
+
+fn next(ledger: &Ledger) -> LogId {
+    LogId { term: 1, node: 1, index: ledger.applied().map_or(0, |id| id.index + 1) }
+}
+
+fn step(ledger: &mut Ledger, record: &LogRecord) -> Step {
+    ledger.step(next(ledger), &record.header).unwrap()
+}
+
+fn done(ledger: &mut Ledger, record: &LogRecord) {
+    assert_eq!(step(ledger, record).verdict, Verdict::DONE);
+}
+
+/// A client sent the first half of a file with the digest that it would have as a file of its own. Merged with the
+/// other half it makes a digest that no bytes have, and the root made with that was sealed: no replica could ever
+/// verify the epoch, nor catch up with it.
+#[test]
+fn a_root_that_no_bytes_have_is_never_sealed() {
+    let directory = Directory::parse("f:128k");
+    let pages = Pages::new(&directory.entries);
+    let mut ledger = Ledger::default();
+    let begun = step(&mut ledger, &compose::begin(&opening(), &pages)).verdict;
+    assert!(matches!(begun, Verdict::Accepted(Accepted::Begun { attempt: 0, .. })), "{begun}");
+    done(&mut ledger, &pages.part(0, 0));
+
+    let bytes = Bytes::from(directory.bytes[1].clone());
+    let (first, second) = (bytes.slice(..CHUNK as usize), bytes.slice(CHUNK as usize..));
+    let alone = content(&first);
+    let lie = |file_bytes| {
+        let payload = first.clone();
+        compose::piece(0, Piece::Chunk { file: 1, offset: 0, digest: alone, file_bytes, payload })
+    };
+    let mut taken = 0;
+    for file_bytes in [2 * CHUNK, CHUNK] {
+        let record = lie(file_bytes);
+        if check_shape(&record.header, Some(&record.payload)).is_ok() {
+            match step(&mut ledger, &record).verdict {
+                Verdict::Rejected(rejected) => assert_eq!(rejected.reason, Reason::Malformed),
+                Verdict::Accepted(_) => taken += 1,
+            }
+        }
+    }
+    assert_eq!(taken, 0, "a part of a file was taken in the form of a whole one");
+
+    let mut tree = DigestTree::new(2 * CHUNK, CHUNK as u32);
+    tree.insert(0, CHUNK, alone).unwrap();
+    tree.insert(CHUNK, CHUNK, subtree(2 * CHUNK, CHUNK, &second)).unwrap();
+    let entries = directory.entries.iter().zip([checkpoint::Digest::NONE, tree.finish().unwrap()]);
+    let entries = entries.map(|(entry, digest)| ManifestEntry::new(entry, digest));
+    let root = Manifest { entries: entries.collect() }.root();
+    done(&mut ledger, &compose::piece(0, directory.chunk(1, 0)));
+    done(&mut ledger, &compose::piece(0, directory.chunk(1, CHUNK)));
+    let wrong = step(&mut ledger, &compose::seal(0, root)).verdict;
+    assert_eq!(wrong.rejected().map(|no| no.reason), Some(Reason::WrongRoot));
+    let sealed = step(&mut ledger, &compose::seal(0, directory.root())).verdict;
+    assert!(matches!(sealed, Verdict::Accepted(Accepted::Sealed(_))), "{sealed}");
+}
+
+/// CPU time of this thread: other load on the machine does not count.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+fn timed<T>(longest: &mut Duration, what: impl FnOnce() -> T) -> T {
+    let before = cpu();
+    let made = what();
+    *longest = (*longest).max(cpu().saturating_sub(before));
+    made
+}
+
+/// One record, as a machine applies it; answers with the CPU time of the longest part for which it locks the ledger,
+/// and of all of it.
+fn applied(ledger: &mut Ledger, record: &LogRecord) -> (Step, Duration, Duration) {
+    let (mut longest, all) = (Duration::ZERO, cpu());
+    if let Some(nativelog::record::Kind::Seal(seal)) = &record.header.kind
+        && let Some(mut gathering) = timed(&mut longest, || ledger.gathering(seal.attempt))
+    {
+        while timed(&mut longest, || gathering.take(ledger)) == Some(false) {}
+        let gathered = gathering.finish().unwrap();
+        timed(&mut longest, || ledger.keep_tree(gathered));
+    }
+    timed(&mut longest, || drop(ledger.check(&record.header)));
+    if let Some(held) = timed(&mut longest, || ledger.holding(&record.header)).and_then(Holding::hold) {
+        timed(&mut longest, || ledger.keep_held(held));
+    }
+    let id = next(ledger);
+    let (step, gone) = timed(&mut longest, || (ledger.step(id, &record.header).unwrap(), ledger.take_gone()));
+    drop(gone);
+    (step, longest, cpu() - all)
+}
+
+/// Files of eight bytes, each with its number, in directories of a thousand.
+fn many(count: u64) -> (Vec<PlanEntry>, Vec<(u32, [u8; 8])>) {
+    let entry = |path: String, kind, size| {
+        let path = RelPath::parse(path.as_bytes()).unwrap();
+        let mode = if kind == EntryKind::File { 0o644 } else { 0o755 };
+        PlanEntry { path, kind, mode, size, target: Vec::new() }
+    };
+    let mut entries = vec![entry(String::new(), EntryKind::Directory, 0)];
+    let mut files = Vec::new();
+    for number in 0..count {
+        if number % 1000 == 0 {
+            entries.push(entry(format!("d{:04}", number / 1000), EntryKind::Directory, 0));
+        }
+        files.push((entries.len() as u32, number.to_be_bytes()));
+        entries.push(entry(format!("d{:04}/f{:03}", number / 1000, number % 1000), EntryKind::File, 8));
+    }
+    (entries, files)
+}
+
+/// `EPOCHLOG_FILES` sets another size than the one for every day: a million is the most that an epoch may have.
+#[test]
+fn a_large_seal_locks_the_ledger_for_moments_only() {
+    let most = Duration::from_millis(50);
+    let count = std::env::var("EPOCHLOG_FILES").map_or(150_000, |count| count.parse().unwrap());
+    let (entries, files) = many(count);
+    let pages = Pages::new(&entries);
+    let mut ledger = Ledger::default();
+    let mut told = Vec::new();
+    step(&mut ledger, &compose::begin(&opening(), &pages));
+    let (mut part, mut all) = (Duration::ZERO, Duration::ZERO);
+    for record in pages.parts(0, 0) {
+        let (step, longest, whole) = applied(&mut ledger, &record);
+        assert_eq!(step.verdict, Verdict::DONE);
+        (part, all) = (part.max(longest), all.max(whole));
+    }
+    told.push(("page of the plan", part, all));
+    let mut digests = vec![checkpoint::Digest::NONE; entries.len()];
+    for some in files.chunks(4096) {
+        let mut payload = Vec::new();
+        let packed = some.iter().map(|(file, bytes)| {
+            let offset = payload.len() as u32;
+            payload.extend_from_slice(bytes);
+            digests[*file as usize] = content(bytes);
+            PackedFile { file: *file, offset, len: 8, digest: digests[*file as usize] }
+        });
+        let files = packed.collect();
+        done(&mut ledger, &compose::piece(0, Piece::Pack { files, payload: Bytes::from(payload) }));
+    }
+    let made = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
+    let root = Manifest { entries: made.collect() }.root();
+
+    // The same without preparation, on a copy: so that the rest of this test cannot pass for nothing.
+    let mut copy = ledger.clone();
+    let mut unprepared = Duration::ZERO;
+    let plain = timed(&mut unprepared, || step(&mut copy, &compose::seal(0, root)));
+
+    let (sealed, longest, whole) = applied(&mut ledger, &compose::seal(0, root));
+    assert!(matches!(sealed.verdict, Verdict::Accepted(Accepted::Sealed(_))), "{}", sealed.verdict);
+    assert_eq!(sealed, plain, "prepared or not, a record does the same");
+    assert_eq!(ledger.digest(), copy.digest());
+    told.push(("seal", longest, whole));
+    let expire = compose::expire(&opening().job, vec![1], true, "", Vec::new());
+    let plain = step(&mut copy, &expire);
+    let (expired, longest, whole) = applied(&mut ledger, &expire);
+    assert!(
+        matches!(&expired.effects[..], [Effect::Expire { released, .. }] if released.len() == files.len())
+    );
+    assert_eq!(expired, plain, "prepared or not, a record does the same");
+    assert_eq!(ledger.digest(), copy.digest());
+    told.push(("expiry", longest, whole));
+
+    for (what, longest, whole) in &told {
+        println!("{what} of {count} files: {longest:?} locked at once, {whole:?} of CPU in all");
+    }
+    println!("a seal without preparation: {unprepared:?}");
+    for (what, longest, _) in told {
+        assert!(longest < most, "{what}: the ledger was locked for {longest:?}");
+    }
+    assert_eq!(Ledger::decode(&ledger.encode()).unwrap().digest(), ledger.digest());
+}

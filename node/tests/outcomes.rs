@@ -1,0 +1,148 @@
+//! A commit that comes again later than the log remembers, at a node.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use client::{Certainty, Client, Code, Commit, Event, pb};
+use nativelog::compose;
+use nativelog::ledger::{OUTCOME_KEPT_MS, TICK_MS_MAX};
+use node::config::{Config, Overrides};
+use node::metrics::Metrics;
+use node::opening;
+use raft::{Replica, ReplicaConfig};
+
+mod support;
+
+use support::{Node, port, source, wait_for};
+
+/// A day of log time passes on the node, which does not run.
+async fn a_day_passes(config: &Path) {
+    let config = Config::load(Some(config), &Overrides::default()).unwrap();
+    let opening::Opened { claim, log, machine, .. } =
+        tokio::task::block_in_place(|| opening::open(&config, &Metrics::new())).unwrap();
+    let (incarnation, members) = (claim.identity.incarnation, config.members.clone());
+    let settings = ReplicaConfig {
+        cluster: claim.cluster,
+        heartbeat: config.heartbeat,
+        election_timeout: config.election_timeout,
+        ..ReplicaConfig::new(config.id, incarnation, &config.cluster, members)
+    };
+    let replica = Replica::start(settings, log, machine.clone()).await.unwrap();
+    wait_for("a leader", async || replica.is_leader().then_some(())).await;
+    let ticks = (0..OUTCOME_KEPT_MS / TICK_MS_MAX).map(|_| replica.propose(compose::tick(TICK_MS_MAX)));
+    for tick in futures::future::join_all(ticks).await {
+        assert!(tick.unwrap().1.is_accepted());
+    }
+    replica.shutdown().await;
+    tokio::task::block_in_place(|| machine.shutdown());
+}
+
+async fn expire(client: &Client, epoch: u64) {
+    let request = pb::ExpireRequest { job: "job".into(), epochs: vec![epoch], ..Default::default() };
+    client.expire(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_older_than_the_log_remembers_is_too_old_to_know_and_is_not_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let mut running = Node::start(dir.path(), &endpoint, dir.path());
+    let client = running.client().await;
+    let born = Some(client.reached().await.unwrap());
+    let mut orders = Vec::new();
+    for epoch in 1..=3 {
+        let order = Commit { epoch: Some(epoch), born, ..Commit::new("job".parse().unwrap()) };
+        let done = client.commit(&source, order.clone(), &|_| {}).await.unwrap();
+        assert!(!done.committed.already);
+        orders.push(order);
+    }
+    expire(&client, 1).await;
+    expire(&client, 2).await;
+    // While it is remembered, also of an epoch that has expired.
+    let again = client.commit(&source, orders[0].clone(), &|_| {}).await.unwrap().committed;
+    assert!(again.already && again.expired && !again.root.is_empty());
+    running.terminate();
+    running.child.wait().unwrap();
+    a_day_passes(&running.config).await;
+
+    let running = Node::start(dir.path(), &endpoint, dir.path());
+    let client = running.client().await;
+    let begun = std::sync::Mutex::new(0);
+    let count = |event| {
+        if matches!(event, Event::Opened(_)) {
+            *begun.lock().unwrap() += 1;
+        }
+    };
+    // With its number, and without one, which would begin another epoch of the same directory.
+    let numberless = Commit { epoch: None, ..orders[1].clone() };
+    for order in [orders[0].clone(), numberless] {
+        let failure = client.commit(&source, order, &count).await.unwrap_err();
+        assert_eq!((failure.code, failure.committed), (Code::TooOld, Certainty::Unknown), "{failure:?}");
+        assert!(failure.sentence.contains("UNKNOWN") && failure.fix.contains("ls"), "{failure:?}");
+    }
+    assert_eq!(*begun.lock().unwrap(), 0, "nothing was begun");
+    let too_old =
+        client.open_writer("job", *orders[0].commit_id.as_bytes(), born.unwrap()).await.unwrap_err();
+    assert_eq!(too_old.code, Code::TooOld, "{too_old:?}");
+    // The epoch that is there knows its commit; and a new commit is a new one, whatever the client remembers.
+    let known = client.commit(&source, orders[2].clone(), &|_| {}).await.unwrap().committed;
+    assert!(known.already && !known.expired && known.epoch == 3);
+    let fresh = client.commit(&source, Commit::new("job".parse().unwrap()), &|_| {}).await.unwrap().committed;
+    assert_eq!((fresh.epoch, fresh.already), (4, false));
+
+    let text = format!("{}.{}", orders[0].commit_id, born.unwrap());
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_epochlog"))
+        .args(["-e", &endpoint, "commit", "--job", "job", "--epoch", "1", "--commit-id", &text])
+        .arg(&source)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("too old to know"), "{said}");
+}
+
+fn epochlog(endpoint: &str, args: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_epochlog"))
+        .args(["-e", endpoint])
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_nothing_left_is_removed_and_starts_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    let client = node.client().await;
+    let order = || Commit { wait_all: true, ..Commit::new("job".parse().unwrap()) };
+    let first = order();
+    assert_eq!(client.commit(&source, first.clone(), &|_| {}).await.unwrap().committed.epoch, 1);
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job"]);
+    assert_eq!(code, Some(2), "nobody was asked: {said}");
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes"]);
+    assert!(code == Some(1) && said.contains("not empty") && said.contains("1 epochs"), "{said}");
+    expire(&client, 1).await;
+    // What is committed and removed is told as that, also to who waits for all.
+    let again = client.commit(&source, first.clone(), &|_| {}).await.unwrap();
+    assert!(again.committed.already && again.committed.expired);
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes", "--reason", "done"]);
+    assert!(code == Some(0) && said.contains("removed job job"), "{said}");
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes"]);
+    assert_eq!(code, Some(4), "{said}");
+    wait_for("the empty folder's end", async || (!node.data.join("epochs/job").exists()).then_some(())).await;
+
+    let anew = client.commit(&source, order(), &|_| {}).await.unwrap().committed;
+    assert_eq!((anew.epoch, anew.already), (1, false));
+    let old = client.commit(&source, first, &|_| {}).await.unwrap().committed;
+    assert!(
+        old.already && old.expired && old.position != anew.position,
+        "the old commit is not the new epoch"
+    );
+}
