@@ -166,7 +166,7 @@ pub fn one_sync_hangs(
     cluster.wait_published("hang", 1);
     compare_everywhere(&cluster, &source, "hang", 1);
     assert!(
-        handed.is_ok_and(|took| took <= limit),
+        handed.is_some_and(|took| took <= limit),
         "another leader after {handed:?}, the limit is {limit:?}"
     );
 }
