@@ -50,10 +50,10 @@ async fn a_commit_older_than_the_log_remembers_is_too_old_to_know_and_is_not_beg
     let endpoint = port();
     let mut running = Node::start(dir.path(), &endpoint, dir.path());
     let client = running.client().await;
-    let born = Some(client.reached().await.unwrap());
+    let born = client.reached().await.unwrap();
     let mut orders = Vec::new();
     for epoch in 1..=3 {
-        let order = Commit { epoch: Some(epoch), born, ..Commit::new("job".parse().unwrap()) };
+        let order = Commit { epoch: Some(epoch), born: Some(born), ..Commit::new("job".parse().unwrap()) };
         let done = client.commit(&source, order.clone(), &|_| {}).await.unwrap();
         assert!(!done.committed.already);
         orders.push(order);
@@ -83,8 +83,7 @@ async fn a_commit_older_than_the_log_remembers_is_too_old_to_know_and_is_not_beg
         assert!(failure.sentence.contains("UNKNOWN") && failure.fix.contains("ls"), "{failure:?}");
     }
     assert_eq!(*begun.lock().unwrap(), 0, "nothing was begun");
-    let too_old =
-        client.open_writer("job", *orders[0].commit_id.as_bytes(), born.unwrap()).await.unwrap_err();
+    let too_old = client.open_writer("job", *orders[0].commit_id.as_bytes(), born).await.unwrap_err();
     assert_eq!(too_old.code, Code::TooOld, "{too_old:?}");
     // The epoch that is there knows its commit; and a new commit is a new one, whatever the client remembers.
     let known = client.commit(&source, orders[2].clone(), &|_| {}).await.unwrap().committed;
@@ -92,7 +91,7 @@ async fn a_commit_older_than_the_log_remembers_is_too_old_to_know_and_is_not_beg
     let fresh = client.commit(&source, Commit::new("job".parse().unwrap()), &|_| {}).await.unwrap().committed;
     assert_eq!((fresh.epoch, fresh.already), (4, false));
 
-    let text = format!("{}.{}", orders[0].commit_id, born.unwrap());
+    let text = format!("{}.{}", orders[0].commit_id, born);
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_epochlog"))
         .args(["-e", &endpoint, "commit", "--job", "job", "--epoch", "1", "--commit-id", &text])
         .arg(&source)
