@@ -45,8 +45,8 @@ pub const BARS: [(&str, &str, Tell); 13] = [
     ("windows", "a wire that is up for a second between cuts is used", windows),
     ("thin-wire", "200 MiB over 10 Mbit/s, small commits keep a p99 under 5 s", thin_wire),
     ("same-epoch", "8 writers of one epoch, 200 rounds, one root each", same_epoch),
-    ("dead-writer", "a dead writer hinders its successor for 30 s at most", |stage| {
-        same_epoch::a_dead_writer_hinders_briefly("dead-writer", 256 << 20, &mut stage.rng, &mut say)
+    ("writer-gone", "a dead writer hinders its successor for 30 s at most", |stage| {
+        same_epoch::a_dead_writer_hinders_briefly("writer-gone", 256 << 20, &mut stage.rng, &mut say)
     }),
 ];
 
