@@ -5,23 +5,24 @@
 //! test fails, the tails of the logs are printed.
 
 mod node;
+mod options;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-pub use node::{Node, disk_bytes};
+pub use node::{Node, disk_bytes, get};
+pub use options::Options;
 
 use crate::binary;
 use crate::cli::{Caller, Output, Running, Shell, clean, create, signal};
-use crate::netns::Net;
 use crate::scratch::{Scratch, set_mode};
 use crate::seed::Rng;
 use crate::trees::give_to;
@@ -29,48 +30,6 @@ use crate::wait::{try_until, wait_until};
 
 /// Time in which a cluster must be ready, a leader found, an epoch published.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How a cluster is made.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Number of nodes.
-    pub nodes: u64,
-    /// Run nodes and clients as this user and group (needs root).
-    pub user: Option<(u32, u32)>,
-    /// Whether nodes may read sources in the cluster's folder by path.
-    pub by_path: bool,
-    /// Heartbeat, in milliseconds.
-    pub heartbeat_ms: u64,
-    /// Bounds of the whole time without a leader, in milliseconds.
-    pub election_ms: (u64, u64),
-    /// Heartbeat and election timeout as they are shipped, whatever the two above say.
-    pub shipped_timing: bool,
-    /// Node N lives on host N of this network. The caller is [`Net::outside`] then.
-    pub net: Option<Arc<Net>>,
-    /// Where the cluster's folder is made; default the scratch root.
-    pub below: Option<PathBuf>,
-    /// Space that a node keeps free, as its configuration writes it.
-    pub reserve: String,
-    /// Further lines of configuration, whole sections.
-    pub more: String,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            nodes: 3,
-            user: None,
-            by_path: true,
-            heartbeat_ms: 150,
-            election_ms: (2700, 3600),
-            shipped_timing: false,
-            net: None,
-            below: None,
-            reserve: "64 MiB".into(),
-            more: String::new(),
-        }
-    }
-}
 
 /// A running cluster.
 #[derive(Debug)]
@@ -109,8 +68,9 @@ impl Cluster {
         };
         // A copy, so that another user may run it and a rebuild does not change it under us.
         let binary = folder.join("epochlog");
-        if options.user.is_some() || fs::hard_link(binary::epochlog(), &binary).is_err() {
-            fs::copy(binary::epochlog(), &binary).expect("the binary can be copied");
+        let under_test = options.binary.as_deref().unwrap_or_else(|| binary::epochlog());
+        if options.user.is_some() || fs::hard_link(under_test, &binary).is_err() {
+            fs::copy(under_test, &binary).expect("the binary can be copied");
         }
         set_mode(&binary, 0o755).expect("our own copy takes a mode");
         let nodes: Vec<Node> = (1..=options.nodes)
@@ -136,45 +96,13 @@ impl Cluster {
         let shell = Shell { binary, folder: folder.join("cli"), user: options.user };
         let cluster = Cluster { nodes, options, shell, folder };
         for node in &cluster.nodes {
-            fs::write(&node.config, cluster.configuration(node)).expect("the scratch folder can be written");
+            let text = cluster.options.configuration(node, &cluster.nodes, &cluster.folder.join("sources"));
+            fs::write(&node.config, text).expect("the scratch folder can be written");
         }
         if let Some((user, group)) = cluster.options.user {
             give_to(&cluster.folder, user, group).expect("root may give files away");
         }
         cluster
-    }
-
-    fn configuration(&self, node: &Node) -> String {
-        let members: Vec<_> =
-            self.nodes.iter().map(|peer| format!("\"{}={}\"", peer.id, peer.address())).collect();
-        let roots = if self.options.by_path {
-            format!("\"{}\"", self.folder.join("sources").display())
-        } else {
-            String::new()
-        };
-        let (low, high) = self.options.election_ms;
-        let timing = match self.options.shipped_timing {
-            true => String::new(),
-            false => format!(
-                "[raft]\nheartbeat = \"{}ms\"\nelection_timeout = [\"{low}ms\", \"{high}ms\"]\n",
-                self.options.heartbeat_ms
-            ),
-        };
-        format!(
-            "[node]\nid = {}\ncluster = \"test\"\ndata_dir = \"{}\"\nadvertise = \"{}\"\nsource_roots = [{roots}]\n\
-             [listen]\ngrpc = \"{}\"\nhttp = \"{}:{}\"\n\
-             [cluster]\ninitial_members = [{}]\n\
-             {timing}[storage]\nreserve_free = \"{}\"\n{}",
-            node.id,
-            node.data.display(),
-            node.address(),
-            node.address(),
-            node.host,
-            node.http,
-            members.join(", "),
-            self.options.reserve,
-            self.options.more,
-        )
     }
 
     /// The cluster's folder.
@@ -361,6 +289,19 @@ impl Cluster {
     /// Commits `dir` and waits for the answer.
     pub fn commit(&self, nodes: &[u64], dir: &Path, job: &str, epoch: u64, more: &[&str]) -> Output {
         self.spawn_commit(nodes, dir, job, epoch, more).wait()
+    }
+
+    /// As [`Cluster::commit`], for one that may take longer than other commands.
+    pub fn commit_within(
+        &self,
+        limit: Duration,
+        nodes: &[u64],
+        dir: &Path,
+        job: &str,
+        epoch: u64,
+        more: &[&str],
+    ) -> Output {
+        self.spawn_commit(nodes, dir, job, epoch, more).wait_for(limit)
     }
 
     /// Restores `name` (`job@epoch`) to a new folder through one node and gives its path.

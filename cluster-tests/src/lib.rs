@@ -5,8 +5,10 @@
 //! - [`walk`]: an independent comparison of directories, which never uses the product's digest;
 //! - [`oracle`], [`observe`], [`invariants`]: what happened, what is seen, what must be true;
 //! - [`scenario`]: the stories, each scalable: short in `tests/process`, long in the program `trial`;
-//! - [`usage`], [`metrics`], [`wal`]: what a node takes, what it says of itself, what its log is as bytes;
+//! - [`usage`], [`counters`], [`metrics`], [`wal`]: what a node takes, what the kernel counted, what it says of itself,
+//!   what its log is as bytes;
 //! - [`disks`], [`netns`], [`load`]: file systems that can fill, wires that can be cut, commits in the background;
+//! - [`probe`]: small commits in a fixed rhythm, and how long each took;
 //! - [`needs`]: what a story needs of the machine, and the one way to leave it out for want of it;
 //! - [`seed`], [`wait`], [`scratch`], [`trace`]: one seed, conditions with deadlines, folders that go away, strace.
 //!
@@ -15,6 +17,7 @@
 pub mod binary;
 pub mod cli;
 pub mod cluster;
+pub mod counters;
 pub mod disks;
 pub mod inputs;
 pub mod invariants;
@@ -24,6 +27,7 @@ pub mod needs;
 pub mod netns;
 pub mod observe;
 pub mod oracle;
+pub mod probe;
 pub mod scenario;
 pub mod scratch;
 pub mod seed;

@@ -1,8 +1,9 @@
 //! What a node says of itself at `/metrics`, in the text form of Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use crate::cluster::Node;
+use crate::cluster::{Node, get};
 
 /// The samples of one look, by name with labels.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +17,15 @@ impl Metrics {
     /// # Errors
     /// When it does not answer, or not with metrics.
     pub fn of(node: &Node) -> Result<Metrics, String> {
-        match node.get("/metrics") {
+        Metrics::at(node.http_place())
+    }
+
+    /// Asks whoever listens there.
+    ///
+    /// # Errors
+    /// As [`Metrics::of`].
+    pub fn at(place: SocketAddr) -> Result<Metrics, String> {
+        match get(place, "/metrics") {
             Ok((200, text)) => Ok(Metrics::parse(&text)),
             Ok((code, text)) => Err(format!("/metrics answers {code}: {text}")),
             Err(error) => Err(format!("/metrics: {error}")),

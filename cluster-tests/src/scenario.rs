@@ -4,15 +4,22 @@
 
 pub mod catch_up;
 pub mod commits;
+pub mod cut_leader;
 pub mod damage;
+pub mod eio;
 pub mod full_disk;
 pub mod hostile;
 pub mod identical;
 pub mod identity;
 pub mod kills;
+pub mod many_files;
 pub mod order;
 pub mod purging;
 pub mod restart;
+pub mod rotten;
+pub mod same_epoch;
+pub mod slow_disk;
+pub mod small_contents;
 pub mod sources;
 pub mod wire;
 pub mod writers;

@@ -193,8 +193,7 @@ impl Replica {
         life.keep(tokio::spawn(watch_log(log.clone(), life.clone())));
         life.keep(tokio::spawn(agreement.clone().watch(consensus.clone(), life.clone())));
         life.keep(tokio::spawn(watch_consensus(consensus, agreement.clone(), life.clone())));
-        let for_peers =
-            peer::Rooms { proposer, members, transfers, content, reporter, hand_over, agreement };
+        let for_peers = peer::Rooms { proposer, members, transfers, content, reporter, hand_over, agreement };
         let for_peers = Arc::new(for_peers);
         let rooms = Rooms { config, log, life, reads, keeper, mender, for_peers };
         Ok(Replica { rooms: Arc::new(rooms) })

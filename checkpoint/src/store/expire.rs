@@ -154,7 +154,7 @@ pub(super) fn avoid(inner: &Inner, job: &JobName, epochs: BTreeSet<u64>) -> Resu
         return Ok(());
     }
     point_latest(&*inner.disk, &job_dir, None, &epochs).map_err(at("point `latest` in", &job_dir))?;
-    Ok(inner.synced(inner.disk.sync_dir(&job_dir), &job_dir)?)
+    Ok(inner.sync_dir(&job_dir)?)
 }
 
 pub(super) fn discard(inner: &Inner, attempt: u64) -> Result<(), StoreError> {

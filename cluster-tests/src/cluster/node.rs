@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
@@ -53,9 +53,25 @@ impl Node {
         self.attempts().filter(|(other, _)| *other > attempt).map(|(_, path)| disk_bytes(&path)).sum()
     }
 
+    /// The attempts that have a staging folder: those that are open, and those that just ended.
+    pub fn staged_attempts(&self) -> Vec<u64> {
+        self.attempts().map(|(attempt, _)| attempt).collect()
+    }
+
     fn attempts(&self) -> impl Iterator<Item = (u64, PathBuf)> {
         let folders = fs::read_dir(self.data.join("groups/main/staging")).into_iter().flatten().flatten();
         folders.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
+    }
+
+    /// How much it has said.
+    pub fn log_bytes(&self) -> usize {
+        fs::metadata(&self.log).map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(usize::MAX))
+    }
+
+    /// What it has said since its log had so many bytes.
+    pub fn said_since(&self, bytes: usize) -> String {
+        let all = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&all[bytes.min(all.len())..]).into_owned()
     }
 
     /// The end of its log.
@@ -70,14 +86,12 @@ impl Node {
     /// # Errors
     /// When the node does not answer within two seconds.
     pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let address = (self.host, self.http).into();
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        Ok((code, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
+        get(self.http_place(), path)
+    }
+
+    /// Where its HTTP service listens.
+    pub fn http_place(&self) -> SocketAddr {
+        (self.host, self.http).into()
     }
 
     /// Whether it was started and is gone without having been killed by us.
@@ -88,6 +102,20 @@ impl Node {
     pub(super) fn process_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
+}
+
+/// Answer of `GET path` at a place: status code and body.
+///
+/// # Errors
+/// When nobody answers within two seconds.
+pub fn get(place: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&place, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", place.ip())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    Ok((code, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
 }
 
 /// Bytes below a folder, by blocks; what vanishes meanwhile counts nothing.

@@ -6,7 +6,7 @@
 mod content;
 mod ledger;
 mod log;
-mod site;
+pub mod site;
 
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ pub fn after_kill(name: &str, restart: Restart, rng: &mut Rng, progress: &mut dy
 }
 
 /// Epochs of two small files over one open connection.
-fn commit_many(cluster: &Cluster, epochs: u64, rng: &mut Rng) {
+pub(super) fn commit_many(cluster: &Cluster, epochs: u64, rng: &mut Rng) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     let client = Client::new([cluster.node(cluster.leader()).address()], client::Options::default());
@@ -80,7 +80,7 @@ fn commit_many(cluster: &Cluster, epochs: u64, rng: &mut Rng) {
     }
 }
 
-fn write_source(at: &std::path::Path, rng: &mut Rng) {
+pub(super) fn write_source(at: &std::path::Path, rng: &mut Rng) {
     fs::create_dir_all(at).expect("the scratch folder can be written");
     for name in ["state", "offsets"] {
         let mut content = [0; 1500];

@@ -3,6 +3,7 @@
 //!
 //! `EPOCHLOG_SEED=N` replays; `EPOCHLOG_KEEP=1` keeps the folders.
 
+mod bars;
 mod damage;
 mod durability;
 mod forgetting;

@@ -5,9 +5,9 @@
 //! table goes to stdout, everything that was measured to a JSON file.
 
 mod catch_up;
-mod counters;
 mod floors;
 mod latency;
+mod paired;
 mod report;
 
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use catch_up::CatchUp;
 use cluster_tests::cluster::{Cluster, Options};
+use cluster_tests::counters;
 use cluster_tests::inputs::{random_directory, random_file};
 use cluster_tests::scratch::{Scratch, remove_tree};
 use cluster_tests::seed::{Rng, run_seed};
@@ -72,6 +73,7 @@ struct Asked {
     json: PathBuf,
     only: Vec<String>,
     rounds: Option<u32>,
+    before: Option<PathBuf>,
 }
 
 const SECTIONS: [&str; 6] = ["large", "mixed", "small", "tiny", "memory", "catch-up"];
@@ -83,6 +85,7 @@ fn asked() -> Result<Asked, String> {
         json: "bench.json".into(),
         only: Vec::new(),
         rounds: None,
+        before: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -90,12 +93,13 @@ fn asked() -> Result<Asked, String> {
         match arg.as_str() {
             "--quick" => asked.quick = true,
             "--dir" => asked.dir = value()?.into(),
+            "--before" => asked.before = Some(value()?.into()),
             "--json" => asked.json = value()?.into(),
             "--only" => asked.only.push(value()?),
             "--rounds" => asked.rounds = Some(value()?.parse().map_err(|_| "--rounds needs a number")?),
             other => {
                 return Err(format!(
-                    "{other}: known are --dir DIR, --json FILE, --only {}, --rounds N, --quick",
+                    "{other}: known are --dir DIR, --json FILE, --only {}, --rounds N, --quick, --before BINARY",
                     SECTIONS.join("|")
                 ));
             }
@@ -122,6 +126,9 @@ fn main() -> ExitCode {
     let seed = run_seed();
     let mut rng = Rng::new(seed, "bench");
     let mut report = Report::new(&asked.dir, seed, asked.quick);
+    if let Some(before) = &asked.before {
+        return compare(&asked, &sizes, before, &mut rng, report);
+    }
     if !floors::rsync_is_there() {
         report.note("rsync is not installed: its rows are missing");
     }
@@ -179,6 +186,11 @@ fn main() -> ExitCode {
         let rounds = asked.rounds.unwrap_or(sizes.catch_up.rounds);
         catch_up::catch_up(CatchUp { rounds, ..sizes.catch_up }, &asked.dir, &mut rng, &mut report);
     }
+    write(&asked, &report)
+}
+
+/// Prints the tables and writes the file.
+fn write(asked: &Asked, report: &Report) -> ExitCode {
     print!("{}", report.text());
     match fs::write(&asked.json, report.json().to_string()) {
         Ok(()) => {
@@ -192,14 +204,52 @@ fn main() -> ExitCode {
     }
 }
 
+/// The sections that are times, beside another build.
+fn compare(asked: &Asked, sizes: &Sizes, before: &Path, rng: &mut Rng, mut report: Report) -> ExitCode {
+    let rounds = asked.rounds.unwrap_or(if asked.quick { 2 } else { paired::ROUNDS_MIN });
+    if rounds < paired::ROUNDS_MIN {
+        report.note("so few rounds say little");
+    }
+    let wanted = |name: &str| asked.only.is_empty() || asked.only.iter().any(|only| only == name);
+    let mut slower = Vec::new();
+    let (files, bytes) = sizes.large;
+    let large = move |at: &Path, rng: &mut Rng| random_directory(at, files, bytes, rng);
+    let (mixed_files, mixed_bytes) = sizes.mixed;
+    let mixed = move |at: &Path, rng: &mut Rng| mixed(at, mixed_files, mixed_bytes, rng);
+    let small_files = sizes.small_files;
+    let small = move |at: &Path, rng: &mut Rng| small(at, small_files, rng);
+    type Make<'a> = &'a dyn Fn(&Path, &mut Rng);
+    let sections: [(&str, String, Make<'_>); 3] = [
+        ("large", format!("{files} x {} MiB", bytes >> 20), &large),
+        ("mixed", format!("{mixed_files} files, {} MiB", mixed_bytes >> 20), &mixed),
+        ("small", format!("{small_files} files of 1-8 KiB"), &small),
+    ];
+    for (name, title, make) in sections.into_iter().filter(|(name, ..)| wanted(name)) {
+        let mut pair = paired::Pair::start(format!("{name}: {title}"), &asked.dir, before);
+        pair.trees(rounds, make, rng);
+        slower.extend(pair.tell(&mut report));
+    }
+    if wanted("tiny") {
+        let mut pair = paired::Pair::start("tiny: epochs of 1 KiB".into(), &asked.dir, before);
+        pair.tiny(rounds, (sizes.tiny_epochs / rounds).max(25), rng);
+        slower.extend(pair.tell(&mut report));
+    }
+    let written = write(asked, &report);
+    if slower.is_empty() {
+        return written;
+    }
+    eprintln!("slower than before:\n  {}", slower.join("\n  "));
+    ExitCode::FAILURE
+}
+
 fn cluster(dir: &Path) -> Cluster {
+    cluster_of(dir, None)
+}
+
+/// A cluster of another binary than this build's.
+fn cluster_of(dir: &Path, binary: Option<PathBuf>) -> Cluster {
     // As in production: the default timeouts.
-    let options = Options {
-        heartbeat_ms: 500,
-        election_ms: (3900, 4400),
-        below: Some(dir.to_owned()),
-        ..Options::default()
-    };
+    let options = Options { shipped_timing: true, below: Some(dir.to_owned()), binary, ..Options::default() };
     Cluster::start("bench", options)
 }
 

@@ -20,6 +20,18 @@ pub struct Report {
     /// Section, bytes, and the seconds of each row round by round.
     rounds: Vec<(String, u64, Vec<Round>)>,
     values: Vec<(String, String, Vec<f64>, String)>,
+    compared: Vec<Compared>,
+}
+
+/// A row of this build beside another.
+struct Compared {
+    section: String,
+    row: String,
+    /// Round by round.
+    now: Vec<f64>,
+    before: Vec<f64>,
+    /// Of now to before, and the ends of its 95 % interval.
+    ratio: [f64; 3],
 }
 
 impl Report {
@@ -40,7 +52,7 @@ impl Report {
             "seed": seed,
             "quick": quick,
         });
-        Report { machine, notes: Vec::new(), rounds: Vec::new(), values: Vec::new() }
+        Report { machine, notes: Vec::new(), rounds: Vec::new(), values: Vec::new(), compared: Vec::new() }
     }
 
     /// Something a reader must know.
@@ -63,6 +75,12 @@ impl Report {
     pub fn value(&mut self, section: &str, name: &str, values: &[f64], unit: &str) {
         eprintln!("  {name}: {values:.3?} {unit}");
         self.values.push((section.to_owned(), name.to_owned(), values.to_owned(), unit.to_owned()));
+    }
+
+    /// A row of this build beside another: the values of each round, and the ratio with its 95 % interval.
+    pub fn compared(&mut self, section: &str, row: &str, rounds: [Vec<f64>; 2], ratio: [f64; 3]) {
+        let [now, before] = rounds;
+        self.compared.push(Compared { section: section.to_owned(), row: row.to_owned(), now, before, ratio });
     }
 
     /// The tables.
@@ -123,6 +141,20 @@ impl Report {
             }
             line(value_line(value));
         }
+        let mut section = "";
+        for Compared { section: of, row, now, before, ratio: [ratio, low, high] } in &self.compared {
+            if of != section {
+                section = of;
+                line(format!("\n{section}, {} paired rounds", now.len()));
+                line(format!("  {:<24}{:>10}{:>10}{:>8}   95 %", "", "now", "before", "ratio"));
+            }
+            let (now, before) = (median(now), median(before));
+            line(format!("  {row:<24}{now:>10.3}{before:>10.3}{ratio:>8.3}   {low:.3} to {high:.3}"));
+        }
+        if !self.compared.is_empty() {
+            line("\nmedians; the ratio is that of now to before, below 1 where now is better: mean over the rounds".into());
+            return out;
+        }
         line(
             "\nx direct, x rsync: speed as a multiple of that row's, median of the ratios of each round"
                 .into(),
@@ -157,7 +189,21 @@ impl Report {
             .iter()
             .map(|(section, name, values, unit)| json!({"section": section, "name": name, "values": values, "unit": unit}))
             .collect();
-        json!({"machine": self.machine, "notes": self.notes, "sections": sections, "values": values})
+        let compared: Vec<_> = self
+            .compared
+            .iter()
+            .map(|Compared { section, row, now, before, ratio: [ratio, low, high] }| {
+                json!({"section": section, "row": row, "now": now, "before": before,
+                    "ratio": ratio, "low": low, "high": high})
+            })
+            .collect();
+        json!({
+            "machine": self.machine,
+            "notes": self.notes,
+            "sections": sections,
+            "values": values,
+            "compared": compared,
+        })
     }
 }
 

@@ -158,12 +158,11 @@ impl Site {
 
     /// What the victim has said since the row began.
     pub fn said(&self) -> String {
-        let all = fs::read(&self.node().log).unwrap_or_default();
-        String::from_utf8_lossy(&all[self.from.min(all.len())..]).into_owned()
+        self.node().said_since(self.from)
     }
 
     pub(super) fn said_bytes(&self) -> usize {
-        fs::metadata(&self.node().log).map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(usize::MAX))
+        self.node().log_bytes()
     }
 }
 

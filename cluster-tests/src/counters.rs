@@ -3,10 +3,13 @@
 use std::fs;
 use std::time::Duration;
 
-use cluster_tests::cluster::{Cluster, Node};
-use cluster_tests::wait::wait_until;
+use crate::cluster::{Cluster, Node};
+use crate::wait::wait_until;
 
 /// Bytes that each node has caused to be written to the disk, once nothing moves any more.
+///
+/// # Panics
+/// When the nodes do not calm down within a minute.
 pub fn settled(cluster: &Cluster) -> Vec<u64> {
     let look = || -> Vec<(u64, u64)> {
         cluster.nodes.iter().map(|node| (written(node), ticks(&stat(node), 13, 14))).collect()

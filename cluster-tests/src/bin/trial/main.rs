@@ -1,13 +1,17 @@
 //! The long forms of the stories, with progress and a closing table.
 //!
-//! `cargo run --release -p cluster-tests --bin trial -- [--only NAME]... [--realinputs DIR] [--seed N]`
-//! An unknown name is answered with the known ones. Exits 1 when any story failed.
+//! `cargo run --release -p cluster-tests --bin trial -- [--only NAME]... [--realinputs DIR] [--seed N] [--before BINARY]`
+//! An unknown name is answered with the known ones. Exits 1 when any story failed. The bars (`bars.rs`) are told only
+//! by name: `scripts/bars` does that.
+
+mod bars;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use bars::BARS;
 use cluster_tests::cluster::{Cluster, Options};
 use cluster_tests::disks::Kind;
 use cluster_tests::inputs::{archives, backups, real_inputs};
@@ -24,6 +28,8 @@ use cluster_tests::trees::Special;
 /// What a story may use.
 struct Stage {
     archives: PathBuf,
+    /// A binary to compare with.
+    before: Option<PathBuf>,
     rng: Rng,
 }
 
@@ -209,23 +215,29 @@ struct Asked {
     only: Vec<String>,
     archives: PathBuf,
     seed: u64,
+    before: Option<PathBuf>,
 }
 
 fn asked() -> Result<Asked, String> {
-    let mut asked = Asked { only: Vec::new(), archives: archives(), seed: run_seed() };
+    let mut asked = Asked { only: Vec::new(), archives: archives(), seed: run_seed(), before: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--only" => asked.only.push(value()?),
+            "--before" => asked.before = Some(value()?.into()),
             "--realinputs" => asked.archives = value()?.into(),
             "--seed" => asked.seed = parse(&value()?).ok_or("--seed needs a 64-bit number")?,
-            other => return Err(format!("{other}: known are --only NAME, --realinputs DIR, --seed N")),
+            other => {
+                return Err(format!(
+                    "{other}: known are --only NAME, --realinputs DIR, --seed N, --before BINARY"
+                ));
+            }
         }
     }
-    match asked.only.iter().find(|name| !STORIES.iter().any(|(known, _, _)| known == name)) {
+    match asked.only.iter().find(|name| !STORIES.iter().chain(&BARS).any(|(known, _, _)| known == name)) {
         Some(unknown) => {
-            let names: Vec<_> = STORIES.iter().map(|(name, _, _)| *name).collect();
+            let names: Vec<_> = STORIES.iter().chain(&BARS).map(|(name, _, _)| *name).collect();
             Err(format!("no story {unknown}; there are {}", names.join(", ")))
         }
         None => Ok(asked),
@@ -242,13 +254,16 @@ fn main() -> ExitCode {
     };
     println!("seed {}, real inputs {}", asked.seed, asked.archives.display());
     let mut results: Vec<(&str, &str, Outcome, Duration)> = Vec::new();
-    for (name, promise, tell) in STORIES {
-        if !asked.only.is_empty() && !asked.only.iter().any(|wanted| wanted == name) {
-            continue;
-        }
+    let named = |name: &str| asked.only.iter().any(|wanted| wanted == name);
+    let stories = STORIES.into_iter().filter(|(name, _, _)| asked.only.is_empty() || named(name));
+    for (name, promise, tell) in stories.chain(BARS.into_iter().filter(|(name, _, _)| named(name))) {
         println!("{name}: {promise}");
         let begun = Instant::now();
-        let mut stage = Stage { archives: asked.archives.clone(), rng: Rng::new(asked.seed, name) };
+        let mut stage = Stage {
+            archives: asked.archives.clone(),
+            before: asked.before.clone(),
+            rng: Rng::new(asked.seed, name),
+        };
         let skips = skipped();
         let outcome = match catch_unwind(AssertUnwindSafe(|| tell(&mut stage))) {
             Ok(()) if skipped() == skips => Outcome::Held,
@@ -263,9 +278,9 @@ fn main() -> ExitCode {
         }
         results.push((name, promise, outcome, took));
     }
-    println!("\n{:<13} {:<7} {:>9}  PROMISE", "STORY", "RESULT", "SECONDS");
+    println!("\n{:<14} {:<7} {:>9}  PROMISE", "STORY", "RESULT", "SECONDS");
     for (name, promise, outcome, took) in &results {
-        println!("{name:<13} {:<7} {:>9.1}  {promise}", outcome.word(), took.as_secs_f64());
+        println!("{name:<14} {:<7} {:>9.1}  {promise}", outcome.word(), took.as_secs_f64());
     }
     ExitCode::from(u8::from(results.iter().any(|(_, _, outcome, _)| *outcome == Outcome::Failed)))
 }
