@@ -9,7 +9,6 @@
 mod policy;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 

@@ -66,35 +66,20 @@ pub enum RepairError {
     StillDamaged(String),
 }
 
-/// Refetches what is missing or damaged on one replica.
+/// Refetches what is missing or damaged on one replica; made of the rooms that it needs.
 pub(crate) struct Mender {
-    node: u64,
-    machine: Arc<Machine>,
-    log: LogStore,
-    transfers: Arc<Transfers>,
-    consensus: Consensus,
-    intake: Arc<Intake>,
-    life: Arc<Life>,
-    keeper: Arc<Keeper>,
-    quarantine: Quarantine,
+    pub node: u64,
+    pub machine: Arc<Machine>,
+    pub log: LogStore,
+    pub transfers: Arc<Transfers>,
+    pub consensus: Consensus,
+    pub intake: Arc<Intake>,
+    pub life: Arc<Life>,
+    pub keeper: Arc<Keeper>,
+    pub quarantine: Quarantine,
 }
 
 impl Mender {
-    /// A mender of this machine and log.
-    pub fn new(
-        node: u64,
-        machine: Arc<Machine>,
-        log: LogStore,
-        transfers: Arc<Transfers>,
-        consensus: Consensus,
-        intake: Arc<Intake>,
-        life: Arc<Life>,
-        keeper: Arc<Keeper>,
-        quarantine: Quarantine,
-    ) -> Arc<Mender> {
-        Arc::new(Mender { node, machine, log, transfers, consensus, intake, life, keeper, quarantine })
-    }
-
     /// See [`Replica::repair_epoch`](crate::Replica::repair_epoch).
     pub async fn epoch(&self, job: &JobName, epoch: u64) -> Result<RepairReport, RepairError> {
         let (stop, stopped) = watch::channel(false);

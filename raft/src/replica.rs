@@ -153,17 +153,17 @@ impl Replica {
         );
         let quarantine =
             Quarantine::new(node, machine.clone(), consensus.clone(), Arc::new(proposer.clone()));
-        let mender = Mender::new(
+        let mender = Arc::new(Mender {
             node,
-            machine.clone(),
-            log.clone(),
-            transfers.clone(),
-            consensus.clone(),
-            intake.clone(),
-            life.clone(),
-            keeper.clone(),
+            machine: machine.clone(),
+            log: log.clone(),
+            transfers: transfers.clone(),
+            consensus: consensus.clone(),
+            intake: intake.clone(),
+            life: life.clone(),
+            keeper: keeper.clone(),
             quarantine,
-        );
+        });
         let reporter = Reporter::new(
             config.clone(),
             consensus.clone(),

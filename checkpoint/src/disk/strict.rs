@@ -218,7 +218,8 @@ mod tests {
 
     #[test]
     fn the_first_sync_that_fails_is_told_with_file_and_call_and_ends_all_others() {
-        let calls: [(OpKind, &str, fn(&dyn Disk) -> io::Result<()>); 4] = [
+        type Call = fn(&dyn Disk) -> io::Result<()>;
+        let calls: [(OpKind, &str, Call); 4] = [
             (OpKind::SyncData, "fdatasync /f failed", |disk| {
                 disk.open(Path::new("/f"), Open::Write)?.sync_data()
             }),

@@ -1,7 +1,7 @@
 //! Content that rotted on every node that has it: it holds up nothing, is named everywhere, and comes back.
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, JobName};
@@ -83,7 +83,7 @@ async fn content_that_rotted_everywhere_holds_up_nothing_and_comes_back() {
         assert_eq!(newest(node), Some(3), "node {}", node.id);
         let info: Vec<_> = node.machine.ledger().quarantined_in(&job(), 4);
         assert_eq!(info[0].found.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [1, 2, 3]);
-        within("latest falls back", async || (latest(node) == PathBuf::from("3")).then_some(())).await;
+        within("latest falls back", async || (latest(node) == Path::new("3")).then_some(())).await;
     }
     let home = &cluster.nodes[&away];
     assert!(matches!(home.machine.publication(&job(), 4), Some(Publication::Unpublished(_))));
