@@ -305,6 +305,8 @@ async fn answer_after_a_change(change: impl FnOnce(&Path), tiny: bool) -> client
     let (proxy, cut) = swallowing_proxy(&node.endpoint);
     let mut order = Commit::new("job".parse().unwrap());
     order.epoch = Some(5);
+    // Else the question for it is the first one whose answer is swallowed.
+    order.born = Some(direct.reached().await.unwrap());
     let options = Options { timeout: Duration::from_secs(20) };
     let client = Client::new([proxy, node.endpoint.clone()], options);
     let committing = {

@@ -34,6 +34,12 @@ fn positions(data: &Path, node: u64) -> Vec<LogId> {
     ids
 }
 
+/// The epochs that node 1 lists.
+fn epochs(cluster: &Cluster) -> Vec<u64> {
+    let job = JobName::try_from("job").unwrap();
+    cluster.nodes[&1].machine.ledger().epochs(&job).map(|epoch| epoch.sealed.epoch).collect()
+}
+
 async fn end(cluster: &mut Cluster, nodes: &[u64]) {
     for node in nodes {
         cluster.nodes.remove(node).unwrap().shutdown().await;
@@ -76,14 +82,17 @@ async fn a_node_whose_log_contradicts_the_leaders_stops_with_its_log_as_it_was()
     for number in 5..9 {
         commit_epoch(&cluster, "job", number, 4096).await;
     }
-    let ledger = cluster.agree().await;
+    cluster.agree().await;
+    let listed = epochs(&cluster);
 
     let before = positions(&cluster.data(2), 2);
     cluster.resume(2).await;
     stops_and_says_so(&cluster, 2).await;
     cluster.nodes.remove(&2).unwrap().kill().await;
     assert_eq!(positions(&cluster.data(2), 2), before, "nothing of its log was changed");
-    assert_eq!(cluster.agree().await, ledger, "the others are as they were");
+    // A vote of the one that stopped may have made another leader, which moves the ledger's position.
+    cluster.agree().await;
+    assert_eq!(epochs(&cluster), listed, "the others are as they were");
     cluster.shutdown().await;
 }
 

@@ -124,10 +124,13 @@ fn an_epoch_is_published_once_and_never_changed() {
     store.publish(std::slice::from_ref(&publish)).remove(0).unwrap();
     // As after a restart: unpacked and published once more.
     stage(&store, 1, &one).unwrap();
-    store.publish(&[publish]).remove(0).unwrap();
+    store.publish(std::slice::from_ref(&publish)).remove(0).unwrap();
     assert!(disk.stat(&store.layout().building_dir(1)).is_err());
     let sources = stage(&store, 2, &two).unwrap();
-    let result = store.publish(&[to_publish("job", 5, 2, &two.manifest, sources.clone())]).remove(0);
+    let mut other = to_publish("job", 5, 2, &two.manifest, sources.clone());
+    // Sealed later, it would be of another life of the job.
+    other.envelope.position = publish.envelope.position;
+    let result = store.publish(&[other]).remove(0);
     assert!(matches!(result, Err(Unpublished::Occupied { .. })), "{result:?}");
     // An older epoch that comes later does not become the latest.
     store.publish(&[to_publish("job", 3, 2, &two.manifest, sources)]).remove(0).unwrap();
