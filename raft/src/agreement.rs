@@ -314,7 +314,8 @@ mod tests {
 
         /// Ticks up to the entry at `last`, all of term 2.
         fn applies(&self, last: u64) {
-            for index in *self.applied.borrow()..=last {
+            let next = *self.applied.borrow();
+            for index in next..=last {
                 let id = LogId { term: 2, node: 1, index };
                 let entry = Entry { id, body: Body::Record(compose::tick(1)) };
                 self.log.append(vec![entry.clone()], Box::new(|done| done.unwrap()));
