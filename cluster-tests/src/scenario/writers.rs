@@ -166,6 +166,10 @@ pub fn one_killed(name: &str, bytes: u64, rng: &mut Rng) {
         writer.stop();
         assert!(writer.is_running(), "I12: the writer was too fast to be killed");
         let busy = cluster.commit(&cluster.first(2), &other, "run", epoch, &[]).refused(5, "Conflict");
+        assert!(
+            !busy.to_string().contains("committed root"),
+            "I12: the writer was too fast to be killed: {busy}"
+        );
         assert!(busy.to_string().contains("--take-over"), "{busy}");
         writer.kill();
         if comes_back {
