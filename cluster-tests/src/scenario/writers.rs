@@ -150,10 +150,13 @@ pub fn many_of_one_epoch(name: &str, rounds: u64, rng: &mut Rng) {
 pub fn one_killed(name: &str, bytes: u64, rng: &mut Rng) {
     const MAY_HINDER: Duration = Duration::from_secs(40);
     let cluster = Cluster::start(name, Options { by_path: false, ..Options::default() });
-    let (killed, other) = (cluster.source("killed"), cluster.source("other"));
-    random_directory(&killed, 4, bytes / 4, rng);
-    random_directory(&other, 4, bytes / 4, rng);
     for (epoch, comes_back) in [(1, true), (2, false)] {
+        // Content that is sealed already would not be sent.
+        let dirs = ["killed", "other"].map(|who| cluster.source(&format!("{who}-{epoch}")));
+        for dir in &dirs {
+            random_directory(dir, 4, bytes / 4, rng);
+        }
+        let [killed, other] = dirs;
         let commit = format!("{epoch:032x}");
         let id = ["--commit-id", &commit];
         let leader = cluster.leader();
@@ -166,6 +169,10 @@ pub fn one_killed(name: &str, bytes: u64, rng: &mut Rng) {
         writer.stop();
         assert!(writer.is_running(), "I12: the writer was too fast to be killed");
         let busy = cluster.commit(&cluster.first(2), &other, "run", epoch, &[]).refused(5, "Conflict");
+        assert!(
+            !busy.to_string().contains("committed root"),
+            "I12: the writer was too fast to be killed: {busy}"
+        );
         assert!(busy.to_string().contains("--take-over"), "{busy}");
         writer.kill();
         if comes_back {

@@ -21,7 +21,7 @@ fn of_many_writers_of_one_epoch_one_commits_and_each_is_told_the_truth() {
 
 #[test]
 fn a_killed_writer_hinders_another_of_its_epoch_for_half_a_minute_at_most() {
-    story("a_killed_writer", |rng| writers::one_killed("killed", 128 << 20, rng));
+    story("a_killed_writer", |rng| writers::one_killed("killed", 256 << 20, rng));
 }
 
 #[test]
