@@ -7,10 +7,12 @@
 //!
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
-use std::collections::{BTreeMap, HashMap};
+mod later;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use checkpoint::store::{Content, Store, StoreError, VerifyReport};
 use checkpoint::{Digest, Envelope, JobName, Manifest};
@@ -28,12 +30,10 @@ use crate::quarantine::Quarantine;
 use crate::transfer::anywhere::{Found, Wanted};
 use crate::transfer::gather::Gather;
 use crate::transfer::{Stage, TransferError, Transfers, blocking, receive};
+use later::Later;
 
 /// Pause between looks when nothing happened.
 const LOOK: Duration = Duration::from_secs(2);
-/// First pause after something could not be mended; doubles up to [`AGAIN_MAX`].
-const AGAIN: Duration = Duration::from_secs(1);
-const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Content whose name on the shelves is not known gets this one.
 const ANY_MODE: u32 = 0o644;
@@ -314,32 +314,6 @@ async fn publish(
     Ok(done)
 }
 
-/// What could not be mended, and when it is tried again.
-struct Later<K> {
-    due: HashMap<K, (Instant, Duration)>,
-}
-
-impl<K> Default for Later<K> {
-    fn default() -> Self {
-        Later { due: HashMap::new() }
-    }
-}
-
-impl<K: std::hash::Hash + Eq + Clone> Later<K> {
-    fn is_due(&self, key: &K) -> bool {
-        self.due.get(key).is_none_or(|(at, _)| Instant::now() >= *at)
-    }
-
-    fn failed(&mut self, key: &K) {
-        let pause = self.due.get(key).map_or(AGAIN, |(_, pause)| (*pause * 2).min(AGAIN_MAX));
-        self.due.insert(key.clone(), (Instant::now() + pause, pause));
-    }
-
-    fn keep_only(&mut self, mut those: impl FnMut(&K) -> bool) {
-        self.due.retain(|key, _| those(key));
-    }
-}
-
 #[derive(Default)]
 struct Mending {
     epochs: Later<(JobName, u64)>,
@@ -365,7 +339,7 @@ impl Mending {
             let held = mender.machine.ledger().content(&digest).is_some();
             if !held || matches!(bring_back(mender, digest, bytes).await, Ok(true)) {
                 self.seen.remove(&digest);
-                self.epochs.due.clear();
+                self.epochs.keep_only(|_| false);
             }
         }
         let seen = &self.seen;
@@ -377,7 +351,7 @@ impl Mending {
             self.quarantined.failed(&there.digest);
             match bring_back(mender, there.digest, there.bytes).await {
                 // What could not be published for want of it is tried at once.
-                Ok(true) => self.epochs.due.clear(),
+                Ok(true) => self.epochs.keep_only(|_| false),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(node = mender.node, digest = %there.digest, %error, "content stays in quarantine");
