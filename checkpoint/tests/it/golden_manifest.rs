@@ -98,4 +98,4 @@ fn the_envelope_has_these_bytes() {
 }
 
 const GOLDEN_ROOT: &str = "e774a7221161e4101d3c35a3c2f824726d15eadeb9ef6361ac91c13f737f4511";
-const GOLDEN_PLAN: &str = "e444e075d0895acf7c57f113f6a692459e78f8e574891b57df695859e0bc305a";
+const GOLDEN_PLAN: &str = "4436248e6c7c2c427d3f584ade693589c1767ffbdd58dc754f98e1b9120cb5c6";

@@ -8,7 +8,7 @@ use crate::record::LogId;
 
 /// Every version starts so; the digest at the end is the same in all of them.
 const FAMILY: &[u8] = b"epochlog snapshot ";
-const MAGIC: &[u8] = b"epochlog snapshot 1\n";
+const MAGIC: &[u8] = b"epochlog snapshot 2\n";
 const DIGEST_BYTES: usize = 32;
 
 /// Why bytes are no snapshot.
@@ -60,7 +60,7 @@ fn parse(bytes: Bytes) -> Option<(Capture, Debts)> {
     let ledger = take_part(&mut rest)?;
     let debts = Debts::decode(&take_part(&mut rest)?)?;
     let membership = some.then_some((id, members));
-    rest.is_empty().then_some((Capture { meta: SnapshotMeta { position, membership }, ledger }, debts))
+    rest.is_empty().then_some((Capture::brought(SnapshotMeta { position, membership }, ledger), debts))
 }
 
 fn put_position(out: &mut Vec<u8>, id: LogId) {
@@ -93,10 +93,7 @@ mod tests {
     fn example() -> Capture {
         let id = |index| LogId { term: 3, node: 2, index };
         let membership = Some((id(4), Bytes::from_static(b"three voters")));
-        Capture {
-            meta: SnapshotMeta { position: id(9), membership },
-            ledger: Bytes::from_static(b"the ledger"),
-        }
+        Capture::brought(SnapshotMeta { position: id(9), membership }, Bytes::from_static(b"the ledger"))
     }
 
     #[test]
@@ -124,7 +121,7 @@ mod tests {
     fn a_whole_snapshot_of_another_version_is_told_from_damage() {
         let mut later = encode(&example(), &Debts::default());
         later.truncate(later.len() - DIGEST_BYTES);
-        later[FAMILY.len()] = b'2';
+        later[FAMILY.len()] = b'3';
         let digest = checkpoint::digest::content(&later);
         later.extend_from_slice(digest.as_bytes());
         assert_eq!(decode(later.into()).err(), Some(Wrong::Version));
