@@ -2,7 +2,7 @@
 //! changed: that needs a new version, not a new expectation.
 
 use checkpoint::digest::{Digest, content};
-use checkpoint::manifest::{decode_file, encode_file};
+use checkpoint::manifest::{decode_file, encode_file, root_of};
 use checkpoint::plan::plan_digest;
 use checkpoint::{EntryKind, Envelope, Manifest, ManifestEntry, Position, RelPath};
 
@@ -50,6 +50,8 @@ fn the_tree_has_these_bytes() {
     assert_eq!(manifest.root().to_string(), GOLDEN_ROOT);
     let plan: Vec<_> = manifest.entries.iter().map(ManifestEntry::plan_entry).collect();
     assert_eq!(plan_digest(&plan).to_string(), GOLDEN_PLAN);
+    let digests: Vec<_> = manifest.entries.iter().map(|entry| entry.digest).collect();
+    assert_eq!(root_of(&plan, &digests).to_string(), GOLDEN_ROOT);
 }
 
 #[test]
