@@ -28,7 +28,7 @@
 //!
 //! **Never**: answer "not committed" when a seal may be in the log. A seal without an answer is
 //! repeated (it is idempotent) until there is one or the time without progress is over: then the
-//! answer is "unknown".
+//! answer is "unknown". (Of what this call did: whether an earlier call may have sealed, the client knows.)
 
 mod compare;
 mod no;
@@ -159,6 +159,8 @@ impl Driver<'_> {
                 if !matches!(current, Ok(Ok(_))) {
                     return Err(match failure.code {
                         Code::Fenced | Code::Subsumed | Code::TooLate => failure,
+                        // There was no way to the leader, and nothing was sealed in this call.
+                        Code::Unavailable if !self.maybe => failure,
                         _ => no::unknown(&self.order, &failure.to_string()),
                     });
                 }
