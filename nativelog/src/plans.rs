@@ -73,7 +73,9 @@ impl Plans {
 
     /// `None` when the log does not hold its record, or another one in its place.
     fn in_log(&self, page: &Page) -> io::Result<Option<Vec<u8>>> {
-        let Some(entry) = self.log.headers(page.index..page.index + 1)?.pop() else { return Ok(None) };
+        // A peer may ask for anything.
+        let Some(end) = page.index.checked_add(1) else { return Ok(None) };
+        let Some(entry) = self.log.headers(page.index..end)?.pop() else { return Ok(None) };
         let Body::Record(record) = entry.body else { return Ok(None) };
         let Some(Kind::Part(part)) = &record.header.kind else { return Ok(None) };
         Ok(page_bytes(part).filter(|bytes| page.is(bytes)))

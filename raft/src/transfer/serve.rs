@@ -119,6 +119,9 @@ impl Service {
         count(request.pages.len())?;
         let pages = request.pages.iter().map(|wanted| {
             let proto::PageWanted { page, first, entries, index, bytes, .. } = *wanted;
+            if bytes == 0 {
+                return Err(bad("a page without bytes"));
+            }
             let (attempt, digest) = (request.attempt, digest_of(&wanted.digest)?);
             Ok(Page { attempt, page, first, entries, index, bytes, digest })
         });
