@@ -1,8 +1,8 @@
 //! The machine of one replica: the ledger that decides and the performer that obeys.
 //!
-//! `apply` computes verdicts and answers and touches no file: an entry may be applied before it is
-//! flushed here. Four marks tell how far this replica is: `snapshot <= performed <= applied`, and
-//! `performed <= flushed`.
+//! `apply` computes verdicts and answers and writes no file: an entry may be applied before it is
+//! flushed here. For a seal it reads the plan, from the log or from files (`crate::plans`). Four marks tell how far this
+//! replica is: `snapshot <= performed <= applied`, and `performed <= flushed`.
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
 //! `install` a snapshot from elsewhere, `lacking` and `missing` what has to be brought from peers, `project` the catalog
