@@ -9,7 +9,7 @@ use std::io;
 
 use checkpoint::{Digest, EntryKind, PlanEntry, RelPath, digest};
 
-use super::rows::{DecodeError, Reader, Writer};
+use super::rows::codec::{DecodeError, Reader, Writer};
 use super::verdict::LedgerFault;
 use crate::compose::entry_from_proto;
 use crate::record::proto;

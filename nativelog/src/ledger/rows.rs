@@ -5,7 +5,7 @@
 //! is only their order.
 
 mod attempt;
-mod codec;
+pub(super) mod codec;
 mod content;
 mod epoch;
 mod job;
@@ -26,8 +26,10 @@ use super::files::FileState;
 use super::job::{EpochRecord, Job};
 
 pub use codec::DecodeError;
-pub(super) use codec::{Reader, Writer};
+pub(super) use codec::Writer;
 pub use key::RowKey;
+
+use codec::Reader;
 
 impl Ledger {
     /// The value of one row; `None` when the ledger has no such row (any more).

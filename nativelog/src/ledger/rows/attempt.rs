@@ -29,6 +29,9 @@ pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, Deco
     if !chunk_bytes.is_power_of_two() || chunk_bytes < 1024 {
         return Err(DecodeError("a chunk size that is none"));
     }
+    if u64::from(plan_entries) > plan.files_max || plan_pages > plan_entries {
+        return Err(DecodeError("a plan of too many entries or pages"));
+    }
     let terms = Terms {
         job,
         epoch,
