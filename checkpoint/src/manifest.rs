@@ -43,10 +43,63 @@ impl ManifestEntry {
         ManifestEntry { path, kind, mode, size, digest, target }
     }
 
+    fn parts(&self) -> Parts<'_> {
+        (&self.path, self.kind, self.mode, self.size, &self.target)
+    }
+
     /// The entry without its digest.
     pub fn plan_entry(&self) -> PlanEntry {
         let ManifestEntry { path, kind, mode, size, target, .. } = self.clone();
         PlanEntry { path, kind, mode, size, target }
+    }
+}
+
+/// Path, kind, mode, size and target.
+type Parts<'a> = (&'a RelPath, EntryKind, u32, u64, &'a [u8]);
+
+/// The root of the directory that a plan describes, with the digest of each entry's content ([`Digest::NONE`] for what is
+/// no file): the same as of its manifest, which takes a copy of the plan in memory.
+///
+/// # Panics
+/// When there are fewer or more digests than entries.
+pub fn root_of(entries: &[PlanEntry], digests: &[Digest]) -> Digest {
+    fn parts(entry: &PlanEntry) -> Parts<'_> {
+        (&entry.path, entry.kind, entry.mode, entry.size, &entry.target)
+    }
+    assert_eq!(entries.len(), digests.len(), "one digest an entry");
+    hashed(entries.len(), entries.iter().map(parts).zip(digests))
+}
+
+// The digest of the canonical bytes of these entries.
+fn hashed<'a>(count: usize, entries: impl Iterator<Item = (Parts<'a>, &'a Digest)>) -> Digest {
+    let mut hasher = Hasher::new();
+    let mut bytes = Vec::with_capacity(2 * HASH_BYTES);
+    put_magic(&mut bytes, count);
+    for (parts, digest) in entries {
+        put_entry(&mut bytes, parts, digest);
+        if bytes.len() >= HASH_BYTES {
+            hasher.update(&bytes);
+            bytes.clear();
+        }
+    }
+    hasher.update(&bytes);
+    hasher.finish()
+}
+
+fn put_magic(bytes: &mut Vec<u8>, count: usize) {
+    bytes.extend_from_slice(TREE_MAGIC);
+    bytes.extend_from_slice(&(count as u32).to_le_bytes());
+}
+
+fn put_entry(bytes: &mut Vec<u8>, (path, kind, mode, size, target): Parts<'_>, digest: &Digest) {
+    put_head(bytes, path, kind, mode);
+    match kind {
+        EntryKind::File => {
+            bytes.extend_from_slice(&size.to_le_bytes());
+            bytes.extend_from_slice(digest.as_bytes());
+        }
+        EntryKind::Directory => {}
+        EntryKind::Symlink => put_short(bytes, target),
     }
 }
 
@@ -60,16 +113,7 @@ pub struct Manifest {
 impl Manifest {
     /// The digest of the canonical bytes: equal roots, identical directories.
     pub fn root(&self) -> Digest {
-        let mut hasher = Hasher::new();
-        let mut bytes = Vec::with_capacity(2 * HASH_BYTES);
-        self.put(&mut bytes, |bytes| {
-            if bytes.len() >= HASH_BYTES {
-                hasher.update(bytes);
-                bytes.clear();
-            }
-        });
-        hasher.update(&bytes);
-        hasher.finish()
+        hashed(self.entries.len(), self.entries.iter().map(|entry| (entry.parts(), &entry.digest)))
     }
 
     /// The number of regular files.
@@ -91,26 +135,9 @@ impl Manifest {
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(32 + self.entries.len() * 80);
-        self.put(&mut bytes, |_| {});
+        put_magic(&mut bytes, self.entries.len());
+        self.entries.iter().for_each(|entry| put_entry(&mut bytes, entry.parts(), &entry.digest));
         bytes
-    }
-
-    // Writes the canonical bytes; `after_entry` may take some away.
-    fn put(&self, bytes: &mut Vec<u8>, mut after_entry: impl FnMut(&mut Vec<u8>)) {
-        bytes.extend_from_slice(TREE_MAGIC);
-        bytes.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
-        for entry in &self.entries {
-            put_head(bytes, &entry.path, entry.kind, entry.mode);
-            match entry.kind {
-                EntryKind::File => {
-                    bytes.extend_from_slice(&entry.size.to_le_bytes());
-                    bytes.extend_from_slice(entry.digest.as_bytes());
-                }
-                EntryKind::Directory => {}
-                EntryKind::Symlink => put_short(bytes, &entry.target),
-            }
-            after_entry(bytes);
-        }
     }
 
     /// Reads canonical bytes; refuses every other form and every hostile tree.

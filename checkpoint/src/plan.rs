@@ -10,7 +10,7 @@ pub use check::{PlanChecker, check_entries};
 
 use std::path::Path;
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::{self, Digest};
 use crate::epoch::{EntryKind, RelPath};
 use crate::limits::Limits;
 
@@ -118,38 +118,44 @@ pub fn plan_digest(entries: &[PlanEntry]) -> Digest {
     hasher.finish()
 }
 
-/// [`plan_digest`] of entries that come one after the other.
+/// [`plan_digest`] of entries that come one after the other. Between two of them all there is is a digest: who
+/// has read half of a plan can write that down and go on later.
 #[derive(Clone, Debug)]
 pub struct PlanHasher {
-    hasher: Hasher,
+    so_far: Digest,
+    /// The digest so far and the next entry.
     bytes: Vec<u8>,
 }
 
 impl Default for PlanHasher {
     fn default() -> Self {
-        let mut hasher = Hasher::new();
-        hasher.update(b"epochlog plan 1\n");
-        PlanHasher { hasher, bytes: Vec::new() }
+        PlanHasher::resume(digest::content(b"epochlog plan 2\n"))
     }
 }
 
 impl PlanHasher {
+    /// Goes on where another one was when it [`finish`](PlanHasher::finish)ed.
+    pub fn resume(so_far: Digest) -> Self {
+        PlanHasher { so_far, bytes: Vec::new() }
+    }
+
     /// Takes the next entry.
     pub fn push(&mut self, entry: &PlanEntry) {
         let bytes = &mut self.bytes;
         bytes.clear();
+        bytes.extend_from_slice(self.so_far.as_bytes());
         put_head(bytes, &entry.path, entry.kind, entry.mode);
         match entry.kind {
             EntryKind::File => bytes.extend_from_slice(&entry.size.to_le_bytes()),
             EntryKind::Directory => {}
             EntryKind::Symlink => put_short(bytes, &entry.target),
         }
-        self.hasher.update(bytes);
+        self.so_far = digest::content(bytes);
     }
 
     /// The digest of the entries so far.
     pub fn finish(&self) -> Digest {
-        self.hasher.finish()
+        self.so_far
     }
 }
 

@@ -19,6 +19,7 @@ mod content;
 mod digest;
 mod effect;
 mod encode;
+mod files;
 mod gathering;
 mod holding;
 mod job;
@@ -29,6 +30,7 @@ mod judge_retention;
 mod judge_seal;
 mod log_time;
 mod outcomes;
+mod pages;
 mod quarantine;
 mod query;
 mod rows;
@@ -51,6 +53,7 @@ pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use gathering::{Gathered, Gathering};
 pub use holding::{Gone, Held, Holding};
 pub use log_time::TimeNeed;
+pub use pages::{Page, PageLost, PlanPages, page_bytes};
 pub use quarantine::QuarantineInfo;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
@@ -118,7 +121,8 @@ impl Ledger {
     /// Applies one record.
     ///
     /// # Errors
-    /// A record that only a newer binary can judge. Nothing is applied then, and the replica must stop.
+    /// A record that only a newer binary can judge, or a seal of a plan that was not read first ([`Ledger::gathering`]).
+    /// Nothing is applied then, and the replica must stop.
     ///
     /// # Panics
     /// When `id` is not the position after [`Ledger::applied`].
@@ -126,6 +130,9 @@ impl Ledger {
         self.assert_next(id);
         if let Some(fault) = fault_of(header) {
             return Err(fault);
+        }
+        if let Some(attempt) = self.ungathered(header) {
+            return Err(LedgerFault::PlanLost { attempt, why: "nobody has read it before the seal".into() });
         }
         self.gone = Gone::default();
         self.check_held(header);
@@ -152,7 +159,8 @@ impl Ledger {
     }
 
     /// What [`Ledger::step`] would answer now. Ids and positions that the record's own place in
-    /// the log would give are `u64::MAX`; a record for a newer binary is malformed here.
+    /// the log would give are `u64::MAX`; a record for a newer binary is malformed here,
+    /// and a seal of a plan that was not read yet is incomplete.
     pub fn check(&self, header: &Header) -> Verdict {
         if let Some(fault) = fault_of(header) {
             return Verdict::Rejected(Rejected::new(Reason::Malformed, fault.to_string()));

@@ -6,6 +6,7 @@ mod dues;
 pub mod ledger;
 pub mod machine;
 pub mod performer;
+mod plans;
 pub mod record;
 pub mod shape;
 pub mod snapshot;

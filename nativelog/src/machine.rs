@@ -1,8 +1,8 @@
 //! The machine of one replica: the ledger that decides and the performer that obeys.
 //!
-//! `apply` computes verdicts and answers and touches no file: an entry may be applied before it is
-//! flushed here. Four marks tell how far this replica is: `snapshot <= performed <= applied`, and
-//! `performed <= flushed`.
+//! `apply` computes verdicts and answers and writes no file: an entry may be applied before it is
+//! flushed here. For a seal it reads the plan, from the log or from files (`crate::plans`). Four marks tell how far this
+//! replica is: `snapshot <= performed <= applied`, and `performed <= flushed`.
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
 //! `install` a snapshot from elsewhere, `lacking` and `missing` what has to be brought from peers, `project` the catalog
@@ -21,24 +21,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use checkpoint::JobName;
 use checkpoint::store::{Reclaimed, Store};
+use checkpoint::{JobName, RelPath};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::dues::{Dues, Expected, Ground, Pins};
-use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Verdict};
+use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Page, PageLost, PlanPages, Verdict};
 use crate::performer::{Performer, Publication};
+use crate::plans::Plans;
 use crate::record::{Body, Entry, Header, Kind, LogId};
 use crate::snapshot::{Folder, SnapshotMeta};
 use crate::store::LogStore;
 
 pub use crate::dues::{Garbage, Pin};
-pub use crate::ledger::PackedFile;
 pub use crate::performer::Reader;
+pub use crate::plans::write_page;
 pub use install::plant;
-pub use lacking::{AttemptLacks, lacking_of_attempts};
+pub use lacking::{AttemptLacks, PackedFile, lacking_of_attempts, lacking_pages};
 pub use missing::{Missing, adopt};
 pub use start::StartError;
 
@@ -66,6 +67,7 @@ pub struct Machine {
     dues: Arc<Dues>,
     store: Arc<Store>,
     log: LogStore,
+    plans: Arc<Plans>,
     snapshots: Mutex<Snapshots>,
     /// What the newest and the older snapshot are of; `snapshots` may be held over a disk.
     kept: watch::Sender<(Option<SnapshotMeta>, Option<SnapshotMeta>)>,
@@ -87,23 +89,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Machine {
-    /// Works out beforehand what takes long to judge of a record (a seal of many entries), so that who judges it
-    /// then is quick; the ledger is held for slices of it only. Blocks for as long as it takes: a second for a
-    /// million entries.
-    pub fn prepare(&self, header: &Header) {
-        let Some(Kind::Seal(seal)) = &header.kind else { return };
-        let Some(mut gathering) = self.ledger().gathering(seal.attempt) else { return };
-        loop {
-            let last = gathering.take(&self.ledger());
-            match last {
-                Some(false) => {}
-                Some(true) => break,
-                None => return,
+    /// Works out beforehand what a seal has to be compared with: reads its plan and puts its tree together. The ledger
+    /// is held for slices of it only. Blocks for as long as it takes: seconds for a million entries.
+    ///
+    /// # Errors
+    /// A page of the plan is lost here: without it this replica knows less than the others, and stops.
+    pub fn prepare(&self, header: &Header) -> Result<(), PageLost> {
+        let Some(Kind::Seal(seal)) = &header.kind else { return Ok(()) };
+        let Some(mut gathering) = self.ledger().gathering(seal.attempt) else { return Ok(()) };
+        while let Some(page) = gathering.next() {
+            let entries = page.read(&*self.plans).inspect_err(|lost| self.log.fail(lost.to_string()))?;
+            if gathering.take(&self.ledger(), entries).is_none() {
+                return Ok(());
             }
         }
-        if let Some(gathered) = gathering.finish() {
-            self.write().keep_tree(gathered);
-        }
+        let gathered = gathering.finish();
+        let needless = self.write().keep_tree(gathered);
+        drop(needless);
+        Ok(())
     }
 
     /// Applies the next entry. What takes long is done before the ledger is locked, or after: see
@@ -111,10 +114,10 @@ impl Machine {
     ///
     /// # Errors
     /// [`LedgerFault`] when this binary cannot judge the record (it is older than the cluster's
-    /// rules): this replica must stop.
+    /// rules), or has lost the plan of what it seals: this replica must stop.
     pub fn apply(&self, entry: &Entry) -> Result<Verdict, LedgerFault> {
         if let Body::Record(record) = &entry.body {
-            self.prepare(&record.header);
+            self.prepare(&record.header)?;
             let holding = self.ledger().holding(&record.header);
             if let Some(held) = holding.and_then(Holding::hold) {
                 self.write().keep_held(held);
@@ -142,6 +145,25 @@ impl Machine {
     /// About how much is applied and not performed, in bytes: of content to write, and of what tells of it.
     pub fn behind(&self) -> u64 {
         self.performer.behind()
+    }
+
+    /// Where a file of an open attempt lies in its tree; `None` when the attempt is not open, or has no such entry, or
+    /// its plan cannot be read. Reads the disk.
+    pub fn planned_path(&self, attempt: u64, file: u32) -> Option<RelPath> {
+        let page = self.ledger().page_with(attempt, file)?;
+        self.plans.path(&page, file).ok().flatten()
+    }
+
+    /// The bytes of a page of a plan, checked.
+    ///
+    /// # Errors
+    /// They are not here.
+    pub fn page(&self, page: &Page) -> io::Result<Vec<u8>> {
+        let bytes = self.plans.read(page)?;
+        if !page.is(&bytes) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the page does not verify"));
+        }
+        Ok(bytes)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Ledger> {

@@ -11,6 +11,7 @@
 //! **Never.** It has no say in what is accepted, and an effect that cannot be done here never stops
 //! the node: the epoch is *unpublished here*, with its reason, and is tried again.
 
+mod names;
 mod shelver;
 mod waiting;
 mod worker;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::dues::{Dues, EpochKey};
 use crate::ledger::Effect;
+use crate::plans::Plans;
 use crate::store::LogStore;
 
 use waiting::{Shelf, Shelved};
@@ -75,7 +77,7 @@ fn tree_bytes(task: &Task) -> usize {
 
 fn weight(effects: &[Effect]) -> u64 {
     let of = |effect: &Effect| match effect {
-        Effect::Unpack { files, .. } => files.iter().map(|(_, _, _, len)| 128 + u64::from(*len)).sum(),
+        Effect::Unpack { files, .. } => files.iter().map(|(_, _, len)| 128 + u64::from(*len)).sum(),
         Effect::Publish(epoch) => (ENTRY_BYTES * epoch.manifest.entries.len()) as u64,
         Effect::Latest { avoid, .. } => 8 * avoid.len() as u64,
         Effect::RemoveJob { .. } => 128,
@@ -172,6 +174,7 @@ impl Performer {
     pub(crate) fn start(
         store: Arc<Store>,
         log: LogStore,
+        plans: Arc<Plans>,
         performed: u64,
         dues: Arc<Dues>,
         earlier: BTreeSet<u64>,
@@ -189,7 +192,7 @@ impl Performer {
             crowded: Condvar::new(),
             behind: AtomicU64::new(0),
         });
-        let worker = Worker::new(shared.clone(), store, log.clone(), earlier);
+        let worker = Worker::new(shared.clone(), store, log.clone(), plans, earlier);
         let ended = shared.clone();
         let shelving = shared.clone();
         let shelver = std::thread::Builder::new().name("epochs-waiting".into()).spawn(move || {

@@ -12,6 +12,7 @@ mod folder;
 
 use bytes::Bytes;
 
+use crate::ledger::Page;
 use crate::record::LogId;
 
 pub(crate) use folder::{Folder, FoundSnapshot, OpenFault, ledger_of};
@@ -32,6 +33,16 @@ pub struct Capture {
     pub meta: SnapshotMeta,
     /// `Ledger::encode`.
     pub ledger: Bytes,
+    /// Pages of the plans that are open in it, of a ledger of this node: before it is kept they are in their files. Of one
+    /// from elsewhere they were brought.
+    pub pages: Vec<Page>,
+}
+
+impl Capture {
+    /// A ledger that came from elsewhere or from a file.
+    pub fn brought(meta: SnapshotMeta, ledger: Bytes) -> Capture {
+        Capture { meta, ledger, pages: Vec::new() }
+    }
 }
 
 /// Why there is no snapshot.

@@ -288,7 +288,7 @@ async fn ask(peers: &Peers, peer: u64, term: u64) -> Result<Result<State, proto:
             _ => return Err(wrong("more than it said")),
         }
     }
-    let capture = Capture { meta, ledger: data.freeze() };
+    let capture = Capture::brought(meta, data.freeze());
     Ok(Ok(State { leader: peer, vote, capture, stream }))
 }
 

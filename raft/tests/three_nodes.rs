@@ -86,7 +86,7 @@ async fn a_stream_keeps_its_order_when_nothing_is_waited_for() {
     for piece in splitter.by_ref() {
         records.push(compose::piece(attempt, piece.unwrap()));
     }
-    records.push(compose::seal(attempt, splitter.finish().unwrap().root()));
+    records.push(compose::seal(attempt, splitter.finish_root().unwrap()));
     let mut pending = Vec::new();
     for record in records {
         pending.push(stream.send(record).await.unwrap());

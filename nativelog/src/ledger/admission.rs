@@ -38,6 +38,8 @@ pub enum NotAdmitted {
     Answered(Verdict),
     /// The very same piece is in flight: its verdict will be the answer.
     Duplicate,
+    /// The plan of what it seals was not read yet, see [`Ledger::gathering`]: admit it again after that.
+    Ungathered,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,9 @@ impl Admission {
             if part.page > here && in_flight {
                 return self.admit_later_page(ledger, part.attempt, part.page);
             }
+        }
+        if ledger.ungathered(header).is_some() {
+            return Err(NotAdmitted::Ungathered);
         }
         let verdict = ledger.check(header);
         let Some((attempt, ranges)) = pieces_of(header, ledger) else {
@@ -195,7 +200,7 @@ impl Admission {
 fn pieces_of(header: &Record, ledger: &Ledger) -> Option<(u64, Vec<Range>)> {
     let digest = |bytes: &[u8]| Digest::from_slice(bytes);
     let whole = |attempt: u64, file: u32, bytes: &[u8]| {
-        let len = ledger.plan(attempt)?.get(file as usize)?.size;
+        let len = ledger.planned_bytes(attempt, file)?;
         Some(Range { file, offset: 0, len, digest: digest(bytes)? }).filter(|range| range.len > 0)
     };
     Some(match header.kind.as_ref()? {

@@ -1,16 +1,19 @@
 //! Changes the ledger. Everything here was judged before and cannot fail: an assertion that does
 //! is a bug of ours, and stops the replica rather than let it differ from the others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use checkpoint::JobName;
 
 use super::Ledger;
-use super::attempt::{Attempt, FileState};
+use super::attempt::Attempt;
 use super::effect::{Effect, PublishEpoch};
+use super::files::Whole;
 use super::job::{EpochRecord, Job, PinRecord};
 use super::judge::{Change, PackedEntry, Sealing};
 use super::outcomes::{Ending, plan_key};
+use super::pages::Page;
 use super::rows::RowKey;
 use crate::record::LogId;
 
@@ -44,10 +47,11 @@ impl Ledger {
                 self.open.insert(id.index, attempt);
                 return ended;
             }
-            Change::Page { attempt, entries, checker } => {
+            Change::Page { attempt, page, checking } => {
                 let open = self.named(attempt, bytes);
-                open.add_page(entries, checker);
-                let page = open.page_ends.len() as u32 - 1;
+                open.checking = checking;
+                open.add_page(page, id.index);
+                let page = open.pages.len() as u32 - 1;
                 self.touch(RowKey::Page(attempt, page));
             }
             Change::Range { attempt, file, offset, len, digest } => {
@@ -57,12 +61,14 @@ impl Ledger {
             Change::Pack { attempt, files } => {
                 let open = self.named(attempt, bytes);
                 for packed in &files {
-                    open.cover_whole(packed.file, FileState::Packed(packed.digest));
+                    open.cover_whole(packed.file, Whole::Packed, packed.digest);
                 }
+                let pages: BTreeSet<u32> = files.iter().map(|packed| open.page_of(packed.file)).collect();
+                let pages = pages.into_iter().map(|page| open.page(attempt, page)).collect();
                 for packed in &files {
                     self.touch(RowKey::File(attempt, packed.file));
                 }
-                return vec![unpack(attempt, id.index, files)];
+                return vec![unpack(attempt, id.index, files, pages)];
             }
             Change::Reuse { attempt, files } => self.reuse(attempt, files, bytes),
             Change::Seal(sealing) => return self.seal(*sealing, id),
@@ -103,7 +109,7 @@ impl Ledger {
         let open = self.open.get_mut(&attempt).expect("judged open");
         let contents = Arc::make_mut(&mut self.content);
         for (file, digest, content) in files {
-            open.cover_whole(file, FileState::Reused(digest));
+            open.cover_whole(file, Whole::Reused, digest);
             if open.held.insert(content) {
                 contents.hold_id(content);
             }
@@ -154,7 +160,7 @@ impl Ledger {
                 discards = behind.into_iter().map(|behind| self.end(behind, subsumed, id)).collect();
                 self.remember(&name, &terms.commit, (ended, ending), id);
                 if !packed.is_empty() {
-                    effects.push(unpack(ended, id.index, packed));
+                    effects.push(unpack(ended, id.index, packed, Vec::new()));
                 }
             }
         }
@@ -227,7 +233,7 @@ impl Ledger {
     }
 }
 
-fn unpack(attempt: u64, index: u64, files: Vec<PackedEntry>) -> Effect {
-    let files = files.into_iter().map(|file| (file.path, file.mode, file.offset, file.len)).collect();
-    Effect::Unpack { attempt, index, files }
+fn unpack(attempt: u64, index: u64, files: Vec<PackedEntry>, pages: Vec<Page>) -> Effect {
+    let files = files.into_iter().map(|file| (file.file, file.offset, file.len)).collect();
+    Effect::Unpack { attempt, index, files, pages }
 }

@@ -1,16 +1,19 @@
 //! An open attempt: its plan as pages come in, and which bytes of which file the log has.
 //!
 //! Coverage is made of the records alone. Every accepted range keeps its digest until the attempt ends:
-//! a repeat is told from a contradiction by it, and a snapshot of an open attempt lists it.
+//! a repeat is told from a contradiction by it, and a snapshot of an open attempt lists it. Of the plan it keeps no paths:
+//! see `pages.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use checkpoint::digest::DigestTree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::plan::{PlanChecker, PlanError, PlanHasher, plan_digest};
-use checkpoint::{CommitId, Digest, EntryKind, JobName, Limits, PlanEntry, store::Source};
+use checkpoint::plan::{PlanChecker, PlanError, PlanHasher};
+use checkpoint::{CommitId, Digest, JobName, Limits, PlanEntry, store::Source};
 
+use super::files::{FileState, Files, Staged, Stub, Whole};
+use super::pages::Page;
 use super::sum::Sum;
 use super::tree::Tree;
 
@@ -34,12 +37,10 @@ pub(super) struct Terms {
 #[derive(Debug, Clone)]
 pub(super) struct Attempt {
     pub terms: Terms,
-    pub entries: Vec<PlanEntry>,
-    /// For each page that is here, the number of entries up to its end.
-    pub page_ends: Vec<u32>,
+    pub pages: Vec<KeptPage>,
     /// What the pages that are here come to; dropped with the last page.
-    pub checker: Option<Box<Pages>>,
-    pub files: Vec<FileState>,
+    pub checking: Option<Box<Checking>>,
+    pub files: Files,
     /// Files that are not complete, of the pages that are here.
     pub missing: u64,
     /// Content ids that this attempt reuses, each held once.
@@ -51,21 +52,33 @@ pub(super) struct Attempt {
     pub last_ms: u64,
     /// Over pages and what is covered, for the ledger's digest.
     pub sum: Sum,
-    /// What it comes to, once it is complete and somebody has put it together.
-    pub tree: Option<Arc<Tree>>,
+    /// What it comes to, once it is complete and somebody has put it together; or a digest that two lengths have.
+    pub tree: Option<Result<Arc<Tree>, Digest>>,
 }
 
-/// A plan as its pages come in: its paths are checked and its digest is made entry by entry, so that the last page
-/// takes no longer than the others.
+/// What is kept of a page.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeptPage {
+    /// Entries up to its end.
+    pub end: u32,
+    /// Length of its bytes, and their BLAKE3.
+    pub bytes: u32,
+    pub digest: Digest,
+    /// Log index of its record.
+    pub index: u64,
+}
+
+/// A plan as its pages come in: its paths are checked and its digest is made entry by entry. It needs nothing of the
+/// pages before.
 #[derive(Debug, Clone)]
-pub(super) struct Pages {
-    checker: PlanChecker,
-    digest: PlanHasher,
+pub(super) struct Checking {
+    pub checker: PlanChecker,
+    pub digest: PlanHasher,
 }
 
-impl Pages {
+impl Checking {
     fn new(limits: Limits) -> Self {
-        Pages { checker: PlanChecker::new(limits), digest: PlanHasher::default() }
+        Checking { checker: PlanChecker::new(limits), digest: PlanHasher::default() }
     }
 
     pub fn push(&mut self, entry: &PlanEntry) -> Result<(), PlanError> {
@@ -81,27 +94,11 @@ impl Pages {
     }
 }
 
-/// What the log has of one entry of the plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FileState {
-    /// Nothing; or nothing is needed (directories, symlinks, empty files).
-    Bare,
-    /// Ranges, staged in place.
-    Staged(Box<Staged>),
-    /// All of it, in a pack.
-    Packed(Digest),
-    /// All of it, as a reference to sealed content.
-    Reused(Digest),
-}
-
-/// Covered ranges of one file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Staged {
-    /// By offset: length in bytes and subtree digest.
-    pub ranges: BTreeMap<u64, (u64, Digest)>,
-    pub covered: u64,
-    /// Merges the ranges' digests; follows from `ranges`.
-    pub tree: DigestTree,
+/// A page that was judged good.
+pub(super) struct NewPage {
+    pub stubs: Vec<Stub>,
+    pub bytes: u32,
+    pub digest: Digest,
 }
 
 /// What a range of a file is to what the log has.
@@ -119,10 +116,9 @@ impl Attempt {
     pub fn new(terms: Terms, plan: Limits, now_ms: u64, log_bytes: u64) -> Self {
         Attempt {
             terms,
-            entries: Vec::new(),
-            page_ends: Vec::new(),
-            checker: Some(Box::new(Pages::new(plan))),
-            files: Vec::new(),
+            pages: Vec::new(),
+            checking: Some(Box::new(Checking::new(plan))),
+            files: Files::default(),
             missing: 0,
             held: BTreeSet::new(),
             covered_bytes: 0,
@@ -135,39 +131,68 @@ impl Attempt {
     }
 
     pub fn plan_is_complete(&self) -> bool {
-        self.page_ends.len() == self.terms.plan_pages as usize
+        self.pages.len() == self.terms.plan_pages as usize
     }
 
-    /// The entries of a page that is here.
-    pub fn page(&self, page: u32) -> &[PlanEntry] {
+    /// Where nothing is left to be brought.
+    pub fn is_complete(&self) -> bool {
+        self.plan_is_complete() && self.missing == 0
+    }
+
+    /// Where the entries of a page that is here begin, and what is kept of it.
+    fn span(&self, page: u32) -> (u32, &KeptPage) {
         let page = page as usize;
-        let start = if page == 0 { 0 } else { self.page_ends[page - 1] as usize };
-        &self.entries[start..self.page_ends[page] as usize]
+        (if page == 0 { 0 } else { self.pages[page - 1].end }, &self.pages[page])
     }
 
-    /// Takes the next page, which was judged, with the checker that took its entries.
-    pub fn add_page(&mut self, entries: Vec<PlanEntry>, checker: Box<Pages>) {
-        let page = self.page_ends.len() as u64;
-        self.sum.put(&summed(0, page, 0, 0, &plan_digest(&entries)));
-        for entry in &entries {
-            if entry.kind == EntryKind::File && entry.size > 0 {
-                self.missing += 1;
-            }
-            self.files.push(FileState::Bare);
+    /// What is kept of the entries of a page that is here.
+    pub fn stubs(&self, page: u32) -> &[Stub] {
+        let (first, kept) = self.span(page);
+        self.files.stubs(first, kept.end)
+    }
+
+    /// A page that is here; `attempt` is this one's id.
+    pub fn page(&self, attempt: u64, page: u32) -> Page {
+        let (first, kept) = self.span(page);
+        let KeptPage { end, bytes, digest, index } = *kept;
+        Page { attempt, page, first, entries: end - first, index, bytes, digest }
+    }
+
+    /// All pages that are here.
+    pub fn all_pages(&self, attempt: u64) -> impl Iterator<Item = Page> {
+        (0..self.pages.len() as u32).map(move |page| self.page(attempt, page))
+    }
+
+    /// The number of the page in which an entry is that is here.
+    pub fn page_of(&self, file: u32) -> u32 {
+        self.pages.partition_point(|page| page.end <= file) as u32
+    }
+
+    /// Takes the next page, which was judged and lies at `index` of the log.
+    pub fn add_page(&mut self, page: NewPage, index: u64) {
+        let NewPage { stubs, bytes, digest } = page;
+        self.sum.put(&summed(0, self.pages.len() as u64, index, u64::from(bytes), &digest));
+        self.missing += stubs.iter().filter(|stub| stub.has_bytes()).count() as u64;
+        self.files.add(&stubs, self.terms.plan_entries);
+        if self.pages.is_empty() {
+            self.pages.reserve_exact(self.terms.plan_pages as usize);
         }
-        self.entries.extend(entries);
-        self.page_ends.push(u32::try_from(self.entries.len()).expect("judged to be few"));
-        self.checker = if self.plan_is_complete() { None } else { Some(checker) };
+        let end = u32::try_from(self.files.len()).expect("judged to be few");
+        self.pages.push(KeptPage { end, bytes, digest, index });
+    }
+
+    /// Bytes of an entry that is here.
+    fn size(&self, file: u32) -> u64 {
+        self.files.get(file).expect("judged to be in the plan").size()
     }
 
     /// How a range fits to what is covered. The range is within the file and not empty.
     pub fn fit(&self, file: u32, offset: u64, len: u64, digest: &Digest) -> Fit {
-        let size = self.entries[file as usize].size;
-        let whole = offset == 0 && len == size;
-        match &self.files[file as usize] {
+        let whole = offset == 0 && len == self.size(file);
+        match self.files.state(file) {
             FileState::Bare => Fit::New,
             FileState::Packed(there) | FileState::Reused(there) => {
-                if whole && there == digest {
+                if whole && *there == *digest {
                     Fit::Repeat
                 } else {
                     Fit::Overlap
@@ -189,49 +214,43 @@ impl Attempt {
 
     /// Covers a range that was judged new and a subtree of the file.
     pub fn cover(&mut self, file: u32, offset: u64, len: u64, digest: Digest) {
-        let size = self.entries[file as usize].size;
-        let state = &mut self.files[file as usize];
-        if *state == FileState::Bare {
-            let tree = DigestTree::new(size, CHUNK_BYTES_MIN);
-            *state = FileState::Staged(Box::new(Staged { ranges: BTreeMap::new(), covered: 0, tree }));
-        }
-        let FileState::Staged(staged) = state else { panic!("judged new: the file is not covered whole") };
+        let size = self.size(file);
+        let begin =
+            || Staged { ranges: BTreeMap::new(), covered: 0, tree: DigestTree::new(size, CHUNK_BYTES_MIN) };
+        let staged = self.files.staged(file, begin);
         staged.tree.insert(offset, len, digest).expect("judged: an aligned subtree that is not covered");
         staged.ranges.insert(offset, (len, digest));
-        self.sum.put(&summed(1, u64::from(file), offset, len, &digest));
         staged.covered += len;
-        self.covered_bytes += len;
         if staged.covered == size {
             assert!(staged.tree.finish().is_some(), "a file covered whole has a digest");
             self.missing -= 1;
         }
+        self.sum.put(&summed(1, u64::from(file), offset, len, &digest));
+        self.covered_bytes += len;
     }
 
     /// Covers a whole file, from a pack or by reuse; it was judged bare.
-    pub fn cover_whole(&mut self, file: u32, state: FileState) {
-        let place = &mut self.files[file as usize];
-        assert_eq!(*place, FileState::Bare, "judged new");
-        let (kind, digest) = match &state {
-            FileState::Packed(digest) => (2, digest),
-            FileState::Reused(digest) => (3, digest),
-            FileState::Bare | FileState::Staged(_) => panic!("a file is covered whole by a pack or by reuse"),
+    pub fn cover_whole(&mut self, file: u32, how: Whole, digest: Digest) {
+        self.files.cover(file, how, digest);
+        let kind = match how {
+            Whole::Packed => 2,
+            Whole::Reused => 3,
         };
-        self.sum.put(&summed(kind, u64::from(file), 0, 0, digest));
-        *place = state;
-        self.covered_bytes += self.entries[file as usize].size;
+        self.sum.put(&summed(kind, u64::from(file), 0, 0, &digest));
+        self.covered_bytes += self.size(file);
         self.missing -= 1;
     }
 
     /// The digest of an entry's content, `None` while it is not complete and for entries without content.
     pub fn digest_of(&self, file: u32) -> Option<Digest> {
-        let entry = &self.entries[file as usize];
-        if entry.kind != EntryKind::File {
+        let stub = self.files.get(file)?;
+        if !stub.is_file() {
             return None;
         }
-        if entry.size == 0 {
+        if stub.size() == 0 {
             return Some(checkpoint::digest::content(&[]));
         }
-        match &self.files[file as usize] {
+        match self.files.state(file) {
             FileState::Bare => None,
             FileState::Staged(staged) => staged.tree.finish(),
             FileState::Packed(digest) | FileState::Reused(digest) => Some(*digest),
@@ -240,7 +259,7 @@ impl Attempt {
 
     /// Where publish finds the bytes of an entry. Empty files are created, not linked.
     pub fn source_of(&self, file: u32) -> Source {
-        match &self.files[file as usize] {
+        match self.files.state(file) {
             FileState::Bare => Source::None,
             FileState::Staged(_) => Source::Staged,
             FileState::Packed(_) => Source::Unpacked,

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use checkpoint::{Digest, Envelope, JobName, Manifest, RelPath, store::Source};
+use checkpoint::{Digest, Envelope, JobName, Manifest, store::Source};
 
+use super::pages::Page;
 use super::verdict::Verdict;
 
 /// What one record brought.
@@ -26,8 +27,10 @@ pub enum Effect {
         attempt: u64,
         /// Log index of the record whose payload holds the bytes.
         index: u64,
-        /// Path, mode, offset in the payload in bytes, length in bytes.
-        files: Vec<(RelPath, u32, u32, u32)>,
+        /// Entry of the plan, offset in the payload in bytes, length in bytes.
+        files: Vec<(u32, u32, u32)>,
+        /// The pages of the plan that have these entries; none of a whole epoch, whose own record has them.
+        pages: Vec<Page>,
     },
     /// A sealed epoch becomes a directory.
     Publish(PublishEpoch),

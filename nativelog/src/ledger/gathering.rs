@@ -1,39 +1,25 @@
-//! Puts together beforehand what a seal judges. A million entries take a second to copy, sort and hash, and a complete
-//! attempt changes no more until it ends: so it is done once, in slices, so that nobody waits for the ledger, and
-//! every judge after that finds it done.
+//! Puts together beforehand what a seal judges. The pages of the plan have to be read for it, a million entries take a
+//! second to copy, sort and hash, and a complete attempt changes no more until it ends: so it is done once, page by page,
+//! so that nobody waits for the ledger, and every judge after that finds it done.
 
 use std::sync::Arc;
 
-use checkpoint::{Digest, ManifestEntry, store::Source};
+use checkpoint::{Digest, ManifestEntry, PlanEntry, store::Source};
 
 use super::Ledger;
-use super::attempt::Attempt;
+use super::pages::{Page, PageLost, PlanPages};
 use super::tree::Tree;
+use crate::record::{Header, Kind};
 
-/// Entries that are taken from the ledger at once; a small attempt has no more, and is gathered where it is judged.
-pub(super) const SLICE_ENTRIES: usize = 4096;
+/// More than so many contents or entries are worked on beforehand, and not where the ledger is locked.
+pub(super) const MANY: usize = 4096;
 
-/// The tree of a complete attempt, all at once. `Err` with a digest that two lengths have.
-pub(super) fn tree_of(attempt: &Attempt) -> Result<Tree, Digest> {
-    let (mut entries, mut sources) = (Vec::new(), Vec::new());
-    take(attempt, attempt.entries.len(), &mut entries, &mut sources);
-    Tree::new(entries, sources)
-}
-
-/// Adds the next entries of a complete attempt.
-fn take(attempt: &Attempt, most: usize, entries: &mut Vec<ManifestEntry>, sources: &mut Vec<Source>) {
-    let from = entries.len();
-    for file in from..attempt.entries.len().min(from + most) {
-        let digest = attempt.digest_of(file as u32).unwrap_or(Digest::NONE);
-        entries.push(ManifestEntry::new(&attempt.entries[file], digest));
-        sources.push(attempt.source_of(file as u32));
-    }
-}
-
-/// A large complete attempt's tree in the making. See [`Ledger::gathering`].
+/// A complete attempt's tree in the making. See [`Ledger::gathering`].
 pub struct Gathering {
     attempt: u64,
-    count: usize,
+    pages: Vec<Page>,
+    /// Pages that were taken.
+    taken: usize,
     entries: Vec<ManifestEntry>,
     sources: Vec<Source>,
 }
@@ -41,43 +27,98 @@ pub struct Gathering {
 /// A tree that was put together, for [`Ledger::keep_tree`].
 pub struct Gathered {
     attempt: u64,
-    tree: Tree,
+    tree: Result<Arc<Tree>, Digest>,
 }
 
 impl Gathering {
-    /// Takes the next slice; true when it was the last. `None` when the attempt has ended.
-    pub fn take(&mut self, ledger: &Ledger) -> Option<bool> {
-        let attempt = ledger.open.get(&self.attempt)?;
-        take(attempt, SLICE_ENTRIES, &mut self.entries, &mut self.sources);
-        Some(self.entries.len() == self.count)
+    /// The page that is wanted next; `None` when all were taken.
+    pub fn next(&self) -> Option<&Page> {
+        self.pages.get(self.taken)
     }
 
-    /// Puts all of it together: this takes long, and needs no ledger. `None` when no such tree can be sealed, which
-    /// the judge says in its words.
-    pub fn finish(self) -> Option<Gathered> {
-        let Gathering { attempt, entries, sources, .. } = self;
-        Some(Gathered { attempt, tree: Tree::new(entries, sources).ok()? })
+    /// Takes the entries of that page. `None` when the attempt has ended.
+    ///
+    /// # Panics
+    /// Nothing is wanted any more.
+    pub fn take(&mut self, ledger: &Ledger, entries: Vec<PlanEntry>) -> Option<()> {
+        let attempt = ledger.open.get(&self.attempt)?;
+        let first = self.pages[self.taken].first;
+        for (file, entry) in (first..).zip(entries) {
+            let digest = attempt.digest_of(file).unwrap_or(Digest::NONE);
+            let PlanEntry { path, kind, mode, size, target } = entry;
+            self.entries.push(ManifestEntry { path, kind, mode, size, digest, target });
+            self.sources.push(attempt.source_of(file));
+        }
+        self.taken += 1;
+        Some(())
+    }
+
+    /// Puts all of it together: this takes long, and needs no ledger.
+    ///
+    /// # Panics
+    /// A page was not taken.
+    pub fn finish(self) -> Gathered {
+        let Gathering { attempt, pages, taken, entries, sources } = self;
+        assert_eq!(taken, pages.len(), "every page is taken first");
+        Gathered { attempt, tree: Tree::new(entries, sources).map(Arc::new) }
     }
 }
 
 impl Ledger {
-    /// What a seal of this attempt has to put together first, when that is much and not done yet.
+    /// What a seal of this attempt has to put together first, when that is not done yet: an open attempt with everything
+    /// that it needs.
     pub fn gathering(&self, attempt: u64) -> Option<Gathering> {
-        let open = self.open.get(&attempt)?;
-        let count = open.entries.len();
-        let wanted = open.plan_is_complete() && open.missing == 0 && open.tree.is_none();
-        (wanted && count > SLICE_ENTRIES).then(|| Gathering {
+        let open = self.open.get(&attempt).filter(|open| open.is_complete() && open.tree.is_none())?;
+        let count = open.files.len();
+        Some(Gathering {
             attempt,
-            count,
+            pages: open.all_pages(attempt).collect(),
+            taken: 0,
             entries: Vec::with_capacity(count),
             sources: Vec::with_capacity(count),
         })
     }
 
-    /// Keeps a tree with its attempt, for as long as that is open. It is no part of the state: it follows from it.
-    pub fn keep_tree(&mut self, gathered: Gathered) {
-        if let Some(open) = self.open.get_mut(&gathered.attempt) {
-            open.tree = Some(Arc::new(gathered.tree));
+    /// Keeps a tree with its attempt, until that ends or has been silent for long. It is no part of the state: it follows
+    /// from it. Hands out what it has no use for: drop it when the ledger is not locked.
+    #[must_use]
+    pub fn keep_tree(&mut self, gathered: Gathered) -> Option<Gathered> {
+        match self.open.get_mut(&gathered.attempt) {
+            Some(open) if open.tree.is_none() => {
+                open.tree = Some(gathered.tree);
+                None
+            }
+            _ => Some(gathered),
         }
+    }
+
+    /// The attempt whose tree has to be put together before this record can be judged.
+    pub(super) fn ungathered(&self, header: &Header) -> Option<u64> {
+        let Some(Kind::Seal(seal)) = &header.kind else { return None };
+        let open = self.open.get(&seal.attempt)?;
+        (open.is_complete() && open.tree.is_none()).then_some(seal.attempt)
+    }
+
+    /// Puts together what judging this record needs, all at once: for whoever has the ledger alone.
+    ///
+    /// # Errors
+    /// [`PageLost`].
+    pub fn gather(&mut self, header: &Header, pages: &dyn PlanPages) -> Result<(), PageLost> {
+        let Some(mut gathering) = self.ungathered(header).and_then(|attempt| self.gathering(attempt)) else {
+            return Ok(());
+        };
+        while let Some(page) = gathering.next() {
+            let entries = page.read(pages)?;
+            gathering.take(self, entries).expect("nothing has ended meanwhile");
+        }
+        drop(self.keep_tree(gathering.finish()));
+        Ok(())
+    }
+
+    /// Trees of attempts that nobody has sealed for so long: they take much memory, and can be put together again.
+    pub(super) fn drop_idle_trees(&mut self) {
+        let (now_ms, silent_ms) = (self.log_ms, self.limits().writer_silent_ms);
+        let idle = self.open.values_mut().filter(|open| now_ms - open.last_ms >= silent_ms);
+        self.gone.trees.extend(idle.filter_map(|open| open.tree.take()).flatten());
     }
 }

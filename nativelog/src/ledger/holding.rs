@@ -15,7 +15,7 @@ use super::Ledger;
 use super::attempt::Attempt;
 use super::content::Contents;
 use super::effect::Released;
-use super::gathering::SLICE_ENTRIES;
+use super::gathering::MANY;
 use super::judge::Change;
 use super::tree::Tree;
 use crate::record::{Header, Kind, LogId};
@@ -46,6 +46,7 @@ pub struct Held {
 #[derive(Debug, Clone, Default)]
 pub struct Gone {
     pub(super) attempts: Vec<Attempt>,
+    pub(super) trees: Vec<Arc<Tree>>,
     contents: Vec<Arc<Contents>>,
 }
 
@@ -77,7 +78,7 @@ impl Ledger {
             Some(Kind::Seal(seal)) => self
                 .open
                 .get(&seal.attempt)
-                .map_or(0, |attempt| attempt.entries.len() + held(&self.known_job(&attempt.terms.job).open)),
+                .map_or(0, |attempt| attempt.files.len() + held(&self.known_job(&attempt.terms.job).open)),
             Some(Kind::Whole(_) | Kind::Begin(_) | Kind::OpenWriter(_)) => {
                 self.open.values().map(|attempt| attempt.held.len()).sum()
             }
@@ -92,7 +93,7 @@ impl Ledger {
             }),
             _ => 0,
         };
-        contents > SLICE_ENTRIES
+        contents > MANY || self.ungathered(header).is_some()
     }
 
     /// What this record, were it the next, would do to the content table, when that is much.
@@ -123,7 +124,7 @@ impl Ledger {
         }
         let much =
             seals.as_ref().map_or(0, |tree| tree.content.len()) + frees.iter().map(Vec::len).sum::<usize>();
-        if much <= SLICE_ENTRIES {
+        if much <= MANY {
             return None;
         }
         let (applied, record, contents) = (self.applied, header.wire().clone(), self.content.clone());

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use checkpoint::{CommitId, Digest, Envelope, JobName, PlanEntry, RelPath};
+use checkpoint::{CommitId, Digest, Envelope, JobName};
 
 use super::Ledger;
-use super::attempt::{Attempt, Pages, Terms};
+use super::attempt::{Attempt, Checking, NewPage, Terms};
 use super::job::Job;
 use super::outcomes::{Ending, Found};
 use super::tree::Tree;
@@ -46,10 +46,11 @@ pub(super) enum Change {
         replaces: Option<u64>,
         gives_way: Vec<u64>,
     },
+    /// With what the plan comes to so far, but for the last.
     Page {
         attempt: u64,
-        entries: Vec<PlanEntry>,
-        checker: Box<Pages>,
+        page: NewPage,
+        checking: Option<Box<Checking>>,
     },
     Range {
         attempt: u64,
@@ -103,8 +104,6 @@ pub(super) enum Change {
 pub(super) struct PackedEntry {
     pub file: u32,
     pub digest: Digest,
-    pub path: RelPath,
-    pub mode: u32,
     pub offset: u32,
     pub len: u32,
 }

@@ -254,6 +254,9 @@ fn plain_terms(begin: &proto::Begin, job: JobName, rules: &Rules) -> Result<Term
     if begin.plan_pages == 0 || begin.plan_pages > begin.plan_entries {
         return Err(malformed("a plan has at least one page, and no page is empty"));
     }
+    if begin.plan_pages > 1 + begin.plan_entries / rules.page_entries_min {
+        return Err(malformed("the plan is cut into too many pages"));
+    }
     let labels_fit = begin.labels.len() <= rules.labels_max
         && begin
             .labels

@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 
 use checkpoint::digest::is_subtree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::{Digest, EntryKind, PlanEntry};
+use checkpoint::{Digest, PlanEntry};
 
 use super::Ledger;
-use super::attempt::{Attempt, Fit};
+use super::attempt::{Attempt, Fit, NewPage};
+use super::files::Stub;
 use super::judge::{Change, PackedEntry, digest, malformed};
+use super::pages::bytes_of;
 use super::verdict::{Accepted, Reason, Rejected};
 use crate::compose::entry_from_proto;
 use crate::record::proto;
@@ -20,7 +22,7 @@ impl Ledger {
     pub(super) fn judge_part(&self, part: &proto::Part) -> Result<Change, Rejected> {
         let attempt = self.open_attempt(part.attempt)?;
         let terms = &attempt.terms;
-        let here = attempt.page_ends.len() as u32;
+        let here = attempt.pages.len() as u32;
         if part.page >= terms.plan_pages {
             return Err(malformed(format!("the plan has {} pages", terms.plan_pages)));
         }
@@ -28,8 +30,10 @@ impl Ledger {
             return Err(Rejected::new(Reason::Incomplete, format!("page {here} of the plan comes first")));
         }
         let entries = plan_entries(&part.entries)?;
-        if part.page < here {
-            if entries == attempt.page(part.page) {
+        let bytes = bytes_of(&entries);
+        let content = checkpoint::digest::content(&bytes);
+        if let Some(there) = attempt.pages.get(part.page as usize) {
+            if there.digest == content {
                 return Ok(again(part.attempt));
             }
             return Err(Rejected::new(Reason::Conflict, "this page of the plan is here with other entries"));
@@ -37,25 +41,28 @@ impl Ledger {
         if entries.is_empty() {
             return Err(malformed("a page of a plan is not empty"));
         }
-        let count = attempt.entries.len() + entries.len();
+        let count = attempt.files.len() + entries.len();
         let last = here + 1 == terms.plan_pages;
         if count > terms.plan_entries as usize || (last && count < terms.plan_entries as usize) {
             return Err(malformed(format!("the plan was declared with {} entries", terms.plan_entries)));
         }
-        let mut checker = attempt.checker.clone().expect("a plan that lacks pages has its checker");
+        let mut checking = attempt.checking.clone().expect("a plan that lacks pages is being checked");
         for entry in &entries {
-            checker.push(entry).map_err(|error| malformed(error.to_string()))?;
+            checking.push(entry).map_err(|error| malformed(error.to_string()))?;
         }
         if last {
-            let (bytes, digest) = checker.finish().map_err(|error| malformed(error.to_string()))?;
+            let (bytes, digest) = checking.finish().map_err(|error| malformed(error.to_string()))?;
             judge_plan(bytes, digest, terms.declared_bytes, &terms.plan_digest)?;
         }
-        Ok(Change::Page { attempt: part.attempt, entries, checker })
+        let bytes = u32::try_from(bytes.len()).map_err(|_| malformed("a page of 4 GiB"))?;
+        let stubs = entries.iter().map(Stub::of).collect();
+        let page = NewPage { stubs, bytes, digest: content };
+        Ok(Change::Page { attempt: part.attempt, page, checking: (!last).then_some(checking) })
     }
 
     pub(super) fn judge_chunk(&self, chunk: &proto::Chunk, payload_bytes: u64) -> Result<Change, Rejected> {
         let attempt = self.attempt_with_plan(chunk.attempt)?;
-        let size = file_of(attempt, chunk.file)?.size;
+        let size = file_of(attempt, chunk.file)?.size();
         let digest = digest(&chunk.digest)?;
         let len = u64::from(chunk.len);
         if chunk.offset.checked_add(len).is_none_or(|end| len == 0 || end > size) {
@@ -73,7 +80,7 @@ impl Ledger {
 
     pub(super) fn judge_zero(&self, zero: &proto::Zero) -> Result<Change, Rejected> {
         let attempt = self.attempt_with_plan(zero.attempt)?;
-        let size = file_of(attempt, zero.file)?.size;
+        let size = file_of(attempt, zero.file)?.size();
         let digest = digest(&zero.digest)?;
         if zero.offset.checked_add(zero.len).is_none_or(|end| zero.len == 0 || end > size) {
             return Err(malformed("the zeros lie beyond the end of their file"));
@@ -103,9 +110,9 @@ impl Ledger {
             if !seen.insert(packed.file) {
                 return Err(malformed(format!("file {} is in the pack twice", packed.file)));
             }
-            let entry = file_of(attempt, packed.file)?;
-            let packed = packed_entry(packed, entry, payload_bytes)?;
-            if packed.len > 0 && is_new(attempt, packed.file, 0, entry.size, &packed.digest)? {
+            let size = file_of(attempt, packed.file)?.size();
+            let packed = packed_entry(packed, size, payload_bytes)?;
+            if packed.len > 0 && is_new(attempt, packed.file, 0, size, &packed.digest)? {
                 files.push(packed);
             }
         }
@@ -126,7 +133,7 @@ impl Ledger {
             if !seen.insert(reused.file) {
                 return Err(malformed(format!("file {} is named twice", reused.file)));
             }
-            let size = file_of(attempt, reused.file)?.size;
+            let size = file_of(attempt, reused.file)?.size();
             let digest = digest(&reused.digest)?;
             if size == 0 {
                 return Err(malformed("an empty file needs no content"));
@@ -157,11 +164,8 @@ impl Ledger {
     pub(super) fn attempt_with_plan(&self, id: u64) -> Result<&Attempt, Rejected> {
         let attempt = self.open_attempt(id)?;
         if !attempt.plan_is_complete() {
-            let detail = format!(
-                "{} of {} pages of the plan are here",
-                attempt.page_ends.len(),
-                attempt.terms.plan_pages
-            );
+            let detail =
+                format!("{} of {} pages of the plan are here", attempt.pages.len(), attempt.terms.plan_pages);
             return Err(Rejected::new(Reason::Incomplete, detail));
         }
         Ok(attempt)
@@ -196,36 +200,29 @@ pub(super) fn judge_plan(bytes: u64, digest: Digest, declared: u64, wanted: &Dig
     Ok(())
 }
 
-/// A packed file against its entry of the plan and the payload's length.
+/// A packed file against its size in the plan and the payload's length.
 pub(super) fn packed_entry(
     packed: &proto::PackedFile,
-    entry: &PlanEntry,
+    size: u64,
     payload_bytes: u64,
 ) -> Result<PackedEntry, Rejected> {
     let digest = digest(&packed.digest)?;
-    if u64::from(packed.len) != entry.size {
-        return Err(malformed(format!("file {} has {} bytes", packed.file, entry.size)));
+    if u64::from(packed.len) != size {
+        return Err(malformed(format!("file {} has {size} bytes", packed.file)));
     }
     if u64::from(packed.offset) + u64::from(packed.len) > payload_bytes {
         return Err(malformed(format!("file {} lies beyond the payload", packed.file)));
     }
-    Ok(PackedEntry {
-        file: packed.file,
-        digest,
-        path: entry.path.clone(),
-        mode: entry.mode,
-        offset: packed.offset,
-        len: packed.len,
-    })
+    Ok(PackedEntry { file: packed.file, digest, offset: packed.offset, len: packed.len })
 }
 
 fn again(attempt: u64) -> Change {
     Change::Repeat { accepted: Accepted::Done, attempt: Some(attempt) }
 }
 
-fn file_of(attempt: &Attempt, file: u32) -> Result<&PlanEntry, Rejected> {
-    match attempt.entries.get(file as usize) {
-        Some(entry) if entry.kind == EntryKind::File => Ok(entry),
+fn file_of(attempt: &Attempt, file: u32) -> Result<Stub, Rejected> {
+    match attempt.files.get(file) {
+        Some(stub) if stub.is_file() => Ok(stub),
         Some(_) => Err(malformed(format!("entry {file} of the plan is no file"))),
         None => Err(malformed(format!("the plan has no entry {file}"))),
     }

@@ -8,7 +8,6 @@ use checkpoint::{Digest, EntryKind, JobName, ManifestEntry, PlanEntry, store::So
 
 use super::Ledger;
 use super::attempt::Terms;
-use super::gathering::tree_of;
 use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, repeat};
 use super::judge_begin::{Form, Opening};
 use super::judge_pieces::{judge_plan, packed_entry, plan_entries};
@@ -34,8 +33,9 @@ impl Ledger {
             return Err(Rejected::new(Reason::Incomplete, detail));
         }
         let tree = match &attempt.tree {
-            Some(tree) => tree.clone(),
-            None => Arc::new(tree_of(attempt).map_err(two_lengths)?),
+            Some(tree) => tree.clone().map_err(two_lengths)?,
+            // A dry run before anybody has read the plan's pages for it; a step finds that earlier.
+            None => return Err(Rejected::new(Reason::Incomplete, "the plan was not read yet")),
         };
         let log_bytes = attempt.log_bytes + bytes;
         self.judge_tree(Some(seal.attempt), attempt.terms.clone(), tree, Vec::new(), log_bytes, root)
@@ -207,7 +207,7 @@ fn whole_entries(
         let entry = entries.get(packed.file as usize).filter(|entry| entry.kind == EntryKind::File);
         let entry =
             entry.ok_or_else(|| malformed(format!("entry {} of the plan is no file", packed.file)))?;
-        let packed = packed_entry(packed, entry, payload_bytes)?;
+        let packed = packed_entry(packed, entry.size, payload_bytes)?;
         if packed.len == 0 || files.insert(packed.file, packed).is_some() {
             return Err(malformed("a whole epoch names every file with bytes once, and no other"));
         }

@@ -50,6 +50,7 @@ impl Ledger {
             let Some((_, job, epoch, owner)) = ended.cloned() else { break };
             self.drop_pin(job, epoch, owner);
         }
+        self.drop_idle_trees();
     }
 
     pub(super) fn put_pin(&mut self, job: JobName, epoch: u64, owner: String, pin: PinRecord) {

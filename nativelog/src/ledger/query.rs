@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use checkpoint::{CommitId, Coverage, Digest, EntryKind, JobName, PlanEntry, RelPath};
+use checkpoint::{CommitId, Coverage, Digest, JobName};
 
 use super::Ledger;
-use super::attempt::{Attempt, FileState, Fit};
+use super::attempt::{Attempt, Fit};
+use super::files::FileState;
 use super::job::{EpochRecord, Job};
 use super::outcomes::Ending;
+use super::pages::Page;
 use super::verdict::SealedEpoch;
 
 /// A job.
@@ -97,8 +99,6 @@ pub struct AttemptInfo {
 pub struct PackedFile {
     /// Entry of the plan.
     pub file: u32,
-    /// Path in the tree.
-    pub path: RelPath,
     /// Permission bits.
     pub mode: u32,
     /// Bytes.
@@ -202,25 +202,33 @@ impl Ledger {
         self.outcomes.len()
     }
 
-    /// The plan of an open attempt, as far as it is in the log; an entry's place is its file id.
-    pub fn plan(&self, id: u64) -> Option<&[PlanEntry]> {
-        self.open.get(&id).map(|attempt| attempt.entries.as_slice())
+    /// Pages of the plan of an open attempt, as far as they are in the log.
+    pub fn pages(&self, id: u64) -> impl Iterator<Item = Page> {
+        self.open.get(&id).into_iter().flat_map(move |attempt| attempt.all_pages(id))
+    }
+
+    /// The page of an open attempt's plan in which entry `file` is.
+    pub fn page_with(&self, id: u64, file: u32) -> Option<Page> {
+        let attempt = self.open.get(&id)?;
+        attempt.files.get(file).map(|_| attempt.page(id, attempt.page_of(file)))
+    }
+
+    /// Bytes of a file of an open attempt's plan; `None` for what is no file.
+    pub fn planned_bytes(&self, id: u64, file: u32) -> Option<u64> {
+        let stub = self.open.get(&id)?.files.get(file)?;
+        stub.is_file().then(|| stub.size())
     }
 
     /// What the log has of an open attempt. A resumed commit sends only the rest.
     pub fn coverage(&self, id: u64) -> Option<Coverage> {
         let attempt = self.open.get(&id)?;
         let mut coverage = Coverage::new();
-        coverage.parts = attempt.page_ends.len() as u32;
-        for (file, (state, entry)) in attempt.files.iter().zip(&attempt.entries).enumerate() {
-            let file = file as u32;
-            if entry.kind != EntryKind::File {
-                continue;
-            }
+        coverage.parts = attempt.pages.len() as u32;
+        for (file, stub, state) in attempt.files.iter() {
             match state {
                 FileState::Bare => {}
                 FileState::Packed(_) | FileState::Reused(_) => coverage.add_files(file..file + 1),
-                FileState::Staged(staged) if staged.covered == entry.size => {
+                FileState::Staged(staged) if staged.covered == stub.size() => {
                     coverage.add_files(file..file + 1)
                 }
                 FileState::Staged(staged) => {
@@ -240,31 +248,24 @@ impl Ledger {
 
     /// Covered ranges of an open attempt that lie in staged files: file, offset, bytes, subtree digest.
     pub fn staged_ranges(&self, id: u64) -> impl Iterator<Item = (u32, u64, u64, Digest)> {
-        let files = self.open.get(&id).into_iter().flat_map(|attempt| attempt.files.iter().enumerate());
-        files.flat_map(|(file, state)| {
+        let files = self.open.get(&id).into_iter().flat_map(|attempt| attempt.files.iter());
+        files.flat_map(|(file, _, state)| {
             let ranges = match state {
                 FileState::Staged(staged) => Some(&staged.ranges),
                 _ => None,
             };
-            ranges
-                .into_iter()
-                .flatten()
-                .map(move |(offset, (len, digest))| (file as u32, *offset, *len, *digest))
+            ranges.into_iter().flatten().map(move |(offset, (len, digest))| (file, *offset, *len, *digest))
         })
     }
 
     /// Files of an open attempt that came in packs.
     pub fn packed_files(&self, id: u64) -> impl Iterator<Item = PackedFile> {
         let attempt = self.open.get(&id);
-        let files = attempt.into_iter().flat_map(|attempt| attempt.files.iter().zip(&attempt.entries));
-        files.enumerate().filter_map(|(file, (state, entry))| match state {
-            FileState::Packed(digest) => Some(PackedFile {
-                file: file as u32,
-                path: entry.path.clone(),
-                mode: entry.mode,
-                size: entry.size,
-                digest: *digest,
-            }),
+        let files = attempt.into_iter().flat_map(|attempt| attempt.files.iter());
+        files.filter_map(|(file, stub, state)| match state {
+            FileState::Packed(digest) => {
+                Some(PackedFile { file, mode: stub.mode(), size: stub.size(), digest: *digest })
+            }
             _ => None,
         })
     }
@@ -272,9 +273,9 @@ impl Ledger {
     /// Files of an open attempt whose content an epoch brought: digest, mode, bytes.
     pub fn reused_files(&self, id: u64) -> impl Iterator<Item = (Digest, u32, u64)> {
         let attempt = self.open.get(&id);
-        let files = attempt.into_iter().flat_map(|attempt| attempt.files.iter().zip(&attempt.entries));
-        files.filter_map(|(state, entry)| match state {
-            FileState::Reused(digest) => Some((*digest, entry.mode, entry.size)),
+        let files = attempt.into_iter().flat_map(|attempt| attempt.files.iter());
+        files.filter_map(|(_, stub, state)| match state {
+            FileState::Reused(digest) => Some((*digest, stub.mode(), stub.size())),
             _ => None,
         })
     }
@@ -351,7 +352,7 @@ impl Ledger {
             base: terms.base,
             plan_digest: terms.plan_digest,
             plan_pages: terms.plan_pages,
-            pages_here: attempt.page_ends.len() as u32,
+            pages_here: attempt.pages.len() as u32,
             covered_bytes: attempt.covered_bytes,
             files_missing: attempt.missing,
             log_bytes: attempt.log_bytes,

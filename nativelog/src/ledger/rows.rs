@@ -5,7 +5,7 @@
 //! is only their order.
 
 mod attempt;
-mod codec;
+pub(super) mod codec;
 mod content;
 mod epoch;
 mod job;
@@ -20,8 +20,9 @@ use std::sync::Arc;
 use checkpoint::JobName;
 
 use super::Ledger;
-use super::attempt::{Attempt, FileState};
+use super::attempt::Attempt;
 use super::content::{Content, Contents};
+use super::files::FileState;
 use super::job::{EpochRecord, Job};
 
 pub use codec::DecodeError;
@@ -80,7 +81,7 @@ impl Ledger {
         let files = || {
             let open = self.open.iter();
             open.flat_map(|(id, attempt)| {
-                attempt.files.iter().enumerate().map(move |(file, state)| (*id, file as u32, state))
+                attempt.files.iter().map(move |(file, _, state)| (*id, file, state))
             })
         };
         std::iter::once(RowKey::Meta)
@@ -93,7 +94,7 @@ impl Ledger {
             .chain(self.content.iter().map(|(id, _)| RowKey::Content(id)))
             .chain(self.open.keys().map(|id| RowKey::Attempt(*id)))
             .chain(self.open.iter().flat_map(|(id, attempt)| {
-                (0..attempt.page_ends.len() as u32).map(move |page| RowKey::Page(*id, page))
+                (0..attempt.pages.len() as u32).map(move |page| RowKey::Page(*id, page))
             }))
             .chain(files().filter_map(|(id, file, state)| {
                 matches!(state, FileState::Packed(_) | FileState::Reused(_)).then_some(RowKey::File(id, file))
@@ -195,7 +196,10 @@ impl Builder {
             return Err(DecodeError("content in quarantine is gone"));
         }
         for attempt in ledger.open.values_mut() {
-            for state in &attempt.files {
+            if !attempt::is_whole(attempt) {
+                return Err(DecodeError("pages of a plan are missing"));
+            }
+            for (_, _, state) in attempt.files.iter() {
                 if let FileState::Reused(digest) = state {
                     let (id, _) = ledger.content.find(digest).ok_or(DecodeError("reused content is gone"))?;
                     attempt.held.insert(id);

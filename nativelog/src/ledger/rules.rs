@@ -59,6 +59,8 @@ pub struct Rules {
     pub depends_on_max: usize,
     /// What a plan may hold: entries, bytes, depth.
     pub plan: Limits,
+    /// Entries that a page of a plan has on the average, but for the last: every page takes memory on every node.
+    pub page_entries_min: u32,
     /// Smallest chunk size of an attempt, bytes.
     pub chunk_bytes_min: u32,
     /// Largest chunk size of an attempt, and largest payload of any record, bytes.
@@ -108,6 +110,7 @@ const V3: Rules = Rules {
     label_bytes_max: 4096,
     depends_on_max: 64,
     plan: Limits { files_max: 1_000_000, bytes_max: 1 << 40, depth_max: 512 },
+    page_entries_min: 32,
     chunk_bytes_min: 64 << 10,
     chunk_bytes_max: 4 << 20,
     pack_bytes_max: 1 << 20,
@@ -140,6 +143,9 @@ const _: () = {
 
 /// What composes and checks records at the door knows the newest version only: it may be tighter, never looser.
 const _: () = {
+    // As long as an entry can be, and with what the wire puts before it.
+    let entry_bytes = limits::PATH_BYTES_MAX + limits::TARGET_BYTES_MAX + 64;
+    assert!(limits::PART_BYTES_MAX / entry_bytes > NEWEST.page_entries_min as usize);
     assert!(limits::CHUNK_BYTES_MAX <= NEWEST.chunk_bytes_max);
     assert!(limits::PACK_BYTES_MAX as u64 <= NEWEST.pack_bytes_max);
     assert!(limits::PACK_FILES_MAX <= NEWEST.pack_files_max);

@@ -153,6 +153,16 @@ pub enum LedgerFault {
     /// A record of a kind that this binary does not know.
     #[error("the log holds a record of a kind that this binary does not know: upgrade it")]
     UnknownKind,
+    /// What an open attempt is to become is known to all, and its plan cannot be read back here any more.
+    #[error(
+        "the plan of attempt {attempt} is lost here ({why}): with a majority of the others up, run `epochlog repair` on this node"
+    )]
+    PlanLost {
+        /// The attempt.
+        attempt: u64,
+        /// What cannot be read, and why.
+        why: String,
+    },
 }
 
 impl Verdict {

@@ -16,7 +16,9 @@ impl Machine {
     pub fn capture(&self, membership: Option<(LogId, Bytes)>) -> Option<Capture> {
         let ledger = self.ledger();
         let position = ledger.applied()?;
-        Some(Capture { meta: SnapshotMeta { position, membership }, ledger: ledger.encode().into() })
+        let pages = ledger.attempts().flat_map(|info| ledger.pages(info.id)).collect();
+        let meta = SnapshotMeta { position, membership };
+        Some(Capture { meta, ledger: ledger.encode().into(), pages })
     }
 
     /// Waits until the effects of the entry at `index` are done on this disk.
@@ -25,8 +27,8 @@ impl Machine {
         let _ = self.performer.performed().wait_for(|performed| *performed > index).await;
     }
 
-    /// Makes a capture durable: waits until everything up to it is performed, syncs, writes the file, and drops
-    /// all but the two newest. When a newer one is kept meanwhile, or both kept ones stand there, nothing is
+    /// Makes a capture durable: waits until everything up to it is performed, writes the pages of open plans that are
+    /// only in the log, syncs, writes the file, and drops all but the two newest. When a newer one is kept meanwhile, or both kept ones stand there, nothing is
     /// written. Blocks.
     ///
     /// # Errors
@@ -44,7 +46,14 @@ impl Machine {
         {
             return Ok(newest.clone());
         }
-        self.sync_unpacked().map_err(|source| {
+        // What the newest snapshot stands above is in its file since then; the log has the rest.
+        let above = newest.map_or(0, |newest| newest.position.index + 1);
+        let fresh = capture.pages.iter().filter(|page| page.index >= above);
+        let wrote = self.plans.write(fresh).map_err(|source| {
+            let what = format!("write plans below {}", self.store.layout().staging_dir().display());
+            SnapshotError::Io { what, source }
+        })?;
+        self.sync_unsynced(wrote).map_err(|source| {
             let what = format!("sync the file system of {}", self.store.layout().data_dir().display());
             SnapshotError::Io { what, source }
         })?;
@@ -57,9 +66,10 @@ impl Machine {
         Ok(capture.meta)
     }
 
-    /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.
-    fn sync_unpacked(&self) -> std::io::Result<()> {
-        if self.dues.take_unsynced() {
+    /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published. And
+    /// pages that were just written.
+    fn sync_unsynced(&self, pages: bool) -> std::io::Result<()> {
+        if self.dues.take_unsynced() || pages {
             self.store.disk().sync_fs(self.store.layout().data_dir())?;
         }
         Ok(())

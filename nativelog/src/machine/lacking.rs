@@ -6,18 +6,36 @@ use checkpoint::digest::{Hasher, is_zero, subtree, zeros};
 use checkpoint::disk::{DiskFile, Open};
 use checkpoint::limits::CHUNK_BYTES_MAX;
 use checkpoint::store::{Content, Store, StoreError, Unpacked};
-use checkpoint::{Digest, EntryKind};
+use checkpoint::{Digest, RelPath};
 
-use super::{Machine, PackedFile};
-use crate::ledger::Ledger;
+use super::Machine;
+use crate::ledger::{self, Ledger, Page, PlanPages};
+use crate::plans::PageFiles;
 
 const READ_BYTES: usize = 1 << 20;
+
+/// One packed file of an open attempt: beside the log, its bytes lie in the attempt's tree only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedFile {
+    /// Entry of the plan.
+    pub file: u32,
+    /// Path in the tree.
+    pub path: RelPath,
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3 of its content.
+    pub digest: Digest,
+}
 
 /// What an open attempt lacks here, compared with a ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AttemptLacks {
     /// The attempt.
     pub attempt: u64,
+    /// Pages of its plan that are in no file, see [`lacking_pages`]: of what they name nothing can be said.
+    pub pages: Vec<Page>,
     /// File, offset, bytes, subtree digest: ranges that do not verify in the staged file.
     pub ranges: Vec<(u32, u64, u64, Digest)>,
     /// Packed files that do not verify in the attempt's tree.
@@ -58,6 +76,14 @@ impl Machine {
     }
 }
 
+/// Pages of the plans of `ledger` that are in no file here, or do not verify: whatever else is looked for, they come
+/// first. Blocks.
+pub fn lacking_pages(store: &Store, ledger: &Ledger) -> Vec<Page> {
+    let files = PageFiles { disk: &**store.disk(), layout: store.layout() };
+    let lacks = |page: &Page| files.read(page).map_or(true, |bytes| !page.is(&bytes));
+    ledger.attempts().flat_map(|info| ledger.pages(info.id)).filter(lacks).collect()
+}
+
 /// As [`Machine::lacking_of_attempts`], where no machine runs.
 ///
 /// # Errors
@@ -66,19 +92,32 @@ pub fn lacking_of_attempts(store: &Store, ledger: &Ledger) -> io::Result<Vec<Att
     let mut all = Vec::new();
     for info in ledger.attempts() {
         let mut lacks = AttemptLacks { attempt: info.id, ..AttemptLacks::default() };
-        let plan = ledger.plan(info.id).unwrap_or_default();
         let mut file = StagedFile::default();
         for (entry, offset, len, digest) in ledger.staged_ranges(info.id) {
-            let planned = plan.get(entry as usize).filter(|planned| planned.kind == EntryKind::File);
-            let size = planned.map_or(0, |planned| planned.size);
+            let size = ledger.planned_bytes(info.id, entry).unwrap_or_default();
             file.turn_to(store, info.id, entry)?;
             if !file.holds(size, offset, len, &digest) {
                 lacks.ranges.push((entry, offset, len, digest));
             }
         }
-        for packed in ledger.packed_files(info.id) {
-            if !is_unpacked(store, info.id, &packed)? {
-                lacks.packed.push(packed);
+        let mut packed = ledger.packed_files(info.id).peekable();
+        for page in ledger.pages(info.id) {
+            let here = std::iter::from_fn(|| packed.next_if(|file| file.file < page.first + page.entries));
+            let here: Vec<_> = here.collect();
+            if here.is_empty() {
+                continue;
+            }
+            let files = PageFiles { disk: &**store.disk(), layout: store.layout() };
+            let Ok(entries) = page.read(&files) else {
+                lacks.pages.push(page);
+                continue;
+            };
+            for ledger::PackedFile { file, mode, size, digest } in here {
+                let path = entries[(file - page.first) as usize].path.clone();
+                let packed = PackedFile { file, path, mode, size, digest };
+                if !is_unpacked(store, info.id, &packed)? {
+                    lacks.packed.push(packed);
+                }
             }
         }
         let reused = ledger.reused_files(info.id);

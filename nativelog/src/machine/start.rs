@@ -27,6 +27,7 @@ use super::{Machine, Snapshots, project};
 use crate::dues::{Debts, Dues, Expected, Overview};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
+use crate::plans::Plans;
 use crate::record::LogId;
 use crate::snapshot::{Folder, FoundSnapshot, OpenFault};
 use crate::store::LogStore;
@@ -109,8 +110,10 @@ impl Machine {
         let overview = Overview::of(&ledger);
         let earlier = overview.published_above(&store);
         let dues = Arc::new(Dues::new(next, debts, &ledger));
-        let performer = Performer::start(store.clone(), log.clone(), next, dues.clone(), earlier)
-            .map_err(io_error("start the performer's thread"))?;
+        let plans = Arc::new(Plans::new(log.clone(), store.clone()));
+        let performer =
+            Performer::start(store.clone(), log.clone(), plans.clone(), next, dues.clone(), earlier)
+                .map_err(io_error("start the performer's thread"))?;
         let machine = Arc::new(Machine {
             ledger: RwLock::new(ledger),
             applied: watch::Sender::new(next),
@@ -118,6 +121,7 @@ impl Machine {
             dues,
             store,
             log,
+            plans,
             kept: watch::Sender::new((folder.newest().cloned(), folder.older().cloned())),
             snapshots: Mutex::new(Snapshots { folder, expected }),
             catalog: Mutex::new(catalog),

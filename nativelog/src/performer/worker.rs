@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use checkpoint::JobName;
 use checkpoint::store::{Publish, Store, Unpacked};
 
+use super::names::Names;
 use super::waiting::Shelved;
 use super::{Shared, Task, Work, tree_bytes};
 use crate::dues::Pack;
-use crate::ledger::{Effect, PublishEpoch, Released};
+use crate::ledger::{Effect, Page, PublishEpoch, Released};
+use crate::plans::Plans;
 use crate::store::LogStore;
 
 /// What could not be done here is tried again after this long.
@@ -24,13 +26,20 @@ pub struct Worker {
     shared: Arc<Shared>,
     store: Arc<Store>,
     log: LogStore,
+    plans: Arc<Plans>,
     retry_at: Option<Instant>,
     earlier: BTreeSet<u64>,
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, store: Arc<Store>, log: LogStore, earlier: BTreeSet<u64>) -> Worker {
-        Worker { shared, store, log, retry_at: None, earlier }
+    pub fn new(
+        shared: Arc<Shared>,
+        store: Arc<Store>,
+        log: LogStore,
+        plans: Arc<Plans>,
+        earlier: BTreeSet<u64>,
+    ) -> Worker {
+        Worker { shared, store, log, plans, retry_at: None, earlier }
     }
 
     pub fn run(mut self) {
@@ -111,9 +120,9 @@ impl Worker {
                     },
                 };
                 match effect {
-                    Effect::Unpack { attempt, index, files } => {
+                    Effect::Unpack { attempt, index, files, pages } => {
                         if !done.contains(&attempt) {
-                            self.unpack(attempt, Pack { index, files });
+                            self.unpack(attempt, Pack { index, files }, &pages);
                         }
                     }
                     // Also when it is there already: that makes sure of its name, and clears what was built again.
@@ -180,7 +189,7 @@ impl Worker {
         }
     }
 
-    fn unpack(&self, attempt: u64, pack: Pack) {
+    fn unpack(&self, attempt: u64, pack: Pack, pages: &[Page]) {
         if self.earlier.contains(&attempt) {
             // Should the directory be gone when its Seal comes, it is unpacked then.
             let why = "its epoch was a directory here before the start".to_owned();
@@ -189,33 +198,41 @@ impl Worker {
         let old = self.shared.dues.has_old_tree(attempt);
         // Where it stays, this is written over it.
         let clean = if old { self.store.discard(attempt).map_err(|error| error.to_string()) } else { Ok(()) };
-        let result = clean.and_then(|()| self.unpack_one(attempt, &pack));
+        let result = clean.and_then(|()| {
+            let names = match pages {
+                [] => Names::of_whole(&self.log, pack.index),
+                pages => Names::of_pages(&self.plans, pages),
+            };
+            self.unpack_one(attempt, &pack, &names?)
+        });
         if let Err(why) = &result {
             tracing::warn!(attempt, why, "small files cannot be unpacked on this node yet");
         }
         self.shared.dues.unpacked(attempt, pack, result);
     }
 
-    fn unpack_one(&self, attempt: u64, pack: &Pack) -> Result<(), String> {
+    fn unpack_one(&self, attempt: u64, pack: &Pack, names: &Names) -> Result<(), String> {
         let payload = self.log.payload(pack.index).map_err(|error| error.to_string())?;
         let slice = |offset: u32, len: u32| {
             let start = offset as usize;
             payload.get(start..start + len as usize)
         };
         let mut files = Vec::with_capacity(pack.files.len());
-        for (path, mode, offset, len) in &pack.files {
+        for (file, offset, len) in &pack.files {
             let data = slice(*offset, *len).ok_or("the pack is shorter than what it holds")?;
-            files.push(Unpacked { path, mode: *mode, data });
+            let (path, mode) = names.get(*file).ok_or("the pack holds a file that the plan does not have")?;
+            files.push(Unpacked { path, mode, data });
         }
         self.store.unpack(attempt, &files).map_err(|error| error.to_string())
     }
 
     /// Unpacks again what the log still has, after something went wrong. What lies below the purge point was unpacked
     /// and synced before it was purged; and whatever is not in the tree may still be a blob.
-    fn unpack_again(&self, attempt: u64, packs: &[Pack]) -> Result<(), String> {
+    fn unpack_again(&self, epoch: &PublishEpoch, packs: &[Pack]) -> Result<(), String> {
+        let (attempt, names) = (epoch.attempt, Names::Tree(epoch.manifest.clone()));
         let purged = self.log.log_state().0;
         for pack in packs.iter().filter(|pack| purged.is_none_or(|purged| pack.index > purged.index)) {
-            self.unpack_one(attempt, pack)?;
+            self.unpack_one(attempt, pack, &names)?;
         }
         self.shared.dues.unpacked_again(attempt);
         Ok(())
@@ -225,7 +242,7 @@ impl Worker {
         let mut ready = Vec::with_capacity(epochs.len());
         for epoch in epochs {
             let half = self.shared.dues.half_unpacked(epoch.attempt);
-            match half.map_or(Ok(()), |packs| self.unpack_again(epoch.attempt, &packs)) {
+            match half.map_or(Ok(()), |packs| self.unpack_again(&epoch, &packs)) {
                 Ok(()) => ready.push(epoch),
                 Err(why) => self.unpublished(epoch, why),
             }

@@ -1,6 +1,7 @@
 //! The bytes of a snapshot file: `docs/snapshot.md`. Whatever differs in one bit from what was written is refused.
 
 use bytes::Bytes;
+use checkpoint::digest::Hasher;
 
 use super::{Capture, SnapshotMeta};
 use crate::dues::Debts;
@@ -8,7 +9,7 @@ use crate::record::LogId;
 
 /// Every version starts so; the digest at the end is the same in all of them.
 const FAMILY: &[u8] = b"epochlog snapshot ";
-const MAGIC: &[u8] = b"epochlog snapshot 1\n";
+const MAGIC: &[u8] = b"epochlog snapshot 2\n";
 const DIGEST_BYTES: usize = 32;
 
 /// Why bytes are no snapshot.
@@ -20,25 +21,27 @@ pub enum Wrong {
     Version,
 }
 
-/// The bytes of a snapshot.
-pub fn encode(capture: &Capture, debts: &Debts) -> Vec<u8> {
-    let debts = debts.encode();
-    let mut out = Vec::with_capacity(capture.ledger.len() + debts.len() + 256);
-    out.extend_from_slice(MAGIC);
-    put_position(&mut out, capture.meta.position);
+/// The bytes of a snapshot, end to end. The ledger's are not copied: they may be many.
+pub fn parts(capture: &Capture, debts: &Debts) -> [Bytes; 3] {
+    let mut head = MAGIC.to_vec();
+    put_position(&mut head, capture.meta.position);
     let (id, members) = capture.meta.membership.clone().unwrap_or_default();
-    out.push(u8::from(capture.meta.membership.is_some()));
-    put_position(&mut out, id);
-    for part in [&members[..], &capture.ledger[..], &debts[..]] {
-        out.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        out.extend_from_slice(part);
-    }
-    let digest = checkpoint::digest::content(&out);
-    out.extend_from_slice(digest.as_bytes());
-    out
+    head.push(u8::from(capture.meta.membership.is_some()));
+    put_position(&mut head, id);
+    put_len(&mut head, members.len());
+    head.extend_from_slice(&members);
+    put_len(&mut head, capture.ledger.len());
+    let debts = debts.encode();
+    let mut tail = Vec::with_capacity(debts.len() + 8 + DIGEST_BYTES);
+    put_len(&mut tail, debts.len());
+    tail.extend_from_slice(&debts);
+    let mut hasher = Hasher::new();
+    [&head[..], &capture.ledger[..], &tail[..]].into_iter().for_each(|part| hasher.update(part));
+    tail.extend_from_slice(hasher.finish().as_bytes());
+    [head.into(), capture.ledger.clone(), tail.into()]
 }
 
-/// Reads what [`encode`] wrote.
+/// Reads what [`parts`] are, end to end.
 pub fn decode(bytes: Bytes) -> Result<(Capture, Debts), Wrong> {
     let at = bytes.len().checked_sub(DIGEST_BYTES).ok_or(Wrong::Damaged("it is cut off"))?;
     if checkpoint::digest::content(&bytes[..at]).as_bytes()[..] != bytes[at..] {
@@ -60,7 +63,11 @@ fn parse(bytes: Bytes) -> Option<(Capture, Debts)> {
     let ledger = take_part(&mut rest)?;
     let debts = Debts::decode(&take_part(&mut rest)?)?;
     let membership = some.then_some((id, members));
-    rest.is_empty().then_some((Capture { meta: SnapshotMeta { position, membership }, ledger }, debts))
+    rest.is_empty().then_some((Capture::brought(SnapshotMeta { position, membership }, ledger), debts))
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&(len as u64).to_be_bytes());
 }
 
 fn put_position(out: &mut Vec<u8>, id: LogId) {
@@ -93,10 +100,11 @@ mod tests {
     fn example() -> Capture {
         let id = |index| LogId { term: 3, node: 2, index };
         let membership = Some((id(4), Bytes::from_static(b"three voters")));
-        Capture {
-            meta: SnapshotMeta { position: id(9), membership },
-            ledger: Bytes::from_static(b"the ledger"),
-        }
+        Capture::brought(SnapshotMeta { position: id(9), membership }, Bytes::from_static(b"the ledger"))
+    }
+
+    fn encode(capture: &Capture, debts: &Debts) -> Vec<u8> {
+        parts(capture, debts).concat()
     }
 
     #[test]
@@ -124,7 +132,7 @@ mod tests {
     fn a_whole_snapshot_of_another_version_is_told_from_damage() {
         let mut later = encode(&example(), &Debts::default());
         later.truncate(later.len() - DIGEST_BYTES);
-        later[FAMILY.len()] = b'2';
+        later[FAMILY.len()] = b'3';
         let digest = checkpoint::digest::content(&later);
         later.extend_from_slice(digest.as_bytes());
         assert_eq!(decode(later.into()).err(), Some(Wrong::Version));

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use checkpoint::disk::{Disk, Open};
 use checkpoint::durable::ignore_missing;
 
@@ -172,7 +173,7 @@ impl Folder {
         let index = capture.meta.position.index;
         let before = self.kept.iter().filter(|kept| kept.name.0 == index).map(|kept| kept.name.1 + 1);
         let name = (index, before.max().unwrap_or(0));
-        self.write(name, &file::encode(capture, debts))?;
+        self.write(name, &file::parts(capture, debts))?;
         self.kept.insert(0, Kept { name, meta: capture.meta.clone() });
         for old in self.kept.split_off(self.kept.len().min(2)) {
             self.unlink(&self.path(old.name));
@@ -181,18 +182,27 @@ impl Folder {
         Ok(())
     }
 
-    fn write(&mut self, name: Name, bytes: &[u8]) -> Result<(), SnapshotError> {
+    fn write(&mut self, name: Name, parts: &[Bytes]) -> Result<(), SnapshotError> {
         let path = self.path(name);
         let temp = self.dir.join(format!("{}{TEMP}", file_name(name)));
         let written = ignore_missing(self.disk.unlink(&temp))
-            .and_then(|()| self.disk.write_new(&temp, bytes, 0o600))
-            .and_then(|()| self.disk.open(&temp, Open::Write)?.sync_all())
+            .and_then(|()| self.write_synced(&temp, parts))
             .and_then(|()| self.disk.rename(&temp, &path));
         if let Err(source) = written {
             self.unlink(&temp);
             return Err(io_error("write", &path, source));
         }
         self.disk.sync_dir(&self.dir).map_err(|source| io_error("sync", &self.dir, source))
+    }
+
+    fn write_synced(&self, path: &Path, parts: &[Bytes]) -> io::Result<()> {
+        let file = self.disk.open(path, Open::CreateNew)?;
+        let mut at = 0;
+        for part in parts {
+            file.write_at(part, at)?;
+            at += part.len() as u64;
+        }
+        file.sync_all()
     }
 
     /// Damaged snapshots below two good ones are of no use to anybody.

@@ -3,6 +3,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use checkpoint::digest::{Digest, content};
 use checkpoint::{CommitId, EntryKind, JobName, Manifest, ManifestEntry, Piece, PlanEntry, RelPath};
@@ -15,6 +16,8 @@ use nativelog::record::LogRecord;
 struct Counted;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
+/// One test counts at a time.
+static TURN: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static COUNTED: Counted = Counted;
@@ -34,6 +37,8 @@ unsafe impl GlobalAlloc for Counted {
     }
 }
 
+/// What an entry of an open plan may hold, bytes.
+const ENTRY_BOUND: usize = 16;
 /// What may be held and written, bytes.
 const BOUND: usize = 64 << 20;
 /// Epochs of a job that are kept.
@@ -117,6 +122,7 @@ fn filled(jobs: u64, commits: u64) -> Filled {
 /// measured, and counted as often as there may be outcomes.
 #[test]
 fn many_commits_of_many_jobs_leave_a_small_ledger() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if std::env::var_os("EPOCHLOG_EXHAUSTIVE").is_some() {
         let full = filled(2000, 2000);
         println!("{} outcomes, {} bytes held, {} in a snapshot", full.outcomes, full.held, full.snapshot);
@@ -134,4 +140,71 @@ fn many_commits_of_many_jobs_leave_a_small_ledger() {
     println!("a snapshot {}, then {}: {snapshot}", few.snapshot, many.snapshot);
     assert!(held < BOUND, "{held} bytes held");
     assert!(snapshot < BOUND, "{snapshot} bytes in a snapshot");
+}
+
+/// The pages of a plan lie on disk: of each entry, however long its path, little is in memory. Nothing is while a page is
+/// judged but that page.
+#[test]
+fn an_open_plan_of_a_million_entries_takes_sixteen_bytes_an_entry() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let entry = |path: String, kind, mode, size| PlanEntry {
+        path: RelPath::parse(path.as_bytes()).unwrap(),
+        kind,
+        mode,
+        size,
+        target: Vec::new(),
+    };
+    let mut entries = vec![entry(String::new(), EntryKind::Directory, 0o755, 0)];
+    for dir in 0..1000 {
+        entries.push(entry(format!("dir-{dir:04}"), EntryKind::Directory, 0o755, 0));
+        let files = (1..1000).filter(|file| (dir, *file) != (0, 1));
+        entries.extend(
+            files.map(|file| entry(format!("dir-{dir:04}/file-{file:04}"), EntryKind::File, 0o644, 20)),
+        );
+    }
+    assert_eq!(entries.len(), 1_000_000);
+    let pages = Pages::new(&entries);
+    drop(entries);
+    let opening = Opening {
+        job: JobName::try_from("train").unwrap(),
+        epoch: None,
+        token: None,
+        commit: CommitId::from_bytes([1; 16]),
+        born: 0,
+        chunk_bytes: 64 << 10,
+        base: None,
+        labels: Vec::new(),
+        depends_on: Vec::new(),
+    };
+    // A page that is composed for the first time makes those who hold it larger.
+    pages.parts(0, 0).for_each(drop);
+    let mut ledger = Ledger::default();
+    step(&mut ledger, &compose::begin(&opening, &pages));
+    let held = || HELD.load(Ordering::Relaxed);
+    let before = held();
+    let last = pages.count() - 1;
+    for page in 0..last {
+        step(&mut ledger, &pages.part(0, page));
+    }
+    // With the last page nothing is left to check: what is kept for that counts, too, while it is there.
+    let checking = held() - before;
+    step(&mut ledger, &pages.part(0, last));
+    let whole = held() - before;
+    let encoded = ledger.encode();
+    let after = held();
+    let decoded = Ledger::decode(&encoded).unwrap();
+    let anew = held() - after;
+    assert_eq!(decoded.digest(), ledger.digest());
+    println!(
+        "{checking} bytes held before the last page, {whole} with it, {anew} read back, {} in a snapshot",
+        encoded.len()
+    );
+    for (what, bytes) in [
+        ("with all but the last page", checking),
+        ("whole", whole),
+        ("read back", anew),
+        ("in a snapshot", encoded.len()),
+    ] {
+        assert!(bytes <= ENTRY_BOUND * 1_000_000, "{bytes} bytes {what}");
+    }
 }

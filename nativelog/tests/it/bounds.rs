@@ -9,6 +9,7 @@ use nativelog::record::Kind;
 use nativelog::{LogId, LogRecord};
 
 use crate::directory::{CHUNK, Directory};
+use crate::history::Remembered;
 
 fn id(commit: u64) -> CommitId {
     let mut id = [0; 16];
@@ -87,12 +88,16 @@ fn an_attempt_that_lasted_long_keeps_its_own_outcome() {
     let attempt = now(&ledger) + 1;
     assert!(step(&mut ledger, &begin(0, 5000)).is_accepted());
     let directory = directory(0);
-    assert!(step(&mut ledger, &Pages::new(&directory.entries).part(attempt, 0)).is_accepted());
+    let part = Pages::new(&directory.entries).part(attempt, 0);
+    let mut pages = Remembered::default();
+    pages.remember(LogId { term: 1, node: 1, index: now(&ledger) + 1 }, &part.header);
+    assert!(step(&mut ledger, &part).is_accepted());
     for commit in 1..1100 {
         sealed(step(&mut ledger, &whole(commit, Some(commit))));
     }
     assert!(step(&mut ledger, &compose::piece(attempt, directory.pack(&directory.files()))).is_accepted());
     let seal = compose::seal(attempt, directory.root());
+    ledger.gather(&seal.header, &pages).unwrap();
     assert_eq!(sealed(step(&mut ledger, &seal)), (5000, false));
     assert_eq!(sealed(step(&mut ledger, &seal)), (5000, true), "a repeat whose first answer was lost");
     assert_eq!(sealed(step(&mut ledger, &begin(0, 5000))), (5000, true));

@@ -1,12 +1,33 @@
 //! A ledger that is fed records and watched: what every history must keep, whatever it tells.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
-use checkpoint::{Digest, JobName};
-use nativelog::ledger::{Accepted, Ledger, RowKey, SealedEpoch, Step, Verdict};
-use nativelog::record::Header;
+use checkpoint::{Digest, JobName, RelPath};
+use nativelog::ledger::{Accepted, Ledger, Page, PlanPages, RowKey, SealedEpoch, Step, Verdict, page_bytes};
+use nativelog::record::{Header, Kind};
 use nativelog::{LogId, LogRecord};
+
+/// The bytes of pages as they lie in the log, by index.
+#[derive(Default, Clone)]
+pub struct Remembered(BTreeMap<u64, Vec<u8>>);
+
+impl Remembered {
+    pub fn remember(&mut self, id: LogId, header: &Header) {
+        if let Some(Kind::Part(part)) = &header.kind
+            && let Some(bytes) = page_bytes(part)
+        {
+            self.0.insert(id.index, bytes);
+        }
+    }
+}
+
+impl PlanPages for Remembered {
+    fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
+        self.0.get(&page.index).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
 
 /// A history so far.
 #[derive(Default)]
@@ -15,6 +36,7 @@ pub struct History {
     pub term: u64,
     pub node: u64,
     records: Vec<(LogId, Option<Arc<Header>>)>,
+    pages: Remembered,
     /// Version of the rules that it begins under; `None` for the first.
     pub rules: Option<u32>,
     /// What the catalog would hold, written by changed rows alone.
@@ -41,6 +63,7 @@ impl History {
     /// Applies a record; its dry run must have said the same, and a rejection must have changed nothing.
     pub fn apply(&mut self, record: &LogRecord) -> Step {
         let id = self.next();
+        self.gather(&record.header);
         let dry = self.ledger.check(&record.header);
         assert_eq!(dry, self.ledger.check(&record.header), "a dry run changes nothing");
         let before = self.state();
@@ -50,10 +73,22 @@ impl History {
             assert!(step.effects.is_empty());
             assert_eq!(before, self.state(), "a rejected record changes nothing: {}", step.verdict);
         }
+        self.pages.remember(id, &record.header);
         self.records.push((id, Some(record.header.clone())));
         self.counts_anew();
         self.watch();
         step
+    }
+
+    /// As a machine does before anybody judges.
+    pub fn gather(&mut self, header: &Header) {
+        self.ledger.gather(header, &self.pages).unwrap();
+    }
+
+    /// The path of an entry in these pages.
+    pub fn path(&self, pages: &[Page], file: u32) -> RelPath {
+        let page = pages.iter().find(|page| (page.first..page.first + page.entries).contains(&file)).unwrap();
+        page.read(&self.pages).unwrap().swap_remove((file - page.first) as usize).path
     }
 
     /// Everything but the position.
@@ -126,7 +161,10 @@ impl History {
             }
             match record {
                 None => ledger.advance(*id),
-                Some(record) => drop(ledger.step(*id, record).unwrap()),
+                Some(record) => {
+                    ledger.gather(record, &self.pages).unwrap();
+                    drop(ledger.step(*id, record).unwrap());
+                }
             }
         }
         ledger

@@ -13,6 +13,7 @@ use nativelog::shape::check_shape;
 use nativelog::{LogId, LogRecord};
 
 use crate::directory::{CHUNK, Directory};
+use crate::history::Remembered;
 
 fn opening() -> Opening {
     Opening {
@@ -32,12 +33,24 @@ fn next(ledger: &Ledger) -> LogId {
     LogId { term: 1, node: 1, index: ledger.applied().map_or(0, |id| id.index + 1) }
 }
 
-fn step(ledger: &mut Ledger, record: &LogRecord) -> Step {
-    ledger.step(next(ledger), &record.header).unwrap()
+/// A ledger, and the pages that its log has.
+#[derive(Default)]
+struct Kept {
+    ledger: Ledger,
+    pages: Remembered,
 }
 
-fn done(ledger: &mut Ledger, record: &LogRecord) {
-    assert_eq!(step(ledger, record).verdict, Verdict::DONE);
+impl Kept {
+    fn step(&mut self, record: &LogRecord) -> Step {
+        let id = next(&self.ledger);
+        self.pages.remember(id, &record.header);
+        self.ledger.gather(&record.header, &self.pages).unwrap();
+        self.ledger.step(id, &record.header).unwrap()
+    }
+
+    fn done(&mut self, record: &LogRecord) {
+        assert_eq!(self.step(record).verdict, Verdict::DONE);
+    }
 }
 
 /// A client sent the first half of a file with the digest that it would have as a file of its own. Merged with the
@@ -47,10 +60,10 @@ fn done(ledger: &mut Ledger, record: &LogRecord) {
 fn a_root_that_no_bytes_have_is_never_sealed() {
     let directory = Directory::parse("f:128k");
     let pages = Pages::new(&directory.entries);
-    let mut ledger = Ledger::default();
-    let begun = step(&mut ledger, &compose::begin(&opening(), &pages)).verdict;
+    let mut kept = Kept::default();
+    let begun = kept.step(&compose::begin(&opening(), &pages)).verdict;
     assert!(matches!(begun, Verdict::Accepted(Accepted::Begun { attempt: 0, .. })), "{begun}");
-    done(&mut ledger, &pages.part(0, 0));
+    kept.done(&pages.part(0, 0));
 
     let bytes = Bytes::from(directory.bytes[1].clone());
     let (first, second) = (bytes.slice(..CHUNK as usize), bytes.slice(CHUNK as usize..));
@@ -63,7 +76,7 @@ fn a_root_that_no_bytes_have_is_never_sealed() {
     for file_bytes in [2 * CHUNK, CHUNK] {
         let record = lie(file_bytes);
         if check_shape(&record.header, Some(&record.payload)).is_ok() {
-            match step(&mut ledger, &record).verdict {
+            match kept.step(&record).verdict {
                 Verdict::Rejected(rejected) => assert_eq!(rejected.reason, Reason::Malformed),
                 Verdict::Accepted(_) => taken += 1,
             }
@@ -77,11 +90,11 @@ fn a_root_that_no_bytes_have_is_never_sealed() {
     let entries = directory.entries.iter().zip([checkpoint::Digest::NONE, tree.finish().unwrap()]);
     let entries = entries.map(|(entry, digest)| ManifestEntry::new(entry, digest));
     let root = Manifest { entries: entries.collect() }.root();
-    done(&mut ledger, &compose::piece(0, directory.chunk(1, 0)));
-    done(&mut ledger, &compose::piece(0, directory.chunk(1, CHUNK)));
-    let wrong = step(&mut ledger, &compose::seal(0, root)).verdict;
+    kept.done(&compose::piece(0, directory.chunk(1, 0)));
+    kept.done(&compose::piece(0, directory.chunk(1, CHUNK)));
+    let wrong = kept.step(&compose::seal(0, root)).verdict;
     assert_eq!(wrong.rejected().map(|no| no.reason), Some(Reason::WrongRoot));
-    let sealed = step(&mut ledger, &compose::seal(0, directory.root())).verdict;
+    let sealed = kept.step(&compose::seal(0, directory.root())).verdict;
     assert!(matches!(sealed, Verdict::Accepted(Accepted::Sealed(_))), "{sealed}");
 }
 
@@ -100,14 +113,19 @@ fn timed<T>(longest: &mut Duration, what: impl FnOnce() -> T) -> T {
 
 /// One record, as a machine applies it; answers with the CPU time of the longest part for which it locks the ledger,
 /// and of all of it.
-fn applied(ledger: &mut Ledger, record: &LogRecord) -> (Step, Duration, Duration) {
+fn applied(kept: &mut Kept, record: &LogRecord) -> (Step, Duration, Duration) {
     let (mut longest, all) = (Duration::ZERO, cpu());
+    let Kept { ledger, pages } = kept;
+    pages.remember(next(ledger), &record.header);
     if let Some(nativelog::record::Kind::Seal(seal)) = &record.header.kind
         && let Some(mut gathering) = timed(&mut longest, || ledger.gathering(seal.attempt))
     {
-        while timed(&mut longest, || gathering.take(ledger)) == Some(false) {}
-        let gathered = gathering.finish().unwrap();
-        timed(&mut longest, || ledger.keep_tree(gathered));
+        while let Some(page) = gathering.next() {
+            let entries = page.read(pages).unwrap();
+            timed(&mut longest, || gathering.take(ledger, entries)).unwrap();
+        }
+        let gathered = gathering.finish();
+        assert!(timed(&mut longest, || ledger.keep_tree(gathered)).is_none());
     }
     timed(&mut longest, || drop(ledger.check(&record.header)));
     if let Some(held) = timed(&mut longest, || ledger.holding(&record.header)).and_then(Holding::hold) {
@@ -145,12 +163,12 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
     let count = std::env::var("EPOCHLOG_FILES").map_or(60_000, |count| count.parse().unwrap());
     let (entries, files) = many(count);
     let pages = Pages::new(&entries);
-    let mut ledger = Ledger::default();
+    let mut kept = Kept::default();
     let mut told = Vec::new();
-    step(&mut ledger, &compose::begin(&opening(), &pages));
+    kept.step(&compose::begin(&opening(), &pages));
     let (mut part, mut all) = (Duration::ZERO, Duration::ZERO);
     for record in pages.parts(0, 0) {
-        let (step, longest, whole) = applied(&mut ledger, &record);
+        let (step, longest, whole) = applied(&mut kept, &record);
         assert_eq!(step.verdict, Verdict::DONE);
         (part, all) = (part.max(longest), all.max(whole));
     }
@@ -165,29 +183,31 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
             PackedFile { file: *file, offset, len: 8, digest: digests[*file as usize] }
         });
         let files = packed.collect();
-        done(&mut ledger, &compose::piece(0, Piece::Pack { files, payload: Bytes::from(payload) }));
+        kept.done(&compose::piece(0, Piece::Pack { files, payload: Bytes::from(payload) }));
     }
     let made = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
     let root = Manifest { entries: made.collect() }.root();
 
     // The same without preparation, on a copy: so that the rest of this test cannot pass for nothing.
-    let mut copy = ledger.clone();
+    let seal = compose::seal(0, root);
+    assert!(kept.ledger.step(next(&kept.ledger), &seal.header).is_err(), "nobody has read its plan");
+    let mut copy = Kept { ledger: kept.ledger.clone(), pages: kept.pages.clone() };
     let mut unprepared = Duration::ZERO;
-    let plain = timed(&mut unprepared, || step(&mut copy, &compose::seal(0, root)));
+    let plain = timed(&mut unprepared, || copy.step(&seal));
 
-    let (sealed, longest, whole) = applied(&mut ledger, &compose::seal(0, root));
+    let (sealed, longest, whole) = applied(&mut kept, &compose::seal(0, root));
     assert!(matches!(sealed.verdict, Verdict::Accepted(Accepted::Sealed(_))), "{}", sealed.verdict);
     assert_eq!(sealed, plain, "prepared or not, a record does the same");
-    assert_eq!(ledger.digest(), copy.digest());
+    assert_eq!(kept.ledger.digest(), copy.ledger.digest());
     told.push(("seal", longest, whole));
     let expire = compose::expire(&opening().job, vec![1], true, "", Vec::new());
-    let plain = step(&mut copy, &expire);
-    let (expired, longest, whole) = applied(&mut ledger, &expire);
+    let plain = copy.step(&expire);
+    let (expired, longest, whole) = applied(&mut kept, &expire);
     assert!(
         matches!(&expired.effects[..], [Effect::Expire { released, .. }] if released.len() == files.len())
     );
     assert_eq!(expired, plain, "prepared or not, a record does the same");
-    assert_eq!(ledger.digest(), copy.digest());
+    assert_eq!(kept.ledger.digest(), copy.ledger.digest());
     told.push(("expiry", longest, whole));
 
     for (what, longest, whole) in &told {
@@ -197,5 +217,5 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
     for (what, longest, _) in told {
         assert!(longest < most, "{what}: the ledger was locked for {longest:?}");
     }
-    assert_eq!(Ledger::decode(&ledger.encode()).unwrap().digest(), ledger.digest());
+    assert_eq!(Ledger::decode(&kept.ledger.encode()).unwrap().digest(), kept.ledger.digest());
 }

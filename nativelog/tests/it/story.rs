@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use checkpoint::{CommitId, Digest, JobName};
+use checkpoint::{CommitId, Digest, JobName, RelPath};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{
     Effect, Ledger, LedgerFault, RULES_VERSION_FIRST, RULES_VERSION_MAX, Released, Rules,
@@ -177,6 +177,7 @@ impl Teller {
             }
             "check" => {
                 let record = self.record(&Words::parse(words.rest));
+                self.history.gather(&record.header);
                 writeln!(told, "  would be {}", self.history.ledger.check(&record.header)).unwrap();
             }
             "shape" => {
@@ -205,7 +206,7 @@ impl Teller {
                 let id = self.history.ledger.applied().unwrap();
                 writeln!(told, "  {id} {}", step.verdict).unwrap();
                 for effect in &step.effects {
-                    writeln!(told, "    {}", effect_line(effect)).unwrap();
+                    writeln!(told, "    {}", effect_line(&self.history, &record, effect)).unwrap();
                 }
             }
         }
@@ -411,10 +412,17 @@ fn seeded(seed: &str) -> [u8; 16] {
     digest.as_bytes()[..16].try_into().unwrap()
 }
 
-fn effect_line(effect: &Effect) -> String {
+fn effect_line(history: &History, record: &LogRecord, effect: &Effect) -> String {
     match effect {
-        Effect::Unpack { attempt, index, files } => {
-            let files: Vec<_> = files.iter().map(|(path, _, at, len)| format!("{path}={at}+{len}")).collect();
+        Effect::Unpack { attempt, index, files, pages } => {
+            let path = |file: &u32| match &record.header.kind {
+                Some(Kind::Whole(whole)) => {
+                    RelPath::parse(&whole.entries[*file as usize].path).unwrap().to_string()
+                }
+                _ => history.path(pages, *file).to_string(),
+            };
+            let files: Vec<_> =
+                files.iter().map(|(file, at, len)| format!("{}={at}+{len}", path(file))).collect();
             format!("unpack attempt={attempt} from {index}: {}", files.join(" "))
         }
         Effect::Publish(epoch) => {

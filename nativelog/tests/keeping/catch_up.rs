@@ -7,7 +7,7 @@ use checkpoint::disk::{Disk, Open};
 use checkpoint::store::{Content, Unpacked};
 use checkpoint::testing::CrashDisk;
 use nativelog::ledger::Ledger;
-use nativelog::machine::AttemptLacks;
+use nativelog::machine::{AttemptLacks, lacking_pages, write_page};
 use nativelog::performer::Publication;
 use nativelog::snapshot::Capture;
 use nativelog::store::Placed;
@@ -58,7 +58,13 @@ pub fn bring(source: &Source<'_>, to: &Replica, ledger: &Ledger) -> Option<usize
         to.store.shelve(arrived).into_iter().collect::<Result<Vec<_>, _>>().ok()?;
         to.machine.adopt(sealed.attempt, envelope, manifest.into()).ok()?;
     }
+    for page in lacking_pages(&to.store, ledger) {
+        let bytes = source.replica.machine.page(&page).unwrap();
+        write_page(&to.store, &page, &bytes).ok()?;
+    }
     for lacks in to.machine.lacking_of_attempts(ledger).ok()? {
+        // They were just brought.
+        lacks.pages.is_empty().then_some(())?;
         bring_attempt(source, to, &lacks)?;
     }
     to.store.disk().sync_fs(to.store.layout().data_dir()).ok()?;

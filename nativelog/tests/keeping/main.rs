@@ -12,6 +12,7 @@ mod debts;
 mod directory;
 mod faults;
 mod house;
+mod pages;
 mod pins;
 mod removed_jobs;
 #[path = "../performing/replica.rs"]

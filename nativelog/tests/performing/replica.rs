@@ -48,7 +48,7 @@ impl Replica {
     pub fn try_apply_all(&self) -> Option<()> {
         let applied = self.machine.ledger().applied().map_or(0, |id| id.index + 1);
         for entry in self.log.headers(applied..self.next).ok()? {
-            self.machine.apply(&entry).unwrap();
+            self.machine.apply(&entry).ok()?;
         }
         Some(())
     }
@@ -126,7 +126,7 @@ impl Replica {
     /// `None` when the disk fails.
     pub fn try_commit(&mut self, record: LogRecord) -> Option<u64> {
         let entry = self.try_append(vec![Body::Record(record)])?.remove(0);
-        let verdict = self.machine.apply(&entry).unwrap();
+        let verdict = self.machine.apply(&entry).ok()?;
         assert!(verdict.is_accepted(), "{verdict:?}");
         Some(entry.id.index)
     }

@@ -174,7 +174,7 @@ fn split(
             return Ok(None);
         }
     }
-    Ok(Some(splitter.finish()?.root()))
+    Ok(Some(splitter.finish_root()?))
 }
 
 /// A client that reads the directory and streams its pieces.

@@ -201,6 +201,13 @@ impl peer_server::Peer for PeerService {
         Ok(Response::new(self.rooms.content.packed(request.into_inner()).await?))
     }
 
+    type FetchPagesStream = Parts;
+
+    async fn fetch_pages(&self, request: Request<proto::PagesRequest>) -> Reply<Parts> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.rooms.content.pages(request.into_inner()).await?))
+    }
+
     type FetchPayloadStream = Parts;
 
     async fn fetch_payload(&self, request: Request<proto::PayloadRequest>) -> Reply<Parts> {

@@ -72,17 +72,29 @@ async fn write(
         return Taken::Answered(Err(ProposeError::unavailable(why)));
     }
     proposer.intake.foreground().touch();
-    if proposer.machine.ledger().takes_long(&record.header) {
-        let (machine, header) = (proposer.machine.clone(), record.header.clone());
-        // However it ends, the judge has the last word.
-        drop(spawn_blocking(move || machine.prepare(&header)).await);
-    }
-    let ticket = match leadership.admit(&proposer.machine, record) {
-        Ok(ticket) => ticket,
-        Err(not) => match *not {
-            NotAdmitted::Answered(verdict) => return Taken::Answered(Ok((LogId::default(), verdict))),
-            NotAdmitted::Duplicate => return Taken::Duplicate,
-        },
+    let ticket = loop {
+        if proposer.machine.ledger().takes_long(&record.header) {
+            let (machine, header) = (proposer.machine.clone(), record.header.clone());
+            match spawn_blocking(move || machine.prepare(&header)).await {
+                Ok(Ok(())) => {}
+                // This node stops.
+                Ok(Err(lost)) => return Taken::Answered(Err(ProposeError::unavailable(lost.to_string()))),
+                Err(_) => {
+                    return Taken::Answered(Err(ProposeError::unavailable("nothing could be prepared")));
+                }
+            }
+        }
+        match leadership.admit(&proposer.machine, record) {
+            Ok(ticket) => break ticket,
+            Err(not) => match *not {
+                NotAdmitted::Answered(verdict) => {
+                    return Taken::Answered(Ok((LogId::default(), verdict)));
+                }
+                NotAdmitted::Duplicate => return Taken::Duplicate,
+                // It became complete just now, or was silent for long.
+                NotAdmitted::Ungathered => {}
+            },
+        }
     };
     let answer = match proposer.consensus.write(leadership.lead(), record.clone()).await {
         Ok(answer) => answer,

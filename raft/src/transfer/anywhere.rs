@@ -1,10 +1,11 @@
-//! One thing from whoever has it: manifests, payloads of log entries, ranges and packed files of open attempts.
+//! One thing from whoever has it: manifests, payloads of log entries, pages, ranges and packed files of open attempts.
 //! Peer after peer, several rounds; checked here before anybody sees it.
 
 use bytes::Bytes;
 use checkpoint::{Digest, Envelope, JobName, Manifest, digest, manifest};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use nativelog::ledger::Page;
 use nativelog::machine::PackedFile;
 use nativelog::record::LogId;
 
@@ -201,6 +202,47 @@ impl Gather {
             }
             found => found,
         }
+    }
+
+    /// Pages of the plan of an open attempt, checked. They are few enough for one request. Nobody says of one that it has
+    /// ended: what becomes of the attempt behind the snapshot is judged by its plan.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn pages(&self, pages: &[Page]) -> Result<Vec<Bytes>, TransferError> {
+        let Some(one) = pages.first() else { return Ok(Vec::new()) };
+        let what = format!("page {} of the plan of attempt {}", one.page, one.attempt);
+        let found = self.anywhere(&what, |peer| self.pages_from(peer, pages.to_vec()).boxed());
+        match found.await {
+            Err(TransferError::Nowhere { .. }) if pages.len() > 1 => {
+                let mut all = Vec::with_capacity(pages.len());
+                for page in pages {
+                    all.extend(Box::pin(self.pages(std::slice::from_ref(page))).await?);
+                }
+                Ok(all)
+            }
+            Ok(Found::Here(came)) => Ok(came),
+            Ok(Found::Ended) => Err(TransferError::Lacking { what, why: "its attempt has ended".into() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn pages_from(&self, peer: u64, pages: Vec<Page>) -> Asked<Vec<Bytes>> {
+        let wanted = pages.iter().map(|page| proto::PageWanted {
+            page: page.page,
+            first: page.first,
+            entries: page.entries,
+            index: page.index,
+            bytes: page.bytes,
+            digest: page.digest.as_bytes().to_vec().into(),
+        });
+        let attempt = pages.first().map_or(0, |page| page.attempt);
+        let request = proto::PagesRequest { attempt, pages: wanted.collect() };
+        let mut client = ask::client(&self.peers, peer)?;
+        let answer = ask::opened(&self.stop, client.fetch_pages(request)).await?;
+        let sizes = pages.iter().map(|page| u64::from(page.bytes)).collect();
+        let items = Items::exactly(answer, sizes, &self.stop).collect().await?;
+        self.checked(items, |item, data: &Bytes| pages[item].is(data))
     }
 
     async fn packed_from(

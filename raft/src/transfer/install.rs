@@ -113,7 +113,7 @@ async fn take(
     if data.len() as u64 != bytes {
         return Err(bad(format!("{} bytes of {bytes}", data.len())));
     }
-    let capture = Capture { meta, ledger: data.freeze() };
+    let capture = Capture::brought(meta, data.freeze());
     let encoded = capture.ledger.clone();
     let ledger = tokio::task::spawn_blocking(move || Ledger::decode(&encoded)).await;
     let ledger = ledger.map_err(|_| bad("the ledger cannot be read"))?.map_err(|e| bad(e.to_string()))?;

@@ -3,7 +3,7 @@
 //!
 //! Epochs come one after the other, oldest first, so that content that several of them share comes once. An
 //! epoch is published as soon as its content is here: a transfer that breaks off leaves whole epochs. Then the
-//! covered ranges and packed files of open attempts. An attempt that a later record ended without an epoch (a peer
+//! pages, covered ranges and packed files of open attempts. An attempt that a later record ended without an epoch (a peer
 //! that has applied more says so) is left out: the log behind the snapshot says the same. Of an epoch that a later
 //! record expired only the directory is left out: attempts that began behind the snapshot may reuse its content.
 
@@ -16,7 +16,7 @@ use checkpoint::store::{Content, StoreError, Unpacked};
 use checkpoint::{Envelope, JobName, Manifest, Store, digest};
 use futures::{FutureExt, StreamExt};
 use nativelog::ledger::{EpochInfo, Ledger};
-use nativelog::machine::{AttemptLacks, Machine};
+use nativelog::machine::{AttemptLacks, Machine, lacking_pages, write_page};
 use nativelog::store::Placed;
 
 use super::anywhere::{Found, Wanted, grouped};
@@ -264,11 +264,15 @@ async fn attempts<H: Home>(
     ledger: &Arc<Ledger>,
     at: u64,
 ) -> Result<(), TransferError> {
+    let mut lost = pages(gather, ledger).await?;
+    let unreadable: Vec<u64> = lost.iter().map(|(attempt, _)| *attempt).collect();
     let (looking, wanted) = (home.clone(), ledger.clone());
     let lacking = blocking(move || looking.lacking(&wanted)).await?.map_err(here)?;
     let mut unpacked = false;
-    let mut lost = Vec::new();
     for lacks in lacking {
+        if unreadable.contains(&lacks.attempt) {
+            continue;
+        }
         let ranges: u64 = lacks.ranges.iter().map(|(_, _, len, _)| len).sum();
         let packed: u64 = lacks.packed.iter().map(|file| file.size).sum();
         let reused: u64 = lacks.reused.iter().map(|content| content.size).sum();
@@ -300,6 +304,34 @@ async fn attempts<H: Home>(
     Ok(())
 }
 
+/// Brings pages of plans: what is in the trees of open attempts is known by them. Answers with the attempts of which
+/// nobody has a page. What came is still to be synced.
+async fn pages(gather: &Gather, ledger: &Arc<Ledger>) -> Result<Vec<(u64, String)>, TransferError> {
+    let (store, wanted) = (gather.store().clone(), ledger.clone());
+    let lacking = blocking(move || lacking_pages(&store, &wanted)).await?;
+    gather.progress().lacks(lacking.iter().map(|page| u64::from(page.bytes)).sum());
+    let mut lost: Vec<(u64, String)> = Vec::new();
+    for of_attempt in lacking.chunk_by(|one, next| one.attempt == next.attempt) {
+        for group in grouped(of_attempt, |page| u64::from(page.bytes)) {
+            gather.check()?;
+            let came = match gather.pages(&group).await {
+                Ok(came) => came,
+                Err(error @ TransferError::Nowhere { .. }) => {
+                    lost.push((group[0].attempt, error.to_string()));
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            let store = gather.store().clone();
+            let written = blocking(move || {
+                group.iter().zip(&came).try_for_each(|(page, bytes)| write_page(&store, page, bytes))
+            });
+            written.await?.map_err(here)?;
+        }
+    }
+    Ok(lost)
+}
+
 async fn place<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
@@ -308,12 +340,11 @@ async fn place<H: Home>(
     lacks: &AttemptLacks,
 ) -> Result<(), TransferError> {
     let attempt = lacks.attempt;
-    let plan = ledger.plan(attempt).unwrap_or_default();
     let ranges: Vec<Range> = lacks
         .ranges
         .iter()
         .map(|(file, offset, len, digest)| {
-            let file_bytes = plan.get(*file as usize).map_or(0, |entry| entry.size);
+            let file_bytes = ledger.planned_bytes(attempt, *file).unwrap_or_default();
             Range { file: *file, file_bytes, offset: *offset, len: *len, digest: *digest }
         })
         .collect();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use checkpoint::limits::{CHUNK_BYTES_MAX, PACK_FILE_BYTES_MAX};
 use checkpoint::{Digest, JobName, digest};
 use futures::Stream;
+use nativelog::ledger::Page;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -111,6 +112,24 @@ impl Service {
         }
         let (attempt, at) = (request.attempt, request.at);
         self.serve(files.len(), move |source, item, out| source.packed(attempt, at, files[item], out)).await
+    }
+
+    /// Pages of the plan of an open attempt.
+    pub async fn pages(self: &Arc<Self>, request: proto::PagesRequest) -> Result<Parts, Status> {
+        count(request.pages.len())?;
+        let pages = request.pages.iter().map(|wanted| {
+            let proto::PageWanted { page, first, entries, index, bytes, .. } = *wanted;
+            if bytes == 0 {
+                return Err(bad("a page without bytes"));
+            }
+            let (attempt, digest) = (request.attempt, digest_of(&wanted.digest)?);
+            Ok(Page { attempt, page, first, entries, index, bytes, digest })
+        });
+        let pages: Vec<Page> = pages.collect::<Result<_, Status>>()?;
+        if pages.iter().map(|page| u64::from(page.bytes)).sum::<u64>() > ITEM_BYTES_MAX {
+            return Err(bad(format!("more than {ITEM_BYTES_MAX} bytes in one request")));
+        }
+        self.serve(pages.len(), move |source, item, out| source.page(&pages[item], out)).await
     }
 
     /// The payload of a log entry.

@@ -1,7 +1,7 @@
 //! What peers may fetch here, read from the shelves, from staging and from the log.
 //!
 //! **Guarantee.** Nothing leaves unchecked: a manifest against its root, a blob whole against its digest (every
-//! ten minutes for an inode and its time of change), a range against its subtree digest, a packed file against its
+//! ten minutes for an inode and its time of change), a range against its subtree digest, a packed file and a page of a plan against its
 //! digest, a payload against its header. What does not verify is a miss, so that the caller asks elsewhere.
 //!
 //! Everything here blocks: it runs on threads of its own.
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
 use checkpoint::disk::{DiskFile, Open};
 use checkpoint::{JobName, manifest};
+use nativelog::ledger::Page;
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
 
@@ -193,10 +194,7 @@ impl Source {
         out: &mut dyn Outlet,
     ) -> Sent {
         let store = self.machine.store();
-        let name = {
-            let ledger = self.machine.ledger();
-            ledger.plan(attempt).and_then(|plan| Some(plan.get(file as usize)?.path.clone()))
-        };
+        let name = self.machine.planned_path(attempt, file);
         let read = name.map(|name| {
             let path = store.layout().tree_dir(attempt).join(name.as_os_str());
             store.disk().read_file(&path, size)
@@ -212,6 +210,12 @@ impl Source {
             Err(Unsent::Missed(_)) if self.has_lapsed(attempt, at) => Err(missed(Miss::Ended, LAPSED)),
             sent => sent,
         }
+    }
+
+    /// A page of an attempt's plan.
+    pub fn page(&self, page: &Page, out: &mut dyn Outlet) -> Sent {
+        let bytes = self.machine.page(page).map_err(|error| unread("the page", &error))?;
+        send(&bytes.into(), out)
     }
 
     /// The payload of a log entry.

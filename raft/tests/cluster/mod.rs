@@ -422,7 +422,7 @@ impl Commit {
         let mut splitter =
             Splitter::new(dir, &self.plan, self.opening.chunk_bytes, &covered, &|_| None).unwrap();
         let pieces = splitter.by_ref().map(|piece| compose::piece(attempt, piece.unwrap())).collect();
-        (pieces, splitter.finish().unwrap().root())
+        (pieces, splitter.finish_root().unwrap())
     }
 
     /// As [`Commit::pieces`], with files reused that an epoch of this manifest has.
@@ -434,7 +434,7 @@ impl Commit {
         let mut splitter =
             Splitter::new(dir, &self.plan, self.opening.chunk_bytes, &covered, &previous).unwrap();
         let pieces = splitter.by_ref().map(|piece| compose::piece(attempt, piece.unwrap())).collect();
-        (pieces, splitter.finish().unwrap().root())
+        (pieces, splitter.finish_root().unwrap())
     }
 
     /// Writes the whole epoch through `replica`, pieces pipelined.

@@ -45,10 +45,19 @@ async fn requests_out_of_bounds_are_refused() {
     let files = vec![proto::PackedWanted { file: 1, size: 1 << 20, digest: digest() }];
     let refused = client.fetch_packed(proto::PackedRequest { attempt: 1, at: 1, files }).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let page = |bytes| proto::PageWanted { page: 0, first: 0, entries: 1, index: 1, bytes, digest: digest() };
+    for pages in [vec![], vec![page(0)], vec![page(4 << 20); 9]] {
+        let refused = client.fetch_pages(proto::PagesRequest { attempt: 1, pages }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
     let request = proto::ManifestRequest { job: "../job".into(), epoch: 1, root: digest(), at: 1 };
     assert_eq!(client.fetch_manifest(request).await.unwrap_err().code(), Code::InvalidArgument);
 
     // In bounds and not there: a miss, not an error.
+    let pages = vec![proto::PageWanted { index: u64::MAX, first: u32::MAX, ..page(77) }];
+    let request = proto::PagesRequest { attempt: u64::MAX, pages };
+    let mut answer = client.fetch_pages(request).await.unwrap().into_inner();
+    assert_eq!(answer.message().await.unwrap().unwrap().miss(), proto::Miss::NotFound);
     let blobs = vec![blob(5, 0)];
     let mut answer = client.fetch_blobs(proto::BlobsRequest { blobs }).await.unwrap().into_inner();
     let part = answer.message().await.unwrap().unwrap();

@@ -2,11 +2,13 @@
 
 use checkpoint::digest::is_subtree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::{EntryKind, Limits, PlanEntry, RelPath};
+use checkpoint::plan::{PlanChecker, PlanHasher};
+use checkpoint::{Limits, RelPath};
 
 use super::codec::{DecodeError, Reader, Writer};
 use super::epoch::{put_labels, take_labels};
-use crate::ledger::attempt::{Attempt, FileState, Fit, Terms};
+use crate::ledger::attempt::{Attempt, Checking, Fit, NewPage, Terms};
+use crate::ledger::files::{FileState, Stub, Whole};
 
 pub(super) fn put(value: &mut Writer, attempt: &Attempt) {
     let terms = &attempt.terms;
@@ -15,6 +17,7 @@ pub(super) fn put(value: &mut Writer, attempt: &Attempt) {
     value.digest(&terms.plan_digest).u32(terms.plan_pages).u32(terms.plan_entries);
     put_labels(value, &terms.labels, &terms.depends_on);
     value.u64(attempt.log_bytes).u64(attempt.begun_ms).u64(attempt.last_ms);
+    put_checking(value, attempt.checking.as_deref());
 }
 
 /// The attempt, as yet without a plan.
@@ -25,6 +28,9 @@ pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, Deco
     let (labels, depends_on) = take_labels(value)?;
     if !chunk_bytes.is_power_of_two() || chunk_bytes < 1024 {
         return Err(DecodeError("a chunk size that is none"));
+    }
+    if u64::from(plan_entries) > plan.files_max || plan_pages > plan_entries {
+        return Err(DecodeError("a plan of too many entries or pages"));
     }
     let terms = Terms {
         job,
@@ -43,58 +49,84 @@ pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, Deco
     let mut attempt = Attempt::new(terms, plan, 0, value.u64()?);
     attempt.begun_ms = value.u64()?;
     attempt.last_ms = value.u64()?;
+    attempt.checking = take_checking(value, plan)?;
     Ok(attempt)
+}
+
+/// What the pages of a plan come to that is not all here: else there is nothing to check.
+fn put_checking(value: &mut Writer, checking: Option<&Checking>) {
+    value.u8(u8::from(checking.is_some()));
+    let Some(Checking { checker, digest }) = checking else { return };
+    value.u64(checker.entries()).u64(checker.bytes()).digest(&digest.finish());
+    let last = checker.last().map_or(&[][..], |last| last.as_bytes());
+    value.u8(u8::from(checker.last().is_some())).string(last);
+    // Each is the beginning of the next.
+    let open = checker.open();
+    value.string(open.last().map_or(&[][..], |innermost| innermost.as_bytes()));
+    value.u32(open.len() as u32);
+    for dir in open {
+        value.u32(dir.as_bytes().len() as u32);
+    }
+}
+
+fn take_checking(value: &mut Reader<'_>, plan: Limits) -> Result<Option<Box<Checking>>, DecodeError> {
+    if value.u8()? == 0 {
+        return Ok(None);
+    }
+    let wrong = DecodeError("a plan that is none");
+    let (so_far, digest) = ((value.u64()?, value.u64()?), PlanHasher::resume(value.digest()?));
+    let path = |bytes| RelPath::parse(bytes).map_err(|_| wrong.clone());
+    let some = value.u8()? != 0;
+    let last = path(value.string()?)?;
+    let innermost = value.string()?;
+    let mut open = Vec::new();
+    for _ in 0..value.u32()? {
+        open.push(path(innermost.get(..value.u32()? as usize).ok_or(wrong.clone())?)?);
+    }
+    let checker = PlanChecker::resume(plan, so_far, some.then_some(last), open).ok_or(wrong)?;
+    Ok(Some(Box::new(Checking { checker, digest })))
+}
+
+/// Whether as many pages are here as the plan needs, or as what it comes to so far says.
+pub(super) fn is_whole(attempt: &Attempt) -> bool {
+    match &attempt.checking {
+        None => attempt.plan_is_complete() && attempt.files.len() == attempt.terms.plan_entries as usize,
+        Some(checking) => {
+            !attempt.plan_is_complete() && attempt.files.len() as u64 == checking.checker.entries()
+        }
+    }
 }
 
 /// `None` when the page is not here yet.
 pub(super) fn put_page(value: &mut Writer, attempt: &Attempt, page: u32) -> Option<()> {
-    if page as usize >= attempt.page_ends.len() {
-        return None;
+    let kept = attempt.pages.get(page as usize)?;
+    value.u64(kept.index).u32(kept.bytes).digest(&kept.digest);
+    for stub in attempt.stubs(page) {
+        value.u64(stub.bits());
     }
-    attempt.page(page).iter().for_each(|entry| put_entry(value, entry));
     Some(())
 }
 
 pub(super) fn take_page(attempt: &mut Attempt, page: u32, value: &mut Reader<'_>) -> Result<(), DecodeError> {
-    let mut checker = attempt.checker.clone().ok_or(DecodeError("more pages than the plan has"))?;
-    if page as usize != attempt.page_ends.len() {
-        return Err(DecodeError("a page of a plan is missing"));
+    if attempt.plan_is_complete() || page as usize != attempt.pages.len() {
+        return Err(DecodeError("more or other pages than the plan has"));
     }
-    let mut entries = Vec::new();
+    let (index, bytes, digest) = (value.u64()?, value.u32()?, value.digest()?);
+    let mut stubs = Vec::with_capacity(value.rest.len() / 8);
     while !value.rest.is_empty() {
-        let entry = take_entry(value)?;
-        checker.push(&entry).map_err(|_| DecodeError("a plan that is none"))?;
-        entries.push(entry);
+        stubs.push(Stub::from_bits(value.u64()?).ok_or(DecodeError("an entry that is none"))?);
     }
-    attempt.add_page(entries, checker);
+    if stubs.is_empty() || attempt.files.len() + stubs.len() > attempt.terms.plan_entries as usize {
+        return Err(DecodeError("more or fewer entries than the plan has"));
+    }
+    attempt.add_page(NewPage { stubs, bytes, digest }, index);
     Ok(())
-}
-
-fn put_entry(value: &mut Writer, entry: &PlanEntry) {
-    let kind = match entry.kind {
-        EntryKind::File => 1,
-        EntryKind::Directory => 2,
-        EntryKind::Symlink => 3,
-    };
-    value.u8(kind).u32(entry.mode).u64(entry.size);
-    value.string(entry.path.as_bytes()).string(&entry.target);
-}
-
-fn take_entry(value: &mut Reader<'_>) -> Result<PlanEntry, DecodeError> {
-    let kind = match value.u8()? {
-        1 => EntryKind::File,
-        2 => EntryKind::Directory,
-        3 => EntryKind::Symlink,
-        _ => return Err(DecodeError("an entry of no known kind")),
-    };
-    let (mode, size) = (value.u32()?, value.u64()?);
-    let path = RelPath::parse(value.string()?).map_err(|_| DecodeError("a path that is none"))?;
-    Ok(PlanEntry { path, kind, mode, size, target: value.string()?.to_vec() })
 }
 
 /// `None` when the file is not covered whole by one record.
 pub(super) fn put_file(value: &mut Writer, attempt: &Attempt, file: u32) -> Option<()> {
-    match attempt.files.get(file as usize)? {
+    attempt.files.get(file)?;
+    match attempt.files.state(file) {
         FileState::Packed(digest) => value.u8(1).digest(digest),
         FileState::Reused(digest) => value.u8(2).digest(digest),
         FileState::Bare | FileState::Staged(_) => return None,
@@ -103,21 +135,23 @@ pub(super) fn put_file(value: &mut Writer, attempt: &Attempt, file: u32) -> Opti
 }
 
 pub(super) fn take_file(attempt: &mut Attempt, file: u32, value: &mut Reader<'_>) -> Result<(), DecodeError> {
-    let state = match value.u8()? {
-        1 => FileState::Packed(value.digest()?),
-        2 => FileState::Reused(value.digest()?),
+    let how = match value.u8()? {
+        1 => Whole::Packed,
+        2 => Whole::Reused,
         _ => return Err(DecodeError("a covered file of no known kind")),
     };
-    if !is_open_file(attempt, file) || attempt.files[file as usize] != FileState::Bare {
+    let digest = value.digest()?;
+    if !is_open_file(attempt, file) || !matches!(attempt.files.state(file), FileState::Bare) {
         return Err(DecodeError("a file that cannot be covered"));
     }
-    attempt.cover_whole(file, state);
+    attempt.cover_whole(file, how, digest);
     Ok(())
 }
 
 /// `None` when no range of the file starts there.
 pub(super) fn put_piece(value: &mut Writer, attempt: &Attempt, file: u32, offset: u64) -> Option<()> {
-    let FileState::Staged(staged) = attempt.files.get(file as usize)? else {
+    attempt.files.get(file)?;
+    let FileState::Staged(staged) = attempt.files.state(file) else {
         return None;
     };
     let (len, digest) = staged.ranges.get(&offset)?;
@@ -133,10 +167,8 @@ pub(super) fn take_piece(
 ) -> Result<(), DecodeError> {
     let (len, digest) = (value.u64()?, value.digest()?);
     let wrong = DecodeError("a range that cannot be covered");
-    if !is_open_file(attempt, file) {
-        return Err(wrong);
-    }
-    let size = attempt.entries[file as usize].size;
+    let stub = attempt.files.get(file).filter(|stub| stub.has_bytes()).ok_or(wrong.clone())?;
+    let size = stub.size();
     let unit = u64::from(CHUNK_BYTES_MIN);
     let end = offset.checked_add(len).filter(|end| len > 0 && *end <= size).ok_or(wrong.clone())?;
     let aligned = offset.is_multiple_of(unit) && (len.is_multiple_of(unit) || end == size);
@@ -148,5 +180,5 @@ pub(super) fn take_piece(
 }
 
 fn is_open_file(attempt: &Attempt, file: u32) -> bool {
-    attempt.entries.get(file as usize).is_some_and(|entry| entry.kind == EntryKind::File && entry.size > 0)
+    attempt.files.get(file).is_some_and(|stub| stub.has_bytes())
 }

@@ -272,5 +272,5 @@ fn split_into(
             return Ok(None);
         }
     }
-    Ok(Some(splitter.finish()?.root()))
+    Ok(Some(splitter.finish_root()?))
 }
