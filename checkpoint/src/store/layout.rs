@@ -8,6 +8,7 @@
 //!     staging/<attempt>/f<file>          chunks at their final offsets
 //!     staging/<attempt>/aside/<index>    payloads that lost their range
 //!     staging/<attempt>/plan/<page>      pages of its plan, once the log may forget them
+//!     staging/<attempt>/packs/<index>    packs that the log need not hold any more
 //!     staging/<attempt>/epoch/           manifest + files/, becomes epochs/<job>/<epoch>
 //!     blobs/<ab>/<digest>.<mode>[.n]
 //!     waiting/                           trees of sealed epochs whose turn has not come: emptied at every start
@@ -97,6 +98,14 @@ impl Layout {
     /// A page of an attempt's plan.
     pub fn page_file(&self, attempt: u64, page: u32) -> PathBuf {
         self.group.join(format!("staging/{attempt}/plan/{page}"))
+    }
+    /// Folder of packs that the log need not hold any more.
+    pub fn packs_dir(&self, attempt: u64) -> PathBuf {
+        self.group.join(format!("staging/{attempt}/packs"))
+    }
+    /// The pack of the record at `index`.
+    pub fn pack_file(&self, attempt: u64, index: u64) -> PathBuf {
+        self.group.join(format!("staging/{attempt}/packs/{index}"))
     }
     /// What becomes `epochs/<job>/<epoch>` by one rename.
     pub fn building_dir(&self, attempt: u64) -> PathBuf {

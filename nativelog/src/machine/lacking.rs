@@ -9,6 +9,7 @@ use checkpoint::store::{Content, Store, StoreError, Unpacked};
 use checkpoint::{Digest, RelPath};
 
 use super::Machine;
+use crate::dues::aside;
 use crate::ledger::{self, Ledger, Page, PlanPages};
 use crate::plans::PageFiles;
 
@@ -44,11 +45,19 @@ pub struct AttemptLacks {
     pub reused: Vec<Content>,
 }
 
+impl AttemptLacks {
+    fn is_nothing(&self) -> bool {
+        let AttemptLacks { attempt: _, pages, ranges, packed, reused } = self;
+        pages.is_empty() && ranges.is_empty() && packed.is_empty() && reused.is_empty()
+    }
+}
+
 impl Machine {
     /// What the open attempts of `ledger` lack on this disk. Reads and checks all that they have. Blocks.
     ///
     /// What is in their trees stays from now on. The performer may still have packs of them to unpack: the first of
     /// an attempt that began in this life clears what an earlier life left there, and that must not come after this.
+    /// What could not be unpacked here is set aside and not lacking: the log, which has it, goes with the install.
     ///
     /// # Errors
     /// The disk refuses.
@@ -62,7 +71,14 @@ impl Machine {
                 self.dues.begin_tree(info.id);
             }
         }
-        lacking_of_attempts(&self.store, ledger)
+        self.ground().set_aside()?;
+        let mut all = lacking_of_attempts(&self.store, ledger)?;
+        for lacks in all.iter_mut().filter(|lacks| !lacks.packed.is_empty()) {
+            let held = aside::held(&self.store, &self.dues, lacks.attempt);
+            lacks.packed.retain(|file| !held.contains(&(file.file, file.digest)));
+        }
+        all.retain(|lacks| !lacks.is_nothing());
+        Ok(all)
     }
 
     /// Writes packed files of an open attempt into its tree, while the performer stands still. They are still to be
@@ -123,7 +139,7 @@ pub fn lacking_of_attempts(store: &Store, ledger: &Ledger) -> io::Result<Vec<Att
         let reused = ledger.reused_files(info.id);
         let reused = reused.map(|(digest, mode, size)| Content { digest, mode, size });
         lacks.reused = store.lacking_of(reused).map_err(io::Error::other)?;
-        if lacks != (AttemptLacks { attempt: info.id, ..AttemptLacks::default() }) {
+        if !lacks.is_nothing() {
             all.push(lacks);
         }
     }
