@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
 use checkpoint::disk::{DiskFile, Open};
-use checkpoint::{JobName, manifest};
+use checkpoint::{Envelope, JobName, manifest};
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
 
@@ -88,13 +88,23 @@ impl Source {
         Source { machine, verified: Mutex::default() }
     }
 
-    /// The manifest file of a published epoch. `at` is the position that the caller goes by.
-    pub fn manifest(&self, job: &JobName, epoch: u64, root: Digest, at: u64, out: &mut dyn Outlet) -> Sent {
+    /// The manifest file of the published epoch that was `attempt`, with this root. `at` is the position that the
+    /// caller goes by.
+    pub fn manifest(
+        &self,
+        job: &JobName,
+        epoch: u64,
+        (attempt, root): (u64, Digest),
+        at: u64,
+        out: &mut dyn Outlet,
+    ) -> Sent {
         let store = self.machine.store();
-        if store.published(job, epoch).ok().flatten() != Some(root) {
+        let is_it = |there: &Envelope| (there.attempt, there.root) == (attempt, root);
+        if !store.envelope(job, epoch).ok().flatten().is_some_and(|there| is_it(&there)) {
             let ended = {
                 let ledger = self.machine.ledger();
-                ledger.applied().is_some_and(|id| id.index >= at) && ledger.epoch(job, epoch).is_none()
+                let sealed = ledger.epoch(job, epoch).map(|info| info.sealed.attempt);
+                ledger.applied().is_some_and(|id| id.index >= at) && sealed != Some(attempt)
             };
             let miss = if ended { Miss::Ended } else { Miss::NotFound };
             return Err(missed(miss, format!("{job}@{epoch} is not published here")));
@@ -103,8 +113,8 @@ impl Source {
         let bytes =
             store.disk().read_file(&path, MANIFEST_BYTES_MAX).map_err(|e| unread("the manifest", &e))?;
         match manifest::decode_file(&bytes) {
-            Ok((envelope, _)) if envelope.root == root => send(&bytes.into(), out),
-            Ok(_) => Err(missed(Miss::Corrupt, "the manifest has another root")),
+            Ok((envelope, _)) if is_it(&envelope) => send(&bytes.into(), out),
+            Ok(_) => Err(missed(Miss::NotFound, "another epoch has taken its place")),
             Err(error) => Err(missed(Miss::Corrupt, error.to_string())),
         }
     }
@@ -121,7 +131,7 @@ impl Source {
         if size <= PART_BYTES as u64 {
             let data = read(&*file, 0, size).map_err(|e| unread("the blob", &e))?;
             if digest::content(&data) != wanted {
-                return Err(self.rotten(&path));
+                return Err(self.rotten(wanted, &path));
             }
             return send(&data.slice(offset.min(size) as usize..), out);
         }
@@ -141,7 +151,7 @@ impl Source {
         };
         // A bad one is remembered, too: all who lack it ask again and again.
         if found != wanted {
-            return Err(self.rotten(&path));
+            return Err(self.rotten(wanted, &path));
         }
         let mut at = offset;
         while at < size {
@@ -159,7 +169,9 @@ impl Source {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rotten(&self, path: &Path) -> Unsent {
+    fn rotten(&self, digest: Digest, path: &Path) -> Unsent {
+        // Those who link to blobs remember what they have read, too.
+        self.machine.store().distrust(digest);
         tracing::error!(path = %path.display(), "a blob does not verify; it is not served, and `epochlog verify --repair` mends it");
         missed(Miss::Corrupt, "the blob does not verify")
     }
