@@ -119,8 +119,19 @@ impl Source {
         }
     }
 
-    /// A blob from `offset` on.
+    /// A blob from `offset` on. One that is bad is trusted no more by those who link to blobs, who remember what they
+    /// have read.
     pub fn blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
+        let sent = self.read_blob(wanted, size, offset, out);
+        if let Err(Unsent::Missed(missed)) = &sent
+            && missed.miss == Miss::Corrupt
+        {
+            self.machine.store().distrust(wanted);
+        }
+        sent
+    }
+
+    fn read_blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
         let store = self.machine.store();
         let path = store.blob_path(wanted).ok_or_else(|| missed(Miss::NotFound, "no such blob"))?;
         let stat = store.disk().stat(&path).map_err(|e| unread("the blob", &e))?;
@@ -131,7 +142,7 @@ impl Source {
         if size <= PART_BYTES as u64 {
             let data = read(&*file, 0, size).map_err(|e| unread("the blob", &e))?;
             if digest::content(&data) != wanted {
-                return Err(self.rotten(wanted, &path));
+                return Err(self.rotten(&path));
             }
             return send(&data.slice(offset.min(size) as usize..), out);
         }
@@ -151,7 +162,7 @@ impl Source {
         };
         // A bad one is remembered, too: all who lack it ask again and again.
         if found != wanted {
-            return Err(self.rotten(wanted, &path));
+            return Err(self.rotten(&path));
         }
         let mut at = offset;
         while at < size {
@@ -169,9 +180,7 @@ impl Source {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rotten(&self, digest: Digest, path: &Path) -> Unsent {
-        // Those who link to blobs remember what they have read, too.
-        self.machine.store().distrust(digest);
+    fn rotten(&self, path: &Path) -> Unsent {
         tracing::error!(path = %path.display(), "a blob does not verify; it is not served, and `epochlog verify --repair` mends it");
         missed(Miss::Corrupt, "the blob does not verify")
     }
