@@ -166,11 +166,12 @@ impl Mender {
             "the payload of a log entry does not verify and cannot be refetched yet; it is tried again"
         );
         later.failed(&index);
-        // Whoever needs the entry waits for ever: a snapshot goes around it, in which the content is owed.
-        if let Unmended::Nowhere(_) = why
-            && let Err(error) = self.keeper.reclaim_now().await
-        {
-            tracing::warn!(node, index, %error, "the entry cannot be purged yet");
+        // Whoever needs the entry would wait for ever: a snapshot goes around it, in which the content is owed.
+        if let Unmended::Nowhere(_) = why {
+            self.log.give_up(index);
+            if let Err(error) = self.keeper.reclaim_now().await {
+                tracing::warn!(node, index, %error, "the entry cannot be purged yet");
+            }
         }
     }
 
