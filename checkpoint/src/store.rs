@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::digest::Digest;
 use crate::disk::{Disk, Fault, Open, StrictDisk};
-use crate::epoch::{JobName, RelPath};
+use crate::epoch::{EntryKind, JobName, RelPath};
 use crate::error::at;
 use crate::manifest::{self, Envelope, Manifest, ManifestError};
 
@@ -107,9 +107,12 @@ impl Inner {
         self.arriving.lock().expect("a thread panicked while it looked for what arrives")
     }
 
+    fn all_avoided(&self) -> MutexGuard<'_, BTreeMap<JobName, BTreeSet<u64>>> {
+        self.avoided.lock().expect("a thread panicked while it noted what to avoid")
+    }
+
     fn avoided(&self, job: &JobName) -> BTreeSet<u64> {
-        let avoided = self.avoided.lock().expect("a thread panicked while it noted what to avoid");
-        avoided.get(job).cloned().unwrap_or_default()
+        self.all_avoided().get(job).cloned().unwrap_or_default()
     }
 
     fn lock_names(&self) -> MutexGuard<'_, ()> {
@@ -197,10 +200,22 @@ impl Store {
         expire::expire(&self.inner, job, epoch)
     }
 
+    /// As [`Store::expire`], unless what is there was sealed above log index `index`: then the number is another epoch's
+    /// by now, and it stays. A directory that does not say whose it is goes.
+    pub fn expire_until(&self, job: &JobName, epoch: u64, index: u64) -> Result<(), StoreError> {
+        expire::expire_until(&self.inner, job, epoch, index)
+    }
+
     /// From now on, until the next start, `latest` of the job points to its newest published epoch that is none of
-    /// these, and to none when there is no other. Takes the place of what was said of the job before.
+    /// these, and to none when there is no other. Takes the place of what was said of the job before; an epoch that
+    /// expires is to be avoided no more, and nothing of a job that is removed.
     pub fn avoid(&self, job: &JobName, epochs: BTreeSet<u64>) -> Result<(), StoreError> {
         expire::avoid(&self.inner, job, epochs)
+    }
+
+    /// The epoch has expired: what was said of it to [`Store::avoid`] is not said of a later one of its number.
+    pub fn avoid_no_more(&self, job: &JobName, epoch: u64) {
+        expire::avoid_no_more(&self.inner, job, epoch);
     }
 
     /// Removes the folder of a job that has no epochs any more. One that is not empty stays.
@@ -214,12 +229,27 @@ impl Store {
     }
 
     /// Reads a published epoch again and compares it with its manifest: kinds, modes, digests, targets, names
-    /// that are missing or too many.
+    /// that are missing or too many. The content of what is wrong is trusted no more.
     pub fn verify(&self, job: &JobName, epoch: u64) -> Result<VerifyReport, StoreError> {
         let (_, manifest) = self
             .manifest(job, epoch)?
             .ok_or_else(|| StoreError::NotPublished { job: job.to_string(), epoch })?;
-        Ok(verify::verify_tree(self.disk().as_ref(), &self.layout().files_dir(job, epoch), &manifest)?)
+        let files = self.layout().files_dir(job, epoch);
+        let report = verify::verify_tree(self.disk().as_ref(), &files, &manifest)?;
+        if !report.is_good() {
+            let named: BTreeSet<&str> = report.problems.iter().map(|problem| problem.path.as_str()).collect();
+            let files = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File);
+            files
+                .filter(|entry| named.contains(entry.path.to_string().as_str()))
+                .for_each(|entry| self.distrust(entry.digest));
+        }
+        Ok(report)
+    }
+
+    /// A copy of this content was found bad: that this process has verified a blob of it says nothing any more. Every
+    /// one is read again before it is used again.
+    pub fn distrust(&self, digest: Digest) {
+        self.inner.blobs.forget(digest);
     }
 
     /// A blob of this content, of any mode; not verified.
@@ -231,8 +261,12 @@ impl Store {
 pub(crate) use verify::verify_tree;
 
 fn read_envelope(disk: &dyn Disk, path: &Path) -> Result<Option<Envelope>, StoreError> {
-    let io = |e| StoreError::from(at("read", path)(e));
     let wrong = |source| StoreError::Manifest { path: path.to_path_buf(), source };
+    let io = |e: io::Error| match e.kind() {
+        // It was cut.
+        io::ErrorKind::UnexpectedEof => wrong(ManifestError::Malformed { at: 0, why: "it ends too early" }),
+        _ => StoreError::from(at("read", path)(e)),
+    };
     let file = match disk.open(path, Open::Read) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

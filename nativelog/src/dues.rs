@@ -181,9 +181,9 @@ impl Dues {
         self.tell();
     }
 
-    /// The epoch was published by somebody else.
-    pub fn adopted(&self, job: &JobName, epoch: u64) {
-        self.book().found(&(job.clone(), epoch));
+    /// The epoch that was this attempt was published by somebody else.
+    pub fn adopted(&self, job: &JobName, epoch: u64, attempt: u64) {
+        self.book().found(&(job.clone(), epoch), attempt);
         self.tell();
     }
 
@@ -274,9 +274,9 @@ impl Dues {
 
 /// What waits to be given back.
 impl Dues {
-    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more: they have
-    /// expired and none of their content is held; they are forgotten.
-    pub fn release(&self, index: u64, released: &[Released]) -> Vec<PublishEpoch> {
+    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more, each with the
+    /// index of the record that expired it: none of their content is held; they are forgotten.
+    pub fn release(&self, index: u64, released: &[Released]) -> Vec<(PublishEpoch, u64)> {
         self.book().release(index, released)
     }
 
@@ -292,18 +292,22 @@ impl Dues {
     }
 
     /// Owes more: content whose blobs may be here without anybody referring to it, and folders of epochs that have
-    /// expired. True when there are folders to remove: the performer has to look.
+    /// expired, each with the log index up to which what lies there goes. True when there are folders to remove: the
+    /// performer has to look.
     pub fn owe(
         &self,
         index: u64,
         contents: impl IntoIterator<Item = (Digest, u64)>,
-        expired: impl IntoIterator<Item = EpochKey>,
+        expired: impl IntoIterator<Item = (EpochKey, u64)>,
     ) -> bool {
         let mut book = self.book();
         for (digest, bytes) in contents {
             book.owe(digest, Owed { index, bytes });
         }
-        book.expiring.extend(expired.into_iter().map(|epoch| (epoch, index)));
+        for (key, until) in expired {
+            let at = book.expiring.entry(key).or_insert(until);
+            *at = until.max(*at);
+        }
         !book.expiring.is_empty()
     }
 

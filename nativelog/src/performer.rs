@@ -79,7 +79,12 @@ impl LetGo {
                 }
                 Task::Effect(Effect::Publish(epoch)) => self.attempts.push(epoch.attempt),
                 Task::Shelved(shelved) => self.attempts.push(shelved.attempt),
-                Task::Effect(Effect::Unpack { .. } | Effect::Latest { .. } | Effect::RemoveJob { .. }) => {}
+                Task::Effect(
+                    Effect::Unpack { .. }
+                    | Effect::Latest { .. }
+                    | Effect::Distrust { .. }
+                    | Effect::RemoveJob { .. },
+                ) => {}
             }
         }
     }
@@ -112,7 +117,7 @@ fn weight(effects: &[Effect]) -> u64 {
         Effect::Unpack { files, .. } => files.iter().map(|(_, _, len)| 128 + u64::from(*len)).sum(),
         Effect::Publish(epoch) => (ENTRY_BYTES * epoch.manifest.entries.len()) as u64,
         Effect::Latest { avoid, .. } => 8 * avoid.len() as u64,
-        Effect::RemoveJob { .. } => 128,
+        Effect::RemoveJob { .. } | Effect::Distrust { .. } => 128,
         Effect::Expire { released, .. } | Effect::Discard { released, .. } => 48 * released.len() as u64,
     };
     64 + effects.iter().map(of).sum::<u64>()

@@ -360,7 +360,7 @@ impl receive::Home for Shelves {
         machine::adopt(&self.store, envelope.attempt, envelope, manifest).map_err(|why| why.to_string())
     }
 
-    fn mended(&self, _: &checkpoint::JobName, _: u64) {}
+    fn mended(&self, _: &checkpoint::JobName, _: u64, _: u64) {}
 
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
         machine::lacking_of_attempts(&self.store, ledger)

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use checkpoint::store::{Content, Store, StoreError, VerifyReport};
 use checkpoint::{Digest, Envelope, JobName, Manifest};
+use nativelog::ledger::EpochInfo;
 use nativelog::machine::{Machine, Missing};
 use nativelog::record::Body;
 use nativelog::shape::check_shape;
@@ -27,7 +28,7 @@ use crate::intake::Intake;
 use crate::keeper::Keeper;
 use crate::life::Life;
 use crate::quarantine::Quarantine;
-use crate::transfer::anywhere::{Found, Wanted};
+use crate::transfer::anywhere::{Found, Wanted, agrees};
 use crate::transfer::gather::Gather;
 use crate::transfer::{Stage, TransferError, Transfers, blocking, receive};
 use later::Later;
@@ -218,14 +219,13 @@ async fn mend(
     job: &JobName,
     epoch: u64,
 ) -> Result<RepairReport, RepairError> {
-    if mender.machine.ledger().epoch(job, epoch).is_none() {
-        return Err(RepairError::NotSealed(job.clone(), epoch));
-    }
+    let sealed = mender.machine.ledger().epoch(job, epoch);
+    let Some(info) = sealed else { return Err(RepairError::NotSealed(job.clone(), epoch)) };
     let store = mender.machine.store().clone();
-    let report = match verify(&store, job, epoch).await? {
+    let report = match verify_sealed(&store, info.clone()).await? {
         Ok(report) => report,
         Err(StoreError::NotPublished { .. } | StoreError::Manifest { .. }) => {
-            let Some((envelope, manifest)) = manifest_of(mender, gather, job, epoch).await? else {
+            let Some((envelope, manifest)) = manifest_of(mender, gather, info).await? else {
                 return Err(RepairError::NotSealed(job.clone(), epoch));
             };
             return publish(mender, gather, envelope, Arc::new(manifest)).await;
@@ -268,6 +268,22 @@ async fn verify(
     blocking(move || store.verify(&job, epoch)).await
 }
 
+/// As [`verify`], of a directory that is not another epoch's: such a one counts as none.
+async fn verify_sealed(
+    store: &Arc<Store>,
+    info: EpochInfo,
+) -> Result<Result<VerifyReport, StoreError>, TransferError> {
+    let store = store.clone();
+    let verify = move || {
+        let (job, epoch) = (&info.sealed.job, info.sealed.epoch);
+        match store.envelope(job, epoch)? {
+            Some(there) if agrees(&there, &info) => store.verify(job, epoch),
+            _ => Err(StoreError::NotPublished { job: job.to_string(), epoch }),
+        }
+    };
+    blocking(verify).await
+}
+
 async fn proven(store: &Arc<Store>, job: &JobName, epoch: u64) -> Result<(), RepairError> {
     let report = verify(store, job, epoch).await??;
     match report.problems.first() {
@@ -276,25 +292,16 @@ async fn proven(store: &Arc<Store>, job: &JobName, epoch: u64) -> Result<(), Rep
     }
 }
 
-/// The manifest of an epoch, from a peer; `None` when the ledger here has no such epoch (any more).
+/// The manifest of an epoch, from a peer; `None` when a later record has ended it.
 async fn manifest_of(
     mender: &Mender,
     gather: &Gather,
-    job: &JobName,
-    epoch: u64,
+    info: EpochInfo,
 ) -> Result<Option<(Envelope, Manifest)>, RepairError> {
-    let (info, at) = {
-        let ledger = mender.machine.ledger();
-        let Some(info) = ledger.epoch(job, epoch) else { return Ok(None) };
-        (info, ledger.applied().map_or(0, |id| id.index))
-    };
-    let wanted = Wanted { job: job.clone(), epoch, root: info.sealed.root, at };
-    match gather.manifest(&wanted).await? {
+    let at = mender.machine.ledger().applied().map_or(0, |id| id.index);
+    match gather.manifest(&Wanted { info, at }).await? {
         Found::Ended => Ok(None),
-        Found::Here((envelope, manifest)) => {
-            receive::agrees(&envelope, &info)?;
-            Ok(Some((envelope, manifest)))
-        }
+        Found::Here(found) => Ok(Some(found)),
     }
 }
 
@@ -479,7 +486,8 @@ async fn bring(mender: &Mender, gather: &Gather, missing: &Missing) -> Result<bo
             receive::epoch(gather, &Arc::new(mender.machine.clone()), envelope, manifest).await?;
         }
         None => match mend(mender, gather, &missing.job, missing.epoch).await {
-            Ok(_) => {}
+            // Also when it was good: nobody else would say that it is not missing.
+            Ok(_) => mender.machine.mended(&missing.job, missing.epoch, missing.attempt),
             Err(RepairError::NotSealed(..)) => return Ok(false),
             Err(error) => return Err(error),
         },

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::recover::LATEST_TEMP;
-use super::{Inner, StoreError};
+use super::{Inner, StoreError, read_envelope};
 use crate::disk::{Disk, FileKind};
 use crate::durable::{ignore_missing, remove_tree};
 use crate::epoch::JobName;
@@ -73,6 +73,21 @@ pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), Sto
     take_away(inner, job, epoch)
 }
 
+/// As [`expire`], for what was sealed at or below a log index.
+pub(super) fn expire_until(inner: &Inner, job: &JobName, epoch: u64, index: u64) -> Result<(), StoreError> {
+    let _names = inner.lock_names();
+    match read_envelope(&*inner.disk, &inner.layout.manifest_file(job, epoch)) {
+        Ok(Some(there)) if there.position.index > index => return Ok(()),
+        Ok(_) => {}
+        Err(error @ StoreError::Manifest { .. }) => {
+            tracing::warn!(%job, epoch, %error, "an expired epoch does not say when it was sealed");
+        }
+        // Another try may read it.
+        Err(error) => return Err(error),
+    }
+    take_away(inner, job, epoch)
+}
+
 /// As [`expire`], for who holds the names.
 pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), StoreError> {
     let (disk, layout) = (&*inner.disk, &inner.layout);
@@ -109,6 +124,8 @@ pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), 
 pub(super) fn remove_job(inner: &Inner, job: &JobName) -> Result<(), StoreError> {
     let _names = inner.lock_names();
     let job_dir = inner.layout.job_dir(job);
+    // Also where the folder stays: a job that is made later under the name has other epochs.
+    inner.all_avoided().remove(job);
     match epochs(&*inner.disk, &job_dir) {
         Ok(epochs) if epochs.is_empty() => {}
         Ok(_) => return Ok(()),
@@ -143,18 +160,26 @@ fn free_name(disk: &dyn Disk, trash: &Path, name: &str) -> Result<PathBuf, IoErr
 pub(super) fn avoid(inner: &Inner, job: &JobName, epochs: BTreeSet<u64>) -> Result<(), StoreError> {
     let _names = inner.lock_names();
     let job_dir = inner.layout.job_dir(job);
-    {
-        let mut avoided = inner.avoided.lock().expect("a thread panicked while it noted what to avoid");
-        match epochs.is_empty() {
-            true => drop(avoided.remove(job)),
-            false => drop(avoided.insert(job.clone(), epochs.clone())),
-        }
+    match epochs.is_empty() {
+        true => drop(inner.all_avoided().remove(job)),
+        false => drop(inner.all_avoided().insert(job.clone(), epochs.clone())),
     }
     if inner.disk.stat(&job_dir).is_err() {
         return Ok(());
     }
     point_latest(&*inner.disk, &job_dir, None, &epochs).map_err(at("point `latest` in", &job_dir))?;
     Ok(inner.sync_dir(&job_dir)?)
+}
+
+/// This epoch has expired.
+pub(super) fn avoid_no_more(inner: &Inner, job: &JobName, epoch: u64) {
+    let mut avoided = inner.all_avoided();
+    if let Some(epochs) = avoided.get_mut(job) {
+        epochs.remove(&epoch);
+        if epochs.is_empty() {
+            avoided.remove(job);
+        }
+    }
 }
 
 pub(super) fn discard(inner: &Inner, attempt: u64) -> Result<(), StoreError> {

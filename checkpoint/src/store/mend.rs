@@ -62,11 +62,12 @@ impl Store {
 }
 
 impl Store {
-    /// Puts the manifest of an epoch that is published here in the place of one that is missing or cannot be read.
-    /// One that can be read stays.
+    /// Puts the manifest of an epoch that is published here in the place of one that is missing, cannot be read or says
+    /// something else of this epoch than `envelope`.
     ///
     /// # Errors
-    /// Nothing of that name is published here, another root is, or the disk refuses.
+    /// [`StoreError::NotPublished`]: nothing of that name is here, or an epoch that was sealed before this one, which
+    /// goes when this one is published. An epoch that was sealed later is there, or another root, or the disk refuses.
     pub fn mend_manifest(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
         let inner = &*self.inner;
         let _names = inner.lock_names();
@@ -77,13 +78,26 @@ impl Store {
         }
         let tree = manifest.encode();
         let root = content(&tree);
-        let there = self.manifest(job, epoch).ok().flatten().map(|(there, _)| there.root);
-        if root != envelope.root || there.is_some_and(|there| there != root) {
-            let why = format!("root {root} where {} belongs", there.unwrap_or(envelope.root));
-            return Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
+        let refuse = |why| Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
+        if root != envelope.root {
+            return refuse(format!("root {root} where {} belongs", envelope.root));
         }
-        if there.is_some() {
-            return Ok(());
+        match readable(self.envelope(job, epoch))? {
+            None => {}
+            // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
+            Some(there) if there.position.index < envelope.position.index => {
+                return Err(StoreError::NotPublished { job: job.to_string(), epoch });
+            }
+            Some(there) if there.position.index > envelope.position.index => {
+                return refuse("an epoch that was sealed later is there".into());
+            }
+            Some(there) if there.root != root => {
+                return refuse(format!("root {root} where {} belongs", there.root));
+            }
+            Some(there) if there == *envelope && readable(self.manifest(job, epoch))?.is_some() => {
+                return Ok(());
+            }
+            Some(_) => {}
         }
         let temp = Linker::new(inner).temp_name();
         let write = inner.disk.write_new(&temp, &encode_file(envelope, &tree), 0o644);
@@ -91,6 +105,15 @@ impl Store {
         inner.sync_file(&temp)?;
         inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
         Ok(inner.sync_dir(&dir)?)
+    }
+}
+
+/// Nothing for a manifest that is damaged, or lost by the device: another is to take its place.
+fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(StoreError::Manifest { .. }) => Ok(None),
+        Err(StoreError::Io(error)) if is_rot(&error.source) => Ok(None),
+        read => read,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::digest::content;
 use checkpoint::disk::Open;
-use checkpoint::store::Content;
+use checkpoint::store::{Content, StoreError};
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use checkpoint::{Coverage, Disk, Source, Store};
 
@@ -254,6 +254,48 @@ fn a_manifest_that_cannot_be_read_is_put_back() {
     assert!(store.mend_manifest(&wrong, &other).is_err(), "another root is there");
     wrong.epoch = 3;
     assert!(store.mend_manifest(&wrong, &other).is_err(), "not published here");
+}
+
+#[test]
+fn a_manifest_is_put_back_into_its_own_epochs_directory_only() {
+    let (disk, taken) = two_epochs();
+    let store = open(&disk);
+    let path = store.layout().manifest_file(&job("job"), 1);
+    let before = disk.read_file(&path, 1 << 20).unwrap();
+    // The job was made anew: what is there is of its first life, with the same tree or another.
+    let mut other = (*taken.manifest).clone();
+    other.entries.retain(|entry| entry.path.as_bytes() != b"small");
+    for tree in [&*taken.manifest, &other] {
+        let later = envelope("job", 1, 30, tree.root());
+        let mended = store.mend_manifest(&later, tree);
+        assert!(matches!(mended, Err(StoreError::NotPublished { .. })), "{mended:?}");
+        let earlier = envelope("job", 1, 3, tree.root());
+        assert!(matches!(store.mend_manifest(&earlier, tree), Err(StoreError::Io(_))));
+    }
+    assert_eq!(disk.read_file(&path, 1 << 20).unwrap(), before);
+    // Of the same epoch it says what it should.
+    let mut labelled = envelope("job", 1, 10, taken.manifest.root());
+    labelled.labels.clear();
+    store.mend_manifest(&labelled, &taken.manifest).unwrap();
+    assert_eq!(store.envelope(&job("job"), 1).unwrap(), Some(labelled));
+    // A cut one is as good as none.
+    disk.truncate_file(&path, 40).unwrap();
+    let good = envelope("job", 1, 10, taken.manifest.root());
+    store.mend_manifest(&good, &taken.manifest).unwrap();
+    assert_eq!(disk.read_file(&path, 1 << 20).unwrap(), before);
+}
+
+#[test]
+fn what_was_sealed_later_is_not_taken_away() {
+    let (disk, _) = two_epochs();
+    let store = open(&disk);
+    store.expire_until(&job("job"), 1, 14).unwrap();
+    assert!(store.envelope(&job("job"), 1).unwrap().is_some());
+    store.expire_until(&job("job"), 1, 15).unwrap();
+    assert!(store.envelope(&job("job"), 1).unwrap().is_none());
+    disk.truncate_file(&store.layout().manifest_file(&job("job"), 2), 40).unwrap();
+    store.expire_until(&job("job"), 2, 0).unwrap();
+    assert_eq!(store.epochs(&job("job")).unwrap(), []);
 }
 
 #[test]

@@ -1,13 +1,10 @@
 //! Sealed epochs that are no directory here, and directories whose epochs are gone.
 
-use std::collections::BTreeSet;
-
 use checkpoint::Digest;
 use checkpoint::store::StoreError;
 
 use super::Ground;
-use super::book::EpochKey;
-use super::overview::{Overview, Surplus, directories};
+use super::overview::{Absent, Directories, Overview, Surplus, directories, is_here};
 
 impl Ground<'_> {
     /// Compares what was sealed at the start with the directories. True when there are folders to remove. Blocks.
@@ -16,7 +13,7 @@ impl Ground<'_> {
     /// The disk refuses.
     pub fn compare_with_disk(&self, overview: &Overview) -> Result<bool, StoreError> {
         let there = directories(self.store)?;
-        self.note_absent(overview, &there)?;
+        self.note_absent(overview, &there);
         self.dues.looked();
         Ok(self.owe(overview.surplus(self.store, &there), []))
     }
@@ -40,27 +37,23 @@ impl Ground<'_> {
         let contents: Vec<(Digest, u64)> =
             surplus.iter().flat_map(|gone| gone.contents.clone()).chain(strays).collect();
         let free = |content: &(Digest, u64)| ledger.content(&content.0).is_none();
-        let expired = surplus.into_iter().map(|gone| (gone.job, gone.epoch));
+        let expired = surplus.into_iter().map(|gone| ((gone.job, gone.epoch), gone.until));
         self.dues.owe(applied.index, contents.into_iter().filter(free), expired)
     }
 
-    /// Takes note of sealed epochs that are not among the directories that were `there`.
-    ///
-    /// # Errors
-    /// A manifest cannot be read.
-    pub fn note_absent(&self, overview: &Overview, there: &BTreeSet<EpochKey>) -> Result<(), StoreError> {
-        for (job, epoch, attempt, root) in overview.absent(there) {
+    /// Takes note of sealed epochs whose directories are not among those that were `there`.
+    pub fn note_absent(&self, overview: &Overview, there: &Directories) {
+        for Absent { job, epoch, sealed, why } in overview.absent(there) {
             // It may have come back since the folders were listed.
-            if self.store.published(&job, epoch)? == Some(root) {
+            if is_here(self.store, &job, epoch, &sealed) {
                 continue;
             }
             // While the ledger is held, no record can expire it.
             let ledger = self.ledger();
-            if ledger.epoch(&job, epoch).is_some() {
-                tracing::warn!(%job, epoch, "a sealed epoch has no directory here");
-                self.dues.note_missing(job, epoch, attempt, root, "its directory is not there");
+            if ledger.epoch(&job, epoch).is_some_and(|info| info.sealed.attempt == sealed.attempt) {
+                tracing::warn!(%job, epoch, why, "a sealed epoch has no directory here");
+                self.dues.note_missing(job, epoch, sealed.attempt, sealed.root, why);
             }
         }
-        Ok(())
     }
 }

@@ -135,9 +135,15 @@ impl Book {
         self.seen = None;
     }
 
-    /// The directory of the epoch is here.
-    pub fn found(&mut self, key: &EpochKey) {
-        self.missing.remove(key);
+    /// The directory of the epoch that was `attempt` is here, and none of an earlier life of its job: whatever had ended
+    /// such a one did so before this attempt began.
+    pub fn found(&mut self, key: &EpochKey, attempt: u64) {
+        if self.missing.get(key).is_some_and(|absent| absent.attempt == attempt) {
+            self.missing.remove(key);
+        }
+        if self.expiring.get(key).is_some_and(|at| *at < attempt) {
+            self.expiring.remove(key);
+        }
         if let Some(seen) = &mut self.seen {
             seen.insert(key.clone());
         }
@@ -162,7 +168,7 @@ impl Book {
         let key = (epoch.job.clone(), epoch.epoch);
         if self.waiting.get(&key).is_none_or(|waiting| waiting.attempt == epoch.attempt) {
             self.wait_no_more(&key);
-            self.found(&key);
+            self.found(&key, epoch.attempt);
         }
         self.trees.remove(&epoch.attempt);
         self.ended.insert(epoch.attempt, epoch.envelope.position.index);
@@ -183,19 +189,19 @@ impl Book {
         entry.index = entry.index.max(owed.index);
     }
 
-    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more: they have
-    /// expired and none of their content is held; they are forgotten.
-    pub fn release(&mut self, index: u64, released: &[Released]) -> Vec<PublishEpoch> {
+    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more, each with the
+    /// index of the record that expired it: none of their content is held; they are forgotten.
+    pub fn release(&mut self, index: u64, released: &[Released]) -> Vec<(PublishEpoch, u64)> {
         for content in released {
             self.owe(content.digest, Owed { index, bytes: content.bytes });
             for failed in self.failed.values_mut() {
                 failed.needed.remove(&content.digest);
             }
         }
-        let needless = |failed: &Failed| failed.expired.is_some() && failed.needed.is_empty();
-        let attempts: Vec<u64> =
-            self.failed.iter().filter(|(_, failed)| needless(failed)).map(|(attempt, _)| *attempt).collect();
-        attempts.into_iter().map(|attempt| self.forget(attempt, index)).collect()
+        let needless = self.failed.iter().filter(|(_, failed)| failed.needed.is_empty());
+        let needless: Vec<(u64, u64)> =
+            needless.filter_map(|(attempt, failed)| Some((*attempt, failed.expired?))).collect();
+        needless.into_iter().map(|(attempt, expired)| (self.forget(attempt, index), expired)).collect()
     }
 
     fn forget(&mut self, attempt: u64, index: u64) -> PublishEpoch {

@@ -1,13 +1,10 @@
 //! What is due once another ledger takes over.
 
-use std::collections::BTreeSet;
-
 use checkpoint::Digest;
 use checkpoint::store::{Store, StoreError};
 
-use super::book::EpochKey;
 use super::debts::{Debts, Owed};
-use super::overview::{Overview, directories};
+use super::overview::{Directories, Overview, directories};
 use crate::ledger::Ledger;
 
 /// What this node owes once `new` is its ledger, and the directories that were there. `owed` is what it owed before.
@@ -18,11 +15,7 @@ use crate::ledger::Ledger;
 ///
 /// # Errors
 /// When what is published or on the shelves cannot be listed.
-pub fn succession(
-    store: &Store,
-    owed: Debts,
-    new: &Ledger,
-) -> Result<(Debts, BTreeSet<EpochKey>), StoreError> {
+pub fn succession(store: &Store, owed: Debts, new: &Ledger) -> Result<(Debts, Directories), StoreError> {
     let index = new.applied().map_or(0, |applied| applied.index);
     let there = directories(store)?;
     let overview = Overview::of(new);
@@ -36,13 +29,16 @@ pub fn succession(
     let mut unpublished = unpublished;
     unpublished.retain(|failed| {
         let epoch = &failed.epoch;
-        let sealed = new.epoch(&epoch.job, epoch.epoch).is_some_and(|info| info.sealed.root == epoch.envelope.root);
-        sealed && !matches!(store.published(&epoch.job, epoch.epoch), Ok(Some(root)) if root == epoch.envelope.root)
+        let sealed =
+            new.epoch(&epoch.job, epoch.epoch).is_some_and(|info| info.sealed.attempt == epoch.attempt);
+        let found = there.get(&(epoch.job.clone(), epoch.epoch)).copied().flatten();
+        sealed && found.is_none_or(|found| found.attempt != epoch.attempt)
     });
     // What open attempts lacked was brought, with everything else, or is in packs that were set aside.
     let is_unpublished = |id: &u64| unpublished.iter().any(|failed| failed.epoch.attempt == *id);
     half_unpacked.retain(|id, _| new.attempt(*id).is_some() || is_unpublished(id));
     expiring.retain(|(job, epoch), _| new.epoch(job, *epoch).is_none());
-    expiring.extend(surplus.into_iter().map(|gone| ((gone.job, gone.epoch), index)));
+    // Of a number that is sealed, too: what lies there may be an earlier epoch's.
+    expiring.extend(surplus.into_iter().map(|gone| ((gone.job, gone.epoch), gone.until)));
     Ok((Debts { released, unpublished, half_unpacked, expiring }, there))
 }

@@ -51,7 +51,7 @@ impl Ground<'_> {
                 let why = "it has expired, and made room for what this node lacks";
                 self.dues.note_missing(epoch.job.clone(), epoch.epoch, sealed.attempt, sealed.root, why);
             }
-            self.store.expire(&epoch.job, epoch.epoch).map_err(io::Error::other)?;
+            self.store.expire_until(&epoch.job, epoch.epoch, epoch.until).map_err(io::Error::other)?;
         }
         let strays: Vec<Digest> = strays.into_keys().collect();
         // Asked at every unlink: once this node has applied as much by itself, its own ledger decides again.

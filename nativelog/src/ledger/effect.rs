@@ -50,6 +50,12 @@ pub enum Effect {
         /// Its epochs that hold content in quarantine.
         avoid: BTreeSet<u64>,
     },
+    /// No copy of this content that this node has is trusted for having been good once: each is read again before it
+    /// is used again.
+    Distrust {
+        /// BLAKE3 of the content.
+        digest: Digest,
+    },
     /// A job is forgotten: its folder, which is empty, goes.
     RemoveJob {
         /// The job.

@@ -134,8 +134,9 @@ impl Ledger {
         // Nobody could serve what they would be sealed over. Their writers begin anew, and send the bytes.
         let leaning = self.open.iter().filter(|(_, attempt)| attempt.held.contains(&content));
         let leaning: Vec<u64> = leaning.map(|(id, _)| *id).collect();
-        let mut effects: Vec<Effect> =
-            leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)).collect();
+        // Before the bytes come anew: the blob that they find by its name may be the rotten one.
+        let mut effects = vec![Effect::Distrust { digest: self.content.get(content).digest }];
+        effects.extend(leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)));
         effects.extend(self.latest_without(&[content]));
         effects
     }

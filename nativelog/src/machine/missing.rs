@@ -86,13 +86,18 @@ impl Machine {
             let _paused = self.performer.pause();
             adopt(&self.store, attempt, envelope, manifest)?;
         }
-        self.mended(&job, epoch);
+        self.mended(&job, epoch, attempt);
         Ok(())
     }
 
-    /// The directory of an epoch was mended on the shelves: it is not missing any more.
-    pub fn mended(&self, job: &JobName, epoch: u64) {
-        self.dues.adopted(job, epoch);
+    /// The directory of the epoch that was this attempt is good on the shelves: it is not missing any more.
+    pub fn mended(&self, job: &JobName, epoch: u64, attempt: u64) {
+        let before = self.ledger().epoch(job, epoch).filter(|info| info.sealed.attempt < attempt);
+        match before {
+            None => self.dues.adopted(job, epoch, attempt),
+            // What the ledger here has under that number is of an earlier life of the job, and gone.
+            Some(_) => self.note_missing(job, epoch, "an epoch of a later life of its job is in its place"),
+        }
         // Whoever failed before finds it there, and settles its own accounts.
         self.performer.retry_now();
     }

@@ -137,7 +137,7 @@ impl Machine {
     }
 
     /// In the background, until it has succeeded: before that nobody knows which of these epochs are here.
-    pub(super) fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
+    fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
         let machine = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("missing-epochs".into());
         thread.spawn(move || {
@@ -158,13 +158,14 @@ impl Machine {
 }
 
 /// What `latest` has to avoid, by job: epochs of `ledger` with content in quarantine; also none, where another ledger,
-/// `before`, had some.
+/// `before`, had some, be it of a job that is no more.
 pub(super) fn to_avoid(ledger: &Ledger, before: &Ledger) -> Vec<(JobName, BTreeSet<u64>)> {
     if ledger.quarantine().next().is_none() && before.quarantine().next().is_none() {
         return Vec::new();
     }
-    let jobs = ledger.jobs().map(|job| (job.clone(), ledger.quarantined_epochs(job)));
-    jobs.filter(|(job, avoid)| !avoid.is_empty() || !before.quarantined_epochs(job).is_empty()).collect()
+    let jobs: BTreeSet<&JobName> = ledger.jobs().chain(before.jobs()).collect();
+    let each = jobs.into_iter().map(|job| (job.clone(), ledger.quarantined_epochs(job)));
+    each.filter(|(job, avoid)| !avoid.is_empty() || !before.quarantined_epochs(job).is_empty()).collect()
 }
 
 /// `latest` points to no epoch with content in quarantine. Takes the store's names: no ledger may be held.

@@ -144,8 +144,14 @@ impl Worker {
                         self.publish(std::mem::take(&mut publishing));
                         self.point_latest(&job, avoid);
                     }
+                    Effect::Distrust { digest } => {
+                        // In order: what was sealed before would read a copy that is not doubted yet.
+                        self.publish(std::mem::take(&mut publishing));
+                        self.store.distrust(digest);
+                    }
                     Effect::Expire { job, epoch, released } => {
                         self.publish(std::mem::take(&mut publishing));
+                        self.store.avoid_no_more(&job, epoch);
                         self.expire(job, epoch, index, &released);
                     }
                     Effect::RemoveJob { job } => {
@@ -319,9 +325,9 @@ impl Worker {
 
     fn retry(&mut self) {
         self.retry_at = None;
-        let (failed, expiring) = (self.shared.dues.failed(), self.shared.dues.take_expiring());
-        self.publish(failed);
-        for ((job, epoch), index) in expiring {
+        self.publish(self.shared.dues.failed());
+        // Asked afterwards: an epoch that was published just now has taken the place of an earlier one of its number.
+        for ((job, epoch), index) in self.shared.dues.take_expiring() {
             self.remove(job, epoch, index);
         }
     }
@@ -338,10 +344,11 @@ impl Worker {
     /// Content was released: epochs that could not be published and hold nothing that anybody needs are forgotten.
     fn release(&mut self, index: u64, released: &[Released]) {
         let forgotten = self.shared.dues.release(index, released);
-        for epoch in forgotten {
+        for (epoch, expired) in forgotten {
             tracing::info!(job = %epoch.job, epoch = epoch.epoch, "an epoch has expired that was never published here");
             self.discard(epoch.attempt);
-            self.remove(epoch.job, epoch.epoch, index);
+            // Not with the index of this record: the number may be another epoch's since.
+            self.remove(epoch.job, epoch.epoch, expired);
         }
     }
 
@@ -358,18 +365,13 @@ impl Worker {
         }
     }
 
-    /// Removes the folder of an epoch that has expired, or notes it for when its last reader has left.
+    /// Removes the folder of an epoch that has expired by the record at `index`, or notes it for when its last reader
+    /// has left. The job may have been removed since and made anew: what was sealed later stays.
     fn remove(&mut self, job: JobName, epoch: u64, index: u64) {
-        // The job may have been removed since and made anew: the number is another epoch's then.
-        if let Ok(Some(there)) = self.store.envelope(&job, epoch)
-            && there.position.index > index
-        {
-            return;
-        }
         if self.shared.dues.owe_folder_that_is_read(&(job.clone(), epoch), index) {
             return;
         }
-        if let Err(error) = self.store.expire(&job, epoch) {
+        if let Err(error) = self.store.expire_until(&job, epoch, index) {
             tracing::warn!(%job, epoch, %error, "the epoch has expired, but its directory cannot be removed yet");
             self.shared.dues.owe_folder((job, epoch), index);
             self.retry_at = Some(Instant::now() + RETRY_AFTER);

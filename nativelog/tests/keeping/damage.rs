@@ -1,4 +1,4 @@
-//! Damage to snapshots and to the catalog, planted: what the next start makes of it.
+//! Damage to snapshots, to the catalog and to a blob, planted: what the next start, or the next epoch, makes of it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,13 +9,14 @@ use checkpoint::disk::Disk;
 use checkpoint::store::{Layout, Store};
 use checkpoint::testing::{Crash, CrashDisk};
 use nativelog::catalog::Catalog;
+use nativelog::compose;
 use nativelog::ledger::RowKey;
 use nativelog::machine::{Machine, StartError};
 use nativelog::snapshot::SnapshotError;
 use nativelog::store::{Identity, LogStore, Options};
 
-use crate::directory::Directory;
-use crate::house::{DATA, snapshots, start, start_over};
+use crate::directory::{CHUNK, Directory};
+use crate::house::{DATA, file, snapshots, start, start_over};
 use crate::replica::Replica;
 
 /// A node with two snapshots at different positions and records above both.
@@ -30,6 +31,29 @@ fn lived(disk: &CrashDisk, purge: bool) -> Digest {
     let digest = replica.machine.ledger().digest();
     replica.stop();
     digest
+}
+
+#[test]
+fn bytes_that_come_anew_take_the_place_of_a_blob_in_quarantine() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let directory = Directory::parse("a:100k=1");
+    let a = file(&directory, "a");
+    let bring = |replica: &mut Replica, epoch: u64| {
+        let attempt = replica.begin(epoch, &directory);
+        replica.commit(compose::piece(attempt, directory.chunk(a, 0)));
+        replica.commit(compose::piece(attempt, directory.chunk(a, CHUNK)));
+        replica.seal(attempt, &directory);
+        replica.wait_performed();
+    };
+    bring(&mut replica, 1);
+    replica.assert_published(1);
+    // It was good once, and this process remembers that.
+    disk.flip(&replica.store.blob_path(directory.digest(a)).unwrap(), 77).unwrap();
+    replica.commit(compose::quarantine(directory.digest(a), [(1, "corrupt".to_owned())]));
+    bring(&mut replica, 2);
+    replica.assert_published(2);
+    replica.stop();
 }
 
 fn assert_same(replica: Replica, digest: Digest, context: &str) {

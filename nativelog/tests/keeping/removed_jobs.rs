@@ -1,31 +1,54 @@
 //! A job that was removed and made anew: a number then names two epochs, one after the other, and what is due for the
 //! first may come late.
 
+use std::time::{Duration, Instant};
+
 use checkpoint::CommitId;
+use checkpoint::disk::Disk;
 use checkpoint::testing::{CrashDisk, OpKind};
 use nativelog::LogRecord;
 use nativelog::compose::{self, Opening, Pages};
+use nativelog::ledger::Ledger;
+use nativelog::performer::Publication;
 
-use crate::catch_up::{Source, catch_up};
+use crate::catch_up::{Source, bring, catch_up};
 use crate::directory::{CHUNK, Directory};
-use crate::house::{ENOSPC, assert_baseline, start};
+use crate::house::{ENOSPC, assert_baseline, file, start};
 use crate::replica::{Replica, job};
 
-/// Epoch 1 by a commit of its own in each life of the job.
-fn first(life: u8, directory: &Directory) -> LogRecord {
-    let opening = Opening {
-        job: job(),
-        epoch: Some(1),
+const EIO: i32 = 5;
+
+fn opening(job: &str, life: u8, epoch: u64) -> Opening {
+    Opening {
+        job: job.parse().unwrap(),
+        epoch: Some(epoch),
         token: None,
-        commit: CommitId::from_bytes([life; 16]),
+        commit: CommitId::from_bytes([life * 16 + epoch as u8; 16]),
         born: 0,
         chunk_bytes: CHUNK as u32,
         base: None,
         labels: Vec::new(),
         depends_on: Vec::new(),
-    };
+    }
+}
+
+/// An epoch by a commit of its own in each life of the job.
+fn epoch_of(life: u8, epoch: u64, directory: &Directory) -> LogRecord {
     let pack = directory.pack(&directory.files());
-    compose::whole(&opening, &Pages::new(&directory.entries), &[pack], directory.root()).unwrap()
+    let pages = Pages::new(&directory.entries);
+    compose::whole(&opening(job().as_str(), life, epoch), &pages, &[pack], directory.root()).unwrap()
+}
+
+fn first(life: u8, directory: &Directory) -> LogRecord {
+    epoch_of(life, 1, directory)
+}
+
+/// Waits until the performer has tried again what it had to.
+fn wait_tried(replica: &mut Replica) {
+    for _ in 0..2 {
+        replica.commit_blanks(1);
+        replica.wait_performed();
+    }
 }
 
 fn remove(replica: &mut Replica) {
@@ -83,6 +106,121 @@ fn an_epoch_that_was_never_published_hinders_no_later_one_of_its_number() {
     replica.empty();
     replica.stop();
     assert_baseline(&disk, "after both have expired");
+}
+
+#[test]
+fn a_read_that_fails_costs_the_later_epoch_nothing() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let (old, new) = (Directory::parse("a:100=1"), Directory::parse("a:100=2 b:5"));
+    replica.commit(first(1, &old));
+    replica.wait_performed();
+    let reader = replica.machine.read_epoch(&job(), 1);
+    remove(&mut replica);
+    replica.commit(first(2, &new));
+    assert_holds(&replica, &new, "the new one");
+    disk.fail_next(OpKind::Read, "epochs/job/1/manifest", EIO);
+    drop(reader);
+    wait_tried(&mut replica);
+    disk.clear_failures();
+    assert_holds(&replica, &new, "after the reader has left");
+
+    // The folder of an epoch that has expired waits until it says whose it is.
+    disk.fail_next(OpKind::Read, "epochs/job/1/manifest", EIO);
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    disk.clear_failures();
+    assert_eq!(replica.store.published(&job(), 1).unwrap(), Some(new.root()), "it could not be read");
+    replica.machine.publish_again();
+    wait_tried(&mut replica);
+    assert_eq!(replica.store.published(&job(), 1).unwrap(), None);
+    replica.stop();
+}
+
+#[test]
+fn content_that_somebody_needed_for_long_takes_no_later_epoch_with_it() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let (old, new) = (Directory::parse("a:100=1"), Directory::parse("a:100=2 b:5"));
+    disk.fail_next(OpKind::Link, "blobs", ENOSPC);
+    replica.commit(first(1, &old));
+    replica.wait_performed();
+    // While this is open, what the unpublished epoch holds is not forgotten.
+    let pages = Pages::new(&old.entries);
+    let attempt = replica.commit(compose::begin(&opening("other", 1, 1), &pages));
+    for part in pages.parts(attempt, 0) {
+        replica.commit(part);
+    }
+    replica.commit(compose::piece(attempt, old.reuse(&[file(&old, "a")])));
+    remove(&mut replica);
+    replica.commit(first(2, &new));
+    assert_holds(&replica, &new, "the new one");
+    replica.commit(compose::abort(attempt, "no more"));
+    assert_holds(&replica, &new, "after the old one was forgotten");
+    replica.stop();
+}
+
+#[test]
+fn a_directory_of_a_removed_job_never_passes_for_the_epoch_of_a_later_one() {
+    for (old, new) in [("a:100=1", "a:100=2"), ("a:100=1", "a:100=1")] {
+        let (disk, other) = (CrashDisk::new(), CrashDisk::new());
+        let (mut away, mut there) = (start(&disk), start(&other));
+        let (before, after) = (Directory::parse(old), Directory::parse(new));
+        for replica in [&mut away, &mut there] {
+            replica.commit(first(1, &before));
+            replica.wait_performed();
+        }
+        remove(&mut there);
+        there.commit(first(2, &after));
+        there.commit_blanks(1);
+        there.wait_performed();
+        let capture = there.machine.capture(None).unwrap();
+        // Nobody has it: it is owed. And the old directory stays for a while.
+        disk.fail_next(OpKind::Rename, "trash", ENOSPC);
+        away.machine.install(&capture).unwrap();
+        away.follow_install();
+        let is_owed = |replica: &Replica, context: &str| {
+            let publication = replica.publication(1);
+            assert!(matches!(publication, Some(Publication::Unpublished(_))), "{context}: {publication:?}");
+        };
+        is_owed(&away, "after the install");
+        away.stop();
+        disk.clear_failures();
+        let away = start(&disk);
+        is_owed(&away, "after a start");
+        let begun = Instant::now();
+        while away.store.envelope(&job(), 1).unwrap().is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the old directory stays");
+            std::thread::yield_now();
+        }
+        // It turns up.
+        let ledger = Ledger::decode(&capture.ledger).unwrap();
+        bring(&Source { replica: &there, disk: &other }, &away, &ledger).unwrap();
+        assert_holds(&away, &after, "of the later job");
+        away.stop();
+    }
+}
+
+#[test]
+fn what_latest_had_to_avoid_is_forgotten_with_its_job() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let latest = |replica: &Replica| {
+        replica.wait_performed();
+        disk.read_link(&replica.store.layout().latest_link(&job())).unwrap()
+    };
+    let (good, bad) = (Directory::parse("a:100=1"), Directory::parse("a:100=2"));
+    replica.commit(epoch_of(1, 1, &good));
+    replica.commit(epoch_of(1, 2, &bad));
+    replica.commit(compose::quarantine(bad.digest(file(&bad, "a")), [(1, "corrupt".to_owned())]));
+    assert_eq!(latest(&replica), b"1");
+    replica.try_expire(vec![1, 2]).unwrap();
+    replica.commit(compose::remove_job(&job(), "done"));
+    for epoch in [1, 2] {
+        replica.commit(epoch_of(2, epoch, &Directory::parse(&format!("b:10={epoch}"))));
+        assert_eq!(latest(&replica), epoch.to_string().as_bytes());
+    }
+    replica.stop();
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //! Peer after peer, several rounds; checked here before anybody sees it.
 
 use bytes::Bytes;
-use checkpoint::{Digest, Envelope, JobName, Manifest, digest, manifest};
+use checkpoint::{Digest, Envelope, Manifest, digest, manifest};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use nativelog::ledger::Page;
+use nativelog::ledger::{EpochInfo, Page};
 use nativelog::machine::PackedFile;
 use nativelog::record::LogId;
 
@@ -23,14 +23,26 @@ const RANGE_BATCH_BYTES: u64 = 8 << 20;
 /// An epoch whose manifest is wanted.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// The job.
-    pub job: JobName,
-    /// The epoch.
-    pub epoch: u64,
-    /// Its sealed root.
-    pub root: Digest,
-    /// The position of the ledger that says so.
+    /// What the ledger says of it.
+    pub info: EpochInfo,
+    /// The position of that ledger.
     pub at: u64,
+}
+
+/// Whether an envelope is the one of this epoch. The root covers the tree only: all that a manifest file says must be
+/// what the ledger says.
+pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> bool {
+    let sealed = &info.sealed;
+    let at = (envelope.position.term, envelope.position.node, envelope.position.index);
+    envelope.job == sealed.job
+        && envelope.epoch == sealed.epoch
+        && envelope.attempt == sealed.attempt
+        && envelope.root == sealed.root
+        && at == (sealed.position.term, sealed.position.node, sealed.position.index)
+        && envelope.labels == info.labels
+        && envelope.depends_on == info.depends_on
+        && envelope.base == info.base
+        && envelope.sealed_log_ms == info.sealed_log_ms
 }
 
 /// What peers had of something: it, or the news that a later record ended it.
@@ -72,19 +84,25 @@ impl Gather {
         Err(said.error(what.to_owned(), self.holder()))
     }
 
-    /// The manifest of a sealed epoch, with the root that the ledger names.
+    /// The manifest of a sealed epoch, which says what the ledger says.
     ///
     /// # Errors
     /// [`TransferError`].
     pub async fn manifest(&self, wanted: &Wanted) -> Result<Found<(Envelope, Manifest)>, TransferError> {
-        let what = format!("the manifest of {}@{}", wanted.job, wanted.epoch);
+        let what = format!("the manifest of {}@{}", wanted.info.sealed.job, wanted.info.sealed.epoch);
         self.anywhere(&what, |peer| self.manifest_from(peer, wanted.clone()).boxed()).await
     }
 
     async fn manifest_from(&self, peer: u64, wanted: Wanted) -> Asked<(Envelope, Manifest)> {
-        let Wanted { job, epoch, root, at } = wanted;
-        let root_bytes = root.as_bytes().to_vec().into();
-        let request = proto::ManifestRequest { job: job.to_string(), epoch, root: root_bytes, at };
+        let Wanted { info, at } = wanted;
+        let sealed = &info.sealed;
+        let request = proto::ManifestRequest {
+            job: sealed.job.to_string(),
+            epoch: sealed.epoch,
+            root: sealed.root.as_bytes().to_vec().into(),
+            at,
+            attempt: sealed.attempt,
+        };
         let mut client = ask::client(&self.peers, peer)?;
         let answer = ask::opened(&self.stop, client.fetch_manifest(request)).await?;
         let bytes = match Items::at_most(answer, MANIFEST_BYTES_MAX, &self.stop).collect().await?.pop() {
@@ -94,8 +112,8 @@ impl Gather {
         };
         let decoded = tokio::task::spawn_blocking(move || manifest::decode_file(&bytes)).await;
         match decoded {
-            Ok(Ok((envelope, tree))) if envelope.root == root => Ok(Ok((envelope, tree))),
-            Ok(Ok(_)) => Ok(Err(corrupt("it sent a manifest with another root"))),
+            Ok(Ok((envelope, tree))) if agrees(&envelope, &info) => Ok(Ok((envelope, tree))),
+            Ok(Ok(_)) => Ok(Err(corrupt("its manifest says something else than the ledger"))),
             Ok(Err(error)) => Ok(Err(corrupt(error.to_string()))),
             Err(_) => Err(Trouble::Peer("its manifest cannot be read".into())),
         }

@@ -5,7 +5,9 @@
 //! epoch is published as soon as its content is here: a transfer that breaks off leaves whole epochs. Then the
 //! pages, covered ranges and packed files of open attempts. An attempt that a later record ended without an epoch (a peer
 //! that has applied more says so) is left out: the log behind the snapshot says the same. Of an epoch that a later
-//! record expired only the directory is left out: attempts that began behind the snapshot may reuse its content.
+//! record expired only the directory is left out: attempts that began behind the snapshot may reuse its content. A
+//! directory that was sealed later under its number says so as well: its job was removed since, and made anew. One that
+//! was sealed earlier is of an earlier life of the job, and goes when this one is published.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use nativelog::ledger::{EpochInfo, Ledger};
 use nativelog::machine::{AttemptLacks, Machine, lacking_pages, write_page};
 use nativelog::store::Placed;
 
-use super::anywhere::{Found, Wanted, grouped};
+use super::anywhere::{Found, Wanted, agrees, grouped};
 use super::gather::Gather;
 use super::source::Range;
 use super::{TransferError, blocking};
@@ -36,8 +38,8 @@ static ZEROS: [u8; PART_BYTES] = [0; PART_BYTES];
 pub trait Home: Send + Sync + 'static {
     /// Publishes an epoch whose content is on the shelves.
     fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String>;
-    /// The directory of an epoch was there, and was mended.
-    fn mended(&self, job: &JobName, epoch: u64);
+    /// The directory of the epoch that was this attempt was there, and was mended.
+    fn mended(&self, job: &JobName, epoch: u64, attempt: u64);
     /// What open attempts lack. From now on what is in their trees stays.
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>>;
     /// Writes packed files of an open attempt into its tree; they are still to be synced.
@@ -51,8 +53,8 @@ impl Home for Arc<Machine> {
         Machine::adopt(self, envelope.attempt, envelope, manifest).map_err(|why| why.to_string())
     }
 
-    fn mended(&self, job: &JobName, epoch: u64) {
-        Machine::mended(self, job, epoch);
+    fn mended(&self, job: &JobName, epoch: u64, attempt: u64) {
+        Machine::mended(self, job, epoch, attempt);
     }
 
     fn lacking(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
@@ -102,15 +104,12 @@ pub async fn complete<H: Home>(
     let mut left = epochs.len();
     let mut owed = Vec::new();
     let mut manifests = futures::stream::iter(epochs)
-        .map(|info| manifest_of(gather.clone(), info, at).boxed())
+        .map(|unpublished| manifest_of(gather.clone(), unpublished, at).boxed())
         .buffered(MANIFESTS_AHEAD);
     while let Some(next) = manifests.next().await {
         let (info, found) = next;
         let came = match found {
-            Ok(Found::Here((envelope, manifest))) => match agrees(&envelope, &info) {
-                Ok(()) => epoch(gather, home, envelope, Arc::new(manifest)).await,
-                Err(error) => Err(error),
-            },
+            Ok(Found::Here((envelope, manifest))) => epoch(gather, home, envelope, Arc::new(manifest)).await,
             Ok(Found::Ended) => content_of(gather, ledger, &info).await,
             Err(error) => Err(error),
         };
@@ -145,53 +144,40 @@ async fn content_of(gather: &Gather, ledger: &Ledger, info: &EpochInfo) -> Resul
 
 async fn manifest_of(
     gather: Gather,
-    info: EpochInfo,
+    Unpublished { info, ended }: Unpublished,
     at: u64,
 ) -> (EpochInfo, Result<Found<(Envelope, Manifest)>, TransferError>) {
-    let (job, epoch, root) = (info.sealed.job.clone(), info.sealed.epoch, info.sealed.root);
-    let found = gather.manifest(&Wanted { job, epoch, root, at }).await;
+    if ended {
+        return (info, Ok(Found::Ended));
+    }
+    let found = gather.manifest(&Wanted { info: info.clone(), at }).await;
     (info, found)
 }
 
-/// Sealed epochs that are no directory here with their root, oldest first.
-fn unpublished(store: &Store, ledger: &Ledger) -> Result<Vec<EpochInfo>, TransferError> {
+/// A sealed epoch that is no directory here.
+struct Unpublished {
+    info: EpochInfo,
+    /// The directory here was sealed later: a record above the ledger has ended this epoch.
+    ended: bool,
+}
+
+/// Sealed epochs that are no directory here as they were sealed, oldest first.
+fn unpublished(store: &Store, ledger: &Ledger) -> Result<Vec<Unpublished>, TransferError> {
     let mut epochs = Vec::new();
     for job in ledger.jobs() {
         for info in ledger.epochs(job) {
-            let there = store.published(job, info.sealed.epoch).unwrap_or_else(|error| {
+            let there = store.envelope(job, info.sealed.epoch).unwrap_or_else(|error| {
                 tracing::warn!(%job, epoch = info.sealed.epoch, %error, "a manifest here cannot be read; it comes anew");
                 None
             });
-            if there != Some(info.sealed.root) {
-                epochs.push(info);
+            if !there.as_ref().is_some_and(|there| agrees(there, &info)) {
+                let ended = there.is_some_and(|there| there.position.index > info.sealed.position.index);
+                epochs.push(Unpublished { info, ended });
             }
         }
     }
-    epochs.sort_by_key(|info| info.sealed.position.index);
+    epochs.sort_by_key(|epoch| epoch.info.sealed.position.index);
     Ok(epochs)
-}
-
-/// The root covers the tree only: what else a manifest file says must be what the ledger says.
-///
-/// # Errors
-/// [`TransferError::Nowhere`]: this one is of no use, and whoever sent it has no better.
-pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> Result<(), TransferError> {
-    let sealed = &info.sealed;
-    let at = (envelope.position.term, envelope.position.node, envelope.position.index);
-    let same = envelope.job == sealed.job
-        && envelope.epoch == sealed.epoch
-        && envelope.attempt == sealed.attempt
-        && at == (sealed.position.term, sealed.position.node, sealed.position.index)
-        && envelope.labels == info.labels
-        && envelope.depends_on == info.depends_on
-        && envelope.base == info.base
-        && envelope.sealed_log_ms == info.sealed_log_ms;
-    if same {
-        return Ok(());
-    }
-    let what = format!("the manifest of {}@{}", sealed.job, sealed.epoch);
-    let why = "the one that came says something else than the ledger".into();
-    Err(TransferError::Nowhere { what, why, lost: Vec::new() })
 }
 
 /// Brings the content of one epoch and publishes it.
@@ -206,7 +192,7 @@ pub async fn epoch<H: Home>(
 ) -> Result<(), TransferError> {
     gather.check()?;
     if mend_directory(gather, &envelope, &manifest).await? {
-        home.mended(&envelope.job, envelope.epoch);
+        home.mended(&envelope.job, envelope.epoch, envelope.attempt);
         return Ok(());
     }
     let (store, tree) = (gather.store().clone(), manifest.clone());
@@ -218,7 +204,7 @@ pub async fn epoch<H: Home>(
 }
 
 /// A directory that is there, although its manifest was missing or could not be read, gets it back, and good content
-/// where its own does not verify. False when there is no directory.
+/// where its own does not verify. False when there is no directory, or that of an epoch that was sealed before.
 async fn mend_directory(
     gather: &Gather,
     envelope: &Envelope,

@@ -69,7 +69,8 @@ impl Service {
     pub async fn manifest(self: &Arc<Self>, request: proto::ManifestRequest) -> Result<Parts, Status> {
         let job = JobName::try_from(request.job.as_str()).map_err(|_| bad("no job name"))?;
         let root = digest_of(&request.root)?;
-        self.serve(1, move |source, _, out| source.manifest(&job, request.epoch, root, request.at, out)).await
+        let (epoch, attempt, at) = (request.epoch, request.attempt, request.at);
+        self.serve(1, move |source, _, out| source.manifest(&job, epoch, (attempt, root), at, out)).await
     }
 
     /// Blobs, each from an offset on.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
 use checkpoint::disk::{DiskFile, Open};
-use checkpoint::{JobName, manifest};
+use checkpoint::{Envelope, JobName, manifest};
 use nativelog::ledger::Page;
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
@@ -89,13 +89,23 @@ impl Source {
         Source { machine, verified: Mutex::default() }
     }
 
-    /// The manifest file of a published epoch. `at` is the position that the caller goes by.
-    pub fn manifest(&self, job: &JobName, epoch: u64, root: Digest, at: u64, out: &mut dyn Outlet) -> Sent {
+    /// The manifest file of the published epoch that was `attempt`, with this root. `at` is the position that the
+    /// caller goes by.
+    pub fn manifest(
+        &self,
+        job: &JobName,
+        epoch: u64,
+        (attempt, root): (u64, Digest),
+        at: u64,
+        out: &mut dyn Outlet,
+    ) -> Sent {
         let store = self.machine.store();
-        if store.published(job, epoch).ok().flatten() != Some(root) {
+        let is_it = |there: &Envelope| (there.attempt, there.root) == (attempt, root);
+        if !store.envelope(job, epoch).ok().flatten().is_some_and(|there| is_it(&there)) {
             let ended = {
                 let ledger = self.machine.ledger();
-                ledger.applied().is_some_and(|id| id.index >= at) && ledger.epoch(job, epoch).is_none()
+                let sealed = ledger.epoch(job, epoch).map(|info| info.sealed.attempt);
+                ledger.applied().is_some_and(|id| id.index >= at) && sealed != Some(attempt)
             };
             let miss = if ended { Miss::Ended } else { Miss::NotFound };
             return Err(missed(miss, format!("{job}@{epoch} is not published here")));
@@ -104,14 +114,25 @@ impl Source {
         let bytes =
             store.disk().read_file(&path, MANIFEST_BYTES_MAX).map_err(|e| unread("the manifest", &e))?;
         match manifest::decode_file(&bytes) {
-            Ok((envelope, _)) if envelope.root == root => send(&bytes.into(), out),
-            Ok(_) => Err(missed(Miss::Corrupt, "the manifest has another root")),
+            Ok((envelope, _)) if is_it(&envelope) => send(&bytes.into(), out),
+            Ok(_) => Err(missed(Miss::NotFound, "another epoch has taken its place")),
             Err(error) => Err(missed(Miss::Corrupt, error.to_string())),
         }
     }
 
-    /// A blob from `offset` on.
+    /// A blob from `offset` on. One that is bad is trusted no more by those who link to blobs, who remember what they
+    /// have read.
     pub fn blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
+        let sent = self.read_blob(wanted, size, offset, out);
+        if let Err(Unsent::Missed(missed)) = &sent
+            && missed.miss == Miss::Corrupt
+        {
+            self.machine.store().distrust(wanted);
+        }
+        sent
+    }
+
+    fn read_blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
         let store = self.machine.store();
         let path = store.blob_path(wanted).ok_or_else(|| missed(Miss::NotFound, "no such blob"))?;
         let stat = store.disk().stat(&path).map_err(|e| unread("the blob", &e))?;

@@ -240,7 +240,7 @@ fn blobs(cluster: &Cluster, node: u64) -> Vec<PathBuf> {
 }
 
 /// Flips a byte in place: same inode, and the same time of change, as rot does it.
-fn rot(path: &std::path::Path, at: u64) {
+pub fn rot_unseen(path: &std::path::Path, at: u64) {
     let mode = std::fs::metadata(path).unwrap().permissions();
     let changed = std::fs::metadata(path).unwrap().modified().unwrap();
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
@@ -272,7 +272,7 @@ async fn a_peer_without_the_blobs_and_one_with_rotten_ones_do_no_harm() {
     for blob in blobs(&cluster, others[1]) {
         let len = std::fs::metadata(&blob).unwrap().len();
         if len > 0 {
-            rot(&blob, len / 2);
+            rot_unseen(&blob, len / 2);
         }
     }
     cluster.resume(away).await;
@@ -308,7 +308,7 @@ async fn bytes_that_a_peer_sends_wrong_are_thrown_away_and_come_from_another() {
             assert_eq!(part.miss(), Miss::None);
         }
         if size > MIB as u64 {
-            rot(&blob, size - 5);
+            rot_unseen(&blob, size - 5);
         }
     }
     cluster.resume(away).await;

@@ -50,7 +50,8 @@ async fn requests_out_of_bounds_are_refused() {
         let refused = client.fetch_pages(proto::PagesRequest { attempt: 1, pages }).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
-    let request = proto::ManifestRequest { job: "../job".into(), epoch: 1, root: digest(), at: 1 };
+    let request =
+        proto::ManifestRequest { job: "../job".into(), epoch: 1, root: digest(), at: 1, attempt: 1 };
     assert_eq!(client.fetch_manifest(request).await.unwrap_err().code(), Code::InvalidArgument);
 
     // In bounds and not there: a miss, not an error.
@@ -63,7 +64,7 @@ async fn requests_out_of_bounds_are_refused() {
     let part = answer.message().await.unwrap().unwrap();
     assert_eq!(part.miss(), proto::Miss::NotFound);
     assert!(answer.message().await.unwrap().is_none());
-    let request = proto::ManifestRequest { job: "job".into(), epoch: 9, root: digest(), at: 0 };
+    let request = proto::ManifestRequest { job: "job".into(), epoch: 9, root: digest(), at: 0, attempt: 1 };
     let mut answer = client.fetch_manifest(request).await.unwrap().into_inner();
     assert_eq!(answer.message().await.unwrap().unwrap().miss(), proto::Miss::Ended);
     cluster.shutdown().await;

@@ -7,5 +7,6 @@ mod catch_up;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod hostile;
+mod lives;
 mod mending;
 mod quarantine;

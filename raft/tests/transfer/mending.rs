@@ -15,7 +15,7 @@ use raft::{RejoinError, RejoinStep};
 const MIB: usize = 1 << 20;
 
 /// Flips a byte in place.
-fn rot(path: &Path, at: u64) {
+pub fn rot(path: &Path, at: u64) {
     let mode = std::fs::metadata(path).unwrap().permissions();
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
@@ -146,7 +146,7 @@ async fn a_rotten_staged_payload_on_the_leader_does_not_hold_a_follower_back() {
 }
 
 /// The longest WAL segment of a node.
-fn segment(cluster: &Cluster, node: u64) -> std::path::PathBuf {
+pub fn segment(cluster: &Cluster, node: u64) -> std::path::PathBuf {
     let log = cluster.data(node).join("groups/main/log");
     let files = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
     let segments = files.filter(|path| path.file_name().unwrap() != "mark");
