@@ -32,13 +32,11 @@ pub(crate) use foreground::Foreground;
 pub(crate) use in_flight::Permit;
 pub use space::VoterSpace;
 
-use in_flight::InFlight;
+use in_flight::{InFlight, RECORD_OVERHEAD};
 use lag::Lags;
 use refusals::Refusals;
 use space::Refusal;
 
-/// What a record takes beyond its bytes.
-const RECORD_OVERHEAD: u64 = 256;
 /// A record that brings content or a plan, in so many bytes, is large: it waits for the disks of a majority, and leaves
 /// room for others.
 const LARGE_BYTES: u64 = 64 << 10;
