@@ -16,7 +16,7 @@ impl Ground<'_> {
     /// The disk refuses.
     pub fn compare_with_disk(&self, overview: &Overview) -> Result<bool, StoreError> {
         let there = directories(self.store)?;
-        self.note_absent(overview, &there)?;
+        self.note_absent(overview, &there);
         self.dues.looked();
         Ok(self.owe(overview.surplus(self.store, &there), []))
     }
@@ -44,23 +44,22 @@ impl Ground<'_> {
         self.dues.owe(applied.index, contents.into_iter().filter(free), expired)
     }
 
-    /// Takes note of sealed epochs that are not among the directories that were `there`.
-    ///
-    /// # Errors
-    /// A manifest cannot be read.
-    pub fn note_absent(&self, overview: &Overview, there: &BTreeSet<EpochKey>) -> Result<(), StoreError> {
+    /// Takes note of sealed epochs that are not among the directories that were `there`: also of those of which the disk
+    /// does not say, lest one of them keeps all others unknown.
+    pub fn note_absent(&self, overview: &Overview, there: &BTreeSet<EpochKey>) {
         for (job, epoch, attempt, root) in overview.absent(there) {
             // It may have come back since the folders were listed.
-            if self.store.published(&job, epoch)? == Some(root) {
-                continue;
-            }
+            let why = match self.store.published(&job, epoch) {
+                Ok(Some(found)) if found == root => continue,
+                Ok(_) => "its directory is not there".to_owned(),
+                Err(error) => error.to_string(),
+            };
             // While the ledger is held, no record can expire it.
             let ledger = self.ledger();
             if ledger.epoch(&job, epoch).is_some() {
-                tracing::warn!(%job, epoch, "a sealed epoch has no directory here");
-                self.dues.note_missing(job, epoch, attempt, root, "its directory is not there");
+                tracing::warn!(%job, epoch, why, "a sealed epoch has no directory here");
+                self.dues.note_missing(job, epoch, attempt, root, &why);
             }
         }
-        Ok(())
     }
 }

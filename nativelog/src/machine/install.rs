@@ -68,14 +68,8 @@ impl Machine {
         }
         self.applied.send_replace(position.index + 1);
         drop(paused);
-        match self.ground().note_absent(&overview, &there) {
-            Ok(()) => self.dues.looked(),
-            Err(error) => {
-                tracing::warn!(%error, "cannot look for missing epochs; it is tried again");
-                self.look_for_missing(overview)
-                    .map_err(|source| SnapshotError::Io { what: "start a thread".into(), source })?;
-            }
-        }
+        self.ground().note_absent(&overview, &there);
+        self.dues.looked();
         Ok(())
     }
 }

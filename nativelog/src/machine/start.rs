@@ -133,7 +133,7 @@ impl Machine {
     }
 
     /// In the background, until it has succeeded: before that nobody knows which of these epochs are here.
-    pub(super) fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
+    fn look_for_missing(self: &Arc<Self>, overview: Overview) -> io::Result<()> {
         let machine = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("missing-epochs".into());
         thread.spawn(move || {
