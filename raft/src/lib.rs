@@ -18,7 +18,7 @@
 //! | `membership`, `identity` | the beginning of a cluster; who is who in every peer call |
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
 //! | `transfer`, `transfer/*` | content on its way between replicas, and the receiver of snapshots |
-//! | `repair` | what is missing or damaged here, refetched |
+//! | `repair`, `repair/*`, `quarantine` | what is missing or damaged here, refetched; content that nobody can serve |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
 //! | `agreement` | whether this node's history is that of the cluster |

@@ -30,7 +30,7 @@ use crate::propose::{Outcome, ProposalStream, Proposer};
 use crate::quarantine::Quarantine;
 use crate::quorum::{CutOff, Quorum};
 use crate::read::Reads;
-use crate::repair::{Mender, RepairError, RepairReport};
+use crate::repair::{Mender, Payloads, RepairError, RepairReport};
 use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
@@ -146,15 +146,22 @@ impl Replica {
         );
         let quarantine =
             Quarantine::new(node, machine.clone(), consensus.clone(), Arc::new(proposer.clone()));
-        let mender = Arc::new(Mender {
+        let payloads = Payloads {
             node,
-            machine: machine.clone(),
             log: log.clone(),
             transfers: transfers.clone(),
             consensus: consensus.clone(),
             intake: intake.clone(),
             life: life.clone(),
             keeper: keeper.clone(),
+        };
+        let mender = Arc::new(Mender {
+            node,
+            machine: machine.clone(),
+            payloads,
+            transfers: transfers.clone(),
+            intake: intake.clone(),
+            life: life.clone(),
             quarantine,
         });
         let reporter = Reporter::new(

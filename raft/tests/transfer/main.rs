@@ -9,3 +9,4 @@ mod cluster;
 mod hostile;
 mod mending;
 mod quarantine;
+mod staged;
