@@ -293,6 +293,7 @@ impl LogStore {
             *flushed = (*flushed).min(next);
             lower
         });
+        shared.rotten.forget(next..);
         shared.rotten.changed();
         shared.queue.push(Command::Truncate { after });
     }
@@ -302,6 +303,7 @@ impl LogStore {
     pub fn purge(&self, upto: LogId) {
         let shared = self.shared();
         shared.index().purge(upto);
+        shared.rotten.forget(..=upto.index);
         shared.rotten.changed();
         shared.queue.push(Command::Purge { upto });
     }

@@ -252,10 +252,16 @@ fn one(
             })
         }
     };
+    let mended = commits.epoch;
     // The others are a cluster without it.
     commits.commit(rng, chunks);
     cluster.restart(victim);
     cluster.wait_ready();
+    if row.during == During::Repair {
+        // The repair ended with the node: what has rotted has still to be mended.
+        let name = format!("eio@{mended}");
+        cluster.cli(&["verify", &name, "--all-nodes", "--repair", "--timeout", "60s"]).ok();
+    }
     cluster.wait_alike();
     commits.check(cluster);
     Some(seen)

@@ -64,9 +64,19 @@ impl LogStore {
         self.shared().queue.push(Command::Place { ranges, done });
     }
 
-    /// Entries whose payload does not verify and that somebody waits to read.
+    /// Entries whose payload does not verify and that somebody waits to read, or had to do without.
     pub fn rotten(&self) -> watch::Receiver<BTreeSet<u64>> {
         self.shared().rotten.indexes()
+    }
+
+    /// Nobody has the payload of the entry at `index`: until it is repaired, whoever [reads](LogStore::read) it gets it
+    /// without its payload. Nothing happens when it is not shown as [rotten](LogStore::rotten).
+    pub fn give_up(&self, index: u64) {
+        let shared = self.shared();
+        let held = shared.index().slots(index..index + 1).pop();
+        if let Some(slot) = held.filter(|_| shared.rotten.is_shown(index)) {
+            shared.rotten.give_up(slot.id);
+        }
     }
 
     /// Puts a good payload of the entry at `index` in place of one that does not verify: a staged chunk becomes a
@@ -91,6 +101,7 @@ impl LogStore {
                 tracing::error!(position = %id, "a good payload is served from memory; the one on disk stays damaged: {INLINE}");
                 let first = self.shared().index().first();
                 self.shared().rotten.keep(id, payload.clone(), first);
+                self.shared().rotten.remove(index);
                 return Ok(());
             }
             Place::Staged | Place::Aside => {}
@@ -103,7 +114,9 @@ impl LogStore {
             payload: payload.clone(),
             done: Box::new(move |result| drop(answer.send(result))),
         }));
-        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log store has stopped")))
+        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log store has stopped")))?;
+        self.shared().rotten.remove(index);
+        Ok(())
     }
 
     /// Why the writer waits for space, while it does. Writes that find no room are tried again, and nothing is

@@ -3,7 +3,7 @@
 //! **Guarantees.** No payload that was read back from disk is returned without having been checked against its
 //! digest. What is returned has no holes.
 //!
-//! **Never.** A payload that does not verify is no storage error: its reader waits until it is repaired.
+//! **Never.** A payload that does not verify is no storage error: its reader waits until it is repaired, or given up.
 
 use std::io;
 use std::ops::Range;
@@ -59,7 +59,8 @@ impl LogStore {
 
     /// Entries from `start` to below `end` with their payloads, at most about `max_bytes` of them
     /// but never fewer than one while `start` is held, and none when it is not. Every payload read back from disk is
-    /// checked against its digest before it is returned.
+    /// checked against its digest before it is returned. An entry whose payload was [given up](LogStore::give_up)
+    /// comes alone and without it.
     ///
     /// # Errors
     /// When a header cannot be read back, or the store is shutting down while a damaged payload
@@ -81,6 +82,12 @@ impl LogStore {
             match self.whole(slot, true) {
                 Ok(entry) => out.push(entry),
                 Err(_) if self.is_purged(id) => return Ok(Vec::new()),
+                Err(_) if self.shared().rotten.is_given_up(id) => {
+                    if out.is_empty() {
+                        out.extend(self.headers(id.index..id.index + 1)?);
+                    }
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -126,10 +133,10 @@ impl LogStore {
     }
 
     /// Reads a payload from disk and checks it. A patient reader of a damaged one shows it in
-    /// [`LogStore::rotten`] and waits until it is repaired.
+    /// [`LogStore::rotten`] and waits until it is repaired, or given up: then it stays shown.
     fn read_back(&self, id: LogId, place: Place, record: &LogRecord, patient: bool) -> io::Result<Bytes> {
         let shared = self.shared();
-        let mut waits = false;
+        let mut waits = shared.rotten.is_given_up(id);
         let result = loop {
             let changes = shared.rotten.changes();
             let why = match self.read_checked(id, place, record) {
@@ -142,6 +149,12 @@ impl LogStore {
             }
             if !patient || shared.stopping.load(Ordering::Relaxed) {
                 break Err(io::Error::new(io::ErrorKind::InvalidData, format!("payload of {id}: {why}")));
+            }
+            if shared.rotten.is_given_up(id) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("nobody has the payload of {id}: {why}"),
+                ));
             }
             if !waits {
                 tracing::error!(position = %id, record = %record, why, "payload does not verify; nothing is served from it until it is repaired");

@@ -3,10 +3,12 @@
 //! A damaged payload is not a storage error (that would stop the whole node): its index is shown here for whoever
 //! can fetch it from a peer, and its reader sleeps until something has changed. One that lies inline in the WAL cannot
 //! be put back there: it is served from memory until its entry is purged or the process ends, so that a follower that
-//! needs it does not wait for ever.
+//! needs it does not wait for ever. One that nobody has is *given up*: its readers are told so at once, so that whoever
+//! sends the log can go around the entry with a snapshot; it stays shown, and is asked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::ops::RangeBounds;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ pub struct Rotten {
     indexes: watch::Sender<BTreeSet<u64>>,
     /// Good payloads of entries whose own, inline in the WAL, are not.
     kept: Mutex<BTreeMap<LogId, Bytes>>,
+    given_up: Mutex<BTreeSet<LogId>>,
     changes: Mutex<u64>,
     wake: Condvar,
 }
@@ -35,6 +38,7 @@ impl Rotten {
         Rotten {
             indexes: watch::Sender::default(),
             kept: Mutex::default(),
+            given_up: Mutex::default(),
             changes: Mutex::new(0),
             wake: Condvar::new(),
         }
@@ -50,9 +54,39 @@ impl Rotten {
         self.indexes.send_if_modified(|indexes| indexes.insert(index));
     }
 
+    /// Whether somebody waits for it, or had to do without.
+    pub fn is_shown(&self, index: u64) -> bool {
+        self.indexes.borrow().contains(&index)
+    }
+
     /// It verifies again, or is gone.
     pub fn remove(&self, index: u64) {
-        self.indexes.send_if_modified(|indexes| indexes.remove(&index));
+        self.forget(index..=index);
+    }
+
+    /// These are purged, or truncated.
+    pub fn forget(&self, range: impl RangeBounds<u64>) {
+        self.given_up().retain(|id| !range.contains(&id.index));
+        self.indexes.send_if_modified(|indexes| {
+            let before = indexes.len();
+            indexes.retain(|index| !range.contains(index));
+            indexes.len() < before
+        });
+    }
+
+    /// Nobody has the payload of this entry: its readers wait no longer.
+    pub fn give_up(&self, id: LogId) {
+        self.given_up().insert(id);
+        self.changed();
+    }
+
+    /// Whether nobody had the payload of this entry.
+    pub fn is_given_up(&self, id: LogId) -> bool {
+        self.given_up().contains(&id)
+    }
+
+    fn given_up(&self) -> MutexGuard<'_, BTreeSet<LogId>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a good payload in memory. Those of entries below `first` go: they are purged.

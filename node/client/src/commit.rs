@@ -3,7 +3,8 @@
 //! By path where the node proves that it sees the same directory, else as a stream of pieces. The
 //! answer is never better than what is known: a seal that was handed to a node which then died may
 //! have been committed. Only the log's own word about this commit can make a "no" of it: that it is
-//! fenced, subsumed or too late. Whatever else goes wrong at a later node leaves it unknown.
+//! fenced, subsumed or too late, or that its epoch is another's. Whatever else goes wrong at a later node leaves it unknown. The same holds for a commit
+//! under an id that is not new: an earlier run of it may have sealed, and a node that cannot ask the log does not know.
 //!
 //! The writer's token that the first node names is kept: a commit that was cut off never joins the
 //! writer that took over meanwhile.
@@ -101,6 +102,7 @@ impl Client {
             place: None,
             plan: None,
             unheard: commit.born.is_none(),
+            earlier: commit.born.is_some(),
             commit,
             on,
             maybe: false,
@@ -109,7 +111,9 @@ impl Client {
             moved: Instant::now(),
         };
         let place = place::of(dir).map_err(|error| {
-            refused(&run.what, format!("{}: {error}", dir.display())).fix("name a directory that can be read")
+            let failure = refused(&run.what, format!("{}: {error}", dir.display()))
+                .fix("name a directory that can be read");
+            run.final_no(failure)
         })?;
         if run.commit.by_path {
             run.place = Some(place);
@@ -121,6 +125,9 @@ impl Client {
         ended.unwrap_or_else(|| Err(run.interrupted()))
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 fn what(commit: &Commit) -> String {
     match commit.epoch {
@@ -147,6 +154,8 @@ struct Run<'a> {
     on: &'a (dyn Fn(Event) + Send + Sync),
     /// An earlier node that has not answered may have sealed.
     maybe: bool,
+    /// An earlier run of this commit may have sealed: its id was not new when this one began.
+    earlier: bool,
     /// No node was ever handed the commit's id.
     unheard: bool,
     /// The seal of the try that is under way.
@@ -258,21 +267,23 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A final no of one node stands when no earlier node may have sealed, or when it is the log's
-    /// own word about this commit: the log looks for the commit id before it says any of these.
+    /// A final no of one node stands when nobody may have sealed before, or when it is the log's own word about this
+    /// commit: the log looks for the commit id first, and what a node of an earlier try or run still does comes too late.
     fn final_no(&self, failure: Failure) -> Failure {
-        let of_the_log = matches!(failure.code, Code::Fenced | Code::Subsumed | Code::TooLate);
         let certain = matches!(failure.committed, Certainty::Yes | Certainty::Unknown);
-        if !self.maybe || of_the_log || certain {
+        if !self.is_open() || failure.of_the_log || certain {
             return failure;
         }
+        let who = if self.maybe { "an earlier node" } else { "an earlier run" };
         self.unknown(Failure {
-            why: format!(
-                "an earlier node may have committed it; then: {}: {}",
-                failure.sentence, failure.why
-            ),
+            why: format!("{who} may have committed it; then: {}: {}", failure.sentence, failure.why),
             ..failure
         })
+    }
+
+    /// Whether a seal of this commit may be in the log.
+    fn is_open(&self) -> bool {
+        self.maybe || self.earlier
     }
 
     fn unknown(&self, failure: Failure) -> Failure {
@@ -293,7 +304,7 @@ impl Run<'_> {
 
     /// What is known when the user does not want to wait any longer.
     fn interrupted(&self) -> Failure {
-        let maybe = self.handing.end() || self.maybe;
+        let maybe = self.handing.end() || self.is_open();
         let (committed, sentence, fix) = match &self.durable {
             Some(_) => (
                 Certainty::Yes,
@@ -324,7 +335,7 @@ impl Run<'_> {
     /// What is known when no node gave a final answer.
     fn gave_up(&self, reasons: &BTreeMap<String, String>, last: Option<Failure>) -> Failure {
         let failure = unavailable(&self.what, reasons, last);
-        if self.maybe {
+        if self.is_open() {
             return self.unknown(failure);
         }
         let sentence = match failure.code {

@@ -3,13 +3,15 @@
 //! Requests leave as fast as the windows allow, answers come in order when the follower has
 //! flushed. There is no deadline on the stream: a stream that has something unanswered, hears nothing
 //! and carries nothing for [`Peers::append_stall`](super::peers::Peers::append_stall) is cut. A hung follower
-//! would otherwise hold back the log for ever (a dead one does not).
+//! would otherwise hold back the log for ever (a dead one does not). So would an entry whose payload nobody has: its
+//! stream fails, so that openraft lets go of the log, which can be purged then, and sends a snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::EntryPayload;
 use openraft::errors::RPCError;
 use openraft::network::{NetStreamAppend, RPCOption};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
@@ -22,7 +24,7 @@ use crate::config::MESSAGE_BYTES_MAX;
 use crate::identity::Check;
 use crate::intake::Heard;
 use crate::network::peers::Lane;
-use crate::types::TypeConfig;
+use crate::types::{Command, TypeConfig};
 
 type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
 type Opening<'s> = futures::future::BoxFuture<'s, Result<Answers<'s>, RPCError<TypeConfig>>>;
@@ -66,7 +68,8 @@ impl Network {
         let mut client = self.peers.client(target, &self.address, Lane::Bulk, Check::Full).map_err(failed)?;
         let sent = Arc::new(AtomicU64::new(0));
         let (requests, outgoing) = mpsc::channel(AHEAD);
-        let pump = Pump::start(input, requests, sent.clone());
+        let (lost, lacks) = mpsc::channel(1);
+        let pump = Pump::start(input, requests, sent.clone(), lost);
         let opening =
             client.stream_append(uncopied::request(ReceiverStream::new(outgoing), MESSAGE_BYTES_MAX));
         // Connecting has its own timeout; a peer that takes the connection and no call is hung.
@@ -78,7 +81,8 @@ impl Network {
             .into_inner();
         let stall = self.peers.append_stall();
         let heard = self.heard.clone();
-        let state = Reading { replies, pump, sent, answered: 0, done: false, target, heard: heard.clone() };
+        let state =
+            Reading { replies, pump, lacks, sent, answered: 0, done: false, target, heard: heard.clone() };
         let state = (state, heard, self.peers.clone());
         Ok(futures::stream::unfold(state, move |(mut state, heard, peers)| async move {
             if state.done {
@@ -122,12 +126,17 @@ impl Pump {
         mut input: S,
         requests: mpsc::Sender<crate::proto::AppendRequest>,
         sent: Arc<AtomicU64>,
+        lost: mpsc::Sender<u64>,
     ) -> Pump
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         Pump(tokio::spawn(async move {
             while let Some(request) = input.next().await {
+                if let Some(index) = lacks_payload(&request) {
+                    let _ = lost.send(index).await;
+                    break;
+                }
                 sent.fetch_add(1, Ordering::Relaxed);
                 if requests.send(convert::put_append(request)).await.is_err() {
                     break;
@@ -135,6 +144,15 @@ impl Pump {
             }
         }))
     }
+}
+
+/// The entry that came without its payload, because nobody has it.
+fn lacks_payload(request: &AppendEntriesRequest<TypeConfig>) -> Option<u64> {
+    let lacks = request.entries.iter().find(|entry| match &entry.payload {
+        EntryPayload::Normal(Command(record)) => record.payload.len() as u64 != record.header.payload_bytes,
+        EntryPayload::Blank | EntryPayload::Membership(_) => false,
+    });
+    lacks.map(|entry| entry.log_id.index)
 }
 
 impl Drop for Pump {
@@ -147,6 +165,8 @@ struct Reading {
     replies: tonic::Streaming<crate::proto::AppendReply>,
     #[expect(dead_code, reason = "dropping it ends the pump")]
     pump: Pump,
+    /// The entry that cannot be sent.
+    lacks: mpsc::Receiver<u64>,
     sent: Arc<AtomicU64>,
     answered: u64,
     done: bool,
@@ -165,7 +185,14 @@ impl Reading {
         loop {
             let before = carried();
             let outstanding = self.sent.load(Ordering::Relaxed) > self.answered;
-            match tokio::time::timeout(stall, self.replies.message()).await {
+            let reply = tokio::select! {
+                biased;
+                reply = tokio::time::timeout(stall, self.replies.message()) => reply,
+                Some(index) = self.lacks.recv() => {
+                    return Some(Err(Status::data_loss(format!("nobody has the payload of entry {index}"))));
+                }
+            };
+            match reply {
                 Ok(Ok(Some(reply))) => {
                     self.answered += 1;
                     self.heard.is_behind(self.target, reply.behind);
