@@ -98,9 +98,9 @@ async fn without_a_quorum_everything_ends_with_7_and_says_what_was_not_done() {
     let to = target.to_str().unwrap();
     for (args, first, what) in [
         (&["ls", "job"][..], "error: no quorum, nothing could be read", "list epochs"),
-        (&["show", "job@1"], "error: no quorum, nothing could be read", "show job"),
+        (&["show", "job@1"], "error: no quorum, nothing could be read", "show an epoch"),
         (&["rm", "job@1", "--yes"], "error: no quorum, nothing was removed", "rm job@1"),
-        (&["restore", "job@1", "--to", to], "error: no quorum, nothing could be read", "job"),
+        (&["restore", "job@1", "--to", to], "error: no quorum, nothing could be read", "restore job"),
     ] {
         let began = Instant::now();
         let done = trio.ask(leader, args);

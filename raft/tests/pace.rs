@@ -242,8 +242,12 @@ async fn a_follower_far_behind_slows_large_content_and_nothing_else() {
         (cluster.nodes[&slow].machine.behind() >= BEHIND as u64).then_some(())
     })
     .await;
-    // Now there is no majority without it.
+    // Now there is no majority without it. What the third told counts for 5 s more.
     cluster.nodes.remove(&third).unwrap().kill().await;
+    within("what the third told counts no more", || async {
+        replica.silence(third).filter(|silence| *silence > Duration::from_secs(6)).map(drop)
+    })
+    .await;
 
     let paced = replica.clone();
     let large = tokio::spawn(async move {

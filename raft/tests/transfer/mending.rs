@@ -15,7 +15,7 @@ use raft::{ProposalStream, RejoinError, RejoinStep, Stage};
 const MIB: usize = 1 << 20;
 
 /// Flips a byte in place.
-fn rot(path: &Path, at: u64) {
+pub fn rot(path: &Path, at: u64) {
     let mode = std::fs::metadata(path).unwrap().permissions();
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
@@ -188,7 +188,7 @@ async fn a_payload_that_somebody_waits_for_does_not_wait_until_an_epoch_is_mende
 }
 
 /// The longest WAL segment of a node.
-fn segment(cluster: &Cluster, node: u64) -> std::path::PathBuf {
+pub fn segment(cluster: &Cluster, node: u64) -> std::path::PathBuf {
     let log = cluster.data(node).join("groups/main/log");
     let files = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
     let segments = files.filter(|path| path.file_name().unwrap() != "mark");

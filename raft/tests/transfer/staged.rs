@@ -15,6 +15,7 @@ use nativelog::store::{Identity, LogStore};
 use raft::{ProposalStream, RejoinError, TransferError};
 
 use crate::cluster::{Cluster, Commit, Node, accepted, by_hand, commit_epoch, noise, verified, within};
+use crate::mending::{rot, segment};
 
 const MIB: usize = 1 << 20;
 /// More than the cache of payloads holds, so that the first of them are read from disk.
@@ -85,12 +86,13 @@ impl Open {
 
     /// The attempt cannot become an epoch; its writer begins anew, and that one does, everywhere.
     async fn begins_anew(self, cluster: &Cluster) {
-        let (_, verdict) =
-            self.stream.send(compose::seal(self.attempt, self.root)).await.unwrap().await.unwrap();
-        assert!(matches!(verdict, Verdict::Rejected(_)), "{verdict}");
+        // Whoever leads by now.
         let leader = cluster.leader().await;
+        let replica = &cluster.nodes[&leader].replica;
+        let (_, verdict) = replica.propose(compose::seal(self.attempt, self.root)).await.unwrap();
+        assert!(matches!(verdict, Verdict::Rejected(_)), "{verdict}");
         let again = Commit::of(self.source.path(), "open", 2);
-        let sealed = again.write(self.source.path(), &cluster.nodes[&leader].replica).await;
+        let sealed = again.write(self.source.path(), replica).await;
         assert_eq!(sealed.root, self.root);
     }
 }
@@ -191,6 +193,9 @@ async fn a_rejoin_ends_attempts_that_nobody_can_serve_and_comes_home_without_the
     let victim = cluster.lose_follower().await;
     cluster.nodes.values().for_each(|node| open.rot(node));
     std::fs::remove_dir_all(Layout::new(&cluster.data(victim)).attempt_dir(open.attempt)).unwrap();
+    let wal = segment(&cluster, victim);
+    let len = std::fs::metadata(&wal).unwrap().len();
+    rot(&wal, len / 2);
 
     let layout = Layout::new(&cluster.data(victim));
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
