@@ -129,6 +129,13 @@ impl Dues {
         self.book().publication(&(job.clone(), epoch))
     }
 
+    /// How many sealed epochs nobody has looked for since the start: each may be here or not.
+    pub fn not_looked(&self, ledger: &Ledger) -> u64 {
+        let sealed =
+            ledger.jobs().flat_map(|job| ledger.sealed(job).map(|sealed| (job.clone(), sealed.epoch)));
+        self.book().not_looked(sealed)
+    }
+
     /// What is owed of the records up to and including `index`, all of which were performed.
     pub fn debts(&self, index: u64) -> Debts {
         self.book().debts(index)

@@ -90,10 +90,15 @@ async fn lag(node: &Node) -> (bool, String) {
         0 => String::new(),
         lacking => format!(", {} to fetch", units::size(lacking)),
     };
+    // It serves all the same: what it has is found with the first look, and whoever asks for one of these waits for that.
+    let not_looked = match vitals.not_looked {
+        0 => String::new(),
+        epochs => format!(", epochs not looked for yet: {epochs}"),
+    };
     match barrier {
         Ok(Ok(_)) => (
             behind <= LAG_ENTRIES_MAX,
-            format!("replication lag: 0 entries to apply, {behind} to publish{catching_up}"),
+            format!("replication lag: 0 entries to apply, {behind} to publish{catching_up}{not_looked}"),
         ),
         Ok(Err(error)) => (false, format!("replication lag: {error}{catching_up}")),
         Err(_) => {

@@ -21,6 +21,8 @@ pub struct Vitals {
     pub garbage: Garbage,
     /// Sealed epochs that are no directory here, and why; those that are just being published are not among them.
     pub unpublished: Vec<Unpublished>,
+    /// Sealed epochs that it has not looked for since it started: nobody knows yet whether they are here.
+    pub not_looked: u64,
     /// Why its log waits for space, while it does.
     pub stalled: Option<String>,
     /// Why it takes no new content, while it does not.
@@ -57,6 +59,7 @@ impl Node {
             wal_bytes: log.wal_bytes(),
             garbage: machine.garbage(),
             unpublished: unpublished.collect(),
+            not_looked: machine.not_looked(),
             stalled: log.stalled().borrow().clone(),
             short: self.short.borrow().clone().or_else(gives_way),
             transfer: *self.replica.transfer().borrow(),

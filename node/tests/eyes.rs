@@ -104,6 +104,7 @@ async fn metrics_move_with_what_they_measure() {
         "catch_up_bytes_total",
         "catch_up_lacking_bytes",
         "epochs_unpublished",
+        "epochs_not_looked",
         "garbage_bytes",
         "log_stalled",
         "space_short",
@@ -261,4 +262,66 @@ async fn a_watched_status_is_one_object_a_round_until_it_is_interrupted() {
     let ready = node.get("/readyz");
     assert!(ready.0.starts_with("HTTP/1.1 200"), "{ready:?}");
     assert!(ready.1.contains("ok    log: "), "{ready:?}");
+}
+
+/// What `status` says of the only node, as JSON and as the table.
+fn status_of(node: &Node) -> (serde_json::Value, String) {
+    let run = |format: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+        let done = command.args(["-e", &node.endpoint, "-o", format, "status"]).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let json: serde_json::Value = serde_json::from_str(&run("json")).unwrap();
+    (json["nodes"][0].clone(), run("table"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn epochs_that_a_node_has_not_looked_for_since_its_start_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let mut node = Node::start(dir.path(), &endpoint, dir.path());
+    std::fs::write(source.join("only"), b"of the first").unwrap();
+    commit(&node, &source, "job").await;
+    std::fs::remove_file(source.join("only")).unwrap();
+    let second = commit(&node, &source, "job").await;
+    // What goes with the first makes it take a snapshot: only what a snapshot says was there is looked for.
+    let client = node.client().await;
+    let expire = pb::ExpireRequest { job: "job".into(), epochs: vec![1], ..Default::default() };
+    client.expire(expire).await.unwrap();
+    wait_for("a snapshot", async || {
+        (scrape(&node)["epochlog_snapshot_index"] > second.position.unwrap().index as f64).then_some(())
+    })
+    .await;
+    node.terminate();
+    tokio::task::block_in_place(|| node.child.wait()).unwrap();
+    // The look waits for somebody to write into this pipe, as it may wait for a disk.
+    let (place, aside) = (node.data.join("epochs/job/2"), dir.path().join("aside"));
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::create_dir(&aside).unwrap();
+    let pipe = aside.join("manifest");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::os::unix::fs::symlink(&aside, &place).unwrap();
+
+    drop(node);
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    node.client().await;
+    let (json, table) = status_of(&node);
+    assert_eq!((&json["not_looked"], &json["unpublished"]), (&1.into(), &0.into()), "{json}");
+    assert!(json["why"].as_str().unwrap().contains("has not looked for since it started: 1"), "{json}");
+    assert!(table.contains("  ?  "), "{table}");
+    assert_eq!(scrape(&node)["epochlog_epochs_not_looked"], 1.0);
+    let ready = node.get("/readyz");
+    assert!(ready.0.starts_with("HTTP/1.1 200"), "it serves: {ready:?}");
+    assert!(ready.1.contains("epochs not looked for yet: 1"), "{ready:?}");
+
+    std::fs::remove_file(&place).unwrap();
+    drop(std::fs::File::options().write(true).open(&pipe).unwrap());
+    wait_for("the look", async || {
+        let (json, table) = status_of(&node);
+        (json["not_looked"] == 0 && json["unpublished"] == 1 && !table.contains("  ?  ")).then_some(())
+    })
+    .await;
+    assert_eq!(scrape(&node)["epochlog_epochs_not_looked"], 0.0);
 }

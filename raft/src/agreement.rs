@@ -15,12 +15,13 @@
 //!
 //! **Guarantees**: once a contradiction is found nothing is appended, truncated, installed or applied here.
 //!
+//! What stops a replica (`ending`) watches it from above; it knows neither the consensus nor the life of a replica.
+//!
 //! **Never**: believes a leader of an older term. Its entries may differ from what was committed since.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use checkpoint::Digest;
 use nativelog::ledger::DIGEST_FORM;
@@ -30,8 +31,6 @@ use nativelog::store::LogStore;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use crate::consensus::Consensus;
-use crate::life::Life;
 use crate::network::convert::{from_position, position};
 use crate::proto;
 
@@ -41,9 +40,6 @@ const EVERY: u64 = 64;
 const KEPT: usize = 256;
 /// Digests of leaders at positions that are not applied here yet, at most.
 const AWAITED: usize = 64;
-/// How long a node that stops answers the leader with the reason: it asks several times in this time.
-const TELL: Duration = Duration::from_secs(1);
-
 /// See the module.
 pub(crate) struct Agreement {
     node: u64,
@@ -100,6 +96,14 @@ impl Agreement {
     /// The contradiction, in words.
     pub fn holds(&self) -> Result<(), String> {
         self.found.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    /// Returns with the contradiction, in words, once there is one.
+    pub async fn contradicted(&self) -> String {
+        let mut found = self.found.subscribe();
+        let why = found.wait_for(Option::is_some).await;
+        // The sender is ours.
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
     }
 
     fn contradiction(&self, leader: u64, what: &str) -> String {
@@ -274,18 +278,6 @@ impl Agreement {
     /// What nodes said that contradict this one, by node, until they follow again.
     pub fn told(&self) -> BTreeMap<u64, String> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Ends the consensus when a contradiction was found and, once the leader was told, the replica.
-    pub async fn watch(self: Arc<Self>, consensus: Consensus, life: Arc<Life>) {
-        let mut found = self.found.subscribe();
-        let Ok(why) = found.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default()) else {
-            return;
-        };
-        tracing::error!(node = self.node, why, "this node's log contradicts that of the leader");
-        consensus.shutdown().await;
-        tokio::time::sleep(TELL).await;
-        life.fail(&why);
     }
 }
 

@@ -32,13 +32,11 @@ pub(crate) use foreground::Foreground;
 pub(crate) use in_flight::Permit;
 pub use space::VoterSpace;
 
-use in_flight::InFlight;
+use in_flight::{InFlight, RECORD_OVERHEAD};
 use lag::Lags;
 use refusals::Refusals;
 use space::Refusal;
 
-/// What a record takes beyond its bytes.
-const RECORD_OVERHEAD: u64 = 256;
 /// A record that brings content or a plan, in so many bytes, is large: it waits for the disks of a majority, and leaves
 /// room for others.
 const LARGE_BYTES: u64 = 64 << 10;
@@ -249,5 +247,56 @@ impl Intake {
     pub fn close(&self) {
         self.proposals.close();
         self.appends.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use checkpoint::store::layout::Layout;
+    use checkpoint::{Digest, RealDisk, Store};
+    use nativelog::compose;
+    use nativelog::record::Kind;
+    use nativelog::store::{Identity, Options};
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn only_large_content_waits_for_voters_that_are_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk);
+        let store = Arc::new(Store::open(disk.clone(), dir.path()).unwrap());
+        let owner = Identity { node: 1, incarnation: [1; 16] };
+        let (log, _) = LogStore::open(disk, &Layout::new(dir.path()), owner, Options::default()).unwrap();
+        let machine = Machine::start(store, log.clone(), &dir.path().join("catalog")).unwrap();
+        let config = ReplicaConfig::new(1, [1; 16], "c", vec![]);
+        let intake = Intake::new(&config, log.clone(), machine);
+        let held = |record: &LogRecord| intake.held_until(record, || vec![1, 2, 3]);
+        let chunk =
+            |bytes: u64| LogRecord::new(Kind::Chunk(Default::default()), vec![0; bytes as usize].into());
+
+        intake.heard().is_behind(2, 100 * MIB);
+        intake.heard().is_behind(3, 0);
+        assert_eq!(held(&chunk(MIB)), None, "a majority keeps up");
+        intake.heard().is_behind(3, 120 * MIB);
+        let now = Instant::now();
+        let turn = held(&chunk(MIB)).expect("the best majority is 100 MiB behind");
+        assert!(turn - now >= Duration::from_millis(150), "{:?}", turn - now);
+        let job = "job".parse().unwrap();
+        for passes in [
+            chunk(LARGE_BYTES / 2),
+            compose::tick(1),
+            compose::expire(&job, vec![1], true, "test", vec![1]),
+            compose::abort(7, "x".repeat(1000)),
+            compose::seal(7, Digest::NONE),
+            LogRecord::new(Kind::Genesis(Default::default()), Bytes::from(vec![0; 0])),
+        ] {
+            assert_eq!(held(&passes), None, "{passes}");
+        }
+        log.shutdown();
     }
 }

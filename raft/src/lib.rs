@@ -18,18 +18,22 @@
 //! | `membership`, `identity` | the beginning of a cluster; who is who in every peer call |
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
 //! | `transfer`, `transfer/*` | content on its way between replicas, and the receiver of snapshots |
-//! | `repair` | what is missing or damaged here, refetched |
+//! | `repair`, `repair/*`, `quarantine` | what is missing or damaged here, refetched; content that nobody can serve |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
 //! | `agreement` | whether this node's history is that of the cluster |
+//! | `ending` | how a replica ends, by itself or when it is told to |
+//! | `proto`, `config`, `error` | the peers' messages; settings and bounds; the three kinds of no |
 //! | `status`, `clock` | what a replica says about itself; log time |
 //!
-//! `docs/decisions/` says why it is built this way.
+//! Arrows between the files run down only: whoever is imported imports nothing of whoever imports it, a room's own
+//! table of contents included. `docs/decisions/` says why it is built this way.
 
 mod agreement;
 mod clock;
 mod config;
 mod consensus;
+mod ending;
 mod error;
 mod hand_over;
 mod identity;
@@ -42,6 +46,7 @@ mod membership;
 pub mod network;
 mod peer;
 mod propose;
+pub mod proto;
 mod quarantine;
 mod quorum;
 mod read;
@@ -55,20 +60,6 @@ mod status;
 pub mod testing;
 mod transfer;
 mod types;
-
-/// The messages of `proto/raft.proto`.
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated; documented in the .proto"
-)]
-pub mod proto {
-    tonic::include_proto!("epochlog.raft");
-
-    /// The compiled descriptors, for gRPC reflection.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/raft.descriptors"));
-}
 
 pub use config::{
     APPEND_BYTES, Keeping, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, RoomProbe, WINDOW_BYTES,

@@ -32,10 +32,8 @@ use crate::agreement::Agreement;
 use crate::config::{FRAME_BYTES, WINDOW_BYTES};
 use crate::intake::Heard;
 use crate::types::TypeConfig;
-use peers::Peers;
+use peers::{BULK_PING_TIMEOUT, Peers};
 
-/// How long a ping may take behind a chunk on a thin link: 1 MiB for each of two followers at 1 Mbit/s are 17 s.
-const BULK_PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// Names, in the refusal of an append request, the entry that is not what it should be.
 pub(crate) const REFUSED_ENTRY: &str = "epochlog-refused-entry";
 

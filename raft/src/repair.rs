@@ -1,16 +1,16 @@
 //! What is missing or damaged here, refetched from peers.
 //!
 //! In the background: epochs that are sealed and no directory here, content in quarantine, and, beside these, payloads
-//! of log entries that do not verify while somebody waits to read them. On request: one epoch, read again as a whole.
+//! of log entries that do not verify while somebody waits to read them (`payloads`). On request: one epoch, read again as a whole.
 //! One of a kind at a time, and a snapshot that comes goes first. What cannot be mended now is said once, tried again later, each
 //! time after twice as long.
 //!
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
 mod later;
+mod payloads;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,20 +18,17 @@ use checkpoint::store::{Content, Store, StoreError, VerifyReport};
 use checkpoint::{Digest, Envelope, JobName, Manifest};
 use nativelog::ledger::EpochInfo;
 use nativelog::machine::{Machine, Missing};
-use nativelog::record::Body;
-use nativelog::shape::check_shape;
-use nativelog::store::LogStore;
 use tokio::sync::watch;
 
-use crate::consensus::Consensus;
 use crate::intake::Intake;
-use crate::keeper::Keeper;
 use crate::life::Life;
 use crate::quarantine::Quarantine;
 use crate::transfer::anywhere::{Found, Wanted, agrees};
 use crate::transfer::gather::Gather;
 use crate::transfer::{Stage, TransferError, Transfers, blocking, receive};
 use later::Later;
+
+pub(crate) use payloads::Payloads;
 
 /// Pause between looks when nothing happened.
 const LOOK: Duration = Duration::from_secs(2);
@@ -71,12 +68,10 @@ pub enum RepairError {
 pub(crate) struct Mender {
     pub node: u64,
     pub machine: Arc<Machine>,
-    pub log: LogStore,
+    pub payloads: Payloads,
     pub transfers: Arc<Transfers>,
-    pub consensus: Consensus,
     pub intake: Arc<Intake>,
     pub life: Arc<Life>,
-    pub keeper: Arc<Keeper>,
     pub quarantine: Quarantine,
 }
 
@@ -106,27 +101,7 @@ impl Mender {
 
     /// Mends in the background until this node stops. A payload that somebody waits for never waits for an epoch.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.payloads(), self.epochs());
-    }
-
-    async fn payloads(&self) {
-        let mut rotten = self.log.rotten();
-        let mut payloads = Later::default();
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                changed = rotten.changed() => if changed.is_err() { return },
-            }
-            let bad: Vec<u64> = rotten.borrow_and_update().iter().copied().collect();
-            if self.life.is_closing() {
-                return;
-            }
-            self.doubt_own_entry().await;
-            payloads.keep_only(|index| bad.contains(index));
-            for index in bad {
-                self.payload(&mut payloads, index).await;
-            }
-        }
+        tokio::join!(self.payloads.run(), self.epochs());
     }
 
     async fn epochs(&self) {
@@ -143,72 +118,6 @@ impl Mender {
             }
             mending.quarantined(self).await;
             mending.epochs(self).await;
-        }
-    }
-
-    /// Refetches the payload of a log entry.
-    async fn payload(&self, later: &mut Later<u64>, index: u64) {
-        if !later.is_due(&index) {
-            return;
-        }
-        let node = self.node;
-        let why = match payload(self, index).await {
-            Ok(()) => {
-                tracing::info!(node, index, "the payload of a log entry was refetched and put in place");
-                return;
-            }
-            Err(why) => why,
-        };
-        tracing::error!(
-            node,
-            index,
-            why = why.to_string(),
-            "the payload of a log entry does not verify and cannot be refetched yet; it is tried again"
-        );
-        later.failed(&index);
-        // Whoever needs the entry would wait for ever: a snapshot goes around it, in which the content is owed.
-        if let Unmended::Nowhere(_) = why {
-            self.log.give_up(index);
-            if let Err(error) = self.keeper.reclaim_now().await {
-                tracing::warn!(node, index, %error, "the entry cannot be purged yet");
-            }
-        }
-    }
-
-    /// A majority refuses an entry of this node's for what it is. When it does not pass here either, it has changed in
-    /// this node's memory or on its disk since it was checked: a log that says something else than what was proposed
-    /// can promise nothing, and whoever leads next goes on without that entry.
-    async fn doubt_own_entry(&self) {
-        let Some((index, why)) = self.intake.heard().refused_by_majority(&self.consensus.view().voters)
-        else {
-            return;
-        };
-        let log = self.log.clone();
-        let own = blocking(move || -> io::Result<Option<String>> {
-            let Some(entry) = log.headers(index..index + 1)?.pop() else { return Ok(None) };
-            let Body::Record(record) = entry.body else { return Ok(None) };
-            let payload = log.payload(index)?;
-            Ok(check_shape(&record.header, Some(&payload)).err().map(|why| why.to_string()))
-        });
-        let own = match own.await {
-            Ok(own) => own,
-            Err(error) => return tracing::warn!(index, %error, "a refused entry is not looked at yet"),
-        };
-        match own {
-            Ok(None) => {
-                tracing::error!(
-                    node = self.node,
-                    index,
-                    why,
-                    "a majority refuses an entry that is right here"
-                )
-            }
-            Ok(Some(own)) => {
-                self.life.fail(&format!("entry {index} of this node's log is not what was proposed: {own}"))
-            }
-            Err(error) => {
-                tracing::error!(node = self.node, index, why, %error, "a majority refuses an entry that cannot be read here")
-            }
         }
     }
 }
@@ -402,38 +311,6 @@ impl Mending {
             }
         }
     }
-}
-
-/// Why a payload is not mended.
-#[derive(Debug, thiserror::Error)]
-enum Unmended {
-    /// Every live peer says that it has no good copy.
-    #[error("{0}")]
-    Nowhere(TransferError),
-    /// Anything else.
-    #[error("{0}")]
-    NotYet(String),
-}
-
-fn not_yet(why: impl std::fmt::Display) -> Unmended {
-    Unmended::NotYet(why.to_string())
-}
-
-async fn payload(mender: &Mender, index: u64) -> Result<(), Unmended> {
-    let header = mender.log.headers(index..index + 1).map_err(not_yet)?.pop();
-    let entry = header.ok_or_else(|| not_yet("the entry is gone from the log"))?;
-    let Body::Record(record) = &entry.body else { return Err(not_yet("the entry carries no payload")) };
-    let (stop, stopped) = watch::channel(false);
-    let gather = mender.transfers.gather(stopped);
-    let payload = match gather.payload(entry.id, record.header.payload_bytes).await {
-        Ok(payload) => payload,
-        Err(error @ TransferError::Nowhere { .. }) => return Err(Unmended::Nowhere(error)),
-        Err(error) => return Err(not_yet(error)),
-    };
-    drop(stop);
-    let log = mender.log.clone();
-    let repaired = tokio::task::spawn_blocking(move || log.repair(index, &payload)).await;
-    repaired.map_err(not_yet)?.map_err(not_yet)
 }
 
 /// True when this node's copy is good (again), and what is published here with it.

@@ -30,19 +30,12 @@ use crate::propose::{Outcome, ProposalStream, Proposer};
 use crate::quarantine::Quarantine;
 use crate::quorum::{CutOff, Quorum};
 use crate::read::Reads;
-use crate::repair::{Mender, RepairError, RepairReport};
+use crate::repair::{Mender, Payloads, RepairError, RepairReport};
 use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
 use crate::transfer::{Transfer, Transfers};
-use crate::{clock, proto};
-
-/// How long a leader that shuts down waits for somebody else to lead.
-const HANDOVER: Duration = Duration::from_secs(2);
-/// How long the one that shall lead may take to say that it is there.
-const PROBE: Duration = Duration::from_millis(500);
-/// Pause before it is asked again.
-const PROBE_PAUSE: Duration = Duration::from_millis(100);
+use crate::{clock, ending, proto};
 
 /// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
 #[derive(Clone)]
@@ -153,15 +146,22 @@ impl Replica {
         );
         let quarantine =
             Quarantine::new(node, machine.clone(), consensus.clone(), Arc::new(proposer.clone()));
-        let mender = Arc::new(Mender {
+        let payloads = Payloads {
             node,
-            machine: machine.clone(),
             log: log.clone(),
             transfers: transfers.clone(),
             consensus: consensus.clone(),
             intake: intake.clone(),
             life: life.clone(),
             keeper: keeper.clone(),
+        };
+        let mender = Arc::new(Mender {
+            node,
+            machine: machine.clone(),
+            payloads,
+            transfers: transfers.clone(),
+            intake: intake.clone(),
+            life: life.clone(),
             quarantine,
         });
         let reporter = Reporter::new(
@@ -190,9 +190,7 @@ impl Replica {
         life.keep(tokio::spawn(clock::run(proposer.clone())));
         life.keep(tokio::spawn(keeper.clone().run()));
         life.keep(tokio::spawn(mender.clone().run()));
-        life.keep(tokio::spawn(watch_log(log.clone(), life.clone())));
-        life.keep(tokio::spawn(agreement.clone().watch(consensus.clone(), life.clone())));
-        life.keep(tokio::spawn(watch_consensus(consensus, agreement.clone(), life.clone())));
+        ending::watch(log.clone(), consensus, agreement.clone(), &life);
         let for_peers = peer::Rooms { proposer, members, transfers, content, reporter, hand_over, agreement };
         let for_peers = Arc::new(for_peers);
         let rooms = Rooms { config, log, life, reads, keeper, mender, for_peers };
@@ -407,8 +405,8 @@ impl Replica {
             return;
         }
         // As long as a majority answers at all.
-        let _ = tokio::time::timeout(HANDOVER, self.intake().drained()).await;
-        self.hand_over().await;
+        let _ = tokio::time::timeout(ending::HANDOVER, self.intake().drained()).await;
+        ending::hand_over(self.node(), self.consensus(), self.members()).await;
         self.consensus().shutdown().await;
         self.end();
     }
@@ -424,59 +422,5 @@ impl Replica {
         self.intake().close();
         self.rooms.life.end();
         self.leading().end();
-    }
-
-    async fn hand_over(&self) {
-        let (view, me) = (self.consensus().view(), self.node());
-        if !view.leads() {
-            return;
-        }
-        let known = |to: &u64| view.matched.get(to).is_some_and(Option::is_some);
-        let Some(to) = view.successors(me).first().copied().filter(known) else { return };
-        if self.consensus().hand_over(to).await.is_err() {
-            return;
-        }
-        let mut changes = self.consensus().changes();
-        let another =
-            async { while changes.leader().is_none_or(|leader| leader == me) && changes.changed().await {} };
-        tokio::select! {
-            _ = tokio::time::timeout(HANDOVER, another) => {}
-            why = self.gone(to) => {
-                tracing::info!(node = me, to, why, "nobody is there to hand leadership over to");
-            }
-        }
-    }
-
-    /// Returns when `node` does not answer or is stopping as well, and says so.
-    async fn gone(&self, node: u64) -> String {
-        loop {
-            let asked = tokio::time::timeout(PROBE, self.members().hello_of(node)).await;
-            match asked {
-                Ok(Ok(_)) => tokio::time::sleep(PROBE_PAUSE).await,
-                Ok(Err(status)) => return status.message().to_owned(),
-                Err(_) => return "no answer".to_owned(),
-            }
-        }
-    }
-}
-
-/// A log that can no longer promise anything stops the node.
-async fn watch_log(log: LogStore, life: Arc<Life>) {
-    let mut fatal = log.fatal();
-    if let Ok(why) = fatal.wait_for(Option::is_some).await {
-        let why = why.clone().unwrap_or_default();
-        life.fail(&why);
-    }
-}
-
-/// So does a consensus that has ended by itself.
-async fn watch_consensus(consensus: Consensus, agreement: Arc<Agreement>, life: Arc<Life>) {
-    let why = consensus.ended().await;
-    match why {
-        // The leader is told first.
-        _ if agreement.holds().is_err() => {}
-        Some(why) => life.fail(&why),
-        None if life.is_closing() => {}
-        None => life.fail("the consensus ended"),
     }
 }

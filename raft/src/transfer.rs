@@ -16,6 +16,8 @@
 //! | `gather` | contents spread over the peers, a few streams at a time, resumed where they ended |
 //! | `anywhere` | one thing from whoever has it: manifests, payloads, ranges |
 //! | `ask` | one call to one peer; trusts no size, count or order |
+//! | `turn`, `progress`, `error` | one transfer at a time, how far it is, why it ended |
+//! | `needs` | what others do for it: room, records |
 //! | `serve`, `source` | what peers may fetch here: checked before it leaves, bounded, behind commits |
 //!
 //! **Never.** Nothing is installed before all that it refers to is here, verified and fsynced, but for *sealed* content
@@ -25,39 +27,30 @@
 
 pub(crate) mod anywhere;
 pub(crate) mod ask;
+mod error;
 pub(crate) mod gather;
 pub(crate) mod install;
+mod needs;
+mod progress;
 pub(crate) mod receive;
 pub(crate) mod serve;
 pub(crate) mod source;
+mod turn;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use checkpoint::Digest;
-use futures::future::BoxFuture;
-use nativelog::LogRecord;
 use nativelog::machine::Machine;
-use serde::Serialize;
-use tokio::sync::watch;
 
 use crate::consensus::Consensus;
 use crate::intake::Intake;
 use crate::network::peers::Peers;
 use gather::Gather;
-use install::Turn;
+use turn::{Stop, Turn};
 
-/// Gives back what this node's own records allow, because something that comes needs room.
-pub(crate) trait MakeRoom: Send + Sync {
-    /// Returns when it is given back; the error says why not all is.
-    fn make_room(&self) -> BoxFuture<'_, Result<(), String>>;
-}
-
-/// Brings this node's own records to the leader.
-pub(crate) trait Records: Send + Sync {
-    /// Returns when the record is accepted; the error says why it is not, or that nobody knows.
-    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<(), String>>;
-}
+pub use error::TransferError;
+pub(crate) use error::{Lost, blocking};
+pub(crate) use needs::{MakeRoom, Records};
+pub use progress::{Progress, Stage, Transfer};
 
 /// Transfers to one replica.
 pub(crate) struct Transfers {
@@ -106,163 +99,4 @@ impl Transfers {
         let (peers, store) = (self.peers.clone(), self.machine.store().clone());
         Gather::new(peers, store, self.node, self.progress.clone(), stop).with_room(self.intake.room())
     }
-}
-
-/// What a replica is fetching at present.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Nothing.
-    #[default]
-    Idle,
-    /// The content of a snapshot that the leader sent.
-    Snapshot,
-    /// Content that is missing or damaged here.
-    Repair,
-}
-
-/// How far a transfer to this replica is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Transfer {
-    /// What is going on.
-    pub stage: Stage,
-    /// Log index of the snapshot that is being received.
-    pub position: Option<u64>,
-    /// Epochs that are still to be published here.
-    pub epochs_lacking: u64,
-    /// Bytes that are known to be lacking still.
-    pub lacking_bytes: u64,
-    /// Bytes of content that came in this transfer.
-    pub fetched_bytes: u64,
-    /// Bytes of content that came since this process started.
-    pub fetched_bytes_total: u64,
-    /// Contents that did not verify when they had come, and were thrown away, since this process started.
-    pub came_wrong_total: u64,
-    /// Snapshots that were installed since this process started.
-    pub installed_total: u64,
-}
-
-/// Keeps a [`Transfer`] current.
-#[derive(Debug, Default)]
-pub struct Progress {
-    now: watch::Sender<Transfer>,
-}
-
-impl Progress {
-    /// What it is, as it changes.
-    pub fn watch(&self) -> watch::Receiver<Transfer> {
-        self.now.subscribe()
-    }
-
-    pub(crate) fn begin(&self, stage: Stage, position: Option<u64>) {
-        self.now.send_modify(|now| {
-            *now = Transfer {
-                stage,
-                position,
-                fetched_bytes_total: now.fetched_bytes_total,
-                came_wrong_total: now.came_wrong_total,
-                installed_total: now.installed_total,
-                ..Transfer::default()
-            };
-        });
-    }
-
-    pub(crate) fn epochs(&self, lacking: usize) {
-        self.now.send_modify(|now| now.epochs_lacking = lacking as u64);
-    }
-
-    pub(crate) fn lacks(&self, bytes: u64) {
-        self.now.send_modify(|now| now.lacking_bytes += bytes);
-    }
-
-    pub(crate) fn fetched(&self, bytes: u64) {
-        self.now.send_modify(|now| {
-            now.fetched_bytes += bytes;
-            now.fetched_bytes_total += bytes;
-            now.lacking_bytes = now.lacking_bytes.saturating_sub(bytes);
-        });
-    }
-
-    /// Something that had come is thrown away and lacking again.
-    pub(crate) fn came_wrong(&self, bytes: u64) {
-        self.now.send_modify(|now| {
-            now.came_wrong_total += 1;
-            now.lacking_bytes += bytes;
-        });
-    }
-
-    pub(crate) fn end(&self, installed: bool) {
-        self.now.send_modify(|now| {
-            now.stage = Stage::Idle;
-            now.position = None;
-            now.epochs_lacking = 0;
-            now.lacking_bytes = 0;
-            now.installed_total += u64::from(installed);
-        });
-    }
-}
-
-/// Why a transfer did not come to its end. What came is kept and need not come again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TransferError {
-    /// No peer that answers has it, and some that live did not say so.
-    #[error("{what} is not to be had from any peer: {why}")]
-    Lacking {
-        /// What is lacking.
-        what: String,
-        /// What the peers said.
-        why: String,
-    },
-    /// Every peer that lives said that it has no good copy.
-    #[error("{what} is nowhere to be had: {why}")]
-    Nowhere {
-        /// What is lacking.
-        what: String,
-        /// What the peers said.
-        why: String,
-        /// The contents.
-        lost: Vec<Lost>,
-    },
-    /// Nobody can serve bytes of open attempts: these must end before anything above is acknowledged here.
-    #[error("{}", .0.iter().map(|(attempt, why)| format!("attempt {attempt}: {why}")).collect::<Vec<_>>().join("; "))]
-    Staged(Vec<(u64, String)>),
-    /// This node's disk refuses.
-    #[error("this node cannot take it: {0}")]
-    Here(String),
-    /// Somebody ended it.
-    #[error("the transfer was ended")]
-    Stopped,
-}
-
-/// Content of which no peer that lives has a good copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// BLAKE3 of the content.
-    pub digest: Digest,
-    /// Its length.
-    pub bytes: u64,
-    /// By peer that was asked: what it found.
-    pub found: BTreeMap<u64, String>,
-}
-
-/// Becomes true when a transfer has to end.
-pub(crate) type Stop = watch::Receiver<bool>;
-
-/// Returns when the transfer has to end.
-pub(crate) async fn stopped(stop: &Stop) {
-    // A sender that is gone has nobody left who waits for the transfer.
-    let _ = stop.clone().wait_for(|stop| *stop).await;
-}
-
-/// True when the transfer has to end.
-pub(crate) fn is_stopped(stop: &Stop) -> bool {
-    *stop.borrow() || stop.has_changed().is_err()
-}
-
-/// Runs `work`, which waits for the disk, on a thread of its own.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, TransferError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| TransferError::Here("a thread of this node panicked".into()))
 }

@@ -108,6 +108,18 @@ async fn nobody_waits_until_an_epoch_of_many_files_is_published() {
     cluster.shutdown().await;
 }
 
+/// A directory of small files, `bytes` in all, and no two alike: they travel in packs.
+fn packed(bytes: usize) -> tempfile::TempDir {
+    const FILE: usize = 60 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..bytes.div_ceil(FILE) {
+        let mut content = vec![n as u8; FILE];
+        content[..8].copy_from_slice(&n.to_le_bytes());
+        std::fs::write(dir.path().join(format!("{n:05}")), content).unwrap();
+    }
+    dir
+}
+
 /// Records of a chunk of 256 KiB each.
 async fn chunks(replica: &Replica, count: usize) -> Vec<LogRecord> {
     let dir = tempfile::tempdir().unwrap();
@@ -189,6 +201,85 @@ async fn small_records_do_not_wait_for_large_ones_that_wait_for_the_leaders_disk
     goes_through(&slow.replica, "behind chunks that wait for the disk").await;
     cluster.disks[&leader].log.open();
     writer.await.unwrap();
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_follower_far_behind_slows_large_content_and_nothing_else() {
+    /// What the follower is behind, in bytes, and from where on that counts.
+    const BEHIND: usize = 100 << 20;
+    const COUNTS: f64 = (64 << 20) as f64;
+    /// What a leader takes then, in bytes a second, when nobody is behind by more.
+    const PACE: f64 = (16 << 20) as f64;
+    const CHUNKS: usize = 96;
+    let mut cluster = Cluster::start_keeping("behind", 3, by_hand()).await;
+    let leader = cluster.leader().await;
+    let slow = cluster.follower().await.id;
+    let third = cluster.nodes.keys().copied().find(|id| ![leader, slow].contains(id)).unwrap();
+    cluster.disks[&slow].publish.close();
+    // Its performer waits for this one, and everything behind it waits too.
+    cluster::commit_epoch(&cluster, "gone", 1, 4096).await;
+    let source = packed(BEHIND);
+    let replica = cluster.nodes[&leader].replica.clone();
+    let packs = Commit::of(source.path(), "packs", 2);
+    let stream = replica.stream().await.unwrap();
+    let attempt = packs.begin(&stream).await;
+    let mut pending = Vec::new();
+    for piece in packs.pieces(source.path(), attempt).0 {
+        pending.push(stream.send(piece).await.unwrap());
+    }
+    for answer in pending {
+        assert!(answer.await.unwrap().1.is_accepted());
+    }
+    let records = chunks(&replica, CHUNKS).await;
+    within("the others are done", || async {
+        let done = |id| cluster.nodes[&id].machine.behind() < 1 << 20;
+        (done(leader) && done(third)).then_some(())
+    })
+    .await;
+    within("it is far behind", || async {
+        (cluster.nodes[&slow].machine.behind() >= BEHIND as u64).then_some(())
+    })
+    .await;
+    // Now there is no majority without it. What the third told counts for 5 s more.
+    cluster.nodes.remove(&third).unwrap().kill().await;
+    within("what the third told counts no more", || async {
+        replica.silence(third).filter(|silence| *silence > Duration::from_secs(6)).map(drop)
+    })
+    .await;
+
+    let paced = replica.clone();
+    let large = tokio::spawn(async move {
+        let stream = paced.stream().await.unwrap();
+        let began = Instant::now();
+        let mut pending = Vec::new();
+        for record in records {
+            pending.push(stream.send(record).await.unwrap());
+        }
+        for answer in pending {
+            assert!(answer.await.unwrap().1.is_accepted());
+        }
+        began.elapsed()
+    });
+    for node in cluster.nodes.values() {
+        goes_through(&node.replica, "beside content that is slowed").await;
+        tokio::time::timeout(SOON, node.replica.read_barrier()).await.expect("reads do not wait").unwrap();
+    }
+    let small = cluster::directory(4096);
+    let tiny = Commit::of(small.path(), "tiny", 4);
+    tokio::time::timeout(SOON, tiny.write(small.path(), &replica)).await.expect("small content passes");
+    let expire = cluster::remove_epochs(&cluster, "gone", vec![1]);
+    tokio::time::timeout(SOON, expire).await.expect("what makes room passes");
+    let abort = replica.propose(compose::abort(attempt, "test"));
+    let aborted = tokio::time::timeout(SOON, abort).await.expect("what ends passes").unwrap();
+    assert!(aborted.1.is_accepted(), "{}", aborted.1);
+
+    let took = large.await.unwrap();
+    let least = (CHUNKS * (256 << 10)) as f64 / PACE * (BEHIND as f64 / COUNTS).powi(2);
+    // The first may leave before the leader has heard.
+    assert!(took.as_secs_f64() > 0.9 * least, "{took:?}, at least {least} s");
+    cluster.disks[&slow].publish.open();
     cluster.agree().await;
     cluster.shutdown().await;
 }

@@ -202,12 +202,14 @@ pub struct Windows {
     pub cut: Duration,
     /// How long the wire is up in between.
     pub up: Duration,
+    /// Windows that may go by unused.
+    pub missed: u32,
 }
 
 /// The leader's wires come and go: each time they are up something is committed.
 ///
 /// # Panics
-/// When a window is not used.
+/// When more windows go by unused than may.
 pub fn short_windows(name: &str, size: Windows, progress: &mut (dyn FnMut(String) + Send)) {
     let Some(net) = net("wires that come and go") else { return };
     net.outside(|| {
@@ -237,7 +239,7 @@ pub fn short_windows(name: &str, size: Windows, progress: &mut (dyn FnMut(String
             size.cuts, size.up
         ));
         probe.stop();
-        assert_eq!(used, size.cuts, "windows that were used");
+        assert!(used + size.missed >= size.cuts, "only {used} of {} windows were used", size.cuts);
     });
 }
 

@@ -41,7 +41,8 @@ impl Ground<'_> {
         self.dues.owe(applied.index, contents.into_iter().filter(free), expired)
     }
 
-    /// Takes note of sealed epochs whose directories are not among those that were `there`.
+    /// Takes note of sealed epochs whose directories are not among those that were `there`: also of those of which the
+    /// disk does not say, lest one of them keeps all others unknown.
     pub fn note_absent(&self, overview: &Overview, there: &Directories) {
         for Absent { job, epoch, sealed, why } in overview.absent(there) {
             // It may have come back since the folders were listed.

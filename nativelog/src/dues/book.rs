@@ -130,6 +130,14 @@ impl Book {
         }
     }
 
+    /// How many of these epochs nobody has looked for since the start.
+    pub fn not_looked(&self, sealed: impl Iterator<Item = EpochKey>) -> u64 {
+        if self.seen.is_none() {
+            return 0;
+        }
+        sealed.filter(|key| self.publication(key) == Publication::NotLooked).count() as u64
+    }
+
     /// All that was sealed before was looked for.
     pub fn looked(&mut self) {
         self.seen = None;

@@ -69,6 +69,12 @@ impl Machine {
         unpublished.chain(absent).collect()
     }
 
+    /// How many sealed epochs nobody has looked for yet, since the start: each may be a directory here or not. 0 a moment
+    /// later.
+    pub fn not_looked(&self) -> u64 {
+        self.dues.not_looked(&self.ledger())
+    }
+
     /// Publishes an epoch whose content is all on the shelves, as the snapshot that is about to be installed or
     /// the ledger says it. Blocks.
     ///

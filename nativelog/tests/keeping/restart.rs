@@ -1,14 +1,22 @@
 //! Starts from a snapshot: how fast, and what is missed.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use checkpoint::testing::CrashDisk;
+use checkpoint::disk::Disk;
+use checkpoint::store::{Layout, Store};
+use checkpoint::testing::{CrashDisk, OpKind};
 use nativelog::LogId;
+use nativelog::machine::Machine;
 use nativelog::performer::Publication;
+use nativelog::store::{Identity, LogStore, Options};
 
 use crate::directory::Directory;
-use crate::house::{start, try_start, whole_of};
+use crate::house::{DATA, start, try_start, whole_of};
 use crate::replica::{Replica, job};
+
+const EIO: i32 = 5;
 
 #[test]
 fn a_node_with_a_thousand_epochs_starts_in_a_moment() {
@@ -54,7 +62,7 @@ fn a_published_epoch_that_vanished_is_missed_and_adopted_again() {
     let (envelope, manifest) = replica.store.manifest(&job(), 1).unwrap().unwrap();
     replica.stop();
     // An operator's hand, not a record.
-    checkpoint::durable::remove_tree(&disk, std::path::Path::new("/data/epochs/job/1")).unwrap();
+    checkpoint::durable::remove_tree(&disk, Path::new("/data/epochs/job/1")).unwrap();
 
     let replica = start(&disk);
     wait_for_missing(&replica, 1);
@@ -65,6 +73,66 @@ fn a_published_epoch_that_vanished_is_missed_and_adopted_again() {
     replica.machine.adopt(missing.attempt, envelope, manifest.into()).unwrap();
     wait_for_missing(&replica, 0);
     replica.assert_all_published("adopted");
+    replica.stop();
+}
+
+#[test]
+fn nothing_is_said_of_epochs_that_nobody_has_looked_for_since_the_start() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.wait_performed();
+    replica.keep().unwrap();
+    replica.stop();
+    checkpoint::durable::remove_tree(&disk, Path::new("/data/epochs/job/1")).unwrap();
+
+    let data = Path::new(DATA);
+    let store = Arc::new(Store::open(Arc::new(disk.clone()), data).unwrap());
+    let owner = Identity { node: 1, incarnation: [3; 16] };
+    let (log, _) =
+        LogStore::open(store.disk().clone(), &Layout::new(data), owner, Options::default()).unwrap();
+    // From here on the folder cannot be listed: more often than anybody tries while this test runs.
+    for _ in 0..1000 {
+        disk.fail_next(OpKind::Read, "/data/epochs", EIO);
+    }
+    let machine = Machine::start(store, log, Path::new("/dev/null/no-catalog")).unwrap();
+    assert_eq!(machine.not_looked(), 2);
+    for epoch in [1, 2] {
+        assert_eq!(machine.publication(&job(), epoch), Some(Publication::NotLooked));
+    }
+    assert!(machine.missing().is_empty(), "nobody knows");
+    disk.clear_failures();
+    // Now one is here, and one is not.
+    let begun = Instant::now();
+    while machine.not_looked() > 0 {
+        assert!(begun.elapsed().as_secs() < 30, "nobody looks");
+        std::thread::yield_now();
+    }
+    assert!(matches!(machine.publication(&job(), 1), Some(Publication::Unpublished(_))));
+    assert_eq!(machine.publication(&job(), 2), Some(Publication::Published));
+    machine.shutdown();
+}
+
+#[test]
+fn what_cannot_be_read_in_the_place_of_one_epoch_leaves_no_other_unknown() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.wait_performed();
+    replica.keep().unwrap();
+    replica.stop();
+    let way = Path::new("/data/epochs/job/1");
+    checkpoint::durable::remove_tree(&disk, way).unwrap();
+    disk.write_new(way, b"no folder", 0o600).unwrap();
+
+    let replica = start(&disk);
+    wait_for_missing(&replica, 1);
+    let missing = replica.machine.missing().remove(0);
+    assert_eq!(missing.epoch, 1);
+    assert_ne!(missing.why, "its directory is not there", "the disk says more");
+    assert_eq!(replica.publication(2), Some(Publication::Published));
     replica.stop();
 }
 

@@ -131,6 +131,7 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         purged: vitals.purged,
         wal_bytes: vitals.wal_bytes,
         unpublished: vitals.unpublished.len() as u64,
+        not_looked: vitals.not_looked,
         fetched_bytes: vitals.transfer.fetched_bytes,
         lacking_bytes: vitals.transfer.lacking_bytes,
         garbage_bytes: vitals.garbage.bytes,
@@ -161,7 +162,10 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
     let contradictions: Vec<_> = node.replica.contradictions().into_values().collect();
     let contradicted = (!contradictions.is_empty()).then(|| contradictions.join("; "));
     let cut_off = node.replica.cut_off().map(|cut_off| cut_off.why);
-    status.why = full.fatal.or(contradicted).or(cut_off).or(unpublished).unwrap_or_default();
+    let not_looked = (vitals.not_looked > 0)
+        .then(|| format!("epochs that it has not looked for since it started: {}", vitals.not_looked));
+    let why = full.fatal.or(contradicted).or(cut_off).or(unpublished).or(not_looked);
+    status.why = why.unwrap_or_default();
     (status, full.term)
 }
 

@@ -121,7 +121,7 @@ fn row(node: &pb::NodeStatus, verbose: bool) -> Vec<String> {
         if_reached(node.snapshot.to_string()),
         if_reached(units::size(node.wal_bytes)),
         if_reached(disk_free(node).map_or_else(|| "?".to_owned(), units::size)),
-        if_reached(node.unpublished.to_string()),
+        if_reached(missing(node)),
         if_reached(catch_up(node)),
         if_reached(node.ledger_digest.chars().take(8).collect()),
     ];
@@ -134,6 +134,11 @@ fn row(node: &pb::NodeStatus, verbose: bool) -> Vec<String> {
 /// `None` when the node could not tell.
 fn disk_free(node: &pb::NodeStatus) -> Option<u64> {
     (node.disk_total > 0).then_some(node.disk_free)
+}
+
+/// How many are missing is not known before they were looked for.
+fn missing(node: &pb::NodeStatus) -> String {
+    if node.not_looked > 0 { "?".to_owned() } else { node.unpublished.to_string() }
 }
 
 fn catch_up(node: &pb::NodeStatus) -> String {
@@ -176,6 +181,7 @@ fn node_json(node: &pb::NodeStatus) -> Value {
         "disk_reserve": (node.disk_total > 0).then_some(node.disk_reserve),
         "garbage_bytes": node.garbage_bytes,
         "unpublished": node.unpublished,
+        "not_looked": node.not_looked,
         "fetched_bytes": node.fetched_bytes,
         "lacking_bytes": node.lacking_bytes,
         "stalled": node.stalled,

@@ -109,6 +109,11 @@ impl Now {
         );
         let unpublished = vitals.unpublished.len() as f64;
         self.gauge("epochs_unpublished", "Sealed epochs that are no directory on this node", unpublished);
+        self.gauge(
+            "epochs_not_looked",
+            "Sealed epochs that this node has not looked for since it started: they may be directories here or not",
+            vitals.not_looked as f64,
+        );
         let garbage = &vitals.garbage;
         self.gauge(
             "garbage_bytes",

@@ -9,6 +9,8 @@ use tokio::sync::{Mutex, watch};
 
 use super::rate::{Rate, Sent};
 
+/// What a record takes beyond its bytes.
+pub(super) const RECORD_OVERHEAD: u64 = 256;
 /// One part in so many of the bound is for small records alone.
 const FOR_SMALL: u64 = 8;
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::RECORD_OVERHEAD;
+use super::in_flight::RECORD_OVERHEAD;
 
 /// A leader has heard of a refusal after this long, and proposes no content any more.
 const HEARD: Duration = Duration::from_secs(1);

@@ -22,6 +22,8 @@ use crate::proto::peer_client::PeerClient;
 const SILENT: Duration = Duration::from_secs(2);
 const SILENT_HEARTBEATS: u32 = 5;
 
+/// How long a ping may take behind a chunk on a thin link: 1 MiB for each of two followers at 1 Mbit/s are 17 s.
+pub(super) const BULK_PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// A process that takes longer to answer a ping, on a connection on which nothing large is before it, is hung.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -187,7 +189,7 @@ impl Peers {
             // Something is out at least so often while an answer is waited for: what the other side sent may be
             // what a cut has swallowed, and only its silence to this tells.
             .http2_keep_alive_interval(self.heartbeat)
-            .keep_alive_timeout(if lane == Lane::Control { PING_TIMEOUT } else { super::BULK_PING_TIMEOUT })
+            .keep_alive_timeout(if lane == Lane::Control { PING_TIMEOUT } else { BULK_PING_TIMEOUT })
             .keep_alive_while_idle(lane == Lane::Control);
         let counted = (lane == Lane::Bulk).then_some(address);
         let channel = endpoint.connect_with_connector_lazy(Dialer::new(self.links.clone(), counted));

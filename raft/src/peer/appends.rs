@@ -14,7 +14,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use uncopied::Incoming;
 
-use super::Owned;
+use super::owned::Owned;
 use crate::agreement::Agreement;
 use crate::consensus::Consensus;
 use crate::intake::Intake;

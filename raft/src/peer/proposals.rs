@@ -8,7 +8,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 use uncopied::Incoming;
 
-use super::Owned;
+use super::owned::Owned;
 use crate::leader::Leadership;
 use crate::propose::{self, Answer, Proposal, Proposer};
 use crate::proto;

@@ -10,7 +10,8 @@ use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-use super::{Outcome, Proposal, ProposalStream, Proposer, QUEUE};
+use super::proposal::{Outcome, Proposal, ProposalStream, QUEUE};
+use super::proposer::Proposer;
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::identity::Check;

@@ -21,7 +21,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::{Outcome, Proposal, Proposer, malformed};
+use super::proposal::{Outcome, Proposal, malformed};
+use super::proposer::Proposer;
 use crate::consensus;
 use crate::error::ProposeError;
 use crate::intake::Permit;

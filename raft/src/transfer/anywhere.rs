@@ -9,8 +9,8 @@ use nativelog::ledger::{EpochInfo, Page};
 use nativelog::machine::PackedFile;
 use nativelog::record::LogId;
 
-use super::TransferError;
 use super::ask::{self, Items, Missed, Trouble};
+use super::error::TransferError;
 use super::gather::{Answers, Gather, ROUNDS, Said};
 use super::source::Range;
 use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, MANIFEST_BYTES_MAX};

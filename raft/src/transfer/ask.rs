@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tonic::{Code, Response, Status, Streaming};
 
-use super::{Stop, stopped};
+use super::turn::{Stop, stopped};
 use crate::identity::Check;
 use crate::network::peers::{Client, Lane, Peers};
 use crate::proto::{ItemPart, Miss};

@@ -17,7 +17,9 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 use super::ask::{self, Event, Items, Trouble};
-use super::{Lost, Progress, Stop, TransferError, blocking, is_stopped, stopped};
+use super::error::{Lost, TransferError, blocking};
+use super::progress::Progress;
+use super::turn::{Stop, is_stopped, stopped};
 use crate::config::RoomProbe;
 use crate::network::peers::Peers;
 use crate::proto;

@@ -4,7 +4,7 @@
 //! on with what it has brought. A call whose sender is gone ends as well. Only when all that the ledger
 //! refers to is here does the consensus hear of the snapshot at all.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,8 +15,11 @@ use nativelog::store::Vote;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
+use super::Transfers;
+use super::error::{TransferError, blocking};
+use super::progress::Stage;
 use super::receive::{self, OwedEpoch};
-use super::{Stage, TransferError, Transfers, blocking, is_stopped};
+use super::turn::is_stopped;
 use crate::config::LEDGER_BYTES_MAX;
 use crate::network::convert;
 use crate::proto::{self, snapshot_part::Part};
@@ -27,32 +30,6 @@ const OWN_GARBAGE: Duration = Duration::from_secs(5);
 
 /// Longest reason of an abort, in characters of at most four bytes: a record takes 1024.
 const REASON_CHARS: usize = 256;
-
-/// Whose turn it is to receive.
-#[derive(Default)]
-pub struct Turn {
-    held: tokio::sync::Mutex<()>,
-    /// Ends who receives at present.
-    current: Mutex<Option<watch::Sender<bool>>>,
-}
-
-impl Turn {
-    /// Ends who is at work now and waits until it has let go. `mine` is set when somebody else wants the turn.
-    async fn take(&self, mine: watch::Sender<bool>) -> tokio::sync::MutexGuard<'_, ()> {
-        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(mine);
-        if let Some(before) = before {
-            before.send_replace(true);
-        }
-        self.held.lock().await
-    }
-
-    /// Waits until nobody else is at work, and ends nobody. A snapshot that comes ends who holds this.
-    pub async fn wait(&self, mine: watch::Sender<bool>) -> tokio::sync::MutexGuard<'_, ()> {
-        let guard = self.held.lock().await;
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(mine);
-        guard
-    }
-}
 
 /// Ends a receiver when its caller is gone.
 struct Caller(watch::Sender<bool>);

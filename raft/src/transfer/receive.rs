@@ -22,9 +22,9 @@ use nativelog::machine::{AttemptLacks, Machine, lacking_pages, write_page};
 use nativelog::store::Placed;
 
 use super::anywhere::{Found, Wanted, agrees, grouped};
+use super::error::{TransferError, blocking};
 use super::gather::Gather;
 use super::source::Range;
-use super::{TransferError, blocking};
 use crate::config::PART_BYTES;
 
 /// Manifests that are fetched ahead.

@@ -72,6 +72,7 @@ pub struct Source {
     machine: Arc<Machine>,
     /// Inode, time of change and length of blobs that were read whole, and the digest that they had then.
     verified: Mutex<Verified>,
+    verified_for: Duration,
 }
 
 fn missed(miss: Miss, why: impl Into<String>) -> Unsent {
@@ -86,7 +87,7 @@ fn unread(what: &str, error: &io::Error) -> Unsent {
 impl Source {
     /// The content of `machine`.
     pub fn new(machine: Arc<Machine>) -> Source {
-        Source { machine, verified: Mutex::default() }
+        Source { machine, verified: Mutex::default(), verified_for: VERIFIED_FOR }
     }
 
     /// The manifest file of the published epoch that was `attempt`, with this root. `at` is the position that the
@@ -149,7 +150,7 @@ impl Source {
         }
         let key = (stat.ino, stat.mtime_ns, stat.len);
         let before = self.verified().get(&key).copied();
-        let found = match before.filter(|(_, at)| at.elapsed() < VERIFIED_FOR) {
+        let found = match before.filter(|(_, at)| at.elapsed() < self.verified_for) {
             Some((found, _)) => found,
             None => {
                 let found = hash(&*file, out)?;
@@ -289,5 +290,83 @@ fn hash(file: &dyn DiskFile, out: &mut dyn Outlet) -> Result<Digest, Unsent> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(unread("the blob", &error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    use checkpoint::store::Content;
+    use checkpoint::store::layout::Layout;
+    use checkpoint::{RealDisk, Store};
+    use nativelog::store::{Identity, LogStore, Options};
+
+    /// Takes what comes.
+    #[derive(Default)]
+    struct Taken(Vec<u8>);
+
+    impl Outlet for Taken {
+        fn part(&mut self, data: Bytes) -> bool {
+            self.0.extend_from_slice(&data);
+            true
+        }
+
+        fn working(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// Flips a byte in place: same inode, and the same time of change, as rot does it.
+    fn flip(path: &Path) {
+        let before = std::fs::metadata(path).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 77).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], 77).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+        std::fs::set_permissions(path, before.permissions()).unwrap();
+    }
+
+    #[test]
+    fn what_was_read_long_ago_is_read_again_before_it_is_sent_or_refused() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk);
+        let store = Arc::new(Store::open(disk.clone(), dir.path()).unwrap());
+        let owner = Identity { node: 1, incarnation: [1; 16] };
+        let (log, _) = LogStore::open(disk, &Layout::new(dir.path()), owner, Options::default()).unwrap();
+        let machine = Machine::start(store.clone(), log.clone(), &dir.path().join("catalog")).unwrap();
+        let good: Vec<u8> = (0..PART_BYTES as u32 / 2).flat_map(u32::to_le_bytes).collect();
+        let content = Content { digest: digest::content(&good), mode: 0o644, size: good.len() as u64 };
+        let mut incoming = store.incoming(content).unwrap();
+        incoming.write(&good).unwrap();
+        store.shelve(vec![incoming]).remove(0).unwrap();
+        let blob = store.blob_path(content.digest).unwrap();
+        let mut source = Source::new(machine);
+        let asked = |source: &Source| {
+            let mut taken = Taken::default();
+            match source.blob(content.digest, content.size, 0, &mut taken) {
+                Ok(()) => Some(taken.0 == good),
+                Err(Unsent::Missed(missed)) if missed.miss == Miss::Corrupt => None,
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+
+        source.verified_for = LONG;
+        assert_eq!(asked(&source), Some(true));
+        flip(&blob);
+        assert_eq!(asked(&source), Some(false), "it was good a moment ago, and whoever gets it checks it");
+        source.verified_for = Duration::ZERO;
+        assert_eq!(asked(&source), None, "it is read again");
+        source.verified_for = LONG;
+        flip(&blob);
+        assert_eq!(asked(&source), None, "it was rotten a moment ago");
+        source.verified_for = Duration::ZERO;
+        assert_eq!(asked(&source), Some(true), "it is read again, and good");
+        log.shutdown();
     }
 }

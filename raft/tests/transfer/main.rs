@@ -10,3 +10,4 @@ mod hostile;
 mod lives;
 mod mending;
 mod quarantine;
+mod staged;

@@ -4,13 +4,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::cluster::{Cluster, Commit, accepted, by_hand, commit_epoch, noise, verified, within};
+use crate::cluster::{Cluster, Commit, Node, accepted, by_hand, commit_epoch, noise, verified, within};
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
-use checkpoint::{JobName, RealDisk, Store};
+use checkpoint::{Digest, JobName, RealDisk, Store};
 use nativelog::compose;
 use nativelog::store::{Identity, LogStore, OpenError, Options};
-use raft::{RejoinError, RejoinStep};
+use raft::{ProposalStream, RejoinError, RejoinStep, Stage};
 
 const MIB: usize = 1 << 20;
 
@@ -115,15 +115,12 @@ async fn an_epoch_whose_directory_and_blobs_are_gone_comes_back_by_itself() {
     cluster.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_rotten_staged_payload_on_the_leader_does_not_hold_a_follower_back() {
-    let mut cluster = Cluster::start_keeping("staged", 3, by_hand()).await;
-    let away = cluster.lose_follower().await;
-    let leader = cluster.leader().await;
+/// All pieces of an open attempt, of which one is rotten on this node, which leads.
+async fn staged_and_rotten_at(cluster: &Cluster, leader: u64) -> (ProposalStream, u64, Digest) {
     let dir = tempfile::tempdir().unwrap();
     // More than the cache of payloads holds, so that the first of them are read from disk.
     std::fs::write(dir.path().join("large"), noise(48 * MIB, 7)).unwrap();
-    let commit = Commit::of(dir.path(), "job", 1);
+    let commit = Commit::of(dir.path(), "staged", 1);
     let stream = cluster.nodes[&leader].replica.stream().await.unwrap();
     let attempt = commit.begin(&stream).await;
     let (pieces, root) = commit.pieces(dir.path(), attempt);
@@ -134,13 +131,58 @@ async fn a_rotten_staged_payload_on_the_leader_does_not_hold_a_follower_back() {
     let staged: Vec<_> = std::fs::read_dir(layout.attempt_dir(attempt)).unwrap().collect();
     let staged = staged.into_iter().map(|entry| entry.unwrap().path()).find(|path| path.is_file()).unwrap();
     rot(&staged, 3 * MIB as u64 + 77);
+    (stream, attempt, root)
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rotten_staged_payload_on_the_leader_does_not_hold_a_follower_back() {
+    let mut cluster = Cluster::start_keeping("staged", 3, by_hand()).await;
+    let away = cluster.lose_follower().await;
+    let leader = cluster.leader().await;
+    let (stream, attempt, root) = staged_and_rotten_at(&cluster, leader).await;
     cluster.resume(away).await;
     cluster.agree().await;
     accepted(&stream, compose::seal(attempt, root)).await;
     cluster.agree().await;
     for node in cluster.nodes.values() {
         assert_eq!(verified(node).await, 1);
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_payload_that_somebody_waits_for_does_not_wait_until_an_epoch_is_mended() {
+    let mut cluster = Cluster::start_keeping("two-loops", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    for node in cluster.nodes.values() {
+        assert_eq!(verified(node).await, 1);
+    }
+    cluster.purge().await;
+    // An epoch is lost on one node, and its repair takes as long as the gate is closed.
+    let id = cluster.lose_follower().await;
+    std::fs::remove_dir_all(cluster.data(id).join("epochs/job/1")).unwrap();
+    let gate = cluster.disks[&id].publish.clone();
+    gate.close();
+    cluster.resume(id).await;
+    let is_mending = |node: &Node| node.replica.transfer().borrow().stage == Stage::Repair;
+    within("it mends the epoch", async || is_mending(&cluster.nodes[&id]).then_some(())).await;
+    // It leads, and a follower that was away needs a payload that is rotten there.
+    let leader = cluster.leader().await;
+    cluster.nodes[&leader].replica.transfer_leader(id).await.unwrap();
+    within("it leads", async || cluster.nodes[&id].replica.is_leader().then_some(())).await;
+    let away = cluster.lose_follower().await;
+    let (stream, attempt, root) = staged_and_rotten_at(&cluster, id).await;
+    cluster.resume(away).await;
+    cluster.agree().await;
+    let busy = &cluster.nodes[&id];
+    assert!(is_mending(busy), "the epoch was still being mended");
+    assert_eq!(busy.machine.store().published(&job(), 1).unwrap(), None);
+    gate.open();
+    accepted(&stream, compose::seal(attempt, root)).await;
+    cluster.agree().await;
+    for node in cluster.nodes.values() {
+        assert_eq!(verified(node).await, 2);
     }
     cluster.shutdown().await;
 }

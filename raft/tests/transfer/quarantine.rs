@@ -11,6 +11,8 @@ use crate::cluster::{Cluster, Node, by_hand, commit_epoch, within};
 
 const MIB: usize = 1 << 20;
 const HOME: Duration = Duration::from_secs(30);
+/// A copy that is put back is found, and taken to the others, within half a minute; and what a busy machine adds.
+const FOUND: Duration = Duration::from_secs(45);
 
 fn job() -> JobName {
     JobName::try_from("job").unwrap()
@@ -112,11 +114,8 @@ async fn comes_back(name: &'static str, is_purged: bool) {
     // One good copy is put back.
     let restored = cluster.nodes.values().find(|node| node.id != away).unwrap();
     flip(restored, rotten);
-    for node in cluster.nodes.values() {
-        // Now, not after the pause.
-        let _ = node.replica.repair_epoch(&job(), 4).await;
-    }
-    tokio::time::timeout(Duration::from_secs(90), async {
+    let put_back = Instant::now();
+    tokio::time::timeout(FOUND, async {
         while !cluster.nodes.values().all(|node| {
             quarantined(node).is_empty()
                 && node.machine.publication(&job(), 4) == Some(Publication::Published)
@@ -126,6 +125,7 @@ async fn comes_back(name: &'static str, is_purged: bool) {
     })
     .await
     .expect("it is back on all nodes");
+    eprintln!("back on all nodes {:?} after it was put back on one", put_back.elapsed());
     for node in cluster.nodes.values() {
         assert!(node.machine.store().verify(&job(), 4).unwrap().is_good(), "node {}", node.id);
     }

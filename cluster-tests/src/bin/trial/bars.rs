@@ -67,7 +67,7 @@ fn cut_leader(stage: &mut Stage) {
 }
 
 fn windows(_stage: &mut Stage) {
-    let size = Windows { cuts: 20, cut: Duration::from_secs(2), up: Duration::from_secs(1) };
+    let size = Windows { cuts: 20, cut: Duration::from_secs(2), up: Duration::from_secs(1), missed: 0 };
     cut_leader::short_windows("windows", size, &mut say);
 }
 

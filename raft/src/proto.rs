@@ -1,0 +1,12 @@
+//! The messages of `proto/raft.proto`.
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; documented in the .proto"
+)]
+
+tonic::include_proto!("epochlog.raft");
+
+/// The compiled descriptors, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/raft.descriptors"));

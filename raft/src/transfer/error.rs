@@ -1,0 +1,56 @@
+//! Why a transfer did not come to its end.
+
+use std::collections::BTreeMap;
+
+use checkpoint::Digest;
+
+/// Why a transfer did not come to its end. What came is kept and need not come again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// No peer that answers has it, and some that live did not say so.
+    #[error("{what} is not to be had from any peer: {why}")]
+    Lacking {
+        /// What is lacking.
+        what: String,
+        /// What the peers said.
+        why: String,
+    },
+    /// Every peer that lives said that it has no good copy.
+    #[error("{what} is nowhere to be had: {why}")]
+    Nowhere {
+        /// What is lacking.
+        what: String,
+        /// What the peers said.
+        why: String,
+        /// The contents.
+        lost: Vec<Lost>,
+    },
+    /// Nobody can serve bytes of open attempts: these must end before anything above is acknowledged here.
+    #[error("{}", .0.iter().map(|(attempt, why)| format!("attempt {attempt}: {why}")).collect::<Vec<_>>().join("; "))]
+    Staged(Vec<(u64, String)>),
+    /// This node's disk refuses.
+    #[error("this node cannot take it: {0}")]
+    Here(String),
+    /// Somebody ended it.
+    #[error("the transfer was ended")]
+    Stopped,
+}
+
+/// Content of which no peer that lives has a good copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// BLAKE3 of the content.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// By peer that was asked: what it found.
+    pub found: BTreeMap<u64, String>,
+}
+
+/// Runs `work`, which waits for the disk, on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TransferError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| TransferError::Here("a thread of this node panicked".into()))
+}

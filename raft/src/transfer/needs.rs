@@ -1,0 +1,16 @@
+//! What transfers need of rooms above them.
+
+use futures::future::BoxFuture;
+use nativelog::LogRecord;
+
+/// Gives back what this node's own records allow, because something that comes needs room.
+pub(crate) trait MakeRoom: Send + Sync {
+    /// Returns when it is given back; the error says why not all is.
+    fn make_room(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Brings this node's own records to the leader.
+pub(crate) trait Records: Send + Sync {
+    /// Returns when the record is accepted; the error says why it is not, or that nobody knows.
+    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<(), String>>;
+}
