@@ -28,13 +28,17 @@ mod asks;
 mod cache;
 mod chores;
 mod claims;
+mod copied;
+mod failed;
 mod frame;
 mod index;
 mod mark;
+mod notes;
 mod payload;
 mod queue;
 mod reading;
 mod recover;
+mod repair;
 mod room;
 mod rotten;
 mod wal;
@@ -131,6 +135,8 @@ struct Shared {
     wal_bytes: AtomicU64,
     room: Room,
     rotten: Rotten,
+    /// Held by who repairs a staged file.
+    repairing: Mutex<()>,
     fatal: watch::Sender<Option<String>>,
     stopping: AtomicBool,
 }
@@ -186,6 +192,7 @@ impl LogStore {
             wal_bytes: AtomicU64::new(opened.wal.bytes()),
             room: Room::patient(),
             rotten: Rotten::new(),
+            repairing: Mutex::new(()),
             fatal: watch::Sender::new(None),
             index: Mutex::new(opened.index),
             queue: Queue::default(),

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 
 use bytes::Bytes;
 use checkpoint::disk::Disk;
@@ -15,6 +14,7 @@ use super::index::Place;
 use super::queue::{Command, Repair};
 use super::reading::INLINE;
 use super::recover::{self, OpenError};
+use super::repair;
 use super::{Done, Identity, LogStore, Vote};
 use crate::record::{Body, LogId};
 use crate::shape;
@@ -70,8 +70,8 @@ impl LogStore {
     }
 
     /// Puts a good payload of the entry at `index` in place of one that does not verify: a staged chunk becomes a
-    /// new inode (a copy of the file with the range replaced, renamed over it). Blocks, and appends wait for
-    /// the copy. A blob or a published file that shared the old inode still has the damaged bytes. One that lies inline
+    /// new inode (a copy of the file with the range replaced, renamed over it). Blocks for as long as the copy
+    /// takes; appends, votes and flushes go on meanwhile. One repair at a time. A blob or a published file that shared the old inode still has the damaged bytes. One that lies inline
     /// in the WAL stays as it is there, which is damage of the log: the good one is served from memory instead.
     ///
     /// # Errors
@@ -95,15 +95,8 @@ impl LogStore {
             }
             Place::Staged | Place::Aside => {}
         }
-        let (answer, answered) = mpsc::channel();
-        self.shared().queue.push(Command::Repair(Repair {
-            id,
-            place,
-            header: record.header,
-            payload: payload.clone(),
-            done: Box::new(move |result| drop(answer.send(result))),
-        }));
-        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log store has stopped")))
+        let repair = Repair { id, place, header: record.header, payload: payload.clone() };
+        repair::repair(self.shared(), &Arc::new(repair))
     }
 
     /// Why the writer waits for space, while it does. Writes that find no room are tried again, and nothing is

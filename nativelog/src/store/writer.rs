@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::failed::{answer, same};
 use super::frame::{FrameKind, Placed, put_entry, put_optional_log_id, put_vote};
 use super::index::Place;
 use super::mark::MarkFile;
 use super::payload::PayloadWriter;
 use super::queue::Command;
 use super::wal::{SegmentStart, Wal};
-use super::{Done, Options, Shared, Vote, chores};
+use super::{Done, Options, Shared, Vote};
 use crate::record::{Body, Entry, Kind, LogId};
 
 /// Appends that wait are written together up to this many bytes, headers and payloads.
@@ -124,15 +125,26 @@ impl Writer {
                 }
                 Command::Sweep { attempts, done } => {
                     self.write_batch(std::mem::take(&mut batch))?;
-                    chores::answer(self.sweep(&attempts), done)?;
+                    answer(self.sweep(&attempts), done)?;
                 }
                 Command::Place { ranges, done } => {
                     self.write_batch(std::mem::take(&mut batch))?;
-                    chores::answer(self.place(&ranges), done)?;
+                    answer(self.place(&ranges), done)?;
                 }
-                Command::Repair(repair) => {
+                Command::Copy { repair, done } => {
                     self.write_batch(std::mem::take(&mut batch))?;
-                    chores::answer(self.repair(&repair), repair.done)?;
+                    answer(self.begin_copy(&repair), done)?;
+                }
+                Command::Swap { repair, copied, done } => {
+                    self.write_batch(std::mem::take(&mut batch))?;
+                    let swapped = self.swap(&repair, &copied);
+                    // Who waits for the answer frees the old file.
+                    drop(copied);
+                    answer(swapped, done)?;
+                }
+                Command::Leave { fatal } => {
+                    self.payloads.end_notes();
+                    fatal.map_or(Ok(()), Err)?;
                 }
                 Command::Stop => {
                     stop = true;
@@ -270,7 +282,7 @@ fn complete(result: io::Result<()>, done: Vec<Done>) -> io::Result<()> {
     for done in done {
         done(match &result {
             Ok(()) => Ok(()),
-            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            Err(error) => Err(same(error)),
         });
     }
     result
