@@ -64,7 +64,7 @@ use queue::{Command, Queue};
 use room::Room;
 use rotten::Rotten;
 
-pub use asks::{Placed, Swept};
+pub use asks::{Brought, Placed, Swept};
 pub use recover::{OpenError, Recovered, replacement_dir};
 
 /// Who owns a data folder.

@@ -29,7 +29,31 @@ pub struct Placed {
     /// Where in the staged file.
     pub offset: u64,
     /// The bytes, checked.
-    pub data: Bytes,
+    pub data: Brought,
+}
+
+/// What is put into a range.
+#[derive(Debug, Clone)]
+pub enum Brought {
+    /// Bytes.
+    Bytes(Bytes),
+    /// As many zeros, at most the rest of the file; a hole where the disk takes that. The file grows no longer by them.
+    Zeros(u64),
+}
+
+impl Brought {
+    /// Bytes of the range.
+    pub fn len(&self) -> u64 {
+        match self {
+            Brought::Bytes(bytes) => bytes.len() as u64,
+            Brought::Zeros(len) => *len,
+        }
+    }
+
+    /// True when there is nothing to put.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Told which attempts' folders are in `trash/` now, or were not there.

@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering;
 
 use checkpoint::durable::ensure_dir;
 
-use super::Placed;
 use super::copied::Copied;
 use super::failed::Failed;
 use super::frame::{FrameKind, put_optional_log_id};
@@ -21,6 +20,7 @@ use super::payload::position;
 use super::queue::{Repair, Swapped};
 use super::room::Room;
 use super::writer::Writer;
+use super::{Brought, Placed};
 use crate::record::LogId;
 
 use Failed::{Final, Refused};
@@ -148,12 +148,16 @@ impl Writer {
         let room = Room::impatient();
         for range in ranges {
             let path = self.shared.layout.staged_file(range.attempt, range.file);
-            self.payloads.write_at(&room, path, range.offset, &range.data).map_err(Refused)?;
+            let put = match &range.data {
+                Brought::Bytes(bytes) => self.payloads.write_at(&room, path, range.offset, bytes),
+                Brought::Zeros(len) => self.payloads.clear(&room, path, range.offset..range.offset + len),
+            };
+            put.map_err(Refused)?;
         }
         self.payloads.sync().map_err(Final)?;
         let mut index = self.shared.index();
         for range in ranges {
-            index.claims.bring(range.attempt, range.file, range.offset, range.data.len() as u64);
+            index.claims.bring(range.attempt, range.file, range.offset, range.data.len());
         }
         Ok(())
     }

@@ -212,26 +212,20 @@ impl PayloadWriter {
         }
     }
 
-    /// Clears a run of zeros: an entry that never came to stand in the log may have left bytes there.
-    pub fn clear(&mut self, room: &Room, zero: &proto::Zero) -> io::Result<()> {
-        let path = self.layout.staged_file(zero.attempt, zero.file);
+    /// Makes a range of a staged file read as zeros, durably after [`PayloadWriter::sync`]: an entry that never came to
+    /// stand in the log may have left bytes there. It may be as long as the file, and most of it a hole.
+    pub fn clear(&mut self, room: &Room, path: PathBuf, range: Range<u64>) -> io::Result<()> {
         let end = match self.disk.stat(&path) {
-            Ok(stat) => stat.len.min(zero.offset.saturating_add(zero.len)),
+            Ok(stat) => stat.len.min(range.end),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        if end <= zero.offset {
+        if end <= range.start {
             return Ok(());
         }
-        self.note(&path, zero.offset..end);
+        self.note(&path, range.start..end);
         let file = self.open.get(path.clone(), |path| self.disk.open_direct(path, Open::Write))?;
-        let zeros = vec![0; (end - zero.offset).min(1 << 20) as usize];
-        let mut at = zero.offset;
-        while at < end {
-            let part = (end - at).min(zeros.len() as u64);
-            room.wait_for("write", &path, || file.write_at(&zeros[..part as usize], at))?;
-            at += part;
-        }
+        room.wait_for("clear", &path, || file.clear(range.start, end - range.start))?;
         self.unsynced_files.insert(path, file);
         Ok(())
     }

@@ -224,7 +224,9 @@ impl Writer {
                 && let Some(Kind::Zero(zero)) = &record.header.kind
                 && *write
             {
-                self.payloads.clear(&self.shared.room, zero)?;
+                let path = self.shared.layout.staged_file(zero.attempt, zero.file);
+                let range = zero.offset..zero.offset.saturating_add(zero.len);
+                self.payloads.clear(&self.shared.room, path, range)?;
             } else if let Body::Record(record) = &entry.body
                 && *write
             {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use checkpoint::disk::{Disk, DiskFile, FileKind, Open, Space, Stat};
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
-use nativelog::store::{LogStore, Placed, Vote};
+use nativelog::store::{Brought, LogStore, Placed, Vote};
 use nativelog::{Body, Entry};
 
 use crate::scene::{
@@ -102,7 +102,7 @@ fn payload(entry: &Entry) -> Bytes {
 }
 
 fn placed(offset: u64, data: Vec<u8>) -> Placed {
-    Placed { attempt: 2, file: 1, offset, data: data.into() }
+    Placed { attempt: 2, file: 1, offset, data: Brought::Bytes(data.into()) }
 }
 
 fn place(log: &LogStore, ranges: Vec<Placed>) {
@@ -198,7 +198,8 @@ fn a_copy_follows_much_that_is_written_and_begins_anew_when_it_is_too_scattered(
         let bytes = after.read_file(&layout().staged_file(2, 1), 1 << 30).unwrap();
         for range in &ranges {
             let from = range.offset as usize;
-            assert!(bytes[from..from + range.data.len()] == range.data, "at {from}");
+            let Brought::Bytes(data) = &range.data else { panic!("bytes") };
+            assert!(bytes[from..from + data.len()] == *data, "at {from}");
         }
         assert_eq!(clones(&disk), clones_wanted);
         let (log, _) = open(&after).unwrap();
