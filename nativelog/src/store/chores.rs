@@ -4,23 +4,28 @@
 //! mark. A folder that an entry may still name is not swept. Brought bytes and repaired files are
 //! fsynced, names included, before they are answered.
 //!
+//! **How long they take** does not depend on how large a file is, for appends and votes wait meanwhile. A sweep renames
+//! whole folders, as many as it was asked for at once; who empties the trash is another. A purge unlinks segments of
+//! about `segment_bytes` each. Brought bytes are few at a time, brought zeros become a hole. A file that is
+//! repaired is copied by who asks (`repair.rs`); here it is only renamed, with the little that was written last.
+//!
 //! **Never** waits for room: what comes here either makes room or can be asked for again, and must not hold up votes
 //! and appends. A failed fsync is final here as everywhere.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use checkpoint::durable::ensure_dir;
 
+use super::brought::{Brought, Placed};
 use super::copied::Copied;
 use super::failed::Failed;
 use super::frame::{FrameKind, put_optional_log_id};
 use super::payload::position;
+use super::pen::Pen;
 use super::queue::{Repair, Swapped};
 use super::room::Room;
-use super::writer::Writer;
-use super::{Brought, Placed};
 use crate::record::LogId;
 
 use Failed::{Final, Refused};
@@ -32,10 +37,10 @@ const SWAP_BYTES_MAX: u64 = 8 << 20;
 /// Folders of one attempt that may lie in the trash at once.
 const TRASH_NAMES_MAX: u32 = 1000;
 
-impl Writer {
+impl Pen {
     /// Entries that were purged while they waited to be written leave a hole below `next`: the WAL must say why
     /// before it goes on above it.
-    pub(super) fn purge_before(&mut self, next: u64) -> io::Result<()> {
+    pub fn purge_before(&mut self, next: u64) -> io::Result<()> {
         let purged = self.shared.index().purged();
         match purged {
             Some(purged) if self.last.is_some_and(|last| last.index + 1 < next) => self.write_purge(purged),
@@ -44,7 +49,7 @@ impl Writer {
     }
 
     /// Makes a purge durable and deletes the segments below it.
-    pub(super) fn write_purge(&mut self, upto: LogId) -> io::Result<()> {
+    pub fn write_purge(&mut self, upto: LogId) -> io::Result<()> {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return Ok(());
         }
@@ -78,7 +83,7 @@ impl Writer {
 
     /// Moves the folders of these attempts to the trash, except those that an entry may still name. Those that are
     /// gone now.
-    pub(super) fn sweep(&mut self, attempts: &[u64]) -> Result<Vec<u64>, Failed> {
+    pub fn sweep(&mut self, attempts: &[u64]) -> Result<Vec<u64>, Failed> {
         let (disk, layout) = (&self.shared.disk, &self.shared.layout);
         if ensure_dir(disk.as_ref(), &layout.trash_dir()).map_err(Refused)? {
             disk.sync_dir(layout.group_dir()).map_err(Final)?;
@@ -135,13 +140,8 @@ impl Writer {
         Ok(was_there)
     }
 
-    fn forget(&mut self, below: &Path) {
-        self.payloads.forget(below);
-        self.shared.files.forget(below);
-    }
-
     /// Writes bytes without an entry, durably.
-    pub(super) fn place(&mut self, ranges: &[Placed]) -> Result<(), Failed> {
+    pub fn place(&mut self, ranges: &[Placed]) -> Result<(), Failed> {
         // A start checks the payloads of entries above the mark. One of them may have lost its range to these
         // bytes (it will never be committed), and must not be taken for damage.
         self.write_mark().map_err(Final)?;
@@ -163,7 +163,7 @@ impl Writer {
     }
 
     /// Notes from here on what is written into the file of a rotten payload. Where that belongs: file and offset.
-    pub(super) fn begin_copy(&mut self, repair: &Repair) -> Result<(PathBuf, u64), Failed> {
+    pub fn begin_copy(&mut self, repair: &Repair) -> Result<(PathBuf, u64), Failed> {
         self.check_held(repair.id)?;
         let (path, offset) =
             position(&self.shared.layout, repair.id.index, repair.place, &repair.header).map_err(Refused)?;
@@ -174,7 +174,7 @@ impl Writer {
     }
 
     /// Puts a copy in the place of its file, with what was written there since it was begun.
-    pub(super) fn swap(&mut self, repair: &Repair, copied: &Copied) -> Result<Swapped, Failed> {
+    pub fn swap(&mut self, repair: &Repair, copied: &Copied) -> Result<Swapped, Failed> {
         let swapped = self.try_swap(repair, copied);
         if !matches!(swapped, Ok(Swapped::Behind(_))) {
             self.payloads.end_notes();

@@ -9,10 +9,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::brought::Placed;
 use super::copied::Copied;
 use super::index::Place;
-use super::{Done, Placed, Swept, Vote};
+use super::owner::Vote;
 use crate::record::{Entry, Header, LogId};
+
+/// Told what became of something that was asked.
+pub type Answer<T> = Box<dyn FnOnce(io::Result<T>) + Send>;
+
+/// Called once when everything up to and including the call that it came with is durable.
+pub type Done = Answer<()>;
+
+/// Told which attempts' folders are in `trash/` now, or were not there.
+pub type Swept = Answer<Vec<u64>>;
 
 /// What the writer is asked to do.
 pub enum Command {
@@ -105,9 +115,6 @@ pub enum Swapped {
     /// The file is another one, or what was written is not known any more: everything has to begin anew.
     Changed,
 }
-
-/// Told what became of something that was asked.
-pub type Answer<T> = Box<dyn FnOnce(io::Result<T>) + Send>;
 
 impl Command {
     /// Answers that it will not be done; true for the command to stop.

@@ -20,10 +20,10 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use super::Shared;
 use super::copied::Copied;
 use super::failed::{Failed, same};
 use super::queue::{Command, Repair, Swapped};
+use super::shared::Shared;
 
 /// How often a repair starts again because the performer has changed the file meanwhile, or too much was written.
 const TRIES_MAX: usize = 8;
