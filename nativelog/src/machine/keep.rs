@@ -48,7 +48,8 @@ impl Machine {
             let what = format!("sync the file system of {}", self.store.layout().data_dir().display());
             SnapshotError::Io { what, source }
         })?;
-        snapshots.expected.owe(&self.dues, &self.pins, position.index);
+        let left_over = snapshots.expected.left_over(&self.pins);
+        self.dues.owe(position.index, left_over, []);
         let debts = self.dues.debts(position.index);
         let kept = snapshots.folder.keep(&capture, &debts);
         self.show_kept(&snapshots.folder);
