@@ -154,6 +154,11 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Reserves blocks for the range; the file is at least `offset + len` long afterwards, new bytes read as
     /// zeros. Where the file system cannot reserve, only the length grows.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Makes what lies in the range read as zeros; the length stays. Blocks go back to the disk where the file system
+    /// takes that, so that a long range takes no longer than what lies in it. May be repeated.
+    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
+        write_zeros(self, offset, offset.saturating_add(len).min(self.len()?))
+    }
     /// Forgets clean cached pages, so that the next reads come from the device.
     fn drop_cache(&self) -> io::Result<()>;
 
@@ -170,4 +175,15 @@ pub trait DiskFile: Send + Sync + Debug {
         }
         Ok(())
     }
+}
+
+/// Overwrites `[at, end)`.
+fn write_zeros<F: DiskFile + ?Sized>(file: &F, mut at: u64, end: u64) -> io::Result<()> {
+    let zeros = vec![0; end.saturating_sub(at).min(1 << 20) as usize];
+    while at < end {
+        let part = (end - at).min(zeros.len() as u64);
+        file.write_at(&zeros[..part as usize], at)?;
+        at += part;
+    }
+    Ok(())
 }

@@ -35,28 +35,15 @@ use crate::store::LogStore;
 
 use book::{Absent, Book};
 
+pub use book::{Garbage, Publication};
 pub use debts::Pack;
 pub use expected::Expected;
 pub use overview::Overview;
 pub use pins::{Known, Pin, Pins};
-pub use reclaim::Garbage;
 pub use succession::succession;
 
 pub(crate) use book::EpochKey;
 pub(crate) use debts::{Debts, Owed, Unpublished};
-
-/// What became of a sealed epoch on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Publication {
-    /// Nobody has looked yet, since the start, whether its directory is still here.
-    NotLooked,
-    /// Sealed, not yet a directory here.
-    Pending,
-    /// A directory here.
-    Published,
-    /// It could not be made a directory here, and why; it is tried again.
-    Unpublished(String),
-}
 
 /// A sealed epoch that is noted as missing.
 pub struct MissingEpoch {

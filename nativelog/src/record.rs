@@ -4,18 +4,14 @@
 //! chunks, packs and whole epochs, a payload that travels beside it and is encoded once.
 
 mod header;
+#[allow(missing_docs, clippy::all, reason = "generated; documented in the .proto")]
+pub mod proto;
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-
-/// The protobuf messages of `proto/record.proto`.
-#[allow(missing_docs, clippy::all, reason = "generated; documented in the .proto")]
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/epochlog.record.rs"));
-}
 
 pub use header::{HEADER_BYTES_MAX, Header, HeaderError};
 pub use proto::Record;

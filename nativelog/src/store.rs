@@ -25,31 +25,39 @@
 //! the WAL next to its header: one sequential write and one fdatasync instead of two.
 
 mod asks;
+mod batch;
+mod brought;
 mod cache;
 mod chores;
 mod claims;
+mod copied;
+mod failed;
 mod frame;
 mod index;
 mod mark;
+mod notes;
+mod options;
+mod owner;
 mod payload;
+mod pen;
 mod queue;
 mod reading;
 mod recover;
+mod repair;
 mod room;
 mod rotten;
+mod shared;
 mod wal;
 mod writer;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::record::{Body, Entry, LogId};
@@ -59,49 +67,13 @@ use payload::PayloadFiles;
 use queue::{Command, Queue};
 use room::Room;
 use rotten::Rotten;
+use shared::Shared;
 
-pub use asks::{Placed, Swept};
+pub use brought::{Brought, Placed};
+pub use options::Options;
+pub use owner::{Identity, Vote};
+pub use queue::{Done, Swept};
 pub use recover::{OpenError, Recovered, replacement_dir};
-
-/// Who owns a data folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// Node id.
-    pub node: u64,
-    /// Random, made once when the data folder was made.
-    pub incarnation: [u8; 16],
-}
-
-/// A Raft vote, in this crate's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub struct Vote {
-    /// Term.
-    pub term: u64,
-    /// The candidate that was voted for.
-    pub node: u64,
-    /// A quorum granted it.
-    pub committed: bool,
-}
-
-/// Sizes of a log store.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// A WAL segment is closed when it reaches this many bytes.
-    pub segment_bytes: u64,
-    /// Durable payloads kept in memory for replication, in bytes.
-    pub cache_bytes: usize,
-    /// The durable mark is written at least this often while there are writes.
-    pub mark_interval: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options { segment_bytes: 64 << 20, cache_bytes: 32 << 20, mark_interval: Duration::from_secs(1) }
-    }
-}
-
-/// Called once when everything up to and including the call that it came with is durable.
-pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// The log of one Raft group on one node. Clones share it.
 #[derive(Clone)]
@@ -112,54 +84,6 @@ pub struct LogStore {
 struct Inner {
     shared: Arc<Shared>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-/// What the callers and the writer thread share.
-struct Shared {
-    disk: Arc<dyn Disk>,
-    layout: Layout,
-    owner: Identity,
-    index: Mutex<Index>,
-    queue: Queue,
-    files: PayloadFiles,
-    segments: wal::SegmentReader,
-    flushed: watch::Sender<u64>,
-    /// Woken, with the index locked, whenever `flushed` grows or the store stops.
-    flush_wake: Condvar,
-    /// The first index that is not durably purged.
-    purged: watch::Sender<u64>,
-    wal_bytes: AtomicU64,
-    room: Room,
-    rotten: Rotten,
-    fatal: watch::Sender<Option<String>>,
-    stopping: AtomicBool,
-}
-
-impl Shared {
-    /// A poisoned lock means that a thread of ours panicked: the index is still consistent, because
-    /// every change under it is made of infallible steps.
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Nothing more is promised: whoever watches [`LogStore::fatal`] stops the node.
-    fn fail(&self, why: String) {
-        let _index = self.index();
-        self.fatal.send_if_modified(|fatal| {
-            let first = fatal.is_none();
-            fatal.get_or_insert(why);
-            first
-        });
-        self.flush_wake.notify_all();
-    }
-
-    fn stop(&self) {
-        let _index = self.index();
-        self.stopping.store(true, Ordering::Relaxed);
-        self.flush_wake.notify_all();
-        self.rotten.changed();
-        self.room.stop();
-    }
 }
 
 impl LogStore {
@@ -186,6 +110,7 @@ impl LogStore {
             wal_bytes: AtomicU64::new(opened.wal.bytes()),
             room: Room::patient(),
             rotten: Rotten::new(),
+            repairing: Mutex::new(()),
             fatal: watch::Sender::new(None),
             index: Mutex::new(opened.index),
             queue: Queue::default(),

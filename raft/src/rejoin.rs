@@ -30,7 +30,7 @@ use nativelog::ledger::Ledger;
 use nativelog::machine::{self, AttemptLacks};
 use nativelog::record::LogId;
 use nativelog::snapshot::{Capture, SnapshotError};
-use nativelog::store::{Identity, LogStore, OpenError, Placed, Vote};
+use nativelog::store::{Brought, Identity, LogStore, OpenError, Placed, Vote};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Streaming;
@@ -379,7 +379,10 @@ impl receive::Home for Shelves {
             ensure_dir(disk, &layout.attempt_dir(attempt))?;
             let staged = disk.open(&layout.staged_file(attempt, file), Open::Create)?;
             for placed in run {
-                staged.write_at(&placed.data, placed.offset)?;
+                match &placed.data {
+                    Brought::Bytes(bytes) => staged.write_at(bytes, placed.offset)?,
+                    Brought::Zeros(len) => staged.clear(placed.offset, *len)?,
+                }
             }
             staged.sync_data()?;
             disk.sync_dir(&layout.attempt_dir(attempt))?;

@@ -17,7 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::aligned::DIRECT_ALIGN;
-use super::{Disk, DiskFile, FileKind, Open, Space, Stat};
+use super::{Disk, DiskFile, FileKind, Open, Space, Stat, write_zeros};
 
 // Size of a thread's buffer for direct writes.
 const BOUNCE_BYTES: usize = 1 << 20;
@@ -259,6 +259,19 @@ fn write_direct(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     })
 }
 
+impl RealFile {
+    // Without holes being made: what is no hole is overwritten.
+    fn clear_data(&self, mut at: u64, end: u64) -> io::Result<()> {
+        while at < end
+            && let Some((start, until)) = next_data(&self.file, at, end)?
+        {
+            write_zeros(self, start, until)?;
+            at = until;
+        }
+        Ok(())
+    }
+}
+
 impl DiskFile for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buf, offset)
@@ -322,6 +335,22 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.saturating_add(len).min(self.len()?);
+        if end <= offset {
+            return Ok(());
+        }
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        loop {
+            match fallocate(&self.file, punch, offset, end - offset) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return self.clear_data(offset, end),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         Ok(fadvise(&self.file, 0, None, Advice::DontNeed)?)
     }
@@ -360,6 +389,35 @@ mod tests {
         assert!(read == expected);
         assert_eq!(file.len().unwrap(), expected.len() as u64);
         assert_eq!(RealDisk.read_file(&path, 10_000_000).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_long_range_is_cleared_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = RealFile {
+            file: RealDisk.open_file(&path, Open::Create, OFlags::empty()).unwrap(),
+            direct: None,
+        };
+        let clears: [fn(&RealFile, u64, u64) -> io::Result<()>; 2] =
+            [|file, from, end| file.clear(from, end - from), |file, from, end| file.clear_data(from, end)];
+        for clear in clears {
+            for at in [0, 5000, 1 << 38, (1 << 39) - 3] {
+                file.write_at(&[7; 10], at).unwrap();
+            }
+            clear(&file, 5, 1 << 39).unwrap();
+            let read = |at| {
+                let mut bytes = [1; 7];
+                file.read_exact_at(&mut bytes, at).unwrap();
+                bytes
+            };
+            assert_eq!((read(0), read(5000), read(1 << 38)), ([7, 7, 7, 7, 7, 0, 0], [0; 7], [0; 7]));
+            assert_eq!(read(1 << 39), [7; 7], "what lies behind stays");
+            assert_eq!(file.len().unwrap(), (1 << 39) + 7);
+            assert!(RealDisk.stat(&path).unwrap().blocks < 1024);
+        }
+        file.clear(0, u64::MAX).unwrap();
+        assert_eq!(file.len().unwrap(), (1 << 39) + 7);
     }
 
     #[test]

@@ -3,13 +3,37 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::{Digest, EntryKind, JobName};
+use serde::{Deserialize, Serialize};
 
-use super::Publication;
 use super::debts::{Debts, Owed, Pack, Unpublished};
 use crate::ledger::{Ledger, PublishEpoch, Released};
 
 /// A job and an epoch of it.
 pub type EpochKey = (JobName, u64);
+
+/// What became of a sealed epoch on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Publication {
+    /// Nobody has looked yet, since the start, whether its directory is still here.
+    NotLooked,
+    /// Sealed, not yet a directory here.
+    Pending,
+    /// A directory here.
+    Published,
+    /// It could not be made a directory here, and why; it is tried again.
+    Unpublished(String),
+}
+
+/// What waits to be given back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Garbage {
+    /// Contents that no epoch refers to, and their bytes.
+    pub contents: u64,
+    /// Bytes of these contents.
+    pub bytes: u64,
+    /// Folders of ended attempts.
+    pub attempts: u64,
+}
 
 /// A sealed epoch whose publishing was not tried yet, or failed.
 struct Waiting {

@@ -8,7 +8,6 @@ use checkpoint::Digest;
 use checkpoint::disk::Disk;
 use checkpoint::durable::{ignore_missing, replace_file};
 
-use super::Dues;
 use super::pins::{Pin, Pins};
 use crate::ledger::Ledger;
 
@@ -52,13 +51,14 @@ impl Expected {
         self.write(disk)
     }
 
-    /// When the catch-up has ended without its snapshot, what it may have brought is owed from `index` on.
-    pub fn owe(&mut self, dues: &Dues, pins: &Pins, index: u64) {
+    /// When the catch-up has ended without its snapshot: what it may have brought, which the caller owes from now on.
+    pub fn left_over(&mut self, pins: &Pins) -> BTreeMap<Digest, u64> {
         let goes_on = self.pin.is_some_and(|pin| pins.lives(pin));
-        if !goes_on && !self.contents.is_empty() {
-            dues.owe(index, self.contents.clone(), []);
-            self.owed = true;
+        if goes_on || self.contents.is_empty() {
+            return BTreeMap::new();
         }
+        self.owed = true;
+        self.contents.clone()
     }
 
     /// The snapshot has taken over: its debts say what was brought for nothing.

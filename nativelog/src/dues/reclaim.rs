@@ -10,23 +10,11 @@ use std::sync::mpsc;
 
 use checkpoint::Digest;
 use checkpoint::store::Reclaimed;
-use serde::{Deserialize, Serialize};
 
 use super::Ground;
 
 /// Pins may be taken between two batches: at most this many contents or attempts a batch.
 const BATCH_MAX: usize = 128;
-
-/// What waits to be given back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Garbage {
-    /// Contents that no epoch refers to, and their bytes.
-    pub contents: u64,
-    /// Bytes of these contents.
-    pub bytes: u64,
-    /// Folders of ended attempts.
-    pub attempts: u64,
-}
 
 impl Ground<'_> {
     /// Takes note of the folders in staging.

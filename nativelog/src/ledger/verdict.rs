@@ -10,8 +10,6 @@ use std::fmt;
 use checkpoint::{Digest, JobName};
 use serde::{Deserialize, Serialize};
 
-pub use wire::VerdictError;
-
 use crate::record::{LogId, RECORD_VERSION, RECORD_VERSION_MIN, proto};
 
 /// The log's answer to one record.
@@ -297,6 +295,11 @@ impl fmt::Display for Rejected {
         Ok(())
     }
 }
+
+/// A verdict from the wire that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a verdict: {0}")]
+pub struct VerdictError(pub &'static str);
 
 #[cfg(test)]
 mod tests {

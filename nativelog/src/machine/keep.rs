@@ -54,7 +54,8 @@ impl Machine {
             let what = format!("write plans below {}", self.store.layout().staging_dir().display());
             SnapshotError::Io { what, source }
         })?;
-        snapshots.expected.owe(&self.dues, &self.pins, position.index);
+        let left_over = snapshots.expected.left_over(&self.pins);
+        self.dues.owe(position.index, left_over, []);
         let debts = self.dues.debts(position.index);
         // After the debts: a tree that is not among them by now was unpacked before it is synced.
         self.sync_unsynced(wrote).map_err(|source| {

@@ -4,36 +4,22 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 
 use bytes::Bytes;
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
 use tokio::sync::watch;
 
+use super::LogStore;
+use super::brought::Placed;
 use super::index::Place;
-use super::queue::{Command, Repair};
+use super::owner::{Identity, Vote};
+use super::queue::{Command, Done, Repair, Swept};
 use super::reading::INLINE;
 use super::recover::{self, OpenError};
-use super::{Done, Identity, LogStore, Vote};
+use super::repair;
 use crate::record::{Body, LogId};
 use crate::shape;
-
-/// Bytes that go into an open attempt without a record of this log: brought by a catch-up or a repair.
-#[derive(Debug, Clone)]
-pub struct Placed {
-    /// The attempt.
-    pub attempt: u64,
-    /// Entry of its plan.
-    pub file: u32,
-    /// Where in the staged file.
-    pub offset: u64,
-    /// The bytes, checked.
-    pub data: Bytes,
-}
-
-/// Told which attempts' folders are in `trash/` now, or were not there.
-pub type Swept = Box<dyn FnOnce(io::Result<Vec<u64>>) + Send>;
 
 impl LogStore {
     /// The first index that is not purged, durably. When it grows, the segments below it are deleted already.
@@ -80,8 +66,8 @@ impl LogStore {
     }
 
     /// Puts a good payload of the entry at `index` in place of one that does not verify: a staged chunk becomes a
-    /// new inode (a copy of the file with the range replaced, renamed over it). Blocks, and appends wait for
-    /// the copy. A blob or a published file that shared the old inode still has the damaged bytes. One that lies inline
+    /// new inode (a copy of the file with the range replaced, renamed over it). Blocks for as long as the copy
+    /// takes; appends, votes and flushes go on meanwhile. One repair at a time. A blob or a published file that shared the old inode still has the damaged bytes. One that lies inline
     /// in the WAL stays as it is there, which is damage of the log: the good one is served from memory instead.
     ///
     /// # Errors
@@ -106,15 +92,8 @@ impl LogStore {
             }
             Place::Staged | Place::Aside => {}
         }
-        let (answer, answered) = mpsc::channel();
-        self.shared().queue.push(Command::Repair(Repair {
-            id,
-            place,
-            header: record.header,
-            payload: payload.clone(),
-            done: Box::new(move |result| drop(answer.send(result))),
-        }));
-        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log store has stopped")))?;
+        let repair = Repair { id, place, header: record.header, payload: payload.clone() };
+        repair::repair(self.shared(), &Arc::new(repair))?;
         self.shared().rotten.remove(index);
         Ok(())
     }

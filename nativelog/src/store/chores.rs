@@ -2,61 +2,45 @@
 //!
 //! **Guarantees.** A segment is deleted, and `purged` told, only after the purge is fsynced in the WAL and in the
 //! mark. A folder that an entry may still name is not swept. Brought bytes and repaired files are
-//! fsynced, names included, before they are answered. A repaired file is a new inode with the length and the mode of
-//! the old one.
+//! fsynced, names included, before they are answered.
+//!
+//! **How long they take** does not depend on how large a file is, for appends and votes wait meanwhile. A sweep renames
+//! whole folders, as many as it was asked for at once; who empties the trash is another. A purge unlinks segments of
+//! about `segment_bytes` each. Brought bytes are few at a time, brought zeros become a hole. A file that is
+//! repaired is copied by who asks (`repair.rs`); here it is only renamed, with the little that was written last.
 //!
 //! **Never** waits for room: what comes here either makes room or can be asked for again, and must not hold up votes
 //! and appends. A failed fsync is final here as everywhere.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use checkpoint::disk::{FileKind, Open, Stat};
-use checkpoint::durable::{ensure_dir, ignore_missing};
+use checkpoint::durable::ensure_dir;
 
-use super::Placed;
+use super::brought::{Brought, Placed};
+use super::copied::Copied;
+use super::failed::Failed;
 use super::frame::{FrameKind, put_optional_log_id};
 use super::payload::position;
-use super::queue::Repair;
+use super::pen::Pen;
+use super::queue::{Repair, Swapped};
 use super::room::Room;
-use super::writer::Writer;
 use crate::record::LogId;
-
-/// A purge that reaches into a segment of at least this many bytes closes it, so that it can be deleted soon.
-const ROTATE_BYTES: u64 = 64 << 10;
-/// How often a repair starts again because the performer has changed the file meanwhile.
-const REPAIR_TRIES: usize = 8;
-/// Folders of one attempt that may lie in the trash at once.
-const TRASH_NAMES_MAX: u32 = 1000;
-
-/// Why something was not done.
-pub enum Failed {
-    /// The disk refused, or it cannot be done. Nothing is lost: the log goes on.
-    Refused(io::Error),
-    /// An fsync failed, or the log could not be written.
-    Final(io::Error),
-}
 
 use Failed::{Final, Refused};
 
-/// Answers; an error comes back when the log must stop.
-pub fn answer<T>(result: Result<T, Failed>, done: impl FnOnce(io::Result<T>)) -> io::Result<()> {
-    match result {
-        Ok(value) => done(Ok(value)),
-        Err(Refused(error)) => done(Err(error)),
-        Err(Final(error)) => {
-            done(Err(io::Error::new(error.kind(), error.to_string())));
-            return Err(error);
-        }
-    }
-    Ok(())
-}
+/// A purge that reaches into a segment of at least this many bytes closes it, so that it can be deleted soon.
+const ROTATE_BYTES: u64 = 64 << 10;
+/// Bytes that the writer itself copies into the copy of a staged file, as many as of a batch of entries.
+const SWAP_BYTES_MAX: u64 = 8 << 20;
+/// Folders of one attempt that may lie in the trash at once.
+const TRASH_NAMES_MAX: u32 = 1000;
 
-impl Writer {
+impl Pen {
     /// Entries that were purged while they waited to be written leave a hole below `next`: the WAL must say why
     /// before it goes on above it.
-    pub(super) fn purge_before(&mut self, next: u64) -> io::Result<()> {
+    pub fn purge_before(&mut self, next: u64) -> io::Result<()> {
         let purged = self.shared.index().purged();
         match purged {
             Some(purged) if self.last.is_some_and(|last| last.index + 1 < next) => self.write_purge(purged),
@@ -65,7 +49,7 @@ impl Writer {
     }
 
     /// Makes a purge durable and deletes the segments below it.
-    pub(super) fn write_purge(&mut self, upto: LogId) -> io::Result<()> {
+    pub fn write_purge(&mut self, upto: LogId) -> io::Result<()> {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return Ok(());
         }
@@ -99,7 +83,7 @@ impl Writer {
 
     /// Moves the folders of these attempts to the trash, except those that an entry may still name. Those that are
     /// gone now.
-    pub(super) fn sweep(&mut self, attempts: &[u64]) -> Result<Vec<u64>, Failed> {
+    pub fn sweep(&mut self, attempts: &[u64]) -> Result<Vec<u64>, Failed> {
         let (disk, layout) = (&self.shared.disk, &self.shared.layout);
         if ensure_dir(disk.as_ref(), &layout.trash_dir()).map_err(Refused)? {
             disk.sync_dir(layout.group_dir()).map_err(Final)?;
@@ -156,87 +140,72 @@ impl Writer {
         Ok(was_there)
     }
 
-    fn forget(&mut self, below: &Path) {
-        self.payloads.forget(below);
-        self.shared.files.forget(below);
-    }
-
     /// Writes bytes without an entry, durably.
-    pub(super) fn place(&mut self, ranges: &[Placed]) -> Result<(), Failed> {
+    pub fn place(&mut self, ranges: &[Placed]) -> Result<(), Failed> {
         // A start checks the payloads of entries above the mark. One of them may have lost its range to these
         // bytes (it will never be committed), and must not be taken for damage.
         self.write_mark().map_err(Final)?;
         let room = Room::impatient();
         for range in ranges {
             let path = self.shared.layout.staged_file(range.attempt, range.file);
-            self.payloads.write_at(&room, path, range.offset, &range.data).map_err(Refused)?;
+            let put = match &range.data {
+                Brought::Bytes(bytes) => self.payloads.write_at(&room, path, range.offset, bytes),
+                Brought::Zeros(len) => self.payloads.clear(&room, path, range.offset..range.offset + len),
+            };
+            put.map_err(Refused)?;
         }
         self.payloads.sync().map_err(Final)?;
         let mut index = self.shared.index();
         for range in ranges {
-            index.claims.bring(range.attempt, range.file, range.offset, range.data.len() as u64);
+            index.claims.bring(range.attempt, range.file, range.offset, range.data.len());
         }
         Ok(())
     }
 
-    /// Puts a good payload in place of a rotten one, by a new inode.
-    pub(super) fn repair(&mut self, repair: &Repair) -> Result<(), Failed> {
-        if !self.shared.index().holds(repair.id) {
-            let why = format!("entry {} is gone from the log", repair.id);
-            return Err(Refused(io::Error::new(io::ErrorKind::NotFound, why)));
-        }
+    /// Notes from here on what is written into the file of a rotten payload. Where that belongs: file and offset.
+    pub fn begin_copy(&mut self, repair: &Repair) -> Result<(PathBuf, u64), Failed> {
+        self.check_held(repair.id)?;
         let (path, offset) =
             position(&self.shared.layout, repair.id.index, repair.place, &repair.header).map_err(Refused)?;
         self.payloads.make_dir_of(&Room::impatient(), &path).map_err(Refused)?;
         self.payloads.sync().map_err(Final)?;
-        // Removed at the next start if this process ends before it has its name.
-        let copy = self.shared.layout.log_dir().join("repair.new");
-        for _ in 0..REPAIR_TRIES {
-            match self.replace_range(&path, &copy, offset, &repair.payload) {
-                Ok(true) => {
-                    self.forget(&path);
-                    self.shared.rotten.changed();
-                    tracing::info!(position = %repair.id, path = %path.display(), "payload repaired");
-                    return Ok(());
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    let _ = self.shared.disk.unlink(&copy);
-                    return Err(error);
-                }
-            }
-        }
-        let _ = self.shared.disk.unlink(&copy);
-        Err(Refused(io::Error::other(format!("{} changes all the time", path.display()))))
+        self.payloads.begin_notes(path.clone());
+        Ok((path, offset))
     }
 
-    /// False when the file got another length or mode meanwhile: the performer gives it those of the sealed file.
-    fn replace_range(&self, path: &Path, copy: &Path, offset: u64, data: &[u8]) -> Result<bool, Failed> {
-        let disk = &self.shared.disk;
-        let look = || match disk.stat(path) {
-            Ok(Stat { kind: FileKind::File, mode, len, ino, .. }) => Ok(Some((mode, len, ino))),
-            Ok(_) => Err(Refused(io::Error::other(format!("{} is no file", path.display())))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Refused(error)),
-        };
-        ignore_missing(disk.unlink(copy)).map_err(Refused)?;
-        let before = look()?;
-        let file = match before {
-            Some(_) => disk.clone_file(path, copy).and_then(|()| disk.open(copy, Open::Write)),
-            None => disk.open(copy, Open::CreateNew),
-        };
-        let file = file.map_err(Refused)?;
-        file.write_at(data, offset).map_err(Refused)?;
-        if let Some((mode, ..)) = before {
-            file.set_mode(mode).map_err(Refused)?;
+    /// Puts a copy in the place of its file, with what was written there since it was begun.
+    pub fn swap(&mut self, repair: &Repair, copied: &Copied) -> Result<Swapped, Failed> {
+        let swapped = self.try_swap(repair, copied);
+        if !matches!(swapped, Ok(Swapped::Behind(_))) {
+            self.payloads.end_notes();
         }
-        file.sync_all().map_err(Final)?;
-        if look()? != before {
-            return Ok(false);
+        if matches!(swapped, Ok(Swapped::Done)) {
+            let path = copied.path();
+            self.forget(path);
+            self.shared.rotten.changed();
+            tracing::info!(position = %repair.id, path = %path.display(), "payload repaired");
         }
-        disk.rename(copy, path).map_err(Refused)?;
-        let folder = path.parent().unwrap_or(path);
-        disk.sync_dir(folder).and_then(|()| disk.sync_dir(&self.shared.layout.log_dir())).map_err(Final)?;
-        Ok(true)
+        swapped
+    }
+
+    fn try_swap(&mut self, repair: &Repair, copied: &Copied) -> Result<Swapped, Failed> {
+        // Its range may be another entry's by now.
+        self.check_held(repair.id)?;
+        let Some(notes) = self.payloads.notes() else { return Ok(Swapped::Changed) };
+        let (bytes, written) = (notes.bytes(), notes.highest());
+        let Some(ranges) = notes.take() else { return Ok(Swapped::Changed) };
+        if bytes > SWAP_BYTES_MAX {
+            return Ok(Swapped::Behind(ranges));
+        }
+        copied.follow(&ranges)?;
+        Ok(if copied.take_place(written)? { Swapped::Done } else { Swapped::Changed })
+    }
+
+    fn check_held(&self, id: LogId) -> Result<(), Failed> {
+        if self.shared.index().holds(id) {
+            return Ok(());
+        }
+        let why = format!("entry {id} is gone from the log");
+        Err(Refused(io::Error::new(io::ErrorKind::NotFound, why)))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 use checkpoint::digest;
 
-use super::Vote;
+use super::owner::Vote;
 use crate::record::{Body, Entry, Header, LogId, LogRecord};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ELF1");

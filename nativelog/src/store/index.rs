@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::Vote;
 use super::cache::Cache;
 use super::claims::{Claims, attempt_of};
 use super::frame::Placed;
+use super::owner::Vote;
 use crate::record::{Body, Entry, LogId, LogRecord};
 
 /// Slots that may stay allocated although nothing lies in them.

@@ -22,8 +22,8 @@ use checkpoint::digest;
 use checkpoint::disk::{Disk, DiskFile, Open};
 
 use super::frame::{get_optional_log_id, get_vote, put_optional_log_id, put_vote};
+use super::owner::{Identity, Vote};
 use super::room::Room;
-use super::{Identity, Vote};
 use crate::record::LogId;
 
 const MAGIC: &[u8; 8] = b"ELMARK01";

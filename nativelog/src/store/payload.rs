@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +16,7 @@ use checkpoint::store::layout::Layout;
 
 use super::frame::Placed;
 use super::index::Place;
+use super::notes::Notes;
 use super::room::Room;
 use crate::record::{Kind, Record, proto};
 
@@ -112,6 +114,8 @@ pub struct PayloadWriter {
     known_dirs: BTreeSet<PathBuf>,
     unsynced_files: BTreeMap<PathBuf, Arc<dyn DiskFile>>,
     unsynced_dirs: BTreeSet<PathBuf>,
+    /// A file that is being copied, and what was written there since.
+    copying: Option<(PathBuf, Notes)>,
 }
 
 impl PayloadWriter {
@@ -124,6 +128,7 @@ impl PayloadWriter {
             known_dirs: BTreeSet::new(),
             unsynced_files: BTreeMap::new(),
             unsynced_dirs: BTreeSet::new(),
+            copying: None,
         }
     }
 
@@ -144,6 +149,7 @@ impl PayloadWriter {
     /// Writes bytes of a staged or aside file; durable after [`PayloadWriter::sync`].
     pub fn write_at(&mut self, room: &Room, path: PathBuf, offset: u64, data: &[u8]) -> io::Result<()> {
         self.make_dir_of(room, &path)?;
+        self.note(&path, offset..offset + data.len() as u64);
         let (disk, unsynced_dirs) = (&self.disk, &mut self.unsynced_dirs);
         let file = self.open.get(path.clone(), |path| {
             // Whether this made the file or not, its name is durable before the header is written.
@@ -183,25 +189,43 @@ impl PayloadWriter {
         self.unsynced_dirs.retain(|dir| !dir.starts_with(below));
     }
 
-    /// Clears a run of zeros: an entry that never came to stand in the log may have left bytes there.
-    pub fn clear(&mut self, room: &Room, zero: &proto::Zero) -> io::Result<()> {
-        let path = self.layout.staged_file(zero.attempt, zero.file);
+    /// From here on the ranges that are written into this file are noted, and those of no other.
+    pub fn begin_notes(&mut self, path: PathBuf) {
+        self.copying = Some((path, Notes::default()));
+    }
+
+    /// What was noted, unless nothing is.
+    pub fn notes(&mut self) -> Option<&mut Notes> {
+        self.copying.as_mut().map(|(_, notes)| notes)
+    }
+
+    /// Nothing is noted any more.
+    pub fn end_notes(&mut self) {
+        self.copying = None;
+    }
+
+    fn note(&mut self, path: &Path, range: Range<u64>) {
+        if let Some((copied, notes)) = &mut self.copying
+            && copied == path
+        {
+            notes.add(range);
+        }
+    }
+
+    /// Makes a range of a staged file read as zeros, durably after [`PayloadWriter::sync`]: an entry that never came to
+    /// stand in the log may have left bytes there. It may be as long as the file, and most of it a hole.
+    pub fn clear(&mut self, room: &Room, path: PathBuf, range: Range<u64>) -> io::Result<()> {
         let end = match self.disk.stat(&path) {
-            Ok(stat) => stat.len.min(zero.offset.saturating_add(zero.len)),
+            Ok(stat) => stat.len.min(range.end),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        if end <= zero.offset {
+        if end <= range.start {
             return Ok(());
         }
+        self.note(&path, range.start..end);
         let file = self.open.get(path.clone(), |path| self.disk.open_direct(path, Open::Write))?;
-        let zeros = vec![0; (end - zero.offset).min(1 << 20) as usize];
-        let mut at = zero.offset;
-        while at < end {
-            let part = (end - at).min(zeros.len() as u64);
-            room.wait_for("write", &path, || file.write_at(&zeros[..part as usize], at))?;
-            at += part;
-        }
+        room.wait_for("clear", &path, || file.clear(range.start, end - range.start))?;
         self.unsynced_files.insert(path, file);
         Ok(())
     }

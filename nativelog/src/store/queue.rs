@@ -2,14 +2,27 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::brought::Placed;
+use super::copied::Copied;
 use super::index::Place;
-use super::{Done, Placed, Swept, Vote};
+use super::owner::Vote;
 use crate::record::{Entry, Header, LogId};
+
+/// Told what became of something that was asked.
+pub type Answer<T> = Box<dyn FnOnce(io::Result<T>) + Send>;
+
+/// Called once when everything up to and including the call that it came with is durable.
+pub type Done = Answer<()>;
+
+/// Told which attempts' folders are in `trash/` now, or were not there.
+pub type Swept = Answer<Vec<u64>>;
 
 /// What the writer is asked to do.
 pub enum Command {
@@ -56,8 +69,27 @@ pub enum Command {
         /// Told when they are durable.
         done: Done,
     },
-    /// Replace a payload that has rotted.
-    Repair(Repair),
+    /// Note what is written into the file of a rotten payload: it is being copied.
+    Copy {
+        /// What is wanted.
+        repair: Arc<Repair>,
+        /// Told the file, and where in it the payload belongs.
+        done: Answer<(PathBuf, u64)>,
+    },
+    /// Put a copy in the place of its file.
+    Swap {
+        /// What was wanted.
+        repair: Arc<Repair>,
+        /// The copy.
+        copied: Arc<Copied>,
+        /// Told what became of it.
+        done: Answer<Swapped>,
+    },
+    /// A copy was given up.
+    Leave {
+        /// An fsync of it has failed: the log stops.
+        fatal: Option<io::Error>,
+    },
     /// Write what is queued and end.
     Stop,
 }
@@ -72,8 +104,16 @@ pub struct Repair {
     pub header: Arc<Header>,
     /// The payload, checked.
     pub payload: Bytes,
-    /// Told when it is durable.
-    pub done: Done,
+}
+
+/// What became of a copy that was to take the place of its file.
+pub enum Swapped {
+    /// It has.
+    Done,
+    /// These ranges were written into the file meanwhile, too many bytes to be copied by the writer.
+    Behind(Vec<Range<u64>>),
+    /// The file is another one, or what was written is not known any more: everything has to begin anew.
+    Changed,
 }
 
 impl Command {
@@ -81,13 +121,17 @@ impl Command {
     pub fn refuse(self, why: &str) -> bool {
         let error = || io::Error::other(why.to_string());
         match self {
-            Command::Append { done, .. }
-            | Command::Vote { done, .. }
-            | Command::Place { done, .. }
-            | Command::Repair(Repair { done, .. }) => done(Err(error())),
+            Command::Append { done, .. } | Command::Vote { done, .. } | Command::Place { done, .. } => {
+                done(Err(error()));
+            }
             Command::Sweep { done, .. } => done(Err(error())),
+            Command::Copy { done, .. } => done(Err(error())),
+            Command::Swap { done, .. } => done(Err(error())),
             Command::Stop => return true,
-            Command::Truncate { .. } | Command::Purge { .. } | Command::Committed { .. } => {}
+            Command::Truncate { .. }
+            | Command::Purge { .. }
+            | Command::Committed { .. }
+            | Command::Leave { .. } => {}
         }
         false
     }
@@ -120,6 +164,13 @@ impl Queue {
         waiting.commands.push_back(command);
         drop(waiting);
         self.wake.notify_one();
+    }
+
+    /// Adds a command and waits for its answer.
+    pub fn ask<T: Send + 'static>(&self, command: impl FnOnce(Answer<T>) -> Command) -> io::Result<T> {
+        let (answer, answered) = mpsc::channel();
+        self.push(command(Box::new(move |result| drop(answer.send(result)))));
+        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the log store has stopped")))
     }
 
     /// Takes all commands, waiting at most `patience` for the first.

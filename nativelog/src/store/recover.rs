@@ -27,82 +27,31 @@
 //! Before anything is read, the last segment is fdatasynced and its cached pages are dropped: after
 //! a failed fsync the page cache may hold what the device does not.
 
+mod error;
+mod mark;
 mod payloads;
 mod rebuild;
 mod replace;
 mod segment;
 mod walk;
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkpoint::disk::{Disk, Open};
 use checkpoint::store::layout::Layout;
 
 use super::index::Index;
-use super::mark::{MarkError, MarkFile};
+use super::mark::MarkFile;
+use super::options::Options;
+use super::owner::Identity;
 use super::room::Room;
 use super::wal::{Wal, segment_name};
-use super::{Identity, Options};
 
+use error::io_error;
+use mark::{exists, open_mark, own_mark};
+
+pub use error::OpenError;
 pub use replace::{certain_vote, replace_damaged, replacement_dir};
-
-/// Why a log cannot be opened. What is on disk stays as it is.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The log belongs to another node or to another life of this one.
-    #[error(
-        "the log in {dir} belongs to node {found}, not to node {expected} with this identity; \
-         give the node its own data folder"
-    )]
-    Owner {
-        /// The log folder.
-        dir: PathBuf,
-        /// Node id in the log.
-        found: u64,
-        /// Node id that was asked for.
-        expected: u64,
-    },
-    /// Acknowledged content is damaged.
-    #[error(
-        "the log in {dir} is damaged at offset {position}: {why}; this node must not vote with it. \
-         Run `epochlog repair` on this node: it fetches from the peers what was acknowledged and keeps the damaged \
-         log beside the new one"
-    )]
-    Damaged {
-        /// The log folder.
-        dir: PathBuf,
-        /// Offset in the whole WAL.
-        position: u64,
-        /// What was found.
-        why: String,
-    },
-    /// Nothing here says for certain how this node has voted: no repair can help.
-    #[error(
-        "the log in {dir} does not say for certain how this node has voted: {why}; it must never vote under this id \
-         again; the other nodes hold everything that was acknowledged"
-    )]
-    VoteLost {
-        /// The log folder.
-        dir: PathBuf,
-        /// What was found.
-        why: String,
-    },
-    /// A read or write failed.
-    #[error("cannot {what}: {source}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
-    let what = what.into();
-    move |source| OpenError::Io { what, source }
-}
 
 /// What opening found, for the log and for `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,37 +104,6 @@ pub fn owner_of(disk: &Arc<dyn Disk>, layout: &Layout) -> Result<Option<Identity
         return Ok(None);
     }
     Ok(Some(open_mark(disk, layout)?.last().owner))
-}
-
-fn exists(disk: &Arc<dyn Disk>, path: &Path) -> Result<bool, OpenError> {
-    match disk.stat(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(OpenError::Io { what: format!("look for {}", path.display()), source }),
-    }
-}
-
-fn open_mark(disk: &Arc<dyn Disk>, layout: &Layout) -> Result<MarkFile, OpenError> {
-    let dir = layout.log_dir();
-    let path = dir.join("mark");
-    let what = format!("read {}", path.display());
-    MarkFile::open(disk, path).map_err(|error| match error {
-        MarkError::Io(source) if source.kind() != io::ErrorKind::NotFound => OpenError::Io { what, source },
-        MarkError::Io(_) => OpenError::VoteLost { dir, why: "the mark file is missing".into() },
-        MarkError::Damaged => {
-            OpenError::VoteLost { dir, why: "both slots of the mark file are damaged".into() }
-        }
-    })
-}
-
-/// The mark of this owner's log.
-fn own_mark(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity) -> Result<MarkFile, OpenError> {
-    let mark = open_mark(disk, layout)?;
-    if mark.last().owner != owner {
-        let (dir, found) = (layout.log_dir(), mark.last().owner.node);
-        return Err(OpenError::Owner { dir, found, expected: owner.node });
-    }
-    Ok(mark)
 }
 
 fn read(

@@ -21,8 +21,8 @@ use super::frame::{
     FrameKind, decode_body, encode_frame, get_optional_log_id, get_vote, put_optional_log_id, put_vote,
 };
 use super::index::Slot;
+use super::owner::{Identity, Vote};
 use super::room::Room;
-use super::{Identity, Vote};
 use crate::record::{Body, LogId};
 
 /// File name of the segment whose first byte has this offset.

@@ -10,7 +10,7 @@ use nativelog::ledger::Ledger;
 use nativelog::machine::{AttemptLacks, lacking_pages, write_page};
 use nativelog::performer::Publication;
 use nativelog::snapshot::Capture;
-use nativelog::store::Placed;
+use nativelog::store::{Brought, Placed};
 use nativelog::{Body, compose};
 
 use crate::directory::{CHUNK, Directory};
@@ -77,7 +77,7 @@ fn bring_attempt(source: &Source<'_>, to: &Replica, lacks: &AttemptLacks) -> Opt
         attempt,
         file: *file,
         offset: *offset,
-        data: source.bytes(&layout.staged_file(attempt, *file), *offset, *len),
+        data: Brought::Bytes(source.bytes(&layout.staged_file(attempt, *file), *offset, *len)),
     });
     let (answer, answered) = mpsc::channel();
     to.log.place(ranges.collect(), Box::new(move |result| drop(answer.send(result))));

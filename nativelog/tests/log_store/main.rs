@@ -4,6 +4,7 @@
 mod committed;
 mod crash_points;
 mod damage;
+mod meanwhile;
 mod names;
 mod order;
 mod purging;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use checkpoint::disk::{Disk, Open};
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
-use nativelog::store::{LogStore, Placed};
+use nativelog::store::{Brought, LogStore, Placed};
 use nativelog::{Body, Entry};
 
 use crate::scene::{
@@ -29,7 +29,7 @@ fn place(log: &LogStore, ranges: Vec<Placed>) -> io::Result<()> {
 }
 
 fn placed(attempt: u64, file: u32, offset: u64, data: &[u8]) -> Placed {
-    Placed { attempt, file, offset, data: Bytes::copy_from_slice(data) }
+    Placed { attempt, file, offset, data: Brought::Bytes(Bytes::copy_from_slice(data)) }
 }
 
 fn staged(disk: &CrashDisk, attempt: u64, file: u32) -> Vec<u8> {

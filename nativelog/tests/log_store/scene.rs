@@ -28,7 +28,10 @@ pub fn options() -> Options {
 }
 
 pub fn open(disk: &CrashDisk) -> Result<(LogStore, Recovered), OpenError> {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    open_on(Arc::new(disk.clone()))
+}
+
+pub fn open_on(disk: Arc<dyn Disk>) -> Result<(LogStore, Recovered), OpenError> {
     // The node makes these before it opens the log.
     let _ = disk.create_dir(Path::new("/data"));
     let _ = disk.sync_dir(Path::new("/"));

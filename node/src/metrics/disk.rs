@@ -158,6 +158,9 @@ impl DiskFile for MeteredFile {
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.file.allocate(offset, len)
     }
+    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.clear(offset, len)
+    }
     fn drop_cache(&self) -> io::Result<()> {
         self.file.drop_cache()
     }

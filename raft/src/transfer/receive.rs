@@ -12,27 +12,23 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use checkpoint::limits::CHUNK_BYTES_MAX;
 use checkpoint::store::{Content, StoreError, Unpacked};
 use checkpoint::{Envelope, JobName, Manifest, Store, digest};
 use futures::{FutureExt, StreamExt};
 use nativelog::ledger::{EpochInfo, Ledger};
 use nativelog::machine::{AttemptLacks, Machine, lacking_pages, write_page};
-use nativelog::store::Placed;
+use nativelog::store::{Brought, Placed};
 
 use super::anywhere::{Found, Wanted, agrees, grouped};
 use super::error::{TransferError, blocking};
 use super::gather::Gather;
 use super::source::Range;
-use crate::config::PART_BYTES;
 
 /// Manifests that are fetched ahead.
 const MANIFESTS_AHEAD: usize = 3;
 /// Content whose name on the shelves is not known gets this one.
 const ANY_MODE: u32 = 0o644;
-/// Zeros that are placed at once come from here.
-static ZEROS: [u8; PART_BYTES] = [0; PART_BYTES];
 
 /// A disk that content is put on.
 pub trait Home: Send + Sync + 'static {
@@ -342,29 +338,19 @@ async fn place<H: Home>(
     let (zeros, bytes): (Vec<Range>, Vec<Range>) = ranges.into_iter().partition(is_zeros);
     for range in zeros {
         gather.progress().fetched(range.len);
-        write(home, cut(attempt, &range, None)).await?;
+        write(home, vec![placed(attempt, &range, Brought::Zeros(range.len))]).await?;
     }
     for group in grouped(&bytes, |range| range.len) {
         gather.check()?;
         let Found::Here(came) = gather.ranges(attempt, at, &group).await? else { return Ok(()) };
-        let placed = group.iter().zip(came).flat_map(|(range, data)| cut(attempt, range, Some(data)));
-        write(home, placed.collect()).await?;
+        let came = group.iter().zip(came).map(|(range, data)| placed(attempt, range, Brought::Bytes(data)));
+        write(home, came.collect()).await?;
     }
     Ok(())
 }
 
-/// A range as runs of at most a part; of zeros without data.
-fn cut(attempt: u64, range: &Range, data: Option<Bytes>) -> Vec<Placed> {
-    let Range { file, offset, len, .. } = *range;
-    let run = |from: u64| {
-        let to = len.min(from + PART_BYTES as u64);
-        let data = match &data {
-            Some(data) => data.slice(from as usize..to as usize),
-            None => Bytes::from_static(&ZEROS[..(to - from) as usize]),
-        };
-        Placed { attempt, file, offset: offset + from, data }
-    };
-    (0..len).step_by(PART_BYTES).map(run).collect()
+fn placed(attempt: u64, range: &Range, data: Brought) -> Placed {
+    Placed { attempt, file: range.file, offset: range.offset, data }
 }
 
 async fn write<H: Home>(home: &Arc<H>, ranges: Vec<Placed>) -> Result<(), TransferError> {

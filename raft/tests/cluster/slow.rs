@@ -179,6 +179,10 @@ impl DiskFile for SlowFile {
         self.file.allocate(offset, len)
     }
 
+    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.clear(offset, len)
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         self.file.drop_cache()
     }

@@ -2,13 +2,8 @@
 
 use checkpoint::{Digest, JobName};
 
-use super::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
+use super::{Accepted, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
 use crate::record::{LogId, proto};
-
-/// A verdict from the wire that is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a verdict: {0}")]
-pub struct VerdictError(pub &'static str);
 
 impl Verdict {
     /// The verdict as it travels.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use checkpoint::disk::{Disk, DiskFile, Open};
 use checkpoint::store::layout::Layout;
 
-use super::OpenError;
+use super::error::OpenError;
 use super::walk::Walked;
 use crate::record::Kind;
 use crate::shape;

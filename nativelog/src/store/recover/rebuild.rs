@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::OpenError;
-use super::walk::later;
+use super::error::OpenError;
 use crate::record::{Body, Header, LogId};
 use crate::store::frame::{
     FRAME_HEADER_BYTES, FrameHeader, FrameKind, Placed, decode_body, get_optional_log_id, get_vote,
@@ -160,5 +159,13 @@ impl Rebuild {
             self.unsure = self.unsure.split_off(&(purged.index + 1));
         }
         Ok((self.index, self.unsure))
+    }
+}
+
+/// The position with the higher index.
+fn later(a: Option<LogId>, b: Option<LogId>) -> Option<LogId> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if a.index >= b.index { a } else { b }),
+        (a, b) => a.or(b),
     }
 }

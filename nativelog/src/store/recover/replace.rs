@@ -22,12 +22,14 @@ use checkpoint::disk::Disk;
 use checkpoint::durable::create_dir_all;
 use checkpoint::store::layout::Layout;
 
-use super::{OpenError, exists, io_error, own_mark, walk};
+use super::error::{OpenError, io_error};
+use super::mark::{exists, own_mark};
+use super::walk;
 use crate::record::LogId;
 use crate::store::mark::MarkFile;
+use crate::store::owner::{Identity, Vote};
 use crate::store::room::Room;
 use crate::store::wal::{SegmentStart, start_segment};
-use crate::store::{Identity, Vote};
 
 /// Damaged logs that may be kept beside the one in use.
 const DAMAGED_MAX: u32 = 10_000;

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use checkpoint::disk::Disk;
 
+use super::error::{OpenError, io_error};
 use super::rebuild::{Rebuild, Unsure};
 use super::segment::{Next, SegmentScan};
-use super::{OpenError, io_error};
 use crate::record::LogId;
 use crate::store::frame::FrameKind;
 use crate::store::index::Index;
@@ -36,14 +36,6 @@ pub struct Walked {
     pub durable: u64,
     /// Entries above the mark with payloads in files.
     pub unsure: Unsure,
-}
-
-/// The position with the higher index.
-pub fn later(a: Option<LogId>, b: Option<LogId>) -> Option<LogId> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if a.index >= b.index { a } else { b }),
-        (a, b) => a.or(b),
-    }
 }
 
 /// Walks over all of the WAL in `dir`.

@@ -1,0 +1,3 @@
+//! The protobuf messages of `proto/record.proto`.
+
+include!(concat!(env!("OUT_DIR"), "/epochlog.record.rs"));

@@ -1,0 +1,120 @@
+//! The copy of a staged file in which a rotten payload is replaced by a good one.
+//!
+//! **Guarantees.** It takes the place of the file only while that is the inode that was copied, with the mode it had
+//! then and no longer than the writer has made it. By then it is fsynced, and so is the name afterwards. The old inode
+//! is not touched.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use checkpoint::disk::{Disk, DiskFile, FileKind, Open, Stat};
+use checkpoint::durable::ignore_missing;
+
+use super::failed::Failed;
+use Failed::{Final, Refused};
+
+/// Bytes that are copied at once.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// What tells that a file is still the one that it was: the performer gives it length and mode of the sealed file, and
+/// may put another inode in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    mode: u32,
+    len: u64,
+    ino: u64,
+}
+
+/// A copy without its name.
+pub struct Copied {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    copy: PathBuf,
+    /// `None` when there was no file.
+    before: Option<Look>,
+    /// Held open: its blocks are freed by who drops this, which must not be the writer.
+    old: Option<Box<dyn DiskFile>>,
+    file: Box<dyn DiskFile>,
+}
+
+impl Copied {
+    /// Copies the file at `path`, with `data` at `offset`, to `copy`; all durable but the name. As long as this takes
+    /// somebody must note what is written into the file.
+    pub fn make(
+        disk: &Arc<dyn Disk>,
+        path: &Path,
+        copy: &Path,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<Copied, Failed> {
+        ignore_missing(disk.unlink(copy)).map_err(Refused)?;
+        let before = look(disk, path)?;
+        let made = match before {
+            Some(_) => disk.open(path, Open::Read).and_then(|old| {
+                disk.clone_file(path, copy)?;
+                Ok((Some(old), disk.open(copy, Open::Write)?))
+            }),
+            None => disk.open(copy, Open::CreateNew).map(|file| (None, file)),
+        };
+        let (old, file) = made.map_err(Refused)?;
+        file.write_at(data, offset).map_err(Refused)?;
+        if let Some(Look { mode, .. }) = before {
+            file.set_mode(mode).map_err(Refused)?;
+        }
+        file.sync_all().map_err(Final)?;
+        Ok(Copied { disk: disk.clone(), path: path.into(), copy: copy.into(), before, old, file })
+    }
+
+    /// Where it belongs.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Copies ranges that were written since, durably.
+    pub fn follow(&self, ranges: &[Range<u64>]) -> Result<(), Failed> {
+        let Some(old) = self.old.as_ref().filter(|_| !ranges.is_empty()) else { return Ok(()) };
+        let mut buf = vec![0; STEP_BYTES as usize];
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let want = (range.end - at).min(STEP_BYTES) as usize;
+                match old.read_at(&mut buf[..want], at) {
+                    // It was to be written there, and was not.
+                    Ok(0) => break,
+                    Ok(n) => {
+                        self.file.write_at(&buf[..n], at).map_err(Refused)?;
+                        at += n as u64;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(Refused(error)),
+                }
+            }
+        }
+        self.file.sync_all().map_err(Final)
+    }
+
+    /// Renames it over the file, durably, unless that has changed otherwise than by writes up to `written`. The names of
+    /// both folders are synced.
+    pub fn take_place(&self, written: u64) -> Result<bool, Failed> {
+        let expected = self.before.map(|look| Look { len: look.len.max(written), ..look });
+        if look(&self.disk, &self.path)? != expected {
+            return Ok(false);
+        }
+        self.disk.rename(&self.copy, &self.path).map_err(Refused)?;
+        for file in [&self.path, &self.copy] {
+            self.disk.sync_dir(file.parent().unwrap_or(file)).map_err(Final)?;
+        }
+        Ok(true)
+    }
+}
+
+fn look(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<Look>, Failed> {
+    match disk.stat(path) {
+        Ok(Stat { kind: FileKind::File, mode, len, ino, .. }) => Ok(Some(Look { mode, len, ino })),
+        Ok(_) => Err(Refused(io::Error::other(format!("{} is no file", path.display())))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Refused(error)),
+    }
+}
