@@ -59,8 +59,9 @@ impl Machine {
 
     /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.
     fn sync_unpacked(&self) -> std::io::Result<()> {
-        if self.dues.take_unsynced() {
+        if let Some(unpackings) = self.dues.unsynced() {
             self.store.disk().sync_fs(self.store.layout().data_dir())?;
+            self.dues.synced(unpackings);
         }
         Ok(())
     }
