@@ -101,8 +101,11 @@ impl Writer {
     /// gone now.
     pub(super) fn sweep(&mut self, attempts: &[u64]) -> Result<Vec<u64>, Failed> {
         let (disk, layout) = (&self.shared.disk, &self.shared.layout);
+        // Open before anything is moved: what is moved can be made durable then.
+        let group = disk.open_dir(layout.group_dir()).map_err(Refused)?;
+        let staging = disk.open_dir(&layout.staging_dir()).map_err(Refused)?;
         if ensure_dir(disk.as_ref(), &layout.trash_dir()).map_err(Refused)? {
-            disk.sync_dir(layout.group_dir()).map_err(Final)?;
+            group.sync().map_err(Final)?;
         }
         let mut gone = Vec::new();
         let mut moved = false;
@@ -121,7 +124,7 @@ impl Writer {
             }
         }
         if moved {
-            self.shared.disk.sync_dir(&self.shared.layout.staging_dir()).map_err(Final)?;
+            staging.sync().map_err(Final)?;
         }
         match refused {
             Some(error) if gone.is_empty() => Err(Refused(error)),
@@ -234,9 +237,10 @@ impl Writer {
         if look()? != before {
             return Ok(false);
         }
+        let folder = disk.open_dir(path.parent().unwrap_or(path)).map_err(Refused)?;
+        let log = disk.open_dir(&self.shared.layout.log_dir()).map_err(Refused)?;
         disk.rename(copy, path).map_err(Refused)?;
-        let folder = path.parent().unwrap_or(path);
-        disk.sync_dir(folder).and_then(|()| disk.sync_dir(&self.shared.layout.log_dir())).map_err(Final)?;
+        folder.sync().and_then(|()| log.sync()).map_err(Final)?;
         Ok(true)
     }
 }
