@@ -11,6 +11,7 @@
 //! **Never.** It has no say in what is accepted, and an effect that cannot be done here never stops
 //! the node: the epoch is *unpublished here*, with its reason, and is tried again.
 
+mod again;
 mod shelver;
 mod waiting;
 mod worker;

@@ -5,16 +5,16 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use checkpoint::JobName;
-use checkpoint::store::{Publish, Store, Unpacked};
+use checkpoint::disk::lacks_room;
+use checkpoint::store::{Publish, Store, Unpacked, Unpublished};
 
+use super::again::{Again, Outlook};
 use super::waiting::Shelved;
 use super::{Shared, Task, Work, tree_bytes};
 use crate::dues::Pack;
 use crate::ledger::{Effect, PublishEpoch, Released};
 use crate::store::LogStore;
 
-/// What could not be done here is tried again after this long.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// At most this many entries are performed before their marks move.
 const BATCH_ENTRIES_MAX: usize = 512;
 /// And not more than about so much work, unless it is that of one entry.
@@ -24,13 +24,13 @@ pub struct Worker {
     shared: Arc<Shared>,
     store: Arc<Store>,
     log: LogStore,
-    retry_at: Option<Instant>,
+    again: Again,
     earlier: BTreeSet<u64>,
 }
 
 impl Worker {
     pub fn new(shared: Arc<Shared>, store: Arc<Store>, log: LogStore, earlier: BTreeSet<u64>) -> Worker {
-        Worker { shared, store, log, retry_at: None, earlier }
+        Worker { shared, store, log, again: Again::default(), earlier }
     }
 
     pub fn run(mut self) {
@@ -44,15 +44,12 @@ impl Worker {
                 shared.done(weight);
                 shared.move_to(last + 1);
             }
-            if self.is_time_to_retry() {
-                self.retry();
+            let asked = std::mem::take(&mut shared.orders().retry_now);
+            let now = Instant::now();
+            if asked || self.again.next().is_some_and(|at| at <= now) {
+                self.retry(asked, now);
             }
         }
-    }
-
-    fn is_time_to_retry(&self) -> bool {
-        let asked = std::mem::take(&mut self.shared.orders().retry_now);
-        asked || self.retry_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Waits for flushed work or for the time to retry; false when it is time to stop.
@@ -69,7 +66,8 @@ impl Worker {
                 break work.index;
             }
             let patience = self
-                .retry_at
+                .again
+                .next()
                 .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
             if patience.is_zero() {
                 return true;
@@ -227,7 +225,8 @@ impl Worker {
             let half = self.shared.dues.half_unpacked(epoch.attempt);
             match half.map_or(Ok(()), |packs| self.unpack_again(epoch.attempt, &packs)) {
                 Ok(()) => ready.push(epoch),
-                Err(why) => self.unpublished(epoch, why),
+                // These hold the log: they are let go of when that becomes too long.
+                Err(why) => self.unpublished(epoch, why, Outlook::Passes),
             }
         }
         if ready.is_empty() {
@@ -247,7 +246,7 @@ impl Worker {
         for (epoch, result) in ready.into_iter().zip(results) {
             match result {
                 Ok(()) => self.published(&epoch),
-                Err(why) => self.unpublished(epoch, why.to_string()),
+                Err(why) => self.unpublished(epoch, why.to_string(), outlook(&why)),
             }
         }
     }
@@ -259,15 +258,18 @@ impl Worker {
         }
     }
 
-    fn unpublished(&mut self, epoch: PublishEpoch, why: String) {
+    fn unpublished(&mut self, epoch: PublishEpoch, why: String, outlook: Outlook) {
         tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, but cannot be published on this node yet");
+        self.again.failed(epoch.attempt, outlook, Instant::now());
         self.shared.dues.unpublished(epoch, why);
-        self.retry_at = Some(Instant::now() + RETRY_AFTER);
     }
 
-    fn retry(&mut self) {
-        self.retry_at = None;
-        let (failed, expiring) = (self.shared.dues.failed(), self.shared.dues.take_expiring());
+    /// Tries again what is due, or all when it was asked for.
+    fn retry(&mut self, asked: bool, now: Instant) {
+        let (mut failed, expiring) = (self.shared.dues.failed(), self.shared.dues.take_expiring());
+        let owed: BTreeSet<u64> = failed.iter().map(|epoch| epoch.attempt).collect();
+        self.again.begin(|attempt| owed.contains(&attempt));
+        failed.retain(|epoch| asked || self.again.is_due(epoch.attempt, now));
         self.publish(failed);
         for ((job, epoch), index) in expiring {
             self.remove(job, epoch, index);
@@ -320,7 +322,14 @@ impl Worker {
         if let Err(error) = self.store.expire(&job, epoch) {
             tracing::warn!(%job, epoch, %error, "the epoch has expired, but its directory cannot be removed yet");
             self.shared.dues.owe_folder((job, epoch), index);
-            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            self.again.folder_stays(Instant::now());
         }
+    }
+}
+
+fn outlook(why: &Unpublished) -> Outlook {
+    match why {
+        Unpublished::Io(error) if lacks_room(&error.source) => Outlook::Passes,
+        _ => Outlook::Lasts,
     }
 }
