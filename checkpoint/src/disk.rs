@@ -18,6 +18,16 @@ use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
+/// True for the errors that go away when somebody makes room, or closes files.
+pub fn lacks_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
+    let handles = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    matches!(error.kind(), StorageFull | QuotaExceeded | OutOfMemory)
+        || error.raw_os_error().is_some_and(|number| handles.contains(&number))
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
@@ -104,12 +114,20 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// A new file (0600) with the same content: reflink, else a copy that keeps holes. Not synced.
     fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// fsync of a directory: its names, as they are now, are durable.
-    fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// syncfs of the file system that holds `path`: everything written so far is durable, names included.
-    fn sync_fs(&self, path: &Path) -> io::Result<()>;
+    /// Opens a directory, to sync it. Who must not fail between a change and its sync opens it before the change.
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>>;
     /// Room on the file system that holds `path`.
     fn free(&self, path: &Path) -> io::Result<Space>;
+
+    /// Opens a directory and syncs it: its names, as they are now, are durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.open_dir(path)?.sync()
+    }
+
+    /// Opens a directory and syncs its file system.
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        self.open_dir(path)?.sync_fs()
+    }
 
     /// A new file with this content and mode, not synced.
     fn write_new(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
@@ -132,6 +150,14 @@ pub trait Disk: Send + Sync + Debug + 'static {
         file.read_exact_at(&mut data, 0)?;
         Ok(data)
     }
+}
+
+/// An open directory. It stays the same one when it gets another name.
+pub trait DiskDir: Send + Sync + Debug {
+    /// fsync: its names, as they are now, are durable.
+    fn sync(&self) -> io::Result<()>;
+    /// syncfs of the file system that holds it: everything written so far is durable, names included.
+    fn sync_fs(&self) -> io::Result<()>;
 }
 
 /// An open regular file. Several threads may use it at once.

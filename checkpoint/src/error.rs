@@ -16,6 +16,17 @@ pub struct IoError {
     pub source: io::Error,
 }
 
+impl IoError {
+    /// The same once more, for another who is concerned.
+    pub(crate) fn again(&self) -> IoError {
+        let source = match self.source.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(self.source.kind(), self.source.to_string()),
+        };
+        IoError { path: self.path.clone(), what: self.what, source }
+    }
+}
+
 /// Says where and what to an error of the operating system.
 pub(crate) fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> IoError + 'a {
     move |source| IoError { path: path.to_path_buf(), what, source }

@@ -26,7 +26,7 @@ pub mod store;
 pub mod testing;
 
 pub use digest::Digest;
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskDir, DiskFile, RealDisk};
 pub use epoch::{CommitId, EntryKind, JobName, RelPath};
 pub use limits::Limits;
 pub use manifest::{Envelope, Manifest, ManifestEntry, Position};

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::disk::{Disk, DiskFile, FileKind, Open, Space, Stat};
+use crate::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
 use world::{Body, Change, World};
 
 /// What a crash leaves.
@@ -64,6 +64,8 @@ pub enum OpKind {
     SyncFs,
     /// A read: not counted, but it can be made to fail.
     Read,
+    /// A file that was there, or a directory, was opened: not counted either.
+    Open,
 }
 
 /// One operation of the log.
@@ -187,7 +189,10 @@ impl Disk for CrashDisk {
         let ino = match (world.entry(dir, &name), how) {
             (Some(_), Open::CreateNew) => return Err(exists()),
             (Some(ino), _) => match world.kind(ino) {
-                FileKind::File => ino,
+                FileKind::File => {
+                    world.opening(path)?;
+                    ino
+                }
                 FileKind::Directory => return Err(rustix::io::Errno::ISDIR.into()),
                 _ => return Err(rustix::io::Errno::LOOP.into()),
             },
@@ -350,26 +355,40 @@ impl Disk for CrashDisk {
         Ok(())
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
         let mut world = self.world();
         let ino = world.dir_at(path)?;
-        world.step(OpKind::SyncDir, path, 0, 0)?;
-        world.sync_dir(ino);
-        Ok(())
-    }
-
-    fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        let mut world = self.world();
-        world.at(path)?;
-        world.step(OpKind::SyncFs, path, 0, 0)?;
-        world.sync_fs();
-        Ok(())
+        world.opening(path)?;
+        Ok(Box::new(CrashDir { disk: self.clone(), ino, path: path.to_path_buf() }))
     }
 
     fn free(&self, path: &Path) -> io::Result<Space> {
         let mut world = self.world();
         world.reading(path)?;
         Ok(world.space)
+    }
+}
+
+#[derive(Debug)]
+struct CrashDir {
+    disk: CrashDisk,
+    ino: u64,
+    path: PathBuf,
+}
+
+impl DiskDir for CrashDir {
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.disk.world();
+        world.step(OpKind::SyncDir, &self.path, 0, 0)?;
+        world.sync_dir(self.ino);
+        Ok(())
+    }
+
+    fn sync_fs(&self) -> io::Result<()> {
+        let mut world = self.disk.world();
+        world.step(OpKind::SyncFs, &self.path, 0, 0)?;
+        world.sync_fs();
+        Ok(())
     }
 }
 

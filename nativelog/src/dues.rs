@@ -248,7 +248,7 @@ impl Dues {
     /// All packs of this attempt are in its tree now.
     pub fn unpacked_again(&self, attempt: u64) {
         let mut book = self.book();
-        book.unsynced = true;
+        book.unpackings += 1;
         if let Some(tree) = book.trees.get_mut(&attempt) {
             tree.failed = None;
         }
@@ -260,9 +260,16 @@ impl Dues {
         book.trees.get(&attempt).filter(|tree| tree.failed.is_some()).map(|tree| tree.packs.clone())
     }
 
-    /// True once after files were unpacked since it was last asked: nobody has synced them.
-    pub fn take_unsynced(&self) -> bool {
-        std::mem::take(&mut self.book().unsynced)
+    /// How often files were unpacked, when nobody has synced the last of them.
+    pub fn unsynced(&self) -> Option<u64> {
+        let book = self.book();
+        (book.synced < book.unpackings).then_some(book.unpackings)
+    }
+
+    /// What was unpacked in the first `unpackings` is durable. More may have been unpacked meanwhile.
+    pub fn synced(&self, unpackings: u64) {
+        let mut book = self.book();
+        book.synced = book.synced.max(unpackings);
     }
 }
 

@@ -12,6 +12,7 @@
 //! the node: the epoch is *unpublished here*, with its reason, and is tried again. Only an effect that is not known here
 //! any more does (`waiting`): it does not count as performed, and the log says it to the next start.
 
+mod again;
 mod names;
 mod shelver;
 mod waiting;

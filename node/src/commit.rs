@@ -45,7 +45,7 @@ use bytes::Bytes;
 use checkpoint::{CommitId, Digest};
 use client::{Certainty, Code, Failure, pb};
 use nativelog::compose;
-use nativelog::ledger::{Accepted, Reason, SealedEpoch, Verdict};
+use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
 
 use crate::node::Node;
 use crate::pressure;
@@ -211,9 +211,7 @@ impl Driver<'_> {
             Verdict::Accepted(Accepted::Begun { resumed: true, .. }) => return None,
             Verdict::Accepted(Accepted::Sealed(sealed)) => self.sealed_already(&sealed, origin).await,
             Verdict::Accepted(_) => Err(no_space),
-            Verdict::Rejected(taken) if taken.reason == Reason::Conflict && taken.root.is_some() => {
-                self.compare(&taken, origin).await
-            }
+            Verdict::Rejected(taken) if compare::is_taken(&taken) => self.compare(&taken, origin).await,
             Verdict::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
         })
     }

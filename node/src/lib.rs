@@ -10,7 +10,7 @@
 //! | `config`, `units` | TOML, flags, environment; sizes and durations |
 //! | `capture` | a source that holds still while it is read |
 //! | `space`, `pressure` | free space of the voters; what is done when it runs out |
-//! | `housekeeping`, `memory` | what a node does unasked; memory given back |
+//! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
 //! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
 //! | `servers`, `http`, `telemetry` | the two ports; health; log lines |
 //! | `cli`, `cli/*` | what users type, one file a command |
@@ -20,6 +20,7 @@ pub mod capture;
 pub mod cli;
 pub mod commit;
 pub mod config;
+mod handles;
 pub mod housekeeping;
 pub mod http;
 pub mod identity;

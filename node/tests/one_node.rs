@@ -371,3 +371,18 @@ async fn the_first_writer_of_a_job_fences_those_without() {
     let fenced = client.commit(&source, order, &|_| {}).await.unwrap_err();
     assert_eq!((fenced.code, fenced.committed), (Code::Fenced, client::Certainty::No), "{fenced:?}");
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_may_open_as_many_files_as_the_system_lets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -S -n 200 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_epochlog")]);
+    let node = Node::start_by(limited, dir.path(), &port(), dir.path(), "1 MiB");
+    let _ = node.client().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    assert_ne!(fields[3], "200", "{line}");
+    assert_eq!(fields[3], fields[4], "{line}");
+}

@@ -209,3 +209,48 @@ async fn while_an_earlier_run_goes_on_its_repeat_is_not_told_a_final_no() {
     assert!(late.already && late.expired, "{late:?}");
     assert_eq!((late.root, late.position), (sealed.root, sealed.position));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_a_removed_job_had_too_says_nothing_of_a_commit_too_old_to_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let (large, tiny, other) = (source(dir.path()), dir.path().join("tiny"), dir.path().join("other"));
+    for dir in [&tiny, &other] {
+        std::fs::create_dir(dir).unwrap();
+        std::fs::write(dir.join("file"), dir.as_os_str().as_encoded_bytes()).unwrap();
+    }
+    let endpoint = port();
+    let mut running = Node::start(dir.path(), &endpoint, dir.path());
+    let client = running.client().await;
+    let order =
+        |epoch, born| Commit { epoch: Some(epoch), born: Some(born), ..Commit::new("job".parse().unwrap()) };
+    let born = client.reached().await.unwrap();
+    let olds = [(order(5, born), &large), (order(6, born), &tiny)];
+    for (old, source) in &olds {
+        client.commit(source, old.clone(), &|_| {}).await.unwrap();
+    }
+    expire(&client, 5).await;
+    expire(&client, 6).await;
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    for epoch in [5, 6] {
+        client.commit(&other, order(epoch, client.reached().await.unwrap()), &|_| {}).await.unwrap();
+    }
+    let of_this_life = client.reached().await.unwrap();
+    running.terminate();
+    running.child.wait().unwrap();
+    a_day_passes(&running.config).await;
+
+    let running = Node::start(dir.path(), &endpoint, dir.path());
+    let client = running.client().await;
+    for (old, source) in olds {
+        let failure = client.commit(source, old.clone(), &|_| {}).await.unwrap_err();
+        assert_eq!((failure.code, failure.committed), (Code::TooOld, Certainty::Unknown), "{failure:?}");
+        // The same bytes are there, whoever brought them.
+        let there = client.commit(&other, old, &|_| {}).await.unwrap().committed;
+        assert!(there.already && !there.expired);
+        // Who came after the job was made has had no number before.
+        let taken = order(there.epoch, of_this_life);
+        let failure = client.commit(source, taken, &|_| {}).await.unwrap_err();
+        assert_eq!((failure.code, failure.committed), (Code::Conflict, Certainty::No), "{failure:?}");
+    }
+}

@@ -14,10 +14,10 @@ use rustix::fs::{
     Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, SeekFrom, fadvise, fallocate, fchmod,
     fstat, fsync, open, seek, statat, statvfs, syncfs,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::aligned::DIRECT_ALIGN;
-use super::{Disk, DiskFile, FileKind, Open, Space, Stat, write_zeros};
+use super::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat, write_zeros};
 
 // Size of a thread's buffer for direct writes.
 const BOUNCE_BYTES: usize = 1 << 20;
@@ -130,12 +130,8 @@ impl Disk for RealDisk {
         copy_sparse(&source, &target)
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        Ok(fsync(open_dir(path)?)?)
-    }
-
-    fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        Ok(syncfs(open_dir(path)?)?)
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
+        Ok(Box::new(RealDir(open_dir(path)?)))
     }
 
     fn free(&self, path: &Path) -> io::Result<Space> {
@@ -223,6 +219,20 @@ fn stat_of(stat: &rustix::fs::Stat) -> Stat {
         links: stat.st_nlink,
         blocks: stat.st_blocks as u64,
         mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+    }
+}
+
+#[derive(Debug)]
+struct RealDir(OwnedFd);
+
+// A signal that comes in between says nothing of what was written: as the standard library does for files.
+impl DiskDir for RealDir {
+    fn sync(&self) -> io::Result<()> {
+        Ok(retry_on_intr(|| fsync(&self.0))?)
+    }
+
+    fn sync_fs(&self) -> io::Result<()> {
+        Ok(retry_on_intr(|| syncfs(&self.0))?)
     }
 }
 

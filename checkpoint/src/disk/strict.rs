@@ -4,7 +4,9 @@
 //! its file and call, and every later one fails: after an error the kernel may call pages clean that are not on the device,
 //! so a second try that succeeds proves nothing. What was not synced is not relied on, so nothing is made durable any more.
 //!
-//! **Never.** A write that finds no room, and a file that cannot be opened, are no faults: they fail alone.
+//! **Never.** A write that finds no room, and a file or directory that cannot be opened, are no faults: they fail alone.
+//! Whatever the sync of an open one answers is one, also what an open could answer too: a lack of memory, say, while
+//! dirty pages were written back.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,9 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::Errno;
-
-use super::{Disk, DiskFile, FileKind, Open, Space, Stat};
+use super::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
 
 type Tell = Box<dyn FnOnce(&str) + Send>;
 
@@ -76,21 +76,11 @@ impl Fault {
             return Err(io::Error::other(format!("an earlier sync failed ({why})")));
         }
         let result = sync();
-        if let Err(error) = &result
-            && !is_of_open(error)
-        {
+        if let Err(error) = &result {
             self.raise(format!("{call} {} failed: {error}", path.display()));
         }
         result
     }
-}
-
-// A directory is opened to be synced: what only that can answer says nothing of what was written.
-fn is_of_open(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, NotADirectory, NotFound, OutOfMemory, PermissionDenied};
-    let few = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied | OutOfMemory | Interrupted)
-        || error.raw_os_error().is_some_and(|number| few.contains(&number))
 }
 
 /// See the module.
@@ -156,11 +146,9 @@ impl Disk for StrictDisk {
     fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.clone_file(from, to)
     }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.fault.sync("fsync of the names in", path, || self.disk.sync_dir(path))
-    }
-    fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        self.fault.sync("syncfs", path, || self.disk.sync_fs(path))
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
+        let dir = self.disk.open_dir(path)?;
+        Ok(Box::new(StrictDir { dir, path: path.to_owned(), fault: self.fault.clone() }))
     }
     fn free(&self, path: &Path) -> io::Result<Space> {
         self.disk.free(path)
@@ -170,6 +158,22 @@ impl Disk for StrictDisk {
     }
     fn read_file(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         self.disk.read_file(path, bytes_max)
+    }
+}
+
+#[derive(Debug)]
+struct StrictDir {
+    dir: Box<dyn DiskDir>,
+    path: PathBuf,
+    fault: Fault,
+}
+
+impl DiskDir for StrictDir {
+    fn sync(&self) -> io::Result<()> {
+        self.fault.sync("fsync of the names in", &self.path, || self.dir.sync())
+    }
+    fn sync_fs(&self) -> io::Result<()> {
+        self.fault.sync("syncfs", &self.path, || self.dir.sync_fs())
     }
 }
 
@@ -232,16 +236,19 @@ mod tests {
             (OpKind::SyncDir, "fsync of the names in / failed", |disk| disk.sync_dir(Path::new("/"))),
             (OpKind::SyncFs, "syncfs / failed", |disk| disk.sync_fs(Path::new("/"))),
         ];
-        for (kind, said, call) in calls {
+        // Whatever it answers: EIO, EINTR, ENOMEM, EACCES, ENFILE, EMFILE, ENOSPC.
+        let errors = [5, 4, 12, 13, 23, 24, 28];
+        let each = calls.into_iter().flat_map(|call| errors.map(|errno| (call, errno)));
+        for ((kind, said, call), errno) in each {
             let crash = CrashDisk::new();
             let strict = StrictDisk::over(Arc::new(crash.clone()));
             strict.write_new(Path::new("/f"), b"bytes", 0o600).unwrap();
             let (told, hears) = mpsc::channel();
             strict.fault().tell(move |why| told.send(why.to_owned()).unwrap());
             call(&strict).unwrap();
-            crash.fail_next(kind, "/", 5);
+            crash.fail_next(kind, "/", errno);
             assert!(call(&strict).is_err());
-            let why = hears.try_recv().unwrap();
+            let why = hears.try_recv().unwrap_or_else(|_| panic!("{said}: {errno} is no fault"));
             assert!(why.starts_with(said), "{why}");
             for (_, _, later) in calls {
                 assert!(later(&strict).unwrap_err().to_string().contains(said));
@@ -254,10 +261,16 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_not_there_and_a_full_disk_are_no_faults() {
+    fn what_cannot_be_opened_and_a_full_disk_are_no_faults() {
         let crash = CrashDisk::new();
         let strict = StrictDisk::over(Arc::new(crash.clone()));
         assert!(strict.sync_dir(Path::new("/gone")).is_err());
+        for errno in [5, 12, 24] {
+            crash.fail_next(OpKind::Open, "/", errno);
+            assert_eq!(strict.sync_dir(Path::new("/")).unwrap_err().raw_os_error(), Some(errno));
+            crash.fail_next(OpKind::Open, "/", errno);
+            assert_eq!(strict.sync_fs(Path::new("/")).unwrap_err().raw_os_error(), Some(errno));
+        }
         crash.fail_next(OpKind::Write, "/f", 28);
         assert!(strict.write_new(Path::new("/f"), b"bytes", 0o600).is_err());
         assert_eq!(strict.fault().why(), None);

@@ -103,8 +103,7 @@ impl<'a> Building<'a> {
     }
 
     fn fail_io(&mut self, error: &IoError) {
-        let source = io::Error::new(error.source.kind(), error.source.to_string());
-        self.failed = Some(IoError { path: error.path.clone(), what: error.what, source }.into());
+        self.failed = Some(error.again().into());
     }
 }
 

@@ -67,13 +67,8 @@ fn sync_contents(inner: &Inner, batch: &mut [Arrived]) {
             result.map_err(|e| lost(incoming, e))
         });
     } else if let Err(e) = inner.sync_everything() {
-        each(batch, |incoming| Err(lost(incoming, again(&e))));
+        each(batch, |incoming| Err(lost(incoming, e.again())));
     }
-}
-
-fn again(e: &IoError) -> IoError {
-    let source = io::Error::new(e.source.kind(), e.source.to_string());
-    IoError { path: e.path.clone(), what: e.what, source }
 }
 
 // After a failed sync nobody knows what the device has: whoever comes next must not find it.
@@ -101,6 +96,6 @@ fn sync_names(inner: &Inner, batch: &mut [Arrived]) {
     let good = batch.iter().filter(|arrived| arrived.failed.is_none());
     let shelves: BTreeSet<_> = good.map(|arrived| shelf(&arrived.incoming)).collect();
     if let Err(e) = inner.sync_dirs(&shelves) {
-        each(batch, |_| Err(again(&e).into()));
+        each(batch, |_| Err(e.again().into()));
     }
 }

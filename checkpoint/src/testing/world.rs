@@ -111,6 +111,10 @@ impl World {
         self.planned_failure(OpKind::Read, path)
     }
 
+    pub(super) fn opening(&mut self, path: &Path) -> io::Result<()> {
+        self.planned_failure(OpKind::Open, path)
+    }
+
     fn planned_failure(&mut self, kind: OpKind, path: &Path) -> io::Result<()> {
         if self.down {
             return Err(io::Error::other("the crash disk has lost its power"));

@@ -85,8 +85,9 @@ pub struct Book {
     pub readers: BTreeMap<EpochKey, usize>,
     /// Ended attempts whose staging folder may be there, each with the index of the record that ended it.
     pub ended: BTreeMap<u64, u64>,
-    /// Files were unpacked that nobody has synced.
-    pub unsynced: bool,
+    /// How often files were unpacked, and how many of these are durable.
+    pub unpackings: u64,
+    pub synced: u64,
 }
 
 impl Book {
@@ -103,7 +104,8 @@ impl Book {
             expiring: debts.expiring,
             readers: BTreeMap::new(),
             ended: BTreeMap::new(),
-            unsynced: false,
+            unpackings: 0,
+            synced: 0,
         };
         for (attempt, packs) in debts.half_unpacked {
             let failed = Some("its files were not all unpacked before the last start".to_owned());
@@ -208,7 +210,7 @@ impl Book {
     }
 
     pub fn unpacked(&mut self, attempt: u64, pack: Pack, result: Result<(), String>) {
-        self.unsynced = true;
+        self.unpackings += 1;
         let tree = self.trees.entry(attempt).or_default();
         tree.packs.push(pack);
         if let Err(why) = result {

@@ -64,9 +64,16 @@ impl Ledger {
             Ok(Some(Found::JobRemoved)) => return Err(job_removed()),
             Ok(Some(Found::Open(id, attempt))) => Some((id, attempt)),
             Ok(Some(Found::Lapsed) | None) => None,
-            // Whose number it is can be told: an epoch that is there knows its commit.
-            Err(_) if begin.epoch.is_some_and(|epoch| job.epochs.contains_key(&epoch)) => None,
-            Err(too_old) => return Err(too_old),
+            Err(too_old) => match begin.epoch.and_then(|epoch| job.epochs.get(&epoch)) {
+                // Whose number it is can be told: an epoch that is there knows its commit, and this life of the job has
+                // seen all that the commit ever did.
+                Some(_) if job.number <= begin.born => None,
+                // In an earlier life it may have been this commit's.
+                Some(there) => {
+                    return Err(too_old.root(there.sealed.root).position(there.sealed.position));
+                }
+                None => return Err(too_old),
+            },
         };
         terms.token = current_token(job, begin.token)?;
         let mut replaces = None;

@@ -84,7 +84,7 @@ pub struct Rejected {
     pub detail: String,
     /// The job's current token (`Fenced`), its high-water mark (`TooLate`, `Subsumed`), or the number in the way; else 0.
     pub current: u64,
-    /// The root that is there (`Conflict`) or that the records say (`WrongRoot`).
+    /// The root that is there (`Conflict`, `TooOld`) or that the records say (`WrongRoot`).
     pub root: Option<Digest>,
     /// Where the sealed epoch in the way stands in the log.
     pub position: Option<LogId>,

@@ -72,8 +72,10 @@ impl Machine {
     /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published. And
     /// pages that were just written.
     fn sync_unsynced(&self, pages: bool) -> io::Result<()> {
-        if self.dues.take_unsynced() || pages {
+        let unpackings = self.dues.unsynced();
+        if unpackings.is_some() || pages {
             self.store.disk().sync_fs(self.store.layout().data_dir())?;
+            unpackings.into_iter().for_each(|unpackings| self.dues.synced(unpackings));
         }
         Ok(())
     }

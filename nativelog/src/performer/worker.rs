@@ -5,9 +5,11 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use checkpoint::store::{Publish, Store, Unpacked};
+use checkpoint::disk::lacks_room;
+use checkpoint::store::{Publish, Store, Unpacked, Unpublished};
 use checkpoint::{Digest, JobName};
 
+use super::again::{Again, Outlook};
 use super::names::Names;
 use super::waiting::Shelved;
 use super::{LetGo, Shared, Task, Work, tree_bytes};
@@ -16,8 +18,6 @@ use crate::ledger::{Effect, Page, PublishEpoch, Released};
 use crate::plans::Plans;
 use crate::store::LogStore;
 
-/// What could not be done here is tried again after this long.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// A tree that waits in a file and cannot be read is read again after this long,
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// for so long at most.
@@ -32,7 +32,7 @@ pub struct Worker {
     store: Arc<Store>,
     log: LogStore,
     plans: Arc<Plans>,
-    retry_at: Option<Instant>,
+    again: Again,
     earlier: BTreeSet<u64>,
 }
 
@@ -44,7 +44,7 @@ impl Worker {
         plans: Arc<Plans>,
         earlier: BTreeSet<u64>,
     ) -> Worker {
-        Worker { shared, store, log, plans, retry_at: None, earlier }
+        Worker { shared, store, log, plans, again: Again::default(), earlier }
     }
 
     pub fn run(mut self) {
@@ -60,15 +60,12 @@ impl Worker {
                 shared.done(weight);
                 shared.move_to(last + 1);
             }
-            if self.is_time_to_retry() {
-                self.retry();
+            let asked = std::mem::take(&mut shared.orders().retry_now);
+            let now = Instant::now();
+            if asked || self.again.next().is_some_and(|at| at <= now) {
+                self.retry(asked, now);
             }
         }
-    }
-
-    fn is_time_to_retry(&self) -> bool {
-        let asked = std::mem::take(&mut self.shared.orders().retry_now);
-        asked || self.retry_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Waits for flushed work or for the time to retry; false when it is time to stop.
@@ -85,7 +82,8 @@ impl Worker {
                 break work.index;
             }
             let patience = self
-                .retry_at
+                .again
+                .next()
                 .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
             if patience.is_zero() {
                 return true;
@@ -285,7 +283,8 @@ impl Worker {
                 Err(_) if self.is_published(&epoch.job, epoch.epoch, epoch.attempt, epoch.envelope.root) => {
                     ready.push(epoch)
                 }
-                Err(why) => self.unpublished(epoch, why),
+                // These hold the log: their packs are set aside when that becomes too long.
+                Err(why) => self.unpublished(epoch, why, Outlook::Passes),
             }
         }
         if ready.is_empty() {
@@ -305,7 +304,7 @@ impl Worker {
         for (epoch, result) in ready.into_iter().zip(results) {
             match result {
                 Ok(()) => self.published(&epoch),
-                Err(why) => self.unpublished(epoch, why.to_string()),
+                Err(why) => self.unpublished(epoch, why.to_string(), outlook(&why)),
             }
         }
     }
@@ -317,15 +316,19 @@ impl Worker {
         }
     }
 
-    fn unpublished(&mut self, epoch: PublishEpoch, why: String) {
+    fn unpublished(&mut self, epoch: PublishEpoch, why: String, outlook: Outlook) {
         tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, but cannot be published on this node yet");
+        self.again.failed(epoch.attempt, outlook, Instant::now());
         self.shared.dues.unpublished(epoch, why);
-        self.retry_at = Some(Instant::now() + RETRY_AFTER);
     }
 
-    fn retry(&mut self) {
-        self.retry_at = None;
-        self.publish(self.shared.dues.failed());
+    /// Tries again what is due, or all when it was asked for.
+    fn retry(&mut self, asked: bool, now: Instant) {
+        let mut failed = self.shared.dues.failed();
+        let owed: BTreeSet<u64> = failed.iter().map(|epoch| epoch.attempt).collect();
+        self.again.begin(|attempt| owed.contains(&attempt));
+        failed.retain(|epoch| asked || self.again.is_due(epoch.attempt, now));
+        self.publish(failed);
         // Asked afterwards: an epoch that was published just now has taken the place of an earlier one of its number.
         for ((job, epoch), index) in self.shared.dues.take_expiring() {
             self.remove(job, epoch, index);
@@ -374,7 +377,14 @@ impl Worker {
         if let Err(error) = self.store.expire_until(&job, epoch, index) {
             tracing::warn!(%job, epoch, %error, "the epoch has expired, but its directory cannot be removed yet");
             self.shared.dues.owe_folder((job, epoch), index);
-            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            self.again.folder_stays(Instant::now());
         }
+    }
+}
+
+fn outlook(why: &Unpublished) -> Outlook {
+    match why {
+        Unpublished::Io(error) if lacks_room(&error.source) => Outlook::Passes,
+        _ => Outlook::Lasts,
     }
 }

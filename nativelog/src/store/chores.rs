@@ -85,8 +85,11 @@ impl Pen {
     /// gone now.
     pub fn sweep(&mut self, attempts: &[u64]) -> Result<Vec<u64>, Failed> {
         let (disk, layout) = (&self.shared.disk, &self.shared.layout);
+        // Open before anything is moved: what is moved can be made durable then.
+        let group = disk.open_dir(layout.group_dir()).map_err(Refused)?;
+        let staging = disk.open_dir(&layout.staging_dir()).map_err(Refused)?;
         if ensure_dir(disk.as_ref(), &layout.trash_dir()).map_err(Refused)? {
-            disk.sync_dir(layout.group_dir()).map_err(Final)?;
+            group.sync().map_err(Final)?;
         }
         let mut gone = Vec::new();
         let mut moved = false;
@@ -105,7 +108,7 @@ impl Pen {
             }
         }
         if moved {
-            self.shared.disk.sync_dir(&self.shared.layout.staging_dir()).map_err(Final)?;
+            staging.sync().map_err(Final)?;
         }
         match refused {
             Some(error) if gone.is_empty() => Err(Refused(error)),

@@ -102,10 +102,11 @@ impl Copied {
         if look(&self.disk, &self.path)? != expected {
             return Ok(false);
         }
+        // Open before the rename: what was renamed can be made durable then.
+        let open = |file: &Path| self.disk.open_dir(file.parent().unwrap_or(file)).map_err(Refused);
+        let folders = [open(&self.path)?, open(&self.copy)?];
         self.disk.rename(&self.copy, &self.path).map_err(Refused)?;
-        for file in [&self.path, &self.copy] {
-            self.disk.sync_dir(file.parent().unwrap_or(file)).map_err(Final)?;
-        }
+        folders.iter().try_for_each(|folder| folder.sync()).map_err(Final)?;
         Ok(true)
     }
 }

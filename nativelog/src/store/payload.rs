@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use checkpoint::disk::{Disk, DiskFile, Open};
+use checkpoint::disk::{Disk, DiskDir, DiskFile, Open};
 use checkpoint::durable::ensure_dir;
 use checkpoint::store::layout::Layout;
 
@@ -113,9 +113,21 @@ pub struct PayloadWriter {
     open: OpenFiles,
     known_dirs: BTreeSet<PathBuf>,
     unsynced_files: BTreeMap<PathBuf, Arc<dyn DiskFile>>,
-    unsynced_dirs: BTreeSet<PathBuf>,
+    unsynced_dirs: OpenDirs,
     /// A file that is being copied, and what was written there since.
     copying: Option<(PathBuf, Notes)>,
+}
+
+/// Folders that wait for a sync. Each was opened before something in it got a name: their syncs need no handles more,
+/// so that what was begun can be ended.
+type OpenDirs = BTreeMap<PathBuf, Box<dyn DiskDir>>;
+
+fn open_dir(dirs: &mut OpenDirs, disk: &dyn Disk, room: &Room, dir: &Path) -> io::Result<()> {
+    if !dirs.contains_key(dir) {
+        let open = room.wait_for("open", dir, || disk.open_dir(dir))?;
+        dirs.insert(dir.to_owned(), open);
+    }
+    Ok(())
 }
 
 impl PayloadWriter {
@@ -127,7 +139,7 @@ impl PayloadWriter {
             open: OpenFiles::new(),
             known_dirs: BTreeSet::new(),
             unsynced_files: BTreeMap::new(),
-            unsynced_dirs: BTreeSet::new(),
+            unsynced_dirs: OpenDirs::new(),
             copying: None,
         }
     }
@@ -153,7 +165,7 @@ impl PayloadWriter {
         let (disk, unsynced_dirs) = (&self.disk, &mut self.unsynced_dirs);
         let file = self.open.get(path.clone(), |path| {
             // Whether this made the file or not, its name is durable before the header is written.
-            unsynced_dirs.extend(path.parent().map(Path::to_path_buf));
+            open_dir(unsynced_dirs, &**disk, room, path.parent().unwrap_or(path))?;
             room.wait_for("make", path, || disk.open_direct(path, Open::Create))
         })?;
         room.wait_for("write", &path, || file.write_at(data, offset))?;
@@ -169,7 +181,7 @@ impl PayloadWriter {
         let below = dir.strip_prefix(&staging).map_err(io::Error::other)?;
         let mut at = staging.clone();
         for name in below.components() {
-            self.unsynced_dirs.insert(at.clone());
+            open_dir(&mut self.unsynced_dirs, &*self.disk, room, &at)?;
             at.push(name);
             room.wait_for("make", &at, || ensure_dir(self.disk.as_ref(), &at))?;
         }
@@ -186,7 +198,7 @@ impl PayloadWriter {
         self.open.forget(below);
         self.known_dirs.retain(|dir| !dir.starts_with(below));
         self.unsynced_files.retain(|path, _| !path.starts_with(below));
-        self.unsynced_dirs.retain(|dir| !dir.starts_with(below));
+        self.unsynced_dirs.retain(|dir, _| !dir.starts_with(below));
     }
 
     /// From here on the ranges that are written into this file are noted, and those of no other.
@@ -224,7 +236,8 @@ impl PayloadWriter {
             return Ok(());
         }
         self.note(&path, range.start..end);
-        let file = self.open.get(path.clone(), |path| self.disk.open_direct(path, Open::Write))?;
+        let open = || self.disk.open_direct(&path, Open::Write);
+        let file = self.open.get(path.clone(), |path| room.wait_for("open", path, open))?;
         room.wait_for("clear", &path, || file.clear(range.start, end - range.start))?;
         self.unsynced_files.insert(path, file);
         Ok(())
@@ -235,8 +248,8 @@ impl PayloadWriter {
         for file in std::mem::take(&mut self.unsynced_files).values() {
             file.sync_data()?;
         }
-        for dir in std::mem::take(&mut self.unsynced_dirs) {
-            self.disk.sync_dir(&dir)?;
+        for dir in std::mem::take(&mut self.unsynced_dirs).values() {
+            dir.sync()?;
         }
         Ok(())
     }

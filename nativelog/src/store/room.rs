@@ -1,7 +1,8 @@
-//! What the writer does when the disk has no room: it waits and tries the same write again.
+//! What the writer does when the disk has no room, or the process no file to open: it waits and tries the same again.
 //!
-//! **Guarantees.** A write, a creation or a rename that fails for want of space is repeated, at the same place with
-//! the same bytes, until it works or the store stops; whoever asks [`Room::stalled`] is told meanwhile.
+//! **Guarantees.** A write, a creation, an opening or a rename that fails for want of space, of file handles or of
+//! memory is repeated, at the same place with the same bytes, until it works or the store stops; whoever asks
+//! [`Room::stalled`] is told meanwhile.
 //!
 //! **Never** wraps an fsync: one that failed, for whatever reason, may have lost what it was to keep.
 
@@ -10,15 +11,11 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use checkpoint::disk::lacks_room;
 use tokio::sync::watch;
 
 /// How long the writer waits before it tries again.
 const RETRY: Duration = Duration::from_millis(200);
-
-/// True for the errors that go away when somebody makes room.
-pub fn lacks_room(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
 
 /// Patience with a full disk.
 pub struct Room {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes};
-use checkpoint::disk::{Disk, DiskFile, Open};
+use checkpoint::disk::{Disk, DiskDir, DiskFile, Open};
 use checkpoint::durable::ignore_missing;
 
 use super::frame::{
@@ -97,6 +97,8 @@ pub fn purged_segments(segments: impl DoubleEndedIterator<Item = Segment>, purge
 pub struct Wal {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// The same, open for ever: no sync of its names waits for a handle.
+    names: Box<dyn DiskDir>,
     path: PathBuf,
     file: Box<dyn DiskFile>,
     /// Oldest first; the last one is written now.
@@ -105,10 +107,10 @@ pub struct Wal {
     durable: u64,
 }
 
-/// Makes the segment that starts at `base` in `dir`, durable. Its file, and the end of its first frame.
+/// Makes the segment that starts at `base` in `dir` (open as `names`), durable. Its file, and the end of its first frame.
 pub fn start_segment(
     disk: &Arc<dyn Disk>,
-    dir: &Path,
+    (dir, names): (&Path, &dyn DiskDir),
     room: &Room,
     base: u64,
     start: &SegmentStart,
@@ -124,7 +126,7 @@ pub fn start_segment(
     })?;
     file.sync_all()?;
     room.wait_for("name", &name, || disk.rename(&temporary, &name))?;
-    disk.sync_dir(dir)?;
+    names.sync()?;
     Ok((file, base + frame.len() as u64))
 }
 
@@ -134,7 +136,8 @@ impl Wal {
         let last = segments.last().ok_or_else(|| io::Error::other("a WAL has a segment"))?;
         let path = dir.join(segment_name(last.base));
         let file = disk.open(&path, Open::Write)?;
-        Ok(Wal { disk, dir, path, file, segments: segments.into(), end, durable: end })
+        let names = disk.open_dir(&dir)?;
+        Ok(Wal { disk, dir, names, path, file, segments: segments.into(), end, durable: end })
     }
 
     fn base(&self) -> u64 {
@@ -145,7 +148,7 @@ impl Wal {
     pub fn rotate(&mut self, room: &Room, start: &SegmentStart) -> io::Result<()> {
         self.sync()?;
         let base = self.end;
-        (self.file, self.end) = start_segment(&self.disk, &self.dir, room, base, start)?;
+        (self.file, self.end) = start_segment(&self.disk, (&self.dir, &*self.names), room, base, start)?;
         self.durable = self.end;
         self.path = self.dir.join(segment_name(base));
         self.segments.push_back(Segment { base, before: start.last });
@@ -176,7 +179,7 @@ impl Wal {
             deleted = true;
         }
         if deleted {
-            self.disk.sync_dir(&self.dir)?;
+            self.names.sync()?;
         }
         Ok(deleted)
     }

@@ -53,6 +53,7 @@ stories! {
     reuse_of_sealed_content
     seal_with_wrong_root
     stale_token_is_fenced
+    too_old_over_a_removed_job
     whole_epoch_in_one_record
 }
 

@@ -6,7 +6,7 @@ use nativelog::compose;
 use nativelog::performer::Publication;
 
 use crate::directory::{CHUNK, Directory};
-use crate::house::{ENOSPC, assert_baseline, file, start};
+use crate::house::{EMFILE, ENOSPC, assert_baseline, file, start};
 use crate::replica::{Replica, job};
 
 fn before() -> Directory {
@@ -69,6 +69,31 @@ fn an_attempt_outlives_a_snapshot_a_purge_and_a_power_cut() {
     replica.empty();
     replica.stop();
     assert_baseline(&disk, "after a life over a snapshot");
+}
+
+#[test]
+fn a_sync_that_could_not_be_tried_is_made_up_for_before_a_snapshot_stands_for_what_was_unpacked() {
+    let disk = CrashDisk::new();
+    let mut replica = prepared(&disk);
+    let directory = mixed();
+    let attempt = first_half(&mut replica, &directory);
+    replica.wait_performed();
+    disk.fail_next(OpKind::Open, "/data", EMFILE);
+    let refused = replica.keep().expect_err("the file system is not synced").to_string();
+    assert!(refused.contains("sync the file system"), "{refused}");
+    assert_eq!(*replica.log.fatal().borrow(), None, "it was not tried, so nothing has failed");
+    replica.try_clean_up().unwrap();
+    assert!(replica.log.log_id_at(attempt + 2).is_none(), "its packs are not in the log any more");
+    replica.stop();
+
+    let disk = disk.crash(Crash::Strict);
+    let mut replica = start(&disk);
+    let ledger = replica.machine.ledger().clone();
+    assert_eq!(replica.machine.lacking_of_attempts(&ledger).unwrap(), []);
+    second_half(&mut replica, &directory, attempt);
+    replica.wait_performed();
+    replica.assert_published(2);
+    replica.stop();
 }
 
 #[test]

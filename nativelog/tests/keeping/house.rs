@@ -18,6 +18,7 @@ use crate::replica::{Replica, job};
 /// Where the node lives on the crash disk.
 pub const DATA: &str = "/data";
 pub const ENOSPC: i32 = 28;
+pub const EMFILE: i32 = 24;
 
 /// Starts without a catalog; `None` when the disk fails.
 pub fn try_start(disk: &CrashDisk) -> Option<Replica> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use checkpoint::disk::{Disk, DiskFile, FileKind, Open, Space, Stat};
+use checkpoint::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::store::{Brought, LogStore, Placed, Vote};
 use nativelog::{Body, Entry};
@@ -85,11 +85,8 @@ impl Disk for SlowClone {
         act.into_iter().for_each(|act| act());
         Ok(())
     }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-    fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_fs(path)
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
+        self.disk.open_dir(path)
     }
     fn free(&self, path: &Path) -> io::Result<Space> {
         self.disk.free(path)

@@ -4,14 +4,18 @@ use std::io;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use checkpoint::disk::Disk;
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::Entry;
 use nativelog::store::{LogStore, Vote};
 
-use crate::scene::{blank, chunk, id, open, pack, wait_append, wait_until};
+use crate::scene::{CHUNK, blank, chunk, id, layout, open, pack, wait_append, wait_until, zeros};
 
 const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Fails every operation of this kind on this path until room is made.
@@ -37,12 +41,21 @@ fn every_write_waits_for_room_and_is_repeated_in_its_place() {
         (1, OpKind::CreateDir, "staging/2"),
         (1, OpKind::Create, "staging/2/f1"),
         (1, OpKind::Write, "staging/2/f1"),
+        // The folders whose names are synced.
+        (1, OpKind::Open, "staging"),
+        (1, OpKind::Open, "staging/2"),
     ];
-    for (number, (before, kind, path)) in places.into_iter().enumerate() {
+    let errors = |kind| match kind {
+        OpKind::Open => [ENFILE, EMFILE, ENOMEM].as_slice(),
+        OpKind::Create => &[ENOSPC, EDQUOT, EMFILE],
+        _ => &[ENOSPC, EDQUOT],
+    };
+    let each = places.into_iter().flat_map(|place| errors(place.1).iter().map(move |errno| (place, *errno)));
+    for ((before, kind, path), errno) in each {
         let disk = CrashDisk::new();
         let (log, _) = open(&disk).unwrap();
         wait_append(&log, vec![pack(1, 0, &vec![1; before])]).unwrap();
-        fill(&disk, kind, path, if number % 2 == 0 { ENOSPC } else { EDQUOT });
+        fill(&disk, kind, path, errno);
         let entry = chunk(1, 1, 1, 0, 1);
         let answered = append(&log, vec![entry]);
         let stalled = log.stalled();
@@ -61,6 +74,25 @@ fn every_write_waits_for_room_and_is_repeated_in_its_place() {
         assert_eq!(log.payload(1).unwrap()[0], 1);
         log.shutdown();
     }
+}
+
+#[test]
+fn zeros_wait_for_a_file_handle_too() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk).unwrap();
+    wait_append(&log, vec![blank(1, 0), chunk(1, 1, 1, 0, 1)]).unwrap();
+    log.truncate_after(Some(id(1, 0)));
+    log.shutdown();
+    let (log, _) = open(&disk).unwrap();
+    fill(&disk, OpKind::Open, "staging/2/f1", EMFILE);
+    let answered = append(&log, vec![zeros(2, 1, 1, 0..CHUNK)]);
+    let stalled = log.stalled();
+    wait_until(&log, "it says why", || stalled.borrow().is_some());
+    disk.clear_failures();
+    answered.recv_timeout(PATIENCE).unwrap().unwrap();
+    let staged = disk.read_file(&layout().staged_file(2, 1), 1 << 20).unwrap();
+    assert!(staged.iter().all(|byte| *byte == 0), "what the chunk left is cleared");
+    log.shutdown();
 }
 
 #[test]

@@ -95,6 +95,10 @@ fn a_sweep_that_the_disk_refuses_stops_nothing() {
     let (log, _) = open(&disk).unwrap();
     disk.fail_next(OpKind::Rename, "trash/", 28);
     assert_eq!(sweep(&log, &[2]).expect_err("no room").raw_os_error(), Some(28));
+    for folder in ["/main", "/staging"] {
+        disk.fail_next(OpKind::Open, folder, 24);
+        assert_eq!(sweep(&log, &[2]).expect_err("no handle").raw_os_error(), Some(24), "{folder}");
+    }
     assert_eq!(*log.stalled().borrow(), None);
     wait_append(&log, vec![blank(1, 4)]).unwrap();
     assert_eq!(sweep(&log, &[2]).unwrap(), [2]);

@@ -19,7 +19,7 @@ use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
 use crate::refusal::{ServeError, UNREPAIRABLE};
-use crate::{node, telemetry, units};
+use crate::{handles, node, telemetry, units};
 
 const WHAT: &str = "repair";
 
@@ -36,6 +36,7 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
     if verbose > 0 {
         telemetry::start(config.log_format, verbose);
     }
+    handles::raise();
     let opening = config.clone();
     let found = tokio::task::spawn_blocking(move || look(&opening)).await;
     let found = found.expect("looking does not panic").map_err(|error| error.failure(WHAT))?;

@@ -6,7 +6,7 @@ use client::{Code, Failure};
 
 use super::output::Output;
 use crate::config::{Config, Overrides};
-use crate::{node, opening, telemetry};
+use crate::{handles, node, opening, telemetry};
 
 /// Which node it is: the flags that `serve`, `repair` and `config show` share.
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,7 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
         return check(&config, output).await;
     }
     telemetry::start(config.log_format, verbose);
+    handles::raise();
     if args.with_parent {
         std::thread::spawn(|| {
             // Ends with the parent, however that ends: as a crash would, which loses nothing.

@@ -13,6 +13,11 @@ use nativelog::record::{Kind, LogRecord, proto};
 use super::origin::{Next, Opening, Origin};
 use super::{Driver, no};
 
+/// Whether the rejection is for a sealed epoch that bears the number.
+pub(super) fn is_taken(rejected: &Rejected) -> bool {
+    matches!(rejected.reason, Reason::Conflict | Reason::TooOld) && rejected.root.is_some()
+}
+
 impl Driver<'_> {
     /// This commit sealed its epoch before this call: does it hold the same directory?
     pub(super) async fn sealed_already<O: Origin>(
@@ -36,8 +41,8 @@ impl Driver<'_> {
     }
 
     /// Of a rejection that names a sealed root: an error when this very commit id sealed it, with
-    /// the directory as it was then. A Begin for no number in particular brings that out: it can
-    /// only come upon a sealed root through its own commit id.
+    /// the directory as it was then, or may have and is too old to know. A Begin for no number in particular brings that
+    /// out: it can only come upon a sealed root through its own commit id.
     pub(super) async fn own_seal(&mut self, rejected: &Rejected) -> Result<(), Failure> {
         if rejected.reason != Reason::Conflict || rejected.root.is_none() {
             return Ok(());
@@ -46,9 +51,12 @@ impl Driver<'_> {
         let before = std::mem::replace(&mut self.maybe, true);
         self.barrier().await?;
         self.maybe = before;
-        let begin = proto::Begin { epoch: None, token: None, ..self.order.begin(None) };
-        let begin = LogRecord::new(Kind::Begin(begin), Bytes::new());
-        let own = match self.node.replica.machine().ledger().check(&begin.header) {
+        let begin = |epoch| {
+            let begin = proto::Begin { epoch, token: None, ..self.order.begin(None) };
+            LogRecord::new(Kind::Begin(begin), Bytes::new())
+        };
+        let ledger = self.node.replica.machine().ledger();
+        let own = match ledger.check(&begin(None).header) {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Some((sealed.root, sealed.position)),
             Verdict::Rejected(Rejected {
                 reason: Reason::Conflict,
@@ -56,8 +64,16 @@ impl Driver<'_> {
                 position: Some(position),
                 ..
             }) => Some((root, position)),
+            Verdict::Rejected(too_old) if too_old.reason == Reason::TooOld => {
+                match ledger.check(&begin(self.order.epoch).header) {
+                    // Its number is certainly another's.
+                    Verdict::Rejected(taken) if taken.reason == Reason::Conflict => None,
+                    _ => return Err(no::rejected(&self.order.name(), &too_old)),
+                }
+            }
             _ => None,
         };
+        drop(ledger);
         match own {
             Some((root, position)) => {
                 Err(no::changed_since(&self.order, &root, position, "the directory has changed since"))
@@ -66,7 +82,7 @@ impl Driver<'_> {
         }
     }
 
-    /// The epoch is sealed by another commit: does it hold the same directory?
+    /// The epoch is sealed by another commit, or by one that is too old to know: does it hold the same directory?
     pub(super) async fn compare<O: Origin>(
         &mut self,
         taken: &Rejected,

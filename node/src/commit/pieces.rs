@@ -13,6 +13,7 @@ use nativelog::record::{Kind, LogId, LogRecord, proto};
 use pb::commit_reply::Kind as Reply;
 use raft::ProposeError;
 
+use super::compare::is_taken;
 use super::origin::{Next, Opening, Origin};
 use super::window::{self, Covers, Settled, Window};
 use super::{Driver, no};
@@ -51,7 +52,8 @@ pub(super) enum Begun {
     Open(Attempt),
     /// By this commit, earlier.
     Sealed(SealedEpoch),
-    /// The epoch is sealed by another commit: equal content is a success, other content a conflict.
+    /// The epoch is sealed, by another commit or one that is too old to know: equal content is a success, other
+    /// content what the rejection says.
     Taken(Rejected),
 }
 
@@ -84,9 +86,7 @@ impl Driver<'_> {
                 Ok(Begun::Open(Attempt { id: attempt, epoch, chunk_bytes, coverage }))
             }
             Verdict::Accepted(other) => Err(self.odd(&format!("begin was answered {other:?}"))),
-            Verdict::Rejected(rejected) if rejected.reason == Reason::Conflict && rejected.root.is_some() => {
-                Ok(Begun::Taken(rejected))
-            }
+            Verdict::Rejected(rejected) if is_taken(&rejected) => Ok(Begun::Taken(rejected)),
             Verdict::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use checkpoint::disk::{Disk, DiskFile, FileKind, Open, Space, Stat};
+use checkpoint::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
 use prometheus::{Histogram, IntCounter};
 
 use super::Metrics;
@@ -100,11 +100,8 @@ impl Disk for MeteredDisk {
     fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.clone_file(from, to)
     }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.meters.time(&self.meters.dir, || self.disk.sync_dir(path))
-    }
-    fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        self.meters.time(&self.meters.fs, || self.disk.sync_fs(path))
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
+        Ok(Box::new(MeteredDir { dir: self.disk.open_dir(path)?, meters: self.meters.clone() }))
     }
     fn free(&self, path: &Path) -> io::Result<Space> {
         self.disk.free(path)
@@ -116,6 +113,21 @@ impl Disk for MeteredDisk {
     }
     fn read_file(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         self.disk.read_file(path, bytes_max)
+    }
+}
+
+#[derive(Debug)]
+struct MeteredDir {
+    dir: Box<dyn DiskDir>,
+    meters: Arc<Meters>,
+}
+
+impl DiskDir for MeteredDir {
+    fn sync(&self) -> io::Result<()> {
+        self.meters.time(&self.meters.dir, || self.dir.sync())
+    }
+    fn sync_fs(&self) -> io::Result<()> {
+        self.meters.time(&self.meters.fs, || self.dir.sync_fs())
     }
 }
 

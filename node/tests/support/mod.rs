@@ -50,18 +50,18 @@ impl Node {
 
     /// The same with a reserve.
     pub fn start_with(dir: &Path, endpoint: &str, roots: &Path, reserve: &str) -> Node {
+        Node::start_by(Command::new(env!("CARGO_BIN_EXE_epochlog")), dir, endpoint, roots, reserve)
+    }
+
+    /// The same by a command that takes the arguments of the program.
+    pub fn start_by(mut command: Command, dir: &Path, endpoint: &str, roots: &Path, reserve: &str) -> Node {
         let (data, config, http) = (dir.join("data"), dir.join("node.toml"), port());
         let text = format!(
             "[node]\nid = 1\ndata_dir = {data:?}\nsource_roots = [{roots:?}]\n[listen]\ngrpc = \"{endpoint}\"\nhttp = \"{http}\"\n\
              [raft]\nheartbeat = \"50ms\"\nelection_timeout = [\"200ms\", \"400ms\"]\n[storage]\nreserve_free = {reserve:?}\n"
         );
         std::fs::write(&config, text).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_epochlog"))
-            .args(["serve", "--config"])
-            .arg(&config)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = command.args(["serve", "--config"]).arg(&config).stderr(Stdio::null()).spawn().unwrap();
         Node { child, endpoint: endpoint.to_owned(), http, data, config }
     }
 

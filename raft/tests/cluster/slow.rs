@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 use checkpoint::RealDisk;
-use checkpoint::disk::{Disk, DiskFile, FileKind, Open, Space, Stat};
+use checkpoint::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
 
 const ENOSPC: i32 = 28;
 
@@ -132,12 +132,8 @@ impl Disk for SlowDisk {
         RealDisk.clone_file(from, to)
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(path)
-    }
-
-    fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_fs(path)
+    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
+        RealDisk.open_dir(path)
     }
 
     fn free(&self, path: &Path) -> io::Result<Space> {

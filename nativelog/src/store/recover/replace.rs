@@ -59,8 +59,9 @@ fn build(disk: &Arc<dyn Disk>, layout: &Layout, start: &SegmentStart) -> io::Res
     }
     create_dir_all(disk.as_ref(), layout.data_dir(), &dir)?;
     MarkFile::create(disk, dir.join("mark"), start.owner, start.vote, start.purged)?;
-    start_segment(disk, &dir, &Room::impatient(), 0, start)?;
-    disk.sync_dir(&dir)?;
+    let names = disk.open_dir(&dir)?;
+    start_segment(disk, (&dir, &*names), &Room::impatient(), 0, start)?;
+    names.sync()?;
     Ok(dir)
 }
 
