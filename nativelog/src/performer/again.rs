@@ -43,6 +43,11 @@ impl Again {
         self.epochs.insert(attempt, Turn { at: now + after, after });
     }
 
+    /// The epoch of this attempt is published. True when it had failed before: others may have waited for what it holds.
+    pub fn done(&mut self, attempt: u64) -> bool {
+        self.epochs.remove(&attempt).is_some()
+    }
+
     /// A folder was not removed.
     pub fn folder_stays(&mut self, now: Instant) {
         self.folders = Some(now + AFTER);
@@ -89,6 +94,7 @@ mod tests {
         // It has found its way, and there is no room now.
         again.failed(1, Outlook::Passes, now);
         assert!(again.is_due(1, now + AFTER));
+        assert!(again.done(1) && !again.done(1));
     }
 
     #[test]

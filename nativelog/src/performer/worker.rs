@@ -311,6 +311,9 @@ impl Worker {
 
     fn published(&mut self, epoch: &PublishEpoch) {
         let expired = self.shared.dues.published(epoch);
+        if self.again.done(epoch.attempt) {
+            self.shared.retry_now();
+        }
         if let Some(index) = expired {
             self.remove(epoch.job.clone(), epoch.epoch, index);
         }
