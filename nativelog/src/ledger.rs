@@ -20,7 +20,9 @@ mod digest;
 mod effect;
 mod encode;
 mod files;
+mod found;
 mod gathering;
+mod held;
 mod holding;
 mod job;
 mod judge;
@@ -28,6 +30,7 @@ mod judge_begin;
 mod judge_pieces;
 mod judge_retention;
 mod judge_seal;
+mod listed;
 mod log_time;
 mod outcomes;
 mod pages;
@@ -36,88 +39,29 @@ mod query;
 mod rows;
 mod rules;
 mod sum;
+mod tables;
 mod tree;
 mod verdict;
-
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use checkpoint::JobName;
 
 use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
-pub use changes::ChangedRow;
 pub use digest::DIGEST_FORM;
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use gathering::{Gathered, Gathering};
-pub use holding::{Gone, Held, Holding};
+pub use held::{Gone, Held};
+pub use holding::Holding;
+pub use listed::ChangedRow;
 pub use log_time::TimeNeed;
 pub use pages::{Page, PageLost, PlanPages, page_bytes};
 pub use quarantine::QuarantineInfo;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
 pub use rules::{OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, TICK_MS_MAX};
+pub use tables::Ledger;
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
 
-/// The replicated state: jobs, sealed epochs, open attempts, sealed content. See the module.
-#[derive(Debug, Clone)]
-pub struct Ledger {
-    applied: Option<LogId>,
-    rules: u32,
-    cluster: Option<[u8; 16]>,
-    /// Incarnation of each node that ever belonged.
-    members: BTreeMap<u64, [u8; 16]>,
-    log_ms: u64,
-    jobs: BTreeMap<JobName, job::Job>,
-    /// Names of the jobs, by number.
-    names: BTreeMap<u64, JobName>,
-    open: BTreeMap<u64, attempt::Attempt>,
-    /// Entries in the plans of all open attempts.
-    planned: u64,
-    outcomes: outcomes::Outcomes,
-    ending_pins: log_time::EndingPins,
-    /// Shared only while the table after a large seal is worked out.
-    content: Arc<content::Contents>,
-    /// Content in quarantine, by its id.
-    quarantine: BTreeMap<u32, quarantine::Quarantined>,
-    sums: digest::Sums,
-    changes: changes::Changes,
-    /// For the next step, see `holding.rs`.
-    held: Option<Box<Held>>,
-    gone: Gone,
-}
-
-impl Default for Ledger {
-    fn default() -> Self {
-        Ledger {
-            applied: None,
-            rules: RULES_VERSION_FIRST,
-            cluster: None,
-            members: BTreeMap::new(),
-            log_ms: 0,
-            jobs: BTreeMap::new(),
-            names: BTreeMap::new(),
-            open: BTreeMap::new(),
-            planned: 0,
-            outcomes: outcomes::Outcomes::default(),
-            ending_pins: log_time::EndingPins::new(),
-            content: Arc::default(),
-            quarantine: BTreeMap::new(),
-            sums: digest::Sums::default(),
-            changes: changes::Changes::default(),
-            held: None,
-            gone: Gone::default(),
-        }
-    }
-}
-
 impl Ledger {
-    /// Position of the last entry that was applied.
-    pub fn applied(&self) -> Option<LogId> {
-        self.applied
-    }
-
     /// Applies one record.
     ///
     /// # Errors

@@ -5,16 +5,20 @@
 //! replica is: `snapshot <= performed <= applied`, and `performed <= flushed`.
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
-//! `install` a snapshot from elsewhere, `lacking` and `missing` what has to be brought from peers, `project` the catalog
-//! that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
+//! `install` and `plant` a snapshot from elsewhere, `lacking`, `missing` and `bring` what has to be brought from peers,
+//! `project` the catalog that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
 //! together.
 
+mod avoid;
+mod bring;
 mod install;
 mod keep;
 mod lacking;
 mod missing;
+mod plant;
 mod project;
 mod start;
+mod start_error;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,10 +42,10 @@ use crate::store::LogStore;
 pub use crate::dues::{Garbage, Pin};
 pub use crate::performer::Reader;
 pub use crate::plans::write_page;
-pub use install::plant;
 pub use lacking::{AttemptLacks, PackedFile, lacking_of_attempts, lacking_pages};
 pub use missing::{Missing, adopt};
-pub use start::StartError;
+pub use plant::plant;
+pub use start_error::StartError;
 
 /// How far a replica is, as counts of entries: everything below the number is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -14,6 +14,7 @@
 
 mod again;
 mod names;
+mod orders;
 mod shelver;
 mod waiting;
 mod worker;
@@ -29,150 +30,18 @@ use rustix::process::setpriority_process;
 use tokio::sync::watch;
 
 use crate::dues::{Dues, EpochKey};
-use crate::ledger::{Effect, Released};
+use crate::ledger::Effect;
 use crate::plans::Plans;
 use crate::store::LogStore;
 
-use waiting::{Shelf, Shelved};
+use orders::{LetGo, Orders, Shared, TREES_BYTES_MAX, Task, Work, tree_bytes, weight};
+use waiting::Shelf;
 use worker::Worker;
 
 pub use crate::dues::Publication;
 
-/// Trees of epochs that wait take at most about so many bytes of memory; those of more lie in files.
-const TREES_BYTES_MAX: usize = 8 << 20;
-/// About what an entry of a tree takes in memory, in bytes.
-const ENTRY_BYTES: usize = 256;
-
 /// Niceness of the threads: a thread of the log that wants the same core gets nine times as much of it.
 const NICE: i32 = 10;
-
-/// One thing to do.
-enum Task {
-    Effect(Effect),
-    /// An epoch to publish, whose tree lies in a file.
-    Shelved(Shelved),
-}
-
-/// Effects of one entry.
-struct Work {
-    index: u64,
-    tasks: Vec<Task>,
-    /// About how much there is to do, in bytes: of what is written, and of what tells of it.
-    weight: u64,
-}
-
-/// What work lets go of: neither the ledger nor, before it is done, the dues know it.
-#[derive(Default)]
-struct LetGo {
-    contents: Vec<Digest>,
-    /// Attempts that have ended.
-    attempts: Vec<u64>,
-}
-
-impl LetGo {
-    fn add(&mut self, work: &Work) {
-        for task in &work.tasks {
-            match task {
-                Task::Effect(Effect::Expire { released, .. }) => self.release(released),
-                Task::Effect(Effect::Discard { attempt, released }) => {
-                    self.attempts.push(*attempt);
-                    self.release(released);
-                }
-                Task::Effect(Effect::Publish(epoch)) => self.attempts.push(epoch.attempt),
-                Task::Shelved(shelved) => self.attempts.push(shelved.attempt),
-                Task::Effect(
-                    Effect::Unpack { .. }
-                    | Effect::Latest { .. }
-                    | Effect::Distrust { .. }
-                    | Effect::RemoveJob { .. },
-                ) => {}
-            }
-        }
-    }
-
-    fn release(&mut self, released: &[Released]) {
-        self.contents.extend(released.iter().map(|content| content.digest));
-    }
-}
-
-/// What is asked of the thread, under one lock that is never held over a disk.
-struct Orders {
-    queue: VecDeque<Work>,
-    /// Of what was taken from the queue and is being done.
-    doing: LetGo,
-    /// About what the trees in the queue take in memory, in bytes.
-    trees: usize,
-    stop: bool,
-    retry_now: bool,
-}
-
-fn tree_bytes(task: &Task) -> usize {
-    match task {
-        Task::Effect(Effect::Publish(epoch)) => ENTRY_BYTES * epoch.manifest.entries.len(),
-        Task::Effect(_) | Task::Shelved(_) => 0,
-    }
-}
-
-fn weight(effects: &[Effect]) -> u64 {
-    let of = |effect: &Effect| match effect {
-        Effect::Unpack { files, .. } => files.iter().map(|(_, _, len)| 128 + u64::from(*len)).sum(),
-        Effect::Publish(epoch) => (ENTRY_BYTES * epoch.manifest.entries.len()) as u64,
-        Effect::Latest { avoid, .. } => 8 * avoid.len() as u64,
-        Effect::RemoveJob { .. } | Effect::Distrust { .. } => 128,
-        Effect::Expire { released, .. } | Effect::Discard { released, .. } => 48 * released.len() as u64,
-    };
-    64 + effects.iter().map(of).sum::<u64>()
-}
-
-/// What the handle and the thread share.
-struct Shared {
-    dues: Arc<Dues>,
-    orders: Mutex<Orders>,
-    /// Woken when there is something to do.
-    wake: Condvar,
-    /// Woken, with the orders locked, when `performed` moves or the thread ends.
-    progress: Condvar,
-    /// Held by the thread while it works on the disk: who holds it has stopped the performer.
-    working: Mutex<()>,
-    /// All effects below this index are done.
-    performed: watch::Sender<u64>,
-    /// Woken when trees may have to be put into files.
-    crowded: Condvar,
-    /// Weight of what is not done yet.
-    behind: AtomicU64,
-}
-
-impl Shared {
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn retry_now(&self) {
-        self.orders().retry_now = true;
-        self.wake.notify_one();
-    }
-
-    fn move_to(&self, performed: u64) {
-        let mut orders = self.orders();
-        orders.doing = LetGo::default();
-        self.performed.send_replace(performed);
-        self.progress.notify_all();
-    }
-
-    /// So much of what was queued is done. Nothing is, once another ledger has taken over.
-    fn done(&self, weight: u64) {
-        let _orders = self.orders();
-        let behind = self.behind.load(Ordering::Relaxed);
-        self.behind.store(behind.saturating_sub(weight), Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        self.orders().stop = true;
-        self.progress.notify_all();
-        self.crowded.notify_all();
-        self.behind.store(0, Ordering::Relaxed);
-    }
-}
 
 /// Commits go first: this thread gets what they leave of the processors, and a tenth at least where they want all.
 fn give_way() {

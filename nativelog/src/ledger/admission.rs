@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::Digest;
 
-use super::Ledger;
+use super::tables::Ledger;
 use super::verdict::{Reason, Rejected, Verdict};
 use crate::record::{Header, Kind, Record};
 

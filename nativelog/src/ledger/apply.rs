@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use checkpoint::JobName;
 
-use super::Ledger;
 use super::attempt::Attempt;
 use super::effect::{Effect, PublishEpoch};
 use super::files::Whole;
@@ -15,6 +14,7 @@ use super::judge::{Change, PackedEntry, Sealing};
 use super::outcomes::{Ending, plan_key};
 use super::pages::Page;
 use super::rows::RowKey;
+use super::tables::Ledger;
 use crate::record::LogId;
 
 impl Ledger {

@@ -5,7 +5,7 @@
 //! still lie on a disk. Ids are small numbers so that an epoch of a million files keeps four bytes a
 //! file; the smallest free id is taken next, so ids are the same on every replica.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::Digest;
 
@@ -18,6 +18,15 @@ pub(super) struct Content {
     pub digest: Digest,
     pub bytes: u64,
     pub refs: u32,
+}
+
+/// What the ledger keeps of content in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Quarantined {
+    /// Log index of the newest record that said so.
+    pub at: u64,
+    /// By node: what it found.
+    pub found: BTreeMap<u64, String>,
 }
 
 /// All sealed content, by id and by digest.

@@ -13,21 +13,13 @@ use std::collections::BTreeSet;
 use checkpoint::Digest;
 use checkpoint::digest::content;
 
-use super::Ledger;
 use super::rows::{RowKey, Writer};
-use super::sum::Sum;
+use super::sum::{Sum, Sums};
+use super::tables::Ledger;
 
 /// How digests are made: raised whenever a row's bytes or their summing change. Digests of different forms say nothing
 /// about each other, also where the rules are the same.
 pub const DIGEST_FORM: u32 = 2;
-
-/// The sum over the tables that keep none of their own: jobs, epochs, pins, outcomes.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Sums {
-    rows: Sum,
-    /// Rows that this step changes: they are out of the sum until it ends.
-    touched: BTreeSet<RowKey>,
-}
 
 impl Ledger {
     /// Digest of the whole state: equal on all replicas that applied up to the same position. Takes as long as

@@ -4,8 +4,8 @@
 //! keys (length of key, length of value, key, value; lengths 32-bit big-endian), then the BLAKE3 of
 //! all that. Decoding takes only what encoding makes.
 
-use super::Ledger;
 use super::rows::{Builder, DecodeError, RowKey, Writer};
+use super::tables::Ledger;
 
 const MAGIC: &[u8] = b"epochlog ledger 3\n";
 const DIGEST_BYTES: usize = 32;

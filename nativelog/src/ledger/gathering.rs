@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use checkpoint::{Digest, ManifestEntry, PlanEntry, store::Source};
 
-use super::Ledger;
 use super::pages::{Page, PageLost, PlanPages};
+use super::tables::Ledger;
 use super::tree::Tree;
 use crate::record::{Header, Kind};
 

@@ -5,18 +5,18 @@
 //! its place, in the same moment as the rest of what the record does. A result for another position or another
 //! record is not used.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use checkpoint::JobName;
 
-use super::Ledger;
-use super::attempt::Attempt;
 use super::content::Contents;
 use super::effect::Released;
 use super::gathering::MANY;
+use super::held::{Gone, Held};
 use super::judge::Change;
+use super::tables::Ledger;
 use super::tree::Tree;
 use crate::record::{Header, Kind, LogId};
 
@@ -28,26 +28,6 @@ pub struct Holding {
     seals: Option<Arc<Tree>>,
     /// What epochs and attempts let go of, in the order in which they do.
     frees: Vec<Vec<u32>>,
-}
-
-/// The content table as it is after the record.
-#[derive(Debug, Clone)]
-pub struct Held {
-    applied: Option<LogId>,
-    record: Bytes,
-    contents: Arc<Contents>,
-    /// Ids of a sealed epoch's content, ascending.
-    sealed: Box<[u32]>,
-    /// What nobody holds any more, for each that let go.
-    released: VecDeque<Vec<Released>>,
-}
-
-/// What the ledger has let go of and takes long to free: see [`Ledger::take_gone`].
-#[derive(Debug, Clone, Default)]
-pub struct Gone {
-    pub(super) attempts: Vec<Attempt>,
-    pub(super) trees: Vec<Arc<Tree>>,
-    contents: Vec<Arc<Contents>>,
 }
 
 impl Holding {

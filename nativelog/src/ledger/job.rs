@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use checkpoint::CommitId;
+use checkpoint::{CommitId, JobName};
 
 use super::verdict::SealedEpoch;
 
@@ -57,3 +57,6 @@ impl EpochRecord {
         self.holding(now_ms).next()
     }
 }
+
+/// Pins that end, in the order in which they do: end in milliseconds of log time, job, epoch, owner.
+pub(super) type EndingPins = BTreeSet<(u64, JobName, u64, String)>;

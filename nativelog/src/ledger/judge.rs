@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use checkpoint::{CommitId, Digest, Envelope, JobName};
 
-use super::Ledger;
 use super::attempt::{Attempt, Checking, NewPage, Terms};
+use super::found::Found;
 use super::job::Job;
-use super::outcomes::{Ending, Found};
+use super::outcomes::Ending;
+use super::tables::Ledger;
 use super::tree::Tree;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::{Header, Kind, LogId, proto};

@@ -2,12 +2,13 @@
 
 use checkpoint::JobName;
 
-use super::Ledger;
 use super::attempt::{Attempt, Terms};
+use super::found::Found;
 use super::job::Job;
 use super::judge::{Change, commit_id, digest, fenced, job_name, job_removed, malformed, repeat};
-use super::outcomes::{Found, plan_key};
+use super::outcomes::plan_key;
 use super::rules::Rules;
+use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::proto;
 

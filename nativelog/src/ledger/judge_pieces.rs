@@ -9,11 +9,11 @@ use checkpoint::digest::is_subtree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
 use checkpoint::{Digest, PlanEntry};
 
-use super::Ledger;
 use super::attempt::{Attempt, Fit, NewPage};
 use super::files::Stub;
 use super::judge::{Change, PackedEntry, digest, malformed};
 use super::pages::bytes_of;
+use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};
 use crate::compose::entry_from_proto;
 use crate::record::proto;

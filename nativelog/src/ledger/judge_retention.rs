@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use checkpoint::JobName;
 
-use super::Ledger;
 use super::job::{EpochRecord, Job, PinRecord};
 use super::judge::{Change, job_name, malformed, repeat};
 use super::rules::Rules;
+use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};
 use crate::record::proto;
 

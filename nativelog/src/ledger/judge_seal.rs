@@ -6,13 +6,13 @@ use std::sync::Arc;
 use checkpoint::plan::{check_entries, plan_digest};
 use checkpoint::{Digest, EntryKind, JobName, ManifestEntry, PlanEntry, store::Source};
 
-use super::Ledger;
 use super::attempt::Terms;
 use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, repeat};
 use super::judge_begin::{Form, Opening};
 use super::judge_pieces::{judge_plan, packed_entry, plan_entries};
 use super::outcomes::Ending;
 use super::rules::Rules;
+use super::tables::Ledger;
 use super::tree::Tree;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::{LogId, proto};

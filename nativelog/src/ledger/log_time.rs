@@ -5,9 +5,9 @@
 
 use checkpoint::JobName;
 
-use super::Ledger;
 use super::job::PinRecord;
 use super::rows::RowKey;
+use super::tables::Ledger;
 
 /// How closely log time has to follow real time just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,9 +19,6 @@ pub enum TimeNeed {
     /// Open attempts grow old, or a pin ends.
     Seconds,
 }
-
-/// Pins that end, in the order in which they do: end in milliseconds of log time, job, epoch, owner.
-pub(super) type EndingPins = std::collections::BTreeSet<(u64, JobName, u64, String)>;
 
 impl Ledger {
     /// What log time is needed for.

@@ -1,24 +1,14 @@
-//! What became of commits: which commit id led where, and how attempts ended. A repeat whose first answer was lost
-//! finds its own outcome here.
+//! What became of commits: which commit id led where, and how attempts ended.
 //!
 //! **Guarantees.** An outcome is found for 24 hours of log time after it came about, unless so many newer ones came
 //! that there is no room. The oldest go first, by the record that *ended* them: what was just recorded never goes.
 //! The horizon is the end of the newest that was forgotten.
-//!
-//! **Never.** Nobody is told that something did not happen because it was forgotten. A commit id travels with a lower
-//! bound of its birth; one that may be older than the horizon is *too old to know*, unless its epoch is still there:
-//! that keeps the id itself.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use checkpoint::digest::checksum;
 use checkpoint::{CommitId, Digest, JobName};
 
-use super::Ledger;
-use super::attempt::Attempt;
-use super::job::EpochRecord;
-use super::rows::RowKey;
-use super::verdict::{Reason, Rejected, SealedEpoch};
 use crate::record::LogId;
 
 /// Names a commit id of a job: half the BLAKE3 of both, so that a row needs no name and outlives its job.
@@ -172,129 +162,7 @@ impl Outcomes {
     }
 }
 
-/// What a commit id led to.
-pub(super) enum Found<'a> {
-    Writer {
-        token: u64,
-    },
-    Open(u64, &'a Attempt),
-    Sealed {
-        sealed: SealedEpoch,
-        plan: u64,
-    },
-    /// Its attempt ended without an epoch: the commit may be tried again.
-    Lapsed,
-    /// The job was removed since; what is there now is another of its name.
-    JobRemoved,
-}
-
-impl Ledger {
-    /// What a commit id led to. `born`: a log index at which it was not in use yet, 0 when nobody knows one.
-    ///
-    /// # Errors
-    /// It is not found, and may have been forgotten.
-    pub(super) fn found(
-        &self,
-        name: &JobName,
-        commit: &CommitId,
-        born: u64,
-    ) -> Result<Option<Found<'_>>, Rejected> {
-        let job = self.jobs.get(name);
-        if let Some(job) = job {
-            let mut open = job.open.iter().map(|id| (*id, &self.open[id]));
-            if let Some((id, attempt)) = open.find(|(_, attempt)| attempt.terms.commit == *commit) {
-                return Ok(Some(Found::Open(id, attempt)));
-            }
-        }
-        if let Some(outcome) = self.outcomes.of_commit(name, commit) {
-            let there = job.is_some_and(|job| job.number == outcome.job);
-            return Ok(Some(match outcome.how {
-                Ending::Sealed { plan, .. } => {
-                    let sealed = self.sealed_outcome(name, outcome).expect("it is sealed");
-                    Found::Sealed { sealed, plan }
-                }
-                _ if !there => Found::JobRemoved,
-                Ending::Writer => Found::Writer { token: outcome.attempt },
-                Ending::Aborted
-                | Ending::Subsumed { .. }
-                | Ending::Fenced
-                | Ending::Replaced
-                | Ending::GaveWay => Found::Lapsed,
-            }));
-        }
-        if !self.outcomes.may_have_forgotten(born) {
-            return Ok(None);
-        }
-        // An epoch that is there keeps its commit's id. Only those that were sealed after the birth, and whose outcomes
-        // are forgotten, have to be looked at.
-        let epochs = job.into_iter().flat_map(|job| job.epochs.values().rev());
-        let mut epochs = epochs.take_while(|epoch| epoch.sealed.position.index >= born);
-        match epochs.find(|epoch| epoch.commit == *commit) {
-            Some(EpochRecord { sealed, plan, .. }) => {
-                let sealed = SealedEpoch { already: true, ..SealedEpoch::clone(sealed) };
-                Ok(Some(Found::Sealed { sealed, plan: *plan }))
-            }
-            None => Err(too_old("this commit id is older than what the log remembers")),
-        }
-    }
-
-    /// The answer to a repeat of what sealed; less is known when the epoch has expired. `None` when it is no seal.
-    pub(super) fn sealed_outcome(&self, name: &JobName, outcome: &Outcome) -> Option<SealedEpoch> {
-        let Ending::Sealed { epoch, root, .. } = outcome.how else { return None };
-        let job = self.jobs.get(name).filter(|job| job.number == outcome.job);
-        let there = job.and_then(|job| job.epochs.get(&epoch));
-        if let Some(there) = there.filter(|there| there.sealed.position == outcome.end) {
-            return Some(SealedEpoch { already: true, ..SealedEpoch::clone(&there.sealed) });
-        }
-        Some(SealedEpoch {
-            job: name.clone(),
-            epoch,
-            root,
-            position: outcome.end,
-            attempt: outcome.attempt,
-            files: 0,
-            bytes: 0,
-            new_bytes: 0,
-            new_files: 0,
-            log_bytes: 0,
-            already: true,
-            expired: true,
-        })
-    }
-
-    /// An attempt that is neither open nor remembered.
-    pub(super) fn no_attempt(&self, id: u64) -> Rejected {
-        // An attempt ends after it began, and its id says when that was.
-        if self.outcomes.may_have_forgotten(id) {
-            return too_old(format!("attempt {id} is older than what the log remembers"));
-        }
-        Rejected::new(Reason::NotFound, format!("no attempt {id}"))
-    }
-
-    /// Records what became of a commit id, and makes room for it first.
-    pub(super) fn remember(&mut self, name: &JobName, commit: &CommitId, outcome: (u64, Ending), end: LogId) {
-        let (attempt, how) = outcome;
-        self.forget_outcome(self.limits().outcomes_max, None);
-        let job = self.jobs[name].number;
-        let (key, end_ms) = (commit_key(name, commit), self.log_ms);
-        self.touch(RowKey::Outcome(self.outcomes.next()));
-        self.outcomes.push(Outcome { key, end, end_ms, attempt, job, how });
-    }
-
-    /// Forgets the oldest, when there are `max` or it ended at or before `until_ms`; false when it stays.
-    pub(super) fn forget_outcome(&mut self, max: usize, until_ms: Option<u64>) -> bool {
-        let Some(number) = self.outcomes.due(max, until_ms) else { return false };
-        self.touch(RowKey::Outcome(number));
-        self.outcomes.forget_oldest();
-        true
-    }
-}
-
-fn too_old(detail: impl Into<String>) -> Rejected {
-    Rejected::new(Reason::TooOld, detail)
-}
-
-fn commit_key(job: &JobName, commit: &CommitId) -> CommitKey {
+pub(super) fn commit_key(job: &JobName, commit: &CommitId) -> CommitKey {
     checksum(&[job.as_str().as_bytes(), &[0], commit.as_bytes()])
 }
 

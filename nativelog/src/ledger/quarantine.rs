@@ -9,23 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use checkpoint::store::Source;
 use checkpoint::{Digest, EntryKind, JobName};
 
-use super::Ledger;
+use super::content::Quarantined;
 use super::effect::Effect;
 use super::job::EpochRecord;
 use super::judge::{Change, Sealing, digest, malformed, repeat};
 use super::outcomes::Ending;
 use super::rows::RowKey;
+use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};
 use crate::record::{LogId, proto};
-
-/// What the ledger keeps of content in quarantine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Quarantined {
-    /// Log index of the newest record that said so.
-    pub at: u64,
-    /// By node: what it found.
-    pub found: BTreeMap<u64, String>,
-}
 
 /// Content in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use checkpoint::{CommitId, Coverage, Digest, JobName};
 
-use super::Ledger;
 use super::attempt::{Attempt, Fit};
 use super::files::FileState;
 use super::job::{EpochRecord, Job};
 use super::outcomes::Ending;
 use super::pages::Page;
+use super::tables::Ledger;
 use super::verdict::SealedEpoch;
 
 /// A job.

@@ -9,7 +9,7 @@ pub(super) mod codec;
 mod content;
 mod epoch;
 mod job;
-mod key;
+pub(super) mod key;
 mod meta;
 mod outcome;
 mod quarantine;
@@ -19,11 +19,11 @@ use std::sync::Arc;
 
 use checkpoint::JobName;
 
-use super::Ledger;
 use super::attempt::Attempt;
 use super::content::{Content, Contents};
 use super::files::FileState;
 use super::job::{EpochRecord, Job};
+use super::tables::Ledger;
 
 pub use codec::DecodeError;
 pub(super) use codec::Writer;

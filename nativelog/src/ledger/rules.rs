@@ -9,8 +9,6 @@
 
 use checkpoint::{Limits, limits};
 
-use super::Ledger;
-
 /// The highest version of the rules that this binary knows.
 pub const RULES_VERSION_MAX: u32 = 3;
 /// The version that every ledger starts under. Those before it were never used by a cluster that lived.
@@ -162,18 +160,5 @@ impl Rules {
             3 => Some(&V3),
             _ => None,
         }
-    }
-}
-
-impl Ledger {
-    /// An empty ledger that begins under the rules of `version`; `None` when this binary does not know them.
-    pub fn under(version: u32) -> Option<Ledger> {
-        Rules::of(version)?;
-        Some(Ledger { rules: version, ..Ledger::default() })
-    }
-
-    /// The limits in force.
-    pub(super) fn limits(&self) -> &'static Rules {
-        Rules::of(self.rules).expect("only known rules are activated or decoded")
     }
 }

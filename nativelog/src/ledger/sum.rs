@@ -1,6 +1,10 @@
 //! Sums of hashes: what stands for a table in the ledger's digest. See `digest.rs`.
 
+use std::collections::BTreeSet;
+
 use checkpoint::digest::content;
+
+use super::rows::key::RowKey;
 
 /// A sum of hashes modulo 2^256, in four limbs, the lowest first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +45,14 @@ fn limbs(row: &[u8]) -> [u64; 4] {
     let digest = content(row);
     let eight = |at: usize| u64::from_be_bytes(*digest.as_bytes()[at..].first_chunk().expect("32 bytes"));
     [eight(0), eight(8), eight(16), eight(24)]
+}
+
+/// The sum over the tables that keep none of their own: jobs, epochs, pins, outcomes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sums {
+    pub rows: Sum,
+    /// Rows that this step changes: they are out of the sum until it ends.
+    pub touched: BTreeSet<RowKey>,
 }
 
 #[cfg(test)]

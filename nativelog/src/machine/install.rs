@@ -7,13 +7,12 @@
 use std::io;
 use std::sync::Arc;
 
-use checkpoint::store::{Store, StoreError};
-
-use super::start::{avoid_quarantined, to_avoid};
+use super::avoid::{avoid_quarantined, to_avoid};
+use super::plant::{checked, keep_twice, sync_everything, unlisted};
 use super::{Machine, lock};
-use crate::dues::{Debts, Expected, Overview, Pin, succession};
+use crate::dues::{Overview, Pin, succession};
 use crate::ledger::Ledger;
-use crate::snapshot::{Capture, Folder, OpenFault, SnapshotError, ledger_of};
+use crate::snapshot::{Capture, SnapshotError};
 
 impl Machine {
     /// Says what a catch-up to `ledger` is about to bring, before the first blob of it is made: if the catch-up never
@@ -77,50 +76,4 @@ impl Machine {
         self.dues.looked();
         Ok(())
     }
-}
-
-/// Writes the snapshot files that a node starts from which lost its own, or whose log was damaged: all that the
-/// snapshot refers to must be in `store`, checked and fsynced. No machine runs over `store`. Blocks.
-///
-/// # Errors
-/// [`SnapshotError`]; what is on disk before stays.
-pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
-    let ledger = checked(capture)?;
-    let dir = store.layout().snapshots_dir();
-    let (mut folder, found, _) =
-        Folder::open(store.disk().clone(), dir.clone()).map_err(|fault| match fault {
-            OpenFault::Version(path) => {
-                SnapshotError::NotNow(format!("{path} was made by a later version of this program"))
-            }
-            OpenFault::Io { what, source } => SnapshotError::Io { what, source },
-        })?;
-    let mut expected = Expected::read(&**store.disk(), &dir)
-        .map_err(|source| SnapshotError::Io { what: "read what was expected".into(), source })?;
-    let debts = found.map(|found| found.debts).unwrap_or_default();
-    let (debts, _) = succession(store, debts, &ledger).map_err(unlisted)?;
-    sync_everything(store)?;
-    keep_twice(&mut folder, capture, &debts)?;
-    expected.superseded(&**store.disk());
-    Ok(())
-}
-
-fn sync_everything(store: &Store) -> Result<(), SnapshotError> {
-    let synced = store.disk().sync_fs(store.layout().data_dir());
-    synced.map_err(|source| SnapshotError::Io { what: "sync the file system".into(), source })
-}
-
-fn checked(capture: &Capture) -> Result<Ledger, SnapshotError> {
-    let name = || format!("of {}", capture.meta.position);
-    ledger_of(capture).map_err(|why| SnapshotError::Damaged { name: name(), why })
-}
-
-fn unlisted(error: StoreError) -> SnapshotError {
-    let what = "list what is published and on the shelves".into();
-    SnapshotError::Io { what, source: io::Error::other(error) }
-}
-
-/// Two files, so that one that rots costs nothing and the log can be purged at once.
-fn keep_twice(folder: &mut Folder, capture: &Capture, debts: &Debts) -> Result<(), SnapshotError> {
-    folder.keep(capture, debts)?;
-    folder.keep(capture, debts)
 }

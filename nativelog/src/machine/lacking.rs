@@ -5,11 +5,9 @@ use std::io;
 use checkpoint::digest::{Hasher, is_zero, subtree, zeros};
 use checkpoint::disk::{DiskFile, Open};
 use checkpoint::limits::CHUNK_BYTES_MAX;
-use checkpoint::store::{Content, Store, StoreError, Unpacked};
+use checkpoint::store::{Content, Store};
 use checkpoint::{Digest, RelPath};
 
-use super::Machine;
-use crate::dues::aside;
 use crate::ledger::{self, Ledger, Page, PlanPages};
 use crate::plans::PageFiles;
 
@@ -46,49 +44,9 @@ pub struct AttemptLacks {
 }
 
 impl AttemptLacks {
-    fn is_nothing(&self) -> bool {
+    pub(super) fn is_nothing(&self) -> bool {
         let AttemptLacks { attempt: _, pages, ranges, packed, reused } = self;
         pages.is_empty() && ranges.is_empty() && packed.is_empty() && reused.is_empty()
-    }
-}
-
-impl Machine {
-    /// What the open attempts of `ledger` lack on this disk. Reads and checks all that they have. Blocks.
-    ///
-    /// What is in their trees stays from now on. The performer may still have packs of them to unpack: the first of
-    /// an attempt that began in this life clears what an earlier life left there, and that must not come after this.
-    /// What could not be unpacked here is set aside and not lacking: the log, which has it, goes with the install.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn lacking_of_attempts(&self, ledger: &Ledger) -> io::Result<Vec<AttemptLacks>> {
-        {
-            let _paused = self.performer.pause();
-            for info in ledger.attempts() {
-                if self.dues.has_old_tree(info.id) {
-                    self.store.discard(info.id).map_err(io::Error::other)?;
-                }
-                self.dues.begin_tree(info.id);
-            }
-        }
-        self.ground().set_aside()?;
-        let mut all = lacking_of_attempts(&self.store, ledger)?;
-        for lacks in all.iter_mut().filter(|lacks| !lacks.packed.is_empty()) {
-            let held = aside::held(&self.store, &self.dues, lacks.attempt);
-            lacks.packed.retain(|file| !held.contains(&(file.file, file.digest)));
-        }
-        all.retain(|lacks| !lacks.is_nothing());
-        Ok(all)
-    }
-
-    /// Writes packed files of an open attempt into its tree, while the performer stands still. They are still to be
-    /// synced. Blocks.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn unpack(&self, attempt: u64, files: &[Unpacked<'_>]) -> Result<(), StoreError> {
-        let _paused = self.performer.pause();
-        self.store.unpack(attempt, files)
     }
 }
 
@@ -100,7 +58,7 @@ pub fn lacking_pages(store: &Store, ledger: &Ledger) -> Vec<Page> {
     ledger.attempts().flat_map(|info| ledger.pages(info.id)).filter(lacks).collect()
 }
 
-/// As [`Machine::lacking_of_attempts`], where no machine runs.
+/// As [`Machine::lacking_of_attempts`](super::Machine::lacking_of_attempts), where no machine runs.
 ///
 /// # Errors
 /// The disk refuses. (What cannot be read is lacking.)

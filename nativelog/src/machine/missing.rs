@@ -1,12 +1,8 @@
-//! Sealed epochs that are no directory here, and how they become one.
+//! A sealed epoch that is no directory here, and how it becomes one.
 
 use std::sync::Arc;
 
-use checkpoint::store::StoreError;
 use checkpoint::{Digest, EntryKind, Envelope, JobName, Manifest, Publish, Source, Store, Unpublished};
-
-use super::Machine;
-use crate::performer::Reader;
 
 /// An epoch that is sealed but no directory here, and what is known of it.
 #[derive(Debug, Clone)]
@@ -25,102 +21,7 @@ pub struct Missing {
     pub why: String,
 }
 
-impl Machine {
-    /// Content was brought for an epoch that expired meanwhile: its directory, if it was published all the same, and
-    /// whatever lies on the shelves and is not known is owed. Blocks.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn owe_surplus(&self) -> Result<(), StoreError> {
-        if self.ground().owe_surplus()? {
-            self.performer.retry_now();
-        }
-        Ok(())
-    }
-
-    /// A sealed epoch has no directory here, and why: what it lacks is owed.
-    pub fn note_missing(&self, job: &JobName, epoch: u64, why: &str) {
-        // While the ledger is held, no record can expire it.
-        let ledger = self.ledger();
-        if let Some(info) = ledger.epoch(job, epoch) {
-            let sealed = info.sealed;
-            self.dues.note_missing(job.clone(), epoch, sealed.attempt, sealed.root, why);
-        }
-    }
-
-    /// Sealed epochs that are no directory here and are not just being published.
-    pub fn missing(&self) -> Vec<Missing> {
-        let unpublished = self.dues.still_unpublished().into_iter().map(|(epoch, why)| Missing {
-            job: epoch.job,
-            epoch: epoch.epoch,
-            attempt: epoch.attempt,
-            root: epoch.envelope.root,
-            manifest: Some((epoch.envelope, epoch.manifest)),
-            why,
-        });
-        let absent = self.dues.missing().into_iter().map(|absent| Missing {
-            job: absent.job,
-            epoch: absent.epoch,
-            attempt: absent.attempt,
-            root: absent.root,
-            manifest: None,
-            why: absent.why,
-        });
-        unpublished.chain(absent).collect()
-    }
-
-    /// How many sealed epochs nobody has looked for yet, since the start: each may be a directory here or not. 0 a moment
-    /// later.
-    pub fn not_looked(&self) -> u64 {
-        self.dues.not_looked(&self.ledger())
-    }
-
-    /// Publishes an epoch whose content is all on the shelves, as the snapshot that is about to be installed or
-    /// the ledger says it. Blocks.
-    ///
-    /// # Errors
-    /// Content that is not there after all.
-    pub fn adopt(
-        &self,
-        attempt: u64,
-        envelope: Envelope,
-        manifest: Arc<Manifest>,
-    ) -> Result<(), Unpublished> {
-        let (job, epoch) = (envelope.job.clone(), envelope.epoch);
-        {
-            // It may have packs of this attempt to unpack into the very tree.
-            let _paused = self.performer.pause();
-            adopt(&self.store, attempt, envelope, manifest)?;
-        }
-        self.mended(&job, epoch, attempt);
-        Ok(())
-    }
-
-    /// The directory of the epoch that was this attempt is good on the shelves: it is not missing any more.
-    pub fn mended(&self, job: &JobName, epoch: u64, attempt: u64) {
-        let before = self.ledger().epoch(job, epoch).filter(|info| info.sealed.attempt < attempt);
-        match before {
-            None => self.dues.adopted(job, epoch, attempt),
-            // What the ledger here has under that number is of an earlier life of the job, and gone.
-            Some(_) => self.note_missing(job, epoch, "an epoch of a later life of its job is in its place"),
-        }
-        // Whoever failed before finds it there, and settles its own accounts.
-        self.performer.retry_now();
-    }
-
-    /// Keeps the directory of an epoch while the answer lives, if it is there: the caller looks afterwards. A record
-    /// that expires it counts at once; here it goes when its last reader has left.
-    pub fn read_epoch(&self, job: &JobName, epoch: u64) -> Reader {
-        self.performer.reader(job, epoch)
-    }
-
-    /// Tries now what could not be published before.
-    pub fn publish_again(&self) {
-        self.performer.retry_now();
-    }
-}
-
-/// As [`Machine::adopt`], where no machine runs.
+/// As [`Machine::adopt`](super::Machine::adopt), where no machine runs.
 ///
 /// # Errors
 /// Content that is not there after all.

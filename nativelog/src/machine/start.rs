@@ -11,75 +11,29 @@
 //! and in the log above the older one, and nowhere else. A damaged snapshot is renamed to `*.damaged`; temporary files
 //! go. Nothing else is deleted, and nothing is reported as applied above the log's last entry.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use checkpoint::JobName;
 use checkpoint::store::Store;
 use tokio::sync::watch;
 
+use super::avoid::{avoid_quarantined, to_avoid};
+use super::start_error::{StartError, io_error};
 use super::{Machine, Snapshots, project};
 use crate::dues::{Debts, Dues, Expected, Overview};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
 use crate::plans::Plans;
 use crate::record::LogId;
-use crate::snapshot::{Folder, FoundSnapshot, OpenFault};
+use crate::snapshot::{Folder, FoundSnapshot};
 use crate::store::LogStore;
 
 /// Directories that could not be listed are listed again after this long.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
-
-/// Why a machine cannot start. What is on disk stays as it is, but for damaged snapshots, which were renamed.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Nothing here covers what the log has forgotten.
-    #[error(
-        "the log in {dir} begins after {purged}, and no snapshot here reaches that far ({found}): what lies \
-         between is on the other nodes only; with a majority of them up, run `epochlog repair` on this one"
-    )]
-    NotCovered {
-        /// The log's folder.
-        dir: PathBuf,
-        /// Up to where the log was purged.
-        purged: LogId,
-        /// What was found of snapshots.
-        found: String,
-    },
-    /// A snapshot that this program cannot read.
-    #[error("{path} was made by a later version of this program: start that version, or a newer one")]
-    Version {
-        /// The file.
-        path: String,
-    },
-    /// A read or write failed, or the system gives no thread.
-    #[error("cannot {what}: {source}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
-impl From<OpenFault> for StartError {
-    fn from(fault: OpenFault) -> StartError {
-        match fault {
-            OpenFault::Version(path) => StartError::Version { path },
-            OpenFault::Io { what, source } => StartError::Io { what, source },
-        }
-    }
-}
-
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
-    let what = what.into();
-    move |source| StartError::Io { what, source }
-}
 
 /// Where a machine starts.
 #[derive(Default)]
@@ -154,26 +108,6 @@ impl Machine {
             }
         })?;
         Ok(())
-    }
-}
-
-/// What `latest` has to avoid, by job: epochs of `ledger` with content in quarantine; also none, where another ledger,
-/// `before`, had some, be it of a job that is no more.
-pub(super) fn to_avoid(ledger: &Ledger, before: &Ledger) -> Vec<(JobName, BTreeSet<u64>)> {
-    if ledger.quarantine().next().is_none() && before.quarantine().next().is_none() {
-        return Vec::new();
-    }
-    let jobs: BTreeSet<&JobName> = ledger.jobs().chain(before.jobs()).collect();
-    let each = jobs.into_iter().map(|job| (job.clone(), ledger.quarantined_epochs(job)));
-    each.filter(|(job, avoid)| !avoid.is_empty() || !before.quarantined_epochs(job).is_empty()).collect()
-}
-
-/// `latest` points to no epoch with content in quarantine. Takes the store's names: no ledger may be held.
-pub(super) fn avoid_quarantined(store: &Store, avoid: Vec<(JobName, BTreeSet<u64>)>) {
-    for (job, avoid) in avoid {
-        if let Err(error) = store.avoid(&job, avoid) {
-            tracing::warn!(%job, %error, "`latest` cannot be moved");
-        }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{Orders, Shared, TREES_BYTES_MAX, Task, Work, tree_bytes};
+use super::orders::{Orders, Shared, TREES_BYTES_MAX, Task, Work, tree_bytes};
+use super::waiting::Shelf;
 use crate::ledger::{Effect, PublishEpoch};
-use crate::performer::waiting::Shelf;
 
 /// Pause after the disk has refused.
 const AGAIN: Duration = Duration::from_secs(5);

@@ -11,8 +11,8 @@ use checkpoint::{Digest, JobName};
 
 use super::again::{Again, Outlook};
 use super::names::Names;
+use super::orders::{LetGo, Shared, Task, Work, tree_bytes};
 use super::waiting::Shelved;
-use super::{LetGo, Shared, Task, Work, tree_bytes};
 use crate::dues::{Pack, aside};
 use crate::ledger::{Effect, Page, PublishEpoch, Released};
 use crate::plans::Plans;

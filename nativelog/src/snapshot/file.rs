@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use checkpoint::digest::Hasher;
 
-use super::{Capture, SnapshotMeta};
+use super::capture::{Capture, SnapshotMeta};
 use crate::dues::Debts;
 use crate::record::LogId;
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use checkpoint::disk::{Disk, Open};
 use checkpoint::durable::ignore_missing;
 
+use super::capture::{Capture, SnapshotError, SnapshotMeta};
 use super::file::{self, Wrong};
-use super::{Capture, SnapshotError, SnapshotMeta};
 use crate::dues::Debts;
 use crate::ledger::Ledger;
 

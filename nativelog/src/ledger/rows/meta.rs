@@ -3,7 +3,8 @@
 
 use super::codec::{DecodeError, Reader, Writer};
 use crate::ledger::outcomes::Outcomes;
-use crate::ledger::{Ledger, Rules};
+use crate::ledger::rules::Rules;
+use crate::ledger::tables::Ledger;
 
 pub(super) fn put(value: &mut Writer, ledger: &Ledger) {
     value.u32(ledger.rules).u64(ledger.log_ms).u32(ledger.content.slots());

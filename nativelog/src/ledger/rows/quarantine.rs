@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::codec::{DecodeError, Reader, Writer};
-use crate::ledger::quarantine::Quarantined;
+use crate::ledger::content::Quarantined;
 
 pub(super) fn put(value: &mut Writer, quarantined: &Quarantined) {
     value.u64(quarantined.at).u32(quarantined.found.len() as u32);

@@ -1,0 +1,58 @@
+//! The files of a snapshot from elsewhere, put on a disk.
+
+use std::io;
+
+use checkpoint::store::{Store, StoreError};
+
+use crate::dues::{Debts, Expected, succession};
+use crate::ledger::Ledger;
+use crate::snapshot::{Capture, Folder, OpenFault, SnapshotError, ledger_of};
+
+/// Writes the snapshot files that a node starts from which lost its own, or whose log was damaged: all that the
+/// snapshot refers to must be in `store`, checked and fsynced. No machine runs over `store`. Blocks.
+///
+/// # Errors
+/// [`SnapshotError`]; what is on disk before stays.
+pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
+    let ledger = checked(capture)?;
+    let dir = store.layout().snapshots_dir();
+    let (mut folder, found, _) =
+        Folder::open(store.disk().clone(), dir.clone()).map_err(|fault| match fault {
+            OpenFault::Version(path) => {
+                SnapshotError::NotNow(format!("{path} was made by a later version of this program"))
+            }
+            OpenFault::Io { what, source } => SnapshotError::Io { what, source },
+        })?;
+    let mut expected = Expected::read(&**store.disk(), &dir)
+        .map_err(|source| SnapshotError::Io { what: "read what was expected".into(), source })?;
+    let debts = found.map(|found| found.debts).unwrap_or_default();
+    let (debts, _) = succession(store, debts, &ledger).map_err(unlisted)?;
+    sync_everything(store)?;
+    keep_twice(&mut folder, capture, &debts)?;
+    expected.superseded(&**store.disk());
+    Ok(())
+}
+
+/// What was brought is durable, names included.
+pub fn sync_everything(store: &Store) -> Result<(), SnapshotError> {
+    let synced = store.disk().sync_fs(store.layout().data_dir());
+    synced.map_err(|source| SnapshotError::Io { what: "sync the file system".into(), source })
+}
+
+/// The ledger of it.
+pub fn checked(capture: &Capture) -> Result<Ledger, SnapshotError> {
+    let name = || format!("of {}", capture.meta.position);
+    ledger_of(capture).map_err(|why| SnapshotError::Damaged { name: name(), why })
+}
+
+/// What is here cannot be listed.
+pub fn unlisted(error: StoreError) -> SnapshotError {
+    let what = "list what is published and on the shelves".into();
+    SnapshotError::Io { what, source: io::Error::other(error) }
+}
+
+/// Two files, so that one that rots costs nothing and the log can be purged at once.
+pub fn keep_twice(folder: &mut Folder, capture: &Capture, debts: &Debts) -> Result<(), SnapshotError> {
+    folder.keep(capture, debts)?;
+    folder.keep(capture, debts)
+}
