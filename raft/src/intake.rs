@@ -29,9 +29,12 @@ use crate::config::{PROPOSAL_BYTES, ReplicaConfig, RoomProbe};
 use crate::error::ProposeError;
 
 pub(crate) use foreground::Foreground;
+#[cfg(test)]
+pub(crate) use in_flight::InFlight;
 pub(crate) use in_flight::Permit;
 pub use space::VoterSpace;
 
+#[cfg(not(test))]
 use in_flight::InFlight;
 use lag::Lags;
 use refusals::Refusals;
