@@ -22,7 +22,9 @@
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
 //! | `agreement` | whether this node's history is that of the cluster |
+//! | `quarantine` | content that nobody can serve, and its way back |
 //! | `status`, `clock` | what a replica says about itself; log time |
+//! | `config`, `error` | settings of a replica; what its calls fail with |
 //!
 //! `docs/decisions/` says why it is built this way.
 
