@@ -31,6 +31,11 @@ pub fn settled(cluster: &Cluster) -> Vec<u64> {
     before.into_iter().map(|(bytes, _)| bytes).collect()
 }
 
+/// Bytes that all nodes together have handed to write calls, sockets included.
+pub fn written_by_calls(cluster: &Cluster) -> u64 {
+    cluster.nodes.iter().map(|node| field(node, "io", "wchar:")).sum()
+}
+
 /// CPU time of all nodes and of all clients that have ended, in seconds.
 pub fn cpu_seconds(cluster: &Cluster) -> f64 {
     let nodes: u64 = cluster.nodes.iter().map(|node| ticks(&stat(node), 13, 14)).sum();

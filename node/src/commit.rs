@@ -46,7 +46,7 @@ use checkpoint::{CommitId, Digest};
 use client::{Certainty, Code, Failure, pb};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, SealedEpoch, Verdict};
-use nativelog::record::{Kind, LogRecord};
+use nativelog::record::LogRecord;
 
 use crate::node::Node;
 use crate::pressure;
@@ -115,6 +115,12 @@ impl Driver<'_> {
             return Ok(sealed);
         }
         if self.order.take_over {
+            // What became of this commit is asked first: its writer may be forgotten by now, or gone with its job.
+            self.barrier().await?;
+            let known = self.node.replica.machine().ledger().check(&self.order.first_record().header);
+            if let Verdict::Accepted(Accepted::Sealed(sealed)) = known {
+                return self.sealed_already(&sealed, origin).await;
+            }
             self.open_writer().await?;
         }
         if let Err(no_space) = self.node.check_space(self.order.declared_bytes, &self.order.name()).await
@@ -164,13 +170,21 @@ impl Driver<'_> {
                         _ => no::unknown(&self.order, &failure.to_string()),
                     });
                 }
-                let sealed = self.node.replica.machine().ledger().sealed_attempt(attempt);
-                match sealed {
+                match self.sealed_by_us(attempt) {
                     Some(sealed) => self.sealed_already(&sealed, origin).await,
                     None => Err(failure),
                 }
             }
         }
+    }
+
+    /// What this commit sealed, as this node's ledger knows it: an epoch, or what became of one whose job is gone.
+    fn sealed_by_us(&self, attempt: u64) -> Option<SealedEpoch> {
+        let ledger = self.node.replica.machine().ledger();
+        ledger.sealed_attempt(attempt).or_else(|| match ledger.check(&self.order.first_record().header) {
+            Verdict::Accepted(Accepted::Sealed(sealed)) => Some(sealed),
+            _ => None,
+        })
     }
 
     /// With `--if-not-exists`: the epoch, when it is there.
@@ -193,8 +207,7 @@ impl Driver<'_> {
         if let Err(failure) = self.barrier().await {
             return Some(Err(failure));
         }
-        let begin = LogRecord::new(Kind::Begin(self.order.begin(None)), Bytes::new());
-        let verdict = self.node.replica.machine().ledger().check(&begin.header);
+        let verdict = self.node.replica.machine().ledger().check(&self.order.first_record().header);
         Some(match verdict {
             Verdict::Accepted(Accepted::Begun { resumed: true, .. }) => return None,
             Verdict::Accepted(Accepted::Sealed(sealed)) => self.sealed_already(&sealed, origin).await,

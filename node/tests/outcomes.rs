@@ -145,3 +145,67 @@ async fn a_job_that_has_nothing_left_is_removed_and_starts_anew() {
         "the old commit is not the new epoch"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_that_is_repeated_asks_for_its_own_outcome_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    let client = node.client().await;
+    let born = Some(client.reached().await.unwrap());
+    let order = Commit { take_over: true, born, ..Commit::new("job".parse().unwrap()) };
+    assert!(!client.commit(&source, order.clone(), &|_| {}).await.unwrap().committed.already);
+    expire(&client, 1).await;
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    let again = client.commit(&source, order, &|_| {}).await.unwrap().committed;
+    assert!(again.already && again.expired);
+}
+
+/// A first run that nobody has heard of for a while goes on behind the back of its repeat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_an_earlier_run_goes_on_its_repeat_is_not_told_a_final_no() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("big");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("state"), vec![7; 3 << 20]).unwrap();
+    let changed = dir.path().join("changed");
+    std::fs::create_dir(&changed).unwrap();
+    std::fs::write(changed.join("state"), vec![7; 2 << 20]).unwrap();
+    let endpoint = port();
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    let client = node.client().await;
+    let born = Some(client.reached().await.unwrap());
+    let order = Commit { epoch: Some(1), born, by_path: false, ..Commit::new("job".parse().unwrap()) };
+
+    // Its attempt is open, and nothing of its content is sent.
+    let (opened, is_open) = std::sync::mpsc::channel();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let (running, mine, from) = (node.client().await, order.clone(), source.clone());
+    let first = tokio::spawn(async move {
+        let hold = |event| {
+            if matches!(event, Event::Opened(_)) {
+                opened.send(()).unwrap();
+                held.lock().unwrap().recv().unwrap();
+            }
+        };
+        running.commit(&from, mine, &hold).await
+    });
+    tokio::task::block_in_place(|| is_open.recv().unwrap());
+    let other = client.commit(&changed, order.clone(), &|_| {}).await.unwrap_err();
+    assert_eq!(other.committed, Certainty::Unknown, "{other:?}");
+    assert!(other.why.contains("an earlier run may have committed it"), "{other:?}");
+
+    // The same directory again: it goes on with that attempt, and seals it. The first run's own records find its job
+    // gone, and are told what became of it all the same.
+    let sealed = client.commit(&source, order, &|_| {}).await.unwrap().committed;
+    expire(&client, 1).await;
+    let (code, said) = epochlog(&endpoint, &["job", "rm", "job", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    go_on.send(()).unwrap();
+    let late = first.await.unwrap().unwrap().committed;
+    assert!(late.already && late.expired, "{late:?}");
+    assert_eq!((late.root, late.position), (sealed.root, sealed.position));
+}

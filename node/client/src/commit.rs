@@ -3,7 +3,7 @@
 //! By path where the node proves that it sees the same directory, else as a stream of pieces. The
 //! answer is never better than what is known: a seal that was handed to a node which then died may
 //! have been committed. Only the log's own word about this commit can make a "no" of it: that it is
-//! fenced, subsumed or too late. Whatever else goes wrong at a later node leaves it unknown. The same holds for a commit
+//! fenced, subsumed or too late, or that its epoch is another's. Whatever else goes wrong at a later node leaves it unknown. The same holds for a commit
 //! under an id that is not new: an earlier run of it may have sealed, and a node that cannot ask the log does not know.
 //!
 //! The writer's token that the first node names is kept: a commit that was cut off never joins the
@@ -267,14 +267,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A final no of one node stands when nobody may have sealed before, or when it is the log's
-    /// own word about this commit: the log looks for the commit id before it says any of these.
+    /// A final no of one node stands when nobody may have sealed before, or when it is the log's own word about this
+    /// commit: the log looks for the commit id first, and what a node of an earlier try or run still does comes too late.
     fn final_no(&self, failure: Failure) -> Failure {
-        // What an earlier run left is in the log by now or never comes; of a node that died a moment ago it may come.
-        let of_the_log = matches!(failure.code, Code::Fenced | Code::Subsumed | Code::TooLate)
-            || failure.code == Code::Conflict && !self.maybe;
         let certain = matches!(failure.committed, Certainty::Yes | Certainty::Unknown);
-        if !self.is_open() || of_the_log || certain {
+        if !self.is_open() || failure.of_the_log || certain {
             return failure;
         }
         let who = if self.maybe { "an earlier node" } else { "an earlier run" };

@@ -116,6 +116,8 @@ pub struct Failure {
     pub fix: String,
     /// The epoch it is about, when it has got a number.
     pub epoch: Option<u64>,
+    /// The log's own word about this commit: nothing of it that is still under way anywhere changes it.
+    pub of_the_log: bool,
 }
 
 impl Failure {
@@ -129,6 +131,7 @@ impl Failure {
             why: String::new(),
             fix: String::new(),
             epoch: None,
+            of_the_log: false,
         }
     }
 
@@ -184,6 +187,7 @@ impl Failure {
             sentence: self.sentence.clone(),
             epoch: self.epoch.unwrap_or_default(),
             has_epoch: self.epoch.is_some(),
+            r#final: self.of_the_log,
         }
     }
 
@@ -203,6 +207,7 @@ impl Failure {
             why: failed.why,
             fix: failed.r#do,
             epoch: failed.has_epoch.then_some(failed.epoch),
+            of_the_log: failed.r#final,
         }
     }
 

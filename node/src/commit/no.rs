@@ -93,7 +93,14 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
             "correct what is named, then repeat the command".to_owned(),
         ),
     };
-    Failure::new(code, sentence).what(what).why(why).fix(fix).committed(Certainty::No)
+    let failure = Failure::new(code, sentence).what(what).why(why).fix(fix).committed(Certainty::No);
+    // An older token, a number that is spent: whatever else of this commit comes to the log is too late.
+    let of_the_log = match rejected.reason {
+        Reason::Fenced | Reason::TooLate | Reason::Subsumed => true,
+        Reason::Conflict => rejected.root.is_some(),
+        _ => false,
+    };
+    Failure { of_the_log, ..failure }
 }
 
 /// The log has forgotten what became of commits as old as this one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use checkpoint::{CommitId, Digest, JobName};
 use client::wire;
-use nativelog::record::proto;
+use nativelog::record::{Kind, LogRecord, proto};
 
 /// What is to be committed.
 #[derive(Debug, Clone)]
@@ -70,6 +70,11 @@ impl Order {
             born: self.born.unwrap_or(0),
             attempt,
         }
+    }
+
+    /// The record that brings out what has become of this commit.
+    pub(super) fn first_record(&self) -> LogRecord {
+        LogRecord::new(Kind::Begin(self.begin(None)), Bytes::new())
     }
 
     /// `commit job@epoch`, for people.
