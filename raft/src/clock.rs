@@ -3,7 +3,7 @@
 //! attempts that are open and pins that end, once a minute for what is only kept for a day, else never.
 //!
 //! A new leader starts counting when it begins to lead: the time between two leaders is not
-//! counted, so log time never runs faster than real time.
+//! counted, and what may be in the log is not written again, so log time never runs faster than real time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nativelog::compose;
 use nativelog::ledger::{TICK_MS_MAX, TimeNeed};
 
+use crate::error::ProposeError;
 use crate::propose::Proposer;
 
 /// Writes log time while this node leads.
@@ -25,10 +26,11 @@ pub(crate) async fn run(proposer: Arc<Proposer>) {
                 let need = proposer.machine.ledger().time_need();
                 let read = Instant::now();
                 if let Some(elapsed_ms) = counter.due(leadership.lead().term, need, read) {
-                    match proposer.propose_tied(&leadership, &compose::tick(elapsed_ms)).await {
-                        Ok(_) => counter.written(read),
-                        Err(why) => tracing::debug!(%why, "a tick did not get through"),
+                    let outcome = proposer.propose_tied(&leadership, &compose::tick(elapsed_ms)).await;
+                    if let Err(why) = &outcome {
+                        tracing::debug!(%why, "a tick did not get through");
                     }
+                    counter.answered(read, outcome.map(drop));
                 }
             }
         }
@@ -70,8 +72,11 @@ impl Counter {
         Some(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).min(TICK_MS_MAX))
     }
 
-    /// What was due at `read` is in the log.
-    fn written(&mut self, read: Instant) {
+    /// What was due at `read` was proposed. Unless it surely is not in the log, it counts as written.
+    fn answered(&mut self, read: Instant, outcome: Result<(), ProposeError>) {
+        if matches!(outcome, Err(ProposeError::Unavailable { .. })) {
+            return;
+        }
         if let Some((_, since, _)) = &mut self.counted {
             *since = read;
         }
@@ -90,16 +95,17 @@ mod tests {
         assert_eq!(counter.due(1, TimeNeed::Nothing, at(0)), None);
         assert_eq!(counter.due(1, TimeNeed::Seconds, at(100)), None, "counting begins");
         assert_eq!(counter.due(1, TimeNeed::Seconds, at(102)), Some(2000));
-        counter.written(at(102));
+        counter.answered(at(102), Ok(()));
         // A tick that got lost is made up for.
         assert_eq!(counter.due(1, TimeNeed::Seconds, at(104)), Some(2000));
+        counter.answered(at(104), Err(ProposeError::unavailable("its lease had run out")));
         assert_eq!(counter.due(1, TimeNeed::Seconds, at(106)), Some(4000));
-        counter.written(at(106));
+        counter.answered(at(106), Ok(()));
         // Only outcomes are left: one tick a minute, of a minute.
         assert_eq!(counter.due(1, TimeNeed::Minutes, at(108)), None);
         assert_eq!(counter.due(1, TimeNeed::Minutes, at(165)), None);
         assert_eq!(counter.due(1, TimeNeed::Minutes, at(167)), Some(60_000));
-        counter.written(at(167));
+        counter.answered(at(167), Ok(()));
         // An attempt that has just begun is not made older by the minute before it.
         assert_eq!(counter.due(1, TimeNeed::Minutes, at(200)), None);
         assert_eq!(counter.due(1, TimeNeed::Seconds, at(202)), None);
@@ -107,5 +113,18 @@ mod tests {
         // Another term counts its own time.
         assert_eq!(counter.due(2, TimeNeed::Seconds, at(300)), None);
         assert_eq!(counter.due(2, TimeNeed::Seconds, at(301)), Some(1000));
+    }
+
+    #[test]
+    fn time_that_may_be_in_the_log_is_not_written_twice() {
+        let (start, mut counter) = (Instant::now(), Counter::default());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(0)), None);
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(30)), Some(30_000));
+        // The links were cut, and the same leader goes on: the tick may be committed yet.
+        counter.answered(at(30), Err(ProposeError::unknown("no quorum")));
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(32)), Some(2000));
+        counter.answered(at(32), Err(ProposeError::fault("the disk is gone")));
+        assert_eq!(counter.due(1, TimeNeed::Seconds, at(33)), Some(1000));
     }
 }

@@ -132,7 +132,8 @@ impl Default for Keeping {
 pub(crate) struct Timers {
     /// The lease; and what the timer stays below. openraft takes one number for both.
     pub lease: Duration,
-    /// The least timer. A vote that is asked for must be answered, and so be fsynced, within it.
+    /// The least timer. A vote that is asked for must be answered, and so be fsynced, within it: so it is half the lease
+    /// at least, however wide the range is.
     pub timer: Duration,
 }
 
@@ -140,7 +141,7 @@ impl Timers {
     /// `None` when a leader could not keep its lease with such heartbeats, or the timer had no range.
     pub fn of(heartbeat: Duration, (least, most): (Duration, Duration)) -> Option<Timers> {
         let lease = most / 2;
-        let timer = least.saturating_sub(lease).max(heartbeat + Duration::from_millis(1));
+        let timer = least.saturating_sub(lease).max(lease / 2).max(heartbeat + Duration::from_millis(1));
         (lease >= heartbeat * 3 && timer < lease).then_some(Timers { lease, timer })
     }
 }
@@ -197,6 +198,8 @@ mod tests {
             let timers = Timers::of(ms(heartbeat), (ms(least), ms(most))).unwrap();
             assert!(timers.lease + timers.timer >= ms(least), "{timers:?}");
             assert!(timers.lease * 2 <= ms(most), "{timers:?}");
+            assert!(timers.timer >= timers.lease / 2, "a slow disk has time to vote: {timers:?}");
+            assert!(timers.timer < timers.lease, "{timers:?}");
             assert!(timers.timer > ms(heartbeat) && timers.lease >= ms(heartbeat) * 3, "{timers:?}");
         }
         assert_eq!(

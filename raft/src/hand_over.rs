@@ -23,7 +23,7 @@ use crate::life::Life;
 use crate::network::peers::Peers;
 use crate::proto;
 use policy::{Policy, Seen, Step};
-use watch::{Marks, Waiting, Watch};
+use watch::{Awake, Marks, Other, Sight, Waiting, Watch};
 
 /// A leader that steps down says nothing to the others for so long, in election timeouts.
 const QUIET: u32 = 2;
@@ -40,7 +40,7 @@ pub(crate) struct HandOver {
     log: LogStore,
     life: Arc<Life>,
     /// Entries of this node's log that wait for its disk.
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<(Awake, Waiting)>,
     /// Somebody asks it to step down, with the reason.
     asked: Mutex<Option<String>>,
     wake: Notify,
@@ -67,7 +67,7 @@ impl HandOver {
             heard,
             log,
             life,
-            waiting: Mutex::default(),
+            waiting: Mutex::new((Awake::new(config.heartbeat, Instant::now()), Waiting::default())),
             asked: Mutex::default(),
             wake: Notify::new(),
         })
@@ -85,8 +85,11 @@ impl HandOver {
     }
 
     fn flush_lag(&self) -> Duration {
+        let flushed = *self.log.flushed().borrow();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.look(self.last(), *self.log.flushed().borrow(), Instant::now())
+        let (awake, waiting) = &mut *waiting;
+        let (now, _) = awake.look(Instant::now());
+        waiting.look(self.last(), flushed, now)
     }
 
     /// Entries that the log holds or held.
@@ -102,8 +105,10 @@ impl HandOver {
 
     /// Looks after it, for as long as this node lives.
     pub async fn run(self: Arc<Self>) {
-        let mut policy = Policy::new(self.election, Instant::now());
-        let mut watch = Watch::new(Instant::now());
+        let now = Instant::now();
+        let mut awake = Awake::new(self.heartbeat, now);
+        let mut policy = Policy::new(self.election, now);
+        let mut watch = Watch::new(now);
         let mut term = None;
         let mut said = String::new();
         while !self.life.is_closing() {
@@ -111,7 +116,7 @@ impl HandOver {
                 () = tokio::time::sleep(self.heartbeat) => {}
                 () = self.wake.notified() => {}
             }
-            let now = Instant::now();
+            let (now, away) = awake.look(Instant::now());
             self.flush_lag();
             let Some(leadership) = self.leading.now() else {
                 term = None;
@@ -120,6 +125,13 @@ impl HandOver {
             if term.replace(leadership.lead().term) != Some(leadership.lead().term) {
                 policy.begins(now);
                 watch = Watch::new(now);
+            }
+            if let Some(why) = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                policy.ask(why);
+            }
+            if away {
+                // Answers lie ready that nobody has taken in yet.
+                continue;
             }
             let seen = self.look(&leadership, &mut watch, now);
             match policy.step(&seen, now) {
@@ -139,6 +151,8 @@ impl HandOver {
                 Step::Resign { why } => {
                     tracing::warn!(node = self.node, why, "this leader steps down");
                     self.be_quiet().await;
+                    // Where it leads on, what stood still was held up by this node.
+                    term = None;
                 }
             }
         }
@@ -152,29 +166,28 @@ impl HandOver {
             return Seen { ready: true, ..Seen::default() };
         }
         let count = |at: Option<nativelog::record::LogId>| at.map_or(0, |at| at.index + 1);
-        let moved = |node: &u64| {
-            let has = count(view.matched.get(node).copied().flatten());
-            (*node, (has, self.peers.carried(*node)))
+        let other = |node: &u64| {
+            let pulse = self.peers.reach().pulse(*node);
+            let other = Other {
+                answers: self.peers.silent(*node).is_none(),
+                has: count(view.matched.get(node).copied().flatten()),
+                carried: self.peers.carried(*node),
+                lag: pulse.map(|pulse| Duration::from_millis(pulse.flush_lag_ms)),
+            };
+            (*node, other)
         };
         let marks = Marks {
             last: self.last(),
             committed: count(view.committed),
             flushed: *self.log.flushed().borrow(),
-            others: others.iter().map(moved).collect(),
+            others: others.iter().map(other).collect(),
         };
-        let (behind, stuck) = watch.look(marks, self.election, now);
-        let reach = self.peers.reach();
-        let live = others.iter().filter(|node| self.peers.silent(**node).is_none());
-        let lags = live.filter_map(|node| {
-            let pulse = reach.pulse(*node)?;
-            Some((*node, Duration::from_millis(pulse.flush_lag_ms)))
-        });
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Sight { behind, stuck, successors } = watch.look(marks, self.election, now);
         let refused = self.heard.refused_by_majority(&view.voters);
         let refused = refused.map(|(index, why)| format!("a majority refuses entry {index}: {why}"));
         // A cluster without an identity waits for its members, which is nobody's fault.
         let ready = leadership.is_ready() || self.peers.known().cluster().is_none();
-        Seen { ready, behind, others: lags.collect(), refused: asked.or(refused), stuck }
+        Seen { ready, behind, successors, refused, stuck }
     }
 
     fn voters(&self, view: &View) -> Vec<u64> {

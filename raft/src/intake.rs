@@ -29,10 +29,14 @@ use crate::config::{PROPOSAL_BYTES, ReplicaConfig, RoomProbe};
 use crate::error::ProposeError;
 
 pub(crate) use foreground::Foreground;
+#[cfg(test)]
+pub(crate) use in_flight::InFlight;
 pub(crate) use in_flight::Permit;
 pub use space::VoterSpace;
 
-use in_flight::{InFlight, RECORD_OVERHEAD};
+#[cfg(not(test))]
+use in_flight::InFlight;
+use in_flight::RECORD_OVERHEAD;
 use lag::Lags;
 use refusals::Refusals;
 use space::Refusal;

@@ -1,4 +1,5 @@
-//! This node as leader: one [`Leadership`] per term that it leads; and who leads else.
+//! This node as leader: a [`Leadership`] in each term that it leads, and another one in the same term where it had stepped
+//! down and nobody followed; and who leads else.
 //!
 //! A leadership is *ready* when the ledger has applied everything up to its first entry of the
 //! term and the cluster has its identity; before that the ledger could accept what the log already
@@ -28,16 +29,16 @@ pub(crate) struct Leadership {
     lead: Vote,
     ready: watch::Sender<bool>,
     over: watch::Sender<bool>,
-    admission: Mutex<Admission>,
+    admission: Arc<Mutex<Admission>>,
 }
 
 impl Leadership {
-    fn new(lead: Vote) -> Arc<Leadership> {
+    fn new(lead: Vote, admission: Arc<Mutex<Admission>>) -> Arc<Leadership> {
         Arc::new(Leadership {
             lead,
             ready: watch::Sender::new(false),
             over: watch::Sender::new(false),
-            admission: Mutex::default(),
+            admission,
         })
     }
 
@@ -89,6 +90,22 @@ impl Leadership {
     }
 }
 
+/// What this node has on its way into the log, by the term in which it leads. One that stepped down and that nobody
+/// followed leads on in the same term: what it had proposed before may still be committed, and is on its way all the same.
+#[derive(Default)]
+struct OnTheWay(Mutex<Option<(Vote, Arc<Mutex<Admission>>)>>);
+
+impl OnTheWay {
+    /// Of the leadership `lead`, be it its first in that term or not.
+    fn of(&self, lead: Vote) -> Arc<Mutex<Admission>> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((of, admission)) if *of == lead => admission.clone(),
+            _ => last.insert((lead, Arc::default())).1.clone(),
+        }
+    }
+}
+
 /// Who leads.
 pub(crate) enum Leader {
     /// This node, ready.
@@ -106,6 +123,7 @@ pub(crate) struct Leading {
     pub quorum: Arc<Quorum>,
     /// This node's leadership, while it leads.
     leadership: watch::Sender<Option<Arc<Leadership>>>,
+    on_the_way: OnTheWay,
     /// While true, it leads nobody, whatever the consensus says.
     hushed: watch::Sender<bool>,
 }
@@ -114,7 +132,8 @@ impl Leading {
     /// For `node`, which does not lead yet.
     pub fn new(node: u64, consensus: Consensus, quorum: Arc<Quorum>, life: Arc<Life>) -> Arc<Leading> {
         let (leadership, hushed) = (watch::Sender::new(None), watch::Sender::new(false));
-        Arc::new(Leading { node, consensus, life, quorum, leadership, hushed })
+        let on_the_way = OnTheWay::default();
+        Arc::new(Leading { node, consensus, life, quorum, leadership, on_the_way, hushed })
     }
 
     /// While true, this node leads nobody: it steps down.
@@ -208,7 +227,7 @@ impl Leading {
         if let Some(lead) = lead {
             tracing::info!(node = self.node, term = lead.term, "this node leads");
         }
-        self.leadership.send_replace(lead.map(Leadership::new));
+        self.leadership.send_replace(lead.map(|lead| Leadership::new(lead, self.on_the_way.of(lead))));
     }
 
     /// Waits until the ledger has applied everything up to the first entry of this leadership; false when this node
@@ -222,5 +241,22 @@ impl Leading {
             tokio::time::sleep(AGAIN).await;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_stays_so_in_its_term() {
+        let on_the_way = OnTheWay::default();
+        let lead = |term| Vote { term, node: 1, committed: true };
+        let first = Leadership::new(lead(3), on_the_way.of(lead(3)));
+        // It steps down, nobody follows, and it leads on.
+        let second = Leadership::new(lead(3), on_the_way.of(lead(3)));
+        assert!(Arc::ptr_eq(&first.admission, &second.admission));
+        let next = Leadership::new(lead(5), on_the_way.of(lead(5)));
+        assert!(!Arc::ptr_eq(&first.admission, &next.admission));
     }
 }

@@ -22,9 +22,10 @@
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
 //! | `agreement` | whether this node's history is that of the cluster |
+//! | `quarantine` | content that nobody can serve, and its way back |
 //! | `ending` | how a replica ends, by itself or when it is told to |
-//! | `proto`, `config`, `error` | the peers' messages; settings and bounds; the three kinds of no |
 //! | `status`, `clock` | what a replica says about itself; log time |
+//! | `proto`, `config`, `error` | the peers' messages; settings and bounds; the three kinds of no |
 //!
 //! Arrows between the files run down only: whoever is imported imports nothing of whoever imports it, a room's own
 //! table of contents included. `docs/decisions/` says why it is built this way.

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use crate::error::ProposeError;
 use crate::leader::{Leader, Leadership};
 use crate::transfer::Records;
-use proposal::QUEUE;
+use proposal::{QUEUE, tell};
 
 pub(crate) use forward::{decode_request, encode_reply, propose_to};
 pub(crate) use proposal::{Answer, Proposal, malformed};
@@ -52,9 +52,7 @@ impl Proposer {
                 }
                 Leader::There(leader) => forward::propose_once(self, leader, &record).await,
             };
-            if outcome.is_ok() {
-                permit.answered();
-            }
+            tell(&permit, &outcome);
             match outcome {
                 Err(ProposeError::Unavailable { .. }) if Instant::now() < until => {
                     tokio::time::sleep(AGAIN).await;
@@ -69,9 +67,7 @@ impl Proposer {
     pub async fn propose_tied(self: &Arc<Self>, leadership: &Arc<Leadership>, record: &LogRecord) -> Outcome {
         let permit = self.intake.permit(record).await?;
         let outcome = local::propose_once(self, leadership, record, &permit, Instant::now()).await;
-        if outcome.is_ok() {
-            permit.answered();
-        }
+        tell(&permit, &outcome);
         outcome
     }
 

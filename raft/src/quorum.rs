@@ -1,7 +1,8 @@
 //! Whether anything can be committed or read through this node: a majority answers it, and so does the leader.
 //!
-//! Every other member is asked for its pulse all the time, on the connection that proposals take. Whoever has answered
-//! nothing for an election timeout is silent. A leader whose majority is silent leads nobody any more, whatever its
+//! Every other member is asked for its pulse all the time, on the control connection: on that of the proposals the question
+//! would wait behind their bytes, and a thin link would pass for a cut one. Whoever has answered nothing for an election
+//! timeout is silent. A leader whose majority is silent leads nobody any more, whatever its
 //! consensus believes; a follower whose leader is silent cannot forward to it. Both say so at once to whoever asks, and to
 //! whoever waits already, so that a client goes on at another node.
 //!
@@ -247,7 +248,7 @@ impl Quorum {
     /// Asks `node` for its pulse.
     async fn ask(&self, node: u64) -> u64 {
         let pulse = async {
-            let mut client = self.peers.member(node, Lane::Forward, Check::Full).ok()?;
+            let mut client = self.peers.member(node, Lane::Control, Check::Full).ok()?;
             Some(client.pulse(proto::PulseRequest {}).await.ok()?.into_inner())
         };
         if let Ok(Some(pulse)) = tokio::time::timeout(self.limit / 2, pulse).await {

@@ -7,7 +7,7 @@ mod cluster;
 use std::time::{Duration, Instant};
 
 use cluster::proxy::Way;
-use cluster::{Cluster, within};
+use cluster::{Cluster, Commit, within};
 use nativelog::compose;
 use raft::ProposeError;
 
@@ -87,6 +87,40 @@ async fn a_follower_that_cannot_reach_the_leader_says_exactly_that() {
     cluster.proxies[&leader].set(Way::Open);
     within("it reaches the leader", || async { replica.cut_off().is_none().then_some(()) }).await;
     assert!(replica.propose(compose::tick(1)).await.unwrap().1.is_accepted());
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_follower_that_forwards_much_over_a_thin_link_reaches_its_leader() {
+    // A chunk takes much longer than a leader may be silent.
+    const RATE: u32 = 125_000;
+    let cluster = Cluster::behind_proxies("thin-forward", 3).await;
+    let leader = cluster.leader().await;
+    let replica = cluster.follower().await.replica.clone();
+    let dir = cluster::directory(8 << 20);
+    let commit = Commit::of(dir.path(), "much", 1);
+    let stream = replica.stream().await.unwrap();
+    let attempt = commit.begin(&stream).await;
+    let (pieces, _) = commit.pieces(dir.path(), attempt);
+    cluster.proxies[&leader].set(Way::Thin(RATE));
+    let sending = tokio::spawn(async move {
+        let mut answers = Vec::new();
+        for piece in pieces {
+            answers.push(stream.send(piece).await?);
+        }
+        for answer in answers {
+            answer.await?;
+        }
+        Ok::<_, ProposeError>(())
+    });
+    let until = Instant::now() + 4 * MOST;
+    while Instant::now() < until {
+        assert_eq!(replica.cut_off(), None);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!sending.is_finished(), "the link is thin");
+    cluster.proxies[&leader].set(Way::Open);
+    tokio::time::timeout(cluster::DEADLINE, sending).await.unwrap().unwrap().unwrap();
     cluster.shutdown().await;
 }
 

@@ -291,7 +291,8 @@ impl Driver<'_> {
                 // `failed` looks at what became of ours.
                 Begun::Taken(_) | Begun::Open(_) => return Err(no::ended(&self.order.name()).into()),
             };
-            // `begin` has read behind a barrier: what is not covered now never will be by what was sent.
+            // `begin` has read behind a barrier: what is not covered now was lost with its term, or is on its way in the
+            // same term still, and that leader does not take it twice.
             let landed = window.resume(&attempt.coverage);
             if landed > 0 {
                 self.moved = Instant::now();

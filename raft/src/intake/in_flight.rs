@@ -42,7 +42,7 @@ impl State {
         // One that never fits goes when no other large one is out: small ones may be all the time.
         let alone = self.large == 0 && (self.out == 0 || bytes > bound);
         let all = self.large.saturating_add(bytes);
-        alone || fits && all <= bound && (self.large == 0 || all <= self.rate.bound(now))
+        alone || fits && all <= bound && (self.large == 0 || self.rate.allows(all, bytes, now))
     }
 }
 
@@ -52,20 +52,24 @@ pub(crate) struct Permit {
     in_flight: Arc<InFlight>,
     bytes: u64,
     large: bool,
+    /// No large one was out when it left.
+    alone: bool,
     sent: Sent,
 }
 
 impl Permit {
     /// The record is in the log: so much was carried since it got its permit.
     pub fn answered(&self) {
-        // Only large ones tell how much fits; nobody is woken for it.
-        if self.large {
-            let (sent, bytes) = (self.sent, self.bytes);
-            self.in_flight.state.send_if_modified(|state| {
-                state.rate.answered(sent, bytes, Instant::now());
-                false
-            });
-        }
+        // Nobody is woken for it.
+        self.in_flight.state.send_if_modified(|state| {
+            match (self.large, self.alone) {
+                (true, _) => state.rate.answered(self.sent, self.bytes, Instant::now()),
+                (false, true) => state.rate.answered_alone(self.sent, Instant::now()),
+                // It waited for others' bytes.
+                (false, false) => {}
+            }
+            false
+        });
     }
 }
 
@@ -93,15 +97,17 @@ impl InFlight {
                 closed = state.closed;
                 let now = Instant::now();
                 if !closed && state.fits(bytes, large, now) {
+                    taken = Some((state.large == 0, state.rate.sent(now)));
                     state.out += bytes;
                     state.large += if large { bytes } else { 0 };
-                    taken = Some(state.rate.sent(now));
                 }
                 false
             });
             match taken {
                 _ if closed => return None,
-                Some(sent) => return Some(Permit { in_flight: self.clone(), bytes, large, sent }),
+                Some((alone, sent)) => {
+                    return Some(Permit { in_flight: self.clone(), bytes, large, alone, sent });
+                }
                 // Room comes with an answer or another bound, which both tell.
                 None => changes.changed().await.ok()?,
             }

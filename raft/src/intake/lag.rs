@@ -67,7 +67,9 @@ impl Lags {
 
 fn pause(behind: u64, bytes: u64) -> Duration {
     let times = behind as f64 / BEHIND as f64;
-    Duration::from_secs_f64(bytes as f64 / PACE as f64 * times * times).min(HELD_MAX)
+    // What a peer says may be any number, which no time can be.
+    let seconds = bytes as f64 / PACE as f64 * times * times;
+    Duration::from_secs_f64(seconds.min(HELD_MAX.as_secs_f64()))
 }
 
 #[cfg(test)]
@@ -102,6 +104,7 @@ mod tests {
             let now = Instant::now();
             assert!(lags.turn(100 * BEHIND, 4 << 20).unwrap() - now <= HELD_MAX + Duration::from_millis(100));
         }
+        assert_eq!(pause(u64::MAX, u64::MAX), HELD_MAX, "whatever a peer says");
         assert_eq!(lags.turn(0, 4 << 20), None, "they have caught up");
     }
 }

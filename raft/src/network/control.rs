@@ -1,4 +1,4 @@
-//! The control connection: votes, pre-votes, heartbeats, transfer of leadership. Every call is small
+//! The control connection: votes, pre-votes, heartbeats, transfer of leadership; pulses, too, which `quorum` asks for. Every call is small
 //! and ends within the time that openraft gives it.
 
 use std::future::Future;

@@ -16,7 +16,7 @@ pub struct Reach {
 #[derive(Debug, Clone)]
 struct Other {
     answered: Instant,
-    pulse: PulseReply,
+    pulse: Option<PulseReply>,
 }
 
 impl Default for Reach {
@@ -39,12 +39,9 @@ impl Reach {
     fn update(&self, node: u64, pulse: Option<PulseReply>) {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let other =
-            others.entry(node).or_insert_with(|| Other { answered: now, pulse: PulseReply::default() });
+        let other = others.entry(node).or_insert_with(|| Other { answered: now, pulse: None });
         other.answered = now;
-        if let Some(pulse) = pulse {
-            other.pulse = pulse;
-        }
+        other.pulse = pulse.or(other.pulse);
     }
 
     /// How long ago `node` last answered.
@@ -53,9 +50,9 @@ impl Reach {
         others.get(&node).map_or(self.since, |other| other.answered).elapsed()
     }
 
-    /// What `node` told last.
+    /// What `node` told last, if it ever did.
     pub fn pulse(&self, node: u64) -> Option<PulseReply> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        others.get(&node).map(|other| other.pulse)
+        others.get(&node)?.pulse
     }
 }

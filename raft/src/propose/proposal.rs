@@ -29,11 +29,17 @@ pub(crate) struct Proposal {
 /// Where the outcome goes.
 pub(crate) type Answer = Box<dyn FnOnce(Outcome) + Send>;
 
+/// Tells the permit of a record that it was carried. What was judged at once was not: a rejection, or a piece that the
+/// log has already.
+pub(super) fn tell(permit: &Permit, outcome: &Outcome) {
+    if matches!(outcome, Ok((at, _)) if *at != LogId::default()) {
+        permit.answered();
+    }
+}
+
 impl Proposal {
     pub(crate) fn answer(self, outcome: Outcome) {
-        if outcome.is_ok() {
-            self.permit.answered();
-        }
+        tell(&self.permit, &outcome);
         (self.answer)(outcome);
     }
 }
@@ -97,5 +103,35 @@ impl Future for Pending {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
         let outcome = Pin::new(&mut self.0).poll(context);
         outcome.map(|outcome| outcome.unwrap_or_else(|_| Err(ProposeError::unknown("the stream ended"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::intake::InFlight;
+
+    #[tokio::test]
+    async fn what_never_entered_the_log_says_nothing_of_the_link() {
+        const CHUNK: u64 = 1 << 20;
+        let in_flight = InFlight::new(48 << 20);
+        let answer = async |outcome| {
+            let permit = Arc::new(in_flight.permit(CHUNK, true).await.unwrap());
+            let record = nativelog::compose::tick(1);
+            Proposal { record, permit, answer: Box::new(|_| {}) }.answer(outcome);
+        };
+        let room_for_two = async || {
+            let _one = in_flight.permit(CHUNK, true).await.unwrap();
+            in_flight.permit(CHUNK, true).now_or_never().is_some()
+        };
+        for _ in 0..10 {
+            answer(Ok((LogId::default(), malformed("fenced")))).await;
+            answer(Err(ProposeError::unavailable("not now"))).await;
+        }
+        assert!(!room_for_two().await, "nothing was carried yet");
+        answer(Ok((LogId { term: 1, node: 1, index: 7 }, malformed("an attempt that has ended")))).await;
+        assert!(room_for_two().await, "it was carried at once, whatever became of it");
     }
 }

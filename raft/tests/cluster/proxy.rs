@@ -1,6 +1,7 @@
 //! What lies between a node and those who call it: connections can be held up and refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -10,6 +11,8 @@ use tokio::sync::watch;
 pub enum Way {
     /// All goes through.
     Open,
+    /// All goes through, so many bytes a second in each direction of each connection.
+    Thin(u32),
     /// Nothing moves, and nobody is told.
     Held,
     /// They are closed.
@@ -75,12 +78,19 @@ async fn copy(
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut buffer = vec![0; 64 << 10];
     loop {
-        if ways.wait_for(|way| *way == Way::Open).await.is_err() {
+        let goes = |way: &Way| matches!(way, Way::Open | Way::Thin(_));
+        if ways.wait_for(goes).await.is_err() {
             return;
         }
         let Ok(len) = from.read(&mut buffer).await else { return };
-        if len == 0 || ways.wait_for(|way| *way == Way::Open).await.is_err() {
-            return;
+        let way = match ways.wait_for(goes).await {
+            Ok(way) if len > 0 => *way,
+            _ => return,
+        };
+        if let Way::Thin(rate) = way {
+            let took = Duration::from_secs(1) * u32::try_from(len).unwrap() / rate;
+            // A link that opens meanwhile is open at once.
+            drop(tokio::time::timeout(took, ways.wait_for(|now| *now != way)).await);
         }
         if to.write_all(&buffer[..len]).await.is_err() {
             return;
