@@ -22,7 +22,7 @@ impl Stub {
             EntryKind::Symlink => 3,
         };
         assert!(entry.mode <= MODE_MAX && entry.size <= FILE_BYTES_MAX, "it was checked");
-        Stub(kind << 62 | u64::from(entry.mode) << SIZE_BITS | entry.size)
+        Stub((kind << 62) | (u64::from(entry.mode) << SIZE_BITS) | entry.size)
     }
 
     pub fn bits(self) -> u64 {
@@ -32,7 +32,7 @@ impl Stub {
     /// `None` for what is no entry's.
     pub fn from_bits(bits: u64) -> Option<Stub> {
         let stub = Stub(bits);
-        (bits >> 62 != 0 && stub.size() <= FILE_BYTES_MAX && bits >> (SIZE_BITS + 9) & 0b11 == 0)
+        (bits >> 62 != 0 && stub.size() <= FILE_BYTES_MAX && (bits >> (SIZE_BITS + 9)) & 0b11 == 0)
             .then_some(stub)
     }
 
@@ -150,7 +150,7 @@ impl Files {
                 assert_eq!(slot, 0, "judged new: the file is not covered whole");
                 self.staged.push(begin());
                 let place = place(self.staged.len());
-                self.slots[file as usize] = STAGED << TAG_SHIFT | place;
+                self.slots[file as usize] = (STAGED << TAG_SHIFT) | place;
                 place
             }
         };
@@ -165,7 +165,7 @@ impl Files {
             Whole::Packed => PACKED,
             Whole::Reused => REUSED,
         };
-        self.slots[file as usize] = tag << TAG_SHIFT | place(self.digests.len());
+        self.slots[file as usize] = (tag << TAG_SHIFT) | place(self.digests.len());
     }
 }
 

@@ -54,7 +54,7 @@ impl AttemptLacks {
 /// first. Blocks.
 pub fn lacking_pages(store: &Store, ledger: &Ledger) -> Vec<Page> {
     let files = PageFiles { disk: &**store.disk(), layout: store.layout() };
-    let lacks = |page: &Page| files.read(page).map_or(true, |bytes| !page.is(&bytes));
+    let lacks = |page: &Page| !files.read(page).is_ok_and(|bytes| page.is(&bytes));
     ledger.attempts().flat_map(|info| ledger.pages(info.id)).filter(lacks).collect()
 }
 
