@@ -3,7 +3,8 @@
 //! A record is obeyed when it is committed, the disk follows. Whatever of that is not on this disk yet, or still lies
 //! there although nobody needs it, is *due*: kept here in memory, written into every snapshot (`debts`), handed on when
 //! another ledger takes over (`succession`, `expected`), given back when the log allows it (`reclaim`, `way`), never while
-//! somebody needs it (`pins`), and compared with the directories when a list may not be whole (`overview`, `absent`).
+//! somebody needs it (`pins`), and compared with the directories when a list may not be whole (`overview`, `absent`). What
+//! of it is in the log only is copied before the log forgets it (`aside`).
 //!
 //! **Guarantees.** What is owed at a snapshot's position stands in that snapshot. Only what is on a list here is ever
 //! unlinked, and only after the fsynced purge of the record that put it there.
@@ -12,6 +13,7 @@
 //! no other.
 
 mod absent;
+pub(crate) mod aside;
 mod book;
 mod debts;
 mod expected;
@@ -132,9 +134,25 @@ impl Dues {
         self.book().debts(index)
     }
 
-    /// The attempt below which alone the log may be purged: its packs are needed and nowhere else.
-    pub fn needs_log_from(&self) -> Option<u64> {
-        self.book().needs_log_from()
+    /// The index below which alone the log may be purged: the pack there may have to be unpacked once more, and is
+    /// nowhere else.
+    pub fn needs_log_from(&self, log: &LogStore) -> Option<u64> {
+        let purged = log.log_state().0.map(|purged| purged.index);
+        self.book().packs_in_log(purged).map(|(_, index)| index).min()
+    }
+
+    /// Packs that may have to be unpacked once more and are nowhere but in the log: attempt and log index, the lowest
+    /// index first.
+    pub fn packs_in_log(&self, log: &LogStore) -> Vec<(u64, u64)> {
+        let purged = log.log_state().0.map(|purged| purged.index);
+        let mut packs: Vec<(u64, u64)> = self.book().packs_in_log(purged).collect();
+        packs.sort_unstable_by_key(|(_, index)| *index);
+        packs
+    }
+
+    /// These packs lie in files now, durably: attempt and log index. They hold the log no longer.
+    pub fn set_aside(&self, packs: &[(u64, u64)]) {
+        self.book().set_aside(packs);
     }
 }
 
@@ -187,14 +205,6 @@ impl Dues {
         self.tell();
     }
 
-    /// The log is long: what could not be published here holds it for its packs no longer. Such epochs are missing
-    /// from now on, and come from peers.
-    pub fn let_go(&self) {
-        if self.book().let_go() {
-            self.tell();
-        }
-    }
-
     /// Takes note that a sealed epoch has no directory here, unless it is just waiting for it.
     pub fn note_missing(&self, job: JobName, epoch: u64, attempt: u64, root: Digest, why: &str) {
         let mut book = self.book();
@@ -203,12 +213,6 @@ impl Dues {
             book.missing.insert(key, Absent { attempt, root, why: why.to_owned() });
             self.tell();
         }
-    }
-
-    /// An epoch that was sealed at `index` waited to be published, and what it is to hold is not known here any more.
-    pub fn lost(&self, job: &JobName, epoch: u64, attempt: u64, root: Digest, index: u64, why: String) {
-        self.book().lose((job.clone(), epoch), Absent { attempt, root, why }, index);
-        self.tell();
     }
 
     /// Sealed epochs that are noted as missing.

@@ -9,7 +9,8 @@
 //! became of each it reports to the [`Dues`]: what cannot be done is owed, and no start forgets it.
 //!
 //! **Never.** It has no say in what is accepted, and an effect that cannot be done here never stops
-//! the node: the epoch is *unpublished here*, with its reason, and is tried again.
+//! the node: the epoch is *unpublished here*, with its reason, and is tried again. Only an effect that is not known here
+//! any more does (`waiting`): it does not count as performed, and the log says it to the next start.
 
 mod shelver;
 mod waiting;
@@ -20,13 +21,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use checkpoint::JobName;
 use checkpoint::store::Store;
+use checkpoint::{Digest, JobName};
 use rustix::process::setpriority_process;
 use tokio::sync::watch;
 
 use crate::dues::{Dues, EpochKey};
-use crate::ledger::Effect;
+use crate::ledger::{Effect, Released};
 use crate::store::LogStore;
 
 use waiting::{Shelf, Shelved};
@@ -57,9 +58,40 @@ struct Work {
     weight: u64,
 }
 
+/// What work lets go of: neither the ledger nor, before it is done, the dues know it.
+#[derive(Default)]
+struct LetGo {
+    contents: Vec<Digest>,
+    /// Attempts that have ended.
+    attempts: Vec<u64>,
+}
+
+impl LetGo {
+    fn add(&mut self, work: &Work) {
+        for task in &work.tasks {
+            match task {
+                Task::Effect(Effect::Expire { released, .. }) => self.release(released),
+                Task::Effect(Effect::Discard { attempt, released }) => {
+                    self.attempts.push(*attempt);
+                    self.release(released);
+                }
+                Task::Effect(Effect::Publish(epoch)) => self.attempts.push(epoch.attempt),
+                Task::Shelved(shelved) => self.attempts.push(shelved.attempt),
+                Task::Effect(Effect::Unpack { .. } | Effect::Latest { .. } | Effect::RemoveJob { .. }) => {}
+            }
+        }
+    }
+
+    fn release(&mut self, released: &[Released]) {
+        self.contents.extend(released.iter().map(|content| content.digest));
+    }
+}
+
 /// What is asked of the thread, under one lock that is never held over a disk.
 struct Orders {
     queue: VecDeque<Work>,
+    /// Of what was taken from the queue and is being done.
+    doing: LetGo,
     /// About what the trees in the queue take in memory, in bytes.
     trees: usize,
     stop: bool,
@@ -113,7 +145,8 @@ impl Shared {
     }
 
     fn move_to(&self, performed: u64) {
-        let _orders = self.orders();
+        let mut orders = self.orders();
+        orders.doing = LetGo::default();
         self.performed.send_replace(performed);
         self.progress.notify_all();
     }
@@ -181,7 +214,13 @@ impl Performer {
         let retry_now = dues.has_to_try();
         let shared = Arc::new(Shared {
             dues,
-            orders: Mutex::new(Orders { queue: VecDeque::new(), trees: 0, stop: false, retry_now }),
+            orders: Mutex::new(Orders {
+                queue: VecDeque::new(),
+                doing: LetGo::default(),
+                trees: 0,
+                stop: false,
+                retry_now,
+            }),
             wake: Condvar::new(),
             progress: Condvar::new(),
             working: Mutex::new(()),
@@ -233,6 +272,15 @@ impl Performer {
     /// About how much is applied and not performed, in bytes: of content to write, and of what tells of it.
     pub fn behind(&self) -> u64 {
         self.shared.behind.load(Ordering::Relaxed)
+    }
+
+    /// Contents that nobody holds and attempts that have ended, by what is applied and not performed.
+    pub(crate) fn lets_go(&self) -> (Vec<Digest>, Vec<u64>) {
+        let orders = self.shared.orders();
+        let LetGo { contents, attempts } = &orders.doing;
+        let mut all = LetGo { contents: contents.clone(), attempts: attempts.clone() };
+        orders.queue.iter().for_each(|work| all.add(work));
+        (all.contents, all.attempts)
     }
 
     /// The index below which all effects are done.

@@ -256,7 +256,11 @@ impl Keeper {
 
     /// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
     async fn give_back(&self) -> Result<Reclaimed, KeepError> {
-        self.machine.let_go_of_log(self.keeping.purge_log_bytes.saturating_mul(HELD_LOGS));
+        let (machine, most) = (self.machine.clone(), self.keeping.purge_log_bytes.saturating_mul(HELD_LOGS));
+        let let_go = tokio::task::spawn_blocking(move || machine.let_go_of_log(most)).await;
+        if let Err(error) = let_go.map_err(|panic| KeepError::NotNow(panic.to_string()))? {
+            tracing::warn!(node = self.node, %error, "the log is long, and what could not be published here holds it on");
+        }
         let held = self.log.wal_bytes().saturating_add(self.machine.garbage().bytes);
         let limit = match held > self.keeping.held_bytes {
             true => self.machine.purge_limit_beyond_pins(),

@@ -7,6 +7,7 @@
 //!     log/  catalog/  snapshots/
 //!     staging/<attempt>/f<file>          chunks at their final offsets
 //!     staging/<attempt>/aside/<index>    payloads that lost their range
+//!     staging/<attempt>/packs/<index>    packs that the log need not hold any more
 //!     staging/<attempt>/epoch/           manifest + files/, becomes epochs/<job>/<epoch>
 //!     blobs/<ab>/<digest>.<mode>[.n]
 //!     waiting/                           trees of sealed epochs whose turn has not come: emptied at every start
@@ -88,6 +89,14 @@ impl Layout {
     /// The payload of the record at `index`, whose range another record holds.
     pub fn aside_file(&self, attempt: u64, index: u64) -> PathBuf {
         self.group.join(format!("staging/{attempt}/aside/{index}"))
+    }
+    /// Folder of packs that the log need not hold any more.
+    pub fn packs_dir(&self, attempt: u64) -> PathBuf {
+        self.group.join(format!("staging/{attempt}/packs"))
+    }
+    /// The pack of the record at `index`.
+    pub fn pack_file(&self, attempt: u64, index: u64) -> PathBuf {
+        self.group.join(format!("staging/{attempt}/packs/{index}"))
     }
     /// What becomes `epochs/<job>/<epoch>` by one rename.
     pub fn building_dir(&self, attempt: u64) -> PathBuf {

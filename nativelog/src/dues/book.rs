@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use checkpoint::{Digest, EntryKind, JobName, Source};
+use checkpoint::{Digest, EntryKind, JobName};
 
 use super::Publication;
 use super::debts::{Debts, Owed, Pack, Unpublished};
@@ -40,13 +40,8 @@ pub struct Tree {
     pub packs: Vec<Pack>,
     /// The first thing that went wrong while unpacking.
     pub failed: Option<String>,
-    /// The log is not held for its packs any more.
-    let_go: bool,
-}
-
-/// Whether something of the epoch's content came in packs, which are in the log until they are unpacked.
-fn has_packs(epoch: &PublishEpoch) -> bool {
-    epoch.sources.contains(&Source::Unpacked)
+    /// Log indexes of those packs that lie in files by now, durably.
+    aside: BTreeSet<u64>,
 }
 
 /// Everything, under one lock that is never held over a disk.
@@ -88,7 +83,7 @@ impl Book {
         };
         for (attempt, packs) in debts.half_unpacked {
             let failed = Some("its files were not all unpacked before the last start".to_owned());
-            book.trees.insert(attempt, Tree { packs, failed, let_go: false });
+            book.trees.insert(attempt, Tree { packs, failed, aside: BTreeSet::new() });
         }
         for Unpublished { epoch, why, expired } in debts.unpublished {
             let key = (epoch.job.clone(), epoch.epoch);
@@ -172,15 +167,6 @@ impl Book {
         self.trees.remove(&epoch.attempt);
         self.ended.insert(epoch.attempt, epoch.envelope.position.index);
         self.failed.remove(&epoch.attempt).and_then(|failed| failed.expired)
-    }
-
-    /// An epoch that was sealed at `index` waited, and its tree is gone. Nothing when it has expired since.
-    pub fn lose(&mut self, key: EpochKey, absent: Absent, index: u64) {
-        self.trees.remove(&absent.attempt);
-        self.ended.insert(absent.attempt, index);
-        if self.waiting.remove(&key).is_some() {
-            self.missing.insert(key, absent);
-        }
     }
 
     pub fn unpacked(&mut self, attempt: u64, pack: Pack, result: Result<(), String>) {
@@ -270,34 +256,30 @@ impl Book {
         }
     }
 
-    /// The attempt below which alone the log may be purged.
-    pub fn needs_log_from(&self) -> Option<u64> {
-        let failed = self.failed.values().filter(|failed| has_packs(&failed.epoch));
-        let failed = failed.map(|failed| failed.epoch.attempt);
-        let holds = |tree: &Tree| tree.failed.is_some() && !tree.packs.is_empty() && !tree.let_go;
-        let half = self.trees.iter().filter(|(_, tree)| holds(tree)).map(|(id, _)| *id);
-        failed.chain(half).min()
+    /// Whether the packs of this attempt may have to be unpacked once more.
+    fn needs_packs(&self, attempt: u64, tree: &Tree) -> bool {
+        tree.failed.is_some() || self.failed.contains_key(&attempt)
     }
 
-    /// Nothing holds the log for its packs any more: epochs that have some are missing from now on. Whether there
-    /// were such.
-    pub fn let_go(&mut self) -> bool {
-        let held = self.failed.iter().filter(|(_, failed)| has_packs(&failed.epoch));
-        let held: Vec<u64> = held.map(|(attempt, _)| *attempt).collect();
-        for attempt in &held {
-            let failed = &self.failed[attempt];
-            let (expired, why) = (failed.expired, failed.why.clone());
-            let sealed = failed.epoch.envelope.position.index;
-            let epoch = self.forget(*attempt, expired.unwrap_or(sealed));
-            if expired.is_none() {
-                let (key, root) = ((epoch.job.clone(), epoch.epoch), epoch.envelope.root);
-                self.waiting.remove(&key);
-                tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the log holds the epoch's packs no longer: it is to come from a peer");
-                self.missing.insert(key, Absent { attempt: epoch.attempt, root, why });
+    /// Packs above `purged` that may have to be unpacked once more and are in the log only: attempt and log index.
+    pub fn packs_in_log(&self, purged: Option<u64>) -> impl Iterator<Item = (u64, u64)> {
+        let trees = self.trees.iter().filter(|(id, tree)| self.needs_packs(**id, tree));
+        trees.flat_map(move |(id, tree)| {
+            let indexes = tree.packs.iter().map(|pack| pack.index);
+            let held = indexes.filter(move |index| {
+                purged.is_none_or(|purged| *index > purged) && !tree.aside.contains(index)
+            });
+            held.map(|index| (*id, index))
+        })
+    }
+
+    /// These packs lie in files now, durably: attempt and log index.
+    pub fn set_aside(&mut self, packs: &[(u64, u64)]) {
+        for (attempt, index) in packs {
+            if let Some(tree) = self.trees.get_mut(attempt) {
+                tree.aside.insert(*index);
             }
         }
-        self.trees.values_mut().for_each(|tree| tree.let_go = tree.failed.is_some());
-        !held.is_empty()
     }
 
     /// What is owed of the records up to and including `index`.
@@ -308,7 +290,7 @@ impl Book {
             why: failed.why.clone(),
             expired: failed.expired.filter(|at| *at <= index),
         });
-        let half = self.trees.iter().filter(|(id, tree)| **id <= index && tree.failed.is_some());
+        let half = self.trees.iter().filter(|(id, tree)| **id <= index && self.needs_packs(**id, tree));
         let half_unpacked = half.map(|(id, tree)| {
             let packs = tree.packs.iter().filter(|pack| pack.index <= index).cloned();
             (*id, packs.collect())

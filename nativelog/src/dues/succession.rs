@@ -39,8 +39,9 @@ pub fn succession(
         let sealed = new.epoch(&epoch.job, epoch.epoch).is_some_and(|info| info.sealed.root == epoch.envelope.root);
         sealed && !matches!(store.published(&epoch.job, epoch.epoch), Ok(Some(root)) if root == epoch.envelope.root)
     });
-    // What open attempts lacked was brought, with everything else.
-    half_unpacked.retain(|id, _| unpublished.iter().any(|failed| failed.epoch.attempt == *id));
+    // What open attempts lacked was brought, with everything else, or is in packs that were set aside.
+    let is_unpublished = |id: &u64| unpublished.iter().any(|failed| failed.epoch.attempt == *id);
+    half_unpacked.retain(|id, _| new.attempt(*id).is_some() || is_unpublished(id));
     expiring.retain(|(job, epoch), _| new.epoch(job, *epoch).is_none());
     expiring.extend(surplus.into_iter().map(|gone| ((gone.job, gone.epoch), index)));
     Ok((Debts { released, unpublished, half_unpacked, expiring }, there))

@@ -48,6 +48,11 @@ impl Machine {
                 return Ok(());
             }
             drop(old);
+            // The log that holds them is about to go.
+            self.ground().set_aside().map_err(|source| {
+                let what = format!("write in {}", self.store.layout().staging_dir().display());
+                SnapshotError::Io { what, source }
+            })?;
             succession(&self.store, self.dues.debts(u64::MAX), &ledger).map_err(unlisted)?
         };
         // Ranges and files of open attempts may have been here before, and not been synced.

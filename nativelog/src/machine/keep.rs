@@ -1,5 +1,6 @@
 //! Snapshots of this replica, and how far the log may be purged.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,12 +45,13 @@ impl Machine {
         {
             return Ok(newest.clone());
         }
+        snapshots.expected.owe(&self.dues, &self.pins, position.index);
+        let debts = self.dues.debts(position.index);
+        // After the debts: a tree that is not among them by now was unpacked before it is synced.
         self.sync_unpacked().map_err(|source| {
             let what = format!("sync the file system of {}", self.store.layout().data_dir().display());
             SnapshotError::Io { what, source }
         })?;
-        snapshots.expected.owe(&self.dues, &self.pins, position.index);
-        let debts = self.dues.debts(position.index);
         let kept = snapshots.folder.keep(&capture, &debts);
         self.show_kept(&snapshots.folder);
         kept?;
@@ -58,7 +60,7 @@ impl Machine {
     }
 
     /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published.
-    fn sync_unpacked(&self) -> std::io::Result<()> {
+    fn sync_unpacked(&self) -> io::Result<()> {
         if self.dues.take_unsynced() {
             self.store.disk().sync_fs(self.store.layout().data_dir())?;
         }
@@ -85,16 +87,17 @@ impl Machine {
         Ok(read?.map(|(capture, _)| capture))
     }
 
-    /// What cannot be published here (a name that this file system cannot hold, say) holds the log for its packs, but
-    /// no more than `bytes_max` of it: then such epochs are missing here, and come from peers.
-    pub fn let_go_of_log(&self, bytes_max: u64) {
-        if self.log.wal_bytes() > bytes_max && self.dues.needs_log_from().is_some() {
-            self.dues.let_go();
-        }
+    /// What cannot be unpacked or published here (a name that this file system cannot hold, say) holds the log for its
+    /// packs, but no more than `bytes_max` of it: then these are copied into files, and it holds no log. Blocks.
+    ///
+    /// # Errors
+    /// The disk refuses, for want of room perhaps. What is not copied holds the log on, and may be tried again.
+    pub fn let_go_of_log(&self, bytes_max: u64) -> io::Result<()> {
+        if self.log.wal_bytes() > bytes_max { self.ground().set_aside() } else { Ok(()) }
     }
 
     /// The position up to which the log may be purged now: the older of the two kept snapshots, below every
-    /// pin, and below the first attempt whose packs are still needed here. `None` when nothing may go that
+    /// pin, and below the first pack that is still needed here and nowhere else. `None` when nothing may go that
     /// is not gone already.
     pub fn purge_limit(&self) -> Option<LogId> {
         let older = self.kept.borrow().1.as_ref()?.position;
@@ -109,10 +112,10 @@ impl Machine {
     }
 
     fn purge_limit_below(&self, mut limit: LogId) -> Option<LogId> {
-        if let Some(attempt) = self.dues.needs_log_from()
-            && attempt <= limit.index
+        if let Some(pack) = self.dues.needs_log_from(&self.log)
+            && pack <= limit.index
         {
-            limit = self.log.log_id_at(attempt.checked_sub(1)?)?;
+            limit = self.log.log_id_at(pack.checked_sub(1)?)?;
         }
         let (purged, _) = self.log.log_state();
         purged.is_none_or(|purged| purged.index < limit.index).then_some(limit)
@@ -124,8 +127,12 @@ impl Machine {
         self.pins.take(|| {
             let log = self.newest_snapshot().map(|newest| newest.position);
             let ledger = self.ledger();
-            // What has ended since that snapshot is in its ledger, or younger than it.
-            let (contents, attempts) = self.dues.let_go_since(log.map(|log| log.index));
+            // What has ended since that snapshot is in its ledger, or younger than it. First what is not performed yet:
+            // when it is meanwhile, the dues have it.
+            let (mut contents, mut attempts) = self.performer.lets_go();
+            let (released, ended) = self.dues.let_go_since(log.map(|log| log.index));
+            contents.extend(released);
+            attempts.extend(ended);
             (log, Known::of(&ledger, contents, attempts))
         })
     }

@@ -9,6 +9,7 @@ use checkpoint::store::{Content, Store, StoreError, Unpacked};
 use checkpoint::{Digest, EntryKind};
 
 use super::{Machine, PackedFile};
+use crate::dues::aside::leave_out;
 use crate::ledger::Ledger;
 
 const READ_BYTES: usize = 1 << 20;
@@ -26,11 +27,18 @@ pub struct AttemptLacks {
     pub reused: Vec<Content>,
 }
 
+impl AttemptLacks {
+    fn is_nothing(&self) -> bool {
+        self.ranges.is_empty() && self.packed.is_empty() && self.reused.is_empty()
+    }
+}
+
 impl Machine {
     /// What the open attempts of `ledger` lack on this disk. Reads and checks all that they have. Blocks.
     ///
     /// What is in their trees stays from now on. The performer may still have packs of them to unpack: the first of
     /// an attempt that began in this life clears what an earlier life left there, and that must not come after this.
+    /// What could not be unpacked here is set aside and not lacking: the log, which has it, goes with the install.
     ///
     /// # Errors
     /// The disk refuses.
@@ -44,7 +52,13 @@ impl Machine {
                 self.dues.begin_tree(info.id);
             }
         }
-        lacking_of_attempts(&self.store, ledger)
+        self.ground().set_aside()?;
+        let mut all = lacking_of_attempts(&self.store, ledger)?;
+        for lacks in &mut all {
+            leave_out(&self.store, &self.dues, lacks.attempt, &mut lacks.packed);
+        }
+        all.retain(|lacks| !lacks.is_nothing());
+        Ok(all)
     }
 
     /// Writes packed files of an open attempt into its tree, while the performer stands still. They are still to be
@@ -84,7 +98,7 @@ pub fn lacking_of_attempts(store: &Store, ledger: &Ledger) -> io::Result<Vec<Att
         let reused = ledger.reused_files(info.id);
         let reused = reused.map(|(digest, mode, size)| Content { digest, mode, size });
         lacks.reused = store.lacking_of(reused).map_err(io::Error::other)?;
-        if lacks != (AttemptLacks { attempt: info.id, ..AttemptLacks::default() }) {
+        if !lacks.is_nothing() {
             all.push(lacks);
         }
     }

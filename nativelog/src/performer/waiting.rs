@@ -3,7 +3,7 @@
 //! A file is written behind the back of whoever seals, by a thread of its own, and read when its turn has come.
 //!
 //! **Never.** Nothing here is fsynced or found again after a start: what is queued lies above every snapshot, and the
-//! log says it once more. A file that does not read back costs the epoch's turn, not the epoch: its tree is with the peers.
+//! log says it once more. So a file that does not read back ends the process, and no epoch.
 
 use std::io;
 use std::path::PathBuf;
@@ -82,15 +82,16 @@ impl Shelved {
     /// The epoch as it was.
     ///
     /// # Errors
-    /// The file does not read back, in words.
-    pub fn read(&self) -> Result<PublishEpoch, String> {
-        let bytes = self.disk.read_file(&self.path, FILE_BYTES_MAX).map_err(|error| error.to_string())?;
-        let (bytes, sum) = bytes.split_last_chunk::<32>().ok_or("it is cut")?;
+    /// The disk refuses, or the file is not what was written (`InvalidData`).
+    pub fn read(&self) -> io::Result<PublishEpoch> {
+        let damaged = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        let bytes = self.disk.read_file(&self.path, FILE_BYTES_MAX)?;
+        let (bytes, sum) = bytes.split_last_chunk::<32>().ok_or_else(|| damaged("it is cut"))?;
         if digest::content(bytes).as_bytes() != sum {
-            return Err("it does not verify".into());
+            return Err(damaged("it does not verify"));
         }
-        let debts = Debts::decode(bytes).ok_or("it cannot be read")?;
-        let unpublished = debts.unpublished.into_iter().next().ok_or("it is empty")?;
+        let debts = Debts::decode(bytes).ok_or_else(|| damaged("it cannot be read"))?;
+        let unpublished = debts.unpublished.into_iter().next().ok_or_else(|| damaged("it is empty"))?;
         Ok(unpublished.epoch)
     }
 }

@@ -1,20 +1,25 @@
 //! The performer's thread: takes effects that are flushed, and does them.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use checkpoint::JobName;
 use checkpoint::store::{Publish, Store, Unpacked};
+use checkpoint::{Digest, JobName};
 
 use super::waiting::Shelved;
-use super::{Shared, Task, Work, tree_bytes};
-use crate::dues::Pack;
+use super::{LetGo, Shared, Task, Work, tree_bytes};
+use crate::dues::{Pack, aside};
 use crate::ledger::{Effect, PublishEpoch, Released};
 use crate::store::LogStore;
 
 /// What could not be done here is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// A tree that waits in a file and cannot be read is read again after this long,
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// for so long at most.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// At most this many entries are performed before their marks move.
 const BATCH_ENTRIES_MAX: usize = 512;
 /// And not more than about so much work, unless it is that of one entry.
@@ -40,7 +45,9 @@ impl Worker {
             let batch = self.next_batch();
             if let Some(last) = batch.last().map(|work| work.index) {
                 let weight: u64 = batch.iter().map(|work| work.weight).sum();
-                self.perform(batch);
+                if !self.perform(batch) {
+                    return;
+                }
                 shared.done(weight);
                 shared.move_to(last + 1);
             }
@@ -92,22 +99,23 @@ impl Worker {
         let ready = orders.queue.iter().take(BATCH_ENTRIES_MAX).take_while(fits).count();
         let batch: Vec<Work> = orders.queue.drain(..ready).collect();
         orders.trees -= batch.iter().flat_map(|work| &work.tasks).map(tree_bytes).sum::<usize>();
+        let mut doing = LetGo::default();
+        batch.iter().for_each(|work| doing.add(work));
+        orders.doing = doing;
         batch
     }
 
-    fn perform(&mut self, batch: Vec<Work>) {
+    /// False when it is not all done: it is time to stop.
+    fn perform(&mut self, batch: Vec<Work>) -> bool {
         let done = self.published_already(&batch);
         let mut publishing = Vec::new();
         for Work { index, tasks, .. } in batch {
             for task in tasks {
                 let effect = match task {
                     Task::Effect(effect) => effect,
-                    Task::Shelved(shelved) => match shelved.read() {
-                        Ok(epoch) => Effect::Publish(epoch),
-                        Err(why) => {
-                            self.lost(&shelved, index, why, done.contains(&shelved.attempt));
-                            continue;
-                        }
+                    Task::Shelved(shelved) => match self.read(&shelved) {
+                        Some(epoch) => Effect::Publish(epoch),
+                        None => return false,
                     },
                 };
                 match effect {
@@ -147,6 +155,7 @@ impl Worker {
             }
         }
         self.publish(publishing);
+        true
     }
 
     /// Attempts of the batch whose epoch is a directory here already (a restart redoes what is above its snapshot).
@@ -160,23 +169,40 @@ impl Worker {
                 Task::Shelved(shelved) => (&shelved.job, shelved.epoch, shelved.attempt, shelved.root),
                 Task::Effect(_) => continue,
             };
-            if let Ok(Some(there)) = self.store.envelope(job, epoch)
-                && (there.root, there.attempt) == (root, attempt)
-            {
+            if self.is_published(job, epoch, attempt, root) {
                 done.insert(attempt);
             }
         }
         done
     }
 
-    /// The tree of an epoch that waited is gone: peers have it. Nobody needs it when the epoch is `there` already.
-    fn lost(&self, shelved: &Shelved, index: u64, why: String, there: bool) {
-        let (job, epoch) = (&shelved.job, shelved.epoch);
-        tracing::warn!(%job, epoch, why, "the tree of an epoch that waited to be published does not read back; it is fetched");
-        let why = format!("its tree did not read back: {why}");
-        self.shared.dues.lost(job, epoch, shelved.attempt, shelved.root, index, why);
-        if there {
-            self.shared.dues.adopted(job, epoch);
+    fn is_published(&self, job: &JobName, epoch: u64, attempt: u64, root: Digest) -> bool {
+        let there = self.store.envelope(job, epoch);
+        matches!(there, Ok(Some(there)) if (there.root, there.attempt) == (root, attempt))
+    }
+
+    /// An epoch that waited, with its tree. `None` when it is time to stop: when the tree does not read back, too. No other
+    /// node has to have it, so that the node stops here, and the log says it anew to the next start.
+    fn read(&self, shelved: &Shelved) -> Option<PublishEpoch> {
+        let begun = Instant::now();
+        loop {
+            let error = match shelved.read() {
+                Ok(epoch) => return Some(epoch),
+                Err(error) => error,
+            };
+            let (job, epoch) = (&shelved.job, shelved.epoch);
+            if error.kind() == io::ErrorKind::InvalidData || begun.elapsed() >= READ_PATIENCE {
+                self.log.fail(format!(
+                    "the tree of {job}@{epoch} waited to be published and does not read back: {error}"
+                ));
+                return None;
+            }
+            tracing::warn!(%job, epoch, %error, "the tree of an epoch that waited cannot be read; it is tried again");
+            let (wake, orders) = (&self.shared.wake, self.shared.orders());
+            let waited = wake.wait_timeout_while(orders, READ_AGAIN_AFTER, |orders| !orders.stop);
+            if waited.unwrap_or_else(PoisonError::into_inner).0.stop {
+                return None;
+            }
         }
     }
 
@@ -189,15 +215,20 @@ impl Worker {
         let old = self.shared.dues.has_old_tree(attempt);
         // Where it stays, this is written over it.
         let clean = if old { self.store.discard(attempt).map_err(|error| error.to_string()) } else { Ok(()) };
-        let result = clean.and_then(|()| self.unpack_one(attempt, &pack));
+        let result = clean.and_then(|()| match self.unpack_one(attempt, &pack)? {
+            true => Ok(()),
+            false => Err("the log does not hold them any more".to_owned()),
+        });
         if let Err(why) = &result {
             tracing::warn!(attempt, why, "small files cannot be unpacked on this node yet");
         }
         self.shared.dues.unpacked(attempt, pack, result);
     }
 
-    fn unpack_one(&self, attempt: u64, pack: &Pack) -> Result<(), String> {
-        let payload = self.log.payload(pack.index).map_err(|error| error.to_string())?;
+    /// False when the pack is neither in the log nor set aside.
+    fn unpack_one(&self, attempt: u64, pack: &Pack) -> Result<bool, String> {
+        let payload = aside::payload(&self.store, &self.log, attempt, pack.index);
+        let Some(payload) = payload.map_err(|error| error.to_string())? else { return Ok(false) };
         let slice = |offset: u32, len: u32| {
             let start = offset as usize;
             payload.get(start..start + len as usize)
@@ -207,14 +238,14 @@ impl Worker {
             let data = slice(*offset, *len).ok_or("the pack is shorter than what it holds")?;
             files.push(Unpacked { path, mode: *mode, data });
         }
-        self.store.unpack(attempt, &files).map_err(|error| error.to_string())
+        self.store.unpack(attempt, &files).map_err(|error| error.to_string())?;
+        Ok(true)
     }
 
-    /// Unpacks again what the log still has, after something went wrong. What lies below the purge point was unpacked
+    /// Unpacks again what is in the log or was set aside, after something went wrong. What is in neither was unpacked
     /// and synced before it was purged; and whatever is not in the tree may still be a blob.
     fn unpack_again(&self, attempt: u64, packs: &[Pack]) -> Result<(), String> {
-        let purged = self.log.log_state().0;
-        for pack in packs.iter().filter(|pack| purged.is_none_or(|purged| pack.index > purged.index)) {
+        for pack in packs {
             self.unpack_one(attempt, pack)?;
         }
         self.shared.dues.unpacked_again(attempt);
@@ -227,6 +258,10 @@ impl Worker {
             let half = self.shared.dues.half_unpacked(epoch.attempt);
             match half.map_or(Ok(()), |packs| self.unpack_again(epoch.attempt, &packs)) {
                 Ok(()) => ready.push(epoch),
+                // Its content came from peers meanwhile: no pack is needed.
+                Err(_) if self.is_published(&epoch.job, epoch.epoch, epoch.attempt, epoch.envelope.root) => {
+                    ready.push(epoch)
+                }
                 Err(why) => self.unpublished(epoch, why),
             }
         }

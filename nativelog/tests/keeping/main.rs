@@ -1,6 +1,7 @@
 //! What lets a log live for years: snapshots, purge, what is given back, install, and the start over all that.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod aside;
 mod attempts;
 mod catch_up;
 mod crash_install;

@@ -7,6 +7,7 @@ use nativelog::compose;
 
 use crate::directory::Directory;
 use crate::house::{assert_baseline, file, paths, start};
+use crate::replica::job;
 
 #[test]
 fn a_pin_holds_the_log_the_blobs_and_the_staged_files() {
@@ -76,6 +77,47 @@ fn what_came_after_a_pin_is_given_back_while_the_pin_holds_what_it_knows() {
     assert!(!staging(later), "an attempt that the pin does not know");
     assert_eq!(replica.machine.garbage().contents, 1, "the content that the pin knows");
 
+    drop(pin);
+    assert_eq!(replica.machine.reclaim().unwrap().files, 1);
+    replica.empty();
+    replica.stop();
+    assert_baseline(&disk, "after the pin");
+}
+
+#[test]
+fn a_pin_knows_what_is_applied_and_not_performed() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let [sealed, dropped] = ["big:64k=7", "other:64k=8"].map(Directory::parse);
+    replica.whole(1, &Directory::parse("known:100=1"));
+    let [sealing, dropping] = [(2, &sealed), (3, &dropped)].map(|(epoch, directory)| {
+        let attempt = replica.begin(epoch, directory);
+        replica.commit(compose::piece(attempt, directory.chunk(1, 0)));
+        attempt
+    });
+    replica.wait_performed();
+    replica.keep().unwrap();
+    // Nothing is performed before it is flushed.
+    let applied = replica.commit_ahead(vec![
+        compose::expire(&job(), vec![1], true, "by hand", Vec::new()),
+        compose::seal(sealing, sealed.root()),
+        compose::abort(dropping, "no more"),
+    ]);
+    let pin = replica.machine.pin();
+    replica.flush(applied);
+    replica.commit_blanks(1);
+    replica.wait_performed();
+    for _ in 0..2 {
+        replica.keep().unwrap();
+        replica.commit_blanks(1);
+    }
+    assert!(replica.purge_beyond_pins());
+    assert_eq!(replica.machine.reclaim().unwrap().files, 0, "the pin knows the content");
+    let left = paths(&disk);
+    for attempt in [sealing, dropping] {
+        let staging = format!("staging/{attempt}");
+        assert!(left.iter().any(|path| path.ends_with(&staging)), "{staging} was open when it was taken");
+    }
     drop(pin);
     assert_eq!(replica.machine.reclaim().unwrap().files, 1);
     replica.empty();

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::disk::Disk;
-use checkpoint::testing::CrashDisk;
+use checkpoint::testing::{CrashDisk, OpKind};
 use nativelog::compose;
 use nativelog::performer::Publication;
 
 use crate::directory::Directory;
-use crate::replica::{Replica, job};
+use crate::replica::Replica;
 
 /// Four trees of so many entries take more than may wait in memory.
 const ENTRIES: usize = 12_000;
+const EMFILE: i32 = 24;
 const EPOCHS: [u64; 4] = [1, 2, 3, 4];
 
 /// Four sealed epochs that are applied and not flushed, so that nobody publishes them yet; some of their trees lie in
@@ -62,24 +63,43 @@ fn trees_of_epochs_that_wait_lie_in_files_and_are_published_from_them() {
 }
 
 #[test]
-fn a_tree_that_does_not_read_back_costs_no_other_epoch_its_turn() {
+fn a_tree_that_cannot_be_read_for_a_moment_is_read_again() {
+    let (disk, temp) = (CrashDisk::new(), tempfile::tempdir().unwrap());
+    let (mut replica, applied) = crowded(&disk, temp.path());
+    for _ in 0..2 {
+        disk.fail_next(OpKind::Read, "/waiting/", EMFILE);
+    }
+    replica.flush(applied);
+    replica.wait_performed();
+    for epoch in EPOCHS {
+        replica.assert_published(epoch);
+    }
+    assert_eq!(*replica.log.fatal().borrow(), None);
+    replica.stop();
+}
+
+#[test]
+fn a_tree_that_does_not_read_back_stops_the_node_before_anything_counts_as_performed() {
     let (disk, temp) = (CrashDisk::new(), tempfile::tempdir().unwrap());
     let (mut replica, applied) = crowded(&disk, temp.path());
     let first = waiting(&disk, &replica).remove(0);
     disk.truncate_file(&replica.store.layout().waiting_dir().join(first), 1000).unwrap();
     replica.flush(applied);
+    let mut fatal = replica.log.fatal();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let failed = async { fatal.wait_for(Option::is_some).await.unwrap().clone().unwrap() };
+    let failed = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(40), failed).await });
+    let why = failed.expect("the node stops");
+    assert!(why.contains("does not read back"), "{why}");
+    assert!(replica.machine.missing().is_empty(), "nothing is given up");
+    replica.stop();
+    // The log says it once more: nobody else has to have the tree.
+    let again = tempfile::tempdir().unwrap();
+    let replica = Replica::start(Arc::new(disk.clone()), Path::new("/data"), again.path());
     replica.wait_performed();
-    let missing = replica.machine.missing();
-    let [lost] = &missing[..] else { panic!("{missing:?}") };
-    assert!(lost.manifest.is_none() && lost.why.contains("did not read back"), "{}", lost.why);
-    let said = replica.publication(lost.epoch);
-    assert!(matches!(said, Some(Publication::Unpublished(_))), "{said:?}");
-    for epoch in EPOCHS.into_iter().filter(|epoch| *epoch != lost.epoch) {
+    for epoch in EPOCHS {
         replica.assert_published(epoch);
     }
-    replica.commit(compose::expire(&job(), vec![lost.epoch], false, "lost", Vec::new()));
-    replica.wait_performed();
-    assert!(replica.machine.missing().is_empty(), "nobody looks for what has expired");
     replica.stop();
 }
 
