@@ -31,10 +31,12 @@ fn stand_in_the_way(disk: &CrashDisk, epoch: u64) {
     disk.sync_fs(&way).unwrap();
 }
 
+/// At once: an empty folder is in nobody's way.
 fn make_way(disk: &CrashDisk, epoch: u64) {
-    let way = PathBuf::from(format!("/data/epochs/job/{epoch}"));
-    disk.unlink(&way.join("stranger")).unwrap();
-    disk.remove_dir(&way).unwrap();
+    let away = PathBuf::from(format!("/data/away.{epoch}"));
+    disk.rename(&PathBuf::from(format!("/data/epochs/job/{epoch}")), &away).unwrap();
+    disk.unlink(&away.join("stranger")).unwrap();
+    disk.remove_dir(&away).unwrap();
 }
 
 /// The log is too long for whatever holds it.
@@ -193,7 +195,7 @@ fn the_power_goes_anywhere_between_letting_go_and_the_purge() {
         replica.wait_performed();
         disk.crash_after(cut);
         let done = replica.machine.let_go_of_log(0).is_ok() && replica.try_clean_up().is_some();
-        assert_eq!(done, !disk.crashed(), "after {cut}");
+        assert!(done || disk.crashed(), "after {cut}: nothing else stops it");
         replica.stop();
         for how in [Crash::Strict, Crash::Mixed(cut)] {
             let disk = disk.crash(how);
