@@ -46,7 +46,6 @@ use checkpoint::{CommitId, Digest};
 use client::{Certainty, Code, Failure, pb};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, SealedEpoch, Verdict};
-use nativelog::record::LogRecord;
 
 use crate::node::Node;
 use crate::pressure;
