@@ -205,7 +205,7 @@ fn config_show_tells_where_each_value_comes_from() {
     assert_eq!(bad.status.code(), Some(2));
 }
 
-/// Ctrl-C while a node that never answers has the request.
+/// Ctrl-C while a node that never answers is asked.
 fn interrupted(more: &[&str]) -> Output {
     use std::io::Read;
     let dir = tempfile::tempdir().unwrap();
@@ -220,7 +220,7 @@ fn interrupted(more: &[&str]) -> Output {
         .spawn()
         .unwrap();
     let (mut connection, _) = mute.accept().unwrap();
-    connection.read_exact(&mut [0; 200]).unwrap();
+    connection.read_exact(&mut [0; 60]).unwrap();
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     child.wait_with_output().unwrap()
