@@ -205,7 +205,7 @@ fn config_show_tells_where_each_value_comes_from() {
     assert_eq!(bad.status.code(), Some(2));
 }
 
-/// Ctrl-C while a node that never answers has the request.
+/// Ctrl-C while a node that never answers is asked.
 fn interrupted(more: &[&str]) -> Output {
     use std::io::Read;
     let dir = tempfile::tempdir().unwrap();
@@ -220,7 +220,7 @@ fn interrupted(more: &[&str]) -> Output {
         .spawn()
         .unwrap();
     let (mut connection, _) = mute.accept().unwrap();
-    connection.read_exact(&mut [0; 200]).unwrap();
+    connection.read_exact(&mut [0; 60]).unwrap();
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     child.wait_with_output().unwrap()
@@ -228,15 +228,18 @@ fn interrupted(more: &[&str]) -> Output {
 
 #[test]
 fn ctrl_c_says_what_is_known_and_how_to_go_on() {
-    // By path the node seals by itself; a stream whose attempt was never opened sealed nothing.
-    for (more, sentence) in [(&["-l", "a=b c"][..], "UNKNOWN"), (&["--stream"][..], "NOT committed")] {
-        // Of an earlier try, so that the node is handed the commit at once.
-        let id = format!("{}.7", "ab".repeat(16));
+    // Of an earlier try, so that the node is handed the commit at once: that try may have sealed.
+    let id = format!("{}.7", "ab".repeat(16));
+    for more in [&["-l", "a=b c"][..], &["--stream"][..]] {
         let output = interrupted(&[more, &["--commit-id", &id]].concat());
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(130), "{text}");
-        assert!(text.starts_with("error: interrupted, ") && text.contains(sentence), "{text}");
+        assert!(text.starts_with("error: interrupted, ") && text.contains("UNKNOWN"), "{text}");
         assert!(text.contains(&format!("--epoch 4 --commit-id {id}")), "{text}");
         assert_eq!(text.contains("--label 'a=b c'"), more.contains(&"-l"), "{text}");
     }
+    // A new one, that no node was handed yet.
+    let text = stderr(&interrupted(&["--stream"]));
+    assert!(text.starts_with("error: interrupted, the epoch was NOT committed"), "{text}");
+    assert!(text.contains("--epoch 4 --stream") && !text.contains("--commit-id"), "{text}");
 }

@@ -155,6 +155,10 @@ fn lacks_payload(request: &AppendEntriesRequest<TypeConfig>) -> Option<u64> {
     lacks.map(|entry| entry.log_id.index)
 }
 
+fn nobody_has(index: u64) -> Status {
+    Status::data_loss(format!("nobody has the payload of entry {index}"))
+}
+
 impl Drop for Pump {
     fn drop(&mut self) {
         self.0.abort();
@@ -188,9 +192,8 @@ impl Reading {
             let reply = tokio::select! {
                 biased;
                 reply = tokio::time::timeout(stall, self.replies.message()) => reply,
-                Some(index) = self.lacks.recv() => {
-                    return Some(Err(Status::data_loss(format!("nobody has the payload of entry {index}"))));
-                }
+                // What was sent before it counts first.
+                Some(index) = self.lacks.recv(), if !outstanding => return Some(Err(nobody_has(index))),
             };
             match reply {
                 Ok(Ok(Some(reply))) => {
@@ -198,7 +201,8 @@ impl Reading {
                     self.heard.is_behind(self.target, reply.behind);
                     return Some(convert::take_appended(&reply).map_err(Status::data_loss));
                 }
-                Ok(Ok(None)) => return None,
+                // The peer has answered all that came, and no more does.
+                Ok(Ok(None)) => return self.lacks.try_recv().ok().map(|index| Err(nobody_has(index))),
                 Ok(Err(status)) => return Some(Err(status)),
                 Err(_) if outstanding && carried() == before => {
                     let why = format!("entries are outstanding and there was no answer for {stall:?}");

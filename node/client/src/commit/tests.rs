@@ -15,7 +15,7 @@ async fn nobody() -> String {
 
 async fn committed(born: Option<u64>) -> (Failure, Failure) {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { timeout: Duration::from_millis(300), ..Options::default() };
+    let options = Options { timeout: Duration::from_millis(300) };
     let client = Client::new(vec![nobody().await], options);
     let commit = || Commit { born, ..Commit::new(JobName::try_from("job").unwrap()) };
     let asked = client.commit(dir.path(), commit(), &|_| {}).await.unwrap_err();
