@@ -40,7 +40,7 @@ pub use debts::Pack;
 pub use expected::Expected;
 pub use overview::Overview;
 pub use pins::{Known, Pin, Pins};
-pub use succession::succession;
+pub use succession::{out_of_quarantine, succession};
 
 pub(crate) use book::EpochKey;
 pub(crate) use debts::{Debts, Owed, Unpublished};
@@ -290,6 +290,22 @@ impl Dues {
     /// The attempt ended without an epoch.
     pub fn discard(&self, attempt: u64, index: u64) {
         self.book().discard(attempt, index);
+    }
+
+    /// The record at `index` ended the quarantine of this content: names here may still lead to a bad copy.
+    pub fn heal(&self, digest: Digest, owed: Owed) {
+        self.book().healing.insert(digest, owed);
+        self.tell();
+    }
+
+    /// Content whose names here have to lead to a good copy, and its bytes.
+    pub fn to_heal(&self) -> Vec<(Digest, u64)> {
+        self.book().healing.iter().map(|(digest, owed)| (*digest, owed.bytes)).collect()
+    }
+
+    /// They do.
+    pub fn healed(&self, digest: &Digest) {
+        self.book().healing.remove(digest);
     }
 
     /// Owes more: content whose blobs may be here without anybody referring to it, and folders of epochs that have

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use bytes::Bytes;
 use checkpoint::store::{Reclaimed, Store};
-use checkpoint::{JobName, RelPath};
+use checkpoint::{Digest, JobName, RelPath};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -214,7 +214,18 @@ impl Machine {
         Some(self.dues.publication(job, epoch))
     }
 
-    /// Changes whenever an epoch was published here or could not be.
+    /// Content that is out of quarantine, and its bytes: what was published here with a bad copy of it is to be linked to the
+    /// good one.
+    pub fn to_heal(&self) -> Vec<(Digest, u64)> {
+        self.dues.to_heal()
+    }
+
+    /// That is done for this content.
+    pub fn healed(&self, digest: &Digest) {
+        self.dues.healed(digest);
+    }
+
+    /// Changes whenever an epoch was published here or could not be, and when something is to be healed.
     pub fn publications(&self) -> watch::Receiver<u64> {
         self.dues.changes()
     }

@@ -183,7 +183,7 @@ impl HandOver {
             others: others.iter().map(other).collect(),
         };
         let Sight { behind, stuck, successors } = watch.look(marks, self.election, now);
-        let refused = self.heard.refused_by_majority(&view.voters);
+        let refused = self.heard.refused_without_fault(&view.voters);
         let refused = refused.map(|(index, why)| format!("a majority refuses entry {index}: {why}"));
         // A cluster without an identity waits for its members, which is nobody's fault.
         let ready = leadership.is_ready() || self.peers.known().cluster().is_none();

@@ -72,6 +72,24 @@ impl Heard {
         self.refusals.by_majority(voters)
     }
 
+    /// The same, once this node has looked at its own copy and found no fault in it: then somebody else is to lead. One
+    /// whose own copy is wrong must not: it would go on as if nothing had happened to its memory.
+    pub fn refused_without_fault(&self, voters: &[u64]) -> Option<(u64, String)> {
+        self.refusals.by_majority(voters).filter(|(index, _)| self.refusals.is_cleared(*index))
+    }
+
+    /// This node has looked at its own copy of this entry and found no fault in it. True when it had before.
+    pub fn clear(&self, index: u64) -> bool {
+        let before = self.refusals.is_cleared(index);
+        self.refusals.clear(index);
+        before
+    }
+
+    /// Returns when an entry was refused since the last time.
+    pub async fn refusal(&self) {
+        self.refusals.news().await;
+    }
+
     /// This peer has applied so many bytes that it has not carried out yet.
     pub fn is_behind(&self, peer: u64, bytes: u64) {
         self.lags.heard(peer, bytes);

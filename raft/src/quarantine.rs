@@ -113,7 +113,7 @@ impl Quarantine {
     /// This node's copy is good: when those of a majority are, the leader ends the quarantine.
     pub async fn end(&self, gather: &Gather, digest: Digest, bytes: u64) -> Result<(), TransferError> {
         let view = self.consensus.view();
-        if !view.leads() {
+        if !view.leads() || !self.machine.ledger().is_quarantined(&digest) {
             return Ok(());
         }
         let mut good = vec![self.node];

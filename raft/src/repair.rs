@@ -10,7 +10,6 @@
 mod later;
 mod payloads;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +115,7 @@ impl Mender {
             if self.life.is_closing() {
                 return;
             }
+            mending.healing(self).await;
             mending.quarantined(self).await;
             mending.epochs(self).await;
         }
@@ -235,32 +235,39 @@ async fn publish(
 struct Mending {
     epochs: Later<(JobName, u64)>,
     quarantined: Later<Digest>,
-    /// What was in quarantine, and its bytes: once it is out, old names lead to good content here too.
-    seen: BTreeMap<Digest, u64>,
+    /// Out of quarantine.
+    healing: Later<Digest>,
 }
 
 impl Mending {
+    /// Links what was published here with a bad copy to the good one, when the content is out of quarantine.
+    async fn healing(&mut self, mender: &Mender) {
+        let healing = mender.machine.to_heal();
+        self.healing.keep_only(|digest| healing.iter().any(|(there, _)| there == digest));
+        for (digest, bytes) in healing {
+            if !self.healing.is_due(&digest) || mender.life.is_closing() {
+                continue;
+            }
+            self.healing.failed(&digest);
+            // Nobody holds it any more, or it is good here: nothing is left to do.
+            let held = mender.machine.ledger().content(&digest).is_some();
+            match if held { bring_back(mender, digest, bytes).await } else { Ok(true) } {
+                Ok(true) => {
+                    mender.machine.healed(&digest);
+                    self.epochs.keep_only(|_| false);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(node = mender.node, %digest, %error, "what was published with a bad copy is not healed yet");
+                }
+            }
+        }
+    }
+
     /// Looks for good copies of what is in quarantine.
     async fn quarantined(&mut self, mender: &Mender) {
         let now = mender.quarantine.now();
-        self.seen.extend(now.iter().map(|there| (there.digest, there.bytes)));
-        let over: Vec<(Digest, u64)> = self.seen.iter().map(|(digest, bytes)| (*digest, *bytes)).collect();
-        for (digest, bytes) in
-            over.into_iter().filter(|(digest, _)| now.iter().all(|there| there.digest != *digest))
-        {
-            if !self.quarantined.is_due(&digest) || mender.life.is_closing() {
-                continue;
-            }
-            self.quarantined.failed(&digest);
-            // Nobody holds it any more, or it is good here: nothing is left to do.
-            let held = mender.machine.ledger().content(&digest).is_some();
-            if !held || matches!(bring_back(mender, digest, bytes).await, Ok(true)) {
-                self.seen.remove(&digest);
-                self.epochs.keep_only(|_| false);
-            }
-        }
-        let seen = &self.seen;
-        self.quarantined.keep_only(|digest| seen.contains_key(digest));
+        self.quarantined.keep_only(|digest| now.iter().any(|there| there.digest == *digest));
         for there in now {
             if !self.quarantined.is_due(&there.digest) || mender.life.is_closing() {
                 continue;

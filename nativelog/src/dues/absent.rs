@@ -4,7 +4,7 @@ use checkpoint::Digest;
 use checkpoint::store::StoreError;
 
 use super::Ground;
-use super::overview::{Absent, Directories, Overview, Surplus, directories, is_here};
+use super::overview::{Absent, Directories, Origin, Overview, Surplus, directories};
 
 impl Ground<'_> {
     /// Compares what was sealed at the start with the directories. True when there are folders to remove. Blocks.
@@ -46,14 +46,16 @@ impl Ground<'_> {
     pub fn note_absent(&self, overview: &Overview, there: &Directories) {
         for Absent { job, epoch, sealed, why } in overview.absent(there) {
             // It may have come back since the folders were listed.
-            if is_here(self.store, &job, epoch, &sealed) {
-                continue;
-            }
+            let why = match self.store.envelope(&job, epoch) {
+                Ok(Some(found)) if Origin::of(&found) == sealed => continue,
+                Ok(_) => why.to_owned(),
+                Err(error) => error.to_string(),
+            };
             // While the ledger is held, no record can expire it.
             let ledger = self.ledger();
             if ledger.epoch(&job, epoch).is_some_and(|info| info.sealed.attempt == sealed.attempt) {
                 tracing::warn!(%job, epoch, why, "a sealed epoch has no directory here");
-                self.dues.note_missing(job, epoch, sealed.attempt, sealed.root, why);
+                self.dues.note_missing(job, epoch, sealed.attempt, sealed.root, &why);
             }
         }
     }

@@ -81,6 +81,8 @@ pub struct Book {
     pub trees: BTreeMap<u64, Tree>,
     pub released: BTreeMap<Digest, Owed>,
     pub expiring: BTreeMap<EpochKey, u64>,
+    /// Out of quarantine; names here may still lead to a bad copy.
+    pub healing: BTreeMap<Digest, Owed>,
     /// How many read an epoch's directory just now: it is not removed while somebody does.
     pub readers: BTreeMap<EpochKey, usize>,
     /// Ended attempts whose staging folder may be there, each with the index of the record that ended it.
@@ -102,6 +104,7 @@ impl Book {
             trees: BTreeMap::new(),
             released: debts.released,
             expiring: debts.expiring,
+            healing: debts.healing,
             readers: BTreeMap::new(),
             ended: BTreeMap::new(),
             unpackings: 0,
@@ -337,11 +340,13 @@ impl Book {
         });
         let released = self.released.iter().filter(|(_, owed)| owed.index <= index);
         let expiring = self.expiring.iter().filter(|(_, at)| **at <= index);
+        let healing = self.healing.iter().filter(|(_, owed)| owed.index <= index);
         Debts {
             released: released.map(|(digest, owed)| (*digest, *owed)).collect(),
             unpublished: unpublished.collect(),
             half_unpacked: half_unpacked.collect(),
             expiring: expiring.map(|(key, at)| (key.clone(), *at)).collect(),
+            healing: healing.map(|(digest, owed)| (*digest, *owed)).collect(),
         }
     }
 }

@@ -12,12 +12,13 @@ use checkpoint::{Digest, Envelope, JobName, Manifest};
 
 use crate::ledger::PublishEpoch;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
-/// Content that nobody holds and whose blobs may lie here.
+/// Content that nobody holds and whose blobs may lie here, or that is out of quarantine and may have names here that lead to
+/// a bad copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owed {
-    /// Log index of the record that released it, the newest if there were several.
+    /// Log index of the record that released it or ended its quarantine, the newest if there were several.
     pub index: u64,
     /// Its length.
     pub bytes: u64,
@@ -54,16 +55,15 @@ pub struct Debts {
     pub half_unpacked: BTreeMap<u64, Vec<Pack>>,
     /// Expired epochs whose folder could not be removed, with the index of the record.
     pub expiring: BTreeMap<(JobName, u64), u64>,
+    /// Content whose names here have to lead to a good copy.
+    pub healing: BTreeMap<Digest, Owed>,
 }
 
 impl Debts {
     /// The bytes; big-endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Put(vec![VERSION]);
-        out.u64(self.released.len() as u64);
-        for (digest, owed) in &self.released {
-            out.raw(digest.as_bytes()).u64(owed.index).u64(owed.bytes);
-        }
+        out.contents(&self.released);
         out.u64(self.unpublished.len() as u64);
         for Unpublished { epoch, why, expired } in &self.unpublished {
             out.u64(epoch.attempt).u64(expired.map_or(0, |index| index + 1)).bytes(why.as_bytes());
@@ -85,6 +85,7 @@ impl Debts {
         for ((job, epoch), index) in &self.expiring {
             out.bytes(job.as_str().as_bytes()).u64(*epoch).u64(*index);
         }
+        out.contents(&self.healing);
         out.0
     }
 
@@ -94,11 +95,7 @@ impl Debts {
         if read.array::<1>()? != [VERSION] {
             return None;
         }
-        let mut debts = Debts::default();
-        for _ in 0..read.u64()? {
-            let digest = Digest::from_bytes(read.array()?);
-            debts.released.insert(digest, Owed { index: read.u64()?, bytes: read.u64()? });
-        }
+        let mut debts = Debts { released: read.contents()?, ..Debts::default() };
         for _ in 0..read.u64()? {
             debts.unpublished.push(read.unpublished()?);
         }
@@ -110,6 +107,7 @@ impl Debts {
         for _ in 0..read.u64()? {
             debts.expiring.insert((read.job()?, read.u64()?), read.u64()?);
         }
+        debts.healing = read.contents()?;
         read.0.is_empty().then_some(debts)
     }
 }
@@ -139,6 +137,12 @@ impl Put {
     fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.u64(bytes.len() as u64).raw(bytes)
     }
+    fn contents(&mut self, contents: &BTreeMap<Digest, Owed>) {
+        self.u64(contents.len() as u64);
+        for (digest, owed) in contents {
+            self.raw(digest.as_bytes()).u64(owed.index).u64(owed.bytes);
+        }
+    }
 }
 
 struct Take<'a>(&'a [u8]);
@@ -166,6 +170,14 @@ impl<'a> Take<'a> {
     }
     fn job(&mut self) -> Option<JobName> {
         JobName::try_from(self.text()?).ok()
+    }
+    fn contents(&mut self) -> Option<BTreeMap<Digest, Owed>> {
+        let mut contents = BTreeMap::new();
+        for _ in 0..self.u64()? {
+            let digest = Digest::from_bytes(self.array()?);
+            contents.insert(digest, Owed { index: self.u64()?, bytes: self.u64()? });
+        }
+        Some(contents)
     }
     fn pack(&mut self) -> Option<Pack> {
         let index = self.u64()?;
@@ -241,6 +253,7 @@ mod tests {
             unpublished: vec![Unpublished { epoch, why: "no room".into(), expired: Some(0) }],
             half_unpacked: BTreeMap::from([(7, vec![Pack { index: 8, files: vec![(1, 0, 3)] }])]),
             expiring: BTreeMap::from([((job, 2), 11)]),
+            healing: BTreeMap::from([(digest, Owed { index: 10, bytes: 3 })]),
         }
     }
 

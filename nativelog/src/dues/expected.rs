@@ -37,9 +37,11 @@ impl Expected {
                     tracing::warn!(path = %expected.path.display(), "what a catch-up expected cannot be read: some blobs of it may stay")
                 }
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(expected),
             Err(error) => return Err(error),
         }
+        // A list of nothing is not needed any more: what removed it may not have been durable.
+        expected.owed = expected.contents.is_empty();
         Ok(expected)
     }
 

@@ -31,7 +31,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    fn of(envelope: &Envelope) -> Origin {
+    pub fn of(envelope: &Envelope) -> Origin {
         Origin { attempt: envelope.attempt, sealed_at: envelope.position.index, root: envelope.root }
     }
 }
@@ -184,11 +184,6 @@ impl Overview {
         });
         absent.collect()
     }
-}
-
-/// Whether the directory of an epoch is here, and says that it is of this one.
-pub fn is_here(store: &Store, job: &JobName, epoch: u64, sealed: &Origin) -> bool {
-    matches!(store.envelope(job, epoch), Ok(Some(found)) if Origin::of(&found) == *sealed)
 }
 
 /// What a tree holds: digest and bytes of every file that is not empty.

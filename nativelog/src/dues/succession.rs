@@ -1,5 +1,7 @@
 //! What is due once another ledger takes over.
 
+use std::collections::BTreeMap;
+
 use checkpoint::Digest;
 use checkpoint::store::{Store, StoreError};
 
@@ -21,11 +23,12 @@ pub fn succession(store: &Store, owed: Debts, new: &Ledger) -> Result<(Debts, Di
     let overview = Overview::of(new);
     let known = |digest: &Digest| new.content(digest).is_some();
     let surplus = overview.surplus(store, &there);
-    let Debts { mut released, unpublished, mut half_unpacked, mut expiring } = owed;
+    let Debts { mut released, unpublished, mut half_unpacked, mut expiring, mut healing } = owed;
     for (digest, bytes) in overview.strays(store, &there, &known)?.unwrap_or_default() {
         released.entry(digest).or_insert(Owed { index, bytes });
     }
     released.retain(|digest, _| !known(digest));
+    healing.retain(|digest, _| known(digest));
     let mut unpublished = unpublished;
     unpublished.retain(|failed| {
         let epoch = &failed.epoch;
@@ -40,5 +43,15 @@ pub fn succession(store: &Store, owed: Debts, new: &Ledger) -> Result<(Debts, Di
     expiring.retain(|(job, epoch), _| new.epoch(job, *epoch).is_none());
     // Of a number that is sealed, too: what lies there may be an earlier epoch's.
     expiring.extend(surplus.into_iter().map(|gone| ((gone.job, gone.epoch), gone.until)));
-    Ok((Debts { released, unpublished, half_unpacked, expiring }, there))
+    Ok((Debts { released, unpublished, half_unpacked, expiring, healing }, there))
+}
+
+/// Content that is in quarantine in `old`, and in `new` is not, but held: what was published here with a bad copy of it is
+/// to be linked to the good one.
+pub fn out_of_quarantine(old: &Ledger, new: &Ledger) -> BTreeMap<Digest, Owed> {
+    let index = new.applied().map_or(0, |applied| applied.index);
+    let over = old
+        .quarantine()
+        .filter(|there| new.content(&there.digest).is_some() && !new.is_quarantined(&there.digest));
+    over.map(|there| (there.digest, Owed { index, bytes: there.bytes })).collect()
 }

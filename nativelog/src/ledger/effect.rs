@@ -56,6 +56,13 @@ pub enum Effect {
         /// BLAKE3 of the content.
         digest: Digest,
     },
+    /// This content is in quarantine no more: what was published here with a bad copy is linked to the good one.
+    Heal {
+        /// BLAKE3 of the content.
+        digest: Digest,
+        /// Its length.
+        bytes: u64,
+    },
     /// A job is forgotten: its folder, which is empty, goes.
     RemoveJob {
         /// The job.

@@ -140,7 +140,13 @@ impl Ledger {
             self.touch(RowKey::Quarantine(*id));
             self.quarantine.remove(id);
         }
-        self.latest_without(&ended)
+        let heal = |id: &u32| {
+            let content = self.content.get(*id);
+            Effect::Heal { digest: content.digest, bytes: content.bytes }
+        };
+        let mut effects: Vec<Effect> = ended.iter().map(heal).collect();
+        effects.extend(self.latest_without(&ended));
+        effects
     }
 
     /// These were let go of: what nobody holds any more is in no quarantine.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::avoid::{avoid_quarantined, to_avoid};
 use super::plant::{checked, keep_twice, sync_everything, unlisted};
 use super::{Machine, lock};
-use crate::dues::{Overview, Pin, succession};
+use crate::dues::{Overview, Pin, out_of_quarantine, succession};
 use crate::ledger::Ledger;
 use crate::snapshot::{Capture, SnapshotError};
 
@@ -41,7 +41,7 @@ impl Machine {
         let position = capture.meta.position;
         let mut snapshots = lock(&self.snapshots);
         let paused = self.performer.pause();
-        let (debts, there) = {
+        let (mut debts, there) = {
             let old = self.ledger();
             if old.applied().is_some_and(|applied| applied.index >= position.index) {
                 return Ok(());
@@ -54,6 +54,7 @@ impl Machine {
             })?;
             succession(&self.store, self.dues.debts(u64::MAX), &ledger).map_err(unlisted)?
         };
+        debts.healing.extend(out_of_quarantine(&self.ledger(), &ledger));
         // Ranges and files of open attempts may have been here before, and not been synced.
         sync_everything(&self.store)?;
         let kept = keep_twice(&mut snapshots.folder, capture, &debts);

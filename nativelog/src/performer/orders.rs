@@ -54,6 +54,7 @@ impl LetGo {
                     Effect::Unpack { .. }
                     | Effect::Latest { .. }
                     | Effect::Distrust { .. }
+                    | Effect::Heal { .. }
                     | Effect::RemoveJob { .. },
                 ) => {}
             }
@@ -88,7 +89,7 @@ pub fn weight(effects: &[Effect]) -> u64 {
         Effect::Unpack { files, .. } => files.iter().map(|(_, _, len)| 128 + u64::from(*len)).sum(),
         Effect::Publish(epoch) => (ENTRY_BYTES * epoch.manifest.entries.len()) as u64,
         Effect::Latest { avoid, .. } => 8 * avoid.len() as u64,
-        Effect::RemoveJob { .. } | Effect::Distrust { .. } => 128,
+        Effect::RemoveJob { .. } | Effect::Distrust { .. } | Effect::Heal { .. } => 128,
         Effect::Expire { released, .. } | Effect::Discard { released, .. } => 48 * released.len() as u64,
     };
     64 + effects.iter().map(of).sum::<u64>()

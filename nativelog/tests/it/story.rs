@@ -438,6 +438,7 @@ fn effect_line(history: &History, record: &LogRecord, effect: &Effect) -> String
         }
         Effect::Latest { job, avoid } => format!("latest of {job} is none of {avoid:?}"),
         Effect::Distrust { digest } => format!("distrust copies of {}", digest.short()),
+        Effect::Heal { digest, bytes } => format!("heal {bytes} bytes of {}", digest.short()),
         Effect::RemoveJob { job } => format!("remove the folder of {job}"),
         Effect::Expire { job, epoch, released } => format!("expire {job}@{epoch}{}", released_by(released)),
         Effect::Discard { attempt, released } => {

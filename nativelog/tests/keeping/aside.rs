@@ -9,7 +9,7 @@ use nativelog::compose;
 use nativelog::ledger::Ledger;
 use nativelog::performer::Publication;
 
-use crate::catch_up::{Source, bring};
+use crate::catch_up::{Source, bring, bring_pages};
 use crate::directory::Directory;
 use crate::house::{ENOSPC, assert_baseline, file, start};
 use crate::replica::Replica;
@@ -237,6 +237,7 @@ fn an_install_keeps_what_this_node_has_in_packs_only() {
         let capture = leader.machine.read_snapshot().unwrap().unwrap();
         let ledger = Ledger::decode(&capture.ledger).unwrap();
         let pin = follower.machine.expect(&ledger).unwrap();
+        bring_pages(&Source { replica: &leader, disk: &source }, &follower, &ledger).unwrap();
         assert_eq!(follower.machine.lacking_of_attempts(&ledger).unwrap(), [], "they are held here");
         follower.machine.install(&capture).unwrap();
         drop(pin);

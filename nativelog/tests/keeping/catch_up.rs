@@ -58,10 +58,7 @@ pub fn bring(source: &Source<'_>, to: &Replica, ledger: &Ledger) -> Option<usize
         to.store.shelve(arrived).into_iter().collect::<Result<Vec<_>, _>>().ok()?;
         to.machine.adopt(sealed.attempt, envelope, manifest.into()).ok()?;
     }
-    for page in lacking_pages(&to.store, ledger) {
-        let bytes = source.replica.machine.page(&page).unwrap();
-        write_page(&to.store, &page, &bytes).ok()?;
-    }
+    bring_pages(source, to, ledger)?;
     for lacks in to.machine.lacking_of_attempts(ledger).ok()? {
         // They were just brought.
         lacks.pages.is_empty().then_some(())?;
@@ -69,6 +66,15 @@ pub fn bring(source: &Source<'_>, to: &Replica, ledger: &Ledger) -> Option<usize
     }
     to.store.disk().sync_fs(to.store.layout().data_dir()).ok()?;
     Some(brought)
+}
+
+/// Brings the pages of plans that are in no file; `None` when the disk fails.
+pub fn bring_pages(source: &Source<'_>, to: &Replica, ledger: &Ledger) -> Option<()> {
+    for page in lacking_pages(&to.store, ledger) {
+        let bytes = source.replica.machine.page(&page).unwrap();
+        write_page(&to.store, &page, &bytes).ok()?;
+    }
+    Some(())
 }
 
 fn bring_attempt(source: &Source<'_>, to: &Replica, lacks: &AttemptLacks) -> Option<()> {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// A follower that refused something so long ago may take it now.
 const LATELY: Duration = Duration::from_secs(5);
 
@@ -13,6 +15,9 @@ const LATELY: Duration = Duration::from_secs(5);
 pub(crate) struct Refusals {
     short: Mutex<BTreeMap<u64, (Instant, String)>>,
     entries: Mutex<BTreeMap<u64, (Instant, u64, String)>>,
+    /// The entry of a majority's refusal that this node has looked at and has no fault in.
+    cleared: Mutex<Option<u64>>,
+    news: Notify,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -35,11 +40,35 @@ impl Refusals {
     /// This peer refused this entry for what it is.
     pub fn refuses(&self, peer: u64, index: u64, why: &str) {
         lock(&self.entries).insert(peer, (Instant::now(), index, why.to_owned()));
+        self.news.notify_one();
+    }
+
+    /// Returns when an entry was refused since the last time.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// The entry that so many of `voters` refused lately that the others are no majority, and why the first of them
     /// did.
     pub fn by_majority(&self, voters: &[u64]) -> Option<(u64, String)> {
+        let refused = self.of_majority(voters);
+        let mut cleared = lock(&self.cleared);
+        // Another entry may have its index by the next time.
+        *cleared = cleared.filter(|index| refused.as_ref().is_some_and(|(refused, _)| refused == index));
+        refused
+    }
+
+    /// This node has looked at its own copy of this entry: it is what was proposed, as far as can be told.
+    pub fn clear(&self, index: u64) {
+        *lock(&self.cleared) = Some(index);
+    }
+
+    /// Whether this node has [cleared](Self::clear) this entry, which a majority still refuses.
+    pub fn is_cleared(&self, index: u64) -> bool {
+        *lock(&self.cleared) == Some(index)
+    }
+
+    fn of_majority(&self, voters: &[u64]) -> Option<(u64, String)> {
         let mut entries = lock(&self.entries);
         entries.retain(|_, (at, _, _)| at.elapsed() < LATELY);
         let refused: Vec<_> = voters.iter().filter_map(|voter| entries.get(voter)).collect();
@@ -68,5 +97,20 @@ mod tests {
         assert_eq!(refusals.by_majority(&voters), Some((7, "bad".into())));
         assert_eq!(refusals.by_majority(&[1, 2, 3, 4, 5]), None);
         assert_eq!(refusals.by_majority(&[1, 2]), Some((7, "bad".into())));
+    }
+
+    #[test]
+    fn an_entry_that_was_looked_at_here_is_cleared_for_as_long_as_it_is_refused() {
+        let refusals = Refusals::default();
+        refusals.refuses(2, 7, "bad");
+        refusals.refuses(3, 7, "bad");
+        assert_eq!(refusals.by_majority(&[1, 2, 3]), Some((7, "bad".into())));
+        assert!(!refusals.is_cleared(7));
+        refusals.clear(7);
+        refusals.by_majority(&[1, 2, 3]);
+        assert!(refusals.is_cleared(7) && !refusals.is_cleared(8));
+        refusals.refuses(2, 8, "bad");
+        assert_eq!(refusals.by_majority(&[1, 2, 3]), None);
+        assert!(!refusals.is_cleared(7));
     }
 }

@@ -41,6 +41,7 @@ impl Payloads {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
+                () = self.intake.heard().refusal() => {}
                 changed = rotten.changed() => if changed.is_err() { return },
             }
             let bad: Vec<u64> = rotten.borrow_and_update().iter().copied().collect();
@@ -86,7 +87,8 @@ impl Payloads {
 
     /// A majority refuses an entry of this node's for what it is. When it does not pass here either, it has changed in
     /// this node's memory or on its disk since it was checked: a log that says something else than what was proposed
-    /// can promise nothing, and whoever leads next goes on without that entry.
+    /// can promise nothing, and whoever leads next goes on without that entry. When it passes, this node hands over: not
+    /// before, lest the entry is gone by the time that it is looked at.
     async fn doubt_own_entry(&self) {
         let Some((index, why)) = self.intake.heard().refused_by_majority(&self.consensus.view().voters)
         else {
@@ -105,6 +107,9 @@ impl Payloads {
         };
         match own {
             Ok(None) => {
+                if self.intake.heard().clear(index) {
+                    return;
+                }
                 tracing::error!(
                     node = self.node,
                     index,
@@ -116,6 +121,9 @@ impl Payloads {
                 self.life.fail(&format!("entry {index} of this node's log is not what was proposed: {own}"))
             }
             Err(error) => {
+                if self.intake.heard().clear(index) {
+                    return;
+                }
                 tracing::error!(node = self.node, index, why, %error, "a majority refuses an entry that cannot be read here")
             }
         }
