@@ -231,11 +231,19 @@ impl Store {
     /// Reads a published epoch again and compares it with its manifest: kinds, modes, digests, targets, names
     /// that are missing or too many. The content of what is wrong is trusted no more.
     pub fn verify(&self, job: &JobName, epoch: u64) -> Result<VerifyReport, StoreError> {
-        let (_, manifest) = self
+        let (envelope, manifest) = self
             .manifest(job, epoch)?
             .ok_or_else(|| StoreError::NotPublished { job: job.to_string(), epoch })?;
-        let files = self.layout().files_dir(job, epoch);
-        let report = verify::verify_tree(self.disk().as_ref(), &files, &manifest)?;
+        self.verify_by(&envelope, &manifest)
+    }
+
+    /// As [`Store::verify`], of a directory whose manifest may be missing or unreadable.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn verify_by(&self, envelope: &Envelope, manifest: &Manifest) -> Result<VerifyReport, StoreError> {
+        let files = self.layout().files_dir(&envelope.job, envelope.epoch);
+        let report = verify::verify_tree(self.disk().as_ref(), &files, manifest)?;
         if !report.is_good() {
             let named: BTreeSet<&str> = report.problems.iter().map(|problem| problem.path.as_str()).collect();
             let files = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File);

@@ -130,7 +130,10 @@ async fn below_the_reserve_nothing_new_begins() {
     let directory = node.data.join("epochs/job/1");
     wait_for("the directory to go", async || (!directory.exists()).then_some(())).await;
     wait_for("the content to go", async || blobs(&node.data).is_empty().then_some(())).await;
-    assert_eq!(client.status(true).await.unwrap().nodes[0].garbage_bytes, 0);
+    wait_for("the garbage to be counted off", async || {
+        (client.status(true).await.unwrap().nodes[0].garbage_bytes == 0).then_some(())
+    })
+    .await;
 }
 
 fn blobs(data: &Path) -> Vec<std::path::PathBuf> {

@@ -9,11 +9,16 @@
 //!
 //! | what a leader says | compared with |
 //! |---|---|
-//! | entries, and the one before them | positions of this log, as far as it is applied |
+//! | entries, and the one before them | positions of this log, as far as it is applied; the last that is applied |
 //! | how far is committed, in heartbeats too | the same |
 //! | its ledger's digest at some position | this ledger's at that position, under equal rules |
 //!
 //! **Guarantees**: once a contradiction is found nothing is appended, truncated, installed or applied here.
+//!
+//! Terms never fall along a log, and a leader's has all that is committed: so where an entry of it is of a later term than
+//! one that is applied here at or behind its index, or of an earlier one than one at or before it, the two differ,
+//! whatever this log still holds. Below a snapshot from elsewhere it may hold entries that were never committed, until
+//! they are purged: they say nothing.
 //!
 //! What stops a replica (`ending`) watches it from above; it knows neither the consensus nor the life of a replica.
 //!
@@ -47,10 +52,19 @@ pub(crate) struct Agreement {
     log: LogStore,
     /// Entries that are applied here.
     applied: watch::Receiver<u64>,
+    here: Mutex<Here>,
     ledgers: Mutex<Ledgers>,
     found: watch::Sender<Option<String>>,
     /// What nodes answered to this one as leader that contradict it.
     told: Mutex<BTreeMap<u64, String>>,
+}
+
+/// What is applied here.
+#[derive(Debug, Clone, Copy)]
+struct Here {
+    last: Option<LogId>,
+    /// The position of a snapshot that the log here is no part of: what it holds up to there says nothing.
+    snapshot: Option<LogId>,
 }
 
 /// A ledger at one position.
@@ -75,15 +89,38 @@ impl Agreement {
     /// For `node`, of which nobody has said anything yet.
     pub fn new(node: u64, machine: Arc<Machine>, log: LogStore) -> Arc<Agreement> {
         let applied = machine.applied();
-        Arc::new(Agreement {
+        let here = Here { last: machine.ledger().applied(), snapshot: None };
+        let newest = machine.newest_snapshot().map(|newest| newest.position);
+        let agreement = Agreement {
             node,
             machine,
             log,
             applied,
+            here: Mutex::new(here),
             ledgers: Mutex::default(),
             found: watch::Sender::new(None),
             told: Mutex::default(),
-        })
+        };
+        // It may have been installed just before the last end, and the log not be purged yet.
+        newest.into_iter().for_each(|newest| agreement.installs(newest));
+        Arc::new(agreement)
+    }
+
+    fn here(&self) -> MutexGuard<'_, Here> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A snapshot of this position is about to take over.
+    pub fn installs(&self, position: LogId) {
+        // A log with that entry has the same as every other up to there.
+        if self.log.log_id_at(position.index) != Some(position) {
+            self.here().snapshot = Some(position);
+        }
+    }
+
+    /// It has taken over.
+    pub fn installed(&self, position: LogId) {
+        self.here().last = Some(position);
     }
 
     fn ledgers(&self) -> MutexGuard<'_, Ledgers> {
@@ -134,10 +171,9 @@ impl Agreement {
         self.holds().map_err(Status::data_loss)?;
         let ids = request.entries.iter().filter_map(|entry| entry.position.as_ref());
         let of_the_log = request.previous.iter().chain(ids).map(from_position);
-        let differs = of_the_log.chain(request.committed.as_ref().map(from_position)).find_map(|given| {
-            let own = self.applied_at(given.index)?;
-            (own != given).then_some((own, given))
-        });
+        let differs = of_the_log
+            .chain(request.committed.as_ref().map(from_position))
+            .find_map(|given| self.differs(given).map(|own| (own, given)));
         // Looked at last: by then this node may have gone on to a term in which it applied something else. What it
         // applied in a term follows an entry of that term, which is in the log before the library tells the term.
         let led = request.vote.as_ref().is_some_and(|vote| {
@@ -152,12 +188,23 @@ impl Agreement {
         }
     }
 
-    /// The position of the entry at `index`, if it is applied here and still in the log.
-    fn applied_at(&self, index: u64) -> Option<LogId> {
-        if index >= *self.applied.borrow() {
-            return None;
+    /// What is applied here and cannot be in a log with this entry.
+    fn differs(&self, given: LogId) -> Option<LogId> {
+        let Here { last, snapshot } = *self.here();
+        let out_of_turn = |own: &LogId| {
+            given.index <= own.index && given.term > own.term
+                || given.index >= own.index && given.term < own.term
+        };
+        if let Some(last) = last.filter(out_of_turn) {
+            return Some(last);
         }
-        self.log.log_id_at(index)
+        let own = match snapshot {
+            Some(snapshot) if given.index < snapshot.index => return None,
+            Some(snapshot) if given.index == snapshot.index => snapshot,
+            _ if given.index >= *self.applied.borrow() => return None,
+            _ => self.log.log_id_at(given.index)?,
+        };
+        (own != given).then_some(own)
     }
 
     /// Whether the log may be cut after this entry.
@@ -174,11 +221,13 @@ impl Agreement {
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
-    /// Looks at the ledger after the entry at `index` was applied.
+    /// Looks at the ledger after this entry was applied.
     ///
     /// # Errors
     /// A leader's ledger was another one at this position.
-    pub fn applied(&self, index: u64) -> Result<(), String> {
+    pub fn applied(&self, id: LogId) -> Result<(), String> {
+        self.here().last = Some(id);
+        let index = id.index;
         if !index.is_multiple_of(EVERY) {
             return self.holds();
         }
@@ -313,7 +362,7 @@ mod tests {
                 let entry = Entry { id, body: Body::Record(compose::tick(1)) };
                 self.log.append(vec![entry.clone()], Box::new(|done| done.unwrap()));
                 self.machine.apply(&entry).unwrap();
-                self.applied(index).unwrap();
+                self.applied(id).unwrap();
             }
         }
     }
@@ -347,7 +396,47 @@ mod tests {
         assert!(why.message().contains("T3-N1.7") && why.message().contains("T2-N1.7"), "{why}");
         // From here on nothing is taken in, whatever it is.
         assert!(heed(&append(3, id(2, 9), None)).is_err());
-        assert!(agreement.applied(10).is_err());
+        assert!(agreement.applied(id(2, 10)).is_err());
+        agreement.log.shutdown();
+    }
+
+    #[test]
+    fn terms_tell_where_the_log_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |term, index| LogId { term, node: 1, index };
+        let differs = |given: LogId| {
+            let agreement = Agreement::of_an_empty_log(2, dir.path());
+            // Purged, as after a start from a snapshot.
+            agreement.installs(id(5, 20));
+            agreement.installed(id(5, 20));
+            let heard = agreement.heed(1, || 6, &append(6, given, None));
+            agreement.log.shutdown();
+            heard.is_err()
+        };
+        for equal in [id(5, 20), id(5, 19), id(3, 7), id(5, 21), id(6, 21)] {
+            assert!(!differs(equal), "{equal}");
+        }
+        for other in [id(6, 20), id(6, 7), id(4, 20), id(4, 30)] {
+            assert!(differs(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_was_never_committed_below_a_snapshot_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let agreement = Agreement::of_an_empty_log(2, dir.path());
+        let id = |term, index| LogId { term, node: 1, index };
+        agreement.applies(4);
+        let tail = (5..9).map(|index| Entry { id: id(2, index), body: Body::Blank }).collect();
+        agreement.log.append(tail, Box::new(|done| done.unwrap()));
+        // The others went on from entry 4 in term 3, and have sent a snapshot.
+        agreement.installs(id(3, 8));
+        let ledger = agreement.machine.ledger().clone();
+        assert_eq!(ledger.applied(), Some(id(2, 4)));
+        agreement.installed(id(3, 8));
+        agreement.heed(1, || 3, &append(3, id(3, 7), Some(id(3, 9)))).unwrap();
+        agreement.heed(1, || 3, &append(3, id(3, 8), Some(id(3, 8)))).unwrap();
+        assert!(agreement.heed(1, || 3, &append(3, LogId { node: 2, ..id(3, 8) }, None)).is_err());
         agreement.log.shutdown();
     }
 
@@ -371,7 +460,7 @@ mod tests {
         agreement.applies(2 * EVERY - 1);
         let id = LogId { term: 2, node: 1, index: 2 * EVERY };
         agreement.machine.apply(&Entry { id, body: Body::Blank }).unwrap();
-        let why = agreement.applied(2 * EVERY).unwrap_err();
+        let why = agreement.applied(id).unwrap_err();
         assert!(why.contains("at T2-N1.128 its ledger is 07070707"), "{why}");
         assert!(agreement.compare_with(1, &proto::LedgerAt::default()).is_err());
         agreement.log.shutdown();

@@ -162,7 +162,7 @@ impl ReplicaConfig {
             append_stall: Duration::from_secs(10),
             answer_stall: Duration::from_secs(30),
             leader_patience: Duration::from_secs(10),
-            tick: Duration::from_secs(5),
+            tick: Duration::from_secs(1),
             in_flight_bytes: PROPOSAL_BYTES,
             room: RoomProbe::always(),
             keeping: Keeping::default(),

@@ -109,7 +109,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 self.known.refresh(&self.machine);
             }
             if let Some(agreement) = &self.agreement {
-                agreement.applied(entry.id.index).map_err(io::Error::other)?;
+                agreement.applied(entry.id).map_err(io::Error::other)?;
             }
             if let Some(responder) = responder {
                 responder.send(Answer(verdict));
@@ -143,8 +143,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if applied.is_some_and(|applied| applied.index >= capture.meta.position.index) {
             return Ok(());
         }
-        let machine = self.machine.clone();
+        let (machine, position) = (self.machine.clone(), capture.meta.position);
+        // Before anybody sees that it is applied: the log is purged later.
+        self.agreement.iter().for_each(|agreement| agreement.installs(position));
         spawn_blocking(move || machine.install(&capture)).await.map_err(io::Error::other)?.map_err(failed)?;
+        self.agreement.iter().for_each(|agreement| agreement.installed(position));
         self.members = meta.last_membership.clone();
         self.known.refresh(&self.machine);
         Ok(())

@@ -17,9 +17,9 @@ use super::link::{Linker, corrupt, missing};
 use super::{Content, Inner, Store, StoreError, Unpublished};
 use crate::digest::Digest;
 use crate::disk::FileKind;
-use crate::epoch::EntryKind;
+use crate::epoch::{EntryKind, JobName};
 use crate::error::at;
-use crate::manifest::ManifestEntry;
+use crate::manifest::{Envelope, Manifest, ManifestEntry};
 
 // A name that should have some content.
 struct Place {
@@ -47,6 +47,27 @@ impl Store {
     /// # Errors
     /// The disk refuses, or there is no good blob of one of them: then nothing is changed.
     pub fn heal_all(&self, contents: &[Content]) -> Result<u64, StoreError> {
+        self.heal_places(contents, None)
+    }
+
+    /// As [`Store::heal_all`], and of one directory that is here, whatever its own manifest says.
+    ///
+    /// # Errors
+    /// As [`Store::heal_all`].
+    pub fn heal_by(
+        &self,
+        contents: &[Content],
+        envelope: &Envelope,
+        manifest: &Manifest,
+    ) -> Result<u64, StoreError> {
+        self.heal_places(contents, Some((envelope, manifest)))
+    }
+
+    fn heal_places(
+        &self,
+        contents: &[Content],
+        told: Option<(&Envelope, &Manifest)>,
+    ) -> Result<u64, StoreError> {
         let inner = &*self.inner;
         let mut wanted = BTreeSet::new();
         for content in contents {
@@ -60,7 +81,7 @@ impl Store {
                 }
             };
         }
-        let places = self.places(&wanted)?;
+        let places = self.places(&wanted, told)?;
         let _names = inner.lock_names();
         let mut healing = Healing {
             inner,
@@ -81,9 +102,21 @@ impl Store {
     }
 
     // Every name that should have one of these contents. An epoch that is published later links to a good blob.
-    fn places(&self, wanted: &BTreeSet<Digest>) -> Result<Vec<Place>, StoreError> {
+    fn places(
+        &self,
+        wanted: &BTreeSet<Digest>,
+        told: Option<(&Envelope, &Manifest)>,
+    ) -> Result<Vec<Place>, StoreError> {
         let mut places = Vec::new();
+        if let Some((envelope, manifest)) = told {
+            self.places_in(envelope, manifest, wanted, &mut places);
+        }
+        let is_told =
+            |job: &JobName, epoch| told.is_some_and(|(told, _)| (&told.job, told.epoch) == (job, epoch));
         for (job, epoch) in self.published_epochs()? {
+            if is_told(&job, epoch) {
+                continue;
+            }
             let (envelope, manifest) = match self.manifest(&job, epoch) {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
@@ -92,24 +125,30 @@ impl Store {
                     continue;
                 }
             };
-            let files = self.layout().files_dir(&job, epoch);
-            let staging = self.layout().attempt_dir(envelope.attempt);
-            for (index, entry) in manifest.entries.into_iter().enumerate() {
-                if entry.kind != EntryKind::File || entry.size == 0 || !wanted.contains(&entry.digest) {
-                    continue;
-                }
-                let staged = self.layout().staged_file(envelope.attempt, index as u32);
-                places.push(Place {
-                    entry: entry.clone(),
-                    root: staging.clone(),
-                    path: staged,
-                    staged: true,
-                });
-                let path = files.join(entry.path.as_os_str());
-                places.push(Place { entry, root: files.clone(), path, staged: false });
-            }
+            self.places_in(&envelope, &manifest, wanted, &mut places);
         }
         Ok(places)
+    }
+
+    fn places_in(
+        &self,
+        envelope: &Envelope,
+        manifest: &Manifest,
+        wanted: &BTreeSet<Digest>,
+        places: &mut Vec<Place>,
+    ) {
+        let files = self.layout().files_dir(&envelope.job, envelope.epoch);
+        let staging = self.layout().attempt_dir(envelope.attempt);
+        for (index, entry) in manifest.entries.iter().enumerate() {
+            if entry.kind != EntryKind::File || entry.size == 0 || !wanted.contains(&entry.digest) {
+                continue;
+            }
+            let mut place = |root: &PathBuf, path, staged| {
+                places.push(Place { entry: entry.clone(), root: root.clone(), path, staged });
+            };
+            place(&staging, self.layout().staged_file(envelope.attempt, index as u32), true);
+            place(&files, files.join(entry.path.as_os_str()), false);
+        }
     }
 }
 

@@ -32,17 +32,28 @@ impl Store {
         report: &VerifyReport,
     ) -> Result<Vec<Content>, StoreError> {
         let missing = || StoreError::NotPublished { job: job.to_string(), epoch };
-        let (_, manifest) = self.manifest(job, epoch)?.ok_or_else(missing)?;
+        let (envelope, manifest) = self.manifest(job, epoch)?.ok_or_else(missing)?;
+        self.damaged_by(&envelope, &manifest, report)
+    }
+
+    /// As [`Store::damaged_contents`], of a directory whose manifest may be missing or unreadable.
+    ///
+    /// # Errors
+    /// As [`Store::mend_manifest`].
+    pub fn damaged_by(
+        &self,
+        envelope: &Envelope,
+        manifest: &Manifest,
+        report: &VerifyReport,
+    ) -> Result<Vec<Content>, StoreError> {
         let inner = &*self.inner;
         let damaged = {
             let _names = inner.lock_names();
             // It may have expired since its manifest was read.
-            if self.published(job, epoch)?.is_none() {
-                return Err(missing());
-            }
+            self.says_so(envelope, manifest)?;
             let named = report.problems.iter().map(|problem| problem.path.as_str()).collect();
-            let root = inner.layout.files_dir(job, epoch);
-            mend(inner, &root, &manifest, &named).map_err(|e| store_error(&root, e))?
+            let root = inner.layout.files_dir(&envelope.job, envelope.epoch);
+            mend(inner, &root, manifest, &named).map_err(|e| store_error(&root, e))?
         };
         let (mut here, mut lacking) = (Vec::new(), Vec::new());
         for (digest, (mode, size)) in damaged {
@@ -55,7 +66,7 @@ impl Store {
             }
         }
         if !here.is_empty() {
-            self.heal_all(&here)?;
+            self.heal_by(&here, envelope, manifest)?;
         }
         Ok(lacking)
     }
@@ -63,7 +74,8 @@ impl Store {
 
 impl Store {
     /// Puts the manifest of an epoch that is published here in the place of one that is missing, cannot be read or says
-    /// something else of this epoch than `envelope`.
+    /// something else of this epoch than `envelope`. Whoever has a manifest passes for good: the tree is mended first,
+    /// see [`Store::verify_by`], [`Store::damaged_by`], [`Store::heal_by`].
     ///
     /// # Errors
     /// [`StoreError::NotPublished`]: nothing of that name is here, or an epoch that was sealed before this one, which
@@ -71,40 +83,54 @@ impl Store {
     pub fn mend_manifest(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
         let inner = &*self.inner;
         let _names = inner.lock_names();
+        if self.says_so(envelope, manifest)? {
+            return Ok(());
+        }
+        let (job, epoch) = (&envelope.job, envelope.epoch);
+        let (dir, path) = (inner.layout.epoch_dir(job, epoch), inner.layout.manifest_file(job, epoch));
+        let temp = Linker::new(inner).temp_name();
+        let write = inner.disk.write_new(&temp, &encode_file(envelope, &manifest.encode()), 0o644);
+        write.map_err(at("write", &temp))?;
+        inner.sync_file(&temp)?;
+        inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
+        Ok(inner.sync_dir(&dir)?)
+    }
+
+    /// Whether [`Store::mend_manifest`] would put this manifest in place, or leave the same one there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn may_mend(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
+        let _names = self.inner.lock_names();
+        self.says_so(envelope, manifest).map(drop)
+    }
+
+    /// Whether the manifest of a directory that is here is this one, and whole. Errors are those of
+    /// [`Store::mend_manifest`].
+    pub(super) fn says_so(&self, envelope: &Envelope, manifest: &Manifest) -> Result<bool, StoreError> {
+        let inner = &*self.inner;
         let (job, epoch) = (&envelope.job, envelope.epoch);
         let (dir, path) = (inner.layout.epoch_dir(job, epoch), inner.layout.manifest_file(job, epoch));
         if inner.disk.stat(&dir).is_err() {
             return Err(StoreError::NotPublished { job: job.to_string(), epoch });
         }
-        let tree = manifest.encode();
-        let root = content(&tree);
+        let root = content(&manifest.encode());
         let refuse = |why| Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
         if root != envelope.root {
             return refuse(format!("root {root} where {} belongs", envelope.root));
         }
         match readable(self.envelope(job, epoch))? {
-            None => {}
+            None => Ok(false),
             // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
             Some(there) if there.position.index < envelope.position.index => {
-                return Err(StoreError::NotPublished { job: job.to_string(), epoch });
+                Err(StoreError::NotPublished { job: job.to_string(), epoch })
             }
             Some(there) if there.position.index > envelope.position.index => {
-                return refuse("an epoch that was sealed later is there".into());
+                refuse("an epoch that was sealed later is there".into())
             }
-            Some(there) if there.root != root => {
-                return refuse(format!("root {root} where {} belongs", there.root));
-            }
-            Some(there) if there == *envelope && readable(self.manifest(job, epoch))?.is_some() => {
-                return Ok(());
-            }
-            Some(_) => {}
+            Some(there) if there.root != root => refuse(format!("root {root} where {} belongs", there.root)),
+            Some(there) => Ok(there == *envelope && readable(self.manifest(job, epoch))?.is_some()),
         }
-        let temp = Linker::new(inner).temp_name();
-        let write = inner.disk.write_new(&temp, &encode_file(envelope, &tree), 0o644);
-        write.map_err(at("write", &temp))?;
-        inner.sync_file(&temp)?;
-        inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
-        Ok(inner.sync_dir(&dir)?)
     }
 }
 

@@ -361,3 +361,26 @@ fn healing_is_stopped_after_every_operation_twice() {
         },
     );
 }
+
+#[test]
+fn a_tree_without_its_manifest_is_mended_before_it_has_one() {
+    let (disk, taken) = two_epochs();
+    let store = open(&disk);
+    let envelope = envelope("job", 1, 10, taken.manifest.root());
+    disk.unlink(&store.layout().manifest_file(&job("job"), 1)).unwrap();
+    disk.flip(&file(&store, 1, "rots"), 99).unwrap();
+    disk.unlink(&file(&store, 1, "empty")).unwrap();
+    store.may_mend(&envelope, &taken.manifest).unwrap();
+    let report = store.verify_by(&envelope, &taken.manifest).unwrap();
+    assert_eq!(report.problems.len(), 3, "both names of the rotten inode, and the missing file: {report:?}");
+    let lacking = store.damaged_by(&envelope, &taken.manifest, &report).unwrap();
+    for content in &lacking {
+        store.shelve(vec![bring(&store, *content, &bytes()).unwrap()]).remove(0).unwrap();
+    }
+    store.heal_by(&lacking, &envelope, &taken.manifest).unwrap();
+    assert!(store.verify_by(&envelope, &taken.manifest).unwrap().is_good());
+    // Stopped here, nobody takes it for whole without a look.
+    assert_eq!(store.envelope(&job("job"), 1).unwrap(), None);
+    store.mend_manifest(&envelope, &taken.manifest).unwrap();
+    assert!(all_good(&open(&disk.crash(Crash::Strict))));
+}

@@ -199,37 +199,40 @@ pub async fn epoch<H: Home>(
     blocking(move || home.adopt(envelope, manifest)).await?.map_err(TransferError::Here)
 }
 
-/// A directory that is there, although its manifest was missing or could not be read, gets it back, and good content
-/// where its own does not verify. False when there is no directory, or that of an epoch that was sealed before.
+/// A directory that is there, although its manifest was missing or could not be read, gets good content where its own
+/// does not verify, and its manifest last: with that it passes for good, wherever this may break off. False when there is
+/// no directory, or that of an epoch that was sealed before.
 async fn mend_directory(
     gather: &Gather,
     envelope: &Envelope,
     manifest: &Arc<Manifest>,
 ) -> Result<bool, TransferError> {
     let (job, epoch) = (envelope.job.clone(), envelope.epoch);
-    let (store, envelope, manifest) = (gather.store().clone(), envelope.clone(), manifest.clone());
-    let damaged = blocking(move || {
-        match store.mend_manifest(&envelope, &manifest) {
-            Err(StoreError::NotPublished { .. }) => return Ok(None),
-            other => other?,
+    let (store, told, tree) = (gather.store().clone(), envelope.clone(), manifest.clone());
+    let damaged = blocking(move || match store.may_mend(&told, &tree) {
+        Err(StoreError::NotPublished { .. }) => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) => {
+            let report = store.verify_by(&told, &tree)?;
+            if report.is_good() {
+                Ok(Some(Vec::new()))
+            } else {
+                store.damaged_by(&told, &tree, &report).map(Some)
+            }
         }
-        let report = store.verify(&envelope.job, envelope.epoch)?;
-        let good = report.is_good();
-        let damaged = if good {
-            Ok(Vec::new())
-        } else {
-            store.damaged_contents(&envelope.job, envelope.epoch, &report)
-        };
-        damaged.map(Some)
     });
     let Some(contents) = damaged.await?.map_err(here)? else { return Ok(false) };
     tracing::warn!(%job, epoch, "the directory was there without its manifest, which a peer had");
     gather.progress().lacks(contents.iter().map(|content: &Content| content.size).sum());
     gather.bring(contents.clone()).await?;
-    let (store, of) = (gather.store().clone(), job.clone());
+    let (store, told, tree) = (gather.store().clone(), envelope.clone(), manifest.clone());
     let left = blocking(move || {
-        store.heal_all(&contents)?;
-        store.verify(&of, epoch).map(|report| report.problems.into_iter().next())
+        store.heal_by(&contents, &told, &tree)?;
+        let problem = store.verify_by(&told, &tree)?.problems.into_iter().next();
+        if problem.is_none() {
+            store.mend_manifest(&told, &tree)?;
+        }
+        Ok::<_, StoreError>(problem)
     });
     match left.await?.map_err(here)? {
         None => Ok(true),
