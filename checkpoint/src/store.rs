@@ -22,6 +22,7 @@ mod syncing;
 mod verify;
 
 pub use crate::error::{StoreError, Unpublished};
+pub use heal::{Healed, Unread};
 pub use incoming::{Content, Incoming, IncomingError, SYNC_BYTES};
 pub use layout::Layout;
 pub use reclaim::Reclaimed;

@@ -36,14 +36,14 @@ use crate::store::LogStore;
 use book::{Absent, Book};
 
 pub use book::{Garbage, Publication};
-pub use debts::Pack;
+pub use debts::{Owed, Pack};
 pub use expected::Expected;
 pub use overview::Overview;
 pub use pins::{Known, Pin, Pins};
 pub use succession::{out_of_quarantine, succession};
 
 pub(crate) use book::EpochKey;
-pub(crate) use debts::{Debts, Owed, Unpublished};
+pub(crate) use debts::{Debts, Unpublished};
 
 /// A sealed epoch that is noted as missing.
 pub struct MissingEpoch {
@@ -298,14 +298,17 @@ impl Dues {
         self.tell();
     }
 
-    /// Content whose names here have to lead to a good copy, and its bytes.
-    pub fn to_heal(&self) -> Vec<(Digest, u64)> {
-        self.book().healing.iter().map(|(digest, owed)| (*digest, owed.bytes)).collect()
+    /// Content whose names here have to lead to a good copy.
+    pub fn to_heal(&self) -> Vec<(Digest, Owed)> {
+        self.book().healing.iter().map(|(digest, owed)| (*digest, *owed)).collect()
     }
 
-    /// They do.
-    pub fn healed(&self, digest: &Digest) {
-        self.book().healing.remove(digest);
+    /// They do, unless it is owed once more since.
+    pub fn healed(&self, digest: &Digest, owed: Owed) {
+        let mut book = self.book();
+        if book.healing.get(digest) == Some(&owed) {
+            book.healing.remove(digest);
+        }
     }
 
     /// Owes more: content whose blobs may be here without anybody referring to it, and folders of epochs that have

@@ -32,6 +32,8 @@ use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::dues::{Dues, Expected, Ground, Pins};
+
+pub use crate::dues::Owed;
 use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Page, PageLost, PlanPages, Verdict};
 use crate::performer::{Performer, Publication};
 use crate::plans::Plans;
@@ -214,15 +216,15 @@ impl Machine {
         Some(self.dues.publication(job, epoch))
     }
 
-    /// Content that is out of quarantine, and its bytes: what was published here with a bad copy of it is to be linked to the
+    /// Content that is out of quarantine: what was published here with a bad copy of it is to be linked to the
     /// good one.
-    pub fn to_heal(&self) -> Vec<(Digest, u64)> {
+    pub fn to_heal(&self) -> Vec<(Digest, Owed)> {
         self.dues.to_heal()
     }
 
     /// That is done for this content.
-    pub fn healed(&self, digest: &Digest) {
-        self.dues.healed(digest);
+    pub fn healed(&self, digest: &Digest, owed: Owed) {
+        self.dues.healed(digest, owed);
     }
 
     /// Changes whenever an epoch was published here or could not be, and when something is to be healed.

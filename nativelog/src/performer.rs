@@ -29,7 +29,7 @@ use checkpoint::{Digest, JobName};
 use rustix::process::setpriority_process;
 use tokio::sync::watch;
 
-use crate::dues::{Dues, EpochKey};
+use crate::dues::{Dues, EpochKey, Owed};
 use crate::ledger::Effect;
 use crate::plans::Plans;
 use crate::store::LogStore;
@@ -134,6 +134,10 @@ impl Performer {
             match effect {
                 Effect::Publish(epoch) => self.shared.dues.sealed(epoch),
                 Effect::Expire { job, epoch, .. } => self.shared.dues.expired(&(job.clone(), *epoch)),
+                // Now: a snapshot that is installed takes the place of what is not performed yet.
+                Effect::Heal { digest, bytes } => {
+                    self.shared.dues.heal(*digest, Owed { index, bytes: *bytes });
+                }
                 _ => {}
             }
         }

@@ -15,8 +15,8 @@
 //!
 //! **Guarantees**: once a contradiction is found nothing is appended, truncated, installed or applied here.
 //!
-//! Terms never fall along a log, and a leader's has all that is committed: so where an entry of it is of a later term than
-//! one that is applied here at or behind its index, or of an earlier one than one at or before it, the two differ,
+//! Leaders, by term and number, never fall along a log, and a leader's has all that is committed: so where an entry of it
+//! is of a later leader than one that is applied here at or behind its index, or of an earlier one than one at or before it, the two differ,
 //! whatever this log still holds. Below a snapshot from elsewhere it may hold entries that were never committed, until
 //! they are purged: they say nothing.
 //!
@@ -158,14 +158,14 @@ impl Agreement {
         why
     }
 
-    /// Whether a leader's append or heartbeat may be taken in. `term` tells the term that binds this node.
+    /// Whether a leader's append or heartbeat may be taken in. `vote` tells the vote that binds this node.
     ///
     /// # Errors
     /// With [`Code::DataLoss`]: it contradicts what is applied here, or something did before.
     pub fn heed(
         &self,
         from: u64,
-        term: impl Fn() -> u64,
+        vote: impl Fn() -> (u64, u64),
         request: &proto::AppendRequest,
     ) -> Result<(), Status> {
         self.holds().map_err(Status::data_loss)?;
@@ -176,8 +176,10 @@ impl Agreement {
             .find_map(|given| self.differs(given).map(|own| (own, given)));
         // Looked at last: by then this node may have gone on to a term in which it applied something else. What it
         // applied in a term follows an entry of that term, which is in the log before the library tells the term.
-        let led = request.vote.as_ref().is_some_and(|vote| {
-            vote.term >= term() && self.log.log_state().1.is_none_or(|last| vote.term >= last.term)
+        // A term may have two leaders, of which the one with the higher number overrides the other.
+        let led = request.vote.as_ref().is_some_and(|led| {
+            let led = (led.term, led.node);
+            led >= vote() && self.log.log_state().1.is_none_or(|last| led >= (last.term, last.node))
         });
         match differs.filter(|_| led) {
             Some((own, given)) => {
@@ -190,15 +192,18 @@ impl Agreement {
 
     /// What is applied here and cannot be in a log with this entry.
     fn differs(&self, given: LogId) -> Option<LogId> {
+        // First: it moves after a snapshot that is installed is known here.
+        let applied = *self.applied.borrow();
         let Here { last, snapshot } = *self.here();
+        let lead = |id: &LogId| (id.term, id.node);
         let out_of_turn = |own: &LogId| {
-            given.index <= own.index && given.term > own.term
-                || given.index >= own.index && given.term < own.term
+            given.index <= own.index && lead(&given) > lead(own)
+                || given.index >= own.index && lead(&given) < lead(own)
         };
         let there = match snapshot {
             Some(snapshot) if given.index < snapshot.index => None,
             Some(snapshot) if given.index == snapshot.index => Some(snapshot),
-            _ if given.index >= *self.applied.borrow() => None,
+            _ if given.index >= applied => None,
             _ => self.log.log_id_at(given.index),
         };
         there.filter(|own| *own != given).or_else(|| last.filter(out_of_turn))
@@ -379,11 +384,13 @@ mod tests {
         let agreement = Agreement::of_an_empty_log(2, dir.path());
         agreement.applies(9);
         let id = |term, index| LogId { term, node: 1, index };
-        let heed = |request: &proto::AppendRequest| agreement.heed(1, || 3, request);
+        let heed = |request: &proto::AppendRequest| agreement.heed(1, || (3, 1), request);
         heed(&append(3, id(2, 9), Some(id(2, 5)))).unwrap();
         heed(&append(3, id(3, 10), Some(id(3, 11)))).unwrap();
-        // Of a leader that was deposed: what it has was overtaken.
+        // Of a leader that was deposed: what it has was overtaken. Within its own term, too.
         heed(&append(2, id(1, 9), None)).unwrap();
+        let of_its_term = append(3, LogId { node: 0, ..id(2, 9) }, None);
+        agreement.heed(1, || (3, 2), &of_its_term).unwrap();
         agreement.may_truncate(Some(id(2, 9))).unwrap();
         assert!(agreement.may_truncate(Some(id(2, 8))).is_err());
         agreement.holds().unwrap();
@@ -406,7 +413,7 @@ mod tests {
             // Purged, as after a start from a snapshot.
             agreement.installs(id(5, 20));
             agreement.installed(id(5, 20));
-            let heard = agreement.heed(1, || 6, &append(6, given, None));
+            let heard = agreement.heed(1, || (6, 1), &append(6, given, None));
             agreement.log.shutdown();
             heard.is_err()
         };
@@ -431,9 +438,9 @@ mod tests {
         let ledger = agreement.machine.ledger().clone();
         assert_eq!(ledger.applied(), Some(id(2, 4)));
         agreement.installed(id(3, 8));
-        agreement.heed(1, || 3, &append(3, id(3, 7), Some(id(3, 9)))).unwrap();
-        agreement.heed(1, || 3, &append(3, id(3, 8), Some(id(3, 8)))).unwrap();
-        assert!(agreement.heed(1, || 3, &append(3, LogId { node: 2, ..id(3, 8) }, None)).is_err());
+        agreement.heed(1, || (3, 1), &append(3, id(3, 7), Some(id(3, 9)))).unwrap();
+        agreement.heed(1, || (3, 1), &append(3, id(3, 8), Some(id(3, 8)))).unwrap();
+        assert!(agreement.heed(1, || (3, 1), &append(3, LogId { node: 2, ..id(3, 8) }, None)).is_err());
         agreement.log.shutdown();
     }
 

@@ -150,6 +150,12 @@ impl Consensus {
         vote(&self.raft.server_metrics().borrow_watched().vote)
     }
 
+    /// Term and number of whom this node has voted for, or follows.
+    pub fn binding(&self) -> (u64, u64) {
+        let vote = self.vote();
+        (vote.term, vote.node)
+    }
+
     /// Votes, leaders and memberships, as they change.
     pub fn changes(&self) -> Changes {
         Changes::of(self.raft.server_metrics())
@@ -289,7 +295,7 @@ impl Consensus {
     /// # Errors
     /// A request that is none or has entries; the consensus has ended.
     pub async fn heed_heartbeat(&self, request: proto::AppendRequest) -> Result<proto::AppendReply, Status> {
-        let Append(request) = convert::take_append(request).map_err(bad)?;
+        let Append(request) = convert::take_append(request).map_err(|unread| bad(unread.why))?;
         if !request.entries.is_empty() {
             return Err(bad("a heartbeat with entries".into()));
         }

@@ -155,7 +155,7 @@ async fn mend(
     gather.progress().lacks(lacking.iter().map(|content| content.size).sum());
     gather.bring(lacking).await?;
     let healing = store.clone();
-    done.names = blocking(move || healing.heal_all(&contents)).await??;
+    done.names = blocking(move || healing.heal_all(&contents)).await??.names;
     proven(&store, job, epoch).await?;
     Ok(done)
 }
@@ -244,16 +244,16 @@ impl Mending {
     async fn healing(&mut self, mender: &Mender) {
         let healing = mender.machine.to_heal();
         self.healing.keep_only(|digest| healing.iter().any(|(there, _)| there == digest));
-        for (digest, bytes) in healing {
+        for (digest, owed) in healing {
             if !self.healing.is_due(&digest) || mender.life.is_closing() {
                 continue;
             }
             self.healing.failed(&digest);
             // Nobody holds it any more, or it is good here: nothing is left to do.
             let held = mender.machine.ledger().content(&digest).is_some();
-            match if held { bring_back(mender, digest, bytes).await } else { Ok(true) } {
+            match if held { bring_back(mender, digest, owed.bytes).await } else { Ok(true) } {
                 Ok(true) => {
-                    mender.machine.healed(&digest);
+                    mender.machine.healed(&digest, owed);
                     self.epochs.keep_only(|_| false);
                 }
                 Ok(false) => {}
@@ -333,7 +333,11 @@ async fn bring_back(mender: &Mender, digest: Digest, bytes: u64) -> Result<bool,
         }
     }
     let (store, content) = (mender.machine.store().clone(), Content { digest, mode: ANY_MODE, size: bytes });
-    blocking(move || store.heal_all(&[content])).await??;
+    let healed = blocking(move || store.heal_all(&[content])).await??;
+    for (job, epoch, why) in healed.unread {
+        // It may hold the content, too: it is mended as a whole.
+        mender.machine.note_missing(&job, epoch, &why);
+    }
     mender.quarantine.end(&gather, digest, bytes).await?;
     drop(stop);
     mender.machine.publish_again();

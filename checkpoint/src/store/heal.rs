@@ -31,6 +31,18 @@ struct Place {
     staged: bool,
 }
 
+/// An epoch whose manifest cannot be read, and why: it is to be mended as a whole.
+pub type Unread = (JobName, u64, String);
+
+/// What healing did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Healed {
+    /// Names that lead to good content now, and did not before.
+    pub names: u64,
+    /// Epochs that were left out.
+    pub unread: Vec<Unread>,
+}
+
 impl Store {
     /// After [`Store::shelve`] put a good blob of `content` on the shelf: makes every other name of that digest
     /// here (files of published trees, of any mode, also those that are missing, and staged files of published
@@ -39,14 +51,14 @@ impl Store {
     /// # Errors
     /// The disk refuses, or there is no good blob of that content.
     pub fn heal(&self, content: Content) -> Result<u64, StoreError> {
-        self.heal_all(&[content])
+        self.heal_all(&[content]).map(|healed| healed.names)
     }
 
     /// As [`Store::heal`] for several contents, reading each manifest once.
     ///
     /// # Errors
     /// The disk refuses, or there is no good blob of one of them: then nothing is changed.
-    pub fn heal_all(&self, contents: &[Content]) -> Result<u64, StoreError> {
+    pub fn heal_all(&self, contents: &[Content]) -> Result<Healed, StoreError> {
         self.heal_places(contents, None)
     }
 
@@ -59,7 +71,7 @@ impl Store {
         contents: &[Content],
         envelope: &Envelope,
         manifest: &Manifest,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Healed, StoreError> {
         self.heal_places(contents, Some((envelope, manifest)))
     }
 
@@ -67,7 +79,7 @@ impl Store {
         &self,
         contents: &[Content],
         told: Option<(&Envelope, &Manifest)>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Healed, StoreError> {
         let inner = &*self.inner;
         let mut wanted = BTreeSet::new();
         for content in contents {
@@ -81,8 +93,10 @@ impl Store {
                 }
             };
         }
-        let places = self.places(&wanted, told)?;
+        let (places, unread) = self.places(&wanted, told)?;
         let _names = inner.lock_names();
+        // Another epoch may have its number by now.
+        told.map(|(envelope, manifest)| self.says_so(envelope, manifest)).transpose()?;
         let mut healing = Healing {
             inner,
             linker: Linker::new(inner),
@@ -98,7 +112,7 @@ impl Store {
             healing.folders.finish()?;
             result.map_err(|e| store_error(&inner.layout.epochs_dir(), e))?;
         }
-        Ok(healing.changed)
+        Ok(Healed { names: healing.changed, unread })
     }
 
     // Every name that should have one of these contents. An epoch that is published later links to a good blob.
@@ -106,8 +120,8 @@ impl Store {
         &self,
         wanted: &BTreeSet<Digest>,
         told: Option<(&Envelope, &Manifest)>,
-    ) -> Result<Vec<Place>, StoreError> {
-        let mut places = Vec::new();
+    ) -> Result<(Vec<Place>, Vec<Unread>), StoreError> {
+        let (mut places, mut unread) = (Vec::new(), Vec::new());
         if let Some((envelope, manifest)) = told {
             self.places_in(envelope, manifest, wanted, &mut places);
         }
@@ -122,12 +136,13 @@ impl Store {
                 Ok(None) => continue,
                 Err(e) => {
                     tracing::warn!(%job, epoch, error = %e, "an epoch without a readable manifest is not healed");
+                    unread.push((job, epoch, e.to_string()));
                     continue;
                 }
             };
             self.places_in(&envelope, &manifest, wanted, &mut places);
         }
-        Ok(places)
+        Ok((places, unread))
     }
 
     fn places_in(

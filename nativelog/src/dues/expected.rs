@@ -32,16 +32,18 @@ impl Expected {
         let mut expected = Expected { path: dir.join("expected"), ..Expected::default() };
         match disk.read_file(&expected.path, EXPECTED_BYTES_MAX) {
             Ok(bytes) => match decode_expected(&bytes) {
-                Some(contents) => expected.contents = contents,
+                // A list of nothing is not needed any more: what removed it may not have been durable.
+                Some(contents) => {
+                    expected.owed = contents.is_empty();
+                    expected.contents = contents;
+                }
                 None => {
                     tracing::warn!(path = %expected.path.display(), "what a catch-up expected cannot be read: some blobs of it may stay")
                 }
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(expected),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        // A list of nothing is not needed any more: what removed it may not have been durable.
-        expected.owed = expected.contents.is_empty();
         Ok(expected)
     }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use checkpoint::store::{Store, StoreError};
 
-use crate::dues::{Debts, Expected, succession};
+use crate::dues::{Debts, Expected, out_of_quarantine, succession};
 use crate::ledger::Ledger;
 use crate::snapshot::{Capture, Folder, OpenFault, SnapshotError, ledger_of};
 
@@ -25,8 +25,12 @@ pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
         })?;
     let mut expected = Expected::read(&**store.disk(), &dir)
         .map_err(|source| SnapshotError::Io { what: "read what was expected".into(), source })?;
-    let debts = found.map(|found| found.debts).unwrap_or_default();
-    let (debts, _) = succession(store, debts, &ledger).map_err(unlisted)?;
+    let (debts, healing) = match found {
+        Some(found) => (found.debts, out_of_quarantine(&found.ledger, &ledger)),
+        None => Default::default(),
+    };
+    let (mut debts, _) = succession(store, debts, &ledger).map_err(unlisted)?;
+    debts.healing.extend(healing);
     sync_everything(store)?;
     keep_twice(&mut folder, capture, &debts)?;
     expected.superseded(&**store.disk());

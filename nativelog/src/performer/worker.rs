@@ -13,7 +13,7 @@ use super::again::{Again, Outlook};
 use super::names::Names;
 use super::orders::{LetGo, Shared, Task, Work, tree_bytes};
 use super::waiting::Shelved;
-use crate::dues::{Owed, Pack, aside};
+use crate::dues::{Pack, aside};
 use crate::ledger::{Effect, Page, PublishEpoch, Released};
 use crate::plans::Plans;
 use crate::store::LogStore;
@@ -147,11 +147,8 @@ impl Worker {
                         self.publish(std::mem::take(&mut publishing));
                         self.store.distrust(digest);
                     }
-                    Effect::Heal { digest, bytes } => {
-                        // In order: its bytes may come with what was sealed before.
-                        self.publish(std::mem::take(&mut publishing));
-                        self.shared.dues.heal(digest, Owed { index, bytes });
-                    }
+                    // It is owed since it was submitted. Its bytes may come with what was sealed before.
+                    Effect::Heal { .. } => self.publish(std::mem::take(&mut publishing)),
                     Effect::Expire { job, epoch, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.store.avoid_no_more(&job, epoch);

@@ -133,9 +133,9 @@ pub fn put_append(request: AppendEntriesRequest<TypeConfig>) -> proto::AppendReq
 ///
 /// # Errors
 /// What is missing, malformed or leaves a hole.
-pub fn take_append(request: proto::AppendRequest) -> Result<Append, String> {
+pub fn take_append(request: proto::AppendRequest) -> Result<Append, Unread> {
     if request.entries.len() > ENTRIES_MAX {
-        return Err(format!("{} entries in one request", request.entries.len()));
+        return Err(format!("{} entries in one request", request.entries.len()).into());
     }
     let prev_log_id = take_id(request.previous.as_ref());
     let mut next = prev_log_id.map_or(0, |id| id.index.saturating_add(1));
@@ -143,7 +143,7 @@ pub fn take_append(request: proto::AppendRequest) -> Result<Append, String> {
     for entry in request.entries {
         let log_id = need_id(entry.position.as_ref(), "an entry")?;
         if log_id.index != next {
-            return Err(format!("entry {} where {next} was due", log_id.index));
+            return Err(format!("entry {} where {next} was due", log_id.index).into());
         }
         next = next.saturating_add(1);
         let payload = match entry.body.ok_or("an entry without a body")? {
@@ -152,7 +152,10 @@ pub fn take_append(request: proto::AppendRequest) -> Result<Append, String> {
                 EntryPayload::Membership(members_from_proto(&members)?)
             }
             proto::entry::Body::Record(record) => {
-                EntryPayload::Normal(Command(take_record(&record.header, record.payload)?))
+                let record = take_record(&record.header, record.payload);
+                EntryPayload::Normal(Command(
+                    record.map_err(|why| Unread { entry: Some(log_id.index), why })?,
+                ))
             }
         };
         entries.push(RaftEntry { log_id, payload });
@@ -163,6 +166,27 @@ pub fn take_append(request: proto::AppendRequest) -> Result<Append, String> {
         entries,
         leader_commit: take_id(request.committed.as_ref()),
     }))
+}
+
+/// An append request that cannot be read, and why.
+#[derive(Debug)]
+pub struct Unread {
+    /// The entry with a header that nobody can read: it will not get better.
+    pub entry: Option<u64>,
+    /// Why.
+    pub why: String,
+}
+
+impl From<String> for Unread {
+    fn from(why: String) -> Unread {
+        Unread { entry: None, why }
+    }
+}
+
+impl From<&str> for Unread {
+    fn from(why: &str) -> Unread {
+        why.to_owned().into()
+    }
 }
 
 /// An append request that was decoded.
@@ -355,7 +379,7 @@ mod tests {
 
     #[test]
     fn holes_and_missing_parts_are_refused() {
-        assert!(take_append(put_append(request(&[8]))).err().unwrap().contains("7 was due"));
+        assert!(take_append(put_append(request(&[8]))).err().unwrap().why.contains("7 was due"));
         assert!(take_append(put_append(request(&[7, 9]))).is_err());
         let mut headless = put_append(request(&[7]));
         headless.vote = None;

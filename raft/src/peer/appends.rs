@@ -160,8 +160,11 @@ async fn ingress(
     request: proto::AppendRequest,
 ) -> Result<(Append, OwnedSemaphorePermit), Status> {
     let intake = &door.intake;
-    door.agreement.heed(door.from, || door.consensus.vote().term, &request)?;
-    let request = convert::take_append(request).map_err(Status::invalid_argument)?;
+    door.agreement.heed(door.from, || door.consensus.binding(), &request)?;
+    let request = convert::take_append(request).map_err(|unread| match unread.entry {
+        Some(index) => refused_entry(index, &unread.why),
+        None => Status::invalid_argument(unread.why),
+    })?;
     let mut bytes = 0;
     let mut takes_space = false;
     for (index, record) in request.records() {

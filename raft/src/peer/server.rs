@@ -106,7 +106,7 @@ impl peer_server::Peer for PeerService {
     async fn heartbeat(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
         let from = self.admit(&request, Check::Full)?;
         let (proposer, request) = (self.proposer(), request.into_inner());
-        self.rooms.agreement.heed(from, || proposer.consensus.vote().term, &request)?;
+        self.rooms.agreement.heed(from, || proposer.consensus.binding(), &request)?;
         if let Some(ledger) = &request.ledger {
             self.rooms.agreement.compare_with(from, ledger)?;
         }

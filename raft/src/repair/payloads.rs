@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nativelog::record::Body;
+use nativelog::record::{Body, Header};
 use nativelog::shape::check_shape;
 use nativelog::store::LogStore;
 use tokio::sync::watch;
@@ -36,23 +36,36 @@ pub(crate) struct Payloads {
 impl Payloads {
     /// Mends until this node stops.
     pub async fn run(&self) {
+        tokio::join!(self.mend(), self.doubt());
+    }
+
+    async fn mend(&self) {
         let mut rotten = self.log.rotten();
         let mut later = Later::default();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = self.intake.heard().refusal() => {}
                 changed = rotten.changed() => if changed.is_err() { return },
             }
             let bad: Vec<u64> = rotten.borrow_and_update().iter().copied().collect();
             if self.life.is_closing() {
                 return;
             }
-            self.doubt_own_entry().await;
             later.keep_only(|index| bad.contains(index));
             for index in bad {
                 self.one(&mut later, index).await;
             }
+        }
+    }
+
+    /// Looks at own entries that others refuse, at once: nothing is committed meanwhile.
+    async fn doubt(&self) {
+        while !self.life.is_closing() {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.intake.heard().refusal() => {}
+            }
+            self.doubt_own_entry().await;
         }
     }
 
@@ -95,18 +108,14 @@ impl Payloads {
             return;
         };
         let log = self.log.clone();
-        let own = blocking(move || -> io::Result<Option<String>> {
-            let Some(entry) = log.headers(index..index + 1)?.pop() else { return Ok(None) };
-            let Body::Record(record) = entry.body else { return Ok(None) };
-            let payload = log.payload(index)?;
-            Ok(check_shape(&record.header, Some(&payload)).err().map(|why| why.to_string()))
-        });
-        let own = match own.await {
+        let own = match blocking(move || look(&log, index)).await {
             Ok(own) => own,
             Err(error) => return tracing::warn!(index, %error, "a refused entry is not looked at yet"),
         };
         match own {
-            Ok(None) => {
+            // It was cut off: somebody else leads.
+            Ok(Own::Gone) => {}
+            Ok(Own::Right) => {
                 if self.intake.heard().clear(index) {
                     return;
                 }
@@ -117,7 +126,7 @@ impl Payloads {
                     "a majority refuses an entry that is right here"
                 )
             }
-            Ok(Some(own)) => {
+            Ok(Own::Wrong(own)) => {
                 self.life.fail(&format!("entry {index} of this node's log is not what was proposed: {own}"))
             }
             Err(error) => {
@@ -128,6 +137,38 @@ impl Payloads {
             }
         }
     }
+}
+
+/// What an entry of the own log is.
+enum Own {
+    /// Not there.
+    Gone,
+    /// What its digests say.
+    Right,
+    /// Not that, and why.
+    Wrong(String),
+}
+
+/// Looks at an entry as others get it: the bytes of its header, which are not the memory that it was made in.
+fn look(log: &LogStore, index: u64) -> io::Result<Own> {
+    let Some(entry) = log.headers(index..index + 1)?.pop() else { return Ok(Own::Gone) };
+    let Body::Record(record) = entry.body else { return Ok(Own::Right) };
+    let payload = match log.payload(index) {
+        Ok(payload) => payload,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Ok(Own::Wrong(error.to_string()));
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match Header::decode(record.header.wire()) {
+        Err(error) => Own::Wrong(error.to_string()),
+        Ok(sent) => match check_shape(&sent, Some(&payload))
+            .and_then(|()| check_shape(&record.header, Some(&payload)))
+        {
+            Ok(()) => Own::Right,
+            Err(error) => Own::Wrong(error.to_string()),
+        },
+    })
 }
 
 /// Why a payload is not mended.
