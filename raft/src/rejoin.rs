@@ -356,8 +356,8 @@ struct Shelves {
 }
 
 impl receive::Home for Shelves {
-    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String> {
-        machine::adopt(&self.store, envelope.attempt, envelope, manifest).map_err(|why| why.to_string())
+    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), checkpoint::Unpublished> {
+        machine::adopt(&self.store, envelope.attempt, envelope, manifest)
     }
 
     fn mended(&self, _: &checkpoint::JobName, _: u64, _: u64) {}

@@ -313,7 +313,10 @@ impl Mending {
                         mender.machine.note_missing(job, epoch, &error.to_string());
                     }
                     mender.report(&error).await;
-                    self.epochs.failed(&key);
+                    match error {
+                        RepairError::Transfer(TransferError::Unfit { .. }) => self.epochs.is_stuck(&key),
+                        _ => self.epochs.failed(&key),
+                    }
                 }
             }
         }

@@ -9,6 +9,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// question in vain is cheap as often as that: no copy is read again that was rotten a moment ago, and each transfer asks
 /// in several rounds for the first thing only that nobody has.
 const AGAIN_MAX: Duration = Duration::from_secs(20);
+/// What a user has to make way for is read whole each time.
+const STUCK_MAX: Duration = Duration::from_secs(300);
 
 /// What could not be mended, and when it is tried again.
 pub(super) struct Later<K> {
@@ -29,7 +31,16 @@ impl<K: std::hash::Hash + Eq + Clone> Later<K> {
 
     /// It failed: the pause before the next try doubles.
     pub fn failed(&mut self, key: &K) {
-        let pause = self.due.get(key).map_or(AGAIN, |(_, pause)| (*pause * 2).min(AGAIN_MAX));
+        self.put_off(key, AGAIN_MAX);
+    }
+
+    /// It failed for something that a user has to remove.
+    pub fn is_stuck(&mut self, key: &K) {
+        self.put_off(key, STUCK_MAX);
+    }
+
+    fn put_off(&mut self, key: &K, most: Duration) {
+        let pause = self.due.get(key).map_or(AGAIN, |(_, pause)| (*pause * 2).min(most));
         self.due.insert(key.clone(), (Instant::now() + pause, pause));
     }
 

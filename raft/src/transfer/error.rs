@@ -28,6 +28,15 @@ pub enum TransferError {
     /// Nobody can serve bytes of open attempts: these must end before anything above is acknowledged here.
     #[error("{}", .0.iter().map(|(attempt, why)| format!("attempt {attempt}: {why}")).collect::<Vec<_>>().join("; "))]
     Staged(Vec<(u64, String)>),
+    /// This epoch cannot be put in its place on this node: something is in the way that nobody but a user may remove.
+    /// Others are not concerned.
+    #[error("{what} cannot be put in place here: {why}")]
+    Unfit {
+        /// The epoch.
+        what: String,
+        /// What is in the way.
+        why: String,
+    },
     /// This node's disk refuses.
     #[error("this node cannot take it: {0}")]
     Here(String),

@@ -12,8 +12,9 @@
 use std::io;
 use std::sync::Arc;
 
+use checkpoint::disk::lacks_room;
 use checkpoint::limits::CHUNK_BYTES_MAX;
-use checkpoint::store::{Content, StoreError, Unpacked};
+use checkpoint::store::{Content, StoreError, Unpacked, Unpublished};
 use checkpoint::{Envelope, JobName, Manifest, Store, digest};
 use futures::{FutureExt, StreamExt};
 use nativelog::ledger::{EpochInfo, Ledger};
@@ -33,7 +34,7 @@ const ANY_MODE: u32 = 0o644;
 /// A disk that content is put on.
 pub trait Home: Send + Sync + 'static {
     /// Publishes an epoch whose content is on the shelves.
-    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String>;
+    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), Unpublished>;
     /// The directory of the epoch that was this attempt was there, and was mended.
     fn mended(&self, job: &JobName, epoch: u64, attempt: u64);
     /// What open attempts lack. From now on what is in their trees stays.
@@ -45,8 +46,8 @@ pub trait Home: Send + Sync + 'static {
 }
 
 impl Home for Arc<Machine> {
-    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), String> {
-        Machine::adopt(self, envelope.attempt, envelope, manifest).map_err(|why| why.to_string())
+    fn adopt(&self, envelope: Envelope, manifest: Arc<Manifest>) -> Result<(), Unpublished> {
+        Machine::adopt(self, envelope.attempt, envelope, manifest)
     }
 
     fn mended(&self, job: &JobName, epoch: u64, attempt: u64) {
@@ -72,7 +73,19 @@ fn here(error: impl std::fmt::Display) -> TransferError {
     TransferError::Here(error.to_string())
 }
 
-/// A sealed epoch that is owed: nobody who lives has all of it.
+/// Where there is no room, nothing else finds any. What is in the way of one epoch is in the way of no other.
+fn unfit((job, epoch): &(JobName, u64), why: &(impl std::error::Error + 'static)) -> TransferError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(lacks_room) {
+            return here(why);
+        }
+        cause = error.source();
+    }
+    TransferError::Unfit { what: format!("{job}@{epoch}"), why: why.to_string() }
+}
+
+/// A sealed epoch that is owed: nobody who lives has all of it, or something is in its place.
 #[derive(Debug, Clone)]
 pub struct OwedEpoch {
     /// The job.
@@ -119,11 +132,11 @@ pub async fn complete<H: Home>(
     Ok(owed)
 }
 
-/// What is nowhere to be had is owed; everything else ends the transfer.
+/// What is nowhere to be had, or has no place here, is owed; everything else ends the transfer.
 fn owing(info: &EpochInfo, error: TransferError) -> Result<OwedEpoch, TransferError> {
-    let TransferError::Nowhere { .. } = &error else { return Err(error) };
+    let (TransferError::Nowhere { .. } | TransferError::Unfit { .. }) = &error else { return Err(error) };
     let (job, epoch, why) = (info.sealed.job.clone(), info.sealed.epoch, error.to_string());
-    tracing::error!(%job, epoch, why, "no live node can serve all of this epoch: it is owed, and asked for again");
+    tracing::error!(%job, epoch, why, "not all of this epoch can be put in place: it is owed, and tried again");
     Ok(OwedEpoch { job, epoch, why })
 }
 
@@ -140,7 +153,7 @@ async fn content_of(gather: &Gather, ledger: &Ledger, info: &EpochInfo) -> Resul
 
 async fn manifest_of(
     gather: Gather,
-    Unpublished { info, ended }: Unpublished,
+    NotHere { info, ended }: NotHere,
     at: u64,
 ) -> (EpochInfo, Result<Found<(Envelope, Manifest)>, TransferError>) {
     if ended {
@@ -151,14 +164,14 @@ async fn manifest_of(
 }
 
 /// A sealed epoch that is no directory here.
-struct Unpublished {
+struct NotHere {
     info: EpochInfo,
     /// The directory here was sealed later: a record above the ledger has ended this epoch.
     ended: bool,
 }
 
 /// Sealed epochs that are no directory here as they were sealed, oldest first.
-fn unpublished(store: &Store, ledger: &Ledger) -> Result<Vec<Unpublished>, TransferError> {
+fn unpublished(store: &Store, ledger: &Ledger) -> Result<Vec<NotHere>, TransferError> {
     let mut epochs = Vec::new();
     for job in ledger.jobs() {
         for info in ledger.epochs(job) {
@@ -168,7 +181,7 @@ fn unpublished(store: &Store, ledger: &Ledger) -> Result<Vec<Unpublished>, Trans
             });
             if !there.as_ref().is_some_and(|there| agrees(there, &info)) {
                 let ended = there.is_some_and(|there| there.position.index > info.sealed.position.index);
-                epochs.push(Unpublished { info, ended });
+                epochs.push(NotHere { info, ended });
             }
         }
     }
@@ -195,8 +208,8 @@ pub async fn epoch<H: Home>(
     let lacking = blocking(move || store.lacking(&tree)).await?.map_err(here)?;
     gather.progress().lacks(lacking.iter().map(|content: &Content| content.size).sum());
     gather.bring(lacking).await?;
-    let home = home.clone();
-    blocking(move || home.adopt(envelope, manifest)).await?.map_err(TransferError::Here)
+    let (home, of) = (home.clone(), (envelope.job.clone(), envelope.epoch));
+    blocking(move || home.adopt(envelope, manifest)).await?.map_err(|why| unfit(&of, &why))
 }
 
 /// A directory that is there, although its manifest was missing or could not be read, gets good content where its own
@@ -207,7 +220,8 @@ async fn mend_directory(
     envelope: &Envelope,
     manifest: &Arc<Manifest>,
 ) -> Result<bool, TransferError> {
-    let (job, epoch) = (envelope.job.clone(), envelope.epoch);
+    let of = (envelope.job.clone(), envelope.epoch);
+    let (job, epoch) = &of;
     let (store, told, tree) = (gather.store().clone(), envelope.clone(), manifest.clone());
     let damaged = blocking(move || match store.may_mend(&told, &tree) {
         Err(StoreError::NotPublished { .. }) => Ok(None),
@@ -221,7 +235,7 @@ async fn mend_directory(
             }
         }
     });
-    let Some(contents) = damaged.await?.map_err(here)? else { return Ok(false) };
+    let Some(contents) = damaged.await?.map_err(|why| unfit(&of, &why))? else { return Ok(false) };
     tracing::warn!(%job, epoch, "the directory was there without its manifest, which a peer had");
     gather.progress().lacks(contents.iter().map(|content: &Content| content.size).sum());
     gather.bring(contents.clone()).await?;
@@ -234,11 +248,12 @@ async fn mend_directory(
         }
         Ok::<_, StoreError>(problem)
     });
-    match left.await?.map_err(here)? {
+    match left.await?.map_err(|why| unfit(&of, &why))? {
         None => Ok(true),
-        Some(problem) => {
-            Err(here(format!("{job}@{epoch} still does not verify: {}: {}", problem.path, problem.why)))
-        }
+        Some(problem) => Err(TransferError::Unfit {
+            what: format!("{job}@{epoch}"),
+            why: format!("it still does not verify: {}: {}", problem.path, problem.why),
+        }),
     }
 }
 

@@ -9,6 +9,7 @@ use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
 use checkpoint::{Digest, JobName, RealDisk, Store};
 use nativelog::compose;
+use nativelog::performer::Publication;
 use nativelog::store::{Identity, LogStore, OpenError, Options};
 use raft::{ProposalStream, RejoinError, RejoinStep, Stage};
 
@@ -88,6 +89,49 @@ async fn manifests_lost_while_a_follower_was_away_do_not_stop_its_catch_up() {
     cluster.resume(away).await;
     cluster.agree().await;
     assert_eq!(verified(&cluster.nodes[&away]).await, 4);
+    cluster.shutdown().await;
+}
+
+/// Somebody else's file where an epoch is to be, and another in a tree that has lost its manifest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_in_the_way_of_one_epoch_holds_up_no_catch_up() {
+    let mut cluster = Cluster::start_keeping("in-the-way", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    let away = cluster.lose_follower().await;
+    let layout = Layout::new(&cluster.data(away));
+    std::fs::remove_file(layout.manifest_file(&job(), 1)).unwrap();
+    let surplus = layout.files_dir(&job(), 1).join("surplus");
+    let way = layout.epoch_dir(&job(), 2);
+    for file in [&surplus, &way] {
+        std::fs::write(file, b"not ours").unwrap();
+    }
+    for number in 2..=3 {
+        commit_epoch(&cluster, "job", number, MIB).await;
+    }
+    cluster.purge().await;
+    cluster.resume(away).await;
+    let node = &cluster.nodes[&away];
+    let publication = |epoch| node.machine.publication(&job(), epoch);
+    let is_owed = |epoch| matches!(publication(epoch), Some(Publication::Unpublished(_)));
+    within("the node is home, and owes what it cannot put in place", async || {
+        (publication(3) == Some(Publication::Published) && is_owed(1) && is_owed(2)).then_some(())
+    })
+    .await;
+    assert!(node.machine.missing().iter().all(|missing| !missing.why.is_empty()));
+    assert_eq!(
+        (std::fs::read(&surplus).unwrap(), std::fs::read(&way).unwrap()),
+        (b"not ours".into(), b"not ours".into())
+    );
+
+    for file in [&surplus, &way] {
+        std::fs::remove_file(file).unwrap();
+    }
+    within("all are published", async || {
+        (1..=3).all(|epoch| publication(epoch) == Some(Publication::Published)).then_some(())
+    })
+    .await;
+    cluster.agree().await;
     cluster.shutdown().await;
 }
 
