@@ -226,6 +226,11 @@ impl Store {
     pub fn blob_path(&self, digest: Digest) -> Option<PathBuf> {
         blobs::any_mode(self.disk().as_ref(), self.layout(), digest).ok().flatten()
     }
+
+    /// All blobs of this content, of every mode; not verified.
+    pub fn blob_paths(&self, digest: Digest) -> Vec<PathBuf> {
+        blobs::all_modes(self.disk().as_ref(), self.layout(), digest).unwrap_or_default()
+    }
 }
 
 pub(crate) use verify::verify_tree;

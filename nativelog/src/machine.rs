@@ -39,7 +39,7 @@ pub use crate::ledger::PackedFile;
 pub use crate::performer::Reader;
 pub use install::plant;
 pub use lacking::{AttemptLacks, lacking_of_attempts};
-pub use missing::{Missing, adopt};
+pub use missing::{Missing, StagedCopies, adopt};
 pub use start::StartError;
 
 /// How far a replica is, as counts of entries: everything below the number is done.

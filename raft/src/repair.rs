@@ -1,21 +1,21 @@
 //! What is missing or damaged here, refetched from peers.
 //!
-//! In the background: epochs that are sealed and no directory here, content in quarantine, and, beside these, payloads
-//! of log entries that do not verify while somebody waits to read them. On request: one epoch, read again as a whole.
-//! One of a kind at a time, and a snapshot that comes goes first. What cannot be mended now is said once, tried again later, each
-//! time after twice as long.
+//! In the background: epochs that are sealed and no directory here, content in quarantine or that open attempts lean on
+//! (`contents`), and, beside these, payloads of log entries that do not verify while somebody waits to read them. On
+//! request: one epoch, read again as a whole. One of a kind at a time, and a snapshot that comes goes first. What
+//! cannot be mended now is said once, tried again later, each time after twice as long.
 //!
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
+mod contents;
 mod later;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::store::{Content, Store, StoreError, VerifyReport};
-use checkpoint::{Digest, Envelope, JobName, Manifest};
+use checkpoint::{Envelope, JobName, Manifest};
 use nativelog::machine::{Machine, Missing};
 use nativelog::record::Body;
 use nativelog::shape::check_shape;
@@ -30,13 +30,11 @@ use crate::quarantine::Quarantine;
 use crate::transfer::anywhere::{Found, Wanted};
 use crate::transfer::gather::Gather;
 use crate::transfer::{Stage, TransferError, Transfers, blocking, receive};
+use contents::Contents;
 use later::Later;
 
 /// Pause between looks when nothing happened.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// Content whose name on the shelves is not known gets this one.
-const ANY_MODE: u32 = 0o644;
 
 /// What the repair of an epoch did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -140,7 +138,10 @@ impl Mender {
             if self.life.is_closing() {
                 return;
             }
-            mending.quarantined(self).await;
+            if mending.contents.mend(self).await {
+                // What could not be published for want of it is tried at once.
+                mending.epochs.keep_only(|_| false);
+            }
             mending.epochs(self).await;
         }
     }
@@ -318,49 +319,10 @@ async fn publish(
 #[derive(Default)]
 struct Mending {
     epochs: Later<(JobName, u64)>,
-    quarantined: Later<Digest>,
-    /// What was in quarantine, and its bytes: once it is out, old names lead to good content here too.
-    seen: BTreeMap<Digest, u64>,
+    contents: Contents,
 }
 
 impl Mending {
-    /// Looks for good copies of what is in quarantine.
-    async fn quarantined(&mut self, mender: &Mender) {
-        let now = mender.quarantine.now();
-        self.seen.extend(now.iter().map(|there| (there.digest, there.bytes)));
-        let over: Vec<(Digest, u64)> = self.seen.iter().map(|(digest, bytes)| (*digest, *bytes)).collect();
-        for (digest, bytes) in
-            over.into_iter().filter(|(digest, _)| now.iter().all(|there| there.digest != *digest))
-        {
-            if !self.quarantined.is_due(&digest) || mender.life.is_closing() {
-                continue;
-            }
-            self.quarantined.failed(&digest);
-            // Nobody holds it any more, or it is good here: nothing is left to do.
-            let held = mender.machine.ledger().content(&digest).is_some();
-            if !held || matches!(bring_back(mender, digest, bytes).await, Ok(true)) {
-                self.seen.remove(&digest);
-                self.epochs.keep_only(|_| false);
-            }
-        }
-        let seen = &self.seen;
-        self.quarantined.keep_only(|digest| seen.contains_key(digest));
-        for there in now {
-            if !self.quarantined.is_due(&there.digest) || mender.life.is_closing() {
-                continue;
-            }
-            self.quarantined.failed(&there.digest);
-            match bring_back(mender, there.digest, there.bytes).await {
-                // What could not be published for want of it is tried at once.
-                Ok(true) => self.epochs.keep_only(|_| false),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(node = mender.node, digest = %there.digest, %error, "content stays in quarantine");
-                }
-            }
-        }
-    }
-
     /// Publishes what is missing, one epoch after the other.
     async fn epochs(&mut self, mender: &Mender) {
         // What could not be published for want of space is not brought once more.
@@ -427,26 +389,6 @@ async fn payload(mender: &Mender, index: u64) -> Result<(), Unmended> {
     let log = mender.log.clone();
     let repaired = tokio::task::spawn_blocking(move || log.repair(index, &payload)).await;
     repaired.map_err(not_yet)?.map_err(not_yet)
-}
-
-/// True when this node's copy is good (again), and what is published here with it.
-async fn bring_back(mender: &Mender, digest: Digest, bytes: u64) -> Result<bool, RepairError> {
-    let (stop, stopped) = watch::channel(false);
-    let _turn = mender.transfers.turn().wait(stop.clone()).await;
-    let gather = mender.transfers.gather(stopped);
-    if mender.quarantine.own_copy(digest, bytes).await?.is_some() {
-        match gather.bring(vec![Content { digest, mode: ANY_MODE, size: bytes }]).await {
-            Ok(()) => {}
-            Err(TransferError::Nowhere { .. }) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let (store, content) = (mender.machine.store().clone(), Content { digest, mode: ANY_MODE, size: bytes });
-    blocking(move || store.heal_all(&[content])).await??;
-    mender.quarantine.end(&gather, digest, bytes).await?;
-    drop(stop);
-    mender.machine.publish_again();
-    Ok(true)
 }
 
 /// False when it has expired since it was listed.

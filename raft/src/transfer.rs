@@ -14,29 +14,35 @@
 //! | `install` | the receiver's part: one at a time, a new one replaces the one before |
 //! | `receive` | from a ledger to the epochs and ranges that this disk lacks, and then has |
 //! | `gather` | contents spread over the peers, a few streams at a time, resumed where they ended |
+//! | `answers`, `lost` | what may be concluded when nobody brings it, and said in the log |
 //! | `anywhere` | one thing from whoever has it: manifests, payloads, ranges |
 //! | `ask` | one call to one peer; trusts no size, count or order |
 //! | `serve`, `source` | what peers may fetch here: checked before it leaves, bounded, behind commits |
 //!
 //! **Never.** Nothing is installed before all that it refers to is here, verified and fsynced, but for *sealed* content
 //! that every live peer says it has no good copy of: that is owed, its epochs are missing here, and it is asked for
-//! again and again. A staged range is never owed: an attempt with one that nobody can serve is ended by a record first.
+//! again and again. A staged range is never owed: an attempt with one that nobody can serve is ended by a record first,
+//! and so is one that leans on sealed content which a majority has looked for in vain.
+//! A record is made only of what nodes say that have carried out what they are asked about.
 //! No byte leaves a node unchecked, and none that came is believed: the digest in the ledger decides.
 
+pub(crate) mod answers;
 pub(crate) mod anywhere;
 pub(crate) mod ask;
 pub(crate) mod gather;
 pub(crate) mod install;
+pub(crate) mod lost;
 pub(crate) mod receive;
 pub(crate) mod serve;
 pub(crate) mod source;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkpoint::Digest;
 use futures::future::BoxFuture;
 use nativelog::LogRecord;
+use nativelog::ledger::Verdict;
 use nativelog::machine::Machine;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -44,8 +50,9 @@ use tokio::sync::watch;
 use crate::consensus::Consensus;
 use crate::intake::Intake;
 use crate::network::peers::Peers;
-use gather::Gather;
+use gather::{Brought, Gather};
 use install::Turn;
+use lost::Lost;
 
 /// Gives back what this node's own records allow, because something that comes needs room.
 pub(crate) trait MakeRoom: Send + Sync {
@@ -55,8 +62,8 @@ pub(crate) trait MakeRoom: Send + Sync {
 
 /// Brings this node's own records to the leader.
 pub(crate) trait Records: Send + Sync {
-    /// Returns when the record is accepted; the error says why it is not, or that nobody knows.
-    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<(), String>>;
+    /// Returns when the log has answered; the error says why it has not, or that nobody knows.
+    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<Verdict, String>>;
 }
 
 /// Transfers to one replica.
@@ -74,6 +81,8 @@ pub(crate) struct Transfers {
     progress: Arc<Progress>,
     /// One receiver at a time.
     turn: Turn,
+    /// Content, and its bytes, that open attempts lean on and that was nowhere to be had when their ledger came.
+    leaning: Mutex<BTreeMap<Digest, u64>>,
 }
 
 impl Transfers {
@@ -87,8 +96,24 @@ impl Transfers {
         keeper: Arc<dyn MakeRoom>,
         records: Arc<dyn Records>,
     ) -> Arc<Transfers> {
-        let (progress, turn) = (Arc::default(), Turn::default());
-        Arc::new(Transfers { node, peers, machine, consensus, intake, keeper, records, progress, turn })
+        let (progress, turn, leaning) = (Arc::default(), Turn::default(), Mutex::default());
+        Arc::new(Transfers {
+            node,
+            peers,
+            machine,
+            consensus,
+            intake,
+            keeper,
+            records,
+            progress,
+            turn,
+            leaning,
+        })
+    }
+
+    /// What open attempts lean on and this node lacks: digest and bytes. Not known any more after a start.
+    pub fn leaning(&self) -> MutexGuard<'_, BTreeMap<Digest, u64>> {
+        self.leaning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What this node is fetching.
@@ -101,10 +126,16 @@ impl Transfers {
         &self.turn
     }
 
-    /// A way to bring content here; `stop` ends it.
+    /// A way to bring content here that the ledger knows; `stop` ends it.
     pub fn gather(&self, stop: Stop) -> Gather {
+        let machine = self.machine.clone();
+        self.gather_by(Arc::new(move |digest| machine.ledger().brought(digest)), stop)
+    }
+
+    fn gather_by(&self, brought: Brought, stop: Stop) -> Gather {
         let (peers, store) = (self.peers.clone(), self.machine.store().clone());
-        Gather::new(peers, store, self.node, self.progress.clone(), stop).with_room(self.intake.room())
+        Gather::new(peers, store, self.node, self.progress.clone(), brought, stop)
+            .with_room(self.intake.room())
     }
 }
 
@@ -232,17 +263,6 @@ pub enum TransferError {
     /// Somebody ended it.
     #[error("the transfer was ended")]
     Stopped,
-}
-
-/// Content of which no peer that lives has a good copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// BLAKE3 of the content.
-    pub digest: Digest,
-    /// Its length.
-    pub bytes: u64,
-    /// By peer that was asked: what it found.
-    pub found: BTreeMap<u64, String>,
 }
 
 /// Becomes true when a transfer has to end.

@@ -87,10 +87,18 @@ impl Fault {
 
 // A directory is opened to be synced: what only that can answer says nothing of what was written.
 fn is_of_open(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, NotADirectory, NotFound, OutOfMemory, PermissionDenied};
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) || says_nothing(error)
+}
+
+/// Whether an error says that this process or machine has too little of something now, and so nothing of what is on
+/// the disk.
+pub fn says_nothing(error: &io::Error) -> bool {
     let few = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied | OutOfMemory | Interrupted)
-        || error.raw_os_error().is_some_and(|number| few.contains(&number))
+    matches!(
+        error.kind(),
+        io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+    ) || error.raw_os_error().is_some_and(|number| few.contains(&number))
 }
 
 /// See the module.

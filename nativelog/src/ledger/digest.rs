@@ -19,7 +19,7 @@ use super::sum::Sum;
 
 /// How digests are made: raised whenever a row's bytes or their summing change. Digests of different forms say nothing
 /// about each other, also where the rules are the same.
-pub const DIGEST_FORM: u32 = 1;
+pub const DIGEST_FORM: u32 = 2;
 
 /// The sum over the tables that keep none of their own: jobs, epochs, pins, outcomes.
 #[derive(Debug, Clone, Default)]

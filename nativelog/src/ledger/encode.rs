@@ -7,7 +7,7 @@
 use super::Ledger;
 use super::rows::{Builder, DecodeError, RowKey, Writer};
 
-const MAGIC: &[u8] = b"epochlog ledger 2\n";
+const MAGIC: &[u8] = b"epochlog ledger 3\n";
 const DIGEST_BYTES: usize = 32;
 
 impl Ledger {

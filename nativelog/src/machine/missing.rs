@@ -1,5 +1,6 @@
 //! Sealed epochs that are no directory here, and how they become one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use checkpoint::store::StoreError;
@@ -25,7 +26,42 @@ pub struct Missing {
     pub why: String,
 }
 
+/// What of a content lies in the staging of epochs that could not be published here yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StagedCopies {
+    /// Files that should have it, not verified. One may end early: the rest is zeros.
+    pub files: Vec<PathBuf>,
+    /// It came in a pack, which this node still has.
+    pub packed: bool,
+}
+
 impl Machine {
+    /// Copies of a content that are not on the shelves: its epoch came, and could not be published here yet.
+    pub fn staged_copies(&self, digest: &Digest) -> StagedCopies {
+        let failed = {
+            let ledger = self.ledger();
+            self.dues.failed_where(|job, epoch| ledger.epoch_holds(job, epoch, digest))
+        };
+        let (layout, mut copies) = (self.store.layout(), StagedCopies::default());
+        for epoch in failed {
+            let entries = epoch.manifest.entries.iter().zip(epoch.sources.iter()).enumerate();
+            let of_it = entries.filter(|(_, (entry, _))| {
+                entry.kind == EntryKind::File && entry.size > 0 && entry.digest == *digest
+            });
+            for (file, (entry, source)) in of_it {
+                match source {
+                    Source::Staged => copies.files.push(layout.staged_file(epoch.attempt, file as u32)),
+                    Source::Unpacked => {
+                        copies.packed = true;
+                        copies.files.push(layout.tree_dir(epoch.attempt).join(entry.path.as_os_str()));
+                    }
+                    Source::Reused | Source::None => {}
+                }
+            }
+        }
+        copies
+    }
+
     /// Content was brought for an epoch that expired meanwhile: its directory, if it was published all the same, and
     /// whatever lies on the shelves and is not known is owed. Blocks.
     ///

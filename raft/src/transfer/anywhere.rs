@@ -9,8 +9,9 @@ use nativelog::machine::PackedFile;
 use nativelog::record::LogId;
 
 use super::TransferError;
+use super::answers::{Answers, Said};
 use super::ask::{self, Items, Missed, Trouble};
-use super::gather::{Answers, Gather, ROUNDS, Said};
+use super::gather::{Gather, ROUNDS};
 use super::source::Range;
 use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, MANIFEST_BYTES_MAX};
 use crate::network::convert::position;
@@ -59,7 +60,7 @@ impl Gather {
                 match ask(peer).await {
                     Ok(Ok(found)) => return Ok(Found::Here(found)),
                     Ok(Err(missed)) if missed.miss == Miss::Ended => return Ok(Found::Ended),
-                    Ok(Err(missed)) => said.add(peer, Said::No(missed.why)),
+                    Ok(Err(missed)) => said.add(peer, Said::missed(missed)),
                     Err(Trouble::Stopped) => return Err(TransferError::Stopped),
                     Err(trouble) => {
                         self.is_away(peer);
@@ -94,9 +95,9 @@ impl Gather {
         let decoded = tokio::task::spawn_blocking(move || manifest::decode_file(&bytes)).await;
         match decoded {
             Ok(Ok((envelope, tree))) if envelope.root == root => Ok(Ok((envelope, tree))),
-            Ok(Ok(_)) => Ok(Err(corrupt("it sent a manifest with another root"))),
-            Ok(Err(error)) => Ok(Err(corrupt(error.to_string()))),
-            Err(_) => Err(Trouble::Peer("its manifest cannot be read".into())),
+            Ok(Ok(_)) => Err(came_wrong("a manifest with another root")),
+            Ok(Err(error)) => Err(came_wrong(error)),
+            Err(_) => Err(came_wrong("a manifest that cannot be read")),
         }
     }
 
@@ -236,7 +237,7 @@ impl Gather {
                 Err(missed) => return Ok(Err(missed)),
             };
             if !is_good(item, &data) {
-                return Ok(Err(corrupt("it sent bytes that do not verify")));
+                return Err(came_wrong("bytes that do not verify"));
             }
             self.progress.fetched(data.len() as u64);
             good.push(data);
@@ -245,8 +246,9 @@ impl Gather {
     }
 }
 
-fn corrupt(why: impl Into<String>) -> Missed {
-    Missed { miss: Miss::Corrupt, why: why.into() }
+/// It verified before it left: what is wrong with it here says nothing of what is there.
+fn came_wrong(what: impl std::fmt::Display) -> Trouble {
+    Trouble::Peer(format!("what came does not verify: {what}"))
 }
 
 /// Groups items so that one request holds few enough of them and few enough bytes.

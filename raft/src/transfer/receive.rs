@@ -7,6 +7,7 @@
 //! that has applied more says so) is left out: the log behind the snapshot says the same. Of an epoch that a later
 //! record expired only the directory is left out: attempts that began behind the snapshot may reuse its content.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use nativelog::store::Placed;
 
 use super::anywhere::{Found, Wanted, grouped};
 use super::gather::Gather;
+use super::lost::Lost;
 use super::source::Range;
 use super::{TransferError, blocking};
 use crate::config::PART_BYTES;
@@ -85,8 +87,17 @@ pub struct OwedEpoch {
     pub why: String,
 }
 
-/// Makes the disk of `home` hold everything that `ledger` refers to, but for epochs with something that is nowhere to be
-/// had: those are the answer.
+/// What a disk lacks although everything was brought that could be.
+#[derive(Debug, Clone, Default)]
+pub struct Owed {
+    /// Sealed epochs.
+    pub epochs: Vec<OwedEpoch>,
+    /// Sealed content that open attempts lean on, of epochs or of nobody else any more.
+    pub leaning: Vec<Lost>,
+}
+
+/// Makes the disk of `home` hold everything that `ledger` refers to, but for sealed content that is nowhere to be had:
+/// what lacks it is the answer.
 ///
 /// # Errors
 /// [`TransferError`]; what came is kept.
@@ -94,7 +105,7 @@ pub async fn complete<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
     ledger: &Arc<Ledger>,
-) -> Result<Vec<OwedEpoch>, TransferError> {
+) -> Result<Owed, TransferError> {
     let at = ledger.applied().map_or(0, |id| id.index);
     let (store, wanted) = (gather.store().clone(), ledger.clone());
     let epochs = blocking(move || unpublished(&store, &wanted)).await??;
@@ -120,8 +131,8 @@ pub async fn complete<H: Home>(
         left -= 1;
         gather.progress().epochs(left);
     }
-    attempts(gather, home, ledger, at).await?;
-    Ok(owed)
+    let leaning = attempts(gather, home, ledger, at).await?;
+    Ok(Owed { epochs: owed, leaning })
 }
 
 /// What is nowhere to be had is owed; everything else ends the transfer.
@@ -257,25 +268,28 @@ async fn mend_directory(
     }
 }
 
-/// Brings what open attempts lack.
+/// Brings what open attempts lack, but for sealed content that they lean on and nobody has: that is the answer.
 async fn attempts<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
     ledger: &Arc<Ledger>,
     at: u64,
-) -> Result<(), TransferError> {
+) -> Result<Vec<Lost>, TransferError> {
     let (looking, wanted) = (home.clone(), ledger.clone());
     let lacking = blocking(move || looking.lacking(&wanted)).await?.map_err(here)?;
     let mut unpacked = false;
     let mut lost = Vec::new();
+    let mut leaning = BTreeMap::new();
     for lacks in lacking {
         let ranges: u64 = lacks.ranges.iter().map(|(_, _, len, _)| len).sum();
         let packed: u64 = lacks.packed.iter().map(|file| file.size).sum();
         let reused: u64 = lacks.reused.iter().map(|content| content.size).sum();
         gather.progress().lacks(ranges + packed + reused);
         match gather.bring(lacks.reused.clone()).await {
-            // Sealed content: its epoch is owed, and so is what this attempt may become.
-            Ok(()) | Err(TransferError::Nowhere { .. }) => {}
+            Ok(()) => {}
+            Err(TransferError::Nowhere { lost, .. }) => {
+                leaning.extend(lost.into_iter().map(|lost| (lost.digest, lost)));
+            }
             Err(error) => return Err(error),
         }
         unpacked |= !lacks.packed.is_empty();
@@ -297,7 +311,7 @@ async fn attempts<H: Home>(
         let synced = blocking(move || store.disk().sync_fs(&store.layout().staging_dir())).await?;
         synced.map_err(here)?;
     }
-    Ok(())
+    Ok(leaning.into_values().collect())
 }
 
 async fn place<H: Home>(

@@ -1,8 +1,10 @@
 //! What peers may fetch here, read from the shelves, from staging and from the log.
 //!
 //! **Guarantee.** Nothing leaves unchecked: a manifest against its root, a blob whole against its digest (every
-//! ten minutes for an inode and its time of change), a range against its subtree digest, a packed file against its
-//! digest, a payload against its header. What does not verify is a miss, so that the caller asks elsewhere.
+//! ten minutes for an inode and its time of change, and at once when what was sent came wrong), a range against its
+//! subtree digest, a packed file against its digest, a payload against its header. What does not verify is a miss, so
+//! that the caller asks elsewhere. A miss is this node's word on what it has only when everything is carried out that
+//! could have brought it, and all of it was looked at; until then it is *not yet*.
 //!
 //! Everything here blocks: it runs on threads of its own.
 
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
-use checkpoint::disk::{DiskFile, Open};
+use checkpoint::disk::{DiskFile, Open, Stat, says_nothing};
 use checkpoint::{JobName, manifest};
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
@@ -66,6 +68,21 @@ pub struct Range {
     pub digest: Digest,
 }
 
+/// Content that somebody wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Blob {
+    /// BLAKE3 of all of it.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// From where on it is wanted.
+    pub offset: u64,
+    /// Log index of the seal that brought it.
+    pub brought: u64,
+    /// What was sent before did not verify on arrival: it is read again, whatever is remembered.
+    pub anew: bool,
+}
+
 /// This node's content.
 pub struct Source {
     machine: Arc<Machine>,
@@ -78,8 +95,17 @@ fn missed(miss: Miss, why: impl Into<String>) -> Unsent {
 }
 
 fn unread(what: &str, error: &io::Error) -> Unsent {
-    let miss = if error.kind() == io::ErrorKind::NotFound { Miss::NotFound } else { Miss::Corrupt };
-    missed(miss, format!("{what}: {error}"))
+    Unsent::Missed(why_unread(what, error))
+}
+
+fn why_unread(what: &str, error: &io::Error) -> Missed {
+    let miss = match error.kind() {
+        io::ErrorKind::NotFound => Miss::NotFound,
+        // This node has too little of something now: that is no look.
+        _ if says_nothing(error) => Miss::NotYet,
+        _ => Miss::Corrupt,
+    };
+    Missed { miss, why: format!("{what}: {error}") }
 }
 
 impl Source {
@@ -109,64 +135,125 @@ impl Source {
         }
     }
 
-    /// A blob from `offset` on.
-    pub fn blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
-        let store = self.machine.store();
-        let path = store.blob_path(wanted).ok_or_else(|| missed(Miss::NotFound, "no such blob"))?;
-        let stat = store.disk().stat(&path).map_err(|e| unread("the blob", &e))?;
-        if stat.len != size {
-            return Err(missed(Miss::Corrupt, format!("the blob has {} bytes, not {size}", stat.len)));
-        }
-        let file = store.disk().open(&path, Open::Read).map_err(|e| unread("the blob", &e))?;
-        if size <= PART_BYTES as u64 {
-            let data = read(&*file, 0, size).map_err(|e| unread("the blob", &e))?;
-            if digest::content(&data) != wanted {
-                return Err(self.rotten(&path));
+    /// Content from an offset on: a blob, or what an epoch brought that is no directory here yet.
+    pub fn blob(&self, wanted: &Blob, out: &mut dyn Outlet) -> Sent {
+        // Before the look: what is carried out meanwhile may be what it misses.
+        let (performed, staged) = (self.performed(), self.machine.staged_copies(&wanted.digest));
+        let looked = match self.shelved(wanted, out)? {
+            Ok(good) => return good.send(wanted, out),
+            Err(missed) => missed,
+        };
+        for path in staged.files {
+            if let Ok(good) = self.good(&path, true, wanted, out)? {
+                return good.send(wanted, out);
             }
-            return send(&data.slice(offset.min(size) as usize..), out);
+        }
+        if staged.packed {
+            return Err(missed(Miss::NotYet, "an epoch that has it is still to be published here"));
+        }
+        self.by_then(performed, wanted.brought, looked)
+    }
+
+    /// A good blob of this content; every one that is here is looked at.
+    pub fn shelved(&self, wanted: &Blob, out: &mut dyn Outlet) -> Result<Result<Good, Missed>, Unsent> {
+        let store = self.machine.store();
+        let Some(likely) = store.blob_path(wanted.digest) else {
+            return Ok(Err(Missed { miss: Miss::NotFound, why: "no such blob".into() }));
+        };
+        let bad = match self.good(&likely, false, wanted, out)? {
+            Ok(good) => return Ok(Ok(good)),
+            Err(missed) => missed,
+        };
+        for other in store.blob_paths(wanted.digest).into_iter().filter(|path| *path != likely) {
+            if let Ok(good) = self.good(&other, false, wanted, out)? {
+                return Ok(Ok(good));
+            }
+        }
+        Ok(Err(bad))
+    }
+
+    /// The file at `path`, if it has this content. One that is `staged` may end early: the rest is zeros.
+    fn good(
+        &self,
+        path: &Path,
+        staged: bool,
+        wanted: &Blob,
+        out: &mut dyn Outlet,
+    ) -> Result<Result<Good, Missed>, Unsent> {
+        let (file, stat) = match self.open(path, staged, wanted) {
+            Ok(opened) => opened,
+            Err(missed) => return Ok(Err(missed)),
+        };
+        let mut good = Good { file, there: stat.len, size: wanted.size, whole: None };
+        let found = match self.read_whole(&mut good, &stat, wanted, out) {
+            Ok(found) => found,
+            Err(Unsent::Missed(missed)) => return Ok(Err(missed)),
+            Err(Unsent::Gone) => return Err(Unsent::Gone),
+        };
+        if found == wanted.digest { Ok(Ok(good)) } else { Ok(Err(rotten(path))) }
+    }
+
+    /// The digest of a file. What is small is kept, to be sent as it was read; what is large is remembered, a bad one
+    /// too: all who lack it ask again and again.
+    fn read_whole(
+        &self,
+        file: &mut Good,
+        stat: &Stat,
+        wanted: &Blob,
+        out: &mut dyn Outlet,
+    ) -> Result<Digest, Unsent> {
+        if wanted.size <= PART_BYTES as u64 {
+            let data = file.read(0, wanted.size).map_err(|error| unread("the blob", &error))?;
+            let found = digest::content(&data);
+            file.whole = Some(data);
+            return Ok(found);
         }
         let key = (stat.ino, stat.mtime_ns, stat.len);
-        let before = self.verified().get(&key).copied();
-        let found = match before.filter(|(_, at)| at.elapsed() < VERIFIED_FOR) {
-            Some((found, _)) => found,
-            None => {
-                let found = hash(&*file, out)?;
-                let mut verified = self.verified();
-                if verified.len() >= VERIFIED_MAX {
-                    verified.clear();
-                }
-                verified.insert(key, (found, Instant::now()));
-                found
-            }
-        };
-        // A bad one is remembered, too: all who lack it ask again and again.
-        if found != wanted {
-            return Err(self.rotten(&path));
+        let before = self.verified().get(&key).copied().filter(|(_, at)| at.elapsed() < VERIFIED_FOR);
+        if let Some((found, _)) = before.filter(|(found, _)| !wanted.anew || *found != wanted.digest) {
+            return Ok(found);
         }
-        let mut at = offset;
-        while at < size {
-            let len = (size - at).min(PART_BYTES as u64);
-            let data = read(&*file, at, len).map_err(|e| unread("the blob", &e))?;
-            if !out.part(data) {
-                return Err(Unsent::Gone);
-            }
-            at += len;
+        let found = file.hash(out)?;
+        let mut verified = self.verified();
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
         }
-        Ok(())
+        verified.insert(key, (found, Instant::now()));
+        Ok(found)
+    }
+
+    fn open(&self, path: &Path, staged: bool, wanted: &Blob) -> Result<(Box<dyn DiskFile>, Stat), Missed> {
+        let disk = self.machine.store().disk();
+        let stat = disk.stat(path).map_err(|error| why_unread("the blob", &error))?;
+        if stat.len > wanted.size || !staged && stat.len < wanted.size {
+            let why = format!("the blob has {} bytes, not {}", stat.len, wanted.size);
+            return Err(Missed { miss: Miss::Corrupt, why });
+        }
+        let file = disk.open(path, Open::Read).map_err(|error| why_unread("the blob", &error))?;
+        Ok((file, stat))
     }
 
     fn verified(&self) -> std::sync::MutexGuard<'_, Verified> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rotten(&self, path: &Path) -> Unsent {
-        tracing::error!(path = %path.display(), "a blob does not verify; it is not served, and `epochlog verify --repair` mends it");
-        missed(Miss::Corrupt, "the blob does not verify")
+    /// All effects of entries below this are carried out here.
+    fn performed(&self) -> u64 {
+        self.machine.marks().performed
+    }
+
+    /// What was looked for when entries below `performed` were carried out is missed; it may still come when the one at
+    /// `at` is.
+    fn by_then(&self, performed: u64, at: u64, looked: Missed) -> Sent {
+        if performed > at {
+            return Err(Unsent::Missed(looked));
+        }
+        Err(missed(Miss::NotYet, format!("{}, and entry {at} is not carried out here yet", looked.why)))
     }
 
     /// A covered range of an open attempt, from its staged file; what is missing at the end reads as zeros.
     pub fn range(&self, attempt: u64, at: u64, range: &Range, out: &mut dyn Outlet) -> Sent {
-        let store = self.machine.store();
+        let (store, performed) = (self.machine.store(), self.performed());
         let path = store.layout().staged_file(attempt, range.file);
         let data = store.disk().open(&path, Open::Read).and_then(|file| {
             let there = file.len()?.saturating_sub(range.offset).min(range.len);
@@ -179,8 +266,11 @@ impl Source {
                 send(&data.into(), out)
             }
             _ if self.has_lapsed(attempt, at) => Err(missed(Miss::Ended, LAPSED)),
-            Ok(_) => Err(missed(Miss::Corrupt, format!("staged file {} does not verify", range.file))),
-            Err(error) => Err(unread("the staged file", &error)),
+            Ok(_) => {
+                let why = format!("staged file {} does not verify", range.file);
+                self.by_then(performed, at, Missed { miss: Miss::Corrupt, why })
+            }
+            Err(error) => self.by_then(performed, at, why_unread("the staged file", &error)),
         }
     }
 
@@ -208,7 +298,8 @@ impl Source {
             }
             _ => {}
         }
-        match self.blob(wanted, size, 0, out) {
+        let blob = Blob { digest: wanted, size, offset: 0, brought: at, anew: false };
+        match self.blob(&blob, out) {
             Err(Unsent::Missed(_)) if self.has_lapsed(attempt, at) => Err(missed(Miss::Ended, LAPSED)),
             sent => sent,
         }
@@ -241,28 +332,62 @@ fn send(data: &Bytes, out: &mut dyn Outlet) -> Sent {
     Ok(())
 }
 
-fn read(file: &dyn DiskFile, offset: u64, len: u64) -> io::Result<Bytes> {
-    let mut data = vec![0; len as usize];
-    file.read_exact_at(&mut data, offset)?;
-    Ok(data.into())
+/// A file that has the content that is wanted.
+pub struct Good {
+    file: Box<dyn DiskFile>,
+    /// Bytes in the file; the rest is zeros.
+    there: u64,
+    size: u64,
+    /// All of it, when it is small.
+    whole: Option<Bytes>,
 }
 
-fn hash(file: &dyn DiskFile, out: &mut dyn Outlet) -> Result<Digest, Unsent> {
-    let mut hasher = Hasher::new();
-    let mut room = vec![0; PART_BYTES];
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut room, at) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(n) => {
-                hasher.update(&room[..n]);
-                at += n as u64;
-                if !out.working() {
-                    return Err(Unsent::Gone);
+impl Good {
+    fn read(&self, offset: u64, len: u64) -> io::Result<Bytes> {
+        let mut data = vec![0; len as usize];
+        let there = self.there.saturating_sub(offset).min(len) as usize;
+        self.file.read_exact_at(&mut data[..there], offset)?;
+        Ok(data.into())
+    }
+
+    fn hash(&self, out: &mut dyn Outlet) -> Result<Digest, Unsent> {
+        let mut hasher = Hasher::new();
+        let mut room = vec![0; PART_BYTES];
+        let mut at = 0;
+        loop {
+            match self.file.read_at(&mut room, at) {
+                Ok(0) => {
+                    hasher.update_zeros(self.size.saturating_sub(at));
+                    return Ok(hasher.finish());
                 }
+                Ok(n) => {
+                    hasher.update(&room[..n]);
+                    at += n as u64;
+                    if !out.working() {
+                        return Err(Unsent::Gone);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unread("the blob", &error)),
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(unread("the blob", &error)),
         }
     }
+
+    fn send(&self, wanted: &Blob, out: &mut dyn Outlet) -> Sent {
+        if let Some(whole) = &self.whole {
+            return send(&whole.slice(wanted.offset.min(self.size) as usize..), out);
+        }
+        for at in (wanted.offset..self.size).step_by(PART_BYTES) {
+            let part = self.read(at, (self.size - at).min(PART_BYTES as u64));
+            if !out.part(part.map_err(|error| unread("the blob", &error))?) {
+                return Err(Unsent::Gone);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rotten(path: &Path) -> Missed {
+    tracing::error!(path = %path.display(), "a blob does not verify; it is not served, and `epochlog verify --repair` mends it");
+    Missed { miss: Miss::Corrupt, why: "the blob does not verify".into() }
 }

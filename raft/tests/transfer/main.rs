@@ -7,5 +7,6 @@ mod catch_up;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod hostile;
+mod looks;
 mod mending;
 mod quarantine;
