@@ -22,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use checkpoint::JobName;
 use checkpoint::store::Store;
+use rustix::process::setpriority_process;
 use tokio::sync::watch;
 
 use crate::dues::{Dues, EpochKey};
@@ -37,6 +38,9 @@ pub use crate::dues::Publication;
 const TREES_BYTES_MAX: usize = 8 << 20;
 /// About what an entry of a tree takes in memory, in bytes.
 const ENTRY_BYTES: usize = 256;
+
+/// Niceness of the threads: a thread of the log that wants the same core gets nine times as much of it.
+const NICE: i32 = 10;
 
 /// One thing to do.
 enum Task {
@@ -129,6 +133,13 @@ impl Shared {
     }
 }
 
+/// Commits go first: this thread gets what they leave of the processors, and a tenth at least where they want all.
+fn give_way() {
+    if let Err(error) = setpriority_process(None, NICE) {
+        tracing::debug!(%error, "a thread in the background has the priority of all others");
+    }
+}
+
 /// The handle to the performer's thread.
 pub struct Performer {
     shared: Arc<Shared>,
@@ -181,10 +192,12 @@ impl Performer {
         let worker = Worker::new(shared.clone(), store, log.clone(), earlier);
         let ended = shared.clone();
         let shelving = shared.clone();
-        let shelver = std::thread::Builder::new()
-            .name("epochs-waiting".into())
-            .spawn(move || shelver::run(&shelving, &shelf))?;
+        let shelver = std::thread::Builder::new().name("epochs-waiting".into()).spawn(move || {
+            give_way();
+            shelver::run(&shelving, &shelf);
+        })?;
         let thread = std::thread::Builder::new().name("performer".into()).spawn(move || {
+            give_way();
             if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
                 log.fail("the performer panicked");
             }
