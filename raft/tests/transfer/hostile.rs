@@ -22,8 +22,8 @@ async fn requests_out_of_bounds_are_refused() {
     let target = cluster.follower().await;
     let mut client = caller("bounds", leader, (target.id, &target.address));
 
-    let blob = |size, offset| proto::BlobWanted { digest: digest(), size, offset };
-    let short = proto::BlobWanted { digest: Bytes::from_static(b"short"), size: 5, offset: 0 };
+    let blob = |size, offset| proto::BlobWanted { digest: digest(), size, offset, ..Default::default() };
+    let short = proto::BlobWanted { digest: Bytes::from_static(b"short"), size: 5, ..Default::default() };
     for blobs in [vec![], vec![blob(5, 0); 513], vec![blob(5, 5)], vec![short]] {
         let refused = client.fetch_blobs(proto::BlobsRequest { blobs }).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
