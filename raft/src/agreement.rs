@@ -195,16 +195,13 @@ impl Agreement {
             given.index <= own.index && given.term > own.term
                 || given.index >= own.index && given.term < own.term
         };
-        if let Some(last) = last.filter(out_of_turn) {
-            return Some(last);
-        }
-        let own = match snapshot {
-            Some(snapshot) if given.index < snapshot.index => return None,
-            Some(snapshot) if given.index == snapshot.index => snapshot,
-            _ if given.index >= *self.applied.borrow() => return None,
-            _ => self.log.log_id_at(given.index)?,
+        let there = match snapshot {
+            Some(snapshot) if given.index < snapshot.index => None,
+            Some(snapshot) if given.index == snapshot.index => Some(snapshot),
+            _ if given.index >= *self.applied.borrow() => None,
+            _ => self.log.log_id_at(given.index),
         };
-        (own != given).then_some(own)
+        there.filter(|own| *own != given).or_else(|| last.filter(out_of_turn))
     }
 
     /// Whether the log may be cut after this entry.

@@ -409,7 +409,8 @@ mod tests {
             file: RealDisk.open_file(&path, Open::Create, OFlags::empty()).unwrap(),
             direct: None,
         };
-        let clears: [fn(&RealFile, u64, u64) -> io::Result<()>; 2] =
+        type Clear = fn(&RealFile, u64, u64) -> io::Result<()>;
+        let clears: [Clear; 2] =
             [|file, from, end| file.clear(from, end - from), |file, from, end| file.clear_data(from, end)];
         for clear in clears {
             for at in [0, 5000, 1 << 38, (1 << 39) - 3] {
