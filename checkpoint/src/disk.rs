@@ -23,9 +23,19 @@ use rustix::io::Errno;
 /// True for the errors that go away when somebody makes room, or closes files.
 pub fn lacks_room(error: &io::Error) -> bool {
     use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | OutOfMemory) || lacks_handles(error)
+}
+
+/// True when this process or machine has too little of something now: a read that fails so says nothing of what is on
+/// the disk.
+pub fn says_nothing(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+    matches!(error.kind(), OutOfMemory | Interrupted | WouldBlock) || lacks_handles(error)
+}
+
+fn lacks_handles(error: &io::Error) -> bool {
     let handles = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    matches!(error.kind(), StorageFull | QuotaExceeded | OutOfMemory)
-        || error.raw_os_error().is_some_and(|number| handles.contains(&number))
+    error.raw_os_error().is_some_and(|number| handles.contains(&number))
 }
 
 /// How a file is opened.

@@ -265,6 +265,14 @@ impl Store {
     pub fn blob_path(&self, digest: Digest) -> Option<PathBuf> {
         blobs::any_mode(self.disk().as_ref(), self.layout(), digest).ok().flatten()
     }
+
+    /// All blobs of this content, of every mode; not verified.
+    ///
+    /// # Errors
+    /// The shelf cannot be read.
+    pub fn blob_paths(&self, digest: Digest) -> io::Result<Vec<PathBuf>> {
+        blobs::all_modes(self.disk().as_ref(), self.layout(), digest)
+    }
 }
 
 pub(crate) use verify::verify_tree;

@@ -200,15 +200,16 @@ pub fn expire(
     bare(Kind::Expire(proto::Expire { job, epochs, by_hand, reason, published_on }))
 }
 
-/// Puts content in quarantine; `found`: every node that looked, and what it found.
-pub fn quarantine(digest: Digest, found: impl IntoIterator<Item = (u64, String)>) -> LogRecord {
+/// Puts content in quarantine; `found`: every node that looked, and what it found; `brought`: log index of the seal that
+/// had brought what they looked for.
+pub fn quarantine(digest: Digest, brought: u64, found: impl IntoIterator<Item = (u64, String)>) -> LogRecord {
     let found = found.into_iter().map(|(node, what)| proto::Finding { node, what }).collect();
-    bare(Kind::Quarantine(proto::Quarantine { digest: digest_bytes(digest), found }))
+    bare(Kind::Quarantine(proto::Quarantine { digest: digest_bytes(digest), found, brought }))
 }
 
-/// Ends a quarantine; `verified_on`: nodes that have a good copy.
-pub fn healed(digest: Digest, verified_on: Vec<u64>) -> LogRecord {
-    bare(Kind::Healed(proto::Healed { digest: digest_bytes(digest), verified_on }))
+/// Ends the quarantine of the record at `since`; `verified_on`: nodes that have a good copy.
+pub fn healed(digest: Digest, since: u64, verified_on: Vec<u64>) -> LogRecord {
+    bare(Kind::Healed(proto::Healed { digest: digest_bytes(digest), verified_on, since }))
 }
 
 /// Adds monotonic milliseconds since the leader's previous tick to log time.

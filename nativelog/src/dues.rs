@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use crate::ledger::{Ledger, PublishEpoch, Released};
 use crate::store::LogStore;
 
-use book::{Absent, Book};
+use book::{Absent, Book, Failed};
 
 pub use book::{Garbage, Publication};
 pub use debts::{Owed, Pack};
@@ -184,6 +184,15 @@ impl Dues {
     /// Epochs that could not be published, those too that have expired since.
     pub fn failed(&self) -> Vec<PublishEpoch> {
         self.book().failed.values().map(|failed| failed.epoch.clone()).collect()
+    }
+
+    /// Epochs that could not be published: of those that have not expired the ones of which `holds` says so, and all
+    /// others.
+    pub fn failed_where(&self, holds: impl Fn(&JobName, u64) -> bool) -> Vec<PublishEpoch> {
+        let book = self.book();
+        let wanted =
+            |failed: &&Failed| failed.expired.is_some() || holds(&failed.epoch.job, failed.epoch.epoch);
+        book.failed.values().filter(wanted).map(|failed| failed.epoch.clone()).collect()
     }
 
     /// Epochs that could not be published and have not expired, each with the reason.

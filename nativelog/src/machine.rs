@@ -6,7 +6,7 @@
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
 //! `install` and `plant` a snapshot from elsewhere, `lacking`, `missing` and `bring` what has to be brought from peers,
-//! `project` the catalog that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
+//! `staged` what came and is no directory yet, `project` the catalog that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
 //! together.
 
 mod avoid;
@@ -17,6 +17,7 @@ mod lacking;
 mod missing;
 mod plant;
 mod project;
+mod staged;
 mod start;
 mod start_error;
 
@@ -47,6 +48,7 @@ pub use crate::plans::write_page;
 pub use lacking::{AttemptLacks, PackedFile, lacking_of_attempts, lacking_pages};
 pub use missing::{Missing, adopt};
 pub use plant::plant;
+pub use staged::StagedCopies;
 pub use start_error::StartError;
 
 /// How far a replica is, as counts of entries: everything below the number is done.

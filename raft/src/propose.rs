@@ -101,13 +101,10 @@ impl Proposer {
 }
 
 impl Records for Arc<Proposer> {
-    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<(), String>> {
+    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<Verdict, String>> {
         async move {
-            match Proposer::propose(self, record).await {
-                Ok((_, Verdict::Accepted(_))) => Ok(()),
-                Ok((_, Verdict::Rejected(rejected))) => Err(rejected.to_string()),
-                Err(error) => Err(error.to_string()),
-            }
+            let answered = Proposer::propose(self, record).await;
+            answered.map(|(_, verdict)| verdict).map_err(|error| error.to_string())
         }
         .boxed()
     }

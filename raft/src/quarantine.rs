@@ -1,29 +1,32 @@
 //! Content that nobody can serve: named by a record, and brought back by another.
 //!
 //! Whoever looks for content and hears from every live peer that it has no good copy says so: with its own look that is
-//! what a *quarantine* names, once a majority of the voters has looked in vain. (Any node may find out first, so any
-//! node proposes it; the ledger takes it once.) From then on every node looks by itself, with pauses that double: a copy
-//! that verifies again, here or on a peer, is enough to mend what is published here; and the leader, when a majority of
-//! the voters has verified copies, ends the quarantine by a record.
+//! what a *quarantine* names, once a majority of the voters has looked in vain. A look is the word of a node that has
+//! carried out the seal which brought the content, on all that it has, staging included: not what another made of its
+//! bytes, and not its silence. The record names that seal; by then the bytes may have been brought anew, and the ledger
+//! says no. (Any node may find out first, so any node proposes it; the ledger takes it once.) From then on every node
+//! looks by itself, with pauses that double: a copy that verifies again, here or on a peer, is enough to mend what is
+//! published here; and the leader, when a majority of the voters has verified copies, ends the quarantine by a record.
 //!
 //! **Never.** A look at a copy that did not verify and has not changed since costs no reading, here or there.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use checkpoint::Digest;
 use nativelog::compose;
-use nativelog::ledger::QuarantineInfo;
+use nativelog::ledger::{QuarantineInfo, Verdict};
 use nativelog::machine::Machine;
 
 use crate::consensus::Consensus;
+use crate::proto::Miss;
+use crate::transfer::ask::Missed;
+use crate::transfer::copies::Blob;
 use crate::transfer::gather::Gather;
-use crate::transfer::source::{Outlet, Source, Unsent};
-use crate::transfer::{Lost, Records, TransferError, blocking};
-
-/// Longest finding, in characters of at most four bytes: a record takes 256.
-const FINDING_CHARS: usize = 64;
+use crate::transfer::lost::Lost;
+use crate::transfer::outlet::{Outlet, Unsent};
+use crate::transfer::source::Source;
+use crate::transfer::{Records, TransferError, blocking};
 
 /// Puts content in quarantine and ends that.
 pub(crate) struct Quarantine {
@@ -65,36 +68,45 @@ impl Quarantine {
         self.machine.ledger().quarantine().collect()
     }
 
-    /// What is wrong with this node's own copy; `None` when it verifies.
-    pub async fn own_copy(&self, digest: Digest, bytes: u64) -> Result<Option<String>, TransferError> {
+    /// Whether a good blob is here.
+    pub async fn is_shelved(&self, digest: Digest, bytes: u64) -> Result<bool, TransferError> {
         let own = self.own.clone();
-        let look = move || own.blob(digest, bytes, bytes.saturating_sub(1), &mut Nowhere);
+        let wanted = Blob { digest, size: bytes, offset: 0, brought: 0, anew: false };
+        blocking(move || own.is_shelved(&wanted, &mut Nowhere)).await
+    }
+
+    /// What this node has to say of content that was found nowhere else; `None` when it has a good copy, or cannot tell.
+    async fn own_word(&self, lost: &Lost) -> Result<Option<String>, TransferError> {
+        let own = self.own.clone();
+        // Read now, unless it was bad before: this goes into the log.
+        let Lost { digest, bytes: size, brought, .. } = *lost;
+        let wanted = Blob { digest, size, offset: size.saturating_sub(1), brought, anew: true };
+        let look = move || own.blob(&wanted, &mut Nowhere);
         Ok(match blocking(look).await? {
-            Ok(()) => None,
+            Err(Unsent::Missed(Missed { miss: Miss::NotYet, .. }) | Unsent::Gone) | Ok(()) => None,
             Err(Unsent::Missed(missed)) => Some(missed.why),
-            Err(Unsent::Gone) => Some("it was not read".into()),
         })
     }
 
     /// These were found nowhere: those that a majority of the voters looked for in vain are put in quarantine.
     pub async fn report(&self, lost: &[Lost]) {
-        for Lost { digest, bytes, found } in lost {
-            let (digest, mut found) = (*digest, found.clone());
-            match self.own_copy(digest, *bytes).await {
-                Ok(Some(why)) => drop(found.insert(self.node, why)),
+        for lost in lost {
+            let mut lost = lost.clone();
+            match self.own_word(&lost).await {
+                Ok(Some(why)) => drop(lost.found.insert(self.node, why)),
                 Ok(None) | Err(_) => continue,
             }
-            let voters = self.consensus.view().voters;
-            found.retain(|node, _| voters.contains(node));
-            if found.len() * 2 <= voters.len() || self.is_known(&digest, &found) {
+            let digest = lost.digest;
+            let Some((record, nodes)) = lost.record(&self.consensus.view().voters) else { continue };
+            if self.is_known(&digest, &nodes) {
                 continue;
             }
-            let nodes: Vec<u64> = found.keys().copied().collect();
-            let cut = |what: String| what.chars().filter(|c| !c.is_control()).take(FINDING_CHARS).collect();
-            let found: Vec<(u64, String)> = found.into_iter().map(|(node, what)| (node, cut(what))).collect();
-            match self.records.propose(compose::quarantine(digest, found)).await {
-                Ok(()) => {
+            match self.records.propose(record).await {
+                Ok(Verdict::Accepted(_)) => {
                     tracing::error!(node = self.node, %digest, ?nodes, "content verifies nowhere on a majority: it is in quarantine");
+                }
+                Ok(Verdict::Rejected(rejected)) => {
+                    tracing::warn!(node = self.node, %digest, %rejected, "content is not put in quarantine");
                 }
                 Err(error) => {
                     tracing::warn!(node = self.node, %digest, error, "content is not put in quarantine yet");
@@ -104,14 +116,20 @@ impl Quarantine {
     }
 
     /// Whether the ledger says so already, of these nodes at least.
-    fn is_known(&self, digest: &Digest, found: &BTreeMap<u64, String>) -> bool {
+    fn is_known(&self, digest: &Digest, nodes: &[u64]) -> bool {
         let ledger = self.machine.ledger();
         let there = ledger.quarantine().find(|there| there.digest == *digest);
-        there.is_some_and(|there| found.keys().all(|node| there.found.iter().any(|(known, _)| known == node)))
+        there.is_some_and(|there| nodes.iter().all(|node| there.found.iter().any(|(known, _)| known == node)))
     }
 
-    /// This node's copy is good: when those of a majority are, the leader ends the quarantine.
-    pub async fn end(&self, gather: &Gather, digest: Digest, bytes: u64) -> Result<(), TransferError> {
+    /// This node's copy is good: when those of a majority are, the leader ends the quarantine of the record at `since`.
+    pub async fn end(
+        &self,
+        gather: &Gather,
+        digest: Digest,
+        bytes: u64,
+        since: u64,
+    ) -> Result<(), TransferError> {
         let view = self.consensus.view();
         if !view.leads() || !self.machine.ledger().is_quarantined(&digest) {
             return Ok(());
@@ -126,8 +144,13 @@ impl Quarantine {
         if good.len() * 2 <= view.voters.len() {
             return Ok(());
         }
-        match self.records.propose(compose::healed(digest, good.clone())).await {
-            Ok(()) => tracing::info!(%digest, ?good, "content verifies on a majority: its quarantine ends"),
+        match self.records.propose(compose::healed(digest, since, good.clone())).await {
+            Ok(Verdict::Accepted(_)) => {
+                tracing::info!(%digest, ?good, "content verifies on a majority: its quarantine ends")
+            }
+            Ok(Verdict::Rejected(rejected)) => {
+                tracing::warn!(%digest, %rejected, "the quarantine does not end")
+            }
             Err(error) => tracing::warn!(%digest, error, "the quarantine does not end yet"),
         }
         Ok(())

@@ -42,7 +42,8 @@ use crate::network::peers::{Lane, Peers};
 use crate::propose::propose_to;
 use crate::proto::{self, rejoin_part::Part};
 use crate::snapshot::members_of;
-use crate::transfer::gather::Gather;
+use crate::transfer::gather::{Gather, by_ledger};
+use crate::transfer::lost::{Lost, leans_no_more};
 use crate::transfer::{Progress, Stage, Transfer, TransferError, blocking, receive};
 
 /// How long a leader with a high enough term is looked for.
@@ -306,7 +307,8 @@ async fn fetch(
     let counted = Arc::new(Progress::default());
     counted.begin(Stage::Snapshot, ledger.applied().map(|id| id.index));
     let (stop, stopped) = watch::channel(false);
-    let gather = Gather::new(peers.clone(), store.clone(), me, counted.clone(), stopped).with_holder(leader);
+    let gather = Gather::new(peers.clone(), store.clone(), me, counted.clone(), by_ledger(ledger), stopped)
+        .with_holder(leader);
     let home = Arc::new(Shelves { disk: disk.clone(), layout: layout.clone(), store: store.clone() });
     let mut fetching = std::pin::pin!(receive::complete(&gather, &home, ledger));
     let seen = counted.watch();
@@ -325,8 +327,9 @@ async fn fetch(
         }
         Err(error) => return Err(error.into()),
     };
+    settle_leaning(peers, me, leader, &owed.leaning).await?;
     // The next start finds that they have no directory, and asks for them again.
-    for receive::OwedEpoch { job, epoch, why } in owed {
+    for receive::OwedEpoch { job, epoch, why } in owed.epochs {
         tracing::error!(%job, epoch, why, "the epoch is missing on this node until a good copy turns up");
     }
     let now = *seen.borrow();
@@ -346,6 +349,26 @@ async fn end_attempts(peers: &Peers, leader: u64, attempts: &[(u64, String)]) {
             Err(_) => tracing::warn!(attempt, "the attempt may not be ended yet: no answer"),
         }
     }
+}
+
+/// Content that open attempts lean on, and that a majority has looked for in vain, goes into quarantine: that ends them.
+async fn settle_leaning(peers: &Peers, me: u64, leader: u64, leaning: &[Lost]) -> Result<(), TransferError> {
+    let mut voters = peers.others(me);
+    voters.push(me);
+    for lost in leaning {
+        let Some((record, _)) = lost.record(&voters) else { continue };
+        let answered = tokio::time::timeout(ANSWER, propose_to(peers, leader, &record)).await;
+        let settled = match answered {
+            Ok(Ok((_, verdict))) => leans_no_more(&verdict),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer".into()),
+        };
+        settled.map_err(|why| {
+            let what = format!("content {}, which open attempts lean on,", lost.digest);
+            TransferError::Lacking { what, why: format!("and they are not ended yet: {why}") }
+        })?;
+    }
+    Ok(())
 }
 
 /// The disk of a node that does not run.

@@ -1,12 +1,13 @@
 //! What is missing or damaged here, refetched from peers.
 //!
-//! In the background: epochs that are sealed and no directory here, content in quarantine, and, beside these, payloads
-//! of log entries that do not verify while somebody waits to read them (`payloads`). On request: one epoch, read again as a whole.
-//! One of a kind at a time, and a snapshot that comes goes first. What cannot be mended now is said once, tried again later, each
-//! time after twice as long.
+//! In the background: epochs that are sealed and no directory here, content in quarantine or that open attempts lean on
+//! (`contents`), and, beside these, payloads of log entries that do not verify while somebody waits to read them
+//! (`payloads`). On request: one epoch, read again as a whole. One of a kind at a time, and a snapshot that comes goes
+//! first. What cannot be mended now is said once, tried again later, each time after twice as long.
 //!
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
+mod contents;
 mod later;
 mod payloads;
 
@@ -14,26 +15,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::store::{Content, Store, StoreError, VerifyReport};
-use checkpoint::{Digest, Envelope, JobName, Manifest};
+use checkpoint::{Envelope, JobName, Manifest};
 use nativelog::ledger::EpochInfo;
 use nativelog::machine::{Machine, Missing};
 use tokio::sync::watch;
 
 use crate::intake::Intake;
 use crate::life::Life;
-use crate::quarantine::Quarantine;
-use crate::transfer::anywhere::{Found, Wanted, agrees};
+use crate::transfer::anywhere::{Found, Wanted};
 use crate::transfer::gather::Gather;
+use crate::transfer::source::agrees;
 use crate::transfer::{Stage, TransferError, Transfers, blocking, receive};
+use contents::Due;
 use later::Later;
 
+pub(crate) use contents::Contents;
 pub(crate) use payloads::Payloads;
 
 /// Pause between looks when nothing happened.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// Content whose name on the shelves is not known gets this one.
-const ANY_MODE: u32 = 0o644;
 
 /// What the repair of an epoch did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,10 +68,10 @@ pub(crate) struct Mender {
     pub node: u64,
     pub machine: Arc<Machine>,
     pub payloads: Payloads,
+    pub contents: Contents,
     pub transfers: Arc<Transfers>,
     pub intake: Arc<Intake>,
     pub life: Arc<Life>,
-    pub quarantine: Quarantine,
 }
 
 impl Mender {
@@ -93,8 +93,8 @@ impl Mender {
 
     /// What was found nowhere may have to be put in quarantine.
     async fn report(&self, error: &RepairError) {
-        if let RepairError::Transfer(TransferError::Nowhere { lost, .. }) = error {
-            self.quarantine.report(lost).await;
+        if let RepairError::Transfer(error) = error {
+            self.contents.report(error).await;
         }
     }
 
@@ -115,8 +115,10 @@ impl Mender {
             if self.life.is_closing() {
                 return;
             }
-            mending.healing(self).await;
-            mending.quarantined(self).await;
+            if self.contents.mend(&mut mending.contents).await {
+                // What could not be published for want of it is tried at once.
+                mending.epochs.keep_only(|_| false);
+            }
             mending.epochs(self).await;
         }
     }
@@ -234,56 +236,10 @@ async fn publish(
 #[derive(Default)]
 struct Mending {
     epochs: Later<(JobName, u64)>,
-    quarantined: Later<Digest>,
-    /// Out of quarantine.
-    healing: Later<Digest>,
+    contents: Due,
 }
 
 impl Mending {
-    /// Links what was published here with a bad copy to the good one, when the content is out of quarantine.
-    async fn healing(&mut self, mender: &Mender) {
-        let healing = mender.machine.to_heal();
-        self.healing.keep_only(|digest| healing.iter().any(|(there, _)| there == digest));
-        for (digest, owed) in healing {
-            if !self.healing.is_due(&digest) || mender.life.is_closing() {
-                continue;
-            }
-            self.healing.failed(&digest);
-            // Nobody holds it any more, or it is good here: nothing is left to do.
-            let held = mender.machine.ledger().content(&digest).is_some();
-            match if held { bring_back(mender, digest, owed.bytes).await } else { Ok(true) } {
-                Ok(true) => {
-                    mender.machine.healed(&digest, owed);
-                    self.epochs.keep_only(|_| false);
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(node = mender.node, %digest, %error, "what was published with a bad copy is not healed yet");
-                }
-            }
-        }
-    }
-
-    /// Looks for good copies of what is in quarantine.
-    async fn quarantined(&mut self, mender: &Mender) {
-        let now = mender.quarantine.now();
-        self.quarantined.keep_only(|digest| now.iter().any(|there| there.digest == *digest));
-        for there in now {
-            if !self.quarantined.is_due(&there.digest) || mender.life.is_closing() {
-                continue;
-            }
-            self.quarantined.failed(&there.digest);
-            match bring_back(mender, there.digest, there.bytes).await {
-                // What could not be published for want of it is tried at once.
-                Ok(true) => self.epochs.keep_only(|_| false),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(node = mender.node, digest = %there.digest, %error, "content stays in quarantine");
-                }
-            }
-        }
-    }
-
     /// Publishes what is missing, one epoch after the other.
     async fn epochs(&mut self, mender: &Mender) {
         // What could not be published for want of space is not brought once more.
@@ -321,30 +277,6 @@ impl Mending {
             }
         }
     }
-}
-
-/// True when this node's copy is good (again), and what is published here with it.
-async fn bring_back(mender: &Mender, digest: Digest, bytes: u64) -> Result<bool, RepairError> {
-    let (stop, stopped) = watch::channel(false);
-    let _turn = mender.transfers.turn().wait(stop.clone()).await;
-    let gather = mender.transfers.gather(stopped);
-    if mender.quarantine.own_copy(digest, bytes).await?.is_some() {
-        match gather.bring(vec![Content { digest, mode: ANY_MODE, size: bytes }]).await {
-            Ok(()) => {}
-            Err(TransferError::Nowhere { .. }) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let (store, content) = (mender.machine.store().clone(), Content { digest, mode: ANY_MODE, size: bytes });
-    let healed = blocking(move || store.heal_all(&[content])).await??;
-    for (job, epoch, why) in healed.unread {
-        // It may hold the content, too: it is mended as a whole.
-        mender.machine.note_missing(&job, epoch, &why);
-    }
-    mender.quarantine.end(&gather, digest, bytes).await?;
-    drop(stop);
-    mender.machine.publish_again();
-    Ok(true)
 }
 
 /// False when it has expired since it was listed.

@@ -30,7 +30,7 @@ use crate::propose::{Outcome, ProposalStream, Proposer};
 use crate::quarantine::Quarantine;
 use crate::quorum::{CutOff, Quorum};
 use crate::read::Reads;
-use crate::repair::{Mender, Payloads, RepairError, RepairReport};
+use crate::repair::{Contents, Mender, Payloads, RepairError, RepairReport};
 use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
@@ -155,14 +155,21 @@ impl Replica {
             life: life.clone(),
             keeper: keeper.clone(),
         };
+        let contents = Contents {
+            node,
+            machine: machine.clone(),
+            transfers: transfers.clone(),
+            life: life.clone(),
+            quarantine,
+        };
         let mender = Arc::new(Mender {
             node,
             machine: machine.clone(),
             payloads,
+            contents,
             transfers: transfers.clone(),
             intake: intake.clone(),
             life: life.clone(),
-            quarantine,
         });
         let reporter = Reporter::new(
             config.clone(),

@@ -123,7 +123,7 @@ impl Ledger {
         let Sealing { attempt, terms, tree, unpack: packed, sealed_log_ms, .. } = sealing;
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
         // The epoch takes hold of its content before the attempt lets go of what it reused.
-        let held = self.hold_sealed(&tree);
+        let held = self.hold_sealed(&tree, id.index);
         let sealed = Arc::new(sealed);
         self.touch(RowKey::Epoch(name.clone(), epoch));
         self.touch(RowKey::EpochContent(name.clone(), epoch));

@@ -6,6 +6,7 @@
 //! file; the smallest free id is taken next, so ids are the same on every replica.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use checkpoint::Digest;
 
@@ -17,7 +18,18 @@ use super::sum::Sum;
 pub(super) struct Content {
     pub digest: Digest,
     pub bytes: u64,
-    pub refs: u32,
+    /// Log index of the newest seal that brought its bytes, rather than reuse them.
+    pub brought: u64,
+    pub refs: NonZeroU32,
+}
+
+/// What a sealed epoch holds of one content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Part {
+    pub digest: Digest,
+    pub bytes: u64,
+    /// Its bytes came with the epoch.
+    pub brought: bool,
 }
 
 /// What the ledger keeps of content in quarantine.
@@ -38,7 +50,7 @@ pub(super) struct Contents {
     index: BTreeSet<(u64, u32)>,
     /// Of all that is held.
     bytes: u64,
-    /// Over ids, digests and lengths; how often content is held follows from epochs and attempts.
+    /// Over ids, digests, lengths and where it was brought; how often content is held follows from epochs and attempts.
     sum: Sum,
 }
 
@@ -67,11 +79,15 @@ impl Contents {
         self.slots.get(id as usize)?.as_ref()
     }
 
-    /// One more holder of `digest`; answers with its id.
-    pub fn hold(&mut self, digest: &Digest, bytes: u64) -> u32 {
+    /// One more holder of `digest`, by the seal at `index`; answers with its id.
+    fn hold(&mut self, part: &Part, index: u64) -> u32 {
+        let Part { digest, bytes, brought } = part;
         if let Some((id, content)) = self.find(digest) {
-            assert_eq!(content.bytes, bytes, "equal digests have equal lengths");
+            assert_eq!(content.bytes, *bytes, "equal digests have equal lengths");
             self.hold_id(id);
+            if *brought {
+                self.brought_anew(id, index);
+            }
             return id;
         }
         let id = match self.free.pop_first() {
@@ -81,16 +97,24 @@ impl Contents {
                 u32::try_from(self.slots.len() - 1).expect("fewer contents than 2^32")
             }
         };
-        self.sum.put(&summed(id, digest, bytes));
-        self.slots[id as usize] = Some(Content { digest: *digest, bytes, refs: 1 });
-        self.bytes = self.bytes.saturating_add(bytes);
+        let content = Content { digest: *digest, bytes: *bytes, brought: index, refs: NonZeroU32::MIN };
+        self.sum.put(&summed(id, &content));
+        self.slots[id as usize] = Some(content);
+        self.bytes = self.bytes.saturating_add(*bytes);
         self.index.insert((prefix(digest), id));
         id
     }
 
-    /// One more holder of each; answers with their ids, ascending.
-    pub fn hold_all(&mut self, contents: &[(Digest, u64)]) -> Box<[u32]> {
-        let mut ids: Vec<u32> = contents.iter().map(|(digest, bytes)| self.hold(digest, *bytes)).collect();
+    fn brought_anew(&mut self, id: u32, index: u64) {
+        let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
+        self.sum.take(&summed(id, content));
+        content.brought = index;
+        self.sum.put(&summed(id, content));
+    }
+
+    /// One more holder of each, by the seal at `index`; answers with their ids, ascending.
+    pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Box<[u32]> {
+        let mut ids: Vec<u32> = parts.iter().map(|part| self.hold(part, index)).collect();
         ids.sort_unstable();
         ids.into()
     }
@@ -105,11 +129,10 @@ impl Contents {
     }
 
     /// The first of these that is held with another length.
-    pub fn of_another_length(&self, contents: &[(Digest, u64)]) -> Option<Digest> {
-        let other = |(digest, bytes): &&(Digest, u64)| {
-            self.find(digest).is_some_and(|(_, there)| there.bytes != *bytes)
-        };
-        contents.iter().find(other).map(|(digest, _)| *digest)
+    pub fn of_another_length(&self, parts: &[Part]) -> Option<Digest> {
+        let other =
+            |part: &&Part| self.find(&part.digest).is_some_and(|(_, there)| there.bytes != part.bytes);
+        parts.iter().find(other).map(|part| part.digest)
     }
 
     /// For the ledger's digest.
@@ -126,13 +149,12 @@ impl Contents {
     /// One holder less; content without holders is forgotten, and is what this answers with.
     pub fn release(&mut self, id: u32) -> Option<Content> {
         let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
-        assert!(content.refs > 0, "released more often than held");
-        content.refs -= 1;
-        if content.refs > 0 {
+        if let Some(left) = NonZeroU32::new(content.refs.get() - 1) {
+            content.refs = left;
             return None;
         }
         let key = (prefix(&content.digest), id);
-        self.sum.take(&summed(id, &content.digest, content.bytes));
+        self.sum.take(&summed(id, content));
         self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&key), "held content is in the index");
         self.free.insert(id);
@@ -153,7 +175,7 @@ impl Contents {
     pub fn rebuild(slots: u32, rows: impl Iterator<Item = (u32, Content)>) -> Option<Contents> {
         let mut built = Contents::default();
         for (id, content) in rows {
-            if id >= slots || built.find(&content.digest).is_some() || content.refs == 0 {
+            if id >= slots || built.find(&content.digest).is_some() {
                 return None;
             }
             if built.slots.len() <= id as usize {
@@ -164,7 +186,7 @@ impl Contents {
             }
             built.index.insert((prefix(&content.digest), id));
             built.bytes = built.bytes.saturating_add(content.bytes);
-            built.sum.put(&summed(id, &content.digest, content.bytes));
+            built.sum.put(&summed(id, &content));
         }
         // Free slots cost no row, but as much memory as others: what is decoded has the digest of its sender.
         built.slots.resize(slots as usize, None);
@@ -173,11 +195,12 @@ impl Contents {
     }
 }
 
-fn summed(id: u32, digest: &Digest, bytes: u64) -> [u8; 44] {
-    let mut row = [0; 44];
+fn summed(id: u32, content: &Content) -> [u8; 52] {
+    let mut row = [0; 52];
     row[..4].copy_from_slice(&id.to_be_bytes());
-    row[4..12].copy_from_slice(&bytes.to_be_bytes());
-    row[12..].copy_from_slice(digest.as_bytes());
+    row[4..12].copy_from_slice(&content.bytes.to_be_bytes());
+    row[12..20].copy_from_slice(&content.brought.to_be_bytes());
+    row[20..].copy_from_slice(content.digest.as_bytes());
     row
 }
 
@@ -196,11 +219,15 @@ mod tests {
         Digest::from_slice(&bytes).unwrap()
     }
 
+    fn hold(contents: &mut Contents, digest: Digest, bytes: u64) -> u32 {
+        contents.hold(&Part { digest, bytes, brought: true }, 5)
+    }
+
     #[test]
     fn equal_prefixes_are_told_apart() {
         let mut contents = Contents::default();
-        let a = contents.hold(&digest(1, 1), 10);
-        let b = contents.hold(&digest(1, 2), 20);
+        let a = hold(&mut contents, digest(1, 1), 10);
+        let b = hold(&mut contents, digest(1, 2), 20);
         assert_ne!(a, b);
         assert_eq!(contents.find(&digest(1, 2)).unwrap().1.bytes, 20);
         assert!(contents.find(&digest(1, 3)).is_none());
@@ -209,21 +236,39 @@ mod tests {
     #[test]
     fn content_without_holders_is_forgotten_and_its_id_taken_again() {
         let mut contents = Contents::default();
-        let a = contents.hold(&digest(1, 1), 10);
-        assert_eq!(contents.hold(&digest(1, 1), 10), a);
-        contents.hold(&digest(2, 1), 5);
+        let a = hold(&mut contents, digest(1, 1), 10);
+        assert_eq!(hold(&mut contents, digest(1, 1), 10), a);
+        hold(&mut contents, digest(2, 1), 5);
         contents.release(a);
         assert!(contents.find(&digest(1, 1)).is_some());
         contents.release(a);
         assert!(contents.find(&digest(1, 1)).is_none());
-        assert_eq!(contents.hold(&digest(3, 3), 7), a);
+        assert_eq!(hold(&mut contents, digest(3, 3), 7), a);
+    }
+
+    #[test]
+    fn the_newest_seal_that_brought_it_is_known() {
+        let mut contents = Contents::default();
+        let id = hold(&mut contents, digest(1, 1), 10);
+        let first = contents.sum();
+        let part = |brought| Part { digest: digest(1, 1), bytes: 10, brought };
+        contents.hold(&part(false), 7);
+        assert_eq!((contents.get(id).brought, contents.sum()), (5, first));
+        contents.hold(&part(true), 9);
+        assert_eq!(contents.get(id).brought, 9);
+        assert_ne!(contents.sum(), first);
+        let freed = (0..3).filter_map(|_| contents.release(id)).count();
+        assert_eq!(freed, 1);
+        assert_eq!(contents.sum(), Contents::default().sum());
+        // A cluster may have millions.
+        assert_eq!(size_of::<Option<Content>>(), 56);
     }
 
     #[test]
     fn a_table_is_rebuilt_from_its_rows() {
         let mut contents = Contents::default();
         for n in 0..9 {
-            contents.hold(&digest(n, n), u64::from(n));
+            hold(&mut contents, digest(n, n), u64::from(n));
         }
         contents.release(3);
         contents.release(8);

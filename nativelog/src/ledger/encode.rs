@@ -7,7 +7,7 @@
 use super::rows::{Builder, DecodeError, RowKey, Writer};
 use super::tables::Ledger;
 
-const MAGIC: &[u8] = b"epochlog ledger 3\n";
+const MAGIC: &[u8] = b"epochlog ledger 4\n";
 const DIGEST_BYTES: usize = 32;
 
 impl Ledger {

@@ -41,7 +41,7 @@ impl Holding {
             if contents.of_another_length(&tree.content).is_some() {
                 return None;
             }
-            sealed = contents.hold_all(&tree.content);
+            sealed = contents.hold_all(&tree.content, applied.map_or(0, |applied| applied.index + 1));
         }
         let released = frees.iter().map(|ids| contents.release_all(ids)).collect();
         Some(Held { applied, record, contents: Arc::new(contents), sealed, released })
@@ -136,11 +136,11 @@ impl Ledger {
         }
     }
 
-    /// An epoch takes hold of its content.
-    pub(super) fn hold_sealed(&mut self, tree: &Tree) -> Box<[u32]> {
+    /// The epoch that is sealed at `index` takes hold of its content.
+    pub(super) fn hold_sealed(&mut self, tree: &Tree, index: u64) -> Box<[u32]> {
         match &mut self.held {
             Some(held) => std::mem::take(&mut held.sealed),
-            None => Arc::make_mut(&mut self.content).hold_all(&tree.content),
+            None => Arc::make_mut(&mut self.content).hold_all(&tree.content, index),
         }
     }
 

@@ -3,11 +3,13 @@
 //! It is kept, with everything that holds it, and comes back by a record when a quorum has verified copies again, or at
 //! once when a sealed attempt brings its bytes anew: then every replica gets them. Until then nobody is offered it: it
 //! cannot be reused, an attempt that leans on it ends, and an epoch that holds it is not a job's newest.
+//!
+//! A look takes time and a record may be late: each record names what its look was at, and is refused when that is not
+//! what is there any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use checkpoint::store::Source;
-use checkpoint::{Digest, EntryKind, JobName};
+use checkpoint::{Digest, JobName};
 
 use super::content::Quarantined;
 use super::effect::Effect;
@@ -92,9 +94,18 @@ impl Ledger {
                 return Err(malformed("a quarantine names nodes of the cluster, each once"));
             }
         }
-        let Some((content, _)) = self.content.find(&digest) else {
+        let Some((content, there)) = self.content.find(&digest) else {
             return Err(no_content(&digest));
         };
+        if there.brought != quarantine.brought {
+            let detail = format!(
+                "they looked for what entry {} had brought; content {} was brought by entry {}",
+                quarantine.brought,
+                digest.short(),
+                there.brought
+            );
+            return Err(Rejected::new(Reason::Conflict, detail));
+        }
         if self.quarantine.get(&content).is_some_and(|there| there.found == found) {
             return Ok(repeat(Accepted::Done));
         }
@@ -109,10 +120,19 @@ impl Ledger {
         let Some((content, _)) = self.content.find(&digest) else {
             return Err(no_content(&digest));
         };
-        if !self.quarantine.contains_key(&content) {
-            return Ok(repeat(Accepted::Done));
+        match self.quarantine.get(&content) {
+            None => Ok(repeat(Accepted::Done)),
+            Some(there) if there.at != healed.since => {
+                let detail = format!(
+                    "content {} is in quarantine by entry {}, not {}",
+                    digest.short(),
+                    there.at,
+                    healed.since
+                );
+                Err(Rejected::new(Reason::Conflict, detail))
+            }
+            Some(_) => Ok(Change::Healed { content }),
         }
-        Ok(Change::Healed { content })
     }
 
     pub(super) fn put_in_quarantine(
@@ -167,15 +187,11 @@ impl Ledger {
         if self.quarantine.is_empty() {
             return Vec::new();
         }
-        let files = sealing.tree.manifest.entries.iter().zip(sealing.tree.sources.iter());
-        let brought = files.filter(|(entry, source)| {
-            entry.kind == EntryKind::File && matches!(source, Source::Staged | Source::Unpacked)
-        });
+        let brought = sealing.tree.content.iter().filter(|part| part.brought);
         let mut healed: Vec<u32> =
-            brought.filter_map(|(entry, _)| self.content.find(&entry.digest)).map(|(id, _)| id).collect();
+            brought.filter_map(|part| self.content.find(&part.digest)).map(|(id, _)| id).collect();
         healed.retain(|id| self.quarantine.contains_key(id));
         healed.sort_unstable();
-        healed.dedup();
         healed
     }
 

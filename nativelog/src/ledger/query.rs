@@ -331,7 +331,19 @@ impl Ledger {
 
     /// Sealed content that may be reused: its bytes, and how many epochs and open attempts hold it.
     pub fn content(&self, digest: &Digest) -> Option<(u64, u64)> {
-        self.content.find(digest).map(|(_, content)| (content.bytes, u64::from(content.refs)))
+        self.content.find(digest).map(|(_, content)| (content.bytes, u64::from(content.refs.get())))
+    }
+
+    /// Log index of the newest seal that brought the bytes of this content: who has carried that out has them.
+    pub fn brought(&self, digest: &Digest) -> Option<u64> {
+        self.content.find(digest).map(|(_, content)| content.brought)
+    }
+
+    /// Whether an epoch holds this content.
+    pub fn epoch_holds(&self, name: &JobName, epoch: u64, digest: &Digest) -> bool {
+        let record = self.jobs.get(name).and_then(|job| job.epochs.get(&epoch));
+        let id = self.content.find(digest).map(|(id, _)| id);
+        record.zip(id).is_some_and(|(record, id)| record.content.binary_search(&id).is_ok())
     }
 
     /// All sealed content that somebody holds, and its bytes.

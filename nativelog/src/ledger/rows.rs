@@ -214,7 +214,7 @@ impl Builder {
         if !holders
             .iter()
             .map(|(id, refs)| (*id, *refs))
-            .eq(ledger.content.iter().map(|(id, c)| (id, c.refs)))
+            .eq(ledger.content.iter().map(|(id, c)| (id, c.refs.get())))
         {
             return Err(DecodeError("content is not held as often as its rows say"));
         }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use checkpoint::{Digest, EntryKind, Manifest, ManifestEntry, store::Source};
 
+use super::content::Part;
+
 /// A sealed directory, and what the ledger keeps of it.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub manifest: Arc<Manifest>,
     pub sources: Arc<Vec<Source>>,
-    /// Distinct content of the epoch and its length in bytes, ascending.
-    pub content: Vec<(Digest, u64)>,
+    /// Distinct content of the epoch, ascending.
+    pub content: Vec<Part>,
     pub root: Digest,
     pub files: u64,
     pub new_files: u64,
@@ -28,16 +30,21 @@ impl Tree {
             if *source == Source::None {
                 continue;
             }
-            if *source != Source::Reused {
+            let brought = *source != Source::Reused;
+            if brought {
                 new_bytes += entry.size;
                 new_files += 1;
             }
-            content.push((entry.digest, entry.size));
+            content.push(Part { digest: entry.digest, bytes: entry.size, brought });
         }
         content.sort_unstable();
-        content.dedup();
-        if let Some(two) = content.windows(2).find(|two| two[0].0 == two[1].0) {
-            return Err(two[0].0);
+        content.dedup_by(|again, one| {
+            let same = (again.digest, again.bytes) == (one.digest, one.bytes);
+            one.brought |= same && again.brought;
+            same
+        });
+        if let Some(two) = content.windows(2).find(|two| two[0].digest == two[1].digest) {
+            return Err(two[0].digest);
         }
         let manifest = Manifest { entries };
         let root = manifest.root();

@@ -1,15 +1,17 @@
 //! What comes from elsewhere while the machine runs: for the open attempts of a ledger, and for sealed epochs that are no
-//! directory here.
+//! directory here. And what lies in staging that others may want.
 
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use checkpoint::store::{StoreError, Unpacked};
-use checkpoint::{Envelope, JobName, Manifest, Unpublished};
+use checkpoint::{Digest, Envelope, JobName, Manifest, Unpublished};
 
 use super::Machine;
 use super::lacking::{AttemptLacks, lacking_of_attempts};
 use super::missing::{Missing, adopt};
+use super::staged::{self, StagedCopies};
 use crate::dues::aside;
 use crate::ledger::Ledger;
 use crate::performer::Reader;
@@ -139,6 +141,24 @@ impl Machine {
     /// that expires it counts at once; here it goes when its last reader has left.
     pub fn read_epoch(&self, job: &JobName, epoch: u64) -> Reader {
         self.performer.reader(job, epoch)
+    }
+
+    /// Copies of a content that are not on the shelves: its epoch came, and could not be published here yet.
+    pub fn staged_copies(&self, digest: &Digest) -> StagedCopies {
+        let failed = {
+            let ledger = self.ledger();
+            self.dues.failed_where(|job, epoch| ledger.epoch_holds(job, epoch, digest))
+        };
+        staged::copies(&self.store, &failed, digest)
+    }
+
+    /// A small file of an attempt, from its pack: while packs of the attempt could not be unpacked here, some of its files
+    /// are nowhere else. Checked. `None` when no pack here has it. Blocks.
+    ///
+    /// # Errors
+    /// A pack cannot be read, or does not verify.
+    pub fn in_pack(&self, attempt: u64, file: u32, digest: &Digest) -> io::Result<Option<Bytes>> {
+        staged::in_pack((&self.store, &self.log, &self.dues), attempt, file, digest)
     }
 
     /// Tries now what could not be published before.

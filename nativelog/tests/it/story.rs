@@ -263,11 +263,11 @@ impl Teller {
             "quarantine" => {
                 let digest = self.directory(words).digest(words.number("file") as u32);
                 let what = |node| (node, words.text("what"));
-                compose::quarantine(digest, words.list("on").into_iter().map(what))
+                compose::quarantine(digest, words.number("brought"), words.list("on").into_iter().map(what))
             }
             "healed" => {
                 let digest = self.directory(words).digest(words.number("file") as u32);
-                compose::healed(digest, words.list("on"))
+                compose::healed(digest, words.number("since"), words.list("on"))
             }
             "remove_job" => compose::remove_job(&job(words), words.text("reason")),
             "tick" => compose::tick(words.number("ms")),

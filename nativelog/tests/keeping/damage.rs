@@ -50,7 +50,7 @@ fn bytes_that_come_anew_take_the_place_of_a_blob_in_quarantine() {
     replica.assert_published(1);
     // It was good once, and this process remembers that.
     disk.flip(&replica.store.blob_path(directory.digest(a)).unwrap(), 77).unwrap();
-    replica.commit(compose::quarantine(directory.digest(a), [(1, "corrupt".to_owned())]));
+    replica.quarantine(directory.digest(a));
     bring(&mut replica, 2);
     replica.assert_published(2);
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkpoint::CommitId;
 use checkpoint::disk::Disk;
 use checkpoint::testing::CrashDisk;
+use checkpoint::{CommitId, Digest};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::performer::Publication;
 use nativelog::snapshot::{SnapshotError, SnapshotMeta};
@@ -131,6 +131,12 @@ impl Replica {
 
     pub fn try_expire(&mut self, epochs: Vec<u64>) -> Option<u64> {
         self.try_commit(compose::expire(&job(), epochs, true, "by hand", Vec::new()))
+    }
+
+    /// A record that the only node has no good copy of this content, as it was brought last.
+    pub fn quarantine(&mut self, digest: Digest) {
+        let brought = self.machine.ledger().brought(&digest).expect("somebody holds it");
+        self.commit(compose::quarantine(digest, brought, [(1, "corrupt".to_owned())]));
     }
 
     /// Every epoch of the ledger is a directory here, with what was sealed.

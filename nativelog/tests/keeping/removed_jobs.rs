@@ -212,7 +212,7 @@ fn what_latest_had_to_avoid_is_forgotten_with_its_job() {
     let (good, bad) = (Directory::parse("a:100=1"), Directory::parse("a:100=2"));
     replica.commit(epoch_of(1, 1, &good));
     replica.commit(epoch_of(1, 2, &bad));
-    replica.commit(compose::quarantine(bad.digest(file(&bad, "a")), [(1, "corrupt".to_owned())]));
+    replica.quarantine(bad.digest(file(&bad, "a")));
     assert_eq!(latest(&replica), b"1");
     replica.try_expire(vec![1, 2]).unwrap();
     replica.commit(compose::remove_job(&job(), "done"));

@@ -9,10 +9,11 @@ use nativelog::ledger::{EpochInfo, Page};
 use nativelog::machine::PackedFile;
 use nativelog::record::LogId;
 
+use super::answers::{Answers, Said};
 use super::ask::{self, Items, Missed, Trouble};
 use super::error::TransferError;
-use super::gather::{Answers, Gather, ROUNDS, Said};
-use super::source::Range;
+use super::gather::{Gather, ROUNDS};
+use super::source::{Range, agrees};
 use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, MANIFEST_BYTES_MAX};
 use crate::network::convert::position;
 use crate::proto::{self, Miss};
@@ -27,22 +28,6 @@ pub struct Wanted {
     pub info: EpochInfo,
     /// The position of that ledger.
     pub at: u64,
-}
-
-/// Whether an envelope is the one of this epoch. The root covers the tree only: all that a manifest file says must be
-/// what the ledger says.
-pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> bool {
-    let sealed = &info.sealed;
-    let at = (envelope.position.term, envelope.position.node, envelope.position.index);
-    envelope.job == sealed.job
-        && envelope.epoch == sealed.epoch
-        && envelope.attempt == sealed.attempt
-        && envelope.root == sealed.root
-        && at == (sealed.position.term, sealed.position.node, sealed.position.index)
-        && envelope.labels == info.labels
-        && envelope.depends_on == info.depends_on
-        && envelope.base == info.base
-        && envelope.sealed_log_ms == info.sealed_log_ms
 }
 
 /// What peers had of something: it, or the news that a later record ended it.
@@ -72,7 +57,7 @@ impl Gather {
                 match ask(peer).await {
                     Ok(Ok(found)) => return Ok(Found::Here(found)),
                     Ok(Err(missed)) if missed.miss == Miss::Ended => return Ok(Found::Ended),
-                    Ok(Err(missed)) => said.add(peer, Said::No(missed.why)),
+                    Ok(Err(missed)) => said.add(peer, Said::missed(missed)),
                     Err(Trouble::Stopped) => return Err(TransferError::Stopped),
                     Err(trouble) => {
                         self.is_away(peer);
@@ -113,9 +98,9 @@ impl Gather {
         let decoded = tokio::task::spawn_blocking(move || manifest::decode_file(&bytes)).await;
         match decoded {
             Ok(Ok((envelope, tree))) if agrees(&envelope, &info) => Ok(Ok((envelope, tree))),
-            Ok(Ok(_)) => Ok(Err(corrupt("its manifest says something else than the ledger"))),
-            Ok(Err(error)) => Ok(Err(corrupt(error.to_string()))),
-            Err(_) => Err(Trouble::Peer("its manifest cannot be read".into())),
+            Ok(Ok(_)) => Err(came_wrong("a manifest that says something else than the ledger")),
+            Ok(Err(error)) => Err(came_wrong(error)),
+            Err(_) => Err(came_wrong("a manifest that cannot be read")),
         }
     }
 
@@ -296,7 +281,7 @@ impl Gather {
                 Err(missed) => return Ok(Err(missed)),
             };
             if !is_good(item, &data) {
-                return Ok(Err(corrupt("it sent bytes that do not verify")));
+                return Err(came_wrong("bytes that do not verify"));
             }
             self.progress.fetched(data.len() as u64);
             good.push(data);
@@ -305,8 +290,9 @@ impl Gather {
     }
 }
 
-fn corrupt(why: impl Into<String>) -> Missed {
-    Missed { miss: Miss::Corrupt, why: why.into() }
+/// It verified before it left: what is wrong with it here says nothing of what is there.
+fn came_wrong(what: impl std::fmt::Display) -> Trouble {
+    Trouble::Peer(format!("what came does not verify: {what}"))
 }
 
 /// Groups items so that one request holds few enough of them and few enough bytes.

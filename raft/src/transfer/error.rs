@@ -1,8 +1,6 @@
 //! Why a transfer did not come to its end.
 
-use std::collections::BTreeMap;
-
-use checkpoint::Digest;
+use super::lost::Lost;
 
 /// Why a transfer did not come to its end. What came is kept and need not come again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,17 +41,6 @@ pub enum TransferError {
     /// Somebody ended it.
     #[error("the transfer was ended")]
     Stopped,
-}
-
-/// Content of which no peer that lives has a good copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// BLAKE3 of the content.
-    pub digest: Digest,
-    /// Its length.
-    pub bytes: u64,
-    /// By peer that was asked: what it found.
-    pub found: BTreeMap<u64, String>,
 }
 
 /// Runs `work`, which waits for the disk, on a thread of its own.

@@ -3,7 +3,8 @@
 //! The work is a list of batches: many small contents that are shelved with the syncs of one, or one large
 //! content. A few batches are under way at once, each begins at another peer, and what a peer does not have,
 //! sends wrong or breaks off goes to the next one. What came stays in `incoming/`: the next peer, the next
-//! round and the next process go on behind it.
+//! round and the next process go on behind it. Whoever sent something wrong is asked to look at it anew: its word, not
+//! what became of its bytes on the way, says whether it has a good copy.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,15 +15,18 @@ use bytes::Bytes;
 use checkpoint::Digest;
 use checkpoint::store::{Content, Incoming, IncomingError, Store};
 use futures::{FutureExt, StreamExt};
+use nativelog::ledger::Ledger;
 use tokio::sync::mpsc;
 
+use super::answers::{Answers, Nowhere, Said};
 use super::ask::{self, Event, Items, Trouble};
-use super::error::{Lost, TransferError, blocking};
+use super::error::{TransferError, blocking};
+use super::lost::Lost;
 use super::progress::Progress;
 use super::turn::{Stop, is_stopped, stopped};
 use crate::config::RoomProbe;
 use crate::network::peers::Peers;
-use crate::proto;
+use crate::proto::{self, BlobWanted};
 
 /// Batches that are fetched at once.
 const STREAMS: usize = 3;
@@ -57,82 +61,41 @@ pub struct Gather {
     turns: Arc<AtomicUsize>,
     /// Contents that this transfer found nowhere: they are not asked for again by it.
     lost: Arc<Mutex<BTreeMap<Digest, Lost>>>,
+    /// Where content was brought, by the ledger that the transfer goes by.
+    brought: Brought,
+    /// What came wrong, and from whom.
+    doubted: Arc<Mutex<BTreeSet<(u64, Digest)>>>,
 }
 
-/// What a peer said, or why it did not.
-#[derive(Debug, Clone)]
-pub(super) enum Said {
-    /// It has no good copy.
-    No(String),
-    /// It cannot be reached.
-    Away(String),
-    /// Nothing that decides.
-    Trouble(String),
+/// Log index of the seal that brought a content; `None` when nobody holds it (any more).
+pub type Brought = Arc<dyn Fn(&Digest) -> Option<u64> + Send + Sync>;
+
+/// As `ledger` says it.
+pub fn by_ledger(ledger: &Arc<Ledger>) -> Brought {
+    let ledger = ledger.clone();
+    Arc::new(move |digest| ledger.brought(digest))
 }
 
-impl Said {
-    pub fn of(trouble: Trouble) -> Said {
-        match trouble {
-            Trouble::Away(why) => Said::Away(why),
-            Trouble::Peer(why) => Said::Trouble(why),
-            Trouble::Stopped => Said::Trouble("the transfer was ended".into()),
-        }
-    }
-
-    fn why(&self) -> &str {
-        match self {
-            Said::No(why) | Said::Away(why) | Said::Trouble(why) => why,
-        }
-    }
+/// A content that is wanted, as it was brought by a seal, and what was said of it.
+struct Left {
+    content: Content,
+    brought: u64,
+    said: Answers,
 }
 
-/// What all peers said of one thing, in one round.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Answers(BTreeMap<u64, Said>);
-
-impl Answers {
-    pub fn add(&mut self, peer: u64, said: Said) {
-        self.0.insert(peer, said);
-    }
-
-    /// Who has no good copy, when every peer that lives says so, `holder` among them.
-    fn nowhere(&self, holder: Option<u64>) -> Option<BTreeMap<u64, String>> {
-        let mut found = BTreeMap::new();
-        for (peer, said) in &self.0 {
-            match said {
-                Said::No(why) => drop(found.insert(*peer, why.clone())),
-                Said::Away(_) if Some(*peer) != holder => {}
-                Said::Away(_) | Said::Trouble(_) => return None,
-            }
-        }
-        (!found.is_empty()).then_some(found)
-    }
-
-    fn why(&self) -> String {
-        if self.0.is_empty() {
-            return "no other node is known".to_owned();
-        }
-        let each: Vec<String> =
-            self.0.iter().map(|(peer, said)| format!("node {peer}: {}", said.why())).collect();
-        each.join("; ")
-    }
-
-    /// Why nobody brought it.
-    pub fn error(&self, what: String, holder: Option<u64>) -> TransferError {
-        let why = self.why();
-        match self.nowhere(holder) {
-            Some(_) => TransferError::Nowhere { what, why, lost: Vec::new() },
-            None => TransferError::Lacking { what, why },
-        }
-    }
-}
-
-/// A content and what was said of it.
-type Left = (Content, Answers);
+/// What a batch asks of each peer: where each content was brought.
+type Asked = HashMap<Digest, u64>;
 
 impl Gather {
-    /// For node `me`; `stop` ends it.
-    pub fn new(peers: Arc<Peers>, store: Arc<Store>, me: u64, progress: Arc<Progress>, stop: Stop) -> Gather {
+    /// For node `me`, that goes by what `brought` says; `stop` ends it.
+    pub fn new(
+        peers: Arc<Peers>,
+        store: Arc<Store>,
+        me: u64,
+        progress: Arc<Progress>,
+        brought: Brought,
+        stop: Stop,
+    ) -> Gather {
         Gather {
             peers,
             store,
@@ -144,6 +107,8 @@ impl Gather {
             away: Arc::default(),
             turns: Arc::default(),
             lost: Arc::default(),
+            brought,
+            doubted: Arc::default(),
         }
     }
 
@@ -153,7 +118,7 @@ impl Gather {
         self
     }
 
-    /// The same, with a peer that surely has everything.
+    /// The same, from `holder`, which surely has everything.
     pub fn with_holder(mut self, holder: u64) -> Gather {
         self.holder = Some(holder);
         self
@@ -211,6 +176,10 @@ impl Gather {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn doubted(&self) -> MutexGuard<'_, BTreeSet<(u64, Digest)>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn holder(&self) -> Option<u64> {
         self.holder
     }
@@ -249,18 +218,18 @@ impl Gather {
 
     /// Answers with what is nowhere to be had.
     async fn bring_each(&self, contents: Vec<Content>) -> Result<Vec<(Digest, Lost)>, TransferError> {
-        let mut left: Vec<Left> = contents.into_iter().map(|content| (content, Answers::default())).collect();
+        let mut left = self.wanted(contents);
         // Whoever finds one content nowhere finds the next there, too: it is not waited for as long.
         let rounds = if self.lost().is_empty() { ROUNDS } else { 1 };
         for round in 0..ROUNDS {
-            let decided = left.iter().all(|(_, said)| said.nowhere(self.holder).is_some());
+            let decided = left.iter().all(|left| left.said.nowhere(self.holder).is_some());
             if left.is_empty() || round >= rounds && decided {
                 break;
             }
             if round > 0 {
                 self.pause(round).await?;
             }
-            let batches = batches(left.iter().map(|(content, _)| *content));
+            let batches = batches(left.iter().map(|left| left.content));
             let mut under_way = futures::stream::iter(batches)
                 .map(|batch| self.bring_batch(batch).boxed())
                 .buffer_unordered(STREAMS);
@@ -270,31 +239,43 @@ impl Gather {
             }
         }
         let mut lost = Vec::new();
-        for (content, said) in left {
-            let Some(found) = said.nowhere(self.holder) else {
+        for Left { content, brought, said } in left {
+            let Some(nowhere) = said.nowhere(self.holder) else {
                 let what = format!("content {}", content.digest);
                 return Err(TransferError::Lacking { what, why: said.why() });
             };
-            lost.push((content.digest, Lost { digest: content.digest, bytes: content.size, found }));
+            let Content { digest, size: bytes, .. } = content;
+            let Nowhere { found, not_yet } = nowhere;
+            lost.push((digest, Lost { digest, bytes, brought, found, not_yet }));
         }
         Ok(lost)
     }
 
+    fn wanted(&self, contents: Vec<Content>) -> Vec<Left> {
+        let left = contents.into_iter().map(|content| {
+            // What nobody holds any more, nobody has to have.
+            let brought = (self.brought)(&content.digest).unwrap_or_default();
+            Left { content, brought, said: Answers::default() }
+        });
+        left.collect()
+    }
+
     /// Asks one peer after the other; answers with what none of them brought.
     async fn bring_batch(&self, batch: Vec<Content>) -> Result<Vec<Left>, TransferError> {
-        let mut left: Vec<Left> = batch.into_iter().map(|content| (content, Answers::default())).collect();
+        let mut left = self.wanted(batch);
+        let asked: Asked = left.iter().map(|left| (left.content.digest, left.brought)).collect();
         for peer in self.order() {
             if left.is_empty() {
                 break;
             }
-            let contents = left.iter().map(|(content, _)| *content).collect();
+            let contents = left.iter().map(|left| left.content).collect();
             let mut missed: HashMap<Digest, Said> = HashMap::new();
-            for (content, said) in self.bring_from(peer, contents).await? {
+            for (content, said) in self.bring_from(peer, contents, &asked).await? {
                 missed.insert(content.digest, said);
             }
-            left.retain_mut(|(content, answers)| {
-                let said = missed.remove(&content.digest);
-                said.map(|said| answers.add(peer, said)).is_some()
+            left.retain_mut(|left| {
+                let said = missed.remove(&left.content.digest);
+                said.map(|said| left.said.add(peer, said)).is_some()
             });
         }
         Ok(left)
@@ -305,6 +286,7 @@ impl Gather {
         &self,
         peer: u64,
         contents: Vec<Content>,
+        asked: &Asked,
     ) -> Result<Vec<(Content, Said)>, TransferError> {
         let store = self.store.clone();
         let opened = blocking(move || {
@@ -316,7 +298,7 @@ impl Gather {
             arriving.into_iter().partition::<Vec<_>, _>(|one| one.have() == one.content().size);
         let (arrived, mut left) = match wanted.is_empty() {
             true => (arrived, Vec::new()),
-            false => self.receive(peer, arrived, wanted).await?,
+            false => self.receive(peer, arrived, wanted, asked).await?,
         };
         let contents: Vec<Content> = arrived.iter().map(Incoming::content).collect();
         let store = self.store.clone();
@@ -328,7 +310,8 @@ impl Gather {
                 Err(error @ IncomingError::Corrupt { .. }) => {
                     tracing::warn!(peer, %error, "a peer sent content that does not verify; it is thrown away and asked for elsewhere");
                     self.progress.came_wrong(content.size);
-                    left.push((content, Said::No(error.to_string())));
+                    self.doubted().insert((peer, content.digest));
+                    left.push((content, Said::Trouble(error.to_string())));
                 }
             }
         }
@@ -342,10 +325,12 @@ impl Gather {
         peer: u64,
         mut arrived: Vec<Incoming>,
         wanted: Vec<Incoming>,
+        asked: &Asked,
     ) -> Result<(Vec<Incoming>, Vec<(Content, Said)>), TransferError> {
         let blobs = wanted.iter().map(|one| {
             let Content { digest, size, .. } = one.content();
-            proto::BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset: one.have() }
+            let brought = asked.get(&digest).copied().unwrap_or_default();
+            self.wanted_of(peer, digest, size, one.have(), brought)
         });
         let request = proto::BlobsRequest { blobs: blobs.collect() };
         let sizes: Vec<u64> = request.blobs.iter().map(|blob| blob.size - blob.offset).collect();
@@ -383,9 +368,14 @@ impl Gather {
         Ok((arrived, left))
     }
 
+    fn wanted_of(&self, peer: u64, digest: Digest, size: u64, offset: u64, brought: u64) -> BlobWanted {
+        let anew = self.doubted().contains(&(peer, digest));
+        BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset, brought, anew }
+    }
+
     /// Whether `peer` has a good copy: it verifies all of it and sends the last byte.
     pub async fn has(&self, peer: u64, digest: Digest, size: u64) -> Result<bool, TransferError> {
-        let blob = proto::BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset: size - 1 };
+        let blob = self.wanted_of(peer, digest, size, size - 1, 0);
         let request = proto::BlobsRequest { blobs: vec![blob] };
         let asked = async {
             let mut client = ask::client(&self.peers, peer)?;
@@ -412,7 +402,7 @@ impl Gather {
         let mut items = Items::exactly(answer, sizes, &self.stop);
         while let Some(event) = items.next().await? {
             match event {
-                Event::Missed(item, missed) => drop(why.insert(item, Said::No(missed.why))),
+                Event::Missed(item, missed) => drop(why.insert(item, Said::missed(missed))),
                 Event::Data(item, data) => {
                     self.progress.fetched(data.len() as u64);
                     // The writer ends before only when the disk refuses, and says so itself.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use nativelog::compose;
-use nativelog::ledger::Ledger;
+use nativelog::ledger::{Ledger, Verdict};
 use nativelog::snapshot::{Capture, SnapshotMeta};
 use nativelog::store::Vote;
 use tokio::sync::watch;
@@ -17,8 +17,10 @@ use tonic::{Status, Streaming};
 
 use super::Transfers;
 use super::error::{TransferError, blocking};
+use super::gather::by_ledger;
+use super::lost::leans_no_more;
 use super::progress::Stage;
-use super::receive::{self, OwedEpoch};
+use super::receive::{self, Owed, OwedEpoch};
 use super::turn::is_stopped;
 use crate::config::LEDGER_BYTES_MAX;
 use crate::network::convert;
@@ -121,7 +123,7 @@ async fn install(
     }
     // Held until the snapshot is installed.
     let mut pin = None;
-    let mut owed = Vec::new();
+    let mut owed = Owed::default();
     if news {
         // Before the first blob is made: what a transfer that never ends has brought is given back one day. And what
         // is here already and not referred to yet is not given back meanwhile.
@@ -133,7 +135,7 @@ async fn install(
         transfers.peers.learn(&members);
         transfers.progress.begin(Stage::Snapshot, Some(position.index));
         tracing::info!(from, %position, "a snapshot is received; what it refers to is fetched first");
-        let gather = transfers.gather(stop).with_holder(from);
+        let gather = transfers.gather_by(by_ledger(&ledger), stop).with_holder(from);
         let came = receive::complete(&gather, &Arc::new(transfers.machine.clone()), &ledger).await;
         let fetched = transfers.progress.watch().borrow().fetched_bytes;
         match came {
@@ -150,7 +152,12 @@ async fn install(
                 });
             }
         }
-        let owes = owed.len();
+        let voters: Vec<u64> = members.iter().map(|(node, _)| *node).collect();
+        if let Err(why) = settle_leaning(transfers, &owed, &voters).await {
+            transfers.progress.end(false);
+            return Err(Status::unavailable(why));
+        }
+        let owes = owed.epochs.len();
         tracing::info!(from, %position, fetched, owes, "what the snapshot refers to is here, but for what is owed; it is installed");
     }
     drop(blocking(move || drop(ledger)).await);
@@ -160,9 +167,10 @@ async fn install(
         let done = installed.as_ref().is_ok_and(|now| *now == vote);
         transfers.progress.end(done);
         if done {
-            for OwedEpoch { job, epoch, why } in owed {
+            for OwedEpoch { job, epoch, why } in owed.epochs {
                 transfers.machine.note_missing(&job, epoch, &why);
             }
+            *transfers.leaning() = owed.leaning.iter().map(|lost| (lost.digest, lost.bytes)).collect();
             forget_unfinished(transfers).await;
         }
     }
@@ -176,14 +184,33 @@ async fn end_attempts(transfers: &Transfers, attempts: &[(u64, String)]) {
         let reason: String =
             format!("no live node can serve its bytes: {why}").chars().take(REASON_CHARS).collect();
         tracing::warn!(attempt, reason, "an open attempt is to be ended");
-        if let Err(error) = transfers.records.propose(compose::abort(*attempt, reason)).await {
-            tracing::warn!(
-                attempt,
-                error,
-                "the attempt is not ended yet; it is tried again with the next snapshot"
-            );
-        }
+        let error = match transfers.records.propose(compose::abort(*attempt, reason)).await {
+            Ok(Verdict::Accepted(_)) => continue,
+            Ok(Verdict::Rejected(rejected)) => rejected.to_string(),
+            Err(error) => error,
+        };
+        tracing::warn!(
+            attempt,
+            error,
+            "the attempt is not ended yet; it is tried again with the next snapshot"
+        );
     }
+}
+
+/// Content that open attempts lean on and that a majority has looked for in vain goes into quarantine before anything
+/// above is acknowledged here, which ends them: nothing is sealed over what is known to be lost. Where no majority has
+/// looked it may still be had, and this node goes on asking for it.
+async fn settle_leaning(transfers: &Transfers, owed: &Owed, voters: &[u64]) -> Result<(), String> {
+    for lost in &owed.leaning {
+        let Some((record, nodes)) = lost.record(voters) else { continue };
+        let digest = lost.digest;
+        tracing::error!(%digest, ?nodes, "open attempts lean on content that verifies nowhere on a majority: it goes into quarantine");
+        let answered = transfers.records.propose(record).await;
+        answered.and_then(|verdict| leans_no_more(&verdict)).map_err(|error| {
+            format!("open attempts lean on content {digest}, which is nowhere to be had, and are not ended yet: {error}")
+        })?;
+    }
+    Ok(())
 }
 
 /// Gives back what this node's own records allow, and then what those of the coming ledger do.

@@ -2,6 +2,7 @@
 
 use futures::future::BoxFuture;
 use nativelog::LogRecord;
+use nativelog::ledger::Verdict;
 
 /// Gives back what this node's own records allow, because something that comes needs room.
 pub(crate) trait MakeRoom: Send + Sync {
@@ -11,6 +12,6 @@ pub(crate) trait MakeRoom: Send + Sync {
 
 /// Brings this node's own records to the leader.
 pub(crate) trait Records: Send + Sync {
-    /// Returns when the record is accepted; the error says why it is not, or that nobody knows.
-    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<(), String>>;
+    /// Returns when the log has answered; the error says why it has not, or that nobody knows.
+    fn propose(&self, record: LogRecord) -> BoxFuture<'_, Result<Verdict, String>>;
 }

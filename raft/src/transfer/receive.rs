@@ -9,6 +9,7 @@
 //! directory that was sealed later under its number says so as well: its job was removed since, and made anew. One that
 //! was sealed earlier is of an earlier life of the job, and goes when this one is published.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -21,10 +22,11 @@ use nativelog::ledger::{EpochInfo, Ledger};
 use nativelog::machine::{AttemptLacks, Machine, lacking_pages, write_page};
 use nativelog::store::{Brought, Placed};
 
-use super::anywhere::{Found, Wanted, agrees, grouped};
+use super::anywhere::{Found, Wanted, grouped};
 use super::error::{TransferError, blocking};
 use super::gather::Gather;
-use super::source::Range;
+use super::lost::Lost;
+use super::source::{Range, agrees};
 
 /// Manifests that are fetched ahead.
 const MANIFESTS_AHEAD: usize = 3;
@@ -96,8 +98,17 @@ pub struct OwedEpoch {
     pub why: String,
 }
 
-/// Makes the disk of `home` hold everything that `ledger` refers to, but for epochs with something that is nowhere to be
-/// had: those are the answer.
+/// What a disk lacks although everything was brought that could be.
+#[derive(Debug, Clone, Default)]
+pub struct Owed {
+    /// Sealed epochs.
+    pub epochs: Vec<OwedEpoch>,
+    /// Sealed content that open attempts lean on, of epochs or of nobody else any more.
+    pub leaning: Vec<Lost>,
+}
+
+/// Makes the disk of `home` hold everything that `ledger` refers to, but for sealed content that is nowhere to be had:
+/// what lacks it is the answer.
 ///
 /// # Errors
 /// [`TransferError`]; what came is kept.
@@ -105,7 +116,7 @@ pub async fn complete<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
     ledger: &Arc<Ledger>,
-) -> Result<Vec<OwedEpoch>, TransferError> {
+) -> Result<Owed, TransferError> {
     let at = ledger.applied().map_or(0, |id| id.index);
     let (store, wanted) = (gather.store().clone(), ledger.clone());
     let epochs = blocking(move || unpublished(&store, &wanted)).await??;
@@ -128,8 +139,8 @@ pub async fn complete<H: Home>(
         left -= 1;
         gather.progress().epochs(left);
     }
-    attempts(gather, home, ledger, at).await?;
-    Ok(owed)
+    let leaning = attempts(gather, home, ledger, at).await?;
+    Ok(Owed { epochs: owed, leaning })
 }
 
 /// What is nowhere to be had, or has no place here, is owed; everything else ends the transfer.
@@ -257,18 +268,19 @@ async fn mend_directory(
     }
 }
 
-/// Brings what open attempts lack.
+/// Brings what open attempts lack, but for sealed content that they lean on and nobody has: that is the answer.
 async fn attempts<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
     ledger: &Arc<Ledger>,
     at: u64,
-) -> Result<(), TransferError> {
+) -> Result<Vec<Lost>, TransferError> {
     let mut lost = pages(gather, ledger).await?;
     let unreadable: Vec<u64> = lost.iter().map(|(attempt, _)| *attempt).collect();
     let (looking, wanted) = (home.clone(), ledger.clone());
     let lacking = blocking(move || looking.lacking(&wanted)).await?.map_err(here)?;
     let mut unpacked = false;
+    let mut leaning = BTreeMap::new();
     for lacks in lacking {
         if unreadable.contains(&lacks.attempt) {
             continue;
@@ -278,8 +290,10 @@ async fn attempts<H: Home>(
         let reused: u64 = lacks.reused.iter().map(|content| content.size).sum();
         gather.progress().lacks(ranges + packed + reused);
         match gather.bring(lacks.reused.clone()).await {
-            // Sealed content: its epoch is owed, and so is what this attempt may become.
-            Ok(()) | Err(TransferError::Nowhere { .. }) => {}
+            Ok(()) => {}
+            Err(TransferError::Nowhere { lost, .. }) => {
+                leaning.extend(lost.into_iter().map(|lost| (lost.digest, lost)));
+            }
             Err(error) => return Err(error),
         }
         unpacked |= !lacks.packed.is_empty();
@@ -301,7 +315,7 @@ async fn attempts<H: Home>(
         let synced = blocking(move || store.disk().sync_fs(&store.layout().staging_dir())).await?;
         synced.map_err(here)?;
     }
-    Ok(())
+    Ok(leaning.into_values().collect())
 }
 
 /// Brings pages of plans: what is in the trees of open attempts is known by them. Answers with the attempts of which

@@ -17,7 +17,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::source::{Outlet, Range, Source, Unsent};
+use super::copies::Blob;
+use super::outlet::{Outlet, Unsent};
+use super::source::{Range, Source};
 use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX};
 use crate::intake::Foreground;
 use crate::network::convert::from_position;
@@ -81,13 +83,10 @@ impl Service {
             if blob.offset >= blob.size {
                 return Err(bad("an offset at or behind the end"));
             }
-            blobs.push((digest_of(&blob.digest)?, blob.size, blob.offset));
+            let proto::BlobWanted { size, offset, brought, anew, .. } = *blob;
+            blobs.push(Blob { digest: digest_of(&blob.digest)?, size, offset, brought, anew });
         }
-        self.serve(blobs.len(), move |source, item, out| {
-            let (digest, size, offset) = blobs[item];
-            source.blob(digest, size, offset, out)
-        })
-        .await
+        self.serve(blobs.len(), move |source, item, out| source.blob(&blobs[item], out)).await
     }
 
     /// Covered ranges of an open attempt.

@@ -1,56 +1,30 @@
 //! What peers may fetch here, read from the shelves, from staging and from the log.
 //!
-//! **Guarantee.** Nothing leaves unchecked: a manifest against its root, a blob whole against its digest (every
-//! ten minutes for an inode and its time of change), a range against its subtree digest, a packed file and a page of a plan against its
-//! digest, a payload against its header. What does not verify is a miss, so that the caller asks elsewhere.
+//! **Guarantee.** Nothing leaves unchecked: a manifest against its root and the ledger, content whole against its digest
+//! (`copies`), a range against its subtree digest, a packed file and a page of a plan against its digest, a payload
+//! against its header. What does not verify is a miss, so that the caller asks elsewhere. A miss is this node's word on
+//! what it has only when everything is carried out that could have brought it, and all of it was looked at; until then it
+//! is *not yet*.
 //!
 //! Everything here blocks: it runs on threads of its own.
 
-use std::collections::HashMap;
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use checkpoint::digest::{self, Digest, Hasher};
-use checkpoint::disk::{DiskFile, Open};
+use checkpoint::digest::{self, Digest};
+use checkpoint::disk::Open;
 use checkpoint::{Envelope, JobName, manifest};
-use nativelog::ledger::Page;
+use nativelog::ledger::{EpochInfo, Page};
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
 
 use super::ask::Missed;
-use crate::config::{MANIFEST_BYTES_MAX, PART_BYTES};
+use super::copies::{Blob, Copies, also};
+use super::outlet::{Outlet, Sent, Unsent, missed, send, unread, why_unread};
+use crate::config::MANIFEST_BYTES_MAX;
 use crate::proto::Miss;
 
-/// Blobs that are remembered as verified, at most.
-const VERIFIED_MAX: usize = 100_000;
-/// A blob that was verified so long ago may have rotted since: it is read again before it is sent.
-const VERIFIED_FOR: Duration = Duration::from_secs(600);
-
 const LAPSED: &str = "the attempt has ended without an epoch";
-
-/// Where parts go.
-pub trait Outlet {
-    /// Takes the next bytes of the item. False when nobody wants more.
-    fn part(&mut self, data: Bytes) -> bool;
-    /// Says that work goes on. False when nobody waits for it.
-    fn working(&mut self) -> bool;
-}
-
-/// Why an item was not sent whole.
-#[derive(Debug)]
-pub enum Unsent {
-    /// It is not to be had here.
-    Missed(Missed),
-    /// Nobody wants it any more.
-    Gone,
-}
-
-type Sent = Result<(), Unsent>;
-/// Content by inode, time of change and length, and when it was read whole.
-type Verified = HashMap<(u64, i128, u64), (Digest, Instant)>;
 
 /// A range of a staged file, as the ledger of the caller says it.
 #[derive(Debug, Clone, Copy)]
@@ -70,24 +44,30 @@ pub struct Range {
 /// This node's content.
 pub struct Source {
     machine: Arc<Machine>,
-    /// Inode, time of change and length of blobs that were read whole, and the digest that they had then.
-    verified: Mutex<Verified>,
-    verified_for: Duration,
+    copies: Copies,
 }
 
-fn missed(miss: Miss, why: impl Into<String>) -> Unsent {
-    Unsent::Missed(Missed { miss, why: why.into() })
-}
-
-fn unread(what: &str, error: &io::Error) -> Unsent {
-    let miss = if error.kind() == io::ErrorKind::NotFound { Miss::NotFound } else { Miss::Corrupt };
-    missed(miss, format!("{what}: {error}"))
+/// Whether an envelope is the one of this epoch. The root covers the tree only: all that a manifest file says must be
+/// what the ledger says.
+pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> bool {
+    let sealed = &info.sealed;
+    let at = (envelope.position.term, envelope.position.node, envelope.position.index);
+    envelope.job == sealed.job
+        && envelope.epoch == sealed.epoch
+        && envelope.attempt == sealed.attempt
+        && envelope.root == sealed.root
+        && at == (sealed.position.term, sealed.position.node, sealed.position.index)
+        && envelope.labels == info.labels
+        && envelope.depends_on == info.depends_on
+        && envelope.base == info.base
+        && envelope.sealed_log_ms == info.sealed_log_ms
 }
 
 impl Source {
     /// The content of `machine`.
     pub fn new(machine: Arc<Machine>) -> Source {
-        Source { machine, verified: Mutex::default(), verified_for: VERIFIED_FOR }
+        let copies = Copies::of(machine.store().clone());
+        Source { machine, copies }
     }
 
     /// The manifest file of the published epoch that was `attempt`, with this root. `at` is the position that the
@@ -115,81 +95,68 @@ impl Source {
         let bytes =
             store.disk().read_file(&path, MANIFEST_BYTES_MAX).map_err(|e| unread("the manifest", &e))?;
         match manifest::decode_file(&bytes) {
-            Ok((envelope, _)) if is_it(&envelope) => send(&bytes.into(), out),
+            Ok((envelope, _)) if is_it(&envelope) && self.is_as_sealed(&envelope) => send(&bytes.into(), out),
+            Ok((envelope, _)) if is_it(&envelope) => {
+                Err(missed(Miss::Corrupt, "the manifest says something else than the ledger"))
+            }
             Ok(_) => Err(missed(Miss::NotFound, "another epoch has taken its place")),
             Err(error) => Err(missed(Miss::Corrupt, error.to_string())),
         }
     }
 
-    /// A blob from `offset` on. One that is bad is trusted no more by those who link to blobs, who remember what they
-    /// have read.
-    pub fn blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
-        let sent = self.read_blob(wanted, size, offset, out);
-        if let Err(Unsent::Missed(missed)) = &sent
-            && missed.miss == Miss::Corrupt
-        {
-            self.machine.store().distrust(wanted);
-        }
-        sent
+    /// False when the ledger has the epoch and says something else of it.
+    fn is_as_sealed(&self, envelope: &Envelope) -> bool {
+        let info = self.machine.ledger().epoch(&envelope.job, envelope.epoch);
+        info.filter(|info| info.sealed.attempt == envelope.attempt).is_none_or(|info| agrees(envelope, &info))
     }
 
-    fn read_blob(&self, wanted: Digest, size: u64, offset: u64, out: &mut dyn Outlet) -> Sent {
-        let store = self.machine.store();
-        let path = store.blob_path(wanted).ok_or_else(|| missed(Miss::NotFound, "no such blob"))?;
-        let stat = store.disk().stat(&path).map_err(|e| unread("the blob", &e))?;
-        if stat.len != size {
-            return Err(missed(Miss::Corrupt, format!("the blob has {} bytes, not {size}", stat.len)));
-        }
-        let file = store.disk().open(&path, Open::Read).map_err(|e| unread("the blob", &e))?;
-        if size <= PART_BYTES as u64 {
-            let data = read(&*file, 0, size).map_err(|e| unread("the blob", &e))?;
-            if digest::content(&data) != wanted {
-                return Err(self.rotten(&path));
-            }
-            return send(&data.slice(offset.min(size) as usize..), out);
-        }
-        let key = (stat.ino, stat.mtime_ns, stat.len);
-        let before = self.verified().get(&key).copied();
-        let found = match before.filter(|(_, at)| at.elapsed() < self.verified_for) {
-            Some((found, _)) => found,
-            None => {
-                let found = hash(&*file, out)?;
-                let mut verified = self.verified();
-                if verified.len() >= VERIFIED_MAX {
-                    verified.clear();
-                }
-                verified.insert(key, (found, Instant::now()));
-                found
-            }
+    /// A good blob of this content; every one that is here is looked at.
+    pub fn is_shelved(&self, wanted: &Blob, out: &mut dyn Outlet) -> bool {
+        matches!(self.copies.shelved(wanted, out), Ok(Ok(_)))
+    }
+
+    /// Content from an offset on: a blob, or what an epoch brought that is no directory here yet.
+    pub fn blob(&self, wanted: &Blob, out: &mut dyn Outlet) -> Sent {
+        // Before the look: what is carried out meanwhile may be what it misses.
+        let (performed, staged) = (self.performed(), self.machine.staged_copies(&wanted.digest));
+        let mut looked = match self.copies.shelved(wanted, out)? {
+            Ok(good) => return good.send(wanted, out),
+            Err(missed) => missed,
         };
-        // A bad one is remembered, too: all who lack it ask again and again.
-        if found != wanted {
-            return Err(self.rotten(&path));
-        }
-        let mut at = offset;
-        while at < size {
-            let len = (size - at).min(PART_BYTES as u64);
-            let data = read(&*file, at, len).map_err(|e| unread("the blob", &e))?;
-            if !out.part(data) {
-                return Err(Unsent::Gone);
+        for path in staged.files {
+            match self.copies.staged(&path, wanted, out)? {
+                Ok(good) => return good.send(wanted, out),
+                Err(missed) => looked = also(looked, missed),
             }
-            at += len;
         }
-        Ok(())
+        for (attempt, file) in &staged.packed {
+            if let Ok(Some(data)) = self.machine.in_pack(*attempt, *file, &wanted.digest) {
+                return send(&data.slice(wanted.offset.min(data.len() as u64) as usize..), out);
+            }
+        }
+        if !staged.packed.is_empty() {
+            return Err(missed(Miss::NotYet, "an epoch that has it is still to be published here"));
+        }
+        self.by_then(performed, wanted.brought, looked)
     }
 
-    fn verified(&self) -> std::sync::MutexGuard<'_, Verified> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All effects of entries below this are carried out here.
+    fn performed(&self) -> u64 {
+        self.machine.marks().performed
     }
 
-    fn rotten(&self, path: &Path) -> Unsent {
-        tracing::error!(path = %path.display(), "a blob does not verify; it is not served, and `epochlog verify --repair` mends it");
-        missed(Miss::Corrupt, "the blob does not verify")
+    /// What was looked for when entries below `performed` were carried out is missed; it may still come when the one at
+    /// `at` is.
+    fn by_then(&self, performed: u64, at: u64, looked: Missed) -> Sent {
+        if performed > at {
+            return Err(Unsent::Missed(looked));
+        }
+        Err(missed(Miss::NotYet, format!("{}, and entry {at} is not carried out here yet", looked.why)))
     }
 
     /// A covered range of an open attempt, from its staged file; what is missing at the end reads as zeros.
     pub fn range(&self, attempt: u64, at: u64, range: &Range, out: &mut dyn Outlet) -> Sent {
-        let store = self.machine.store();
+        let (store, performed) = (self.machine.store(), self.performed());
         let path = store.layout().staged_file(attempt, range.file);
         let data = store.disk().open(&path, Open::Read).and_then(|file| {
             let there = file.len()?.saturating_sub(range.offset).min(range.len);
@@ -202,12 +169,16 @@ impl Source {
                 send(&data.into(), out)
             }
             _ if self.has_lapsed(attempt, at) => Err(missed(Miss::Ended, LAPSED)),
-            Ok(_) => Err(missed(Miss::Corrupt, format!("staged file {} does not verify", range.file))),
-            Err(error) => Err(unread("the staged file", &error)),
+            Ok(_) => {
+                let why = format!("staged file {} does not verify", range.file);
+                self.by_then(performed, at, Missed { miss: Miss::Corrupt, why })
+            }
+            Err(error) => self.by_then(performed, at, why_unread("the staged file", &error)),
         }
     }
 
-    /// A packed file of an open attempt, from its tree; or the blob that became of it.
+    /// A packed file of an open attempt, from its tree, or from its pack when that could not be unpacked here; or the blob
+    /// that became of it.
     pub fn packed(
         &self,
         attempt: u64,
@@ -221,23 +192,35 @@ impl Source {
             let path = store.layout().tree_dir(attempt).join(name.as_os_str());
             store.disk().read_file(&path, size)
         });
+        let mut looked = Missed { miss: Miss::NotFound, why: "it is not in the tree".into() };
         match read {
             Some(Ok(data)) if digest::content(&data) == wanted => return send(&data.into(), out),
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(attempt, file, %error, "a packed file cannot be read");
+                looked = why_unread("the packed file", &error);
             }
             _ => {}
         }
-        match self.blob(wanted, size, 0, out) {
+        match self.machine.in_pack(attempt, file, &wanted) {
+            Ok(Some(data)) => return send(&data, out),
+            Ok(None) => {}
+            Err(error) => looked = also(looked, why_unread("its pack", &error)),
+        }
+        let blob = Blob { digest: wanted, size, offset: 0, brought: at, anew: false };
+        match self.blob(&blob, out) {
             Err(Unsent::Missed(_)) if self.has_lapsed(attempt, at) => Err(missed(Miss::Ended, LAPSED)),
+            Err(Unsent::Missed(missed)) => Err(Unsent::Missed(also(looked, missed))),
             sent => sent,
         }
     }
 
     /// A page of an attempt's plan.
     pub fn page(&self, page: &Page, out: &mut dyn Outlet) -> Sent {
-        let bytes = self.machine.page(page).map_err(|error| unread("the page", &error))?;
-        send(&bytes.into(), out)
+        let performed = self.performed();
+        match self.machine.page(page) {
+            Ok(bytes) => send(&bytes.into(), out),
+            Err(error) => self.by_then(performed, page.index, why_unread("the page", &error)),
+        }
     }
 
     /// The payload of a log entry.
@@ -255,118 +238,5 @@ impl Source {
     fn has_lapsed(&self, attempt: u64, at: u64) -> bool {
         let ledger = self.machine.ledger();
         ledger.applied().is_some_and(|id| id.index >= at) && ledger.has_lapsed(attempt)
-    }
-}
-
-fn send(data: &Bytes, out: &mut dyn Outlet) -> Sent {
-    for at in (0..data.len()).step_by(PART_BYTES) {
-        if !out.part(data.slice(at..data.len().min(at + PART_BYTES))) {
-            return Err(Unsent::Gone);
-        }
-    }
-    Ok(())
-}
-
-fn read(file: &dyn DiskFile, offset: u64, len: u64) -> io::Result<Bytes> {
-    let mut data = vec![0; len as usize];
-    file.read_exact_at(&mut data, offset)?;
-    Ok(data.into())
-}
-
-fn hash(file: &dyn DiskFile, out: &mut dyn Outlet) -> Result<Digest, Unsent> {
-    let mut hasher = Hasher::new();
-    let mut room = vec![0; PART_BYTES];
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut room, at) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(n) => {
-                hasher.update(&room[..n]);
-                at += n as u64;
-                if !out.working() {
-                    return Err(Unsent::Gone);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(unread("the blob", &error)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    use std::os::unix::fs::{FileExt, PermissionsExt};
-
-    use checkpoint::store::Content;
-    use checkpoint::store::layout::Layout;
-    use checkpoint::{RealDisk, Store};
-    use nativelog::store::{Identity, LogStore, Options};
-
-    /// Takes what comes.
-    #[derive(Default)]
-    struct Taken(Vec<u8>);
-
-    impl Outlet for Taken {
-        fn part(&mut self, data: Bytes) -> bool {
-            self.0.extend_from_slice(&data);
-            true
-        }
-
-        fn working(&mut self) -> bool {
-            true
-        }
-    }
-
-    /// Flips a byte in place: same inode, and the same time of change, as rot does it.
-    fn flip(path: &Path) {
-        let before = std::fs::metadata(path).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, 77).unwrap();
-        file.write_all_at(&[byte[0] ^ 1], 77).unwrap();
-        file.set_modified(before.modified().unwrap()).unwrap();
-        std::fs::set_permissions(path, before.permissions()).unwrap();
-    }
-
-    #[test]
-    fn what_was_read_long_ago_is_read_again_before_it_is_sent_or_refused() {
-        const LONG: Duration = Duration::from_secs(3600);
-        let dir = tempfile::tempdir().unwrap();
-        let disk = Arc::new(RealDisk);
-        let store = Arc::new(Store::open(disk.clone(), dir.path()).unwrap());
-        let owner = Identity { node: 1, incarnation: [1; 16] };
-        let (log, _) = LogStore::open(disk, &Layout::new(dir.path()), owner, Options::default()).unwrap();
-        let machine = Machine::start(store.clone(), log.clone(), &dir.path().join("catalog")).unwrap();
-        let good: Vec<u8> = (0..PART_BYTES as u32 / 2).flat_map(u32::to_le_bytes).collect();
-        let content = Content { digest: digest::content(&good), mode: 0o644, size: good.len() as u64 };
-        let mut incoming = store.incoming(content).unwrap();
-        incoming.write(&good).unwrap();
-        store.shelve(vec![incoming]).remove(0).unwrap();
-        let blob = store.blob_path(content.digest).unwrap();
-        let mut source = Source::new(machine);
-        let asked = |source: &Source| {
-            let mut taken = Taken::default();
-            match source.blob(content.digest, content.size, 0, &mut taken) {
-                Ok(()) => Some(taken.0 == good),
-                Err(Unsent::Missed(missed)) if missed.miss == Miss::Corrupt => None,
-                Err(other) => panic!("{other:?}"),
-            }
-        };
-
-        source.verified_for = LONG;
-        assert_eq!(asked(&source), Some(true));
-        flip(&blob);
-        assert_eq!(asked(&source), Some(false), "it was good a moment ago, and whoever gets it checks it");
-        source.verified_for = Duration::ZERO;
-        assert_eq!(asked(&source), None, "it is read again");
-        source.verified_for = LONG;
-        flip(&blob);
-        assert_eq!(asked(&source), None, "it was rotten a moment ago");
-        source.verified_for = Duration::ZERO;
-        assert_eq!(asked(&source), Some(true), "it is read again, and good");
-        log.shutdown();
     }
 }

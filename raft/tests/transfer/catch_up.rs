@@ -301,7 +301,8 @@ async fn bytes_that_a_peer_sends_wrong_are_thrown_away_and_come_from_another() {
         let size = std::fs::metadata(&blob).unwrap().len();
         let name = blob.file_name().unwrap().to_str().unwrap().to_owned();
         let digest: Digest = name.split('.').next().unwrap().parse().unwrap();
-        let wanted = BlobWanted { digest: digest.as_bytes().to_vec().into(), size, offset: 0 };
+        let digest = digest.as_bytes().to_vec().into();
+        let wanted = BlobWanted { digest, size, ..Default::default() };
         let answer = client.fetch_blobs(BlobsRequest { blobs: vec![wanted] }).await.unwrap();
         let mut parts = answer.into_inner();
         while let Some(part) = parts.message().await.unwrap() {

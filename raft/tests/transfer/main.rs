@@ -8,6 +8,7 @@ mod catch_up;
 mod cluster;
 mod hostile;
 mod lives;
+mod looks;
 mod mending;
 mod quarantine;
 mod staged;

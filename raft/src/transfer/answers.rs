@@ -1,0 +1,133 @@
+//! What peers said of one thing that is wanted, and what may be concluded.
+//!
+//! A node has a say only of what it has carried out, and only by its own look: whoever is still at work, and bytes that
+//! came wrong, decide nothing.
+
+use std::collections::BTreeMap;
+
+use super::ask::{Missed, Trouble};
+use super::error::TransferError;
+use crate::proto::Miss;
+
+/// What a peer said, or why it did not.
+#[derive(Debug, Clone)]
+pub enum Said {
+    /// It has carried out what would have brought it, and has no good copy.
+    No(String),
+    /// It has none, and is not there yet.
+    NotYet(String),
+    /// It cannot be reached.
+    Away(String),
+    /// Nothing that decides.
+    Trouble(String),
+}
+
+impl Said {
+    /// The peer misses it.
+    pub fn missed(missed: Missed) -> Said {
+        match missed.miss {
+            Miss::NotYet => Said::NotYet(missed.why),
+            _ => Said::No(missed.why),
+        }
+    }
+
+    pub fn of(trouble: Trouble) -> Said {
+        match trouble {
+            Trouble::Away(why) => Said::Away(why),
+            Trouble::Peer(why) => Said::Trouble(why),
+            Trouble::Stopped => Said::Trouble("the transfer was ended".into()),
+        }
+    }
+
+    pub fn why(&self) -> &str {
+        match self {
+            Said::No(why) | Said::NotYet(why) | Said::Away(why) | Said::Trouble(why) => why,
+        }
+    }
+}
+
+/// Nobody who lives has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nowhere {
+    /// By peer that looked: what it found.
+    pub found: BTreeMap<u64, String>,
+    /// Others are still to get there.
+    pub not_yet: bool,
+}
+
+/// What all peers said of one thing, in one round.
+#[derive(Debug, Clone, Default)]
+pub struct Answers(BTreeMap<u64, Said>);
+
+impl Answers {
+    pub fn add(&mut self, peer: u64, said: Said) {
+        self.0.insert(peer, said);
+    }
+
+    /// When every peer that lives says that it has no good copy. Where there is a `holder`, it is the one that must have
+    /// looked: who catches up itself need not be waited for, or two that do would wait for each other.
+    pub fn nowhere(&self, holder: Option<u64>) -> Option<Nowhere> {
+        let (mut found, mut not_yet) = (BTreeMap::new(), false);
+        for (peer, said) in &self.0 {
+            match said {
+                Said::No(why) => drop(found.insert(*peer, why.clone())),
+                Said::Away(_) if Some(*peer) != holder => {}
+                Said::NotYet(_) if holder.is_some_and(|holder| holder != *peer) => not_yet = true,
+                Said::NotYet(_) | Said::Away(_) | Said::Trouble(_) => return None,
+            }
+        }
+        (!found.is_empty()).then_some(Nowhere { found, not_yet })
+    }
+
+    pub fn why(&self) -> String {
+        if self.0.is_empty() {
+            return "no other node is known".to_owned();
+        }
+        let each: Vec<String> =
+            self.0.iter().map(|(peer, said)| format!("node {peer}: {}", said.why())).collect();
+        each.join("; ")
+    }
+
+    /// Why nobody brought it. What must not be owed is waited for until all who live are there.
+    pub fn error(&self, what: String, holder: Option<u64>) -> TransferError {
+        let why = self.why();
+        match self.nowhere(holder) {
+            Some(nowhere) if !nowhere.not_yet => TransferError::Nowhere { what, why, lost: Vec::new() },
+            _ => TransferError::Lacking { what, why },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(all: &[(u64, Said)]) -> Answers {
+        Answers(all.iter().cloned().collect())
+    }
+
+    #[test]
+    fn only_a_look_of_its_own_is_a_peers_word() {
+        let no = || Said::No("rotten".into());
+        let trouble = || Said::Trouble("it came wrong".into());
+        let not_yet = || Said::NotYet("not there yet".into());
+        let away = || Said::Away("no connection".into());
+        let found = |all: &[(u64, Said)], holder| {
+            answers(all)
+                .nowhere(holder)
+                .map(|nowhere| (nowhere.found.into_keys().collect::<Vec<_>>(), nowhere.not_yet))
+        };
+        assert_eq!(found(&[(1, no()), (2, no())], None), Some((vec![1, 2], false)));
+        assert_eq!(found(&[(1, no()), (2, away())], None), Some((vec![1], false)));
+        assert_eq!(found(&[(1, no()), (2, trouble())], None), None);
+        assert_eq!(found(&[(1, no()), (2, not_yet())], None), None);
+        assert_eq!(found(&[(1, away()), (2, away())], None), None);
+        // Behind a snapshot, whose sender has carried it out.
+        assert_eq!(found(&[(1, no()), (2, not_yet())], Some(1)), Some((vec![1], true)));
+        assert_eq!(found(&[(1, not_yet()), (2, no())], Some(1)), None);
+        assert_eq!(found(&[(1, away()), (2, no())], Some(1)), None);
+        assert_eq!(found(&[(1, no()), (2, trouble())], Some(1)), None);
+        let error = answers(&[(1, no()), (2, not_yet())]).error("a range".into(), Some(1));
+        assert!(matches!(error, TransferError::Lacking { .. }), "{error}");
+    }
+}
