@@ -62,7 +62,7 @@ const IDENTITY: &str = concat!(
 const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
-const NEWER: &str = "nothing was changed: start the version of epochlog that ran here last, or a newer one";
+const OTHER: &str = "nothing was changed: start the version of epochlog that ran here last";
 const FOLDER: &str = "nothing was changed: correct node.id or node.data_dir";
 
 impl ServeError {
@@ -100,7 +100,7 @@ impl ServeError {
             },
             ServeError::Ledger(error) => match error {
                 StartError::NotCovered { .. } => (Code::Corrupt, "its snapshots are lost", REPAIR),
-                StartError::Version { .. } => (Code::Usage, "its snapshots are of a later version", NEWER),
+                StartError::Version { .. } => (Code::Usage, "its snapshots are of another version", OTHER),
                 StartError::Io { .. } => (Code::Internal, "its ledger cannot be read", DISK),
             },
             ServeError::Store(_) => (Code::Internal, "its shelves cannot be opened", DISK),
@@ -134,7 +134,7 @@ impl ServeError {
                 "the log in {} begins after {purged}, and no snapshot here reaches that far ({found})",
                 dir.display()
             ),
-            ServeError::Ledger(StartError::Version { path }) => format!("{path} was made by a later version"),
+            ServeError::Ledger(StartError::Version { path }) => format!("{path} was made by another version"),
             other => other.to_string(),
         }
     }

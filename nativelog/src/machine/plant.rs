@@ -19,7 +19,7 @@ pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
     let (mut folder, found, _) =
         Folder::open(store.disk().clone(), dir.clone()).map_err(|fault| match fault {
             OpenFault::Version(path) => {
-                SnapshotError::NotNow(format!("{path} was made by a later version of this program"))
+                SnapshotError::NotNow(format!("{path} was made by another version of this program"))
             }
             OpenFault::Io { what, source } => SnapshotError::Io { what, source },
         })?;

@@ -23,7 +23,7 @@ pub enum StartError {
         found: String,
     },
     /// A snapshot that this program cannot read.
-    #[error("{path} was made by a later version of this program: start that version, or a newer one")]
+    #[error("{path} was made by another version of this program: start that one")]
     Version {
         /// The file.
         path: String,

@@ -55,7 +55,7 @@ pub struct FoundSnapshot {
 /// Why the folder cannot be opened.
 #[derive(Debug)]
 pub enum OpenFault {
-    /// A whole snapshot that a later version wrote.
+    /// A whole snapshot that another version wrote.
     Version(String),
     /// The disk refuses.
     Io { what: String, source: io::Error },

@@ -176,7 +176,7 @@ fn a_snapshot_of_a_later_version_is_neither_read_nor_set_aside() {
     let newest = snapshots(&disk).pop().unwrap();
     let mut bytes = disk.read_file(&newest, 1 << 20).unwrap();
     bytes.truncate(bytes.len() - 32);
-    bytes[b"epochlog snapshot ".len()] = b'3';
+    bytes[b"epochlog snapshot ".len()] = b'9';
     let digest = checkpoint::digest::content(&bytes);
     bytes.extend_from_slice(digest.as_bytes());
     disk.unlink(&newest).unwrap();

@@ -25,9 +25,17 @@ impl Drop for Node {
     }
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on, and that nobody else gets: below the ports that connections are made from, each
+/// once in a process.
 pub fn port() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let address = format!("127.0.0.1:{}", 10_000 + (std::process::id() * 61 + next) % 16_000);
+        if std::net::TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Waits for what `look` finds.
