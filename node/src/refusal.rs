@@ -178,7 +178,7 @@ mod tests {
                 Code::Corrupt,
                 "epochlog repair",
             ),
-            (StartError::Version { path: "/d/x.snap".into() }.into(), Code::Usage, "newer"),
+            (StartError::Version { path: "/d/x.snap".into() }.into(), Code::Usage, "ran here last"),
             (StartError::Io { what: "read".into(), source: io() }.into(), Code::Internal, "disk"),
             (ServeError::Store("x".into()), Code::Internal, "disk"),
             (
