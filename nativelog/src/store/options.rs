@@ -9,12 +9,20 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Durable payloads kept in memory for replication, in bytes.
     pub cache_bytes: usize,
+    /// So far ahead of what is written a segment is filled with zeros, in bytes: an fsync of what is then written over them
+    /// waits for no journal of the file system, nor for what others have there.
+    pub ahead_bytes: u64,
     /// The durable mark is written at least this often while there are writes.
     pub mark_interval: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: 64 << 20, cache_bytes: 32 << 20, mark_interval: Duration::from_secs(1) }
+        Options {
+            segment_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
+            ahead_bytes: 1 << 20,
+            mark_interval: Duration::from_secs(1),
+        }
     }
 }

@@ -131,9 +131,18 @@ fn read(
         let last = disk.open(&dir.join(segment_name(base)), Open::Write).map_err(reading("cut"))?;
         last.set_len(end - base).and_then(|()| last.sync_all()).map_err(reading("cut"))?;
     }
+    // The zeros at the end of a segment that was closed: its cut may not have been durable.
+    for pair in walked.segments.windows(2) {
+        let path = dir.join(segment_name(pair[0].base));
+        let file = disk.open(&path, Open::Write).map_err(reading("cut"))?;
+        if file.len().map_err(reading("cut"))? > pair[1].base - pair[0].base {
+            file.set_len(pair[1].base - pair[0].base).map_err(reading("cut"))?;
+        }
+    }
     let verified_payloads = payloads::verify(disk, layout, &walked)?;
     let index = walked.index;
-    let mut wal = Wal::resume(disk.clone(), dir.clone(), walked.segments, end).map_err(reading("open"))?;
+    let mut wal =
+        Wal::resume(disk.clone(), dir.clone(), walked.segments, end, options).map_err(reading("open"))?;
     // Both for what was cut and for what is deleted next: from here on this is what the log says.
     mark.write(&Room::impatient(), end, index.vote, index.purged()).map_err(reading("mark"))?;
     if let Some(purged) = index.purged() {

@@ -2,7 +2,7 @@
 //!
 //! `log/<offset of its first byte, 16 hex digits>.wal`. A segment is made under a temporary name,
 //! with its first frame fsynced, and renamed: a `.wal` file always starts with a whole frame that
-//! says what went before it.
+//! says what went before it. The one that is written now ends in zeros, which are written over.
 //!
 //! **Guarantees.** A segment is deleted only when the purge that covers it is fsynced, and every entry of every
 //! later segment can be read without it: the next segment's first frame names the last entry before it, the purge
@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes};
-use checkpoint::disk::{Disk, DiskDir, DiskFile, Open};
+use checkpoint::disk::{Disk, DiskDir, DiskFile, Open, lacks_room};
 use checkpoint::durable::ignore_missing;
 
 use super::frame::{
     FrameKind, decode_body, encode_frame, get_optional_log_id, get_vote, put_optional_log_id, put_vote,
 };
 use super::index::Slot;
+use super::options::Options;
 use super::owner::{Identity, Vote};
 use super::room::Room;
 use crate::record::{Body, LogId};
@@ -105,7 +106,15 @@ pub struct Wal {
     segments: VecDeque<Segment>,
     end: u64,
     durable: u64,
+    /// The offset up to which the file has bytes: zeros from `end` on.
+    zeroed: u64,
+    /// How far ahead that is to be.
+    ahead: u64,
+    segment_bytes: u64,
 }
+
+/// A frame of more bytes is followed by no zeros: it is not one of those that somebody waits for.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// Makes the segment that starts at `base` in `dir` (open as `names`), durable. Its file, and the end of its first frame.
 pub fn start_segment(
@@ -131,13 +140,23 @@ pub fn start_segment(
 }
 
 impl Wal {
-    /// Goes on writing at `end`, in the last of `segments`; all below `end` is durable.
-    pub fn resume(disk: Arc<dyn Disk>, dir: PathBuf, segments: Vec<Segment>, end: u64) -> io::Result<Wal> {
+    /// Goes on writing at `end`, in the last of `segments`; all below `end` is durable, and what its file has behind it are
+    /// zeros.
+    pub fn resume(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        segments: Vec<Segment>,
+        end: u64,
+        options: &Options,
+    ) -> io::Result<Wal> {
         let last = segments.last().ok_or_else(|| io::Error::other("a WAL has a segment"))?;
         let path = dir.join(segment_name(last.base));
         let file = disk.open(&path, Open::Write)?;
         let names = disk.open_dir(&dir)?;
-        Ok(Wal { disk, dir, names, path, file, segments: segments.into(), end, durable: end })
+        let zeroed = (last.base + file.len()?).max(end);
+        let (segments, durable) = (segments.into(), end);
+        let (ahead, segment_bytes) = (options.ahead_bytes, options.segment_bytes);
+        Ok(Wal { disk, dir, names, path, file, segments, end, durable, zeroed, ahead, segment_bytes })
     }
 
     fn base(&self) -> u64 {
@@ -148,8 +167,11 @@ impl Wal {
     pub fn rotate(&mut self, room: &Room, start: &SegmentStart) -> io::Result<()> {
         self.sync()?;
         let base = self.end;
+        if self.zeroed > self.end {
+            self.file.set_len(self.end - self.base())?;
+        }
         (self.file, self.end) = start_segment(&self.disk, (&self.dir, &*self.names), room, base, start)?;
-        self.durable = self.end;
+        (self.durable, self.zeroed) = (self.end, self.end);
         self.path = self.dir.join(segment_name(base));
         self.segments.push_back(Segment { base, before: start.last });
         Ok(())
@@ -159,10 +181,33 @@ impl Wal {
     pub fn append(&mut self, room: &Room, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
         let frame = encode_frame(kind, self.end, self.durable, body);
         let offset = self.end - self.base();
-        room.wait_for("write", &self.path, || self.file.write_at(&frame, offset))?;
+        if !self.write_ahead(&frame, offset)? {
+            room.wait_for("write", &self.path, || self.file.write_at(&frame, offset))?;
+            self.zeroed = self.zeroed.max(self.end + frame.len() as u64);
+        }
         let body_at = self.end + super::frame::FRAME_HEADER_BYTES as u64;
         self.end += frame.len() as u64;
         Ok(body_at)
+    }
+
+    /// Writes a small frame that reaches behind the zeros with more of them. False when that is not to be, or there is no room
+    /// for it.
+    fn write_ahead(&mut self, frame: &[u8], offset: u64) -> io::Result<bool> {
+        let behind = self.end + frame.len() as u64;
+        let zeroed = (behind + self.ahead).min(self.base() + self.segment_bytes);
+        if behind <= self.zeroed || frame.len() > SMALL_BYTES || zeroed <= behind {
+            return Ok(false);
+        }
+        let mut bytes = frame.to_vec();
+        bytes.resize((zeroed - self.end) as usize, 0);
+        match self.file.write_at(&bytes, offset) {
+            Ok(()) => {
+                self.zeroed = zeroed;
+                Ok(true)
+            }
+            Err(error) if lacks_room(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes the segments that lie wholly below a durable purge point, durably. True when there were some. One

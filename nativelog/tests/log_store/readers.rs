@@ -69,7 +69,8 @@ fn readers_keep_few_segments_open() {
     let data = temp.path().canonicalize().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&data);
-    let options = || Options { segment_bytes: 2048, cache_bytes: 1000, ..Options::default() };
+    let options =
+        || Options { segment_bytes: 2048, cache_bytes: 1000, ahead_bytes: 300, ..Options::default() };
     let (log, _) = LogStore::open(disk.clone(), &layout, OWNER, options()).unwrap();
     for index in 0..SEGMENTS {
         wait_append(&log, vec![pack(1, index, &[index as u8; 3000])]).unwrap();

@@ -24,7 +24,12 @@ pub fn layout() -> Layout {
 }
 
 pub fn options() -> Options {
-    Options { segment_bytes: 2048, cache_bytes: 100_000, mark_interval: Duration::from_secs(3600) }
+    Options {
+        segment_bytes: 2048,
+        cache_bytes: 100_000,
+        ahead_bytes: 300,
+        mark_interval: Duration::from_secs(3600),
+    }
 }
 
 pub fn open(disk: &CrashDisk) -> Result<(LogStore, Recovered), OpenError> {

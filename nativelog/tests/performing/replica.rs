@@ -57,8 +57,9 @@ impl Replica {
     pub fn try_open(disk: Arc<dyn Disk>, data: &Path, catalog: &Path) -> Option<Replica> {
         let store = Arc::new(Store::open(disk, data).ok()?);
         let owner = Identity { node: 1, incarnation: [3; 16] };
-        let (log, _) =
-            LogStore::open(store.disk().clone(), &Layout::new(data), owner, Options::default()).ok()?;
+        // Little: these disks are copied at every step.
+        let options = Options { ahead_bytes: 4096, ..Options::default() };
+        let (log, _) = LogStore::open(store.disk().clone(), &Layout::new(data), owner, options).ok()?;
         let next = log.log_state().1.map_or(0, |last| last.index + 1);
         let machine = Machine::start(store.clone(), log.clone(), catalog).ok()?;
         let applied = machine.ledger().applied().map_or(0, |id| id.index + 1);

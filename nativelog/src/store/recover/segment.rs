@@ -64,6 +64,9 @@ impl SegmentScan {
         if left == 0 {
             return Ok(Next::End);
         }
+        if self.is_zero_from(position)? {
+            return Ok(Next::End);
+        }
         if left < FRAME_HEADER_BYTES as u64 {
             return Ok(Next::Bad("the frame is cut off"));
         }
@@ -81,6 +84,24 @@ impl SegmentScan {
             return Ok(Next::Bad("the frame's checksum does not match"));
         }
         Ok(Next::Frame { header, body })
+    }
+
+    /// Whether nothing but zeros follows: what was to be written over.
+    fn is_zero_from(&self, position: u64) -> io::Result<bool> {
+        let mut at = position;
+        let mut room = [0; 64 << 10];
+        // Nearly always decided by the first few bytes.
+        let mut step = FRAME_HEADER_BYTES;
+        while at < self.end() {
+            let len = step.min((self.end() - at) as usize);
+            self.file.read_exact_at(&mut room[..len], at - self.base)?;
+            if room[..len].iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += len as u64;
+            step = room.len();
+        }
+        Ok(true)
     }
 
     /// The first whole frame after `position`, if there is one.
