@@ -3,7 +3,7 @@
 use checkpoint::testing::{Crash, CrashDisk};
 
 use crate::scene::{
-    State, Step, blank, id, life, life_with_purges, open, run, segment_bytes, segments, shown, states,
+    State, Step, assert_wal_bytes, blank, id, life, life_with_purges, open, run, segments, shown, states,
     wait_append,
 };
 
@@ -16,7 +16,7 @@ fn check(disk: &CrashDisk, states: &[State], reached: usize, context: &str) {
         let held = log.log_id_at(committed.index);
         assert_eq!(held, Some(committed), "{context}: committed, and not in the log");
     }
-    assert_eq!(log.wal_bytes(), segment_bytes(disk), "{context}");
+    assert_wal_bytes(&log, disk, context);
     assert_eq!(
         *log.purged().borrow(),
         states[shown].purged.map_or(0, |purged| purged.index + 1),

@@ -6,7 +6,7 @@ use nativelog::store::OpenError;
 
 use crate::scene::{
     Step, blank, chunk, copy, id, layout, life, life_with_purges, open, run, segments, shown, states,
-    wait_append, wait_purge,
+    wait_append, wait_purge, written,
 };
 
 /// A log whose mark lies below its last frames, as when the power goes within a second; its first segment is gone when
@@ -20,8 +20,8 @@ fn unmarked_tail(purged: bool) -> (CrashDisk, u64) {
     }
     log.shutdown();
     let (log, _) = open(&disk).unwrap();
-    let last = segments(&disk).pop().unwrap();
-    let marked = disk.stat(&last).unwrap().len;
+    let closed: u64 = segments(&disk).iter().rev().skip(1).map(|path| disk.stat(path).unwrap().len).sum();
+    let marked = log.wal_bytes() - closed;
     for index in 9..12 {
         wait_append(&log, vec![blank(2, index)]).unwrap();
     }
@@ -37,7 +37,7 @@ fn a_tail_torn_at_any_byte_is_cut_above_the_mark_and_refused_below() {
     for purged in [false, true] {
         let (disk, marked) = unmarked_tail(purged);
         let last = segments(&disk).pop().unwrap();
-        let len = disk.stat(&last).unwrap().len;
+        let len = written(&disk, &last);
         assert!(len > marked + 3 * 48);
         for cut in (marked.saturating_sub(40)..len).rev() {
             let torn = copy(&disk);

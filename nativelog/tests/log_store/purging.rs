@@ -10,7 +10,7 @@ use nativelog::store::LogStore;
 use nativelog::{Body, Entry};
 
 use crate::scene::{
-    OWNER, blank, chunk, copy, id, life_with_purges, open, options, pack, run, segment_bytes, segments,
+    OWNER, assert_wal_bytes, blank, chunk, copy, id, life_with_purges, open, options, pack, run, segments,
     shown, states, wait_append, wait_purge, wait_until,
 };
 
@@ -22,16 +22,16 @@ fn big(index: u64) -> Entry {
 fn the_wal_shrinks_to_its_baseline_when_everything_is_purged() {
     let disk = CrashDisk::new();
     let (log, _) = open(&disk).unwrap();
-    let baseline = segment_bytes(&disk);
+    let baseline = log.wal_bytes();
     for round in 0..5 {
         for index in round * 10..(round + 1) * 10 {
             wait_append(&log, vec![big(index)]).unwrap();
         }
         assert!(segments(&disk).len() >= 10);
-        assert_eq!(log.wal_bytes(), segment_bytes(&disk));
+        assert_wal_bytes(&log, &disk, &format!("round {round}"));
         assert!(wait_purge(&log, id(1, round * 10 + 9)));
         assert_eq!(segments(&disk).len(), 1, "round {round}");
-        assert_eq!(log.wal_bytes(), segment_bytes(&disk));
+        assert_wal_bytes(&log, &disk, &format!("round {round}"));
         assert!(log.wal_bytes() < baseline + 200, "{} bytes are left of {baseline}", log.wal_bytes());
     }
     log.shutdown();

@@ -288,8 +288,22 @@ pub fn segments(disk: &CrashDisk) -> Vec<PathBuf> {
 }
 
 /// Their sizes together, bytes.
-pub fn segment_bytes(disk: &CrashDisk) -> u64 {
-    segments(disk).iter().map(|path| disk.stat(path).unwrap().len).sum()
+/// Bytes of a segment before the zeros that its end is filled with.
+pub fn written(disk: &CrashDisk, segment: &Path) -> u64 {
+    let bytes = disk.read_file(segment, 1 << 20).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+    end.next_multiple_of(8)
+}
+
+/// What the log says that it takes is what its segments take, but for the zeros at the end of the last one, and for those
+/// that a frame ends in.
+pub fn assert_wal_bytes(log: &LogStore, disk: &CrashDisk, context: &str) {
+    let segments = segments(disk);
+    let (last, closed) = segments.split_last().unwrap();
+    let closed: u64 = closed.iter().map(|path| disk.stat(path).unwrap().len).sum();
+    let (said, least) = (log.wal_bytes(), closed + written(disk, last));
+    let most = closed + disk.stat(last).unwrap().len;
+    assert!(least <= said && said <= most.min(least + 128), "{context}: {said}, {least} to {most}");
 }
 
 pub fn wait_append(log: &LogStore, entries: Vec<Entry>) -> io::Result<()> {
