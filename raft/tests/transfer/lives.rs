@@ -106,8 +106,7 @@ async fn a_node_with_a_damaged_log_rejoins_after_a_job_was_made_anew() {
     cluster.agree().await;
 
     let wal = mending::segment(&cluster, away);
-    let len = std::fs::metadata(&wal).unwrap().len();
-    mending::rot(&wal, len / 2);
+    mending::rot_half_way(&wal);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&cluster.data(away));
     let owner = Identity { node: away, incarnation: [away as u8; 16] };

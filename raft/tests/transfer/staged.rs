@@ -15,7 +15,7 @@ use nativelog::store::{Identity, LogStore};
 use raft::{ProposalStream, RejoinError, TransferError};
 
 use crate::cluster::{Cluster, Commit, Node, accepted, by_hand, commit_epoch, noise, verified, within};
-use crate::mending::{rot, segment};
+use crate::mending::{rot_half_way, segment};
 
 const MIB: usize = 1 << 20;
 /// More than the cache of payloads holds, so that the first of them are read from disk.
@@ -193,9 +193,7 @@ async fn a_rejoin_ends_attempts_that_nobody_can_serve_and_comes_home_without_the
     let victim = cluster.lose_follower().await;
     cluster.nodes.values().for_each(|node| open.rot(node));
     std::fs::remove_dir_all(Layout::new(&cluster.data(victim)).attempt_dir(open.attempt)).unwrap();
-    let wal = segment(&cluster, victim);
-    let len = std::fs::metadata(&wal).unwrap().len();
-    rot(&wal, len / 2);
+    rot_half_way(&segment(&cluster, victim));
 
     let layout = Layout::new(&cluster.data(victim));
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
