@@ -9,8 +9,10 @@
 //! the clones before the whole is written, about 9 KiB a row.
 
 use std::fs;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::ledger::{ChangedRow, RowKey};
 
@@ -53,6 +55,13 @@ pub struct Catalog {
     made: Option<(u64, u64)>,
 }
 
+/// Longest that a catalog may stay locked by whoever had it before.
+const LOCKED_MAX: Duration = Duration::from_secs(5);
+
+fn is_locked(why: &io::Error) -> bool {
+    why.kind() == io::ErrorKind::WouldBlock || why.to_string().contains("could not acquire lock")
+}
+
 impl Catalog {
     /// Opens the catalog in `folder`, which belongs to it alone; anything that does not open is made anew.
     ///
@@ -72,7 +81,16 @@ impl Catalog {
 
     fn open_as_is(folder: &Path) -> Result<Catalog, CatalogError> {
         let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let db = config.open()?;
+        let begun = Instant::now();
+        let db = loop {
+            match config.open() {
+                // sled's threads let go of its lock a moment after the last handle is dropped.
+                Err(sled::Error::Io(why)) if is_locked(&why) && begun.elapsed() < LOCKED_MAX => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                opened => break opened?,
+            }
+        };
         match db.get(FORMAT_KEY)? {
             Some(format) if *format == FORMAT[..] => {}
             None if db.is_empty() && !db.was_recovered() => drop(db.insert(FORMAT_KEY, &FORMAT)?),
