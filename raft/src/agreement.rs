@@ -16,8 +16,8 @@
 //! **Guarantees**: once a contradiction is found nothing is appended, truncated, installed or applied here.
 //!
 //! Leaders, by term and number, never fall along a log, and a leader's has all that is committed: so where an entry of it
-//! is of a later leader than one that is applied here at or behind its index, or of an earlier one than one at or before it, the two differ,
-//! whatever this log still holds. Below a snapshot from elsewhere it may hold entries that were never committed, until
+//! is of a later leader than one that is applied here at or behind its index, or of an earlier one than one at or before
+//! it, the two differ, whatever this log still holds. Below a snapshot from elsewhere it may hold entries that were never committed, until
 //! they are purged: they say nothing.
 //!
 //! What stops a replica (`ending`) watches it from above; it knows neither the consensus nor the life of a replica.

@@ -3,8 +3,8 @@
 //! attempts that are open and pins that end, once a minute for what is only kept for a day, else never.
 //!
 //! A tick that was held up counts for a few intervals at most: what held it up may have held up the writers, too, and
-//! silence that nobody could have broken is none. A new leader starts counting when it begins to lead: the time between two leaders is not
-//! counted, and what may be in the log is not written again, so log time never runs faster than real time.
+//! silence that nobody could have broken is none. A new leader starts counting when it begins to lead: the time between
+//! two leaders is not counted, and what may be in the log is not written again, so log time never runs faster than real time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -167,8 +167,10 @@ impl Wal {
     pub fn rotate(&mut self, room: &Room, start: &SegmentStart) -> io::Result<()> {
         self.sync()?;
         let base = self.end;
-        if self.zeroed > self.end {
-            self.file.set_len(self.end - self.base())?;
+        // Also what a write left that found no room for all of its zeros: readers know a closed segment's end by its length.
+        let written = self.end - self.base();
+        if self.file.len()? > written {
+            self.file.set_len(written)?;
         }
         (self.file, self.end) = start_segment(&self.disk, (&self.dir, &*self.names), room, base, start)?;
         (self.durable, self.zeroed) = (self.end, self.end);

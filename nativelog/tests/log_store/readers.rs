@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use checkpoint::disk::{Disk, RealDisk};
+use checkpoint::disk::{Disk, Open, RealDisk};
 use checkpoint::store::layout::Layout;
 use checkpoint::testing::CrashDisk;
 use nativelog::store::{LogStore, Options};
 use tracing::{Event, Metadata, Subscriber, span};
 
-use crate::scene::{OWNER, blank, chunk, id, layout, open, pack, wait_append};
+use crate::scene::{OWNER, blank, chunk, id, layout, open, pack, segments, wait_append};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -93,5 +93,30 @@ fn readers_keep_few_segments_open() {
         assert_eq!(log.payload(index).unwrap(), [index as u8; 3000].as_slice());
     }
     assert!((2..=20).contains(&open_segments()), "{} segments are open", open_segments());
+    log.shutdown();
+}
+
+#[test]
+fn zeros_that_stayed_behind_a_closed_segment_are_not_read_for_the_next_one() {
+    let disk = CrashDisk::new();
+    open(&disk).unwrap().0.shutdown();
+    let options = Options { segment_bytes: 2048, cache_bytes: 0, ahead_bytes: 300, ..Options::default() };
+    let (log, _) = LogStore::open(Arc::new(disk.clone()), &layout(), OWNER, options).unwrap();
+    let append = |index: u64| wait_append(&log, vec![pack(1, index, &[index as u8; 300])]).unwrap();
+    append(0);
+    // As a write leaves it that found room for a part of its zeros.
+    let first = segments(&disk).remove(0);
+    let len = disk.stat(&first).unwrap().len;
+    disk.open(&first, Open::Write).unwrap().write_at(&[0; 8192], len).unwrap();
+    let mut next = 1;
+    while segments(&disk).len() < 3 {
+        append(next);
+        next += 1;
+        // The first segment is the one that readers have open.
+        assert_eq!(log.payload(0).unwrap(), [0; 300].as_slice());
+    }
+    for index in 0..next {
+        assert_eq!(log.payload(index).unwrap(), [index as u8; 300].as_slice(), "{index}");
+    }
     log.shutdown();
 }
