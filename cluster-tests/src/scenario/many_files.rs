@@ -156,6 +156,7 @@ impl Judge {
             let spread = Spread::of(&what, &samples);
             let times = spread.p99.as_secs_f64() / quiet.p99.as_secs_f64();
             progress(format!("{what}: {spread}; p99 {times:.1} times the quiet one"));
+            progress(format!("  its longest: {}", longest(&samples, from)));
             if self.size.factor.is_some_and(|factor| times > factor) {
                 self.broken.push(format!("{what}: p99 {times:.1} times the quiet cluster's"));
             }
@@ -164,4 +165,14 @@ impl Judge {
             }
         }
     }
+}
+
+/// The longest few, in the order of time: how long, and when in the span.
+fn longest(samples: &[Sample], from: Instant) -> String {
+    let mut longest: Vec<&Sample> = samples.iter().collect();
+    longest.sort_by_key(|sample| std::cmp::Reverse(sample.took));
+    longest.truncate(8);
+    longest.sort_by_key(|sample| sample.begun);
+    let tell = |sample: &&Sample| format!("{:.0?} at {:.1?}", sample.took, sample.begun - from);
+    longest.iter().map(tell).collect::<Vec<_>>().join(", ")
 }
