@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use nativelog::machine::Machine;
-use nativelog::record::LogRecord;
+use nativelog::record::{Kind, LogRecord};
 use nativelog::store::LogStore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -166,6 +166,9 @@ impl Intake {
         if bytes > PROPOSAL_BYTES as u64 {
             return Err(ProposeError::unavailable(format!("a record of {bytes} bytes is too large")));
         }
+        if matches!(record.header.kind, Some(Kind::Whole(_))) {
+            self.proposals.small_epoch();
+        }
         let permit = self.proposals.permit(bytes, is_large(record)).await;
         permit.map(Arc::new).ok_or_else(|| ProposeError::unavailable("this node is shutting down"))
     }
@@ -282,7 +285,6 @@ mod tests {
     use checkpoint::store::layout::Layout;
     use checkpoint::{Digest, RealDisk, Store};
     use nativelog::compose;
-    use nativelog::record::Kind;
     use nativelog::store::{Identity, Options};
 
     const MIB: u64 = 1 << 20;

@@ -108,13 +108,17 @@ pub struct Wal {
     durable: u64,
     /// The offset up to which the file has bytes: zeros from `end` on.
     zeroed: u64,
-    /// How far ahead that is to be.
+    /// How far ahead that is to be at most,
     ahead: u64,
+    /// and the next time.
+    step: u64,
     segment_bytes: u64,
 }
 
 /// A frame of more bytes is followed by no zeros: it is not one of those that somebody waits for.
 const SMALL_BYTES: usize = 64 << 10;
+/// So far ahead after one of those, in bytes, and twice as far each time: the next large one writes over zeros for nothing.
+const STEP_BYTES: u64 = 64 << 10;
 
 /// Makes the segment that starts at `base` in `dir` (open as `names`), durable. Its file, and the end of its first frame.
 pub fn start_segment(
@@ -156,7 +160,8 @@ impl Wal {
         let zeroed = (last.base + file.len()?).max(end);
         let (segments, durable) = (segments.into(), end);
         let (ahead, segment_bytes) = (options.ahead_bytes, options.segment_bytes);
-        Ok(Wal { disk, dir, names, path, file, segments, end, durable, zeroed, ahead, segment_bytes })
+        let step = ahead.min(STEP_BYTES);
+        Ok(Wal { disk, dir, names, path, file, segments, end, durable, zeroed, ahead, step, segment_bytes })
     }
 
     fn base(&self) -> u64 {
@@ -183,6 +188,9 @@ impl Wal {
     pub fn append(&mut self, room: &Room, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
         let frame = encode_frame(kind, self.end, self.durable, body);
         let offset = self.end - self.base();
+        if frame.len() > SMALL_BYTES {
+            self.step = self.ahead.min(STEP_BYTES);
+        }
         if !self.write_ahead(&frame, offset)? {
             room.wait_for("write", &self.path, || self.file.write_at(&frame, offset))?;
             self.zeroed = self.zeroed.max(self.end + frame.len() as u64);
@@ -196,7 +204,7 @@ impl Wal {
     /// for it.
     fn write_ahead(&mut self, frame: &[u8], offset: u64) -> io::Result<bool> {
         let behind = self.end + frame.len() as u64;
-        let zeroed = (behind + self.ahead).min(self.base() + self.segment_bytes);
+        let zeroed = (behind + self.step).min(self.base() + self.segment_bytes);
         if behind <= self.zeroed || frame.len() > SMALL_BYTES || zeroed <= behind {
             return Ok(false);
         }
@@ -205,6 +213,7 @@ impl Wal {
         match self.file.write_at(&bytes, offset) {
             Ok(()) => {
                 self.zeroed = zeroed;
+                self.step = self.ahead.min(self.step * 2);
                 Ok(true)
             }
             Err(error) if lacks_room(&error) => Ok(false),

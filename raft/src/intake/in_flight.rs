@@ -1,9 +1,10 @@
 //! Bytes of proposals that are not answered, or not flushed here yet. A semaphore would do, but for three things: the
 //! bound moves; one record always goes, however large; and large ones leave room for small ones and do not hold them up:
-//! no more of them is out than was answered lately in about a second (`rate`).
+//! no more of them is out than was answered lately in about a second, and in a moment while somebody commits small
+//! epochs beside them (`rate`).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 
@@ -13,6 +14,8 @@ use super::rate::{Rate, Sent};
 pub(super) const RECORD_OVERHEAD: u64 = 256;
 /// One part in so many of the bound is for small records alone.
 const FOR_SMALL: u64 = 8;
+/// Whoever committed a small epoch may do so again, for so long.
+const BESIDE: Duration = Duration::from_millis(500);
 
 /// The bytes that are out, and how many may be.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct State {
     large: u64,
     bound: u64,
     rate: Rate,
+    /// When the last small epoch came.
+    small: Option<Instant>,
     closed: bool,
 }
 
@@ -42,7 +47,8 @@ impl State {
         // One that never fits goes when no other large one is out: small ones may be all the time.
         let alone = self.large == 0 && (self.out == 0 || bytes > bound);
         let all = self.large.saturating_add(bytes);
-        alone || fits && all <= bound && (self.large == 0 || self.rate.allows(all, bytes, now))
+        let beside = self.small.is_some_and(|at| now.saturating_duration_since(at) < BESIDE);
+        alone || fits && all <= bound && (self.large == 0 || self.rate.allows(all, bytes, beside, now))
     }
 }
 
@@ -76,13 +82,21 @@ impl Permit {
 impl InFlight {
     /// At most so many bytes are out at a time.
     pub fn new(bound: u64) -> Arc<InFlight> {
-        let state = State { out: 0, large: 0, bound, rate: Rate::default(), closed: false };
+        let state = State { out: 0, large: 0, bound, rate: Rate::default(), small: None, closed: false };
         Arc::new(InFlight { turns: Default::default(), state: watch::Sender::new(state) })
     }
 
     /// From now on at most so many. What is out stays out.
     pub fn set_bound(&self, bound: u64) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.bound, bound) != bound);
+    }
+
+    /// Somebody commits a small epoch, and waits for all that is out before it.
+    pub fn small_epoch(&self) {
+        self.state.send_if_modified(|state| {
+            state.small = Some(Instant::now());
+            false
+        });
     }
 
     /// Waits until so many more bytes may be out; `None` once it is closed.
@@ -217,6 +231,24 @@ mod tests {
         let many: Vec<_> = (0..40).map(|_| large_at_once(&in_flight, 1 << 20)).collect();
         assert!(many.iter().all(Option::is_some));
         drop(small);
+    }
+
+    #[test]
+    fn little_is_out_while_small_epochs_are_committed() {
+        let in_flight = InFlight::new(48 << 20);
+        let page = 100 << 10;
+        let first = large_at_once(&in_flight, page).unwrap();
+        std::thread::sleep(Duration::from_millis(2)); // so long its answer takes
+        first.answered();
+        drop(first);
+        let out = |in_flight: &Arc<InFlight>| -> usize {
+            let out: Vec<_> = (0..100).map_while(|_| large_at_once(in_flight, page)).collect();
+            out.len()
+        };
+        assert_eq!(out(&in_flight), 100, "a second's worth is more than that");
+        in_flight.small_epoch();
+        let beside = out(&in_flight);
+        assert!((2..=20).contains(&beside), "{beside} pages, of at least 2 ms each");
     }
 
     #[test]

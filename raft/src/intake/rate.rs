@@ -1,4 +1,5 @@
-//! How many bytes of large records may be on their way: about a second's worth of what was answered lately.
+//! How many bytes of large records may be on their way: about a second's worth of what was answered lately, and a moment's
+//! worth while small epochs are committed beside them.
 //!
 //! What is proposed enters the log in order, and a small record waits behind all that is proposed before it. Bounded in
 //! bytes alone, that is a minute on a thin link; bounded by what came through lately, it is a second or two on any. Each
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// So much time's worth may be out.
 const WORTH: Duration = Duration::from_secs(1);
+/// The same while somebody waits behind it. Two of the records that are large because of their number, as pages of a plan
+/// are, always may: one is worked on while the other travels.
+const WORTH_BESIDE: Duration = Duration::from_millis(20);
 /// A sample counts for so long.
 const LATELY: Duration = Duration::from_secs(5);
 /// At least so much may be out, in bytes: a chunk of the usual size.
@@ -126,20 +130,23 @@ impl Rate {
         self.alone = at.saturating_duration_since(sent.at);
     }
 
-    /// Whether so many bytes, those of a record that wants to leave included, may be out.
-    pub fn allows(&mut self, out: u64, record: u64, at: Instant) -> bool {
-        let bound = self.bound(at);
+    /// Whether so many bytes, those of a record that wants to leave included, may be out, with small epochs `beside` them.
+    pub fn allows(&mut self, out: u64, record: u64, beside: bool, at: Instant) -> bool {
+        let bound = match beside {
+            true => self.worth(WORTH_BESIDE, at).max((2 * record).min(LEAST)),
+            false => self.worth(WORTH, at).max(LEAST),
+        };
         out <= bound || out <= self.tried(record, bound, at)
     }
 
-    /// Bytes that may be out.
-    fn bound(&mut self, at: Instant) -> u64 {
+    /// What is answered in so much time, in bytes.
+    fn worth(&mut self, time: Duration, at: Instant) -> u64 {
         while self.samples.front().is_some_and(|(when, _)| at.saturating_duration_since(*when) >= LATELY) {
             self.samples.pop_front();
         }
         let rate = self.samples.front().map_or(0, |(_, rate)| *rate);
-        let worth = u128::from(rate) * (WORTH + self.latency).as_millis() / 1000;
-        u64::try_from(worth).unwrap_or(u64::MAX).max(LEAST)
+        let worth = u128::from(rate) * (time + self.latency).as_millis() / 1000;
+        u64::try_from(worth).unwrap_or(u64::MAX)
     }
 
     /// Bytes that may be out in a trial. Begins one when it is time and a record of so many bytes wants to leave.
@@ -202,7 +209,7 @@ mod tests {
         let (mut now, mut free) = (begin, begin);
         let mut run = Run { through: 0, most: 0, more_than_one: Duration::ZERO };
         while now < begin + time {
-            while out.is_empty() || rate.allows((out.len() as u64 + 1) * MIB, MIB, now) {
+            while out.is_empty() || rate.allows((out.len() as u64 + 1) * MIB, MIB, false, now) {
                 free = free.max(now) + Duration::from_millis(MIB * 1000 / link);
                 out.push_back((free + delay, rate.sent(now)));
             }
@@ -273,8 +280,8 @@ mod tests {
     fn a_link_that_becomes_thin_is_believed_in_seconds() {
         let (mut rate, begin) = (Rate::default(), Instant::now());
         run(&mut rate, begin, 100 * MIB, ms(5), Duration::from_secs(1));
-        assert!(rate.bound(begin + Duration::from_secs(1)) > 50 * MIB);
-        assert_eq!(rate.bound(begin + Duration::from_secs(10)), LEAST);
+        assert!(rate.allows(50 * MIB, MIB, false, begin + Duration::from_secs(1)));
+        assert!(!rate.allows(2 * MIB, MIB, false, begin + Duration::from_secs(10)));
     }
 
     #[test]
