@@ -14,6 +14,7 @@
 mod admission;
 mod apply;
 mod attempt;
+mod by_digest;
 mod changes;
 mod content;
 mod digest;

@@ -1,5 +1,6 @@
 //! The NativeLog: records, the ledger that judges them, the store that keeps them.
 
+pub mod background;
 pub mod catalog;
 pub mod compose;
 mod dues;

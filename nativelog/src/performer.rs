@@ -26,9 +26,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use checkpoint::store::Store;
 use checkpoint::{Digest, JobName};
-use rustix::process::setpriority_process;
 use tokio::sync::watch;
 
+use crate::background::{UPKEEP, give_way};
 use crate::dues::{Dues, EpochKey, Owed};
 use crate::ledger::Effect;
 use crate::plans::Plans;
@@ -39,16 +39,6 @@ use waiting::Shelf;
 use worker::Worker;
 
 pub use crate::dues::Publication;
-
-/// Niceness of the threads: a thread of the log that wants the same core gets nine times as much of it.
-const NICE: i32 = 10;
-
-/// Commits go first: this thread gets what they leave of the processors, and a tenth at least where they want all.
-fn give_way() {
-    if let Err(error) = setpriority_process(None, NICE) {
-        tracing::debug!(%error, "a thread in the background has the priority of all others");
-    }
-}
 
 /// The handle to the performer's thread.
 pub struct Performer {
@@ -110,11 +100,11 @@ impl Performer {
         let ended = shared.clone();
         let shelving = shared.clone();
         let shelver = std::thread::Builder::new().name("epochs-waiting".into()).spawn(move || {
-            give_way();
+            give_way(UPKEEP);
             shelver::run(&shelving, &shelf);
         })?;
         let thread = std::thread::Builder::new().name("performer".into()).spawn(move || {
-            give_way();
+            give_way(UPKEEP);
             if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
                 log.fail("the performer panicked");
             }

@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
+use nativelog::background::{self, BULK};
 use nativelog::ledger::{LedgerFault, Verdict};
 use nativelog::machine::Machine;
 
@@ -63,8 +64,9 @@ impl StateMachine {
 }
 
 impl StateMachine {
-    /// What takes long does not hold up the others of this thread.
-    async fn judge(&self, entry: &Entry) -> io::Result<Result<Verdict, LedgerFault>> {
+    /// What takes long does not hold up the others of this thread. Where nobody waits for it, as at a follower, it gives way
+    /// to those that somebody waits for.
+    async fn judge(&self, entry: &Entry, awaited: bool) -> io::Result<Result<Verdict, LedgerFault>> {
         let long = match &entry.body {
             Body::Record(record) => self.machine.ledger().takes_long(&record.header),
             Body::Blank | Body::Membership(_) => false,
@@ -73,7 +75,12 @@ impl StateMachine {
             return Ok(self.machine.apply(entry));
         }
         let (machine, entry) = (self.machine.clone(), entry.clone());
-        spawn_blocking(move || machine.apply(&entry)).await.map_err(io::Error::other)
+        let apply = move || machine.apply(&entry);
+        if awaited {
+            return spawn_blocking(apply).await.map_err(io::Error::other);
+        }
+        let applied = background::run("apply", BULK, apply).await;
+        applied.ok_or_else(|| io::Error::other("no thread to apply an entry on, or it panicked"))
     }
 }
 
@@ -102,7 +109,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 self.members = StoredMembers::new(Some(entry.log_id), members.clone());
             }
             let entry = to_entry(entry);
-            let verdict = self.judge(&entry).await?.map_err(io::Error::other)?;
+            let verdict = self.judge(&entry, responder.is_some()).await?.map_err(io::Error::other)?;
             if let Body::Record(record) = &entry.body
                 && matches!(record.header.kind, Some(Kind::Genesis(_) | Kind::Join(_)))
             {

@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 
 use checkpoint::Digest;
 
+use super::by_digest::ByDigest;
 use super::effect::Released;
 use super::sum::Sum;
 
@@ -42,12 +43,11 @@ pub(super) struct Quarantined {
 }
 
 /// All sealed content, by id and by digest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
     slots: Vec<Option<Content>>,
     free: BTreeSet<u32>,
-    /// First eight bytes of the digest, then the id: 12 bytes a digest instead of 36.
-    index: BTreeSet<(u64, u32)>,
+    index: ByDigest,
     /// Of all that is held.
     bytes: u64,
     /// Over ids, digests, lengths and where it was brought; how often content is held follows from epochs and attempts.
@@ -57,11 +57,8 @@ pub(super) struct Contents {
 impl Contents {
     /// Finds content by its digest.
     pub fn find(&self, digest: &Digest) -> Option<(u32, &Content)> {
-        let key = prefix(digest);
-        self.index
-            .range((key, 0)..=(key, u32::MAX))
-            .map(|(_, id)| (*id, self.get(*id)))
-            .find(|(_, content)| content.digest == *digest)
+        let id = self.index.find(digest, |id| &self.get(id).digest)?;
+        Some((id, self.get(id)))
     }
 
     /// Content of an id that someone holds.
@@ -79,16 +76,18 @@ impl Contents {
         self.slots.get(id as usize)?.as_ref()
     }
 
-    /// One more holder of `digest`, by the seal at `index`; answers with its id.
-    fn hold(&mut self, part: &Part, index: u64) -> u32 {
+    /// One more holder of `digest`, by the seal at `index`; answers with its id. `None` when it is held with another length.
+    fn hold(&mut self, part: &Part, index: u64) -> Option<u32> {
         let Part { digest, bytes, brought } = part;
         if let Some((id, content)) = self.find(digest) {
-            assert_eq!(content.bytes, *bytes, "equal digests have equal lengths");
+            if content.bytes != *bytes {
+                return None;
+            }
             self.hold_id(id);
             if *brought {
                 self.brought_anew(id, index);
             }
-            return id;
+            return Some(id);
         }
         let id = match self.free.pop_first() {
             Some(id) => id,
@@ -101,8 +100,9 @@ impl Contents {
         self.sum.put(&summed(id, &content));
         self.slots[id as usize] = Some(content);
         self.bytes = self.bytes.saturating_add(*bytes);
-        self.index.insert((prefix(digest), id));
-        id
+        let slots = &self.slots;
+        self.index.insert(digest, id, |id| digest_in(slots, id));
+        Some(id)
     }
 
     fn brought_anew(&mut self, id: u32, index: u64) {
@@ -112,11 +112,12 @@ impl Contents {
         self.sum.put(&summed(id, content));
     }
 
-    /// One more holder of each, by the seal at `index`; answers with their ids, ascending.
-    pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Box<[u32]> {
-        let mut ids: Vec<u32> = parts.iter().map(|part| self.hold(part, index)).collect();
+    /// One more holder of each, by the seal at `index`; answers with their ids, ascending. `None` when one is held with
+    /// another length: then this table is of no use any more.
+    pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Option<Box<[u32]>> {
+        let mut ids: Vec<u32> = parts.iter().map(|part| self.hold(part, index)).collect::<Option<_>>()?;
         ids.sort_unstable();
-        ids.into()
+        Some(ids.into())
     }
 
     /// One holder less of each; answers with what has none any more, sorted.
@@ -153,10 +154,9 @@ impl Contents {
             content.refs = left;
             return None;
         }
-        let key = (prefix(&content.digest), id);
         self.sum.take(&summed(id, content));
         self.bytes = self.bytes.saturating_sub(content.bytes);
-        assert!(self.index.remove(&key), "held content is in the index");
+        assert!(self.index.remove(&content.digest, id), "held content is in the index");
         self.free.insert(id);
         self.slots[id as usize].take()
     }
@@ -184,7 +184,8 @@ impl Contents {
             if built.slots[id as usize].replace(content).is_some() {
                 return None;
             }
-            built.index.insert((prefix(&content.digest), id));
+            let slots = &built.slots;
+            built.index.insert(&content.digest, id, |id| digest_in(slots, id));
             built.bytes = built.bytes.saturating_add(content.bytes);
             built.sum.put(&summed(id, &content));
         }
@@ -195,6 +196,17 @@ impl Contents {
     }
 }
 
+/// The index follows from the rest.
+impl PartialEq for Contents {
+    fn eq(&self, other: &Self) -> bool {
+        (self.bytes, self.sum) == (other.bytes, other.sum)
+            && self.slots == other.slots
+            && self.free == other.free
+    }
+}
+
+impl Eq for Contents {}
+
 fn summed(id: u32, content: &Content) -> [u8; 52] {
     let mut row = [0; 52];
     row[..4].copy_from_slice(&id.to_be_bytes());
@@ -204,9 +216,8 @@ fn summed(id: u32, content: &Content) -> [u8; 52] {
     row
 }
 
-fn prefix(digest: &Digest) -> u64 {
-    let (first, _) = digest.as_bytes().split_first_chunk::<8>().expect("a digest has 32 bytes");
-    u64::from_be_bytes(*first)
+fn digest_in(slots: &[Option<Content>], id: u32) -> &Digest {
+    &slots[id as usize].as_ref().expect("an id that is held names content").digest
 }
 
 #[cfg(test)]
@@ -220,17 +231,19 @@ mod tests {
     }
 
     fn hold(contents: &mut Contents, digest: Digest, bytes: u64) -> u32 {
-        contents.hold(&Part { digest, bytes, brought: true }, 5)
+        contents.hold(&Part { digest, bytes, brought: true }, 5).unwrap()
     }
 
     #[test]
-    fn equal_prefixes_are_told_apart() {
+    fn alike_digests_are_told_apart() {
         let mut contents = Contents::default();
         let a = hold(&mut contents, digest(1, 1), 10);
         let b = hold(&mut contents, digest(1, 2), 20);
         assert_ne!(a, b);
         assert_eq!(contents.find(&digest(1, 2)).unwrap().1.bytes, 20);
         assert!(contents.find(&digest(1, 3)).is_none());
+        let other = Part { digest: digest(1, 2), bytes: 21, brought: true };
+        assert_eq!(contents.hold(&other, 5), None, "it has another length");
     }
 
     #[test]

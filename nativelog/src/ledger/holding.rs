@@ -38,10 +38,7 @@ impl Holding {
         let mut contents = Contents::clone(&contents);
         let mut sealed = Box::default();
         if let Some(tree) = seals {
-            if contents.of_another_length(&tree.content).is_some() {
-                return None;
-            }
-            sealed = contents.hold_all(&tree.content, applied.map_or(0, |applied| applied.index + 1));
+            sealed = contents.hold_all(&tree.content, applied.map_or(0, |applied| applied.index + 1))?;
         }
         let released = frees.iter().map(|ids| contents.release_all(ids)).collect();
         Some(Held { applied, record, contents: Arc::new(contents), sealed, released })
@@ -140,7 +137,10 @@ impl Ledger {
     pub(super) fn hold_sealed(&mut self, tree: &Tree, index: u64) -> Box<[u32]> {
         match &mut self.held {
             Some(held) => std::mem::take(&mut held.sealed),
-            None => Arc::make_mut(&mut self.content).hold_all(&tree.content, index),
+            None => {
+                let sealed = Arc::make_mut(&mut self.content).hold_all(&tree.content, index);
+                sealed.expect("judged to have the lengths that are held")
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use checkpoint::beneath::open_beneath;
 use checkpoint::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 use checkpoint::{CommitId, Digest, RelPath};
 use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
+use nativelog::background::{self, BULK, UPKEEP};
 use pb::commit_reply::Kind as Reply;
 use pb::commit_request::Kind as Request;
 use rustix::fs::{Mode, OFlags};
@@ -188,8 +189,9 @@ async fn held_and_committed(
     let what = format!("commit {}", start.job);
     let (captures, limits, immutable) =
         (node.store.layout().capture_dir(), node.config.limits, start.immutable);
-    let held = tokio::task::spawn_blocking(move || capture::hold(&dir, &captures, immutable, &limits)).await;
-    let held = held.expect("capturing does not panic").map_err(|error| wire::plan_failure(&what, &error))?;
+    let hold = move || capture::hold(&dir, &captures, immutable, &limits);
+    let held = background::run("capture", BULK, hold).await;
+    let held = held.ok_or_else(|| no_thread(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
     let start = pb::Start {
         declared_bytes: held.plan.bytes(),
         plan_digest: wire::digest(&held.plan.digest()),
@@ -202,7 +204,7 @@ async fn held_and_committed(
     let mut origin = Local::new(order.name(), held.dir.clone(), plan, replies.clone());
     let committed = commit::commit(node, order, &mut origin, replies).await?;
     // A capture may be large: its removal is nobody's wait.
-    tokio::task::spawn_blocking(move || drop(held));
+    tokio::spawn(background::run("capture", UPKEEP, move || drop(held)));
     Ok(pb::Committed { by_path: true, ..committed })
 }
 
@@ -260,6 +262,14 @@ fn within_limits(start: &pb::Start) -> Result<(), String> {
         return Err(format!("{} pages for {} entries", start.plan_pages, start.plan_entries));
     }
     Ok(())
+}
+
+fn no_thread(what: &str) -> Failure {
+    Failure::new(Code::Unavailable, "this node cannot read the directory now, the epoch was NOT committed")
+        .what(what)
+        .why("the system gave it no thread")
+        .fix("raise the limit of threads or processes, or commit through another node")
+        .committed(Certainty::No)
 }
 
 fn refused(what: &str, why: &str) -> Failure {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use checkpoint::{Coverage, Digest, Piece, Plan, PlanEntry, Splitter};
 use client::{Certainty, Code, Failure, pb, wire};
+use nativelog::background::{self, BULK};
 use pb::commit_reply::Kind as Reply;
 use pb::commit_request::Kind as Request;
 use tokio::sync::mpsc;
@@ -128,7 +129,7 @@ impl Origin for Local {
         let (send, pieces) = mpsc::channel(PIECES_QUEUED_MAX);
         self.pieces = Some(pieces);
         let (dir, plan, what) = (self.dir.clone(), self.plan.clone(), self.what.clone());
-        tokio::task::spawn_blocking(move || {
+        tokio::spawn(background::run("splitter", BULK, move || {
             let last = match split(&dir, &plan, &opening, &send) {
                 Ok(None) => return,
                 Ok(Some(root)) => Ok(Next::Seal(root)),
@@ -136,7 +137,7 @@ impl Origin for Local {
             };
             // The commit may have ended before its pieces did.
             let _ = send.blocking_send(last);
-        });
+        }));
         Ok(())
     }
 

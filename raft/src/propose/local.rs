@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use nativelog::background::{self, BULK};
 use nativelog::ledger::{NotAdmitted, Verdict};
 use nativelog::record::{Kind, LogId, LogRecord};
 use nativelog::shape::{ShapeError, check_record, check_zeros};
@@ -76,11 +77,11 @@ async fn write(
     let ticket = loop {
         if proposer.machine.ledger().takes_long(&record.header) {
             let (machine, header) = (proposer.machine.clone(), record.header.clone());
-            match spawn_blocking(move || machine.prepare(&header)).await {
-                Ok(Ok(())) => {}
+            match background::run("prepare-seal", BULK, move || machine.prepare(&header)).await {
+                Some(Ok(())) => {}
                 // This node stops.
-                Ok(Err(lost)) => return Taken::Answered(Err(ProposeError::unavailable(lost.to_string()))),
-                Err(_) => {
+                Some(Err(lost)) => return Taken::Answered(Err(ProposeError::unavailable(lost.to_string()))),
+                None => {
                     return Taken::Answered(Err(ProposeError::unavailable("nothing could be prepared")));
                 }
             }

@@ -1,0 +1,49 @@
+//! Ids of contents by their digests. In 256 tables, so that one that grows holds up nobody: together they may have
+//! millions.
+
+use checkpoint::Digest;
+use hashbrown::HashTable;
+
+/// The first byte of a digest is the number of its table; these places of it are hashed there.
+const HASHED: usize = 8;
+
+/// The ids alone: what they name is looked up by whoever asks.
+#[derive(Debug, Clone)]
+pub(super) struct ByDigest {
+    tables: Vec<HashTable<u32>>,
+}
+
+impl Default for ByDigest {
+    fn default() -> Self {
+        ByDigest { tables: vec![HashTable::new(); 256] }
+    }
+}
+
+impl ByDigest {
+    /// The id whose digest this is, as `digest_of` tells.
+    pub fn find<'a>(&self, digest: &Digest, digest_of: impl Fn(u32) -> &'a Digest) -> Option<u32> {
+        let table = &self.tables[table(digest)];
+        table.find(hash(digest), |id| digest_of(*id) == digest).copied()
+    }
+
+    /// Puts in an id that is not there.
+    pub fn insert<'a>(&mut self, digest: &Digest, id: u32, digest_of: impl Fn(u32) -> &'a Digest) {
+        let table = &mut self.tables[table(digest)];
+        table.insert_unique(hash(digest), id, |id| hash(digest_of(*id)));
+    }
+
+    /// Takes an id out. False when it was not there.
+    pub fn remove(&mut self, digest: &Digest, id: u32) -> bool {
+        let table = &mut self.tables[table(digest)];
+        table.find_entry(hash(digest), |there| *there == id).map(|found| found.remove()).is_ok()
+    }
+}
+
+fn table(digest: &Digest) -> usize {
+    usize::from(digest.as_bytes()[0])
+}
+
+/// A digest is a hash already.
+fn hash(digest: &Digest) -> u64 {
+    u64::from_le_bytes(*digest.as_bytes()[HASHED..].first_chunk().expect("a digest has 32 bytes"))
+}
