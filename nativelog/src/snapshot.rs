@@ -11,5 +11,5 @@ mod capture;
 mod file;
 mod folder;
 
-pub use capture::{Capture, SnapshotError, SnapshotMeta};
+pub use capture::{Capture, Frozen, SnapshotError, SnapshotMeta};
 pub(crate) use folder::{Folder, FoundSnapshot, OpenFault, ledger_of};

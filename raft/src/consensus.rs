@@ -33,7 +33,7 @@ use crate::network::Factory;
 use crate::network::convert::{self, Append};
 use crate::proto;
 use crate::snapshot::{SnapshotData, snap};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{StateMachine, encode};
 use crate::types::{Command, TypeConfig, log_id, raft_id, raft_vote, vote};
 
 pub(crate) use settings::settings;
@@ -212,11 +212,15 @@ impl Consensus {
     /// # Errors
     /// The consensus has ended.
     pub async fn capture(&self) -> Result<Option<Capture>, ProposeError> {
-        let captured = self.raft.with_state_machine(|state_machine| {
-            let capture = state_machine.capture();
-            Box::pin(async move { capture })
+        let frozen = self.raft.with_state_machine(|state_machine| {
+            let frozen = state_machine.freeze();
+            Box::pin(async move { frozen })
         });
-        captured.await.map_err(|fatal| stopped(&fatal))
+        let Some(frozen) = frozen.await.map_err(|fatal| stopped(&fatal))? else { return Ok(None) };
+        match encode(frozen).await {
+            Some(capture) => Ok(Some(capture)),
+            None => Err(ProposeError::unavailable("the system gave no thread to encode a snapshot on")),
+        }
     }
 
     /// Lets it know of the newest durable snapshot, which is of `position` or above.

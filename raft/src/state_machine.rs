@@ -13,12 +13,12 @@ use std::io;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
-use nativelog::background::{self, BULK};
+use nativelog::background::{self, BULK, UPKEEP};
 use nativelog::ledger::{LedgerFault, Verdict};
 use nativelog::machine::Machine;
 
 use nativelog::record::{Body, Entry, Kind};
-use nativelog::snapshot::{Capture, SnapshotError, SnapshotMeta};
+use nativelog::snapshot::{Capture, Frozen, SnapshotError, SnapshotMeta};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use tokio::task::spawn_blocking;
@@ -58,8 +58,8 @@ impl StateMachine {
 
     /// The ledger as it is applied now, with the membership at that position. Called where entries
     /// are applied, so that the two belong together.
-    pub fn capture(&self) -> Option<Capture> {
-        self.machine.capture(kept_members(&self.members))
+    pub fn freeze(&self) -> Option<Frozen> {
+        self.machine.freeze(kept_members(&self.members))
     }
 }
 
@@ -80,8 +80,17 @@ impl StateMachine {
             return spawn_blocking(apply).await.map_err(io::Error::other);
         }
         let applied = background::run("apply", BULK, apply).await;
-        applied.ok_or_else(|| io::Error::other("no thread to apply an entry on, or it panicked"))
+        applied.ok_or_else(no_thread)
     }
+}
+
+fn no_thread() -> io::Error {
+    io::Error::other("the system gave no thread, or one panicked")
+}
+
+/// Encodes a ledger of hundreds of thousands of rows where nobody waits for it. `None`: the system gave no thread.
+pub async fn encode(frozen: Frozen) -> Option<Capture> {
+    background::run("snapshot", UPKEEP, move || frozen.capture()).await
 }
 
 fn failed(error: SnapshotError) -> io::Error {
@@ -136,7 +145,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { machine: self.machine.clone(), task: Task::Take(self.capture()) }
+        Builder { machine: self.machine.clone(), task: Task::Take(self.freeze().map(Box::new)) }
     }
 
     /// Everything that `snapshot` refers to is here and fsynced: the receiver saw to that. At start openraft
@@ -169,8 +178,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             Ok(Some(capture)) => capture,
             Err(error) => {
                 tracing::error!(%error, "the newest snapshot does not read back; the ledger as it is now goes instead, and the next snapshot replaces it");
-                let Some(capture) = self.capture() else { return Ok(None) };
-                capture
+                let Some(frozen) = self.freeze() else { return Ok(None) };
+                encode(frozen).await.ok_or_else(no_thread)?
             }
         };
         let meta = capture.meta.clone();
@@ -185,7 +194,7 @@ pub struct Builder {
 }
 
 enum Task {
-    Take(Option<Capture>),
+    Take(Option<Box<Frozen>>),
     Announce(SnapshotMeta),
 }
 
@@ -199,7 +208,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             Task::Take(None) => {
                 return Ok(Snap { meta: Meta::default(), snapshot: SnapshotData::announced() });
             }
-            Task::Take(Some(capture)) => capture.clone(),
+            Task::Take(Some(frozen)) => encode(Frozen::clone(frozen)).await.ok_or_else(no_thread)?,
         };
         let (machine, kept) = (self.machine.clone(), capture.clone());
         let meta = spawn_blocking(move || machine.keep(kept)).await.map_err(io::Error::other)?;

@@ -185,8 +185,8 @@ impl Ledger {
         self.touch(RowKey::Epoch(name.clone(), epoch));
         self.touch(RowKey::EpochContent(name.clone(), epoch));
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
-        let released = self.release(&gone.content);
-        self.forget_quarantine(&gone.content);
+        let released = self.release(&*gone.content);
+        self.forget_quarantine(&*gone.content);
         Effect::Expire { job: name.clone(), epoch, released }
     }
 

@@ -1,5 +1,7 @@
 //! Ids of contents by their digests. In 256 tables, so that one that grows holds up nobody: together they may have
-//! millions.
+//! millions. A copy shares those that do not change.
+
+use std::sync::Arc;
 
 use checkpoint::Digest;
 use hashbrown::HashTable;
@@ -10,12 +12,12 @@ const HASHED: usize = 8;
 /// The ids alone: what they name is looked up by whoever asks.
 #[derive(Debug, Clone)]
 pub(super) struct ByDigest {
-    tables: Vec<HashTable<u32>>,
+    tables: Vec<Arc<HashTable<u32>>>,
 }
 
 impl Default for ByDigest {
     fn default() -> Self {
-        ByDigest { tables: vec![HashTable::new(); 256] }
+        ByDigest { tables: vec![Arc::default(); 256] }
     }
 }
 
@@ -28,13 +30,13 @@ impl ByDigest {
 
     /// Puts in an id that is not there.
     pub fn insert<'a>(&mut self, digest: &Digest, id: u32, digest_of: impl Fn(u32) -> &'a Digest) {
-        let table = &mut self.tables[table(digest)];
+        let table = Arc::make_mut(&mut self.tables[table(digest)]);
         table.insert_unique(hash(digest), id, |id| hash(digest_of(*id)));
     }
 
     /// Takes an id out. False when it was not there.
     pub fn remove(&mut self, digest: &Digest, id: u32) -> bool {
-        let table = &mut self.tables[table(digest)];
+        let table = Arc::make_mut(&mut self.tables[table(digest)]);
         table.find_entry(hash(digest), |there| *there == id).map(|found| found.remove()).is_ok()
     }
 }

@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use checkpoint::Digest;
 
 use super::by_digest::ByDigest;
 use super::effect::Released;
+use super::slots::Slots;
 use super::sum::Sum;
 
 /// One piece of sealed content.
@@ -45,7 +47,7 @@ pub(super) struct Quarantined {
 /// All sealed content, by id and by digest.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
-    slots: Vec<Option<Content>>,
+    slots: Slots,
     free: BTreeSet<u32>,
     index: ByDigest,
     /// Of all that is held.
@@ -55,6 +57,12 @@ pub(super) struct Contents {
 }
 
 impl Contents {
+    /// The rows alone, for a snapshot: nothing is found in it, and nothing may be changed.
+    pub fn rows(&self) -> Contents {
+        let Contents { slots, bytes, sum, .. } = self;
+        Contents { slots: slots.clone(), bytes: *bytes, sum: *sum, ..Contents::default() }
+    }
+
     /// Finds content by its digest.
     pub fn find(&self, digest: &Digest) -> Option<(u32, &Content)> {
         let id = self.index.find(digest, |id| &self.get(id).digest)?;
@@ -63,7 +71,11 @@ impl Contents {
 
     /// Content of an id that someone holds.
     pub fn get(&self, id: u32) -> &Content {
-        self.slots[id as usize].as_ref().expect("an id that is held names content")
+        self.slots.get(id).expect("an id that is held names content")
+    }
+
+    fn get_mut(&mut self, id: u32) -> &mut Content {
+        self.slots.at(id).as_mut().expect("an id that is held names content")
     }
 
     /// Bytes of all content that is held.
@@ -73,7 +85,7 @@ impl Contents {
 
     /// The content in a slot, if there is any.
     pub fn slot(&self, id: u32) -> Option<&Content> {
-        self.slots.get(id as usize)?.as_ref()
+        self.slots.get(id)
     }
 
     /// One more holder of `digest`, by the seal at `index`; answers with its id. `None` when it is held with another length.
@@ -91,14 +103,11 @@ impl Contents {
         }
         let id = match self.free.pop_first() {
             Some(id) => id,
-            None => {
-                self.slots.push(None);
-                u32::try_from(self.slots.len() - 1).expect("fewer contents than 2^32")
-            }
+            None => self.slots.push(),
         };
         let content = Content { digest: *digest, bytes: *bytes, brought: index, refs: NonZeroU32::MIN };
         self.sum.put(&summed(id, &content));
-        self.slots[id as usize] = Some(content);
+        *self.slots.at(id) = Some(content);
         self.bytes = self.bytes.saturating_add(*bytes);
         let slots = &self.slots;
         self.index.insert(digest, id, |id| digest_in(slots, id));
@@ -106,15 +115,14 @@ impl Contents {
     }
 
     fn brought_anew(&mut self, id: u32, index: u64) {
-        let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
-        self.sum.take(&summed(id, content));
-        content.brought = index;
-        self.sum.put(&summed(id, content));
+        self.sum.take(&summed(id, self.get(id)));
+        self.get_mut(id).brought = index;
+        self.sum.put(&summed(id, self.get(id)));
     }
 
     /// One more holder of each, by the seal at `index`; answers with their ids, ascending. `None` when one is held with
     /// another length: then this table is of no use any more.
-    pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Option<Box<[u32]>> {
+    pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Option<Arc<[u32]>> {
         let mut ids: Vec<u32> = parts.iter().map(|part| self.hold(part, index)).collect::<Option<_>>()?;
         ids.sort_unstable();
         Some(ids.into())
@@ -143,27 +151,28 @@ impl Contents {
 
     /// One more holder of content that is held.
     pub fn hold_id(&mut self, id: u32) {
-        let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
+        let content = self.get_mut(id);
         content.refs = content.refs.checked_add(1).expect("fewer holders than 2^32");
     }
 
     /// One holder less; content without holders is forgotten, and is what this answers with.
     pub fn release(&mut self, id: u32) -> Option<Content> {
-        let content = self.slots[id as usize].as_mut().expect("an id that is held names content");
+        let content = self.get_mut(id);
         if let Some(left) = NonZeroU32::new(content.refs.get() - 1) {
             content.refs = left;
             return None;
         }
-        self.sum.take(&summed(id, content));
+        let content = *content;
+        self.sum.take(&summed(id, &content));
         self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&content.digest, id), "held content is in the index");
         self.free.insert(id);
-        self.slots[id as usize].take()
+        self.slots.at(id).take()
     }
 
     /// Ids and contents in order of id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Content)> {
-        self.slots.iter().enumerate().filter_map(|(id, slot)| Some((id as u32, slot.as_ref()?)))
+        self.slots.iter()
     }
 
     /// Number of slots, free ones included: part of the state, as it decides the next id.
@@ -178,10 +187,8 @@ impl Contents {
             if id >= slots || built.find(&content.digest).is_some() {
                 return None;
             }
-            if built.slots.len() <= id as usize {
-                built.slots.resize(id as usize + 1, None);
-            }
-            if built.slots[id as usize].replace(content).is_some() {
+            built.slots.grow(id as usize + 1);
+            if built.slots.at(id).replace(content).is_some() {
                 return None;
             }
             let slots = &built.slots;
@@ -190,8 +197,8 @@ impl Contents {
             built.sum.put(&summed(id, &content));
         }
         // Free slots cost no row, but as much memory as others: what is decoded has the digest of its sender.
-        built.slots.resize(slots as usize, None);
-        built.free = (0..slots).filter(|id| built.slots[*id as usize].is_none()).collect();
+        built.slots.grow(slots as usize);
+        built.free = (0..slots).filter(|id| built.slots.get(*id).is_none()).collect();
         Some(built)
     }
 }
@@ -216,8 +223,8 @@ fn summed(id: u32, content: &Content) -> [u8; 52] {
     row
 }
 
-fn digest_in(slots: &[Option<Content>], id: u32) -> &Digest {
-    &slots[id as usize].as_ref().expect("an id that is held names content").digest
+fn digest_in(slots: &Slots, id: u32) -> &Digest {
+    &slots.get(id).expect("an id that is held names content").digest
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub struct Held {
     pub(super) record: Bytes,
     pub(super) contents: Arc<Contents>,
     /// Ids of a sealed epoch's content, ascending.
-    pub(super) sealed: Box<[u32]>,
+    pub(super) sealed: Arc<[u32]>,
     /// What nobody holds any more, for each that let go.
     pub(super) released: VecDeque<Vec<Released>>,
 }

@@ -36,7 +36,7 @@ impl Holding {
     pub fn hold(self) -> Option<Held> {
         let Holding { applied, record, contents, seals, frees } = self;
         let mut contents = Contents::clone(&contents);
-        let mut sealed = Box::default();
+        let mut sealed = Arc::default();
         if let Some(tree) = seals {
             sealed = contents.hold_all(&tree.content, applied.map_or(0, |applied| applied.index + 1))?;
         }
@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     /// The epoch that is sealed at `index` takes hold of its content.
-    pub(super) fn hold_sealed(&mut self, tree: &Tree, index: u64) -> Box<[u32]> {
+    pub(super) fn hold_sealed(&mut self, tree: &Tree, index: u64) -> Arc<[u32]> {
         match &mut self.held {
             Some(held) => std::mem::take(&mut held.sealed),
             None => {

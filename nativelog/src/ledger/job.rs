@@ -33,7 +33,7 @@ pub(super) struct EpochRecord {
     pub depends_on: Vec<String>,
     pub sealed_log_ms: u64,
     /// Ids of the content it holds, ascending.
-    pub content: Box<[u32]>,
+    pub content: Arc<[u32]>,
     /// By owner.
     pub pins: BTreeMap<String, PinRecord>,
 }

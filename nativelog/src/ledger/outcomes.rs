@@ -67,6 +67,12 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
+    /// The rows alone, for a snapshot: nothing is found in it, and nothing may be changed.
+    pub fn rows(&self) -> Outcomes {
+        let Outcomes { ring, first, horizon, .. } = self;
+        Outcomes { ring: ring.clone(), first: *first, horizon: *horizon, ..Outcomes::default() }
+    }
+
     /// What a commit id led to last.
     pub fn of_commit(&self, job: &JobName, commit: &CommitId) -> Option<&Outcome> {
         let key = commit_key(job, commit);

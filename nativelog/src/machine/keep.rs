@@ -9,17 +9,22 @@ use super::{Machine, lock};
 use crate::dues::{Known, Pin};
 use crate::ledger::Ledger;
 use crate::record::LogId;
-use crate::snapshot::{Capture, Folder, SnapshotError, SnapshotMeta};
+use crate::snapshot::{Capture, Folder, Frozen, SnapshotError, SnapshotMeta};
 
 impl Machine {
     /// The ledger as it is applied now. `membership` is the newest one at that very position. `None` before
     /// anything is applied. Cheap enough for the consensus to wait; writes nothing.
-    pub fn capture(&self, membership: Option<(LogId, Bytes)>) -> Option<Capture> {
+    pub fn freeze(&self, membership: Option<(LogId, Bytes)>) -> Option<Frozen> {
         let ledger = self.ledger();
         let position = ledger.applied()?;
         let pages = ledger.attempts().flat_map(|info| ledger.pages(info.id)).collect();
         let meta = SnapshotMeta { position, membership };
-        Some(Capture { meta, ledger: ledger.encode().into(), pages })
+        Some(Frozen { meta, ledger: ledger.freeze(), pages })
+    }
+
+    /// The same, encoded. Blocks: for a large ledger on no thread that others wait for.
+    pub fn capture(&self, membership: Option<(LogId, Bytes)>) -> Option<Capture> {
+        self.freeze(membership).map(Frozen::capture)
     }
 
     /// Waits until the effects of the entry at `index` are done on this disk.

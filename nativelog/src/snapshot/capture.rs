@@ -14,6 +14,22 @@ pub struct SnapshotMeta {
     pub membership: Option<(LogId, Bytes)>,
 }
 
+/// A ledger as it was at a position, not encoded yet.
+#[derive(Debug, Clone)]
+pub struct Frozen {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) ledger: crate::ledger::Frozen,
+    pub(crate) pages: Vec<Page>,
+}
+
+impl Frozen {
+    /// Encodes it: this takes long, and nobody has to wait.
+    pub fn capture(self) -> Capture {
+        let Frozen { meta, ledger, pages } = self;
+        Capture { meta, ledger: ledger.encode().into(), pages }
+    }
+}
+
 /// A ledger as it was at a position, not on disk yet.
 #[derive(Debug, Clone)]
 pub struct Capture {

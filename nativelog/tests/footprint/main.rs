@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use checkpoint::digest::{Digest, content};
 use checkpoint::{CommitId, EntryKind, JobName, Manifest, ManifestEntry, Piece, PlanEntry, RelPath};
@@ -112,8 +113,12 @@ fn filled(jobs: u64, commits: u64) -> Filled {
         }
     }
     let held = HELD.load(Ordering::Relaxed) - before;
-    let encoded = ledger.encode();
+    let began = Instant::now();
+    let frozen = ledger.freeze();
+    println!("frozen for a snapshot in {:?}, {} outcomes", began.elapsed(), ledger.outcomes());
+    let encoded = frozen.encode();
     assert_eq!(Ledger::decode(&encoded).unwrap().digest(), ledger.digest());
+    drop(frozen);
     Filled { held, snapshot: encoded.len(), outcomes: ledger.outcomes() }
 }
 

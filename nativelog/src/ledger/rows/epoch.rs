@@ -26,7 +26,7 @@ pub(super) fn take(value: &mut Reader<'_>, job: &JobName, epoch: u64) -> Result<
     let base = value.option()?;
     let sealed_log_ms = value.u64()?;
     let (labels, depends_on) = take_labels(value)?;
-    let (content, pins) = (Box::default(), BTreeMap::new());
+    let (content, pins) = (Arc::default(), BTreeMap::new());
     Ok(EpochRecord { sealed, commit, plan, base, labels, depends_on, sealed_log_ms, content, pins })
 }
 
@@ -36,7 +36,7 @@ pub(super) fn put_content(value: &mut Writer, ids: &[u32]) {
     }
 }
 
-pub(super) fn take_content(value: &mut Reader<'_>) -> Result<Box<[u32]>, DecodeError> {
+pub(super) fn take_content(value: &mut Reader<'_>) -> Result<Arc<[u32]>, DecodeError> {
     let mut ids = Vec::with_capacity(value.rest.len() / 4);
     while !value.rest.is_empty() {
         ids.push(value.u32()?);
