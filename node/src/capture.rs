@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::beneath::{open_beneath, open_parent};
 use checkpoint::plan::PlanError;
@@ -26,7 +27,7 @@ pub struct Held {
     /// Where to read.
     pub dir: PathBuf,
     /// What to read.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// How it is held.
     pub how: How,
     guard: Option<Guard>,
@@ -62,7 +63,8 @@ impl Drop for Guard {
 pub fn hold(source: &Path, captures: &Path, immutable: bool, limits: &Limits) -> Result<Held, PlanError> {
     let plan = Plan::scan(source, limits)?;
     let how = if immutable { How::Linked } else { How::Cloned };
-    let in_place = |plan| Ok(Held { dir: source.to_owned(), plan, how: How::InPlace, guard: None });
+    let in_place =
+        |plan| Ok(Held { dir: source.to_owned(), plan: Arc::new(plan), how: How::InPlace, guard: None });
     let Ok(root) =
         rustix::fs::open(source, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
     else {
@@ -83,7 +85,7 @@ pub fn hold(source: &Path, captures: &Path, immutable: bool, limits: &Limits) ->
         path: ".".into(),
         why: "it changed while it was captured".into(),
     })?;
-    Ok(Held { dir: target, plan: captured, how, guard: Some(guard) })
+    Ok(Held { dir: target, plan: Arc::new(captured), how, guard: Some(guard) })
 }
 
 /// The capture's plan, when the source held still from the scan before to the scan `after`.

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use checkpoint::store::StoreError;
 use checkpoint::{Digest, JobName, Store};
 use client::{Client, Code, Options, Stub};
+use nativelog::background::{self, BULK};
+use nativelog::machine::Machine;
 use nativelog::performer::Publication;
 use raft::{Replica, ReplicaConfig, RoomProbe};
 use tokio::sync::{Mutex, watch};
@@ -157,29 +160,40 @@ impl Node {
         if let Err(why) = self.wait_published(job, newest.epoch, newest.root.as_bytes(), deadline).await {
             tracing::debug!(%job, epoch = newest.epoch, why, "an older epoch is taken for references");
         }
-        let (store, wanted) = (self.store.clone(), job.clone());
-        let read = tokio::task::spawn_blocking(move || match store.epochs(&wanted)?.into_iter().max() {
-            Some(epoch) => store.manifest(&wanted, epoch),
-            None => Ok(None),
-        })
-        .await;
-        let manifest = match read.expect("reading a manifest does not panic") {
-            Ok(Some((_, manifest))) => manifest,
-            Ok(None) => return BTreeMap::new(),
-            Err(error) => {
+        let (store, machine, wanted) = (self.store.clone(), self.replica.machine().clone(), job.clone());
+        let read = move || known_files(&store, &machine, &wanted);
+        match background::run("newest-files", BULK, read).await {
+            Some(Ok(known)) => known,
+            Some(Err(error)) => {
                 tracing::warn!(%job, %error, "the newest manifest cannot be read: nothing is reused");
-                return BTreeMap::new();
+                BTreeMap::new()
             }
-        };
-        let ledger = self.replica.machine().ledger();
-        manifest
-            .entries
-            .into_iter()
-            .filter(|entry| entry.kind == checkpoint::EntryKind::File && entry.size > 0)
-            .filter(|entry| ledger.content(&entry.digest).is_some() && !ledger.is_quarantined(&entry.digest))
-            .map(|entry| (entry.path.as_bytes().to_vec(), (entry.size, entry.digest)))
-            .collect()
+            None => BTreeMap::new(),
+        }
     }
+}
+
+/// So many are looked up while apply waits.
+const LOOKED_UP_AT_ONCE: usize = 4096;
+
+/// The files of the newest epoch that is published here, but for those whose content the ledger would not refer to.
+fn known_files(
+    store: &Store,
+    machine: &Machine,
+    job: &JobName,
+) -> Result<BTreeMap<Vec<u8>, (u64, Digest)>, StoreError> {
+    let Some(newest) = store.epochs(job)?.into_iter().max() else { return Ok(BTreeMap::new()) };
+    let Some((_, manifest)) = store.manifest(job, newest)? else { return Ok(BTreeMap::new()) };
+    let mut known = Vec::with_capacity(manifest.entries.len());
+    for some in manifest.entries.chunks(LOOKED_UP_AT_ONCE) {
+        let ledger = machine.ledger();
+        let files = some
+            .iter()
+            .filter(|entry| entry.kind == checkpoint::EntryKind::File && entry.size > 0)
+            .filter(|entry| ledger.content(&entry.digest).is_some() && !ledger.is_quarantined(&entry.digest));
+        known.extend(files.map(|entry| (entry.path.as_bytes().to_vec(), (entry.size, entry.digest))));
+    }
+    Ok(known.into_iter().collect())
 }
 
 /// Runs a node until a signal or a fault ends it.

@@ -189,19 +189,23 @@ async fn held_and_committed(
     let what = format!("commit {}", start.job);
     let (captures, limits, immutable) =
         (node.store.layout().capture_dir(), node.config.limits, start.immutable);
-    let hold = move || capture::hold(&dir, &captures, immutable, &limits);
-    let held = background::run("capture", BULK, hold).await;
-    let held = held.ok_or_else(|| no_thread(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
-    let start = pb::Start {
-        declared_bytes: held.plan.bytes(),
-        plan_digest: wire::digest(&held.plan.digest()),
-        plan_entries: wire::id(held.plan.entries.len()),
-        plan_pages: wire::id(wire::pages(&held.plan.entries).len()),
-        ..start.clone()
+    let begun = start.clone();
+    let hold = move || {
+        let held = capture::hold(&dir, &captures, immutable, &limits)?;
+        let start = pb::Start {
+            declared_bytes: held.plan.bytes(),
+            plan_digest: wire::digest(&held.plan.digest()),
+            plan_entries: wire::id(held.plan.entries.len()),
+            plan_pages: wire::id(wire::pages(&held.plan.entries).len()),
+            ..begun
+        };
+        Ok((held, start))
     };
+    let held = background::run("capture", BULK, hold).await;
+    let (held, start) =
+        held.ok_or_else(|| no_thread(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
     let order = order(node, &start)?;
-    let plan = Arc::new(held.plan.clone());
-    let mut origin = Local::new(order.name(), held.dir.clone(), plan, replies.clone());
+    let mut origin = Local::new(order.name(), held.dir.clone(), held.plan.clone(), replies.clone());
     let committed = commit::commit(node, order, &mut origin, replies).await?;
     // A capture may be large: its removal is nobody's wait.
     tokio::spawn(background::run("capture", UPKEEP, move || drop(held)));

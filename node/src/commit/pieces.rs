@@ -7,6 +7,7 @@ use bytes::Bytes;
 use checkpoint::plan::PlanChecker;
 use checkpoint::{Coverage, Digest};
 use client::{Failure, pb};
+use nativelog::background::{self, UPKEEP};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
 use nativelog::record::{Kind, LogId, LogRecord, proto};
@@ -23,6 +24,8 @@ use super::{Driver, no};
 const LIFE_EVERY: Duration = Duration::from_secs(10);
 /// A client that lives is heard of within this time, by a piece or by the sign of life that it sends every 3 s.
 const HEARD_WITHIN: Duration = Duration::from_secs(6);
+/// More known files are forgotten on a thread that nobody waits for.
+const MANY: usize = 4096;
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
@@ -189,6 +192,9 @@ impl Driver<'_> {
             page += 1;
         }
         checker.finish().map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
+        if previous.len() > MANY {
+            tokio::spawn(background::run("forget", UPKEEP, move || drop(previous)));
+        }
         self.drain(window).await?;
         Ok(hints)
     }
