@@ -108,17 +108,13 @@ pub struct Wal {
     durable: u64,
     /// The offset up to which the file has bytes: zeros from `end` on.
     zeroed: u64,
-    /// How far ahead that is to be at most,
+    /// How far ahead that is to be.
     ahead: u64,
-    /// and the next time.
-    step: u64,
     segment_bytes: u64,
 }
 
-/// A frame of more bytes is followed by no zeros: it is not one of those that somebody waits for.
-const SMALL_BYTES: usize = 64 << 10;
-/// So far ahead after one of those, in bytes, and twice as far each time: the next large one writes over zeros for nothing.
-const STEP_BYTES: u64 = 64 << 10;
+/// Zeros are written in pieces of so many bytes at most.
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// Makes the segment that starts at `base` in `dir` (open as `names`), durable. Its file, and the end of its first frame.
 pub fn start_segment(
@@ -160,8 +156,7 @@ impl Wal {
         let zeroed = (last.base + file.len()?).max(end);
         let (segments, durable) = (segments.into(), end);
         let (ahead, segment_bytes) = (options.ahead_bytes, options.segment_bytes);
-        let step = ahead.min(STEP_BYTES);
-        Ok(Wal { disk, dir, names, path, file, segments, end, durable, zeroed, ahead, step, segment_bytes })
+        Ok(Wal { disk, dir, names, path, file, segments, end, durable, zeroed, ahead, segment_bytes })
     }
 
     fn base(&self) -> u64 {
@@ -187,38 +182,32 @@ impl Wal {
     /// Appends a frame, not durable yet. Returns the offset of its body in the whole WAL.
     pub fn append(&mut self, room: &Room, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
         let frame = encode_frame(kind, self.end, self.durable, body);
-        let offset = self.end - self.base();
-        if frame.len() > SMALL_BYTES {
-            self.step = self.ahead.min(STEP_BYTES);
-        }
-        if !self.write_ahead(&frame, offset)? {
-            room.wait_for("write", &self.path, || self.file.write_at(&frame, offset))?;
-            self.zeroed = self.zeroed.max(self.end + frame.len() as u64);
-        }
+        let (offset, behind) = (self.end - self.base(), self.end + frame.len() as u64);
+        self.write_ahead(behind)?;
+        room.wait_for("write", &self.path, || self.file.write_at(&frame, offset))?;
+        self.zeroed = self.zeroed.max(behind);
         let body_at = self.end + super::frame::FRAME_HEADER_BYTES as u64;
         self.end += frame.len() as u64;
         Ok(body_at)
     }
 
-    /// Writes a small frame that reaches behind the zeros with more of them. False when that is not to be, or there is no room
-    /// for it.
-    fn write_ahead(&mut self, frame: &[u8], offset: u64) -> io::Result<bool> {
-        let behind = self.end + frame.len() as u64;
-        let zeroed = (behind + self.step).min(self.base() + self.segment_bytes);
-        if behind <= self.zeroed || frame.len() > SMALL_BYTES || zeroed <= behind {
-            return Ok(false);
+    /// Before a frame that ends at `behind`, which is behind the zeros: more of them, as far as there is room.
+    fn write_ahead(&mut self, behind: u64) -> io::Result<()> {
+        if behind <= self.zeroed {
+            return Ok(());
         }
-        let mut bytes = frame.to_vec();
-        bytes.resize((zeroed - self.end) as usize, 0);
-        match self.file.write_at(&bytes, offset) {
-            Ok(()) => {
-                self.zeroed = zeroed;
-                self.step = self.ahead.min(self.step * 2);
-                Ok(true)
+        let (base, upto) = (self.base(), (behind + self.ahead).min(self.base() + self.segment_bytes));
+        let mut at = behind;
+        while at < upto {
+            let some = &ZEROS[..usize::try_from(upto - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()))];
+            match self.file.write_at(some, at - base) {
+                Ok(()) => at += some.len() as u64,
+                Err(error) if lacks_room(&error) => break,
+                Err(error) => return Err(error),
             }
-            Err(error) if lacks_room(&error) => Ok(false),
-            Err(error) => Err(error),
+            self.zeroed = at;
         }
+        Ok(())
     }
 
     /// Deletes the segments that lie wholly below a durable purge point, durably. True when there were some. One

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const WORTH: Duration = Duration::from_secs(1);
 /// The same while somebody waits behind it. Two of the records that are large because of their number, as pages of a plan
 /// are, always may: one is worked on while the other travels.
-const WORTH_BESIDE: Duration = Duration::from_millis(20);
+const WORTH_BESIDE: Duration = Duration::from_millis(10);
 /// A sample counts for so long.
 const LATELY: Duration = Duration::from_secs(5);
 /// At least so much may be out, in bytes: a chunk of the usual size.
