@@ -3,6 +3,8 @@
 //! A thread that wakes and finds a long-running one on its core waits for as long as that one's slice: milliseconds, for
 //! each of the dozen threads that a commit goes through. One of less weight gives way at once.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 
@@ -18,21 +20,25 @@ pub fn give_way(niceness: i32) {
     }
 }
 
-/// Does long work on a thread of its own, which gives way. `None`: the system gave no thread, or the work panicked. The
-/// work goes on when nobody waits for it any more.
+/// Does long work on a thread of its own, which gives way; where the system gives none, on one of the runtime's. `None`:
+/// the work panicked. It goes on when nobody waits for it any more.
 pub async fn run<T: Send + 'static>(
     name: &str,
     niceness: i32,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (done, result) = oneshot::channel();
+    let job = Arc::new(Mutex::new(Some(move || drop(done.send(work())))));
+    let taken = job.clone();
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         give_way(niceness);
-        let _ = done.send(work());
+        let job = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        job.into_iter().for_each(|job| job());
     });
     if let Err(error) = thread {
-        tracing::warn!(%error, "no thread for work in the background");
-        return None;
+        tracing::debug!(%error, "no thread of its own for work in the background");
+        let job = job.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tokio::task::spawn_blocking(move || job.into_iter().for_each(|job| job()));
     }
     result.await.ok()
 }

@@ -168,7 +168,10 @@ impl Node {
                 tracing::warn!(%job, %error, "the newest manifest cannot be read: nothing is reused");
                 BTreeMap::new()
             }
-            None => BTreeMap::new(),
+            None => {
+                tracing::error!(%job, "reading the newest manifest panicked: nothing is reused");
+                BTreeMap::new()
+            }
         }
     }
 }

@@ -219,7 +219,7 @@ impl Consensus {
         let Some(frozen) = frozen.await.map_err(|fatal| stopped(&fatal))? else { return Ok(None) };
         match encode(frozen).await {
             Some(capture) => Ok(Some(capture)),
-            None => Err(ProposeError::unavailable("the system gave no thread to encode a snapshot on")),
+            None => Err(ProposeError::unavailable("a snapshot could not be encoded")),
         }
     }
 

@@ -166,7 +166,7 @@ impl Intake {
         if bytes > PROPOSAL_BYTES as u64 {
             return Err(ProposeError::unavailable(format!("a record of {bytes} bytes is too large")));
         }
-        if matches!(record.header.kind, Some(Kind::Whole(_))) {
+        if matches!(record.header.kind, Some(Kind::Whole(_))) && !is_large(record) {
             self.proposals.small_epoch();
         }
         let permit = self.proposals.permit(bytes, is_large(record)).await;

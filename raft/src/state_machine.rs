@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
-use nativelog::background::{self, BULK, UPKEEP};
+use nativelog::background::{self, BULK};
 use nativelog::ledger::{LedgerFault, Verdict};
 use nativelog::machine::Machine;
 
@@ -80,17 +80,17 @@ impl StateMachine {
             return spawn_blocking(apply).await.map_err(io::Error::other);
         }
         let applied = background::run("apply", BULK, apply).await;
-        applied.ok_or_else(no_thread)
+        applied.ok_or_else(panicked)
     }
 }
 
-fn no_thread() -> io::Error {
-    io::Error::other("the system gave no thread, or one panicked")
+fn panicked() -> io::Error {
+    io::Error::other("a thread in the background panicked")
 }
 
-/// Encodes a ledger of hundreds of thousands of rows where nobody waits for it. `None`: the system gave no thread.
+/// Encodes a ledger, which may have hundreds of thousands of rows, where apply does not wait for it. `None`: that panicked.
 pub async fn encode(frozen: Frozen) -> Option<Capture> {
-    background::run("snapshot", UPKEEP, move || frozen.capture()).await
+    background::run("snapshot", BULK, move || frozen.capture()).await
 }
 
 fn failed(error: SnapshotError) -> io::Error {
@@ -179,7 +179,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             Err(error) => {
                 tracing::error!(%error, "the newest snapshot does not read back; the ledger as it is now goes instead, and the next snapshot replaces it");
                 let Some(frozen) = self.freeze() else { return Ok(None) };
-                encode(frozen).await.ok_or_else(no_thread)?
+                // Apply waits.
+                spawn_blocking(move || frozen.capture()).await.map_err(io::Error::other)?
             }
         };
         let meta = capture.meta.clone();
@@ -202,13 +203,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snap> {
-        let capture = match &self.task {
-            Task::Announce(meta) => return snap(meta, SnapshotData::announced()),
+        let capture = match std::mem::replace(&mut self.task, Task::Take(None)) {
+            Task::Announce(meta) => return snap(&meta, SnapshotData::announced()),
             // Nothing is applied: there is nothing that a snapshot could be of.
             Task::Take(None) => {
                 return Ok(Snap { meta: Meta::default(), snapshot: SnapshotData::announced() });
             }
-            Task::Take(Some(frozen)) => encode(Frozen::clone(frozen)).await.ok_or_else(no_thread)?,
+            Task::Take(Some(frozen)) => encode(*frozen).await.ok_or_else(panicked)?,
         };
         let (machine, kept) = (self.machine.clone(), capture.clone());
         let meta = spawn_blocking(move || machine.keep(kept)).await.map_err(io::Error::other)?;

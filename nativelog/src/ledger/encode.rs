@@ -25,20 +25,39 @@ impl Ledger {
 
     /// This ledger as it is now, to be encoded where nobody waits: a copy that shares what is large, and takes little time.
     pub fn freeze(&self) -> Frozen {
-        let jobs = self.jobs.clone();
-        Frozen(Ledger {
-            applied: self.applied,
-            rules: self.rules,
-            cluster: self.cluster,
-            members: self.members.clone(),
-            log_ms: self.log_ms,
+        // Named one by one: whoever adds a table decides here.
+        let Ledger {
+            applied,
+            rules,
+            cluster,
+            members,
+            log_ms,
             jobs,
-            open: self.open.clone(),
-            planned: self.planned,
-            outcomes: self.outcomes.rows(),
-            content: Arc::new(self.content.rows()),
-            quarantine: self.quarantine.clone(),
-            // Nothing is asked of it but its rows.
+            open,
+            planned,
+            outcomes,
+            content,
+            quarantine,
+            names: _,
+            ending_pins: _,
+            sums: _,
+            changes: _,
+            held: _,
+            gone: _,
+        } = self;
+        Frozen(Ledger {
+            applied: *applied,
+            rules: *rules,
+            cluster: *cluster,
+            members: members.clone(),
+            log_ms: *log_ms,
+            jobs: jobs.clone(),
+            open: open.clone(),
+            planned: *planned,
+            outcomes: outcomes.rows(),
+            content: Arc::new(content.rows()),
+            quarantine: quarantine.clone(),
+            // What follows from these.
             ..Ledger::default()
         })
     }

@@ -184,8 +184,17 @@ impl Wal {
         let frame = encode_frame(kind, self.end, self.durable, body);
         let (offset, behind) = (self.end - self.base(), self.end + frame.len() as u64);
         self.write_ahead(behind)?;
-        room.wait_for("write", &self.path, || self.file.write_at(&frame, offset))?;
-        self.zeroed = self.zeroed.max(behind);
+        let mut cut = false;
+        room.wait_for("write", &self.path, || match self.file.write_at(&frame, offset) {
+            // The zeros may have the room that it needs; there is nothing else above it.
+            Err(error) if lacks_room(&error) => {
+                self.file.set_len(offset)?;
+                cut = true;
+                self.file.write_at(&frame, offset)
+            }
+            written => written,
+        })?;
+        self.zeroed = if cut { behind } else { self.zeroed.max(behind) };
         let body_at = self.end + super::frame::FRAME_HEADER_BYTES as u64;
         self.end += frame.len() as u64;
         Ok(body_at)

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use checkpoint::disk::Disk;
-use checkpoint::testing::{Crash, CrashDisk, OpKind};
+use checkpoint::testing::{Crash, CrashDisk, Op, OpKind};
 use nativelog::Entry;
 use nativelog::store::{LogStore, Vote};
 
@@ -151,4 +151,25 @@ fn an_fsync_without_room_is_final() {
         assert_eq!(*log.stalled().borrow(), None, "{path}");
         log.shutdown();
     }
+}
+
+#[test]
+fn zeros_give_their_room_to_the_frame() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk).unwrap();
+    wait_append(&log, vec![blank(1, 0)]).unwrap();
+    // The zeros of this frame fill the disk, and it finds no room itself.
+    for _ in 0..2 {
+        disk.fail_next(OpKind::Write, ".wal", ENOSPC);
+    }
+    let entries: Vec<_> = (1..20).map(|index| blank(1, index)).collect();
+    disk.clear_ops();
+    wait_append(&log, entries).expect("it was answered");
+    let cut = |op: &Op| op.kind == OpKind::SetLen && op.path.to_str().unwrap().ends_with(".wal");
+    assert!(disk.ops().iter().any(cut), "it does not wait for room that others make");
+    wait_append(&log, vec![blank(1, 20)]).unwrap();
+    log.shutdown();
+    let (log, recovered) = open(&disk).unwrap();
+    assert_eq!((log.log_state().1, recovered.cut_bytes), (Some(id(1, 20)), 0));
+    log.shutdown();
 }

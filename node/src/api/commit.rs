@@ -203,7 +203,7 @@ async fn held_and_committed(
     };
     let held = background::run("capture", BULK, hold).await;
     let (held, start) =
-        held.ok_or_else(|| no_thread(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
+        held.ok_or_else(|| panicked(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
     let order = order(node, &start)?;
     let mut origin = Local::new(order.name(), held.dir.clone(), held.plan.clone(), replies.clone());
     let committed = commit::commit(node, order, &mut origin, replies).await?;
@@ -268,11 +268,11 @@ fn within_limits(start: &pb::Start) -> Result<(), String> {
     Ok(())
 }
 
-fn no_thread(what: &str) -> Failure {
-    Failure::new(Code::Unavailable, "this node cannot read the directory now, the epoch was NOT committed")
+fn panicked(what: &str) -> Failure {
+    Failure::new(Code::Internal, "this is a bug in epochlog, the epoch was NOT committed")
         .what(what)
-        .why("the system gave it no thread")
-        .fix("raise the limit of threads or processes, or commit through another node")
+        .why("reading the directory panicked: the node's log says where")
+        .fix("please report it")
         .committed(Certainty::No)
 }
 
