@@ -47,7 +47,7 @@ pub(super) struct Quarantined {
 /// All sealed content, by id and by digest.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
-    slots: Slots,
+    slots: Slots<Content>,
     free: BTreeSet<u32>,
     index: ByDigest,
     /// Of all that is held.
@@ -223,7 +223,7 @@ fn summed(id: u32, content: &Content) -> [u8; 52] {
     row
 }
 
-fn digest_in(slots: &Slots, id: u32) -> &Digest {
+fn digest_in(slots: &Slots<Content>, id: u32) -> &Digest {
     &slots.get(id).expect("an id that is held names content").digest
 }
 

@@ -3,26 +3,30 @@
 
 use std::sync::Arc;
 
-use super::content::Content;
-
-/// Slots of a part, of 56 bytes each.
+/// Slots of a part; a content's has 56 bytes.
 const PART: usize = 1024;
 
 /// A slot by its number; it may be free.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Slots {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slots<T> {
     /// All but the last are full.
-    parts: Vec<Arc<Vec<Option<Content>>>>,
+    parts: Vec<Arc<Vec<Option<T>>>>,
 }
 
-impl Slots {
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Slots { parts: Vec::new() }
+    }
+}
+
+impl<T: Clone> Slots<T> {
     /// How many there are, free ones included.
     pub fn len(&self) -> usize {
         self.parts.last().map_or(0, |last| (self.parts.len() - 1) * PART + last.len())
     }
 
     /// What is in a slot, if it is there and not free.
-    pub fn get(&self, id: u32) -> Option<&Content> {
+    pub fn get(&self, id: u32) -> Option<&T> {
         let id = id as usize;
         self.parts.get(id / PART)?.get(id % PART)?.as_ref()
     }
@@ -31,7 +35,7 @@ impl Slots {
     ///
     /// # Panics
     /// It is not there.
-    pub fn at(&mut self, id: u32) -> &mut Option<Content> {
+    pub fn at(&mut self, id: u32) -> &mut Option<T> {
         let id = id as usize;
         &mut Arc::make_mut(&mut self.parts[id / PART])[id % PART]
     }
@@ -58,7 +62,7 @@ impl Slots {
     }
 
     /// Those that are not free, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Content)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         let all = self.parts.iter().flat_map(|part| part.iter());
         all.enumerate().filter_map(|(id, slot)| Some((id as u32, slot.as_ref()?)))
     }
@@ -66,30 +70,20 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
-    use checkpoint::Digest;
-
     use super::*;
-
-    fn content(bytes: u64) -> Content {
-        Content { digest: Digest::NONE, bytes, brought: 0, refs: NonZeroU32::MIN }
-    }
 
     #[test]
     fn a_copy_is_not_changed_with_the_other() {
         let mut slots = Slots::default();
         for bytes in 0..3 * PART as u32 + 5 {
             assert_eq!(slots.push(), bytes);
-            *slots.at(bytes) = Some(content(u64::from(bytes)));
+            *slots.at(bytes) = Some(u64::from(bytes));
         }
         let copy = slots.clone();
         *slots.at(PART as u32) = None;
         slots.push();
         assert_eq!((copy.len(), slots.len()), (3 * PART + 5, 3 * PART + 6));
-        assert!(
-            copy.iter().map(|(id, content)| (u64::from(id), content.bytes)).all(|(id, bytes)| id == bytes)
-        );
+        assert!(copy.iter().map(|(id, bytes)| (u64::from(id), *bytes)).all(|(id, bytes)| id == bytes));
         assert_eq!(copy.iter().count(), copy.len());
         assert_eq!(slots.iter().count(), copy.len() - 1);
         assert_eq!(slots.get(PART as u32), None);
@@ -102,7 +96,7 @@ mod tests {
         for (pushed, len) in
             [(0, 0), (0, 1), (5, 3), (PART, PART + 1), (7, 3 * PART), (PART - 1, 2 * PART + 9)]
         {
-            let mut slots = Slots::default();
+            let mut slots = Slots::<u64>::default();
             for id in 0..pushed {
                 assert_eq!(slots.push() as usize, id);
             }
