@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 
-/// Who is no hurry at all: a thread that wants the same core gets nine times as much of it.
+/// What is in no hurry at all: a thread that wants the same core gets nine times as much of it.
 pub const UPKEEP: i32 = 10;
-/// Large commits, which somebody waits for: three times as much.
+/// What somebody waits for, but no small commit: three times as much.
 pub const BULK: i32 = 5;
 
 /// Commits go first: this thread gets what they leave of the processors, and a part where they want all.
