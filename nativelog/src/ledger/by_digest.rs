@@ -1,5 +1,8 @@
 //! Ids of contents by their digests. In 256 tables, so that one that grows holds up nobody: together they may have
 //! millions. A copy shares those that do not change.
+//!
+//! **Never** is anything listed from here: the order in a hash table is nobody's business. All else in the ledger is
+//! ordered, so that replicas cannot differ by it.
 
 use std::sync::Arc;
 
