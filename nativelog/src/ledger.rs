@@ -37,6 +37,7 @@ mod outcomes;
 mod pages;
 mod quarantine;
 mod query;
+mod ring;
 mod rows;
 mod rules;
 mod slots;

@@ -46,8 +46,8 @@ pub enum Expect {
     Verify,
     /// It does not start and says this word; `repair` makes it whole.
     Repair(&'static str),
-    /// One of the two: what was last written may be known to be durable or not.
-    HealsOrRepair,
+    /// Either of the two: above the log's mark it is found at start, below it as any other rot.
+    RepairOrVerify,
     /// It does not start and says this word, and `repair` says no, too. With the bytes back it is itself again.
     PutBack(&'static str),
 }
@@ -89,7 +89,7 @@ impl Site {
                 self.refuses(row, word);
                 self.repaired(row)
             }
-            Expect::HealsOrRepair => {
+            Expect::RepairOrVerify => {
                 let refused = wait_until(REFUSAL, "the node to start or to refuse", || {
                     if !self.cluster.is_running(id) {
                         return Ok(true);
@@ -100,7 +100,7 @@ impl Site {
                     }
                 });
                 if !refused {
-                    return "heals by itself".into();
+                    return self.verified(rng);
                 }
                 self.refuses(row, "damaged");
                 self.repaired(row)
@@ -124,7 +124,7 @@ impl Site {
         for wanted in ["error:", "what ", "why ", "do ", word] {
             assert!(said.contains(wanted), "{}: {wanted:?} is missing in\n{said}", row.name);
         }
-        if matches!(row.expect, Expect::Repair(_) | Expect::HealsOrRepair) {
+        if matches!(row.expect, Expect::Repair(_) | Expect::RepairOrVerify) {
             assert!(said.contains("epochlog repair"), "{}: it does not say how to go on:\n{said}", row.name);
         }
         // Two of three are a quorum.

@@ -4,11 +4,12 @@
 //! that there is no room. The oldest go first, by the record that *ended* them: what was just recorded never goes.
 //! The horizon is the end of the newest that was forgotten.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::digest::checksum;
 use checkpoint::{CommitId, Digest, JobName};
 
+use super::ring::Ring;
 use crate::record::LogId;
 
 /// Names a commit id of a job: half the BLAKE3 of both, so that a row needs no name and outlives its job.
@@ -55,7 +56,7 @@ pub(super) enum Ending {
 /// The outcomes that are remembered, in the order of their ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Outcomes {
-    ring: VecDeque<Outcome>,
+    ring: Ring<Outcome>,
     /// Number of the first in the ring: outcomes are counted from the cluster's first on.
     first: u64,
     /// Log index of the end of the newest that was forgotten.
@@ -67,7 +68,7 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    /// The rows alone, for a snapshot: nothing is found in it, and nothing may be changed.
+    /// The rows alone, for a snapshot, shared with these: nothing is found in it, and nothing may be changed.
     pub fn rows(&self) -> Outcomes {
         let Outcomes { ring, first, horizon, .. } = self;
         Outcomes { ring: ring.clone(), first: *first, horizon: *horizon, ..Outcomes::default() }
@@ -111,7 +112,7 @@ impl Outcomes {
 
     /// Numbers and outcomes, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Outcome)> {
-        (self.first..).zip(&self.ring)
+        (self.first..).zip(self.ring.iter())
     }
 
     /// Number of the next one.

@@ -8,7 +8,7 @@ use checkpoint::{
     CommitId, EntryKind, JobName, Manifest, ManifestEntry, PackedFile, Piece, PlanEntry, RelPath,
 };
 use nativelog::compose::{self, Opening, Pages};
-use nativelog::ledger::{Accepted, Effect, Holding, Ledger, Reason, Step, Verdict};
+use nativelog::ledger::{Accepted, Effect, Frozen, Holding, Ledger, Reason, Step, Verdict};
 use nativelog::shape::check_shape;
 use nativelog::{LogId, LogRecord};
 
@@ -156,6 +156,14 @@ fn many(count: u64) -> (Vec<PlanEntry>, Vec<(u32, [u8; 8])>) {
     (entries, files)
 }
 
+/// What a snapshot is made of, taken as apply takes it: it is encoded when the ledger is free again.
+fn frozen(kept: &Kept, told: &mut Vec<(&'static str, Duration, Duration)>) -> Frozen {
+    let mut longest = Duration::ZERO;
+    let frozen = timed(&mut longest, || kept.ledger.freeze());
+    told.push(("copy for a snapshot", longest, longest));
+    frozen
+}
+
 /// `EPOCHLOG_FILES` sets another size than the one for every day: a million is the most that an epoch may have.
 #[test]
 fn a_large_seal_locks_the_ledger_for_moments_only() {
@@ -195,14 +203,19 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
     let mut unprepared = Duration::ZERO;
     let plain = timed(&mut unprepared, || copy.step(&seal));
 
+    // As while a snapshot is encoded: what the seal changes is shared with it.
+    let copied = frozen(&kept, &mut told);
     let (sealed, longest, whole) = applied(&mut kept, &compose::seal(0, root));
+    drop(copied);
     assert!(matches!(sealed.verdict, Verdict::Accepted(Accepted::Sealed(_))), "{}", sealed.verdict);
     assert_eq!(sealed, plain, "prepared or not, a record does the same");
     assert_eq!(kept.ledger.digest(), copy.ledger.digest());
     told.push(("seal", longest, whole));
+    let copied = frozen(&kept, &mut told);
     let expire = compose::expire(&opening().job, vec![1], true, "", Vec::new());
     let plain = copy.step(&expire);
     let (expired, longest, whole) = applied(&mut kept, &expire);
+    drop(copied);
     assert!(
         matches!(&expired.effects[..], [Effect::Expire { released, .. }] if released.len() == files.len())
     );

@@ -14,7 +14,7 @@ pub const CONTENT: [Row; 14] = [
     Row { name: "staged file flipped", plant: staged_flipped, expect: Expect::Verify },
     Row { name: "staged file truncated", plant: staged_truncated, expect: Expect::Heals },
     Row { name: "staged file missing", plant: staged_missing, expect: Expect::Heals },
-    Row { name: "staged file flipped after a kill", plant: staged_unsure, expect: Expect::HealsOrRepair },
+    Row { name: "staged file flipped after a kill", plant: staged_unsure, expect: Expect::RepairOrVerify },
     Row { name: "blob flipped", plant: blob_flipped, expect: Expect::Verify },
     Row { name: "blob truncated", plant: blob_truncated, expect: Expect::Verify },
     Row { name: "blob missing", plant: blob_missing, expect: Expect::Verify },
