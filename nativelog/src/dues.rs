@@ -20,6 +20,7 @@ mod expected;
 mod overview;
 mod pins;
 mod reclaim;
+mod replay;
 mod succession;
 mod way;
 
@@ -40,6 +41,7 @@ pub use debts::{Owed, Pack};
 pub use expected::Expected;
 pub use overview::Overview;
 pub use pins::{Known, Pin, Pins};
+pub use replay::Replay;
 pub use succession::{out_of_quarantine, succession};
 
 pub(crate) use book::EpochKey;
@@ -61,6 +63,7 @@ pub struct Ground<'a> {
     pub store: &'a Store,
     pub log: &'a LogStore,
     pub ledger: &'a RwLock<Ledger>,
+    pub replay: &'a Replay,
 }
 
 impl Ground<'_> {

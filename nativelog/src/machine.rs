@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::catalog::Catalog;
-use crate::dues::{Dues, Expected, Ground, Pins};
+use crate::dues::{Dues, Expected, Ground, Pins, Replay};
 
 pub use crate::dues::Owed;
 use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Page, PageLost, PlanPages, Verdict};
@@ -84,6 +84,7 @@ pub struct Machine {
     pins: Arc<Pins>,
     /// What is applied up to here, when it is, has got the room that something else made ([`Machine::give_way`]).
     gave_way_to: AtomicU64,
+    replay: Replay,
 }
 
 struct Snapshots {
@@ -241,6 +242,7 @@ impl Machine {
             store: &self.store,
             log: &self.log,
             ledger: &self.ledger,
+            replay: &self.replay,
         }
     }
 

@@ -8,8 +8,9 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use checkpoint::disk::Disk;
+use checkpoint::disk::{Disk, says_nothing};
 use checkpoint::durable::{ensure_dir, ignore_missing};
 use checkpoint::store::{Layout, Store};
 use checkpoint::{PlanEntry, RelPath};
@@ -17,6 +18,9 @@ use checkpoint::{PlanEntry, RelPath};
 use crate::ledger::{Page, PageLost, PlanPages, page_bytes};
 use crate::record::{Body, Kind};
 use crate::store::LogStore;
+
+/// A page that could not be read for want of something is read again after this long.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Pages as they are found on this node.
 pub(crate) struct Plans {
@@ -53,7 +57,27 @@ pub fn write_page(store: &Store, page: &Page, bytes: &[u8]) -> io::Result<()> {
 }
 
 impl PlanPages for Plans {
+    /// Waits while this process has too little of something: that says nothing of the page, and without it a replica
+    /// stops.
     fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
+        loop {
+            match self.read_once(page) {
+                Err(error) if says_nothing(&error) && !self.log.stops() => {
+                    tracing::warn!(attempt = page.attempt, page = page.page, %error, "a page of a plan cannot be read now; it is tried again");
+                    std::thread::sleep(READ_AGAIN_AFTER);
+                }
+                read => return read,
+            }
+        }
+    }
+}
+
+impl Plans {
+    pub fn new(log: LogStore, store: Arc<Store>) -> Plans {
+        Plans { log, store, recent: Mutex::default() }
+    }
+
+    fn read_once(&self, page: &Page) -> io::Result<Vec<u8>> {
         let in_log = self.in_log(page);
         if let Ok(Some(bytes)) = in_log {
             return Ok(bytes);
@@ -63,12 +87,6 @@ impl PlanPages for Plans {
             Err(log) if error.kind() == io::ErrorKind::NotFound => log,
             _ => error,
         })
-    }
-}
-
-impl Plans {
-    pub fn new(log: LogStore, store: Arc<Store>) -> Plans {
-        Plans { log, store, recent: Mutex::default() }
     }
 
     /// `None` when the log does not hold its record, or another one in its place.

@@ -256,6 +256,11 @@ impl LogStore {
         *shared.flushed.borrow() > index
     }
 
+    /// The store stops, or has stopped.
+    pub(crate) fn stops(&self) -> bool {
+        self.shared().stopping.load(Ordering::Relaxed)
+    }
+
     /// Set once, when the store can no longer promise anything: the node must stop.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
         self.shared().fatal.subscribe()

@@ -4,7 +4,7 @@
 //! that had to wait, or that this node never heard the end of, is still there. So a directory is never judged by its name:
 //! its manifest says which attempt it was, and where that was sealed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use checkpoint::store::StoreError;
 use checkpoint::{Digest, EntryKind, Envelope, JobName, Manifest, Store};
@@ -125,16 +125,16 @@ impl Overview {
             .collect()
     }
 
-    /// Attempts whose epochs are directories here although they are above the ledger's marks: an earlier life made them of
-    /// what the log has above its snapshot, and is about to be applied again. One that does not say whose it is
-    /// is left out.
-    pub fn published_above(&self, store: &Store) -> BTreeSet<u64> {
+    /// Attempts whose epochs are directories here although they are above the ledger's marks, with the log index of the
+    /// seal: an earlier life made them of what the log has above its snapshot, and is about to be applied again. One
+    /// that does not say whose it is is left out.
+    pub fn published_above(&self, store: &Store) -> BTreeMap<u64, u64> {
         let there = store.published_epochs().unwrap_or_default();
         let above =
             there.iter().filter(|(job, epoch)| self.jobs.get(job).is_none_or(|(mark, _)| epoch > mark));
         above
             .filter_map(|(job, epoch)| store.envelope(job, *epoch).ok()?)
-            .map(|found| found.attempt)
+            .map(|found| (found.attempt, found.position.index))
             .collect()
     }
 

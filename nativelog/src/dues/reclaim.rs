@@ -3,7 +3,8 @@
 //! Two kinds of garbage. *Content* that nobody holds since the record at some index: its blobs, by digest, as the
 //! dues list it (only an install looks through the shelves for what may be listed there). *Folders of
 //! attempts*: an id is the log index of the Begin, so an id below the purge point that the ledger does not have open
-//! has ended by a record. Never what a pin knows, and never while an entry of the log still names it.
+//! has ended by a record. Never what a pin knows, and never while an entry of the log still names it; no content before the log is
+//! applied as far as it was (`replay`).
 
 use std::io;
 use std::sync::mpsc;
@@ -71,6 +72,9 @@ impl Ground<'_> {
 
     fn unlink_released(&self, purged: u64) -> io::Result<Reclaimed> {
         let mut given = Reclaimed::default();
+        if !self.replay.is_over(self.log, &self.ledger()) {
+            return Ok(given);
+        }
         for batch in self.dues.ripe(purged).chunks(BATCH_MAX) {
             let pins = self.pins.held();
             let batch: Vec<(Digest, u64)> =

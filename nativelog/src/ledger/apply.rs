@@ -141,7 +141,7 @@ impl Ledger {
             content: held,
             pins: Default::default(),
         };
-        let before = job.epochs.insert(epoch, record);
+        let before = job.epochs.insert(epoch, Arc::new(record));
         assert!(before.is_none(), "an epoch is sealed once");
 
         let behind = self.left_behind(&name, epoch, attempt);
@@ -229,7 +229,7 @@ impl Ledger {
 
     pub(super) fn epoch_mut(&mut self, name: &JobName, epoch: u64) -> &mut EpochRecord {
         let job = self.jobs.get_mut(name).expect("judged to be there");
-        job.epochs.get_mut(&epoch).expect("judged sealed")
+        Arc::make_mut(job.epochs.get_mut(&epoch).expect("judged sealed"))
     }
 }
 

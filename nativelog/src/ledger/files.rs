@@ -6,6 +6,8 @@ use checkpoint::digest::DigestTree;
 use checkpoint::limits::{FILE_BYTES_MAX, MODE_MAX};
 use checkpoint::{Digest, EntryKind, PlanEntry};
 
+use super::ring::Ring;
+
 /// Kind, mode and size of an entry in one number: two bits, nine bits, the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stub(u64);
@@ -90,7 +92,8 @@ pub(super) struct Files {
     stubs: Vec<Stub>,
     /// What there is of each: nothing, or a tag in the upper two bits and a place in one of the lists below.
     slots: Vec<u32>,
-    digests: Vec<Digest>,
+    /// By far the most of it; a snapshot's copy shares it.
+    digests: Ring<Digest>,
     staged: Vec<Staged>,
 }
 
@@ -130,10 +133,14 @@ impl Files {
         let place = (slot & PLACE) as usize;
         match slot >> TAG_SHIFT {
             STAGED => FileState::Staged(&self.staged[place]),
-            PACKED => FileState::Packed(&self.digests[place]),
-            REUSED => FileState::Reused(&self.digests[place]),
+            PACKED => FileState::Packed(self.digest(place)),
+            REUSED => FileState::Reused(self.digest(place)),
             _ => FileState::Bare,
         }
+    }
+
+    fn digest(&self, place: usize) -> &Digest {
+        self.digests.get(place).expect("a slot names a digest that is here")
     }
 
     /// Every entry that is here, in order: its place, what it is, what there is of it.
@@ -160,7 +167,7 @@ impl Files {
     /// Covers a file whole, of which there was nothing.
     pub fn cover(&mut self, file: u32, how: Whole, digest: Digest) {
         assert_eq!(self.slots[file as usize], 0, "judged new");
-        self.digests.push(digest);
+        self.digests.push_back(digest);
         let tag = match how {
             Whole::Packed => PACKED,
             Whole::Reused => REUSED,

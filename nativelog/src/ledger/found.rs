@@ -7,7 +7,6 @@
 use checkpoint::{CommitId, JobName};
 
 use super::attempt::Attempt;
-use super::job::EpochRecord;
 use super::outcomes::{Ending, Outcome, commit_key};
 use super::rows::RowKey;
 use super::tables::Ledger;
@@ -72,9 +71,9 @@ impl Ledger {
         let epochs = job.into_iter().flat_map(|job| job.epochs.values().rev());
         let mut epochs = epochs.take_while(|epoch| epoch.sealed.position.index >= born);
         match epochs.find(|epoch| epoch.commit == *commit) {
-            Some(EpochRecord { sealed, plan, .. }) => {
-                let sealed = SealedEpoch { already: true, ..SealedEpoch::clone(sealed) };
-                Ok(Some(Found::Sealed { sealed, plan: *plan }))
+            Some(there) => {
+                let sealed = SealedEpoch { already: true, ..SealedEpoch::clone(&there.sealed) };
+                Ok(Some(Found::Sealed { sealed, plan: there.plan }))
             }
             None => Err(too_old("this commit id is older than what the log remembers")),
         }

@@ -59,6 +59,7 @@ impl Ledger {
             Some(Kind::Whole(_) | Kind::Begin(_) | Kind::OpenWriter(_)) => {
                 self.open.values().map(|attempt| attempt.held.len()).sum()
             }
+            Some(Kind::Quarantine(_)) => self.open.values().map(|attempt| attempt.held.len()).sum(),
             Some(Kind::Abort(abort)) => self.open.get(&abort.attempt).map_or(0, |attempt| attempt.held.len()),
             Some(Kind::Expire(expire)) => of_job(&expire.job).map_or(0, |job| {
                 expire
@@ -93,6 +94,9 @@ impl Ledger {
             Change::Abort { attempt } => frees.push(of_attempt(&attempt)),
             Change::OpenWriter { job, .. } => {
                 frees.extend(self.jobs.get(&job).into_iter().flat_map(|job| job.open.iter().map(of_attempt)));
+            }
+            Change::Quarantine { content, .. } => {
+                frees.extend(self.leaning_on(content).iter().map(of_attempt))
             }
             Change::Begin { replaces, gives_way, .. } => {
                 frees.extend(replaces.iter().chain(&gives_way).map(of_attempt));

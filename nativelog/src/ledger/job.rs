@@ -15,8 +15,8 @@ pub(super) struct Job {
     pub token: u64,
     /// High-water mark: the highest epoch ever sealed. Numbers at or below it are spent.
     pub mark: Option<u64>,
-    /// Sealed epochs that are not expired.
-    pub epochs: BTreeMap<u64, EpochRecord>,
+    /// Sealed epochs that are not expired, shared with the copies that snapshots are made of.
+    pub epochs: BTreeMap<u64, Arc<EpochRecord>>,
     /// Ids of the job's open attempts.
     pub open: BTreeSet<u64>,
 }

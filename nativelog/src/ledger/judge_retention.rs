@@ -125,7 +125,7 @@ impl Ledger {
 
     fn sealed_epoch(&self, name: &JobName, epoch: u64) -> Result<&EpochRecord, Rejected> {
         let job = self.jobs.get(name).ok_or_else(|| no_job(name))?;
-        job.epochs.get(&epoch).ok_or_else(|| no_epoch(name, epoch))
+        job.epochs.get(&epoch).map(|record| &**record).ok_or_else(|| no_epoch(name, epoch))
     }
 }
 

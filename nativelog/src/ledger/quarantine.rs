@@ -144,13 +144,18 @@ impl Ledger {
         self.touch(RowKey::Quarantine(content));
         self.quarantine.insert(content, Quarantined { at: at.index, found });
         // Nobody could serve what they would be sealed over. Their writers begin anew, and send the bytes.
-        let leaning = self.open.iter().filter(|(_, attempt)| attempt.held.contains(&content));
-        let leaning: Vec<u64> = leaning.map(|(id, _)| *id).collect();
+        let leaning = self.leaning_on(content);
         // Before the bytes come anew: the blob that they find by its name may be the rotten one.
         let mut effects = vec![Effect::Distrust { digest: self.content.get(content).digest }];
         effects.extend(leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)));
         effects.extend(self.latest_without(&[content]));
         effects
+    }
+
+    /// The open attempts that reuse this content, in order: its quarantine ends them.
+    pub(super) fn leaning_on(&self, content: u32) -> Vec<u64> {
+        let leaning = self.open.iter().filter(|(_, attempt)| attempt.held.contains(&content));
+        leaning.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn end_quarantine(&mut self, contents: &[u32]) -> Vec<Effect> {
@@ -184,21 +189,22 @@ impl Ledger {
 
     /// Content in quarantine whose bytes a sealed attempt brings: a quorum has them already, all others will.
     pub(super) fn healed_by(&self, sealing: &Sealing) -> Vec<u32> {
-        if self.quarantine.is_empty() {
-            return Vec::new();
-        }
-        let brought = sealing.tree.content.iter().filter(|part| part.brought);
-        let mut healed: Vec<u32> =
-            brought.filter_map(|part| self.content.find(&part.digest)).map(|(id, _)| id).collect();
-        healed.retain(|id| self.quarantine.contains_key(id));
-        healed.sort_unstable();
-        healed
+        // Few are in quarantine, and a seal may bring a million: each of the few is looked for among them.
+        let brings = |digest: &Digest| {
+            let parts = &sealing.tree.content;
+            parts.binary_search_by(|part| part.digest.cmp(digest)).is_ok_and(|at| parts[at].brought)
+        };
+        self.quarantine.keys().copied().filter(|id| brings(&self.content.get(*id).digest)).collect()
     }
 
     /// Where `latest` may not point now, for every job with an epoch that holds one of these.
     fn latest_without(&self, contents: &[u32]) -> Vec<Effect> {
+        if contents.is_empty() {
+            // Of most seals: a look at every epoch of every job would find nothing.
+            return Vec::new();
+        }
         let holds = |record: &EpochRecord| contents.iter().any(|id| record.content.binary_search(id).is_ok());
-        let touched = self.jobs.iter().filter(|(_, job)| job.epochs.values().any(holds));
+        let touched = self.jobs.iter().filter(|(_, job)| job.epochs.values().any(|record| holds(record)));
         touched
             .map(|(job, _)| Effect::Latest { job: job.clone(), avoid: self.quarantined_epochs(job) })
             .collect()

@@ -129,7 +129,7 @@ impl Ledger {
     /// The sealed epochs of a job that are not expired, newest first.
     pub fn epochs(&self, name: &JobName) -> impl Iterator<Item = EpochInfo> {
         let epochs = self.jobs.get(name).into_iter().flat_map(|job| job.epochs.values().rev());
-        epochs.map(epoch_info)
+        epochs.map(|record| epoch_info(record))
     }
 
     /// What the commits of a job's epochs were answered that are not expired, oldest first.
@@ -140,7 +140,7 @@ impl Ledger {
 
     /// A sealed epoch that is not expired.
     pub fn epoch(&self, name: &JobName, epoch: u64) -> Option<EpochInfo> {
-        self.jobs.get(name)?.epochs.get(&epoch).map(epoch_info)
+        self.jobs.get(name)?.epochs.get(&epoch).map(|record| epoch_info(record))
     }
 
     /// The newest sealed epoch of a job that holds nothing that is in quarantine.
@@ -150,7 +150,7 @@ impl Ledger {
 
     pub(super) fn newest_of<'a>(&self, job: &'a Job) -> Option<(u64, &'a EpochRecord)> {
         let mut good = job.epochs.iter().rev().filter(|(_, record)| !self.holds_quarantined(record));
-        good.next().map(|(epoch, record)| (*epoch, record))
+        good.next().map(|(epoch, record)| (*epoch, &**record))
     }
 
     /// The job's current writer token; 0 when it never had a writer.

@@ -149,7 +149,7 @@ impl Builder {
             }
             RowKey::Epoch(name, epoch) => {
                 let record = epoch::take(value, name, *epoch)?;
-                ledger.known(name)?.epochs.insert(*epoch, record);
+                ledger.known(name)?.epochs.insert(*epoch, Arc::new(record));
             }
             RowKey::EpochContent(name, epoch) => {
                 ledger.known_epoch(name, *epoch)?.content = epoch::take_content(value)?;
@@ -229,7 +229,8 @@ impl Ledger {
     }
 
     fn known_epoch(&mut self, name: &JobName, epoch: u64) -> Result<&mut EpochRecord, DecodeError> {
-        self.known(name)?.epochs.get_mut(&epoch).ok_or(DecodeError("a row of an epoch that is not there"))
+        let record = self.known(name)?.epochs.get_mut(&epoch);
+        record.map(Arc::make_mut).ok_or(DecodeError("a row of an epoch that is not there"))
     }
 
     fn known_open(&mut self, id: u64) -> Result<&mut Attempt, DecodeError> {

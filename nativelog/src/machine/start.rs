@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use super::avoid::{avoid_quarantined, to_avoid};
 use super::start_error::{StartError, io_error};
 use super::{Machine, Snapshots, project};
-use crate::dues::{Debts, Dues, Expected, Overview};
+use crate::dues::{Debts, Dues, Expected, Overview, Replay};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
 use crate::plans::Plans;
@@ -63,6 +63,8 @@ impl Machine {
         avoid_quarantined(&store, to_avoid(&ledger, &Ledger::default()));
         let overview = Overview::of(&ledger);
         let earlier = overview.published_above(&store);
+        let replay = Replay::of(&log, earlier.values().copied());
+        let earlier = earlier.into_keys().collect();
         let dues = Arc::new(Dues::new(next, debts, &ledger));
         let plans = Arc::new(Plans::new(log.clone(), store.clone()));
         let performer =
@@ -81,6 +83,7 @@ impl Machine {
             catalog: Mutex::new(catalog),
             pins: Arc::default(),
             gave_way_to: AtomicU64::new(0),
+            replay,
         });
         machine.ground().note_staging().map_err(io_error("list the staging folder"))?;
         machine.follow().map_err(io_error("start the catalog's thread"))?;

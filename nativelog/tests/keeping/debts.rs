@@ -4,7 +4,7 @@ use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::performer::Publication;
 
 use crate::directory::Directory;
-use crate::house::{ENOSPC, assert_baseline, snapshots, start};
+use crate::house::{ENOSPC, assert_baseline, open_behind, snapshots, start};
 use crate::replica::job;
 
 #[test]
@@ -93,6 +93,40 @@ fn content_that_came_back_is_not_given_back() {
     replica.assert_published(2);
     assert_eq!(disk.paths().iter().filter(|path| is_blob(path)).count(), 1);
     replica.stop();
+}
+
+/// Content that nobody held, and that an epoch brought anew before the power went. The newest snapshot still says that
+/// it goes, and the record of that epoch is to be applied again: publishing it finds the directory there and brings
+/// no blob, so that none may be gone.
+#[test]
+fn content_of_an_epoch_that_is_to_be_applied_again_is_not_given_back() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let directory = Directory::parse("a:100=1");
+    replica.whole(1, &directory);
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    let blobs = |disk: &CrashDisk| disk.paths().iter().filter(|path| is_blob(path)).count();
+    replica.try_clean_up().unwrap();
+    assert_eq!((replica.machine.garbage().contents, blobs(&disk)), (0, 1));
+    replica.whole(3, &directory);
+    assert_eq!(blobs(&disk), 2);
+    replica.stop();
+
+    let disk = disk.crash(Crash::Strict);
+    let mut replica = open_behind(&disk);
+    replica.machine.reclaim().unwrap();
+    assert_eq!(blobs(&disk), 2, "nobody has said yet what of the log is committed");
+    replica.try_apply_all().unwrap();
+    replica.machine.reclaim().unwrap();
+    assert_eq!((replica.machine.garbage().contents, blobs(&disk)), (0, 2));
+    // Reused by an epoch that brings nothing.
+    replica.whole(4, &Directory::parse("a:100=1"));
+    replica.assert_published(4);
+    replica.empty();
+    replica.stop();
+    assert_baseline(&disk, "after content that came back");
 }
 
 fn is_blob(path: &std::path::Path) -> bool {

@@ -13,7 +13,7 @@ use nativelog::snapshot::SnapshotError;
 
 use crate::catch_up::{Source, catch_up};
 use crate::directory::{CHUNK, Directory};
-use crate::house::{ENOSPC, assert_baseline, file, start, try_start};
+use crate::house::{EMFILE, ENOSPC, assert_baseline, file, start, try_start};
 use crate::replica::{Replica, job};
 
 /// A plan of several pages: long names, and a few files with bytes.
@@ -134,6 +134,18 @@ fn a_page_that_rots_stops_the_node_and_is_no_other_verdict() {
         assert!(replica.log.fatal().borrow().as_ref().is_some_and(|why| why.contains("page 1 of the plan")));
         replica.stop();
     }
+}
+
+#[test]
+fn a_page_that_no_file_handle_is_left_for_is_read_later() {
+    let (disk, directory) = (CrashDisk::new(), long());
+    let (mut replica, attempt) = complete(&disk, &directory);
+    disk.fail_next(OpKind::Read, "plan/1", EMFILE);
+    replica.seal(attempt, &directory);
+    replica.wait_performed();
+    assert_eq!(*replica.log.fatal().borrow(), None);
+    replica.assert_published(1);
+    replica.stop();
 }
 
 #[test]
