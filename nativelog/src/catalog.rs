@@ -255,7 +255,8 @@ mod tests {
         catalog.project(&before.take_changed(1)).unwrap();
         let mut ledger = Ledger::default();
         fill(&mut ledger, 0..2);
-        ledger.succeeds(&before);
+        ledger.list_anew([]);
+        ledger.list(before.was_listed());
         follow(&catalog, &mut ledger);
         assert_lists(&catalog, &ledger);
     }

@@ -34,9 +34,9 @@ use tokio::sync::watch;
 use crate::ledger::{Ledger, PublishEpoch, Released};
 use crate::store::LogStore;
 
-use book::{Absent, Book, Failed};
+use book::{Absent, Failed};
 
-pub use book::{Garbage, Publication};
+pub use book::{Book, Garbage, Publication};
 pub use debts::{Owed, Pack};
 pub use expected::Expected;
 pub use overview::Overview;
@@ -93,14 +93,15 @@ impl Dues {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Another ledger, which stands right below `base`, takes the place of all that was owed to the one before.
-    pub fn begin_anew(&self, base: u64, debts: Debts, ledger: &Ledger) {
+    /// The book of another ledger takes the place of all that was owed to the one before. That one comes back: it may
+    /// take long to drop.
+    pub fn begin_anew(&self, mut anew: Book) -> Book {
         let mut book = self.book();
-        let readers = std::mem::take(&mut book.readers);
-        *book = Book::new(base, debts, ledger);
-        book.readers = readers;
+        anew.readers = std::mem::take(&mut book.readers);
+        let before = std::mem::replace(&mut *book, anew);
         drop(book);
         self.tell();
+        before
     }
 
     /// Whether there are epochs to publish or folders to remove that could not be before.

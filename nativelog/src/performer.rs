@@ -63,6 +63,10 @@ impl Drop for Reader {
 /// The performer stands still while this lives.
 pub struct Paused<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
 
+/// What was queued and is not done any more. Trees that lie in files go with it.
+#[must_use = "it may take long to drop"]
+pub(crate) struct Forgotten(#[allow(dead_code, reason = "held, not read")] VecDeque<Work>);
+
 impl Performer {
     /// Starts the threads; everything below `performed` is done already, but for what is due. What is above comes again:
     /// of the attempts that are `earlier` the epochs are directories here, so that nothing has to be unpacked for them.
@@ -185,8 +189,9 @@ impl Performer {
         Paused(self.shared.working.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Forgets what is queued and goes on at `performed`: another ledger has taken over, and the dues with it.
-    pub(crate) fn reset(&self, _paused: &Paused<'_>, performed: u64) {
+    /// Forgets what is queued and goes on at `performed`: another ledger has taken over, and the dues with it. Files
+    /// go with the answer: drop it where nobody waits.
+    pub(crate) fn reset(&self, _paused: &Paused<'_>, performed: u64) -> Forgotten {
         let forgotten = {
             let mut orders = self.shared.orders();
             orders.retry_now = true;
@@ -194,10 +199,9 @@ impl Performer {
             self.shared.behind.store(0, Ordering::Relaxed);
             std::mem::take(&mut orders.queue)
         };
-        // Files go with it, and not under the lock.
-        drop(forgotten);
         self.shared.move_to(performed);
         self.shared.wake.notify_one();
+        Forgotten(forgotten)
     }
 
     /// Ends the threads after what they are doing now, and waits for them.

@@ -262,10 +262,13 @@ impl Keeper {
             tracing::warn!(node = self.node, %error, "the log is long, and what could not be published here holds it on");
         }
         let held = self.log.wal_bytes().saturating_add(self.machine.garbage().bytes);
-        let limit = match held > self.keeping.held_bytes {
-            true => self.machine.purge_limit_beyond_pins(),
-            false => self.machine.purge_limit(),
-        };
+        let (machine, too_dear) = (self.machine.clone(), held > self.keeping.held_bytes);
+        // A pin may just be taken, or something unlinked.
+        let limit = tokio::task::spawn_blocking(move || match too_dear {
+            true => machine.purge_limit_beyond_pins(),
+            false => machine.purge_limit(),
+        });
+        let limit = limit.await.map_err(|panic| KeepError::NotNow(panic.to_string()))?;
         if let Some(limit) = limit {
             let mut purged = self.log.purged();
             if *purged.borrow() <= limit.index {

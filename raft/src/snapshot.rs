@@ -14,6 +14,7 @@ use nativelog::machine::{Machine, Pin};
 use nativelog::record::LogId;
 use nativelog::snapshot::{Capture, SnapshotMeta};
 use openraft::BasicNode;
+use tokio::task::spawn_blocking;
 
 use crate::types::{Lead, StoredMembers, decode_members, encode_members, log_id, raft_id};
 
@@ -57,11 +58,12 @@ impl SnapshotData {
     ///
     /// # Errors
     /// A newer snapshot is there: what this one refers to may be gone.
-    pub fn pin(&self) -> io::Result<Option<Pin>> {
+    pub async fn pin(&self) -> io::Result<Option<Pin>> {
         let (Some(machine), position) = (&self.machine, self.capture()?.meta.position) else {
             return Ok(None);
         };
-        let pin = machine.pin();
+        let pinning = machine.clone();
+        let pin = spawn_blocking(move || pinning.pin()).await.map_err(io::Error::other)?;
         match machine.newest_snapshot() {
             Some(newest) if newest.position.index > position.index => {
                 Err(io::Error::other("a newer snapshot is there"))

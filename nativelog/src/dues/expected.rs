@@ -9,7 +9,6 @@ use checkpoint::disk::Disk;
 use checkpoint::durable::{ignore_missing, replace_file};
 
 use super::pins::{Pin, Pins};
-use crate::ledger::Ledger;
 
 const EXPECTED_MAGIC: &[u8] = b"epochlog expected 1\n";
 /// Largest list of expected content, in bytes.
@@ -47,9 +46,8 @@ impl Expected {
         Ok(expected)
     }
 
-    /// More is about to come: what `coming` has and `own` has not. On disk when this returns.
-    pub fn more(&mut self, disk: &dyn Disk, own: &Ledger, coming: &Ledger, pin: &Pin) -> io::Result<()> {
-        let new = coming.contents().filter(|(digest, _)| own.content(digest).is_none());
+    /// More is about to come: what the ledger that comes has and this node's own has not. On disk when this returns.
+    pub fn more(&mut self, disk: &dyn Disk, new: Vec<(Digest, u64)>, pin: &Pin) -> io::Result<()> {
         self.contents.extend(new);
         (self.pin, self.owed) = (Some(pin.number()), false);
         self.write(disk)

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::pages::Page;
 use super::rows::{Builder, DecodeError, RowKey, Writer};
 use super::tables::Ledger;
 
@@ -107,6 +108,11 @@ impl Frozen {
     /// What [`Ledger::encode`] would have written then. Takes a tenth of a second for each few hundred thousand rows.
     pub fn encode(&self) -> Vec<u8> {
         self.0.encode()
+    }
+
+    /// Pages of the plans that were open then, as far as they were in the log.
+    pub fn pages(&self) -> impl Iterator<Item = Page> {
+        self.0.open.iter().flat_map(|(id, attempt)| attempt.all_pages(*id))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Questions to the ledger. None changes anything.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use checkpoint::{CommitId, Coverage, Digest, JobName};
@@ -270,6 +271,22 @@ impl Ledger {
         })
     }
 
+    /// Of these entries of an open attempt's plan, the content of those that came in packs.
+    pub fn packed_in(&self, id: u64, entries: Range<u32>) -> impl Iterator<Item = Digest> {
+        self.open.get(&id).into_iter().flat_map(move |attempt| {
+            let here = entries.start..entries.end.min(attempt.files.len() as u32);
+            here.filter_map(|file| match attempt.files.state(file) {
+                FileState::Packed(digest) => Some(*digest),
+                _ => None,
+            })
+        })
+    }
+
+    /// Entries of an open attempt's plan that are in the log; 0 when it is not open.
+    pub fn entries_here(&self, id: u64) -> u32 {
+        self.open.get(&id).map_or(0, |attempt| attempt.files.len() as u32)
+    }
+
     /// Files of an open attempt whose content an epoch brought: digest, mode, bytes.
     pub fn reused_files(&self, id: u64) -> impl Iterator<Item = (Digest, u32, u64)> {
         let attempt = self.open.get(&id);
@@ -349,6 +366,17 @@ impl Ledger {
     /// All sealed content that somebody holds, and its bytes.
     pub fn contents(&self) -> impl Iterator<Item = (Digest, u64)> {
         self.content.iter().map(|(_, content)| (content.digest, content.bytes))
+    }
+
+    /// Sealed content in these slots: all of it in parts. Content keeps its slot for as long as somebody holds it.
+    pub fn contents_in(&self, slots: Range<u32>) -> impl Iterator<Item = Digest> {
+        let here = slots.start..slots.end.min(self.content.slots());
+        here.filter_map(|id| self.content.slot(id).map(|content| content.digest))
+    }
+
+    /// How many slots there are, free ones included.
+    pub fn content_slots(&self) -> u32 {
+        self.content.slots()
     }
 
     fn attempt_info(&self, id: u64, attempt: &Attempt) -> AttemptInfo {

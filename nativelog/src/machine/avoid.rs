@@ -1,27 +1,35 @@
 //! What `latest` has to avoid.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::JobName;
 use checkpoint::store::Store;
 
 use crate::ledger::Ledger;
 
-/// What `latest` has to avoid, by job: epochs of `ledger` with content in quarantine; also none, where another ledger,
-/// `before`, had some, be it of a job that is no more.
-pub fn to_avoid(ledger: &Ledger, before: &Ledger) -> Vec<(JobName, BTreeSet<u64>)> {
-    if ledger.quarantine().next().is_none() && before.quarantine().next().is_none() {
-        return Vec::new();
+/// What `latest` has to avoid, by job: epochs with content in quarantine. Looks at every epoch when there is any.
+pub fn to_avoid(ledger: &Ledger) -> BTreeMap<JobName, BTreeSet<u64>> {
+    if ledger.quarantine().next().is_none() {
+        return BTreeMap::new();
     }
-    let jobs: BTreeSet<&JobName> = ledger.jobs().chain(before.jobs()).collect();
-    let each = jobs.into_iter().map(|job| (job.clone(), ledger.quarantined_epochs(job)));
-    each.filter(|(job, avoid)| !avoid.is_empty() || !before.quarantined_epochs(job).is_empty()).collect()
+    let each = ledger.jobs().map(|job| (job.clone(), ledger.quarantined_epochs(job)));
+    each.filter(|(_, avoid)| !avoid.is_empty()).collect()
+}
+
+/// What it need not avoid any more once another ledger, which avoids `now`, has taken the place of `before`: nothing is
+/// to be avoided in these jobs, be it that they are no more.
+pub fn to_avoid_no_more(
+    before: &Ledger,
+    now: &BTreeMap<JobName, BTreeSet<u64>>,
+) -> BTreeMap<JobName, BTreeSet<u64>> {
+    let over = to_avoid(before).into_keys().filter(|job| !now.contains_key(job));
+    over.map(|job| (job, BTreeSet::new())).collect()
 }
 
 /// `latest` points to no epoch with content in quarantine. Takes the store's names: no ledger may be held.
-pub fn avoid_quarantined(store: &Store, avoid: Vec<(JobName, BTreeSet<u64>)>) {
+pub fn avoid_quarantined(store: &Store, avoid: &BTreeMap<JobName, BTreeSet<u64>>) {
     for (job, avoid) in avoid {
-        if let Err(error) = store.avoid(&job, avoid) {
+        if let Err(error) = store.avoid(job, avoid.clone()) {
             tracing::warn!(%job, %error, "`latest` cannot be moved");
         }
     }

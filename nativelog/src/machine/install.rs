@@ -7,12 +7,17 @@
 use std::io;
 use std::sync::Arc;
 
-use super::avoid::{avoid_quarantined, to_avoid};
+use checkpoint::Digest;
+
+use super::avoid::{avoid_quarantined, to_avoid, to_avoid_no_more};
 use super::plant::{checked, keep_twice, sync_everything, unlisted};
 use super::{Machine, lock};
-use crate::dues::{Overview, Pin, out_of_quarantine, succession};
+use crate::dues::{Book, Overview, Pin, out_of_quarantine, succession};
 use crate::ledger::Ledger;
 use crate::snapshot::{Capture, SnapshotError};
+
+/// So many contents are looked up while the ledger is held.
+const CONTENTS_MAX: usize = 4096;
 
 impl Machine {
     /// Says what a catch-up to `ledger` is about to bring, before the first blob of it is made: if the catch-up never
@@ -23,11 +28,29 @@ impl Machine {
     /// The disk refuses.
     pub fn expect(&self, ledger: &Ledger) -> io::Result<Pin> {
         let pin = self.pin_for(ledger);
+        // Held from here on: the own ledger moves by records alone, and no other takes its place.
         let mut snapshots = lock(&self.snapshots);
-        let own = self.ledger();
-        snapshots.expected.more(&**self.store.disk(), &own, ledger, &pin)?;
-        drop(own);
+        let new = self.not_held(ledger);
+        snapshots.expected.more(&**self.store.disk(), new, &pin)?;
         Ok(pin)
+    }
+
+    /// Content of `coming` that the own ledger has not; looked up in parts, between which it moves on. What it lets go of
+    /// after it was looked up is owed by the record that did so, and not unlinked before, for the pin knows it. What it
+    /// takes up stays as long as it holds it, listed or not.
+    fn not_held(&self, coming: &Ledger) -> Vec<(Digest, u64)> {
+        let (mut contents, mut new) = (coming.contents(), Vec::new());
+        loop {
+            let mut part: Vec<(Digest, u64)> = contents.by_ref().take(CONTENTS_MAX).collect();
+            if part.is_empty() {
+                return new;
+            }
+            {
+                let own = self.ledger();
+                part.retain(|(digest, _)| own.content(digest).is_none());
+            }
+            new.append(&mut part);
+        }
     }
 
     /// Takes over a snapshot from elsewhere: the ledger, and what it says of this node's disk. Everything that it
@@ -61,20 +84,28 @@ impl Machine {
         self.show_kept(&snapshots.folder);
         kept?;
         snapshots.expected.superseded(&**self.store.disk());
-        let avoid = to_avoid(&ledger, &self.ledger());
-        avoid_quarantined(&self.store, avoid);
+        let avoid = to_avoid(&ledger);
+        avoid_quarantined(&self.store, &avoid);
         let overview = Overview::of(&ledger);
-        {
+        let book = Book::new(position.index + 1, debts, &ledger);
+        ledger.list_anew([]);
+        // All that takes long was made before, and what is replaced goes afterwards: apply waits for this lock.
+        let (before, owed, forgotten) = {
+            // A pin counts on one ledger, and on what is let go of behind it: none is taken in between.
+            let _pins = self.pins.held();
             let mut own = self.write();
-            ledger.succeeds(&own);
-            *own = ledger;
-            self.dues.begin_anew(position.index + 1, debts, &own);
-            self.performer.reset(&paused, position.index + 1);
-        }
+            let before = std::mem::replace(&mut *own, ledger);
+            let owed = self.dues.begin_anew(book);
+            (before, owed, self.performer.reset(&paused, position.index + 1))
+        };
         self.applied.send_replace(position.index + 1);
+        // The performer stands still: no newer record has moved `latest` yet.
+        avoid_quarantined(&self.store, &to_avoid_no_more(&before, &avoid));
         drop(paused);
         self.ground().note_absent(&overview, &there);
         self.dues.looked();
+        self.list_left_behind(&before);
+        drop((before, owed, forgotten));
         Ok(())
     }
 }

@@ -17,9 +17,8 @@ impl Machine {
     pub fn freeze(&self, membership: Option<(LogId, Bytes)>) -> Option<Frozen> {
         let ledger = self.ledger();
         let position = ledger.applied()?;
-        let pages = ledger.attempts().flat_map(|info| ledger.pages(info.id)).collect();
         let meta = SnapshotMeta { position, membership };
-        Some(Frozen { meta, ledger: ledger.freeze(), pages })
+        Some(Frozen { meta, ledger: ledger.freeze() })
     }
 
     /// The same, encoded. Blocks: for a large ledger on no thread that others wait for.
@@ -140,24 +139,27 @@ impl Machine {
     }
 
     /// Keeps everything that the ledgers from the newest snapshot up to now refer to (payloads, blobs, staged files)
-    /// until the pin is dropped, and the log behind that snapshot while it can be afforded.
+    /// until the pin is dropped, and the log behind that snapshot while it can be afforded. Blocks: on no thread that
+    /// others wait for.
     pub fn pin(self: &Arc<Self>) -> Pin {
         self.pins.take(|| {
             let log = self.newest_snapshot().map(|newest| newest.position);
-            let ledger = self.ledger();
+            // In parts, between which records are applied. What one of them lets go of is asked for below, and is still
+            // here: nothing is unlinked while a pin is taken. Nor does another ledger take over.
+            let mut known = Known::of(|| self.ledger());
             // What has ended since that snapshot is in its ledger, or younger than it. First what is not performed yet:
             // when it is meanwhile, the dues have it.
-            let (mut contents, mut attempts) = self.performer.lets_go();
-            let (released, ended) = self.dues.let_go_since(log.map(|log| log.index));
-            contents.extend(released);
-            attempts.extend(ended);
-            (log, Known::of(&ledger, contents, attempts))
+            let (contents, attempts) = self.performer.lets_go();
+            known.add(contents, attempts);
+            let (contents, attempts) = self.dues.let_go_since(log.map(|log| log.index));
+            known.add(contents, attempts);
+            (log, known)
         })
     }
 
     /// Keeps what `coming` refers to, as far as it is here already.
     pub(super) fn pin_for(&self, coming: &Ledger) -> Pin {
-        let known = Known::of(coming, [], []);
+        let known = Known::of(|| coming);
         self.pins.take(|| (self.newest_snapshot().map(|newest| newest.position), known))
     }
 }

@@ -60,7 +60,7 @@ impl Machine {
         let catalog = project::open(catalog_dir, &mut ledger);
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
-        avoid_quarantined(&store, to_avoid(&ledger, &Ledger::default()));
+        avoid_quarantined(&store, &to_avoid(&ledger));
         let overview = Overview::of(&ledger);
         let earlier = overview.published_above(&store);
         let replay = Replay::of(&log, earlier.values().copied());

@@ -19,14 +19,13 @@ pub struct SnapshotMeta {
 pub struct Frozen {
     pub(crate) meta: SnapshotMeta,
     pub(crate) ledger: crate::ledger::Frozen,
-    pub(crate) pages: Vec<Page>,
 }
 
 impl Frozen {
     /// Encodes it: this takes long, and nobody has to wait.
     pub fn capture(self) -> Capture {
-        let Frozen { meta, ledger, pages } = self;
-        Capture { meta, ledger: ledger.encode().into(), pages }
+        let Frozen { meta, ledger } = self;
+        Capture { meta, pages: ledger.pages().collect(), ledger: ledger.encode().into() }
     }
 }
 

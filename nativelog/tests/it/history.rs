@@ -151,7 +151,21 @@ impl History {
             assert!(self.catalog.clone().into_iter().eq(listed), "changed rows make the catalog");
         }
         assert_eq!(self.replay().digest(), digest);
+        self.lists_the_same_in_parts();
         digest
+    }
+
+    fn lists_the_same_in_parts(&self) {
+        let (mut whole, mut parts) = (self.ledger.clone(), self.ledger.clone());
+        assert!(!whole.has_changed(), "all changes were taken");
+        whole.list_anew([]);
+        let mut last = None;
+        while let Some(more) = parts.list_more(last.as_ref(), 2) {
+            last = Some(more);
+        }
+        let listed = whole.take_changed(usize::MAX);
+        assert_eq!(parts.take_changed(usize::MAX), listed);
+        assert_eq!(listed.len() as u64, whole.listed_rows());
     }
 
     /// Replays everything, going through a snapshot in the middle.

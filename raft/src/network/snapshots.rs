@@ -65,7 +65,7 @@ impl NetSnapshot<TypeConfig> for Network {
         };
         let position = capture.meta.position;
         self.probe().await.map_err(|status| failed(&status.message()))?;
-        let pin = snapshot.snapshot.pin().map_err(|why| failed(&why))?;
+        let pin = snapshot.snapshot.pin().await.map_err(|why| failed(&why))?;
         let client = self.peers.client(target, &self.address, Lane::Transfer, Check::Full);
         let mut client = client.map_err(|status| failed(&status.message()))?;
         tracing::info!(target, %position, bytes = head.bytes, "a snapshot is sent: the entries that the node needs are purged here");

@@ -79,7 +79,9 @@ async fn state(
     if !seen {
         return Err(again("this leader has not applied all that is committed yet", None));
     }
-    let pin = proposer.machine.pin();
+    let machine = proposer.machine.clone();
+    let pin = tokio::task::spawn_blocking(move || machine.pin()).await;
+    let pin = pin.map_err(|panic| again(panic.to_string(), None))?;
     let capture = proposer.consensus.capture().await.map_err(|ended| again(ended.to_string(), None))?;
     let capture = capture.ok_or_else(|| again("nothing is applied here", None))?;
     if leadership.is_over() {
