@@ -17,6 +17,7 @@ mod attempt;
 mod by_digest;
 mod changes;
 mod content;
+mod covering;
 mod digest;
 mod effect;
 mod encode;
@@ -45,10 +46,12 @@ mod sum;
 mod tables;
 mod tree;
 mod verdict;
+mod walk;
 
 use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
+pub use covering::Covering;
 pub use digest::DIGEST_FORM;
 pub use effect::{Effect, PublishEpoch, Released, Step};
 pub use encode::Frozen;
@@ -64,6 +67,7 @@ pub use rows::{DecodeError, RowKey};
 pub use rules::{OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, TICK_MS_MAX};
 pub use tables::Ledger;
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
+pub use walk::{EpochView, Go, Walk};
 
 impl Ledger {
     /// Applies one record.

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uncopied::Incoming;
 
 use crate::node::Node;
-pub use read::age_ms;
+pub use read::age;
 pub use reads::Reads;
 
 /// The API of one node.
@@ -97,6 +97,7 @@ impl Epochlog for Api {
         request: Request<pb::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
         verify::run(self.node.clone(), request.into_inner())
+            .await
             .map(Response::new)
             .map_err(|failure| failure.to_status())
     }

@@ -5,6 +5,7 @@
 //! | `commit`, `commit/*` | one commit from pieces to answer: read it first |
 //! | `api`, `api/*` | the public gRPC API, one file a theme |
 //! | `node` | the wiring of one node, and nothing else |
+//! | `epochs`, `known` | long looks at the ledger, in slices; files that a new epoch can refer to |
 //! | `identity`, `opening` | whose data folder this is; opening what is in it |
 //! | `refusal` | why a node does not start, and what to do |
 //! | `config`, `units` | TOML, flags, environment; sizes and durations |
@@ -20,10 +21,12 @@ pub mod capture;
 pub mod cli;
 pub mod commit;
 pub mod config;
+mod epochs;
 mod handles;
 pub mod housekeeping;
 pub mod http;
 pub mod identity;
+mod known;
 mod memory;
 pub mod metrics;
 pub mod node;

@@ -8,11 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use checkpoint::store::StoreError;
-use checkpoint::{Digest, JobName, Store};
+use checkpoint::{JobName, Store};
 use client::{Client, Code, Options, Stub};
 use nativelog::background::{self, BULK};
-use nativelog::machine::Machine;
 use nativelog::performer::Publication;
 use raft::{Replica, ReplicaConfig, RoomProbe};
 use tokio::sync::{Mutex, watch};
@@ -21,11 +19,12 @@ use tonic_health::server::HealthReporter;
 use crate::api::Reads;
 use crate::config::Config;
 use crate::identity::Claim;
+use crate::known::{self, Known};
 use crate::metrics::Metrics;
 use crate::opening::{Opened, open};
 use crate::refusal::ServeError;
 use crate::space::{Space, Spaces};
-use crate::{housekeeping, pressure, servers};
+use crate::{epochs, housekeeping, pressure, servers};
 
 /// Open calls have so long to end when the node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -106,7 +105,7 @@ impl Node {
     /// Whether this node has published the epoch with this root; else why not.
     pub fn published(&self, job: &JobName, epoch: u64, root: &[u8]) -> Result<(), String> {
         let machine = self.replica.machine();
-        let known = machine.ledger().epoch(job, epoch).map(|found| found.sealed.root);
+        let known = machine.ledger().sealed_as(job, epoch).map(|sealed| sealed.root);
         if known.is_none_or(|known| known.as_bytes() != root) {
             return Err("it is not known here yet".into());
         }
@@ -153,50 +152,29 @@ impl Node {
     /// Size and digest of the files of the job's newest epoch that is published here and may be
     /// referred to, by path. One that is just being published is waited for, a little: sending its
     /// content again would take longer.
-    pub async fn newest_files(&self, job: &JobName) -> BTreeMap<Vec<u8>, (u64, Digest)> {
-        let newest = self.replica.machine().ledger().newest(job).map(|found| found.sealed);
-        let Some(newest) = newest else { return BTreeMap::new() };
+    pub async fn newest_files(&self, job: &JobName) -> Known {
+        let wanted = job.clone();
+        let newest =
+            epochs::elsewhere(self.replica.machine(), move |machine| epochs::newest(machine, &wanted));
+        let Some(newest) = newest.await.map(|found| found.sealed) else { return Known::new() };
         let deadline = Instant::now() + PUBLISHING_PATIENCE;
         if let Err(why) = self.wait_published(job, newest.epoch, newest.root.as_bytes(), deadline).await {
             tracing::debug!(%job, epoch = newest.epoch, why, "an older epoch is taken for references");
         }
         let (store, machine, wanted) = (self.store.clone(), self.replica.machine().clone(), job.clone());
-        let read = move || known_files(&store, &machine, &wanted);
+        let read = move || known::files(&store, &machine, &wanted);
         match background::run("newest-files", BULK, read).await {
             Some(Ok(known)) => known,
             Some(Err(error)) => {
                 tracing::warn!(%job, %error, "the newest manifest cannot be read: nothing is reused");
-                BTreeMap::new()
+                Known::new()
             }
             None => {
                 tracing::error!(%job, "reading the newest manifest panicked: nothing is reused");
-                BTreeMap::new()
+                Known::new()
             }
         }
     }
-}
-
-/// So many are looked up while apply waits.
-const LOOKED_UP_AT_ONCE: usize = 4096;
-
-/// The files of the newest epoch that is published here, but for those whose content the ledger would not refer to.
-fn known_files(
-    store: &Store,
-    machine: &Machine,
-    job: &JobName,
-) -> Result<BTreeMap<Vec<u8>, (u64, Digest)>, StoreError> {
-    let Some(newest) = store.epochs(job)?.into_iter().max() else { return Ok(BTreeMap::new()) };
-    let Some((_, manifest)) = store.manifest(job, newest)? else { return Ok(BTreeMap::new()) };
-    let mut known = Vec::with_capacity(manifest.entries.len());
-    for some in manifest.entries.chunks(LOOKED_UP_AT_ONCE) {
-        let ledger = machine.ledger();
-        let files = some
-            .iter()
-            .filter(|entry| entry.kind == checkpoint::EntryKind::File && entry.size > 0)
-            .filter(|entry| ledger.content(&entry.digest).is_some() && !ledger.is_quarantined(&entry.digest));
-        known.extend(files.map(|entry| (entry.path.as_bytes().to_vec(), (entry.size, entry.digest))));
-    }
-    Ok(known.into_iter().collect())
 }
 
 /// Runs a node until a signal or a fault ends it.

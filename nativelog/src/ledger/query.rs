@@ -1,9 +1,9 @@
 //! Questions to the ledger. None changes anything.
 
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use checkpoint::{CommitId, Coverage, Digest, JobName};
+use checkpoint::{CommitId, Digest, JobName};
 
 use super::attempt::{Attempt, Fit};
 use super::files::FileState;
@@ -114,6 +114,17 @@ impl Ledger {
         self.jobs.keys()
     }
 
+    /// The names of the jobs after one of this name, in order; without it of all.
+    pub fn jobs_after(&self, name: Option<&JobName>) -> impl Iterator<Item = &JobName> {
+        let after = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.jobs.range::<JobName, _>((after, Bound::Unbounded)).map(|(name, _)| name)
+    }
+
+    /// How many open attempts a job has.
+    pub fn open_of(&self, name: &JobName) -> usize {
+        self.jobs.get(name).map_or(0, |job| job.open.len())
+    }
+
     /// A job, when it is known.
     pub fn job(&self, name: &JobName) -> Option<JobInfo> {
         let job = self.jobs.get(name)?;
@@ -144,7 +155,18 @@ impl Ledger {
         self.jobs.get(name)?.epochs.get(&epoch).map(|record| epoch_info(record))
     }
 
-    /// The newest sealed epoch of a job that holds nothing that is in quarantine.
+    /// What the commit of a sealed epoch was answered that is not expired.
+    pub fn sealed_as(&self, name: &JobName, epoch: u64) -> Option<&SealedEpoch> {
+        self.jobs.get(name)?.epochs.get(&epoch).map(|record| &*record.sealed)
+    }
+
+    /// The newest sealed epoch of a job that is not above `epoch`, whatever it holds.
+    pub fn at_or_below(&self, name: &JobName, epoch: u64) -> Option<EpochInfo> {
+        self.jobs.get(name)?.epochs.range(..=epoch).next_back().map(|(_, record)| epoch_info(record))
+    }
+
+    /// The newest sealed epoch of a job that holds nothing that is in quarantine. It looks at every epoch above that one:
+    /// where many may be in quarantine, and others wait for the ledger, ask a [`Walk`](super::Walk).
     pub fn newest(&self, name: &JobName) -> Option<EpochInfo> {
         self.newest_of(self.jobs.get(name)?).map(|(_, record)| epoch_info(record))
     }
@@ -218,28 +240,6 @@ impl Ledger {
     pub fn planned_bytes(&self, id: u64, file: u32) -> Option<u64> {
         let stub = self.open.get(&id)?.files.get(file)?;
         stub.is_file().then(|| stub.size())
-    }
-
-    /// What the log has of an open attempt. A resumed commit sends only the rest.
-    pub fn coverage(&self, id: u64) -> Option<Coverage> {
-        let attempt = self.open.get(&id)?;
-        let mut coverage = Coverage::new();
-        coverage.parts = attempt.pages.len() as u32;
-        for (file, stub, state) in attempt.files.iter() {
-            match state {
-                FileState::Bare => {}
-                FileState::Packed(_) | FileState::Reused(_) => coverage.add_files(file..file + 1),
-                FileState::Staged(staged) if staged.covered == stub.size() => {
-                    coverage.add_files(file..file + 1)
-                }
-                FileState::Staged(staged) => {
-                    for (offset, (len, _)) in &staged.ranges {
-                        coverage.add_range(file, *offset, *len);
-                    }
-                }
-            }
-        }
-        Some(coverage)
     }
 
     /// Whether exactly this piece, with this digest, is covered in an open attempt. The file is in its plan.
@@ -407,7 +407,7 @@ fn overhead(attempt: &Attempt) -> u64 {
     u64::from(attempt.terms.plan_entries) * 4096
 }
 
-fn epoch_info(record: &EpochRecord) -> EpochInfo {
+pub(super) fn epoch_info(record: &EpochRecord) -> EpochInfo {
     let pins = record.pins.iter().map(|(owner, pin)| PinInfo {
         owner: owner.clone(),
         reason: pin.reason.clone(),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
+use checkpoint::store::StoreError;
 use checkpoint::{EntryKind, JobName, Manifest, ManifestEntry};
 use client::{Code, Failure, pb, place, wire};
 use pb::fetch_reply::Kind;
@@ -85,14 +86,19 @@ async fn meanwhile<T>(send: &Send, what: impl Future<Output = T>) -> Result<T, F
     }
 }
 
+/// What was read where a manifest should be.
+enum Read {
+    Nothing,
+    Another,
+    Whole(Manifest),
+    Encoded(Bytes),
+}
+
 async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Result<(), Failure> {
     let job = job_name(&request.job)?;
     current(node, request.stale, &format!("restore {job}")).await?;
-    let (epoch, root, age_ms) = {
-        let ledger = node.replica.machine().ledger();
-        let info = read::find(&ledger, &job, request.which.as_ref())?;
-        (info.sealed.epoch, info.sealed.root, read::age_ms(&ledger, &info))
-    };
+    let found = read::find(node.replica.machine(), &job, request.which).await?;
+    let (epoch, root, age_ms) = (found.info.sealed.epoch, found.info.sealed.root, found.age_ms());
     let _reader = node.replica.machine().read_epoch(&job, epoch);
     let mut published = node.published(&job, epoch, root.as_bytes());
     if published.is_err() {
@@ -103,31 +109,41 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
         published = meanwhile(send, node.wait_published(&job, epoch, root.as_bytes(), deadline)).await?;
     }
     published.map_err(|why| not_here(node, &job, epoch, &why))?;
-    let (store, named) = (node.store.clone(), job.clone());
-    let read = tokio::task::spawn_blocking(move || store.manifest(&named, epoch)).await;
-    let manifest = match read.expect("reading a manifest does not panic") {
-        Ok(Some((_, manifest))) if manifest.root() == root => manifest,
-        Ok(Some(_)) => return Err(corrupt(node, "manifest", "it has another root than the epoch")),
-        Ok(None) => return Err(not_here(node, &job, epoch, "its directory is gone")),
+    let files = node.store.layout().files_dir(&job, epoch);
+    let (store, named, whole) = (node.store.clone(), job.clone(), request.content);
+    // A million entries take long to hash, to encode and to drop.
+    let read = tokio::task::spawn_blocking(move || {
+        let Some((_, manifest)) = store.manifest(&named, epoch)? else { return Ok(Read::Nothing) };
+        if manifest.root() != root {
+            return Ok(Read::Another);
+        }
+        Ok::<_, StoreError>(if whole {
+            Read::Whole(manifest)
+        } else {
+            Read::Encoded(manifest.encode().into())
+        })
+    });
+    let encoded = match read.await.expect("reading a manifest does not panic") {
+        Ok(Read::Encoded(encoded)) => encoded,
+        Ok(Read::Whole(manifest)) => {
+            let started = Instant::now();
+            let mut sent = content(node, manifest, files, &request, send).await;
+            // It may have gone just before this reader came.
+            let here = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
+            if sent.is_err()
+                && let Err(gone) = read::find(node.replica.machine(), &job, Some(here)).await
+            {
+                sent = Err(gone);
+            }
+            if sent.is_ok() {
+                node.metrics.restored(started.elapsed());
+            }
+            return sent;
+        }
+        Ok(Read::Another) => return Err(corrupt(node, "manifest", "it has another root than the epoch")),
+        Ok(Read::Nothing) => return Err(not_here(node, &job, epoch, "its directory is gone")),
         Err(error) => return Err(corrupt(node, "manifest", &error.to_string())),
     };
-    let files = node.store.layout().files_dir(&job, epoch);
-    if request.content {
-        let started = Instant::now();
-        let mut sent = content(node, manifest, files, &request, send).await;
-        // It may have gone just before this reader came.
-        let here = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
-        if sent.is_err()
-            && let Err(gone) = read::find(&node.replica.machine().ledger(), &job, Some(&here))
-        {
-            sent = Err(gone);
-        }
-        if sent.is_ok() {
-            node.metrics.restored(started.elapsed());
-        }
-        return sent;
-    }
-    let encoded = Bytes::from(manifest.encode());
     let head = pb::Head {
         job: job.to_string(),
         epoch,

@@ -1,13 +1,16 @@
 //! Calls that read: List and Show.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::JobName;
+use checkpoint::{JobName, Manifest};
 use client::{Code, Failure, pb, wire};
-use nativelog::ledger::{EpochInfo, Ledger, QuarantineInfo};
+use nativelog::ledger::{EpochInfo, EpochView, Go, QuarantineInfo, Walk};
+use nativelog::machine::Machine;
 
 use super::commit::TIME_LABEL;
 use super::{current, job_name, status};
+use crate::epochs;
 use crate::node::Node;
 
 /// Epochs in one answer, and their bytes.
@@ -33,38 +36,58 @@ pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply
     if request.labels.len() > FILTERS_MAX {
         return Err(Failure::new(Code::Usage, "too many labels").why(format!("at most {FILTERS_MAX}")));
     }
-    let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
-    let (mut epochs, mut bytes, mut cut) = (Vec::new(), 0, false);
-    {
-        let ledger = node.replica.machine().ledger();
-        let jobs: Vec<JobName> = match wanted {
-            Some(job) => vec![job],
-            None => ledger.jobs().cloned().collect(),
-        };
-        'all: for job in &jobs {
-            let newest = ledger.newest(job).map(|found| found.sealed.epoch);
-            let found = ledger.epochs(job).filter(|info| is_wanted(&ledger, info, &request)).take(limit);
-            for info in found {
-                let epoch = epoch_pb(&ledger, &info, newest);
-                bytes += prost::Message::encoded_len(&epoch);
-                if epochs.len() >= EPOCHS_MAX || bytes > EPOCHS_BYTES_MAX {
-                    cut = true;
-                    break 'all;
-                }
-                epochs.push(epoch);
-            }
-        }
-    }
-    let silent = match request.published_on {
+    let published_on = request.published_on;
+    let stale = request.stale;
+    let listed = move |machine: &Machine| listed(machine, wanted, &request);
+    let (mut epochs, cut) = epochs::elsewhere(node.replica.machine(), listed).await;
+    let silent = match published_on {
         true => status::fill_published_on(node, &mut epochs).await,
         false => Vec::new(),
     };
-    Ok(pb::ListReply { epochs, stale: request.stale, voters: voters(node), cut, silent })
+    Ok(pb::ListReply { epochs, stale, voters: voters(node), cut, silent })
 }
 
-fn is_wanted(ledger: &Ledger, info: &EpochInfo, request: &pb::ListRequest) -> bool {
-    (request.younger_ms == 0 || age_ms(ledger, info) <= request.younger_ms)
-        && request.labels.iter().all(|wanted| has_label(&info.labels, wanted))
+/// The epochs that are asked for, and whether there are more than one answer holds.
+fn listed(machine: &Machine, job: Option<JobName>, request: &pb::ListRequest) -> (Vec<pb::Epoch>, bool) {
+    let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+    let log_ms = machine.ledger().log_ms();
+    let (mut epochs, mut bytes) = (Vec::new(), 0);
+    let mut walk = job.map_or_else(Walk::all, Walk::of);
+    // Of the job that the walk is in: its newest good epoch is the first that is met, and all epochs are.
+    let (mut in_job, mut newest, mut taken) = (None, None, 0);
+    loop {
+        let mut found: Vec<Found> = Vec::new();
+        let more = walk.slice(&machine.ledger(), |epoch| {
+            let sealed = epoch.sealed();
+            if in_job.as_ref() != Some(&sealed.job) {
+                (in_job, newest, taken) = (Some(sealed.job.clone()), None, 0);
+            }
+            if newest.is_none() && epoch.is_good() {
+                newest = Some(sealed.epoch);
+            }
+            if is_wanted(&epoch, log_ms, request) {
+                found.push(Found { info: epoch.info(), newest, quarantined: epoch.findings(), log_ms });
+                taken += 1;
+            }
+            if taken < limit { Go::On } else { Go::NextJob }
+        });
+        for found in found {
+            let epoch = epoch_pb(found);
+            bytes += prost::Message::encoded_len(&epoch);
+            if epochs.len() >= EPOCHS_MAX || bytes > EPOCHS_BYTES_MAX {
+                return (epochs, true);
+            }
+            epochs.push(epoch);
+        }
+        if !more {
+            return (epochs, false);
+        }
+    }
+}
+
+fn is_wanted(epoch: &EpochView<'_>, log_ms: u64, request: &pb::ListRequest) -> bool {
+    (request.younger_ms == 0 || age(epoch.labels(), epoch.sealed_log_ms(), log_ms) <= request.younger_ms)
+        && request.labels.iter().all(|wanted| has_label(epoch.labels(), wanted))
 }
 
 /// Whether there is a label with this key, or with this `key=value`.
@@ -79,11 +102,7 @@ fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
 pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply, Failure> {
     let job = job_name(&request.job)?;
     current(node, request.stale, &format!("show {job}")).await?;
-    let epoch = {
-        let ledger = node.replica.machine().ledger();
-        let info = find(&ledger, &job, request.which.as_ref())?;
-        epoch_pb(&ledger, &info, ledger.newest(&job).map(|found| found.sealed.epoch))
-    };
+    let epoch = epoch_pb(find(node.replica.machine(), &job, request.which).await?);
     let (mut entries, mut cut) = (Vec::new(), false);
     if request.entries {
         (entries, cut) = entries_of(node, &job, epoch.epoch).await?;
@@ -110,60 +129,91 @@ async fn entries_of(
     epoch: u64,
 ) -> Result<(Vec<pb::ManifestEntry>, bool), Failure> {
     let (store, wanted) = (node.store.clone(), job.clone());
-    let read = tokio::task::spawn_blocking(move || store.manifest(&wanted, epoch)).await;
-    let manifest = match read.expect("reading a manifest does not panic") {
-        Ok(Some((_, manifest))) => manifest,
-        Ok(None) => {
-            return Err(Failure::new(Code::Unavailable, "this node has not published the epoch yet")
-                .what(format!("show {job}@{epoch}"))
-                .why(format!("node {} is behind", node.config.id))
-                .fix("repeat the command, or ask another node"));
-        }
-        Err(error) => {
-            return Err(Failure::new(Code::Corrupt, "the manifest cannot be read")
-                .what(format!("show {job}@{epoch}"))
-                .why(format!("node {}: {error}", node.config.id))
-                .fix("ask another node; look at the disk of this one"));
-        }
-    };
+    let read = move || store.manifest(&wanted, epoch).map(|found| found.map(|(_, found)| entries_pb(&found)));
+    match tokio::task::spawn_blocking(read).await.expect("reading a manifest does not panic") {
+        Ok(Some(entries)) => Ok(entries),
+        Ok(None) => Err(Failure::new(Code::Unavailable, "this node has not published the epoch yet")
+            .what(format!("show {job}@{epoch}"))
+            .why(format!("node {} is behind", node.config.id))
+            .fix("repeat the command, or ask another node")),
+        Err(error) => Err(Failure::new(Code::Corrupt, "the manifest cannot be read")
+            .what(format!("show {job}@{epoch}"))
+            .why(format!("node {}: {error}", node.config.id))
+            .fix("ask another node; look at the disk of this one")),
+    }
+}
+
+/// The entries of a manifest, and whether there are more than one answer holds.
+fn entries_pb(manifest: &Manifest) -> (Vec<pb::ManifestEntry>, bool) {
     let (mut entries, mut bytes) = (Vec::new(), 0);
     for entry in &manifest.entries {
         bytes += entry.path.as_bytes().len() + entry.target.len() + 64;
         if entries.len() >= ENTRIES_MAX || bytes > ENTRIES_BYTES_MAX {
-            return Ok((entries, true));
+            return (entries, true);
         }
         entries.push(wire::manifest_entry(entry));
     }
-    Ok((entries, false))
+    (entries, false)
+}
+
+/// An epoch, and what there was to say of it when it was looked at.
+#[derive(Debug)]
+pub struct Found {
+    /// The epoch.
+    pub info: EpochInfo,
+    /// The newest of its job that holds nothing that is in quarantine.
+    newest: Option<u64>,
+    /// What it holds that is in quarantine.
+    quarantined: Vec<QuarantineInfo>,
+    /// Log time in milliseconds.
+    log_ms: u64,
+}
+
+impl Found {
+    /// Its age for people.
+    pub fn age_ms(&self) -> u64 {
+        age(&self.info.labels, self.info.sealed_log_ms, self.log_ms)
+    }
 }
 
 /// The epoch that is meant.
-pub fn find(ledger: &Ledger, job: &JobName, which: Option<&pb::Which>) -> Result<EpochInfo, Failure> {
+pub async fn find(machine: &Arc<Machine>, job: &JobName, which: Option<pb::Which>) -> Result<Found, Failure> {
+    let (job, kind) = (job.clone(), which.and_then(|which| which.kind));
+    epochs::elsewhere(machine, move |machine| look_up(machine, &job, kind)).await
+}
+
+fn look_up(machine: &Machine, job: &JobName, kind: Option<pb::which::Kind>) -> Result<Found, Failure> {
     use pb::which::Kind;
-    let kind = which.and_then(|which| which.kind).unwrap_or(Kind::Back(0));
-    let (found, what) = match kind {
-        Kind::Exactly(epoch) => (ledger.epoch(job, epoch), format!("{job}@{epoch}")),
+    // Not before the epoch: one that is sealed meanwhile is the newest.
+    let newest = || epochs::newest(machine, job).map(|found| found.sealed.epoch);
+    let (found, newest, what) = match kind.unwrap_or(Kind::Back(0)) {
+        Kind::Exactly(epoch) => {
+            let found = machine.ledger().epoch(job, epoch);
+            (found, newest(), format!("{job}@{epoch}"))
+        }
         Kind::Back(back) => {
-            let back_usize = usize::try_from(back).unwrap_or(usize::MAX);
             let what = if back == 0 { job.to_string() } else { format!("{job}@-{back}") };
-            let good = |info: &EpochInfo| ledger.quarantined_in(job, info.sealed.epoch).is_empty();
-            (ledger.epochs(job).filter(good).nth(back_usize), what)
+            let (found, newest) = epochs::back(machine, job, back);
+            (found, newest, what)
         }
         Kind::AtOrBelow(epoch) => {
-            (ledger.epochs(job).find(|info| info.sealed.epoch <= epoch), format!("{job} at or below {epoch}"))
+            let found = machine.ledger().at_or_below(job, epoch);
+            (found, newest(), format!("{job} at or below {epoch}"))
         }
     };
-    found.ok_or_else(|| {
-        let newest = ledger.newest(job).map(|found| found.sealed.epoch);
+    let Some(info) = found else {
         let why = match newest {
             Some(newest) => format!("the newest committed epoch of {job} is {newest}"),
             None => format!("job {job} has no committed epoch"),
         };
-        Failure::new(Code::NotFound, "there is no such epoch")
+        return Err(Failure::new(Code::NotFound, "there is no such epoch")
             .what(what)
             .why(why)
-            .fix("`epochlog ls` lists what there is")
-    })
+            .fix("`epochlog ls` lists what there is"));
+    };
+    let ledger = machine.ledger();
+    let quarantined = ledger.quarantined_in(job, info.sealed.epoch);
+    Ok(Found { info, newest, quarantined, log_ms: ledger.log_ms() })
 }
 
 /// Content in quarantine as the API tells it; the epochs that hold it are for others to fill in.
@@ -178,11 +228,12 @@ pub fn quarantined_pb(info: QuarantineInfo) -> pb::Quarantined {
 }
 
 /// One epoch as the API tells it; who has published it is for others to fill in.
-pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::Epoch {
+fn epoch_pb(found: Found) -> pb::Epoch {
+    let age_ms = found.age_ms();
+    let Found { info, newest, quarantined, .. } = found;
     let sealed = &info.sealed;
     let is_newest = newest == Some(sealed.epoch);
     let mut flags = Vec::new();
-    let quarantined = ledger.quarantined_in(&sealed.job, sealed.epoch);
     if !quarantined.is_empty() {
         flags.push("quarantined".to_owned());
     }
@@ -204,13 +255,9 @@ pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::E
         new_files: sealed.new_files,
         log_bytes: sealed.log_bytes,
         sealed_log_ms: info.sealed_log_ms,
-        age_ms: age_ms(ledger, info),
-        labels: info
-            .labels
-            .iter()
-            .map(|(key, value)| pb::Label { key: key.clone(), value: value.clone() })
-            .collect(),
-        depends_on: info.depends_on.clone(),
+        age_ms,
+        labels: info.labels.into_iter().map(|(key, value)| pb::Label { key, value }).collect(),
+        depends_on: info.depends_on,
         newest: is_newest,
         published_on: Vec::new(),
         flags,
@@ -218,15 +265,15 @@ pub fn epoch_pb(ledger: &Ledger, info: &EpochInfo, newest: Option<u64>) -> pb::E
     }
 }
 
-/// Age for people: by the wall clock of who committed, where that is told; else by log time.
-pub fn age_ms(ledger: &Ledger, info: &EpochInfo) -> u64 {
-    let told = info.labels.iter().find(|(key, _)| key == TIME_LABEL);
+/// Age of an epoch for people: by the wall clock of who committed, where that is told; else by log time.
+pub fn age(labels: &[(String, String)], sealed_log_ms: u64, log_ms: u64) -> u64 {
+    let told = labels.iter().find(|(key, _)| key == TIME_LABEL);
     let at = told.and_then(|(_, value)| value.parse::<jiff::Timestamp>().ok());
     let by_clock =
         at.map(|at| Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap_or_default());
     match by_clock {
         Some(age) => u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-        None => ledger.log_ms().saturating_sub(info.sealed_log_ms),
+        None => log_ms.saturating_sub(sealed_log_ms),
     }
 }
 

@@ -1,13 +1,17 @@
 //! What the nodes say about themselves: Status, and who has published which epoch.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, JobName};
 use client::{Code, Failure, pb};
+use nativelog::ledger::{Go, QuarantineInfo, Walk};
+use nativelog::machine::Machine;
 use pb::published_on_request::Wanted;
 
 use super::job_name;
 use super::read::quarantined_pb;
+use crate::epochs;
 use crate::node::Node;
 use crate::units;
 
@@ -15,6 +19,8 @@ use crate::units;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Epochs that one question may name.
 const WANTED_MAX: usize = 10_000;
+/// Epochs that are looked up before others get this thread.
+const AT_ONCE: usize = 256;
 /// Contents in quarantine that a status names, and epochs of each.
 const QUARANTINED_MAX: usize = 100;
 /// Pause before a node that did not answer is asked again.
@@ -32,7 +38,11 @@ pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply 
         leader,
         term: own.1,
         nodes: vec![own.0],
-        quarantined: quarantined(node),
+        // Every other node asks for the light one every few seconds, and for nothing but its space.
+        quarantined: match request.light {
+            true => Vec::new(),
+            false => epochs::elsewhere(node.replica.machine(), quarantined).await,
+        },
     };
     if request.all {
         let others = node.voters().into_iter().filter(|id| *id != node.config.id);
@@ -56,25 +66,30 @@ pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply 
     reply
 }
 
-/// Content in quarantine, and the epochs that hold it.
-fn quarantined(node: &Node) -> Vec<pb::Quarantined> {
-    let ledger = node.replica.machine().ledger();
-    let mut all: Vec<pb::Quarantined> =
-        ledger.quarantine().take(QUARANTINED_MAX).map(quarantined_pb).collect();
-    if all.is_empty() {
-        return all;
+/// Content in quarantine, and the epochs that hold it: of each job the newest first.
+fn quarantined(machine: &Machine) -> Vec<pb::Quarantined> {
+    let infos: Vec<QuarantineInfo> = machine.ledger().quarantine().take(QUARANTINED_MAX).collect();
+    if infos.is_empty() {
+        return Vec::new();
     }
-    for job in ledger.jobs() {
-        for epoch in ledger.quarantined_epochs(job) {
-            for held in ledger.quarantined_in(job, epoch) {
-                let there = all.iter_mut().find(|there| there.digest == client::wire::digest(&held.digest));
-                if let Some(there) = there.filter(|there| there.epochs.len() < QUARANTINED_MAX) {
-                    there.epochs.push(format!("{job}@{epoch}"));
-                }
+    let mut held: BTreeMap<Digest, Vec<(JobName, u64)>> =
+        infos.iter().map(|info| (info.digest, Vec::new())).collect();
+    let mut left = held.len() * QUARANTINED_MAX;
+    epochs::walk(machine, Walk::all(), |epoch| {
+        for digest in epoch.quarantined() {
+            if let Some(by) = held.get_mut(&digest).filter(|by| by.len() < QUARANTINED_MAX) {
+                by.push((epoch.sealed().job.clone(), epoch.sealed().epoch));
+                left -= 1;
             }
         }
-    }
-    all
+        if left == 0 { Go::Stop } else { Go::On }
+    });
+    let named = |info: QuarantineInfo| {
+        let by = held.remove(&info.digest).unwrap_or_default();
+        let epochs = by.into_iter().map(|(job, epoch)| format!("{job}@{epoch}")).collect();
+        pb::Quarantined { epochs, ..quarantined_pb(info) }
+    };
+    infos.into_iter().map(named).collect()
 }
 
 async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
@@ -180,7 +195,10 @@ pub async fn published_on(
     }
     let deadline = Instant::now() + Duration::from_millis(request.wait_ms.min(3_600_000));
     let mut reply = pb::PublishedOnReply { node: node.config.id, ..pb::PublishedOnReply::default() };
-    for wanted in &request.wanted {
+    for (at, wanted) in request.wanted.iter().enumerate() {
+        if at % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         let job = job_name(&wanted.job)?;
         let published = if request.wait_ms == 0 {
             node.published(&job, wanted.epoch, &wanted.root)

@@ -10,13 +10,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Answers, job_name, read};
+use crate::epochs;
 use crate::node::Node;
 
 type Send = mpsc::Sender<Result<pb::VerifyReply, Status>>;
 
 /// Runs the call; one answer an epoch and node.
-pub fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<pb::VerifyReply>, Failure> {
-    let wanted = wanted(&node, &request)?;
+pub async fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<pb::VerifyReply>, Failure> {
+    let wanted = wanted(&node, &request).await?;
     let (send, answers) = mpsc::channel(16);
     tokio::spawn(async move {
         for (job, epoch) in wanted {
@@ -33,21 +34,18 @@ pub fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<pb::Ve
     Ok(Box::pin(ReceiverStream::new(answers)))
 }
 
-fn wanted(node: &Node, request: &pb::VerifyRequest) -> Result<Vec<(JobName, u64)>, Failure> {
-    let ledger = node.replica.machine().ledger();
-    if request.job.is_empty() {
-        let jobs: Vec<JobName> = ledger.jobs().cloned().collect();
-        let all = jobs.iter().flat_map(|job| ledger.epochs(job).map(|info| (job.clone(), info.sealed.epoch)));
-        return Ok(all.collect());
+async fn wanted(node: &Node, request: &pb::VerifyRequest) -> Result<Vec<(JobName, u64)>, Failure> {
+    let machine = node.replica.machine();
+    let mut of = None;
+    if !request.job.is_empty() {
+        let job = job_name(&request.job)?;
+        let found = read::find(machine, &job, request.which).await?;
+        if request.which.is_some() {
+            return Ok(vec![(job, found.info.sealed.epoch)]);
+        }
+        of = Some(job);
     }
-    let job = job_name(&request.job)?;
-    if request.which.is_some() {
-        let epoch = read::find(&ledger, &job, request.which.as_ref())?.sealed.epoch;
-        return Ok(vec![(job, epoch)]);
-    }
-    let newest = read::find(&ledger, &job, None)?;
-    drop(newest);
-    Ok(ledger.epochs(&job).map(|info| (job.clone(), info.sealed.epoch)).collect())
+    Ok(epochs::elsewhere(machine, |machine| epochs::all(machine, of)).await)
 }
 
 /// Verifies an epoch here, and with `repair` mends what is not as sealed.
@@ -86,7 +84,7 @@ fn wrong(reply: &pb::VerifyReply) -> Vec<String> {
 
 async fn check(node: &Node, job: &JobName, epoch: u64) -> pb::VerifyReply {
     let _reader = node.replica.machine().read_epoch(job, epoch);
-    let root = node.replica.machine().ledger().epoch(job, epoch).map(|info| info.sealed.root);
+    let root = node.replica.machine().ledger().sealed_as(job, epoch).map(|sealed| sealed.root);
     let (store, named) = (node.store.clone(), job.clone());
     let verified = tokio::task::spawn_blocking(move || {
         Ok((store.verify(&named, epoch)?, store.published(&named, epoch)?))

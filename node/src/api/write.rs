@@ -9,6 +9,7 @@ use nativelog::record::{LogId, LogRecord};
 use raft::ProposeError;
 
 use super::job_name;
+use crate::epochs;
 use crate::node::Node;
 
 /// Epochs that one call may end.
@@ -44,8 +45,9 @@ pub async fn expire(node: &Node, request: pb::ExpireRequest) -> Result<pb::Expir
             .fix("name fewer epochs at a time"));
     }
     super::current(node, false, &what).await?;
-    let newest = node.replica.machine().ledger().newest(&job).map(|found| found.sealed);
-    let published_on = match newest {
+    let of = job.clone();
+    let newest = epochs::elsewhere(node.replica.machine(), move |machine| epochs::newest(machine, &of)).await;
+    let published_on = match newest.map(|found| found.sealed) {
         Some(newest) => super::status::published_now(node, &job, newest.epoch, newest.root).await,
         None => Vec::new(),
     };

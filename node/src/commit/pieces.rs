@@ -9,7 +9,8 @@ use checkpoint::{Coverage, Digest};
 use client::{Failure, pb};
 use nativelog::background::{self, UPKEEP};
 use nativelog::compose;
-use nativelog::ledger::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
+use nativelog::ledger::{Accepted, AttemptInfo, Covering, Reason, Rejected, SealedEpoch, Verdict};
+use nativelog::machine::Machine;
 use nativelog::record::{Kind, LogId, LogRecord, proto};
 use pb::commit_reply::Kind as Reply;
 use raft::ProposeError;
@@ -50,6 +51,24 @@ impl From<Failure> for Stopped {
     }
 }
 
+/// What is known of an open attempt, and what the log has of it, in slices; `None` when it has ended. Progress begins
+/// with what was covered at first: what comes in meanwhile is told too late rather than twice.
+async fn resumed_at(machine: &Machine, attempt: u64) -> Option<(AttemptInfo, Coverage)> {
+    let info = machine.ledger().attempt(attempt)?;
+    let mut covering = Covering::of(attempt);
+    while covering.slice(&machine.ledger())? {
+        tokio::task::yield_now().await;
+    }
+    Some((info, covering.finish()))
+}
+
+/// Drops what may be large on a thread that nobody waits for.
+fn forget<K: Send + 'static, V: Send + 'static>(known: BTreeMap<K, V>) {
+    if known.len() > MANY {
+        tokio::spawn(background::run("forget", UPKEEP, move || drop(known)));
+    }
+}
+
 /// What Begin led to.
 pub(super) enum Begun {
     Open(Attempt),
@@ -74,17 +93,16 @@ impl Driver<'_> {
                 let mut coverage = Coverage::default();
                 if resumed {
                     self.barrier().await?;
-                    let ledger = self.node.replica.machine().ledger();
-                    let info = ledger.attempt(attempt);
-                    let Some(info) = info else {
-                        return match ledger.sealed_attempt(attempt) {
+                    let machine = self.node.replica.machine();
+                    let Some((info, covered)) = resumed_at(machine, attempt).await else {
+                        return match machine.ledger().sealed_attempt(attempt) {
                             Some(sealed) => Ok(Begun::Sealed(sealed)),
                             None => Err(no::ended(&self.order.name())),
                         };
                     };
                     chunk_bytes = info.chunk_bytes;
                     self.acknowledged = info.covered_bytes;
-                    coverage = ledger.coverage(attempt).unwrap_or_default();
+                    coverage = covered;
                 }
                 Ok(Begun::Open(Attempt { id: attempt, epoch, chunk_bytes, coverage }))
             }
@@ -101,9 +119,8 @@ impl Driver<'_> {
     ) -> Result<SealedEpoch, Stopped> {
         let mut window = Window::new(attempt.id);
         self.ended("begin");
-        let hints = self.plan(&attempt, origin, &mut window).await?;
+        let (hints, sizes) = self.plan(&attempt, origin, &mut window).await?;
         self.ended("plan");
-        let sizes: BTreeMap<u32, u64> = hints.iter().map(|(file, (_, size))| (*file, *size)).collect();
         let opening = Opening {
             attempt: attempt.id,
             epoch: attempt.epoch,
@@ -111,7 +128,7 @@ impl Driver<'_> {
             chunk_bytes: attempt.chunk_bytes,
             resumed: attempt.coverage.parts > 0,
             coverage: attempt.coverage,
-            hints: hints.into_iter().map(|(file, (digest, _))| (file, digest)).collect(),
+            hints,
             silent: false,
         };
         self.from(origin.open(opening).await)?;
@@ -155,6 +172,7 @@ impl Driver<'_> {
             }
         };
         self.root = Some(root);
+        forget(sizes);
         self.drain(&mut window).await?;
         self.ended("content");
         let sealed = self.seal(attempt.id, root).await?;
@@ -162,16 +180,17 @@ impl Driver<'_> {
         Ok(sealed)
     }
 
-    /// Brings the plan into the log; answers with what the newest epoch knows of its files.
+    /// Brings the plan into the log; answers with what the newest epoch knows of its files, digests and sizes in bytes:
+    /// made page by page, a million would hold this thread for long.
     async fn plan<O: Origin>(
         &mut self,
         attempt: &Attempt,
         origin: &mut O,
         window: &mut Window,
-    ) -> Result<BTreeMap<u32, (Digest, u64)>, Stopped> {
+    ) -> Result<(BTreeMap<u32, Digest>, BTreeMap<u32, u64>), Stopped> {
         let previous = self.node.newest_files(&self.order.job).await;
         let mut checker = PlanChecker::new(self.node.config.limits);
-        let mut hints = BTreeMap::new();
+        let (mut hints, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         let (mut page, mut file) = (0, 0);
         while let Some(entries) = self.from(origin.page().await)? {
             for entry in &entries {
@@ -180,7 +199,8 @@ impl Driver<'_> {
                     && *size == entry.size
                     && entry.size > 0
                 {
-                    hints.insert(file, (*digest, entry.size));
+                    hints.insert(file, *digest);
+                    sizes.insert(file, entry.size);
                 }
                 file += 1;
             }
@@ -192,11 +212,9 @@ impl Driver<'_> {
             page += 1;
         }
         checker.finish().map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
-        if previous.len() > MANY {
-            tokio::spawn(background::run("forget", UPKEEP, move || drop(previous)));
-        }
+        forget(previous);
         self.drain(window).await?;
-        Ok(hints)
+        Ok((hints, sizes))
     }
 
     async fn send(

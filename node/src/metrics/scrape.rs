@@ -1,15 +1,17 @@
-//! `/metrics`: what is counted, and what is looked up now. Jobs are read one at a time, so that the ledger is
-//! never held for long.
+//! `/metrics`: what is counted, and what is looked up now. Jobs are read one at a time and their epochs in slices, so
+//! that the ledger is never held for long.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use checkpoint::JobName;
+use nativelog::ledger::{Go, Walk};
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
 use super::{JOBS_MAX, keep, opts};
-use crate::api::age_ms;
+use crate::api::age;
+use crate::epochs;
 use crate::node::Node;
 use crate::vitals::Vitals;
 
@@ -157,11 +159,11 @@ impl Now {
     }
 
     fn jobs(&self, node: &Node, vitals: &Vitals) {
-        let jobs: Vec<JobName> = node.replica.machine().ledger().jobs().cloned().collect();
+        let jobs = epochs::jobs(node.replica.machine());
         self.gauge("jobs", "Jobs that the ledger knows", jobs.len() as f64);
         let help = format!("Jobs told together as {OTHERS}: at most {JOBS_MAX} have series of their own");
         self.gauge("jobs_without_series", &help, jobs.len().saturating_sub(JOBS_MAX) as f64);
-        let epochs = self.gauges(
+        let states = self.gauges(
             "epochs",
             "Epochs by state: sealed, unpublished (of these, no directory on this node), open (being written)",
             &["job", "state"],
@@ -188,13 +190,13 @@ impl Now {
                 others.add(&job);
                 continue;
             }
-            job.tell(name.as_str(), &epochs, &latest, &size);
+            job.tell(name.as_str(), &states, &latest, &size);
             if let Some(newest) = job.newest_bytes {
                 bytes.with_label_values(&[name.as_str()]).set(newest as f64);
             }
         }
         if jobs.len() > JOBS_MAX {
-            others.tell(OTHERS, &epochs, &latest, &size);
+            others.tell(OTHERS, &states, &latest, &size);
         }
         self.counted(node);
     }
@@ -234,20 +236,27 @@ struct Job {
 
 impl Job {
     fn look_up(node: &Node, name: &JobName, unpublished: &BTreeMap<JobName, usize>) -> Job {
-        let ledger = node.replica.machine().ledger();
-        let info = ledger.job(name);
-        let newest = ledger.newest(name);
+        let machine = node.replica.machine();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let made =
-            newest.as_ref().map(|info| now.saturating_sub(Duration::from_millis(age_ms(&ledger, info))));
-        Job {
-            sealed: info.as_ref().map_or(0, |info| info.epochs),
-            open: info.as_ref().map_or(0, |info| info.open.len()),
-            unpublished: unpublished.get(name).copied().unwrap_or(0),
-            bytes: ledger.sealed(name).map(|sealed| sealed.bytes).sum(),
-            newest_bytes: newest.map(|info| info.sealed.bytes),
-            made,
-        }
+        let (open, log_ms) = {
+            let ledger = machine.ledger();
+            (ledger.open_of(name), ledger.log_ms())
+        };
+        let unpublished = unpublished.get(name).copied().unwrap_or(0);
+        let mut job = Job { open, unpublished, ..Job::default() };
+        epochs::walk(machine, Walk::of(name.clone()), |epoch| {
+            let bytes = epoch.sealed().bytes;
+            job.sealed += 1;
+            job.bytes += bytes;
+            // The newest good one is the first that is met.
+            if job.made.is_none() && epoch.is_good() {
+                let age_ms = age(epoch.labels(), epoch.sealed_log_ms(), log_ms);
+                job.made = Some(now.saturating_sub(Duration::from_millis(age_ms)));
+                job.newest_bytes = Some(bytes);
+            }
+            Go::On
+        });
+        job
     }
 
     fn add(&mut self, other: &Job) {
