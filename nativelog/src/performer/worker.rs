@@ -11,7 +11,7 @@ use checkpoint::{Digest, JobName};
 
 use super::again::{Again, Outlook};
 use super::names::Names;
-use super::orders::{LetGo, Shared, Task, Work, tree_bytes};
+use super::orders::{LetGo, Shared, Task, Work};
 use super::waiting::Shelved;
 use crate::dues::{Pack, aside};
 use crate::ledger::{Effect, Page, PublishEpoch, Released};
@@ -105,7 +105,7 @@ impl Worker {
         };
         let ready = orders.queue.iter().take(BATCH_ENTRIES_MAX).take_while(fits).count();
         let batch: Vec<Work> = orders.queue.drain(..ready).collect();
-        orders.trees -= batch.iter().flat_map(|work| &work.tasks).map(tree_bytes).sum::<usize>();
+        batch.iter().for_each(|work| orders.trees.remove(work));
         let mut doing = LetGo::default();
         batch.iter().for_each(|work| doing.add(work));
         orders.doing = doing;
