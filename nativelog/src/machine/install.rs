@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::avoid::{avoid_quarantined, to_avoid};
 use super::plant::{checked, keep_twice, sync_everything, unlisted};
 use super::{Machine, lock};
-use crate::dues::{Overview, Pin, out_of_quarantine, succession};
+use crate::dues::{Book, Overview, Pin, out_of_quarantine, succession};
 use crate::ledger::Ledger;
 use crate::snapshot::{Capture, SnapshotError};
 
@@ -64,15 +64,17 @@ impl Machine {
         let avoid = to_avoid(&ledger, &self.ledger());
         avoid_quarantined(&self.store, avoid);
         let overview = Overview::of(&ledger);
+        let book = Book::new(position.index + 1, debts, &ledger);
+        let before;
         {
             let mut own = self.write();
             ledger.succeeds(&own);
             *own = ledger;
-            self.dues.begin_anew(position.index + 1, debts, &own);
+            before = self.dues.begin_anew(book);
             self.performer.reset(&paused, position.index + 1);
         }
         self.applied.send_replace(position.index + 1);
-        drop(paused);
+        drop((paused, before));
         self.ground().note_absent(&overview, &there);
         self.dues.looked();
         Ok(())

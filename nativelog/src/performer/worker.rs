@@ -266,7 +266,7 @@ impl Worker {
 
     /// Unpacks again what is in the log or was set aside, after something went wrong. What is in neither was unpacked
     /// and synced before it was purged; and whatever is not in the tree may still be a blob.
-    fn unpack_again(&self, epoch: &PublishEpoch, packs: &[Pack]) -> Result<(), String> {
+    fn unpack_again(&self, epoch: &PublishEpoch, packs: &[Arc<Pack>]) -> Result<(), String> {
         let (attempt, names) = (epoch.attempt, Names::Tree(epoch.manifest.clone()));
         for pack in packs {
             self.unpack_one(attempt, pack, &names)?;
