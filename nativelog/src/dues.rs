@@ -3,29 +3,33 @@
 //! A record is obeyed when it is committed, the disk follows. Whatever of that is not on this disk yet, or still lies
 //! there although nobody needs it, is *due*: kept here in memory, written into every snapshot (`debts`), handed on when
 //! another ledger takes over (`succession`, `expected`), given back when the log allows it (`reclaim`, `way`), never while
-//! somebody needs it (`pins`), and compared with the directories when a list may not be whole (`overview`, `absent`). What
-//! of it is in the log only is copied before the log forgets it (`aside`).
+//! somebody needs it (`pins`), told to whoever asks (`lists`), and compared with the directories when a list may not be
+//! whole (`overview`, `absent`). What of it is in the log only is copied before the log forgets it (`aside`).
 //!
 //! **Guarantees.** What is owed at a snapshot's position stands in that snapshot. Only what is on a list here is ever
 //! unlinked, and only after the fsynced purge of the record that put it there.
 //!
-//! **Never.** The lock is not held over a disk, and nothing here says what is accepted: an epoch that is owed holds up
-//! no other.
+//! **Never.** The lock is not held over a disk, nor over all of a table that may be long: apply waits for it. Nothing here
+//! says what is accepted: an epoch that is owed holds up no other.
 
 mod absent;
 pub(crate) mod aside;
 mod book;
 mod debts;
 mod expected;
+mod lists;
 mod overview;
 mod pins;
 mod reclaim;
 mod replay;
+mod slices;
 mod succession;
+mod unheld;
+mod unlooked;
 mod way;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use checkpoint::store::Store;
 use checkpoint::{Digest, JobName};
@@ -34,7 +38,8 @@ use tokio::sync::watch;
 use crate::ledger::{Ledger, PublishEpoch, Released};
 use crate::store::LogStore;
 
-use book::{Absent, Failed};
+use book::{Absent, contents};
+use slices::{SLICE, in_slices};
 
 pub use book::{Book, Garbage, Publication};
 pub use debts::{Owed, Pack};
@@ -121,15 +126,8 @@ impl Dues {
     }
 
     /// How many sealed epochs nobody has looked for since the start: each may be here or not.
-    pub fn not_looked(&self, ledger: &Ledger) -> u64 {
-        let sealed =
-            ledger.jobs().flat_map(|job| ledger.sealed(job).map(|sealed| (job.clone(), sealed.epoch)));
-        self.book().not_looked(sealed)
-    }
-
-    /// What is owed of the records up to and including `index`, all of which were performed.
-    pub fn debts(&self, index: u64) -> Debts {
-        self.book().debts(index)
+    pub fn not_looked(&self) -> u64 {
+        self.book().not_looked()
     }
 
     /// The index below which alone the log may be purged: the pack there may have to be unpacked once more, and is
@@ -168,9 +166,9 @@ impl Dues {
 
     /// An epoch is published. The index of the record that expired it, when one has since: then it goes at once.
     pub fn published(&self, epoch: &PublishEpoch) -> Option<u64> {
-        let expired = self.book().succeed(epoch);
+        let settled = self.book().succeed(epoch);
         self.tell();
-        expired
+        settled.failed.and_then(|failed| failed.expired)
     }
 
     /// An epoch was not published.
@@ -185,54 +183,20 @@ impl Dues {
         self.tell();
     }
 
-    /// Epochs that could not be published, those too that have expired since.
-    pub fn failed(&self) -> Vec<PublishEpoch> {
-        self.book().failed.values().map(|failed| failed.epoch.clone()).collect()
-    }
-
-    /// Epochs that could not be published: of those that have not expired the ones of which `holds` says so, and all
-    /// others.
-    pub fn failed_where(&self, holds: impl Fn(&JobName, u64) -> bool) -> Vec<PublishEpoch> {
-        let book = self.book();
-        let wanted =
-            |failed: &&Failed| failed.expired.is_some() || holds(&failed.epoch.job, failed.epoch.epoch);
-        book.failed.values().filter(wanted).map(|failed| failed.epoch.clone()).collect()
-    }
-
-    /// Epochs that could not be published and have not expired, each with the reason.
-    pub fn still_unpublished(&self) -> Vec<(PublishEpoch, String)> {
-        let book = self.book();
-        let kept = book.failed.values().filter(|failed| failed.expired.is_none());
-        kept.map(|failed| (failed.epoch.clone(), failed.why.clone())).collect()
-    }
-
     /// All that was sealed before was looked for: what is not noted as missing is a directory here.
     pub fn looked(&self) {
-        self.book().looked();
+        let unlooked = self.book().looked();
+        drop(unlooked);
         self.tell();
     }
 
     /// Takes note that a sealed epoch has no directory here, unless it is just waiting for it.
     pub fn note_missing(&self, job: JobName, epoch: u64, attempt: u64, root: Digest, why: &str) {
-        let mut book = self.book();
-        let key = (job, epoch);
-        if !book.waits(&key) {
-            book.missing.insert(key, Absent { attempt, root, why: why.to_owned() });
+        let absent = Absent { attempt, root, why: why.to_owned() };
+        let missing = self.book().miss((job, epoch), absent);
+        if missing {
             self.tell();
         }
-    }
-
-    /// Sealed epochs that are noted as missing.
-    pub fn missing(&self) -> Vec<MissingEpoch> {
-        let book = self.book();
-        let each = book.missing.iter().map(|((job, epoch), absent)| MissingEpoch {
-            job: job.clone(),
-            epoch: *epoch,
-            attempt: absent.attempt,
-            root: absent.root,
-            why: absent.why.clone(),
-        });
-        each.collect()
     }
 }
 
@@ -268,7 +232,7 @@ impl Dues {
     }
 
     /// The packs to unpack once more, when something went wrong with one of them.
-    pub fn half_unpacked(&self, attempt: u64) -> Option<Vec<Pack>> {
+    pub fn half_unpacked(&self, attempt: u64) -> Option<Vec<Arc<Pack>>> {
         let book = self.book();
         book.trees.get(&attempt).filter(|tree| tree.failed.is_some()).map(|tree| tree.packs.clone())
     }
@@ -291,13 +255,23 @@ impl Dues {
     /// The record at `index` released content. Answers with the failed epochs that nobody needs any more, each with the
     /// index of the record that expired it: none of their content is held; they are forgotten.
     pub fn release(&self, index: u64, released: &[Released]) -> Vec<(PublishEpoch, u64)> {
-        self.book().release(index, released)
+        // Only the performer, which calls this, changes what has failed, and no other ledger takes over meanwhile. A
+        // snapshot that needs all of it waits until the record is performed.
+        let slice = (SLICE / (1 + self.book().needing())).max(1);
+        for released in released.chunks(slice) {
+            self.book().release(index, released);
+        }
+        self.book().forget_needless(index)
     }
 
     /// A failed epoch expires: later ones may reuse what it holds, so it stays until they do not. False when it has
     /// not failed.
     pub fn expire_failed(&self, key: &EpochKey, index: u64) -> bool {
-        self.book().expire_failed(key, index)
+        let Some((attempt, manifest)) = self.book().has_failed(key) else { return false };
+        // A tree may have a million files. As above, it is still failed afterwards.
+        let holds = contents(&manifest).collect();
+        self.book().expire_failed(attempt, index, holds);
+        true
     }
 
     /// The attempt ended without an epoch.
@@ -311,12 +285,7 @@ impl Dues {
         self.tell();
     }
 
-    /// Content whose names here have to lead to a good copy.
-    pub fn to_heal(&self) -> Vec<(Digest, Owed)> {
-        self.book().healing.iter().map(|(digest, owed)| (*digest, *owed)).collect()
-    }
-
-    /// They do, unless it is owed once more since.
+    /// The names of this content here lead to a good copy, unless it is owed once more since.
     pub fn healed(&self, digest: &Digest, owed: Owed) {
         let mut book = self.book();
         if book.healing.get(digest) == Some(&owed) {
@@ -327,21 +296,26 @@ impl Dues {
     /// Owes more: content whose blobs may be here without anybody referring to it, and folders of epochs that have
     /// expired, each with the log index up to which what lies there goes. True when there are folders to remove: the
     /// performer has to look.
+    ///
+    /// The contents first: whoever finds a folder here finds what was in it, too.
     pub fn owe(
         &self,
         index: u64,
         contents: impl IntoIterator<Item = (Digest, u64)>,
         expired: impl IntoIterator<Item = (EpochKey, u64)>,
     ) -> bool {
-        let mut book = self.book();
-        for (digest, bytes) in contents {
-            book.owe(digest, Owed { index, bytes });
-        }
-        for (key, until) in expired {
-            let at = book.expiring.entry(key).or_insert(until);
-            *at = until.max(*at);
-        }
-        !book.expiring.is_empty()
+        in_slices(contents, |slice| {
+            let mut book = self.book();
+            slice.into_iter().for_each(|(digest, bytes)| book.released.owe(digest, Owed { index, bytes }));
+        });
+        in_slices(expired, |slice| {
+            let mut book = self.book();
+            for (key, until) in slice {
+                let at = book.expiring.entry(key).or_insert(until);
+                *at = until.max(*at);
+            }
+        });
+        !self.book().expiring.is_empty()
     }
 
     /// The folder of an epoch has to go, and could not yet.
@@ -364,54 +338,19 @@ impl Dues {
         std::mem::take(&mut self.book().expiring)
     }
 
-    /// Content to unlink that was released below `purged`: digest and the index that released it.
-    pub fn ripe(&self, purged: u64) -> Vec<(Digest, u64)> {
-        let book = self.book();
-        let ripe = book.released.iter().filter(|(_, owed)| owed.index < purged);
-        ripe.map(|(digest, owed)| (*digest, owed.index)).collect()
-    }
-
-    /// What records above `index`, or any, let go of and is still here: contents, and attempts.
-    pub fn let_go_since(&self, index: Option<u64>) -> (Vec<Digest>, Vec<u64>) {
-        let book = self.book();
-        let above = |at: u64| index.is_none_or(|index| at > index);
-        let released = book.released.iter().filter(|(_, owed)| above(owed.index));
-        let ended = book.ended.iter().filter(|(_, at)| above(**at));
-        (released.map(|(digest, _)| *digest).collect(), ended.map(|(id, _)| *id).collect())
-    }
-
     /// This content is not owed any more, unless it was released again since `index`.
     pub fn paid(&self, digest: &Digest, index: u64) {
-        let mut book = self.book();
-        if book.released.get(digest).is_some_and(|owed| owed.index == index) {
-            book.released.remove(digest);
-        }
+        self.book().released.pay(digest, index);
     }
 
     /// What waits to be given back, and would be after a snapshot and a purge.
     pub fn garbage(&self) -> Garbage {
         let book = self.book();
-        let bytes = book.released.values().map(|owed| owed.bytes).sum();
-        Garbage { contents: book.released.len() as u64, bytes, attempts: book.ended.len() as u64 }
-    }
-
-    /// Takes note of the attempts that have a folder in staging: one that is not open (`is_open`), begun before
-    /// `applied` and not waiting here has ended, at the latest by the last applied record.
-    pub fn note_staging(&self, found: &BTreeSet<u64>, applied: u64, is_open: &dyn Fn(u64) -> bool) {
-        self.book().note_staging(found, applied, is_open);
-    }
-
-    /// Ended attempts whose Begin and end both lie below `purged`.
-    pub fn sweepable(&self, purged: u64) -> Vec<u64> {
-        let book = self.book();
-        let busy = book.busy_attempts();
-        let ended = book.ended.iter().filter(|(id, at)| **id < purged && **at < purged && !busy.contains(id));
-        ended.map(|(id, _)| *id).collect()
-    }
-
-    /// These folders are gone.
-    pub fn swept(&self, attempts: &[u64]) {
-        self.book().ended.retain(|id, _| !attempts.contains(id));
+        Garbage {
+            contents: book.released.contents().len() as u64,
+            bytes: book.released.bytes(),
+            attempts: book.ended.len() as u64,
+        }
     }
 
     /// Somebody reads the directory of an epoch: it stays until [`Dues::reader_left`].

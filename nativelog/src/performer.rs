@@ -34,7 +34,7 @@ use crate::ledger::Effect;
 use crate::plans::Plans;
 use crate::store::LogStore;
 
-use orders::{LetGo, Orders, Shared, TREES_BYTES_MAX, Task, Work, tree_bytes, weight};
+use orders::{LetGo, Orders, Shared, Task, Trees, Work, weight};
 use waiting::Shelf;
 use worker::Worker;
 
@@ -89,7 +89,7 @@ impl Performer {
             orders: Mutex::new(Orders {
                 queue: VecDeque::new(),
                 doing: LetGo::default(),
-                trees: 0,
+                trees: Trees::default(),
                 stop: false,
                 retry_now,
             }),
@@ -136,12 +136,12 @@ impl Performer {
             }
         }
         self.shared.behind.fetch_add(weight, Ordering::Relaxed);
-        let tasks: Vec<Task> = effects.into_iter().map(Task::Effect).collect();
-        orders.trees += tasks.iter().map(tree_bytes).sum::<usize>();
-        if orders.trees > TREES_BYTES_MAX {
+        let work = Work { index, tasks: effects.into_iter().map(Task::Effect).collect(), weight };
+        orders.trees.add(&work);
+        if orders.trees.to_shelve().is_some() {
             self.shared.crowded.notify_one();
         }
-        orders.queue.push_back(Work { index, tasks, weight });
+        orders.queue.push_back(work);
         self.shared.wake.notify_one();
     }
 
@@ -195,7 +195,7 @@ impl Performer {
         let forgotten = {
             let mut orders = self.shared.orders();
             orders.retry_now = true;
-            orders.trees = 0;
+            orders.trees = Trees::default();
             self.shared.behind.store(0, Ordering::Relaxed);
             std::mem::take(&mut orders.queue)
         };

@@ -5,6 +5,7 @@ use checkpoint::store::StoreError;
 
 use super::Ground;
 use super::overview::{Absent, Directories, Origin, Overview, Surplus, directories};
+use super::slices::in_slices;
 
 impl Ground<'_> {
     /// Compares what was sealed at the start with the directories. True when there are folders to remove. Blocks.
@@ -32,13 +33,27 @@ impl Ground<'_> {
     }
 
     fn owe(&self, surplus: Vec<Surplus>, strays: impl IntoIterator<Item = (Digest, u64)>) -> bool {
-        let ledger = self.ledger();
-        let Some(applied) = ledger.applied() else { return false };
-        let contents: Vec<(Digest, u64)> =
-            surplus.iter().flat_map(|gone| gone.contents.clone()).chain(strays).collect();
-        let free = |content: &(Digest, u64)| ledger.content(&content.0).is_none();
-        let expired = surplus.into_iter().map(|gone| ((gone.job, gone.epoch), gone.until));
-        self.dues.owe(applied.index, contents.into_iter().filter(free), expired)
+        let (mut contents, mut expired) = (Vec::new(), Vec::new());
+        for gone in surplus {
+            contents.extend(gone.contents);
+            expired.push(((gone.job, gone.epoch), gone.until));
+        }
+        contents.extend(strays);
+        in_slices(contents, |mut slice| {
+            // The index is that of the last record that was asked, so that none that released any of it stands above.
+            // What a later one holds or releases is found out when it is to be unlinked, or owed by that record.
+            let applied = {
+                let ledger = self.ledger();
+                slice.retain(|(digest, _)| ledger.content(digest).is_none());
+                ledger.applied()
+            };
+            if let Some(applied) = applied {
+                self.dues.owe(applied.index, slice, []);
+            }
+        });
+        // Where nothing is applied nothing has expired.
+        let applied = self.ledger().applied();
+        applied.is_some_and(|applied| self.dues.owe(applied.index, [], expired))
     }
 
     /// Takes note of sealed epochs whose directories are not among those that were `there`: also of those of which the
@@ -51,11 +66,18 @@ impl Ground<'_> {
                 Ok(_) => why.to_owned(),
                 Err(error) => error.to_string(),
             };
-            // While the ledger is held, no record can expire it.
-            let ledger = self.ledger();
-            if ledger.epoch(&job, epoch).is_some_and(|info| info.sealed.attempt == sealed.attempt) {
+            let noted = {
+                // While the ledger is held, no record can expire it.
+                let ledger = self.ledger();
+                let info = ledger.epoch(&job, epoch);
+                let is_it = info.is_some_and(|info| info.sealed.attempt == sealed.attempt);
+                if is_it {
+                    self.dues.note_missing(job.clone(), epoch, sealed.attempt, sealed.root, &why);
+                }
+                is_it
+            };
+            if noted {
                 tracing::warn!(%job, epoch, why, "a sealed epoch has no directory here");
-                self.dues.note_missing(job, epoch, sealed.attempt, sealed.root, &why);
             }
         }
     }

@@ -1,11 +1,14 @@
 //! What is due, by kind. Touches no disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use checkpoint::{Digest, EntryKind, JobName};
+use checkpoint::{Digest, EntryKind, JobName, Manifest};
 use serde::{Deserialize, Serialize};
 
 use super::debts::{Debts, Owed, Pack, Unpublished};
+use super::unheld::Unheld;
+use super::unlooked::Unlooked;
 use crate::ledger::{Ledger, PublishEpoch, Released};
 
 /// A job and an epoch of it.
@@ -47,8 +50,13 @@ pub struct Failed {
     pub why: String,
     /// Log index of the record that expired it since.
     pub expired: Option<u64>,
-    /// Once expired: its content that others still hold and may look for on the shelves.
-    needed: BTreeSet<Digest>,
+}
+
+/// What is not needed any more once an epoch is published. To be dropped while the book is free: it may be large.
+pub struct Settled {
+    pub failed: Option<Failed>,
+    _needed: Option<BTreeSet<Digest>>,
+    _tree: Option<Tree>,
 }
 
 /// A sealed epoch that has no directory here, and nobody knows more.
@@ -61,25 +69,28 @@ pub struct Absent {
 /// What was unpacked for an attempt.
 #[derive(Default)]
 pub struct Tree {
-    pub packs: Vec<Pack>,
+    pub packs: Vec<Arc<Pack>>,
     /// The first thing that went wrong while unpacking.
     pub failed: Option<String>,
     /// Log indexes of those packs that lie in files by now, durably.
     aside: BTreeSet<u64>,
 }
 
-/// Everything, under one lock that is never held over a disk.
+/// Everything, under one lock that is never held over a disk, nor over all of a long table: apply waits for it.
 pub struct Book {
     /// Attempts from here on began while this process ran: what lies in their trees is from another life.
     pub base: u64,
     waiting: BTreeMap<EpochKey, Waiting>,
     /// By attempt: a number may be another epoch's once its job was removed.
     pub failed: BTreeMap<u64, Failed>,
+    /// Of those that have expired, by attempt: content that others still hold and may look for on the shelves. None is
+    /// empty.
+    needed: BTreeMap<u64, BTreeSet<Digest>>,
     pub missing: BTreeMap<EpochKey, Absent>,
-    /// While nobody has looked which of the sealed epochs are here: those that are here for certain.
-    seen: Option<BTreeSet<EpochKey>>,
+    /// Sealed before the start, and nobody has looked since whether they are here.
+    unlooked: Unlooked,
     pub trees: BTreeMap<u64, Tree>,
-    pub released: BTreeMap<Digest, Owed>,
+    pub released: Unheld,
     pub expiring: BTreeMap<EpochKey, u64>,
     /// Out of quarantine; names here may still lead to a bad copy.
     pub healing: BTreeMap<Digest, Owed>,
@@ -99,10 +110,11 @@ impl Book {
             base,
             waiting: BTreeMap::new(),
             failed: BTreeMap::new(),
+            needed: BTreeMap::new(),
             missing: BTreeMap::new(),
-            seen: (base > 0).then(BTreeSet::new),
+            unlooked: Unlooked::of(ledger),
             trees: BTreeMap::new(),
-            released: debts.released,
+            released: Unheld::new(debts.released),
             expiring: debts.expiring,
             healing: debts.healing,
             readers: BTreeMap::new(),
@@ -116,30 +128,40 @@ impl Book {
         }
         for Unpublished { epoch, why, expired } in debts.unpublished {
             let key = (epoch.job.clone(), epoch.epoch);
-            let held = |digest: &Digest| ledger.content(digest).is_some();
-            let needed = contents(&epoch).filter(held).collect();
             if expired.is_none() {
                 book.wait_for(&epoch);
                 book.note_failure(&key, epoch.attempt, &why);
+            } else {
+                let held = |digest: &Digest| ledger.content(digest).is_some();
+                book.need(epoch.attempt, contents(&epoch.manifest).filter(held).collect());
             }
-            book.failed.insert(epoch.attempt, Failed { epoch, why, expired, needed });
+            book.failed.insert(epoch.attempt, Failed { epoch, why, expired });
         }
         book
     }
 
     pub fn wait_for(&mut self, epoch: &PublishEpoch) {
         let waiting = Waiting { attempt: epoch.attempt, publication: Publication::Pending };
-        self.waiting.insert((epoch.job.clone(), epoch.epoch), waiting);
+        let key = (epoch.job.clone(), epoch.epoch);
+        self.unlooked.remove(&key);
+        self.waiting.insert(key, waiting);
     }
 
     /// The epoch was published or has expired: nobody waits for it.
     pub fn wait_no_more(&mut self, key: &EpochKey) {
         self.waiting.remove(key);
         self.missing.remove(key);
+        self.unlooked.remove(key);
     }
 
-    pub fn waits(&self, key: &EpochKey) -> bool {
-        self.waiting.contains_key(key)
+    /// A sealed epoch has no directory here. False when it is just waiting for it.
+    pub fn miss(&mut self, key: EpochKey, absent: Absent) -> bool {
+        if self.waiting.contains_key(&key) {
+            return false;
+        }
+        self.unlooked.remove(&key);
+        self.missing.insert(key, absent);
+        true
     }
 
     fn note_failure(&mut self, key: &EpochKey, attempt: u64, why: &str) {
@@ -152,24 +174,20 @@ impl Book {
         match (self.waiting.get(key), self.missing.get(key)) {
             (Some(waiting), _) => waiting.publication.clone(),
             (None, Some(absent)) => Publication::Unpublished(absent.why.clone()),
-            (None, None) if self.seen.as_ref().is_none_or(|seen| seen.contains(key)) => {
-                Publication::Published
-            }
-            (None, None) => Publication::NotLooked,
+            (None, None) if self.unlooked.contains(key) => Publication::NotLooked,
+            (None, None) => Publication::Published,
         }
     }
 
-    /// How many of these epochs nobody has looked for since the start.
-    pub fn not_looked(&self, sealed: impl Iterator<Item = EpochKey>) -> u64 {
-        if self.seen.is_none() {
-            return 0;
-        }
-        sealed.filter(|key| self.publication(key) == Publication::NotLooked).count() as u64
+    /// How many sealed epochs nobody has looked for since the start. One that is noted here in any other way, or was
+    /// expired, is none of them any more.
+    pub fn not_looked(&self) -> u64 {
+        self.unlooked.len()
     }
 
-    /// All that was sealed before was looked for.
-    pub fn looked(&mut self) {
-        self.seen = None;
+    /// All that was sealed before was looked for. What is not needed any more.
+    pub fn looked(&mut self) -> Unlooked {
+        std::mem::take(&mut self.unlooked)
     }
 
     /// The directory of the epoch that was `attempt` is here, and none of an earlier life of its job: whatever had ended
@@ -181,9 +199,7 @@ impl Book {
         if self.expiring.get(key).is_some_and(|at| *at < attempt) {
             self.expiring.remove(key);
         }
-        if let Some(seen) = &mut self.seen {
-            seen.insert(key.clone());
-        }
+        self.unlooked.remove(key);
     }
 
     /// An epoch was not published.
@@ -194,48 +210,55 @@ impl Book {
         match self.failed.get_mut(&epoch.attempt) {
             Some(failed) => failed.why = why,
             None => {
-                self.failed
-                    .insert(epoch.attempt, Failed { epoch, why, expired: None, needed: BTreeSet::new() });
+                self.failed.insert(epoch.attempt, Failed { epoch, why, expired: None });
             }
         }
     }
 
-    /// An epoch is published. The index of the record that expired it, when one has since: then it goes at once.
-    pub fn succeed(&mut self, epoch: &PublishEpoch) -> Option<u64> {
+    /// An epoch is published.
+    pub fn succeed(&mut self, epoch: &PublishEpoch) -> Settled {
         let key = (epoch.job.clone(), epoch.epoch);
         if self.waiting.get(&key).is_none_or(|waiting| waiting.attempt == epoch.attempt) {
             self.wait_no_more(&key);
             self.found(&key, epoch.attempt);
         }
-        self.trees.remove(&epoch.attempt);
         self.ended.insert(epoch.attempt, epoch.envelope.position.index);
-        self.failed.remove(&epoch.attempt).and_then(|failed| failed.expired)
+        Settled {
+            failed: self.failed.remove(&epoch.attempt),
+            _needed: self.needed.remove(&epoch.attempt),
+            _tree: self.trees.remove(&epoch.attempt),
+        }
     }
 
     pub fn unpacked(&mut self, attempt: u64, pack: Pack, result: Result<(), String>) {
         self.unpackings += 1;
         let tree = self.trees.entry(attempt).or_default();
-        tree.packs.push(pack);
+        tree.packs.push(Arc::new(pack));
         if let Err(why) = result {
             tree.failed.get_or_insert(why);
         }
     }
 
-    pub fn owe(&mut self, digest: Digest, owed: Owed) {
-        let entry = self.released.entry(digest).or_insert(owed);
-        entry.index = entry.index.max(owed.index);
+    /// In how many sets content is looked for that is released.
+    pub fn needing(&self) -> usize {
+        self.needed.len()
     }
 
-    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more, each with the
-    /// index of the record that expired it: none of their content is held; they are forgotten.
-    pub fn release(&mut self, index: u64, released: &[Released]) -> Vec<(PublishEpoch, u64)> {
+    /// The record at `index` released content.
+    pub fn release(&mut self, index: u64, released: &[Released]) {
         for content in released {
-            self.owe(content.digest, Owed { index, bytes: content.bytes });
-            for failed in self.failed.values_mut() {
-                failed.needed.remove(&content.digest);
+            self.released.owe(content.digest, Owed { index, bytes: content.bytes });
+            for needed in self.needed.values_mut() {
+                needed.remove(&content.digest);
             }
         }
-        let needless = self.failed.iter().filter(|(_, failed)| failed.needed.is_empty());
+        self.needed.retain(|_, needed| !needed.is_empty());
+    }
+
+    /// Forgets the failed epochs that have expired and hold nothing that anybody needs, by the record at `index`. Answers
+    /// with them, each with the index of the record that expired it.
+    pub fn forget_needless(&mut self, index: u64) -> Vec<(PublishEpoch, u64)> {
+        let needless = self.failed.iter().filter(|(attempt, _)| !self.needed.contains_key(attempt));
         let needless: Vec<(u64, u64)> =
             needless.filter_map(|(attempt, failed)| Some((*attempt, failed.expired?))).collect();
         needless.into_iter().map(|(attempt, expired)| (self.forget(attempt, index), expired)).collect()
@@ -248,16 +271,28 @@ impl Book {
         failed.epoch
     }
 
-    /// A failed epoch expires: later ones may reuse what it holds, so it stays until they do not. False when it has
-    /// not failed.
-    pub fn expire_failed(&mut self, key: &EpochKey, index: u64) -> bool {
-        let is = |failed: &&mut Failed| {
+    /// The attempt and the tree of the epoch that has failed and not expired under this number.
+    pub fn has_failed(&self, key: &EpochKey) -> Option<(u64, Arc<Manifest>)> {
+        let is = |failed: &&Failed| {
             failed.expired.is_none() && failed.epoch.job == key.0 && failed.epoch.epoch == key.1
         };
-        let Some(failed) = self.failed.values_mut().find(is) else { return false };
-        failed.expired = Some(index);
-        failed.needed = contents(&failed.epoch).collect();
-        true
+        let failed = self.failed.values().find(is)?;
+        Some((failed.epoch.attempt, failed.epoch.manifest.clone()))
+    }
+
+    /// The failed epoch that was this attempt expires, and holds this: later ones may reuse it, so the epoch stays until
+    /// they do not.
+    pub fn expire_failed(&mut self, attempt: u64, index: u64, holds: BTreeSet<Digest>) {
+        if let Some(failed) = self.failed.get_mut(&attempt) {
+            failed.expired = Some(index);
+            self.need(attempt, holds);
+        }
+    }
+
+    fn need(&mut self, attempt: u64, contents: BTreeSet<Digest>) {
+        if !contents.is_empty() {
+            self.needed.insert(attempt, contents);
+        }
     }
 
     /// Whether what is in the tree of this attempt is from another life. The tree of an attempt that began below the
@@ -283,20 +318,11 @@ impl Book {
         self.ended.insert(attempt, index);
     }
 
-    /// Attempts whose staged files or trees somebody here needs, though the ledger may not have them open.
-    pub fn busy_attempts(&self) -> BTreeSet<u64> {
+    /// Attempts whose staged files or trees somebody here needs, though the ledger may not have them open. In no order, and
+    /// one may be there twice.
+    pub fn busy_attempts(&self) -> Vec<u64> {
         let waiting = self.waiting.values().map(|waiting| waiting.attempt);
-        waiting.chain(self.failed.values().map(|failed| failed.epoch.attempt)).collect()
-    }
-
-    pub fn note_staging(&mut self, found: &BTreeSet<u64>, applied: u64, is_open: &dyn Fn(u64) -> bool) {
-        self.ended.retain(|id, _| found.contains(id));
-        let busy = self.busy_attempts();
-        for id in found.range(..applied) {
-            if !is_open(*id) && !busy.contains(id) {
-                self.ended.entry(*id).or_insert(applied - 1);
-            }
-        }
+        waiting.chain(self.failed.keys().copied()).collect()
     }
 
     /// Whether the packs of this attempt may have to be unpacked once more.
@@ -325,34 +351,16 @@ impl Book {
         }
     }
 
-    /// What is owed of the records up to and including `index`.
-    pub fn debts(&self, index: u64) -> Debts {
-        let sealed = |failed: &&Failed| failed.epoch.envelope.position.index <= index;
-        let unpublished = self.failed.values().filter(sealed).map(|failed| Unpublished {
-            epoch: failed.epoch.clone(),
-            why: failed.why.clone(),
-            expired: failed.expired.filter(|at| *at <= index),
-        });
+    /// Attempts up to `index` with packs that may have to be unpacked once more, and those packs of records up to there.
+    pub fn half_unpacked(&self, index: u64) -> BTreeMap<u64, Vec<Arc<Pack>>> {
         let half = self.trees.iter().filter(|(id, tree)| **id <= index && self.needs_packs(**id, tree));
-        let half_unpacked = half.map(|(id, tree)| {
-            let packs = tree.packs.iter().filter(|pack| pack.index <= index).cloned();
-            (*id, packs.collect())
-        });
-        let released = self.released.iter().filter(|(_, owed)| owed.index <= index);
-        let expiring = self.expiring.iter().filter(|(_, at)| **at <= index);
-        let healing = self.healing.iter().filter(|(_, owed)| owed.index <= index);
-        Debts {
-            released: released.map(|(digest, owed)| (*digest, *owed)).collect(),
-            unpublished: unpublished.collect(),
-            half_unpacked: half_unpacked.collect(),
-            expiring: expiring.map(|(key, at)| (key.clone(), *at)).collect(),
-            healing: healing.map(|(digest, owed)| (*digest, *owed)).collect(),
-        }
+        let packs = |tree: &Tree| tree.packs.iter().filter(|pack| pack.index <= index).cloned().collect();
+        half.map(|(id, tree)| (*id, packs(tree))).collect()
     }
 }
 
-/// Content that an epoch holds.
-fn contents(epoch: &PublishEpoch) -> impl Iterator<Item = Digest> {
-    let files = epoch.manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File && entry.size > 0);
+/// Content that an epoch of this tree holds.
+pub fn contents(manifest: &Manifest) -> impl Iterator<Item = Digest> {
+    let files = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File && entry.size > 0);
     files.map(|entry| entry.digest)
 }

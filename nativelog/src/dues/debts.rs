@@ -52,7 +52,7 @@ pub struct Debts {
     /// Epochs to publish, by attempt.
     pub unpublished: Vec<Unpublished>,
     /// Attempts whose tree lacks files, and the packs that hold them.
-    pub half_unpacked: BTreeMap<u64, Vec<Pack>>,
+    pub half_unpacked: BTreeMap<u64, Vec<Arc<Pack>>>,
     /// Expired epochs whose folder could not be removed, with the index of the record.
     pub expiring: BTreeMap<(JobName, u64), u64>,
     /// Content whose names here have to lead to a good copy.
@@ -101,7 +101,7 @@ impl Debts {
         }
         for _ in 0..read.u64()? {
             let attempt = read.u64()?;
-            let packs = (0..read.u64()?).map(|_| read.pack()).collect::<Option<_>>()?;
+            let packs = (0..read.u64()?).map(|_| read.pack().map(Arc::new)).collect::<Option<_>>()?;
             debts.half_unpacked.insert(attempt, packs);
         }
         for _ in 0..read.u64()? {
@@ -251,7 +251,7 @@ mod tests {
         Debts {
             released: BTreeMap::from([(digest, Owed { index: 5, bytes: 3 })]),
             unpublished: vec![Unpublished { epoch, why: "no room".into(), expired: Some(0) }],
-            half_unpacked: BTreeMap::from([(7, vec![Pack { index: 8, files: vec![(1, 0, 3)] }])]),
+            half_unpacked: BTreeMap::from([(7, vec![Arc::new(Pack { index: 8, files: vec![(1, 0, 3)] })])]),
             expiring: BTreeMap::from([((job, 2), 11)]),
             healing: BTreeMap::from([(digest, Owed { index: 10, bytes: 3 })]),
         }

@@ -6,6 +6,7 @@
 //! has ended by a record. Never what a pin knows, and never while an entry of the log still names it; no content before the log is
 //! applied as far as it was (`replay`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc;
 
@@ -13,6 +14,7 @@ use checkpoint::Digest;
 use checkpoint::store::Reclaimed;
 
 use super::Ground;
+use super::slices::SLICE;
 
 /// Pins may be taken between two batches: at most this many contents or attempts a batch.
 const BATCH_MAX: usize = 128;
@@ -25,10 +27,21 @@ impl Ground<'_> {
     pub fn note_staging(&self) -> io::Result<()> {
         let dir = self.store.layout().staging_dir();
         let names = self.store.disk().read_dir(&dir)?;
-        let found = names.into_iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
-        let ledger = self.ledger();
-        let applied = ledger.applied().map_or(0, |id| id.index + 1);
-        self.dues.note_staging(&found, applied, &|id| ledger.attempt(id).is_some());
+        let found: BTreeSet<u64> =
+            names.into_iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
+        let all: Vec<u64> = found.iter().copied().collect();
+        let mut not_open = Vec::new();
+        for slice in all.chunks(SLICE) {
+            let ledger = self.ledger();
+            // One that begins above is not known yet. What has ended never opens again: nothing changes between slices.
+            let Some(applied) = ledger.applied().map(|id| id.index) else { break };
+            let ended = |id: &u64| *id <= applied && ledger.attempt(*id).is_none();
+            let ended: Vec<(u64, u64)> =
+                slice.iter().filter(|id| ended(id)).map(|id| (*id, applied)).collect();
+            drop(ledger);
+            not_open.extend(ended);
+        }
+        self.dues.note_staging(&found, &not_open);
         Ok(())
     }
 
@@ -45,12 +58,13 @@ impl Ground<'_> {
     }
 
     fn sweep(&self, purged: u64) -> io::Result<()> {
-        let open = {
+        let mut ended = Vec::new();
+        for slice in self.dues.sweepable(purged).chunks(SLICE) {
             let ledger = self.ledger();
-            move |id: &u64| ledger.attempt(*id).is_some()
-        };
-        let ended: Vec<u64> = self.dues.sweepable(purged).into_iter().filter(|id| !open(id)).collect();
-        drop(open);
+            let closed: Vec<u64> = slice.iter().copied().filter(|id| ledger.attempt(*id).is_none()).collect();
+            drop(ledger);
+            ended.extend(closed);
+        }
         for batch in ended.chunks(BATCH_MAX) {
             // Not held while the writer is waited for. A pin that is taken meanwhile loses nothing: these attempts
             // ended below the purge point, so no snapshot that is still kept has them open.

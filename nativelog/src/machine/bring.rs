@@ -16,6 +16,9 @@ use crate::dues::aside;
 use crate::ledger::Ledger;
 use crate::performer::Reader;
 
+/// The ledger is asked about so many epochs at a time.
+const FAILED_SLICE: usize = 1024;
+
 impl Machine {
     /// What the open attempts of `ledger` lack on this disk. Reads and checks all that they have. Blocks.
     ///
@@ -101,7 +104,7 @@ impl Machine {
     /// How many sealed epochs nobody has looked for yet, since the start: each may be a directory here or not. 0 a moment
     /// later.
     pub fn not_looked(&self) -> u64 {
-        self.dues.not_looked(&self.ledger())
+        self.dues.not_looked()
     }
 
     /// Publishes an epoch whose content is all on the shelves, as the snapshot that is about to be installed or
@@ -145,10 +148,19 @@ impl Machine {
 
     /// Copies of a content that are not on the shelves: its epoch came, and could not be published here yet.
     pub fn staged_copies(&self, digest: &Digest) -> StagedCopies {
-        let failed = {
+        // Hardly ever any: asked for every blob that is served.
+        let failed = self.dues.failed_keys();
+        let mut wanted = Vec::new();
+        for slice in failed.chunks(FAILED_SLICE) {
             let ledger = self.ledger();
-            self.dues.failed_where(|job, epoch| ledger.epoch_holds(job, epoch, digest))
-        };
+            // One that has expired since it was listed is not held by the ledger: its copies are found the next time.
+            let holds = |key: &Option<(JobName, u64)>| {
+                key.as_ref().is_none_or(|(job, epoch)| ledger.epoch_holds(job, *epoch, digest))
+            };
+            wanted.extend(slice.iter().filter(|(_, key)| holds(key)).map(|(attempt, _)| *attempt));
+        }
+        let failed: Vec<_> =
+            wanted.into_iter().filter_map(|attempt| self.dues.failed_attempt(attempt)).collect();
         staged::copies(&self.store, &failed, digest)
     }
 

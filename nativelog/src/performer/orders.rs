@@ -1,6 +1,6 @@
 //! What is asked of the performer's threads, and what they share with the handle.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,9 @@ use crate::dues::Dues;
 use crate::ledger::{Effect, Released};
 
 /// Trees of epochs that wait take at most about so many bytes of memory; those of more lie in files.
-pub const TREES_BYTES_MAX: usize = 8 << 20;
+const TREES_BYTES_MAX: usize = 8 << 20;
+/// A smaller tree is not worth a file.
+const TREE_BYTES_MIN: usize = 64 << 10;
 /// About what an entry of a tree takes in memory, in bytes.
 const ENTRY_BYTES: usize = 256;
 
@@ -71,13 +73,53 @@ pub struct Orders {
     pub queue: VecDeque<Work>,
     /// Of what was taken from the queue and is being done.
     pub doing: LetGo,
-    /// About what the trees in the queue take in memory, in bytes.
-    pub trees: usize,
+    pub trees: Trees,
     pub stop: bool,
     pub retry_now: bool,
 }
 
-pub fn tree_bytes(task: &Task) -> usize {
+/// The trees that are in the queue and in memory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Trees {
+    /// About what they take, in bytes.
+    bytes: usize,
+    /// Where those are that are worth a file, so that none is looked for in a long queue: index of the work, and which of
+    /// its tasks.
+    large: BTreeSet<(u64, usize)>,
+}
+
+impl Trees {
+    /// The work is in the queue.
+    pub fn add(&mut self, work: &Work) {
+        for (at, task) in work.tasks.iter().enumerate() {
+            let bytes = tree_bytes(task);
+            self.bytes += bytes;
+            if bytes >= TREE_BYTES_MIN {
+                self.large.insert((work.index, at));
+            }
+        }
+    }
+
+    /// The work is not in the queue any more.
+    pub fn remove(&mut self, work: &Work) {
+        for (at, task) in work.tasks.iter().enumerate() {
+            self.remove_one(work.index, at, task);
+        }
+    }
+
+    /// One of its tasks is not.
+    pub fn remove_one(&mut self, index: u64, at: usize, task: &Task) {
+        self.bytes -= tree_bytes(task);
+        self.large.remove(&(index, at));
+    }
+
+    /// Where the last one is that is worth a file, while all of them take too much memory.
+    pub fn to_shelve(&self) -> Option<(u64, usize)> {
+        if self.bytes > TREES_BYTES_MAX { self.large.last().copied() } else { None }
+    }
+}
+
+fn tree_bytes(task: &Task) -> usize {
     match task {
         Task::Effect(Effect::Publish(epoch)) => ENTRY_BYTES * epoch.manifest.entries.len(),
         Task::Effect(_) | Task::Shelved(_) => 0,
@@ -142,5 +184,99 @@ impl Shared {
         self.progress.notify_all();
         self.crowded.notify_all();
         self.behind.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use checkpoint::store::Source;
+    use checkpoint::{EntryKind, Envelope, JobName, Manifest, ManifestEntry, Position, RelPath};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ledger::PublishEpoch;
+
+    fn publish(entries: usize) -> Task {
+        let job: JobName = "job".parse().unwrap();
+        let entry = ManifestEntry {
+            path: RelPath::root(),
+            kind: EntryKind::Directory,
+            mode: 0o755,
+            size: 0,
+            digest: Digest::NONE,
+            target: Vec::new(),
+        };
+        let envelope = Envelope {
+            job: job.clone(),
+            epoch: 1,
+            attempt: 1,
+            position: Position { term: 1, node: 1, index: 1 },
+            root: Digest::NONE,
+            labels: Vec::new(),
+            depends_on: Vec::new(),
+            base: None,
+            sealed_log_ms: 0,
+        };
+        Task::Effect(Effect::Publish(PublishEpoch {
+            attempt: 1,
+            job,
+            epoch: 1,
+            envelope,
+            manifest: Arc::new(Manifest { entries: vec![entry; entries] }),
+            sources: Arc::new(vec![Source::None; entries]),
+        }))
+    }
+
+    fn heal() -> Task {
+        Task::Effect(Effect::Heal { digest: Digest::NONE, bytes: 1 })
+    }
+
+    /// What is to be shelved, looked for in all of the queue.
+    fn looked_for(queue: &VecDeque<Work>) -> Option<(u64, usize)> {
+        let all =
+            || queue.iter().flat_map(|work| work.tasks.iter().enumerate().map(|task| (work.index, task)));
+        let bytes: usize = all().map(|(_, (_, task))| tree_bytes(task)).sum();
+        let large = all().filter(|(_, (_, task))| tree_bytes(task) >= TREE_BYTES_MIN);
+        let last = large.map(|(index, (at, _))| (index, at)).last();
+        last.filter(|_| bytes > TREES_BYTES_MAX)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn the_last_large_tree_is_known_without_a_look(
+            steps in prop::collection::vec((0u8..4, 0usize..3), 1..40),
+        ) {
+            // A few entries, as many as are worth a file, and most of what all may take.
+            let sizes = [3, TREE_BYTES_MIN / ENTRY_BYTES, TREES_BYTES_MAX / ENTRY_BYTES / 2 + 1];
+            let (mut queue, mut trees) = (VecDeque::new(), Trees::default());
+            for (index, (step, size)) in steps.into_iter().enumerate() {
+                match step {
+                    0 => {
+                        if let Some(work) = queue.pop_front() {
+                            trees.remove(&work);
+                        }
+                    }
+                    1 => {
+                        if let Some((index, at)) = trees.to_shelve() {
+                            let work: Option<&mut Work> = queue.iter_mut().find(|work: &&mut Work| work.index == index);
+                            let task = &mut work.expect("it is in the queue").tasks[at];
+                            trees.remove_one(index, at, task);
+                            *task = heal();
+                        }
+                    }
+                    _ => {
+                        let work = Work { index: index as u64, tasks: vec![heal(), publish(sizes[size])], weight: 1 };
+                        trees.add(&work);
+                        queue.push_back(work);
+                    }
+                }
+                prop_assert_eq!(trees.to_shelve(), looked_for(&queue));
+            }
+            queue.drain(..).for_each(|work| trees.remove(&work));
+            prop_assert_eq!(trees, Trees::default());
+        }
     }
 }

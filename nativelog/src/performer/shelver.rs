@@ -1,16 +1,15 @@
 //! The thread that puts the trees of waiting epochs into files while they take too much memory.
 
+use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::orders::{Orders, Shared, TREES_BYTES_MAX, Task, Work, tree_bytes};
+use super::orders::{Orders, Shared, Task, Work};
 use super::waiting::Shelf;
 use crate::ledger::{Effect, PublishEpoch};
 
 /// Pause after the disk has refused.
 const AGAIN: Duration = Duration::from_secs(5);
-/// A smaller tree is not worth a file.
-const TREE_BYTES_MIN: usize = 64 << 10;
 
 /// Works until the performer ends.
 pub fn run(shared: &Shared, shelf: &Shelf) {
@@ -20,10 +19,10 @@ pub fn run(shared: &Shared, shelf: &Shelf) {
             Ok(shelved) => {
                 let mut shelved = Some(Task::Shelved(shelved));
                 let mut orders = shared.orders();
-                if let Some(task) = waiting(&mut orders, index).and_then(|work| work.tasks.get_mut(at)) {
-                    let bytes = tree_bytes(task);
+                let Orders { queue, trees, .. } = &mut *orders;
+                if let Some(task) = waiting(queue, index).and_then(|work| work.tasks.get_mut(at)) {
+                    trees.remove_one(index, at, task);
                     std::mem::swap(task, shelved.as_mut().expect("it was just put there"));
-                    orders.trees -= bytes;
                 }
                 drop(orders);
                 // The tree in memory, or a file that came too late.
@@ -38,9 +37,9 @@ pub fn run(shared: &Shared, shelf: &Shelf) {
     }
 }
 
-fn waiting(orders: &mut Orders, index: u64) -> Option<&mut Work> {
-    let at = orders.queue.binary_search_by_key(&index, |work| work.index).ok()?;
-    orders.queue.get_mut(at)
+fn waiting(queue: &mut VecDeque<Work>, index: u64) -> Option<&mut Work> {
+    let at = queue.binary_search_by_key(&index, |work| work.index).ok()?;
+    queue.get_mut(at)
 }
 
 /// The last tree in the queue that is in memory, once they take too much; `None` when it is time to stop. What is
@@ -57,9 +56,7 @@ fn next(shared: &Shared, mut pause: bool) -> Option<(u64, usize, PublishEpoch)> 
             orders = waited.unwrap_or_else(PoisonError::into_inner).0;
             continue;
         }
-        if orders.trees > TREES_BYTES_MAX
-            && let Some(found) = last_tree(&orders)
-        {
+        if let Some(found) = last_tree(&orders) {
             return Some(found);
         }
         orders = shared.crowded.wait(orders).unwrap_or_else(PoisonError::into_inner);
@@ -67,12 +64,13 @@ fn next(shared: &Shared, mut pause: bool) -> Option<(u64, usize, PublishEpoch)> 
 }
 
 fn last_tree(orders: &Orders) -> Option<(u64, usize, PublishEpoch)> {
-    orders.queue.iter().skip(1).rev().find_map(|work| {
-        work.tasks.iter().enumerate().find_map(|(at, task)| match task {
-            Task::Effect(Effect::Publish(epoch)) if tree_bytes(task) >= TREE_BYTES_MIN => {
-                Some((work.index, at, epoch.clone()))
-            }
-            _ => None,
-        })
-    })
+    let (index, at) = orders.trees.to_shelve()?;
+    if orders.queue.front().is_none_or(|first| first.index == index) {
+        return None;
+    }
+    let place = orders.queue.binary_search_by_key(&index, |work| work.index).ok()?;
+    match orders.queue.get(place)?.tasks.get(at)? {
+        Task::Effect(Effect::Publish(epoch)) => Some((index, at, epoch.clone())),
+        Task::Effect(_) | Task::Shelved(_) => None,
+    }
 }

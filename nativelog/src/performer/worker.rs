@@ -11,7 +11,7 @@ use checkpoint::{Digest, JobName};
 
 use super::again::{Again, Outlook};
 use super::names::Names;
-use super::orders::{LetGo, Shared, Task, Work, tree_bytes};
+use super::orders::{LetGo, Shared, Task, Work};
 use super::waiting::Shelved;
 use crate::dues::{Pack, aside};
 use crate::ledger::{Effect, Page, PublishEpoch, Released};
@@ -105,7 +105,7 @@ impl Worker {
         };
         let ready = orders.queue.iter().take(BATCH_ENTRIES_MAX).take_while(fits).count();
         let batch: Vec<Work> = orders.queue.drain(..ready).collect();
-        orders.trees -= batch.iter().flat_map(|work| &work.tasks).map(tree_bytes).sum::<usize>();
+        batch.iter().for_each(|work| orders.trees.remove(work));
         let mut doing = LetGo::default();
         batch.iter().for_each(|work| doing.add(work));
         orders.doing = doing;
@@ -266,7 +266,7 @@ impl Worker {
 
     /// Unpacks again what is in the log or was set aside, after something went wrong. What is in neither was unpacked
     /// and synced before it was purged; and whatever is not in the tree may still be a blob.
-    fn unpack_again(&self, epoch: &PublishEpoch, packs: &[Pack]) -> Result<(), String> {
+    fn unpack_again(&self, epoch: &PublishEpoch, packs: &[Arc<Pack>]) -> Result<(), String> {
         let (attempt, names) = (epoch.attempt, Names::Tree(epoch.manifest.clone()));
         for pack in packs {
             self.unpack_one(attempt, pack, &names)?;

@@ -1,0 +1,212 @@
+//! Lists of what is due, for whoever has time to read them.
+//!
+//! Apply waits for the book, so no table is copied in one go. Between two slices others may come and go: whatever is in
+//! a table all the while is in its list, once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use checkpoint::{Digest, JobName};
+
+use super::book::{Book, EpochKey, Failed};
+use super::debts::{Debts, Owed, Unpublished};
+use super::slices::SLICE;
+use super::{Dues, MissingEpoch};
+use crate::ledger::PublishEpoch;
+
+impl Dues {
+    /// What `pick` makes of the rows of a table, in their order.
+    fn list<K: Ord + Clone, V, T>(
+        &self,
+        table: impl Fn(&Book) -> &BTreeMap<K, V>,
+        pick: impl Fn(&K, &V) -> Option<T>,
+    ) -> Vec<T> {
+        let (mut all, mut last) = (Vec::new(), None::<K>);
+        loop {
+            let book = self.book();
+            let from = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let rows: Vec<(&K, &V)> = table(&book).range((from, Bound::Unbounded)).take(SLICE).collect();
+            let next = rows.last().filter(|_| rows.len() == SLICE).map(|(key, _)| (*key).clone());
+            let picked: Vec<T> = rows.into_iter().filter_map(|(key, value)| pick(key, value)).collect();
+            drop(book);
+            all.extend(picked);
+            match next {
+                Some(key) => last = Some(key),
+                None => return all,
+            }
+        }
+    }
+
+    /// What is owed of the records up to and including `index`, all of which were performed: nothing of that is added any
+    /// more but what was found on the disk, and what is settled between two slices may be among it, as in any older snapshot.
+    pub fn debts(&self, index: u64) -> Debts {
+        let owed = |digest: &Digest, owed: &Owed| (owed.index <= index).then_some((*digest, *owed));
+        // The packs after the epochs that need them: with an epoch they go, and without it nobody would ever let go of them.
+        let unpublished = self.list(
+            |book| &book.failed,
+            |_, failed| {
+                (failed.epoch.envelope.position.index <= index).then(|| Unpublished {
+                    epoch: failed.epoch.clone(),
+                    why: failed.why.clone(),
+                    expired: failed.expired.filter(|at| *at <= index),
+                })
+            },
+        );
+        let half_unpacked = self.book().half_unpacked(index);
+        let expiring = self.list(|book| &book.expiring, |key, at| (*at <= index).then(|| (key.clone(), *at)));
+        // After the folders: what was found in one is owed before the folder is, see `owe`.
+        let released = self.list(|book| book.released.contents(), owed);
+        let healing = self.list(|book| &book.healing, owed);
+        Debts {
+            released: released.into_iter().collect(),
+            unpublished,
+            half_unpacked,
+            expiring: expiring.into_iter().collect(),
+            healing: healing.into_iter().collect(),
+        }
+    }
+
+    /// Epochs that could not be published, those too that have expired since.
+    pub fn failed(&self) -> Vec<PublishEpoch> {
+        self.list(|book| &book.failed, |_, failed| Some(failed.epoch.clone()))
+    }
+
+    /// The attempts of these, and which epochs they were; `None` for those that have expired.
+    pub fn failed_keys(&self) -> Vec<(u64, Option<EpochKey>)> {
+        let key = |failed: &Failed| (failed.epoch.job.clone(), failed.epoch.epoch);
+        self.list(
+            |book| &book.failed,
+            |attempt, failed| Some((*attempt, failed.expired.is_none().then(|| key(failed)))),
+        )
+    }
+
+    /// The epoch that was this attempt, if it could not be published.
+    pub fn failed_attempt(&self, attempt: u64) -> Option<PublishEpoch> {
+        self.book().failed.get(&attempt).map(|failed| failed.epoch.clone())
+    }
+
+    /// Epochs that could not be published and have not expired, each with the reason.
+    pub fn still_unpublished(&self) -> Vec<(PublishEpoch, String)> {
+        self.list(
+            |book| &book.failed,
+            |_, failed| failed.expired.is_none().then(|| (failed.epoch.clone(), failed.why.clone())),
+        )
+    }
+
+    /// Sealed epochs that are noted as missing.
+    pub fn missing(&self) -> Vec<MissingEpoch> {
+        self.list(
+            |book| &book.missing,
+            |(job, epoch), absent| {
+                Some(MissingEpoch {
+                    job: JobName::clone(job),
+                    epoch: *epoch,
+                    attempt: absent.attempt,
+                    root: absent.root,
+                    why: absent.why.clone(),
+                })
+            },
+        )
+    }
+
+    /// Content whose names here have to lead to a good copy.
+    pub fn to_heal(&self) -> Vec<(Digest, Owed)> {
+        self.list(|book| &book.healing, |digest, owed| Some((*digest, *owed)))
+    }
+
+    /// Content to unlink that was released below `purged`: digest and the index that released it.
+    pub fn ripe(&self, purged: u64) -> Vec<(Digest, u64)> {
+        self.list(
+            |book| book.released.contents(),
+            |digest, owed| (owed.index < purged).then_some((*digest, owed.index)),
+        )
+    }
+
+    /// What records above `index`, or any, let go of and is still here: contents, and attempts.
+    pub fn let_go_since(&self, index: Option<u64>) -> (Vec<Digest>, Vec<u64>) {
+        let above = |at: u64| index.is_none_or(|index| at > index);
+        let released =
+            self.list(|book| book.released.contents(), |digest, owed| above(owed.index).then_some(*digest));
+        (released, self.list(|book| &book.ended, |id, at| above(*at).then_some(*id)))
+    }
+
+    /// Takes note of the attempts that have a folder in staging (`found`) and of those of them that are not open, each with
+    /// the index of the last record applied when that was asked: unless it waits here it has ended, at the latest by that.
+    pub fn note_staging(&self, found: &BTreeSet<u64>, not_open: &[(u64, u64)]) {
+        let gone = self.list(|book| &book.ended, |id, _| (!found.contains(id)).then_some(*id));
+        self.swept(&gone);
+        // Asked after the ledger: a seal is waited for before the ledger can be asked again, and what does not wait any
+        // more has ended.
+        let busy = self.busy_attempts();
+        for slice in not_open.chunks(SLICE) {
+            let mut book = self.book();
+            for (id, at) in slice.iter().filter(|(id, _)| !busy.contains(id)) {
+                book.ended.entry(*id).or_insert(*at);
+            }
+        }
+    }
+
+    /// Ended attempts whose Begin and end both lie below `purged`.
+    pub fn sweepable(&self, purged: u64) -> Vec<u64> {
+        let mut ended = self.list(|book| &book.ended, |id, at| (*id < purged && *at < purged).then_some(*id));
+        let busy = self.busy_attempts();
+        ended.retain(|id| !busy.contains(id));
+        ended
+    }
+
+    /// These folders are gone.
+    pub fn swept(&self, attempts: &[u64]) {
+        for slice in attempts.chunks(SLICE) {
+            let mut book = self.book();
+            for id in slice {
+                book.ended.remove(id);
+            }
+        }
+    }
+
+    fn busy_attempts(&self) -> BTreeSet<u64> {
+        // A number each, and as a list: no more than a moment.
+        let busy = self.book().busy_attempts();
+        busy.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+
+    fn digest(n: u64) -> Digest {
+        checkpoint::digest::content(&n.to_be_bytes())
+    }
+
+    #[test]
+    fn a_list_of_several_slices_has_every_row_once() {
+        for count in [0, 1, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE, 2 * SLICE + 7] {
+            let dues = Dues::new(0, Debts::default(), &Ledger::default());
+            let contents = (0..count as u64).map(|n| (digest(n), n));
+            dues.owe(5, contents.clone(), []);
+            let all: BTreeMap<Digest, Owed> =
+                contents.map(|(digest, bytes)| (digest, Owed { index: 5, bytes })).collect();
+            assert_eq!(dues.debts(5).released, all);
+            assert_eq!(dues.debts(4), Debts::default());
+            assert_eq!(dues.ripe(6).len(), count);
+            assert_eq!(dues.ripe(5), []);
+            let garbage = dues.garbage();
+            assert_eq!((garbage.contents, garbage.bytes), (count as u64, (0..count as u64).sum()));
+        }
+    }
+
+    #[test]
+    fn folders_in_staging_that_are_not_open_have_ended_and_those_that_went_are_forgotten() {
+        let dues = Dues::new(0, Debts::default(), &Ledger::default());
+        dues.discard(3, 4);
+        dues.discard(5, 6);
+        dues.note_staging(&BTreeSet::from([5, 7, 8]), &[(5, 9), (7, 9)]);
+        assert_eq!(dues.garbage().attempts, 2);
+        assert_eq!(dues.sweepable(7), [5], "its own end is known");
+        assert_eq!(dues.sweepable(10), [5, 7]);
+        dues.swept(&[5]);
+        assert_eq!(dues.sweepable(10), [7]);
+    }
+}
