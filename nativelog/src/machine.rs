@@ -37,7 +37,7 @@ use crate::dues::{Dues, Expected, Ground, Pins, Replay};
 pub use crate::dues::Owed;
 use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Page, PageLost, PlanPages, Verdict};
 use crate::performer::{Performer, Publication};
-use crate::plans::Plans;
+use crate::plans::{Patient, Plans};
 use crate::record::{Body, Entry, Header, Kind, LogId};
 use crate::snapshot::{Folder, SnapshotMeta};
 use crate::store::LogStore;
@@ -107,7 +107,8 @@ impl Machine {
         let Some(Kind::Seal(seal)) = &header.kind else { return Ok(()) };
         let Some(mut gathering) = self.ledger().gathering(seal.attempt) else { return Ok(()) };
         while let Some(page) = gathering.next() {
-            let entries = page.read(&*self.plans).inspect_err(|lost| self.log.fail(lost.to_string()))?;
+            let entries =
+                page.read(&Patient(&self.plans)).inspect_err(|lost| self.log.fail(lost.to_string()))?;
             if gathering.take(&self.ledger(), entries).is_none() {
                 return Ok(());
             }

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use checkpoint::disk::{Disk, says_nothing};
 use checkpoint::durable::{ensure_dir, ignore_missing};
@@ -19,8 +19,10 @@ use crate::ledger::{Page, PageLost, PlanPages, page_bytes};
 use crate::record::{Body, Kind};
 use crate::store::LogStore;
 
-/// A page that could not be read for want of something is read again after this long.
+/// A page that could not be read for want of something is read again after this long, for so long: apply waits, and a
+/// leader whose apply stands still is no use to anybody.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pages as they are found on this node.
 pub(crate) struct Plans {
@@ -57,12 +59,29 @@ pub fn write_page(store: &Store, page: &Page, bytes: &[u8]) -> io::Result<()> {
 }
 
 impl PlanPages for Plans {
-    /// Waits while this process has too little of something: that says nothing of the page, and without it a replica
-    /// stops.
     fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
+        let in_log = self.in_log(page);
+        if let Ok(Some(bytes)) = in_log {
+            return Ok(bytes);
+        }
+        let (disk, layout) = (&**self.store.disk(), self.store.layout());
+        PageFiles { disk, layout }.read(page).map_err(|error| match in_log {
+            Err(log) if error.kind() == io::ErrorKind::NotFound => log,
+            _ => error,
+        })
+    }
+}
+
+/// For whom a page that cannot be read is the end of this replica: waits a while when the process has too little of
+/// something, which says nothing of the page.
+pub(crate) struct Patient<'a>(pub &'a Plans);
+
+impl PlanPages for Patient<'_> {
+    fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
+        let since = Instant::now();
         loop {
-            match self.read_once(page) {
-                Err(error) if says_nothing(&error) && !self.log.stops() => {
+            match self.0.read(page) {
+                Err(error) if says_nothing(&error) && since.elapsed() < PATIENCE && !self.0.log.stops() => {
                     tracing::warn!(attempt = page.attempt, page = page.page, %error, "a page of a plan cannot be read now; it is tried again");
                     std::thread::sleep(READ_AGAIN_AFTER);
                 }
@@ -75,18 +94,6 @@ impl PlanPages for Plans {
 impl Plans {
     pub fn new(log: LogStore, store: Arc<Store>) -> Plans {
         Plans { log, store, recent: Mutex::default() }
-    }
-
-    fn read_once(&self, page: &Page) -> io::Result<Vec<u8>> {
-        let in_log = self.in_log(page);
-        if let Ok(Some(bytes)) = in_log {
-            return Ok(bytes);
-        }
-        let (disk, layout) = (&**self.store.disk(), self.store.layout());
-        PageFiles { disk, layout }.read(page).map_err(|error| match in_log {
-            Err(log) if error.kind() == io::ErrorKind::NotFound => log,
-            _ => error,
-        })
     }
 
     /// `None` when the log does not hold its record, or another one in its place.

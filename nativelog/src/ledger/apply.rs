@@ -85,7 +85,9 @@ impl Ledger {
                 self.names.remove(&gone.number);
                 return vec![Effect::RemoveJob { job }];
             }
-            Change::Quarantine { content, found } => return self.put_in_quarantine(content, found, id),
+            Change::Quarantine { content, digest, found } => {
+                return self.put_in_quarantine((content, digest), found, id);
+            }
             Change::Healed { content } => return self.end_quarantine(&[content]),
             Change::Expire { job, epochs } => {
                 return epochs.into_iter().map(|epoch| self.expire(&job, epoch)).collect();

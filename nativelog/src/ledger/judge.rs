@@ -91,6 +91,7 @@ pub(super) enum Change {
     },
     Quarantine {
         content: u32,
+        digest: Digest,
         found: BTreeMap<u64, String>,
     },
     Healed {

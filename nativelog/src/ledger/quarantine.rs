@@ -109,7 +109,7 @@ impl Ledger {
         if self.quarantine.get(&content).is_some_and(|there| there.found == found) {
             return Ok(repeat(Accepted::Done));
         }
-        Ok(Change::Quarantine { content, found })
+        Ok(Change::Quarantine { content, digest, found })
     }
 
     pub(super) fn judge_healed(&self, healed: &proto::Healed) -> Result<Change, Rejected> {
@@ -137,7 +137,7 @@ impl Ledger {
 
     pub(super) fn put_in_quarantine(
         &mut self,
-        content: u32,
+        (content, digest): (u32, Digest),
         found: BTreeMap<u64, String>,
         at: LogId,
     ) -> Vec<Effect> {
@@ -146,7 +146,8 @@ impl Ledger {
         // Nobody could serve what they would be sealed over. Their writers begin anew, and send the bytes.
         let leaning = self.leaning_on(content);
         // Before the bytes come anew: the blob that they find by its name may be the rotten one.
-        let mut effects = vec![Effect::Distrust { digest: self.content.get(content).digest }];
+        // The table may be the one after this record: what only those who end have held is in it no more.
+        let mut effects = vec![Effect::Distrust { digest }];
         effects.extend(leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)));
         effects.extend(self.latest_without(&[content]));
         effects
@@ -189,7 +190,8 @@ impl Ledger {
 
     /// Content in quarantine whose bytes a sealed attempt brings: a quorum has them already, all others will.
     pub(super) fn healed_by(&self, sealing: &Sealing) -> Vec<u32> {
-        // Few are in quarantine, and a seal may bring a million: each of the few is looked for among them.
+        // Few are in quarantine, and a seal may bring a million: each of the few is looked for among them. They are in the
+        // table after the seal, too: an epoch holds each, for no open attempt may lean on one.
         let brings = |digest: &Digest| {
             let parts = &sealing.tree.content;
             parts.binary_search_by(|part| part.digest.cmp(digest)).is_ok_and(|at| parts[at].brought)

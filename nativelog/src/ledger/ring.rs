@@ -55,7 +55,7 @@ impl<T: Copy> Ring<T> {
 
     pub fn push_back(&mut self, value: T) {
         if self.parts.back().is_none_or(|last| last.len() == PART) {
-            self.parts.push_back(Arc::new(Vec::with_capacity(PART)));
+            self.parts.push_back(Arc::default());
         }
         Arc::make_mut(self.parts.back_mut().expect("there is one")).push(value);
     }

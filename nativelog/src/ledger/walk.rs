@@ -215,7 +215,7 @@ mod tests {
     fn seal(ledger: &mut Ledger, job: &str, epochs: impl IntoIterator<Item = u64>) {
         let job = name(job);
         let there = ledger.jobs.entry(job.clone()).or_default();
-        there.epochs.extend(epochs.into_iter().map(|epoch| (epoch, record(&job, epoch))));
+        there.epochs.extend(epochs.into_iter().map(|epoch| (epoch, Arc::new(record(&job, epoch)))));
     }
 
     fn three_jobs() -> Ledger {

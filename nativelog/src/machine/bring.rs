@@ -153,10 +153,11 @@ impl Machine {
         let mut wanted = Vec::new();
         for slice in failed.chunks(FAILED_SLICE) {
             let ledger = self.ledger();
-            // One that has expired since it was listed is not held by the ledger: its copies are found the next time.
-            let holds = |key: &Option<(JobName, u64)>| {
-                key.as_ref().is_none_or(|(job, epoch)| ledger.epoch_holds(job, *epoch, digest))
+            // Of one that has expired, and is still to be let go of here, the ledger does not know any more what it holds.
+            let may_hold = |(job, epoch): &(JobName, u64)| {
+                ledger.sealed_as(job, *epoch).is_none() || ledger.epoch_holds(job, *epoch, digest)
             };
+            let holds = |key: &Option<(JobName, u64)>| key.as_ref().is_none_or(may_hold);
             wanted.extend(slice.iter().filter(|(_, key)| holds(key)).map(|(attempt, _)| *attempt));
         }
         let failed: Vec<_> =

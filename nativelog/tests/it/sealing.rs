@@ -156,6 +156,23 @@ fn many(count: u64) -> (Vec<PlanEntry>, Vec<(u32, [u8; 8])>) {
     (entries, files)
 }
 
+/// Brings all files of attempt 0 in packs; answers with the digests of the entries.
+fn packed(kept: &mut Kept, entries: &[PlanEntry], files: &[(u32, [u8; 8])]) -> Vec<checkpoint::Digest> {
+    let mut digests = vec![checkpoint::Digest::NONE; entries.len()];
+    for some in files.chunks(4096) {
+        let mut payload = Vec::new();
+        let packed = some.iter().map(|(file, bytes)| {
+            let offset = payload.len() as u32;
+            payload.extend_from_slice(bytes);
+            digests[*file as usize] = content(bytes);
+            PackedFile { file: *file, offset, len: 8, digest: digests[*file as usize] }
+        });
+        let files = packed.collect();
+        kept.done(&compose::piece(0, Piece::Pack { files, payload: Bytes::from(payload) }));
+    }
+    digests
+}
+
 /// What a snapshot is made of, taken as apply takes it: it is encoded when the ledger is free again.
 fn frozen(kept: &Kept, told: &mut Vec<(&'static str, Duration, Duration)>) -> Frozen {
     let mut longest = Duration::ZERO;
@@ -181,18 +198,7 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
         (part, all) = (part.max(longest), all.max(whole));
     }
     told.push(("page of the plan", part, all));
-    let mut digests = vec![checkpoint::Digest::NONE; entries.len()];
-    for some in files.chunks(4096) {
-        let mut payload = Vec::new();
-        let packed = some.iter().map(|(file, bytes)| {
-            let offset = payload.len() as u32;
-            payload.extend_from_slice(bytes);
-            digests[*file as usize] = content(bytes);
-            PackedFile { file: *file, offset, len: 8, digest: digests[*file as usize] }
-        });
-        let files = packed.collect();
-        kept.done(&compose::piece(0, Piece::Pack { files, payload: Bytes::from(payload) }));
-    }
+    let digests = packed(&mut kept, &entries, &files);
     let made = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
     let root = Manifest { entries: made.collect() }.root();
 
@@ -230,5 +236,40 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
     for (what, longest, _) in told {
         assert!(longest < most, "{what}: the ledger was locked for {longest:?}");
     }
+    assert_eq!(Ledger::decode(&kept.ledger.encode()).unwrap().digest(), kept.ledger.digest());
+}
+
+/// The content in quarantine may be held by nobody but the attempts that its quarantine ends.
+#[test]
+fn a_quarantine_does_the_same_whether_it_was_prepared_or_not() {
+    let (entries, files) = many(5000);
+    let pages = Pages::new(&entries);
+    let mut kept = Kept::default();
+    kept.step(&compose::begin(&opening(), &pages));
+    pages.parts(0, 0).for_each(|part| kept.done(&part));
+    let digests = packed(&mut kept, &entries, &files);
+    let made = entries.iter().zip(&digests).map(|(entry, digest)| ManifestEntry::new(entry, *digest));
+    let root = Manifest { entries: made.collect() }.root();
+    let (sealed, ..) = applied(&mut kept, &compose::seal(0, root));
+    assert!(matches!(sealed.verdict, Verdict::Accepted(Accepted::Sealed(_))), "{}", sealed.verdict);
+
+    let leaning = next(&kept.ledger).index;
+    kept.step(&compose::begin(&Opening { commit: CommitId::from_bytes([8; 16]), ..opening() }, &pages));
+    pages.parts(leaning, 0).for_each(|part| kept.done(&part));
+    let reused = files.iter().map(|(file, _)| (*file, digests[*file as usize])).collect();
+    kept.done(&compose::piece(leaning, Piece::Reuse { files: reused }));
+    kept.done(&compose::expire(&opening().job, vec![1], true, "", Vec::new()));
+    let content = digests[files[0].0 as usize];
+    let brought = kept.ledger.brought(&content).expect("the attempt holds it");
+
+    let record = compose::quarantine(content, brought, [(1, "corrupt".to_owned())]);
+    let mut copy = Kept { ledger: kept.ledger.clone(), pages: kept.pages.clone() };
+    let plain = copy.step(&record);
+    assert!(kept.ledger.holding(&record.header).is_some(), "it lets go of much");
+    let (step, ..) = applied(&mut kept, &record);
+    assert_eq!(step, plain);
+    assert_eq!(kept.ledger.digest(), copy.ledger.digest());
+    assert!(kept.ledger.attempt(leaning).is_none(), "its writer begins anew");
+    assert_eq!(kept.ledger.contents().count(), 0);
     assert_eq!(Ledger::decode(&kept.ledger.encode()).unwrap().digest(), kept.ledger.digest());
 }
