@@ -77,7 +77,7 @@ mod tests {
         };
         let is_wanted = |guard: &Guard<'_>, one: &usize| {
             guard.for_so_many.set(guard.for_so_many.get() + 1);
-            one % 3 == 0
+            one.is_multiple_of(3)
         };
         let found = looked_up(&all, hold, is_wanted);
         assert!(found.into_iter().copied().eq((0..count).step_by(3)));

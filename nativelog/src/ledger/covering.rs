@@ -145,7 +145,7 @@ mod tests {
     fn slices_of_any_size_find_what_one_look_finds() {
         let ledger = some_of_everything();
         let whole = ledger.coverage(ID).unwrap();
-        assert_eq!(whole.files().collect::<Vec<_>>(), [2..5]);
+        assert!(whole.files().eq(std::iter::once(2..5)));
         let ranges = [(1, 0, CHUNK), (1, 2 * CHUNK, 2 * CHUNK), (1, 6 * CHUNK, CHUNK), (5, 7 * CHUNK, CHUNK)];
         assert_eq!(whole.ranges().collect::<Vec<_>>(), ranges);
         for many in 1..20 {
