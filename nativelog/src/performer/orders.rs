@@ -239,7 +239,7 @@ mod tests {
             || queue.iter().flat_map(|work| work.tasks.iter().enumerate().map(|task| (work.index, task)));
         let bytes: usize = all().map(|(_, (_, task))| tree_bytes(task)).sum();
         let large = all().filter(|(_, (_, task))| tree_bytes(task) >= TREE_BYTES_MIN);
-        let last = large.map(|(index, (at, _))| (index, at)).last();
+        let last = large.map(|(index, (at, _))| (index, at)).next_back();
         last.filter(|_| bytes > TREES_BYTES_MAX)
     }
 
