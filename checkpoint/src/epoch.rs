@@ -99,8 +99,16 @@ pub struct PathError {
 impl RelPath {
     /// Takes raw bytes, refusing whatever could lead outside or cannot be a name.
     pub fn parse(path: &[u8]) -> Result<RelPath, PathError> {
+        RelPath::check(path).map(|()| RelPath(path.into()))
+    }
+
+    /// Whether [`RelPath::parse`] would take these bytes; copies nothing.
+    ///
+    /// # Errors
+    /// As [`RelPath::parse`].
+    pub fn check(path: &[u8]) -> Result<(), PathError> {
         match Self::why_not(path) {
-            None => Ok(RelPath(path.into())),
+            None => Ok(()),
             Some(why) => Err(PathError { path: escape(&path[..path.len().min(400)]), why }),
         }
     }

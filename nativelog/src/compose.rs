@@ -256,14 +256,26 @@ pub fn entry_to_proto(entry: &PlanEntry) -> proto::PlanEntry {
 /// # Errors
 /// No path, or no kind.
 pub fn entry_from_proto(entry: &proto::PlanEntry) -> Result<PlanEntry, EntryError> {
-    let kind = match proto::EntryKind::try_from(entry.kind) {
-        Ok(proto::EntryKind::File) => EntryKind::File,
-        Ok(proto::EntryKind::Directory) => EntryKind::Directory,
-        Ok(proto::EntryKind::Symlink) => EntryKind::Symlink,
-        Ok(proto::EntryKind::Unspecified) | Err(_) => return Err(EntryError::Kind(entry.kind)),
-    };
-    let path = RelPath::parse(&entry.path)?;
+    let (kind, path) = (kind_from_proto(entry.kind)?, RelPath::parse(&entry.path)?);
     Ok(PlanEntry { path, kind, mode: entry.mode, size: entry.size, target: entry.target.to_vec() })
+}
+
+/// Whether [`entry_from_proto`] would take it; copies nothing.
+///
+/// # Errors
+/// As [`entry_from_proto`].
+pub fn check_entry(entry: &proto::PlanEntry) -> Result<(), EntryError> {
+    kind_from_proto(entry.kind)?;
+    Ok(RelPath::check(&entry.path)?)
+}
+
+fn kind_from_proto(kind: i32) -> Result<EntryKind, EntryError> {
+    match proto::EntryKind::try_from(kind) {
+        Ok(proto::EntryKind::File) => Ok(EntryKind::File),
+        Ok(proto::EntryKind::Directory) => Ok(EntryKind::Directory),
+        Ok(proto::EntryKind::Symlink) => Ok(EntryKind::Symlink),
+        Ok(proto::EntryKind::Unspecified) | Err(_) => Err(EntryError::Kind(kind)),
+    }
 }
 
 fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {

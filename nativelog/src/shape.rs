@@ -13,7 +13,7 @@ use checkpoint::plan::check_entries;
 use checkpoint::{CommitId, Digest, JobName, Limits};
 use prost::Message;
 
-use crate::compose::entry_from_proto;
+use crate::compose::{self, entry_from_proto};
 pub use crate::record::HEADER_BYTES_MAX;
 use crate::record::{Header, Kind, LogRecord, RECORD_VERSION, RECORD_VERSION_MIN, proto};
 
@@ -237,7 +237,7 @@ fn check_whole(whole: &proto::Whole, payload_bytes: u64, payload: Option<&[u8]>)
 }
 
 fn check_entry(entry: &proto::PlanEntry) -> Result<(), ShapeError> {
-    entry_from_proto(entry).map(drop).map_err(|error| ShapeError::Entry(error.to_string()))
+    compose::check_entry(entry).map_err(|error| ShapeError::Entry(error.to_string()))
 }
 
 fn job_name(name: &str) -> Result<(), ShapeError> {

@@ -256,8 +256,10 @@ fn a_quarantine_does_the_same_whether_it_was_prepared_or_not() {
     let leaning = next(&kept.ledger).index;
     kept.step(&compose::begin(&Opening { commit: CommitId::from_bytes([8; 16]), ..opening() }, &pages));
     pages.parts(leaning, 0).for_each(|part| kept.done(&part));
-    let reused = files.iter().map(|(file, _)| (*file, digests[*file as usize])).collect();
-    kept.done(&compose::piece(leaning, Piece::Reuse { files: reused }));
+    for some in files.chunks(1024) {
+        let files = some.iter().map(|(file, _)| (*file, digests[*file as usize])).collect();
+        kept.done(&compose::piece(leaning, Piece::Reuse { files }));
+    }
     kept.done(&compose::expire(&opening().job, vec![1], true, "", Vec::new()));
     let content = digests[files[0].0 as usize];
     let brought = kept.ledger.brought(&content).expect("the attempt holds it");
