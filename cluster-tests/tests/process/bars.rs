@@ -69,7 +69,9 @@ fn an_eio_in_a_sync_ends_the_node_which_says_so_and_comes_home() {
 #[test]
 fn a_blob_that_rots_everywhere_keeps_nobody_from_coming_home() {
     story("rotten", |rng| {
-        let size = Rotten { others: 3, bytes: 1 << 20, purged: false, home: Duration::from_secs(60) };
+        // Chunks, and more of them behind it than the leader still has in memory: else it is sent from there, or from
+        // a pack in the log.
+        let size = Rotten { others: 10, bytes: 8 << 20, purged: false, home: Duration::from_secs(60) };
         rotten::everywhere("rotten", size, rng, &mut say);
     });
 }
