@@ -99,47 +99,12 @@ pub struct PathError {
 impl RelPath {
     /// Takes raw bytes, refusing whatever could lead outside or cannot be a name.
     pub fn parse(path: &[u8]) -> Result<RelPath, PathError> {
-        RelPath::check(path).map(|()| RelPath(path.into()))
+        PathRef::parse(path).map(PathRef::to_rel_path)
     }
 
-    /// Whether [`RelPath::parse`] would take these bytes; copies nothing.
-    ///
-    /// # Errors
-    /// As [`RelPath::parse`].
-    pub fn check(path: &[u8]) -> Result<(), PathError> {
-        match Self::why_not(path) {
-            None => Ok(()),
-            Some(why) => Err(PathError { path: escape(&path[..path.len().min(400)]), why }),
-        }
-    }
-
-    fn why_not(path: &[u8]) -> Option<&'static str> {
-        if path.is_empty() {
-            return None;
-        }
-        if path.len() > PATH_BYTES_MAX {
-            return Some("the path is longer than 3072 bytes");
-        }
-        if path[0] == b'/' {
-            return Some("the path is absolute");
-        }
-        if path.contains(&0) {
-            return Some("the path holds a NUL byte");
-        }
-        let mut depth = 0;
-        for component in path.split(|b| *b == b'/') {
-            depth += 1;
-            match component {
-                b"" => return Some("the path has an empty component"),
-                b"." => return Some("the path has a '.' component"),
-                b".." => return Some("the path has a '..' component"),
-                _ if component.len() > COMPONENT_BYTES_MAX => {
-                    return Some("a component is longer than 255 bytes");
-                }
-                _ => {}
-            }
-        }
-        (depth > DEPTH_MAX).then_some("the path is deeper than 512 components")
+    /// The same path where it lies.
+    pub fn borrowed(&self) -> PathRef<'_> {
+        PathRef(&self.0)
     }
 
     /// The root directory itself.
@@ -164,20 +129,12 @@ impl RelPath {
 
     /// The number of components.
     pub fn depth(&self) -> usize {
-        self.components().count()
-    }
-
-    /// The bytes of the parent's path; `None` for the root.
-    pub fn parent_bytes(&self) -> Option<&[u8]> {
-        if self.0.is_empty() {
-            return None;
-        }
-        Some(self.0.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &self.0[..at]))
+        self.borrowed().depth()
     }
 
     /// The parent directory; `None` for the root.
     pub fn parent(&self) -> Option<RelPath> {
-        self.parent_bytes().map(|bytes| RelPath(bytes.into()))
+        self.borrowed().parent().map(PathRef::to_rel_path)
     }
 
     /// The last component; empty for the root.
@@ -208,6 +165,99 @@ impl RelPath {
     }
 }
 
+/// A [`RelPath`] whose bytes lie elsewhere: checked as its own are, not copied.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathRef<'a>(&'a [u8]);
+
+impl<'a> PathRef<'a> {
+    /// Takes raw bytes, refusing what [`RelPath::parse`] refuses.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn parse(path: &'a [u8]) -> Result<PathRef<'a>, PathError> {
+        match why_not(path) {
+            None => Ok(PathRef(path)),
+            Some(why) => Err(PathError { path: escape(&path[..path.len().min(400)]), why }),
+        }
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether this is the root directory itself.
+    pub fn is_root(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The number of components, 0 for the root.
+    pub fn depth(self) -> usize {
+        match self.0 {
+            [] => 0,
+            path => 1 + path.iter().filter(|b| **b == b'/').count(),
+        }
+    }
+
+    /// The parent directory; `None` for the root.
+    pub fn parent(self) -> Option<PathRef<'a>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        Some(PathRef(self.0.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &self.0[..at])))
+    }
+
+    /// A copy of its own.
+    pub fn to_rel_path(self) -> RelPath {
+        RelPath(self.0.into())
+    }
+}
+
+/// Why these bytes are no path below a root.
+fn why_not(path: &[u8]) -> Option<&'static str> {
+    if path.is_empty() {
+        return None;
+    }
+    if path.len() > PATH_BYTES_MAX {
+        return Some("the path is longer than 3072 bytes");
+    }
+    if path[0] == b'/' {
+        return Some("the path is absolute");
+    }
+    // Once over the bytes: a plan may have a million of them, and every node looks.
+    let (mut depth, mut start) = (0, 0);
+    for at in 0..=path.len() {
+        match path.get(at) {
+            Some(0) => return Some("the path holds a NUL byte"),
+            Some(b'/') | None => {}
+            Some(_) => continue,
+        }
+        match &path[start..at] {
+            b"" => return Some("the path has an empty component"),
+            b"." => return Some("the path has a '.' component"),
+            b".." => return Some("the path has a '..' component"),
+            component if component.len() > COMPONENT_BYTES_MAX => {
+                return Some("a component is longer than 255 bytes");
+            }
+            _ => {}
+        }
+        (depth, start) = (depth + 1, at + 1);
+    }
+    (depth > DEPTH_MAX).then_some("the path is deeper than 512 components")
+}
+
+impl fmt::Display for PathRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() { f.write_str(".") } else { f.write_str(&escape(self.0)) }
+    }
+}
+
+impl fmt::Debug for PathRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", escape(self.0))
+    }
+}
+
 /// Bytes as text that loses nothing: UTF-8 as it is, a backslash doubled,
 /// control characters and bytes that are no UTF-8 as `\xNN`.
 pub fn escape(bytes: &[u8]) -> String {
@@ -235,7 +285,7 @@ pub fn escape(bytes: &[u8]) -> String {
 
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_root() { f.write_str(".") } else { f.write_str(&escape(&self.0)) }
+        self.borrowed().fmt(f)
     }
 }
 

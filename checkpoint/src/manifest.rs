@@ -12,7 +12,7 @@ pub use envelope::{Envelope, Position};
 use crate::digest::{Digest, Hasher, content};
 use crate::epoch::{EntryKind, RelPath};
 use crate::limits::Limits;
-use crate::plan::{PlanChecker, PlanEntry, put_head, put_short};
+use crate::plan::{EntryRef, PlanChecker, PlanEntry, put_head, put_short};
 
 /// The bytes a canonical tree starts with.
 const TREE_MAGIC: &[u8] = b"epochlog tree 1\n";
@@ -43,8 +43,9 @@ impl ManifestEntry {
         ManifestEntry { path, kind, mode, size, digest, target }
     }
 
-    fn parts(&self) -> Parts<'_> {
-        (&self.path, self.kind, self.mode, self.size, &self.target)
+    fn borrowed(&self) -> EntryRef<'_> {
+        let ManifestEntry { path, kind, mode, size, target, .. } = self;
+        EntryRef { path: path.borrowed(), kind: *kind, mode: *mode, size: *size, target }
     }
 
     /// The entry without its digest.
@@ -54,29 +55,23 @@ impl ManifestEntry {
     }
 }
 
-/// Path, kind, mode, size and target.
-type Parts<'a> = (&'a RelPath, EntryKind, u32, u64, &'a [u8]);
-
 /// The root of the directory that a plan describes, with the digest of each entry's content ([`Digest::NONE`] for what is
 /// no file): the same as of its manifest, which takes a copy of the plan in memory.
 ///
 /// # Panics
 /// When there are fewer or more digests than entries.
 pub fn root_of(entries: &[PlanEntry], digests: &[Digest]) -> Digest {
-    fn parts(entry: &PlanEntry) -> Parts<'_> {
-        (&entry.path, entry.kind, entry.mode, entry.size, &entry.target)
-    }
     assert_eq!(entries.len(), digests.len(), "one digest an entry");
-    hashed(entries.len(), entries.iter().map(parts).zip(digests))
+    hashed(entries.len(), entries.iter().map(PlanEntry::borrowed).zip(digests))
 }
 
 // The digest of the canonical bytes of these entries.
-fn hashed<'a>(count: usize, entries: impl Iterator<Item = (Parts<'a>, &'a Digest)>) -> Digest {
+fn hashed<'a>(count: usize, entries: impl Iterator<Item = (EntryRef<'a>, &'a Digest)>) -> Digest {
     let mut hasher = Hasher::new();
     let mut bytes = Vec::with_capacity(2 * HASH_BYTES);
     put_magic(&mut bytes, count);
-    for (parts, digest) in entries {
-        put_entry(&mut bytes, parts, digest);
+    for (entry, digest) in entries {
+        put_entry(&mut bytes, entry, digest);
         if bytes.len() >= HASH_BYTES {
             hasher.update(&bytes);
             bytes.clear();
@@ -91,15 +86,15 @@ fn put_magic(bytes: &mut Vec<u8>, count: usize) {
     bytes.extend_from_slice(&(count as u32).to_le_bytes());
 }
 
-fn put_entry(bytes: &mut Vec<u8>, (path, kind, mode, size, target): Parts<'_>, digest: &Digest) {
-    put_head(bytes, path, kind, mode);
-    match kind {
+fn put_entry(bytes: &mut Vec<u8>, entry: EntryRef<'_>, digest: &Digest) {
+    put_head(bytes, entry.path, entry.kind, entry.mode);
+    match entry.kind {
         EntryKind::File => {
-            bytes.extend_from_slice(&size.to_le_bytes());
+            bytes.extend_from_slice(&entry.size.to_le_bytes());
             bytes.extend_from_slice(digest.as_bytes());
         }
         EntryKind::Directory => {}
-        EntryKind::Symlink => put_short(bytes, target),
+        EntryKind::Symlink => put_short(bytes, entry.target),
     }
 }
 
@@ -113,7 +108,7 @@ pub struct Manifest {
 impl Manifest {
     /// The digest of the canonical bytes: equal roots, identical directories.
     pub fn root(&self) -> Digest {
-        hashed(self.entries.len(), self.entries.iter().map(|entry| (entry.parts(), &entry.digest)))
+        hashed(self.entries.len(), self.entries.iter().map(|entry| (entry.borrowed(), &entry.digest)))
     }
 
     /// The number of regular files.
@@ -136,7 +131,7 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(32 + self.entries.len() * 80);
         put_magic(&mut bytes, self.entries.len());
-        self.entries.iter().for_each(|entry| put_entry(&mut bytes, entry.parts(), &entry.digest));
+        self.entries.iter().for_each(|entry| put_entry(&mut bytes, entry.borrowed(), &entry.digest));
         bytes
     }
 
@@ -153,7 +148,7 @@ impl Manifest {
         let mut entries = Vec::with_capacity(count.min(bytes.len() / 5));
         for _ in 0..count {
             let entry = read.entry()?;
-            checker.push_parts(&entry.path, entry.kind, entry.mode, entry.size, &entry.target)?;
+            checker.push(entry.borrowed())?;
             entries.push(entry);
         }
         read.end()?;

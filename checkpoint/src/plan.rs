@@ -3,15 +3,18 @@
 //! and never opens anything but directories.
 
 mod check;
+mod encoding;
 mod scan;
 
 pub use crate::error::PlanError;
 pub use check::{PlanChecker, check_entries};
+pub use encoding::{Encoded, Entries, EntryError, encode, entries};
+pub(crate) use encoding::{put_head, put_short};
 
 use std::path::Path;
 
 use crate::digest::{self, Digest};
-use crate::epoch::{EntryKind, RelPath};
+use crate::epoch::{EntryKind, PathRef, RelPath};
 use crate::limits::Limits;
 
 /// One entry of a directory.
@@ -27,6 +30,37 @@ pub struct PlanEntry {
     pub size: u64,
     /// A symlink's target, verbatim; empty for the rest.
     pub target: Vec<u8>,
+}
+
+impl PlanEntry {
+    /// The same entry where it lies.
+    pub fn borrowed(&self) -> EntryRef<'_> {
+        let PlanEntry { path, kind, mode, size, target } = self;
+        EntryRef { path: path.borrowed(), kind: *kind, mode: *mode, size: *size, target }
+    }
+}
+
+/// A [`PlanEntry`] whose bytes lie elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRef<'a> {
+    /// Where; empty for the root directory.
+    pub path: PathRef<'a>,
+    /// What.
+    pub kind: EntryKind,
+    /// Permission bits, 0 to 0o777; 0o777 for symlinks.
+    pub mode: u32,
+    /// Length, bytes; 0 for what is no file.
+    pub size: u64,
+    /// A symlink's target, verbatim; empty for the rest.
+    pub target: &'a [u8],
+}
+
+impl EntryRef<'_> {
+    /// A copy of its own.
+    pub fn to_entry(self) -> PlanEntry {
+        let EntryRef { path, kind, mode, size, target } = self;
+        PlanEntry { path: path.to_rel_path(), kind, mode, size, target: target.to_vec() }
+    }
 }
 
 /// What identifies the state of a file of the source.
@@ -114,7 +148,7 @@ impl Plan {
 /// The digest of a list of entries. Encoding: `docs/format.md`.
 pub fn plan_digest(entries: &[PlanEntry]) -> Digest {
     let mut hasher = PlanHasher::default();
-    entries.iter().for_each(|entry| hasher.push(entry));
+    entries.iter().for_each(|entry| hasher.push(entry.borrowed()));
     hasher.finish()
 }
 
@@ -140,39 +174,24 @@ impl PlanHasher {
     }
 
     /// Takes the next entry.
-    pub fn push(&mut self, entry: &PlanEntry) {
-        let bytes = &mut self.bytes;
-        bytes.clear();
-        bytes.extend_from_slice(self.so_far.as_bytes());
-        put_head(bytes, &entry.path, entry.kind, entry.mode);
-        match entry.kind {
-            EntryKind::File => bytes.extend_from_slice(&entry.size.to_le_bytes()),
-            EntryKind::Directory => {}
-            EntryKind::Symlink => put_short(bytes, &entry.target),
-        }
-        self.so_far = digest::content(bytes);
+    pub fn push(&mut self, entry: EntryRef<'_>) {
+        self.link(|bytes| encoding::put(bytes, entry));
+    }
+
+    /// Takes the next entry as it is encoded.
+    pub fn push_encoded(&mut self, entry: &[u8]) {
+        self.link(|bytes| bytes.extend_from_slice(entry));
+    }
+
+    fn link(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(self.so_far.as_bytes());
+        put(&mut self.bytes);
+        self.so_far = digest::content(&self.bytes);
     }
 
     /// The digest of the entries so far.
     pub fn finish(&self) -> Digest {
         self.so_far
     }
-}
-
-// Kind, mode and path, as plans and manifests begin an entry.
-pub(crate) fn put_head(bytes: &mut Vec<u8>, path: &RelPath, kind: EntryKind, mode: u32) {
-    bytes.push(match kind {
-        EntryKind::File => b'f',
-        EntryKind::Directory => b'd',
-        EntryKind::Symlink => b'l',
-    });
-    bytes.extend_from_slice(&(mode as u16).to_le_bytes());
-    put_short(bytes, path.as_bytes());
-}
-
-// At most 65,535 bytes behind their length.
-pub(crate) fn put_short(bytes: &mut Vec<u8>, data: &[u8]) {
-    let len = u16::try_from(data.len()).expect("paths, targets and names are far below 64 KiB");
-    bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(data);
 }

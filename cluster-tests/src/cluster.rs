@@ -4,6 +4,7 @@
 //! Every node has its own folder: `data/`, `epochlog.toml`, `node.log`. When a
 //! test fails, the tails of the logs are printed.
 
+mod disks;
 mod node;
 mod options;
 
@@ -23,6 +24,7 @@ pub use options::Options;
 
 use crate::binary;
 use crate::cli::{Caller, Output, Running, Shell, clean, create, signal};
+use crate::disks::SmallDisk;
 use crate::scratch::{Scratch, set_mode};
 use crate::seed::Rng;
 use crate::trees::give_to;
@@ -40,6 +42,8 @@ pub struct Cluster {
     pub options: Options,
     /// How its command lines are run.
     pub shell: Shell,
+    /// What is mounted below the folder, and is unmounted before it goes: of node N at N - 1, that of the sources last.
+    disks: Vec<SmallDisk>,
     folder: Scratch,
 }
 
@@ -49,12 +53,15 @@ impl Cluster {
     /// # Panics
     /// When it does not come up.
     pub fn start(name: &str, options: Options) -> Cluster {
-        let mut cluster = Cluster::prepare(name, options);
-        for id in 1..=cluster.options.nodes {
-            cluster.restart(id);
+        Cluster::prepare(name, options).started()
+    }
+
+    fn started(mut self) -> Cluster {
+        for id in 1..=self.options.nodes {
+            self.restart(id);
         }
-        cluster.wait_ready();
-        cluster
+        self.wait_ready();
+        self
     }
 
     /// Makes folders and configuration, starts nothing.
@@ -94,7 +101,7 @@ impl Cluster {
             fs::create_dir(folder.join(home)).expect("the scratch folder can be written");
         }
         let shell = Shell { binary, folder: folder.join("cli"), user: options.user };
-        let cluster = Cluster { nodes, options, shell, folder };
+        let cluster = Cluster { nodes, options, shell, disks: Vec::new(), folder };
         for node in &cluster.nodes {
             let text = cluster.options.configuration(node, &cluster.nodes, &cluster.folder.join("sources"));
             fs::write(&node.config, text).expect("the scratch folder can be written");
@@ -404,6 +411,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        self.free_disks();
         self.kill9_all();
         if std::thread::panicking() {
             for node in &self.nodes {

@@ -2,6 +2,7 @@
 //! lets it mount; whoever asks is told when it does not work. Mounted below the scratch folder, unmounted on drop.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -51,10 +52,19 @@ impl SmallDisk {
             }
             Kind::LoopExt4 => {
                 let image = at.with_extension("ext4");
-                let made = File::create(&image).and_then(|file| file.set_len(bytes));
-                made.map_err(|error| format!("{}: {error}", image.display()))?;
-                run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), "-m".as_ref(), "0".as_ref(), &image])?;
-                run("mount", &["-o".as_ref(), "loop".as_ref(), &image, at])?;
+                write_zeros(&image, bytes).map_err(|error| format!("{}: {error}", image.display()))?;
+                // Nothing of it is left to the kernel for later, where it would be measured.
+                let whole =
+                    ["-q", "-F", "-m", "0", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+                let whole: Vec<&Path> = whole.iter().map(Path::new).chain([image.as_path()]).collect();
+                run("mkfs.ext4", &whole)?;
+                // Past the page cache below, as a disk is.
+                let args = ["--find", "--show", "--direct-io=on"].map(Path::new);
+                let device = run("losetup", &args.into_iter().chain([image.as_path()]).collect::<Vec<_>>())?;
+                let mounted = run("mount", &[Path::new(device.trim()), at]);
+                // It goes with the mount.
+                run("losetup", &["-d".as_ref(), device.trim().as_ref()])?;
+                mounted?;
                 // A data folder is empty when it is new.
                 fs::remove_dir(at.join("lost+found")).map_err(|error| error.to_string())?;
             }
@@ -132,10 +142,20 @@ impl Foreign {
     }
 }
 
-fn run(program: &str, args: &[&Path]) -> Result<(), String> {
+/// All blocks are the file's own before anybody measures: giving them out costs a write of its journal each.
+fn write_zeros(path: &Path, bytes: u64) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
+    file.sync_all()?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(())
+}
+
+/// What it says on stdout.
+fn run(program: &str, args: &[&Path]) -> Result<String, String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     match output {
-        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Ok(output) => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
         Err(error) => Err(format!("{program}: {error}")),
     }

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use checkpoint::limits::PART_BYTES_MAX;
-use checkpoint::{CommitId, Digest, EntryKind, JobName, Piece, PlanEntry, RelPath};
-use prost::Message;
+use checkpoint::plan::encode;
+use checkpoint::{CommitId, Digest, JobName, Piece, PlanEntry};
 
 use crate::record::{Kind, LogRecord, proto};
 
@@ -33,21 +33,10 @@ pub struct Opening {
     pub depends_on: Vec<String>,
 }
 
-/// An entry of a plan that cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EntryError {
-    /// Its path is none.
-    #[error(transparent)]
-    Path(#[from] checkpoint::epoch::PathError),
-    /// Its kind is none.
-    #[error("an entry of kind {0} is not known")]
-    Kind(i32),
-}
-
 /// A plan's pages, each within [`PART_BYTES_MAX`] encoded, never empty but for an empty plan.
 #[derive(Debug, Clone)]
 pub struct Pages {
-    pages: Vec<Vec<proto::PlanEntry>>,
+    pages: Vec<Bytes>,
     entries: u32,
     bytes: u64,
     digest: Digest,
@@ -59,22 +48,16 @@ impl Pages {
     /// # Panics
     /// When the plan has 2^32 entries or more: `checkpoint` refuses such a plan.
     pub fn new(entries: &[PlanEntry]) -> Self {
-        let mut pages = Vec::new();
-        let mut page = Vec::new();
-        let mut page_bytes = 0;
+        let (mut pages, mut page) = (Vec::new(), Vec::new());
         for entry in entries {
-            let entry = entry_to_proto(entry);
-            // Tag and length before the entry take at most six bytes.
-            let bytes = entry.encoded_len() + 6;
-            if page_bytes + bytes > PART_BYTES_MAX && !page.is_empty() {
-                pages.push(std::mem::take(&mut page));
-                page_bytes = 0;
+            let entry = encode([entry]);
+            if page.len() + entry.len() > PART_BYTES_MAX && !page.is_empty() {
+                pages.push(Bytes::from(std::mem::take(&mut page)));
             }
-            page_bytes += bytes;
-            page.push(entry);
+            page.extend_from_slice(&entry);
         }
         if !page.is_empty() {
-            pages.push(page);
+            pages.push(Bytes::from(page));
         }
         Pages {
             pages,
@@ -92,13 +75,18 @@ impl Pages {
     /// The Part record of one page.
     pub fn part(&self, attempt: u64, page: u32) -> LogRecord {
         let entries = self.pages[page as usize].clone();
-        bare(Kind::Part(proto::Part { attempt, page, entries }))
+        part(attempt, page, entries)
     }
 
     /// The Part records from page `from` on, for a commit that resumes with `from` pages in the log.
     pub fn parts(&self, attempt: u64, from: u32) -> impl Iterator<Item = LogRecord> {
         (from..self.count()).map(move |page| self.part(attempt, page))
     }
+}
+
+/// A page of a plan; its entries as `checkpoint::plan` encodes them.
+pub fn part(attempt: u64, page: u32, entries: Bytes) -> LogRecord {
+    bare(Kind::Part(proto::Part { attempt, page, entries }))
 }
 
 /// Forgets a job that has nothing left.
@@ -157,15 +145,11 @@ pub fn whole(opening: &Opening, plan: &Pages, pieces: &[Piece], root: Digest) ->
         [Piece::Pack { files, payload }] => (files.iter().map(packed_to_proto).collect(), payload.clone()),
         _ => return None,
     };
-    let entries: Vec<_> = plan.pages.concat();
-    let page_bytes: usize = entries.iter().map(|entry| entry.encoded_len() + 6).sum();
-    if entries.len() > WHOLE_ENTRIES_MAX
-        || payload.len() as u64 > WHOLE_BYTES_MAX
-        || page_bytes > PART_BYTES_MAX
-        || plan.count() != 1
-    {
+    let [entries] = plan.pages.as_slice() else { return None };
+    if plan.entries as usize > WHOLE_ENTRIES_MAX || payload.len() as u64 > WHOLE_BYTES_MAX {
         return None;
     }
+    let entries = entries.clone();
     let whole =
         proto::Whole { begin: Some(begin_message(opening, plan)), entries, files, root: digest_bytes(root) };
     Some(LogRecord::new(Kind::Whole(whole), payload))
@@ -232,50 +216,6 @@ pub fn genesis(cluster: [u8; 16], members: impl IntoIterator<Item = (u64, [u8; 1
 /// Fixes the incarnation of a node.
 pub fn join(node: u64, incarnation: [u8; 16]) -> LogRecord {
     bare(Kind::Join(proto::Join { member: Some(member((node, incarnation))) }))
-}
-
-/// An entry of a plan as it travels.
-pub fn entry_to_proto(entry: &PlanEntry) -> proto::PlanEntry {
-    let kind = match entry.kind {
-        EntryKind::File => proto::EntryKind::File,
-        EntryKind::Directory => proto::EntryKind::Directory,
-        EntryKind::Symlink => proto::EntryKind::Symlink,
-    };
-    proto::PlanEntry {
-        path: Bytes::copy_from_slice(entry.path.as_bytes()),
-        kind: kind as i32,
-        mode: entry.mode,
-        size: entry.size,
-        target: Bytes::copy_from_slice(&entry.target),
-    }
-}
-
-/// An entry of a plan from the wire. Its path is checked by itself; whether it fits its plan is
-/// for `checkpoint::plan` to say.
-///
-/// # Errors
-/// No path, or no kind.
-pub fn entry_from_proto(entry: &proto::PlanEntry) -> Result<PlanEntry, EntryError> {
-    let (kind, path) = (kind_from_proto(entry.kind)?, RelPath::parse(&entry.path)?);
-    Ok(PlanEntry { path, kind, mode: entry.mode, size: entry.size, target: entry.target.to_vec() })
-}
-
-/// Whether [`entry_from_proto`] would take it; copies nothing.
-///
-/// # Errors
-/// As [`entry_from_proto`].
-pub fn check_entry(entry: &proto::PlanEntry) -> Result<(), EntryError> {
-    kind_from_proto(entry.kind)?;
-    Ok(RelPath::check(&entry.path)?)
-}
-
-fn kind_from_proto(kind: i32) -> Result<EntryKind, EntryError> {
-    match proto::EntryKind::try_from(kind) {
-        Ok(proto::EntryKind::File) => Ok(EntryKind::File),
-        Ok(proto::EntryKind::Directory) => Ok(EntryKind::Directory),
-        Ok(proto::EntryKind::Symlink) => Ok(EntryKind::Symlink),
-        Ok(proto::EntryKind::Unspecified) | Err(_) => Err(EntryError::Kind(kind)),
-    }
 }
 
 fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {

@@ -36,6 +36,7 @@ mod listed;
 mod log_time;
 mod outcomes;
 mod pages;
+mod paging;
 mod quarantine;
 mod query;
 mod ring;
@@ -60,7 +61,8 @@ pub use held::{Gone, Held};
 pub use holding::Holding;
 pub use listed::ChangedRow;
 pub use log_time::TimeNeed;
-pub use pages::{Page, PageLost, PlanPages, page_bytes};
+pub use pages::{Page, PageLost, PlanPages};
+pub use paging::{Paged, Paging};
 pub use quarantine::QuarantineInfo;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use rows::{DecodeError, RowKey};
@@ -130,7 +132,7 @@ impl Ledger {
 
     fn moved_to(&mut self, id: LogId) {
         self.applied = Some(id);
-        self.held = None;
+        (self.held, self.paged) = (None, None);
         self.touch(RowKey::Meta);
         self.sum_up();
     }

@@ -5,6 +5,7 @@
 //! replica is: `snapshot <= performed <= applied`, and `performed <= flushed`.
 //!
 //! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
+//! `prepare` what a seal will be compared with,
 //! `install` and `plant` a snapshot from elsewhere, `lacking`, `missing` and `bring` what has to be brought from peers,
 //! `staged` what came and is no directory yet, `project` the catalog that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
 //! together.
@@ -16,6 +17,7 @@ mod keep;
 mod lacking;
 mod missing;
 mod plant;
+mod prepare;
 mod project;
 mod staged;
 mod start;
@@ -35,10 +37,10 @@ use crate::catalog::Catalog;
 use crate::dues::{Dues, Expected, Ground, Pins, Replay};
 
 pub use crate::dues::Owed;
-use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Page, PageLost, PlanPages, Verdict};
+use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Page, Paging, PlanPages, Verdict};
 use crate::performer::{Performer, Publication};
-use crate::plans::{Patient, Plans};
-use crate::record::{Body, Entry, Header, Kind, LogId};
+use crate::plans::Plans;
+use crate::record::{Body, Entry, LogId};
 use crate::snapshot::{Folder, SnapshotMeta};
 use crate::store::LogStore;
 
@@ -48,6 +50,8 @@ pub use crate::plans::write_page;
 pub use lacking::{AttemptLacks, PackedFile, lacking_of_attempts, lacking_pages};
 pub use missing::{Missing, adopt};
 pub use plant::plant;
+pub use prepare::Early;
+use prepare::Gatherings;
 pub use staged::StagedCopies;
 pub use start_error::StartError;
 
@@ -66,7 +70,7 @@ pub struct Marks {
 
 /// Ledger, performer, snapshots and catalog of one replica.
 ///
-/// Locks, in the order in which they may be taken: `snapshots`, the performer's pause (never under the pins), the pins,
+/// Locks, in the order in which they may be taken: the turn of an attempt (`prepare`), `snapshots`, the performer's pause (never under the pins), the pins,
 /// the store's names, `catalog`, `ledger`, the performer's orders, the dues.
 pub struct Machine {
     ledger: RwLock<Ledger>,
@@ -76,6 +80,7 @@ pub struct Machine {
     store: Arc<Store>,
     log: LogStore,
     plans: Arc<Plans>,
+    gatherings: Arc<Gatherings>,
     snapshots: Mutex<Snapshots>,
     /// What the newest and the older snapshot are of; `snapshots` may be held over a disk.
     kept: watch::Sender<(Option<SnapshotMeta>, Option<SnapshotMeta>)>,
@@ -98,41 +103,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Machine {
-    /// Works out beforehand what a seal has to be compared with: reads its plan and puts its tree together. The ledger
-    /// is held for slices of it only. Blocks for as long as it takes: seconds for a million entries.
+    /// Applies the next entry: [`Machine::ahead`] and [`Machine::step`].
     ///
     /// # Errors
-    /// A page of the plan is lost here: without it this replica knows less than the others, and stops.
-    pub fn prepare(&self, header: &Header) -> Result<(), PageLost> {
-        let Some(Kind::Seal(seal)) = &header.kind else { return Ok(()) };
-        let Some(mut gathering) = self.ledger().gathering(seal.attempt) else { return Ok(()) };
-        while let Some(page) = gathering.next() {
-            let entries =
-                page.read(&Patient(&self.plans)).inspect_err(|lost| self.log.fail(lost.to_string()))?;
-            if gathering.take(&self.ledger(), entries).is_none() {
-                return Ok(());
-            }
+    /// As of both.
+    pub fn apply(&self, entry: &Entry) -> Result<Verdict, LedgerFault> {
+        self.ahead(entry)?;
+        self.step(entry)
+    }
+
+    /// Works out what takes long of the next entry, with the ledger locked for moments only. See [`Ledger::takes_long`] for
+    /// when not to call this on a thread that others wait for.
+    ///
+    /// # Errors
+    /// The plan of what it seals is lost here: this replica must stop.
+    pub fn ahead(&self, entry: &Entry) -> Result<(), LedgerFault> {
+        let Body::Record(record) = &entry.body else { return Ok(()) };
+        self.prepare(&record.header)?;
+        let (paging, holding) = {
+            let ledger = self.ledger();
+            (ledger.paging(&record.header), ledger.holding(&record.header))
+        };
+        if let Some(paged) = paging.map(Paging::read) {
+            self.write().keep_paged(paged);
         }
-        let gathered = gathering.finish();
-        let needless = self.write().keep_tree(gathered);
-        drop(needless);
+        if let Some(held) = holding.and_then(Holding::hold) {
+            self.write().keep_held(held);
+        }
         Ok(())
     }
 
-    /// Applies the next entry. What takes long is done before the ledger is locked, or after: see
-    /// [`Ledger::takes_long`] for when not to call this on a thread that others wait for.
+    /// Applies the next entry, of which nothing is left that takes long.
     ///
     /// # Errors
     /// [`LedgerFault`] when this binary cannot judge the record (it is older than the cluster's
-    /// rules), or has lost the plan of what it seals: this replica must stop.
-    pub fn apply(&self, entry: &Entry) -> Result<Verdict, LedgerFault> {
-        if let Body::Record(record) = &entry.body {
-            self.prepare(&record.header)?;
-            let holding = self.ledger().holding(&record.header);
-            if let Some(held) = holding.and_then(Holding::hold) {
-                self.write().keep_held(held);
-            }
-        }
+    /// rules), or nobody has read the plan of what it seals: this replica must stop.
+    pub fn step(&self, entry: &Entry) -> Result<Verdict, LedgerFault> {
         let mut ledger = self.write();
         let (verdict, effects) = match &entry.body {
             Body::Blank | Body::Membership(_) => {
@@ -168,7 +174,7 @@ impl Machine {
     ///
     /// # Errors
     /// They are not here.
-    pub fn page(&self, page: &Page) -> io::Result<Vec<u8>> {
+    pub fn page(&self, page: &Page) -> io::Result<Bytes> {
         let bytes = self.plans.read(page)?;
         if !page.is(&bytes) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the page does not verify"));

@@ -10,12 +10,13 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use checkpoint::disk::{Disk, says_nothing};
 use checkpoint::durable::{ensure_dir, ignore_missing};
 use checkpoint::store::{Layout, Store};
 use checkpoint::{PlanEntry, RelPath};
 
-use crate::ledger::{Page, PageLost, PlanPages, page_bytes};
+use crate::ledger::{Page, PageLost, PlanPages};
 use crate::record::{Body, Kind};
 use crate::store::LogStore;
 
@@ -39,8 +40,9 @@ pub(crate) struct PageFiles<'a> {
 }
 
 impl PlanPages for PageFiles<'_> {
-    fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
-        self.disk.read_file(&self.layout.page_file(page.attempt, page.page), u64::from(page.bytes))
+    fn read(&self, page: &Page) -> io::Result<Bytes> {
+        let path = self.layout.page_file(page.attempt, page.page);
+        self.disk.read_file(&path, u64::from(page.bytes)).map(Bytes::from)
     }
 }
 
@@ -59,7 +61,7 @@ pub fn write_page(store: &Store, page: &Page, bytes: &[u8]) -> io::Result<()> {
 }
 
 impl PlanPages for Plans {
-    fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
+    fn read(&self, page: &Page) -> io::Result<Bytes> {
         let in_log = self.in_log(page);
         if let Ok(Some(bytes)) = in_log {
             return Ok(bytes);
@@ -77,7 +79,7 @@ impl PlanPages for Plans {
 pub(crate) struct Patient<'a>(pub &'a Plans);
 
 impl PlanPages for Patient<'_> {
-    fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
+    fn read(&self, page: &Page) -> io::Result<Bytes> {
         let since = Instant::now();
         loop {
             match self.0.read(page) {
@@ -97,13 +99,13 @@ impl Plans {
     }
 
     /// `None` when the log does not hold its record, or another one in its place.
-    fn in_log(&self, page: &Page) -> io::Result<Option<Vec<u8>>> {
+    fn in_log(&self, page: &Page) -> io::Result<Option<Bytes>> {
         // A peer may ask for anything.
         let Some(end) = page.index.checked_add(1) else { return Ok(None) };
         let Some(entry) = self.log.headers(page.index..end)?.pop() else { return Ok(None) };
         let Body::Record(record) = entry.body else { return Ok(None) };
         let Some(Kind::Part(part)) = &record.header.kind else { return Ok(None) };
-        Ok(page_bytes(part).filter(|bytes| page.is(bytes)))
+        Ok(Some(part.entries.clone()).filter(|bytes| page.is(bytes)))
     }
 
     /// The entries of a page.

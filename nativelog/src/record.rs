@@ -18,9 +18,9 @@ pub use proto::Record;
 pub use proto::record::Kind;
 
 /// The newest record version that this code writes and understands. A new field raises it: see `docs/format.md`.
-pub const RECORD_VERSION: u32 = 3;
+pub const RECORD_VERSION: u32 = 4;
 /// The oldest record version that this code understands.
-pub const RECORD_VERSION_MIN: u32 = 3;
+pub const RECORD_VERSION_MIN: u32 = 4;
 
 /// A position in the log: who led when the entry was proposed, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

@@ -9,11 +9,9 @@ use checkpoint::limits::{
     CHUNK_BYTES_MAX, FILE_BYTES_MAX, PACK_BYTES_MAX, PACK_FILES_MAX, PART_BYTES_MAX, REUSE_FILES_MAX,
     WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX, ZERO_BYTES_MAX,
 };
-use checkpoint::plan::check_entries;
+use checkpoint::plan::{check_entries, entries};
 use checkpoint::{CommitId, Digest, JobName, Limits};
-use prost::Message;
 
-use crate::compose::{self, entry_from_proto};
 pub use crate::record::HEADER_BYTES_MAX;
 use crate::record::{Header, Kind, LogRecord, RECORD_VERSION, RECORD_VERSION_MIN, proto};
 
@@ -111,11 +109,11 @@ fn check_bare(kind: &Kind) -> Result<(), ShapeError> {
             if part.entries.is_empty() {
                 return Err(ShapeError::Field("a page of a plan is not empty"));
             }
-            if part.entries.iter().map(|entry| entry.encoded_len() + 6).sum::<usize>() > PART_BYTES_MAX + 8192
-            {
+            if part.entries.len() > PART_BYTES_MAX {
                 return Err(ShapeError::Field("a page of a plan has at most 256 KiB"));
             }
-            part.entries.iter().try_for_each(check_entry)
+            entries(&part.entries)
+                .try_for_each(|read| read.map(drop).map_err(|error| ShapeError::Entry(error.to_string())))
         }
         Kind::Zero(zero) => check_zero(zero),
         Kind::Reuse(reuse) => {
@@ -224,20 +222,21 @@ fn check_packed(
 fn check_whole(whole: &proto::Whole, payload_bytes: u64, payload: Option<&[u8]>) -> Result<(), ShapeError> {
     check_begin(whole.begin.as_ref().ok_or(ShapeError::Field("a whole epoch without its begin"))?)?;
     digest(&whole.root)?;
-    if whole.entries.len() > WHOLE_ENTRIES_MAX
+    if whole.entries.len() > PART_BYTES_MAX {
+        return Err(ShapeError::Field("the plan of a whole epoch has at most 256 KiB"));
+    }
+    let some = WHOLE_ENTRIES_MAX + 1;
+    let entries: Result<Vec<_>, _> =
+        entries(&whole.entries).take(some).map(|read| read.map(|read| read.entry)).collect();
+    let entries = entries.map_err(|error| ShapeError::Entry(error.to_string()))?;
+    if entries.len() > WHOLE_ENTRIES_MAX
         || whole.files.len() > WHOLE_ENTRIES_MAX
         || payload_bytes > WHOLE_BYTES_MAX
     {
         return Err(ShapeError::Field("a whole epoch has at most 64 entries and 64 KiB"));
     }
-    let entries: Result<Vec<_>, _> = whole.entries.iter().map(entry_from_proto).collect();
-    let entries = entries.map_err(|error| ShapeError::Entry(error.to_string()))?;
-    check_entries(&entries, &Limits::default()).map_err(|error| ShapeError::Entry(error.to_string()))?;
+    check_entries(entries, &Limits::default()).map_err(|error| ShapeError::Entry(error.to_string()))?;
     check_packed(&whole.files, payload_bytes, payload)
-}
-
-fn check_entry(entry: &proto::PlanEntry) -> Result<(), ShapeError> {
-    compose::check_entry(entry).map_err(|error| ShapeError::Entry(error.to_string()))
 }
 
 fn job_name(name: &str) -> Result<(), ShapeError> {
@@ -358,6 +357,25 @@ mod tests {
         }
         let long = compose::abort(1, "x".repeat(HEADER_BYTES_MAX));
         assert!(matches!(check(&long), Err(ShapeError::HeaderBytes(_))));
+    }
+
+    #[test]
+    fn a_page_has_whole_entries_and_no_more_than_its_limit() {
+        let part = |entries: Vec<u8>| check(&compose::part(1, 0, entries.into()));
+        let root: &[u8] = b"d\xed\x01\x00\x00";
+        let link = |target: usize| {
+            [b"l\xff\x01\x01\x00n", &(target as u16).to_le_bytes()[..], &vec![b'x'; target]].concat()
+        };
+        // A door does not know whether it fits the plan.
+        assert_eq!(part(root.repeat(3)), Ok(()));
+        let most = [root.repeat((PART_BYTES_MAX - 8) / 5 - 9), link(0)].concat();
+        let full = [most.clone(), link(PART_BYTES_MAX - most.len() - 8)].concat();
+        assert_eq!((full.len(), part(full.clone())), (PART_BYTES_MAX, Ok(())));
+        assert!(matches!(part([full, root.to_vec()].concat()), Err(ShapeError::Field(_))));
+        assert!(matches!(part(Vec::new()), Err(ShapeError::Field(_))));
+        assert!(matches!(part(root[..4].to_vec()), Err(ShapeError::Entry(_))));
+        assert!(matches!(part([root, &link(9)[..12]].concat()), Err(ShapeError::Entry(_))));
+        assert!(matches!(part([root, b"x\xed\x01\x00\x00"].concat()), Err(ShapeError::Entry(_))));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use std::io;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use nativelog::background::{self, BULK};
 use nativelog::ledger::{LedgerFault, Verdict};
 use nativelog::machine::Machine;
@@ -65,22 +65,28 @@ impl StateMachine {
 
 impl StateMachine {
     /// What takes long does not hold up the others of this thread. Where nobody waits for it, as at a follower, it gives way
-    /// to those that somebody waits for.
+    /// to those that somebody waits for; so do pages of plans, of which many come at once. The step itself is never done by
+    /// a thread that gives way: it locks the ledger.
     async fn judge(&self, entry: &Entry, awaited: bool) -> io::Result<Result<Verdict, LedgerFault>> {
-        let long = match &entry.body {
-            Body::Record(record) => self.machine.ledger().takes_long(&record.header),
-            Body::Blank | Body::Membership(_) => false,
-        };
-        if !long {
+        let Body::Record(record) = &entry.body else { return Ok(self.machine.apply(entry)) };
+        if !self.machine.ledger().takes_long(&record.header) {
             return Ok(self.machine.apply(entry));
         }
-        let (machine, entry) = (self.machine.clone(), entry.clone());
-        let apply = move || machine.apply(&entry);
-        if awaited {
-            return spawn_blocking(apply).await.map_err(io::Error::other);
+        let page = matches!(record.header.kind, Some(Kind::Part(_)));
+        let (machine, next) = (self.machine.clone(), entry.clone());
+        let ahead = move || machine.ahead(&next);
+        let ahead = match awaited && !page {
+            true => spawn_blocking(ahead).await.map_err(io::Error::other)?,
+            false => background::run("apply", BULK, ahead).await.ok_or_else(panicked)?,
+        };
+        if let Err(fault) = ahead {
+            return Ok(Err(fault));
         }
-        let applied = background::run("apply", BULK, apply).await;
-        applied.ok_or_else(panicked)
+        if page {
+            return Ok(self.machine.step(entry));
+        }
+        let (machine, next) = (self.machine.clone(), entry.clone());
+        spawn_blocking(move || machine.step(&next)).await.map_err(io::Error::other)
     }
 }
 
@@ -119,6 +125,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             let entry = to_entry(entry);
             let verdict = self.judge(&entry, responder.is_some()).await?.map_err(io::Error::other)?;
+            if let Body::Record(record) = &entry.body
+                && verdict.is_accepted()
+                && let Some(early) = self.machine.early(&record.header)
+            {
+                let machine = self.machine.clone();
+                let prepared = background::run("prepare-seal", BULK, move || machine.prepare_early(early));
+                tokio::spawn(prepared.inspect(|done| {
+                    if done.is_none() {
+                        tracing::error!("what prepares a seal panicked; its seal does it again");
+                    }
+                }));
+            }
             if let Body::Record(record) = &entry.body
                 && matches!(record.header.kind, Some(Kind::Genesis(_) | Kind::Join(_)))
             {

@@ -2,8 +2,10 @@
 //! manifest. Works entry by entry in the memory of one path, so that pages can
 //! be checked as they come.
 
-use super::{PlanEntry, PlanError};
-use crate::epoch::{EntryKind, RelPath, escape};
+use std::cmp::Ordering;
+
+use super::{EntryRef, PlanError};
+use crate::epoch::{EntryKind, PathRef, RelPath, escape};
 use crate::limits::{DEPTH_MAX, FILE_BYTES_MAX, Limits, MODE_MAX, TARGET_BYTES_MAX};
 
 /// Checks entries one after the other.
@@ -12,7 +14,8 @@ pub struct PlanChecker {
     limits: Limits,
     entries: u64,
     bytes: u64,
-    last: Option<RelPath>,
+    // The path that came last, once there was one.
+    last: Vec<u8>,
     // Directories that later entries can still be in, outermost first. Sorted, because each is a prefix of the
     // next: bytewise order lets `a-b` come between `a` and `a/b`, and those in between end before.
     open: Vec<RelPath>,
@@ -20,20 +23,23 @@ pub struct PlanChecker {
 
 /// Checks a whole list: the root first, sorted, no duplicates, every parent listed and a directory, modes,
 /// sizes, targets, limits.
-pub fn check_entries(entries: &[PlanEntry], limits: &Limits) -> Result<(), PlanError> {
+pub fn check_entries<'a>(
+    entries: impl IntoIterator<Item = EntryRef<'a>>,
+    limits: &Limits,
+) -> Result<(), PlanError> {
     let mut checker = PlanChecker::new(*limits);
-    entries.iter().try_for_each(|entry| checker.push(entry))?;
+    entries.into_iter().try_for_each(|entry| checker.push(entry))?;
     checker.finish()
 }
 
-fn refused(path: &RelPath, why: impl Into<String>) -> PlanError {
+fn refused(path: PathRef<'_>, why: impl Into<String>) -> PlanError {
     PlanError::Refused { path: path.to_string(), why: why.into() }
 }
 
 impl PlanChecker {
     /// Starts before the first entry.
     pub fn new(limits: Limits) -> PlanChecker {
-        PlanChecker { limits, entries: 0, bytes: 0, last: None, open: Vec::new() }
+        PlanChecker { limits, entries: 0, bytes: 0, last: Vec::new(), open: Vec::new() }
     }
 
     /// Goes on where another one was: after so many entries of so many bytes, of which `last` was the last, with
@@ -44,15 +50,17 @@ impl PlanChecker {
         last: Option<RelPath>,
         open: Vec<RelPath>,
     ) -> Option<PlanChecker> {
-        let nested = open.windows(2).all(|two| two[0] < two[1] && may_hold(&two[0], &two[1]));
+        let nested =
+            open.windows(2).all(|two| two[0] < two[1] && may_hold(two[0].borrowed(), two[1].borrowed()));
         let begun = (entries > 0) == last.is_some() && open.is_empty() != last.is_some();
         let holds = open.last().zip(last.as_ref()).is_none_or(|(dir, last)| dir <= last);
+        let last = last.map(|last| last.as_bytes().to_vec()).unwrap_or_default();
         (nested && begun && holds).then_some(PlanChecker { limits, entries, bytes, last, open })
     }
 
-    /// The path of the entry that came last.
-    pub fn last(&self) -> Option<&RelPath> {
-        self.last.as_ref()
+    /// The bytes of the path that came last.
+    pub fn last(&self) -> Option<&[u8]> {
+        (self.entries > 0).then_some(&self.last)
     }
 
     /// Directories that later entries may be in, outermost first: as text each begins with the one before it.
@@ -71,27 +79,16 @@ impl PlanChecker {
     }
 
     /// Takes the next entry.
-    pub fn push(&mut self, entry: &PlanEntry) -> Result<(), PlanError> {
-        self.push_parts(&entry.path, entry.kind, entry.mode, entry.size, &entry.target)
-    }
-
-    pub(crate) fn push_parts(
-        &mut self,
-        path: &RelPath,
-        kind: EntryKind,
-        mode: u32,
-        size: u64,
-        target: &[u8],
-    ) -> Result<(), PlanError> {
-        self.check_place(path, kind)?;
-        check_entry(path, kind, mode, size, target)?;
-        self.entries += 1;
-        if self.entries > self.limits.files_max.min(u64::from(u32::MAX)) {
+    pub fn push(&mut self, entry: EntryRef<'_>) -> Result<(), PlanError> {
+        let path = entry.path;
+        self.check_place(path, entry.kind)?;
+        check_entry(entry)?;
+        if self.entries + 1 > self.limits.files_max.min(u64::from(u32::MAX)) {
             let limit = self.limits.files_max;
             return Err(PlanError::Limit { what: "too many entries", limit, unit: "entries" });
         }
-        self.bytes = self.bytes.saturating_add(size);
-        if self.bytes > self.limits.bytes_max {
+        let bytes = self.bytes.saturating_add(entry.size);
+        if bytes > self.limits.bytes_max {
             let limit = self.limits.bytes_max;
             return Err(PlanError::Limit { what: "too many bytes", limit, unit: "bytes" });
         }
@@ -99,32 +96,34 @@ impl PlanChecker {
             let why = format!("it is deeper than {} components", self.limits.depth_max);
             return Err(refused(path, why));
         }
-        if kind == EntryKind::Directory {
-            self.open.push(path.clone());
+        if entry.kind == EntryKind::Directory {
+            self.open.push(path.to_rel_path());
         }
-        self.last = Some(path.clone());
+        (self.entries, self.bytes) = (self.entries + 1, bytes);
+        self.last.clear();
+        self.last.extend_from_slice(path.as_bytes());
         Ok(())
     }
 
-    fn check_place(&mut self, path: &RelPath, kind: EntryKind) -> Result<(), PlanError> {
-        let Some(last) = &self.last else {
+    fn check_place(&mut self, path: PathRef<'_>, kind: EntryKind) -> Result<(), PlanError> {
+        if self.entries == 0 {
             return match (path.is_root(), kind) {
                 (true, EntryKind::Directory) => Ok(()),
                 _ => Err(refused(path, "the first entry must be the root directory")),
             };
-        };
-        if path == last {
-            return Err(refused(path, "the path is listed twice"));
         }
-        if path < last {
-            return Err(refused(path, "entries are not sorted bytewise by path"));
+        match path.as_bytes().cmp(&self.last) {
+            Ordering::Equal => return Err(refused(path, "the path is listed twice")),
+            Ordering::Less => return Err(refused(path, "entries are not sorted bytewise by path")),
+            Ordering::Greater => {}
         }
         // Everything that starts with `dir/` sorts below `dir0`.
-        while self.open.last().is_some_and(|dir| !may_hold(dir, path)) {
+        while self.open.last().is_some_and(|dir| !may_hold(dir.borrowed(), path)) {
             self.open.pop();
         }
-        let parent = path.parent_bytes().unwrap_or_default();
-        if self.open.binary_search_by(|dir| dir.as_bytes().cmp(parent)).is_err() {
+        // Mostly the innermost one.
+        let parent = path.parent().map_or(&b""[..], PathRef::as_bytes);
+        if self.open.iter().rev().all(|dir| dir.as_bytes() != parent) {
             return Err(refused(path, "its parent is not listed before it as a directory"));
         }
         Ok(())
@@ -132,26 +131,21 @@ impl PlanChecker {
 
     /// Ends the list.
     pub fn finish(&self) -> Result<(), PlanError> {
-        match self.last {
-            Some(_) => Ok(()),
-            None => Err(PlanError::Refused { path: ".".into(), why: "there are no entries".into() }),
+        match self.entries {
+            0 => Err(PlanError::Refused { path: ".".into(), why: "there are no entries".into() }),
+            _ => Ok(()),
         }
     }
 }
 
 // Whether entries at or after `path` can still lie in `dir`.
-fn may_hold(dir: &RelPath, path: &RelPath) -> bool {
+fn may_hold(dir: PathRef<'_>, path: PathRef<'_>) -> bool {
     let (dir, path) = (dir.as_bytes(), path.as_bytes());
     dir.is_empty() || (path.starts_with(dir) && path.get(dir.len()).is_none_or(|b| *b <= b'/'))
 }
 
-fn check_entry(
-    path: &RelPath,
-    kind: EntryKind,
-    mode: u32,
-    size: u64,
-    target: &[u8],
-) -> Result<(), PlanError> {
+fn check_entry(entry: EntryRef<'_>) -> Result<(), PlanError> {
+    let EntryRef { path, kind, mode, size, target } = entry;
     if kind != EntryKind::File && size != 0 {
         return Err(refused(path, "only files have a size"));
     }
@@ -190,6 +184,7 @@ fn check_entry(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::PlanEntry;
 
     fn entry(path: &str, kind: EntryKind) -> PlanEntry {
         let mode = if kind == EntryKind::Symlink { 0o777 } else { 0o755 };
@@ -199,7 +194,7 @@ mod tests {
 
     fn check(list: &[(&str, EntryKind)]) -> Result<(), PlanError> {
         let entries: Vec<_> = list.iter().map(|(path, kind)| entry(path, *kind)).collect();
-        check_entries(&entries, &Limits::default())
+        check_entries(entries.iter().map(PlanEntry::borrowed), &Limits::default())
     }
 
     #[test]
@@ -247,10 +242,16 @@ mod tests {
             let mut bad = entry("a", kind);
             bad.mode = mode;
             let list = [entry("", EntryKind::Directory), bad];
-            assert!(check_entries(&list, &Limits::default()).is_err(), "{mode:o} {kind:?}");
+            assert!(
+                check_entries(list.iter().map(PlanEntry::borrowed), &Limits::default()).is_err(),
+                "{mode:o} {kind:?}"
+            );
         }
         let list = [entry("", Directory), entry("a", File)];
         let tight = Limits { files_max: 1, ..Limits::default() };
-        assert!(matches!(check_entries(&list, &tight), Err(PlanError::Limit { .. })));
+        assert!(matches!(
+            check_entries(list.iter().map(PlanEntry::borrowed), &tight),
+            Err(PlanError::Limit { .. })
+        ));
     }
 }

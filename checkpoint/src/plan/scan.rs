@@ -39,7 +39,7 @@ pub(super) fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
     walk.found.sort_unstable_by(|a, b| a.0.path.cmp(&b.0.path));
     let (entries, stamps): (Vec<_>, Vec<_>) = walk.found.into_iter().unzip();
     let mut checker = PlanChecker::new(*limits);
-    entries.iter().try_for_each(|entry| checker.push(entry))?;
+    entries.iter().try_for_each(|entry| checker.push(entry.borrowed()))?;
     Ok(Plan { entries, stamps })
 }
 

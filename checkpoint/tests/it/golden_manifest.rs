@@ -3,7 +3,7 @@
 
 use checkpoint::digest::{Digest, content};
 use checkpoint::manifest::{decode_file, encode_file, root_of};
-use checkpoint::plan::plan_digest;
+use checkpoint::plan::{encode, plan_digest};
 use checkpoint::{EntryKind, Envelope, Manifest, ManifestEntry, Position, RelPath};
 
 fn manifest() -> Manifest {
@@ -50,6 +50,10 @@ fn the_tree_has_these_bytes() {
     assert_eq!(manifest.root().to_string(), GOLDEN_ROOT);
     let plan: Vec<_> = manifest.entries.iter().map(ManifestEntry::plan_entry).collect();
     assert_eq!(plan_digest(&plan).to_string(), GOLDEN_PLAN);
+    let page = ["64ed010000", "644001010061", "6cff010300612dff04002e2e2f78"].concat();
+    let files = [("66000107", "a/empty", "0000000000000000"), ("66a40103", "a/f", "0700000000000000")];
+    let files = files.map(|(head, path, size)| format!("{head}00{}{size}", hex(path.as_bytes()))).concat();
+    assert_eq!(hex(&encode(&plan)), page + &files);
     let digests: Vec<_> = manifest.entries.iter().map(|entry| entry.digest).collect();
     assert_eq!(root_of(&plan, &digests).to_string(), GOLDEN_ROOT);
 }

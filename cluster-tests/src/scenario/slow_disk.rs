@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crate::cli::Running;
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::counters::peak_rss;
-use crate::disks::{Kind, SmallDisk};
 use crate::inputs::random_directory;
 use crate::metrics::Metrics;
 use crate::needs::{Need, skip};
@@ -17,51 +16,26 @@ use crate::seed::Rng;
 use crate::trace::{Trace, is_there};
 use crate::wait::{try_until, wait_until};
 
-/// A cluster whose nodes have disks of their own. They are unmounted before the cluster's folder goes.
-struct Disked {
-    disks: Vec<SmallDisk>,
-    cluster: Cluster,
-}
-
-impl Drop for Disked {
-    fn drop(&mut self) {
-        for disk in &self.disks {
-            let _whole = disk.limit_writes(None);
-        }
-        self.cluster.kill9_all();
-    }
-}
-
-impl Disked {
-    fn start(name: &str, disk_bytes: u64) -> Option<Disked> {
-        let options = Options { shipped_timing: true, ..Options::default() };
-        let mut cluster = Cluster::prepare(name, options);
-        let mut disks = Vec::new();
-        for node in &cluster.nodes {
-            match SmallDisk::mount(Kind::LoopExt4, &node.data, disk_bytes) {
-                Ok(disk) => disks.push(disk),
-                Err(why) => {
-                    skip(Need::Mounts, "slow disks", &why);
-                    return None;
-                }
-            }
-        }
-        if let Err(why) = disks[0].limit_writes(None) {
-            skip(Need::Throttle, "slow disks", &why);
+/// A cluster whose nodes have disks of their own, which can be held.
+fn with_disks(name: &str, disk_bytes: u64) -> Option<Cluster> {
+    let options = Options { shipped_timing: true, ..Options::default() };
+    let cluster = match Cluster::start_on_disks(name, options, disk_bytes) {
+        Ok(cluster) => cluster,
+        Err(why) => {
+            skip(Need::Mounts, "slow disks", &why);
             return None;
         }
-        for id in 1..=cluster.options.nodes {
-            cluster.restart(id);
-        }
-        cluster.wait_ready();
-        Some(Disked { disks, cluster })
+    };
+    if let Err(why) = cluster.disk(1).limit_writes(None) {
+        skip(Need::Throttle, "slow disks", &why);
+        return None;
     }
+    Some(cluster)
+}
 
-    /// Lets the disk of one node take so much.
-    fn limit(&self, id: u64, bytes_per_s: Option<u64>) {
-        let disk = &self.disks[usize::try_from(id - 1).expect("few nodes")];
-        disk.limit_writes(bytes_per_s).unwrap_or_else(|why| panic!("{why}"));
-    }
+/// Lets the disk of one node take so much.
+fn limit(cluster: &Cluster, id: u64, bytes_per_s: Option<u64>) {
+    cluster.disk(id).limit_writes(bytes_per_s).unwrap_or_else(|why| panic!("{why}"));
 }
 
 /// Parameters of [`of_the_leader`].
@@ -80,14 +54,13 @@ pub struct SlowDisk {
 /// # Panics
 /// When the commit does not end *committed*, or a node takes more memory than it may.
 pub fn of_the_leader(name: &str, size: SlowDisk, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
-    let Some(disked) = Disked::start(name, 3 * size.bytes + (512 << 20)) else { return };
-    let cluster = &disked.cluster;
+    let Some(cluster) = with_disks(name, 3 * size.bytes + (512 << 20)) else { return };
     let leader = cluster.leader();
     let source = cluster.source("slow");
     random_directory(&source, 8, size.bytes / 8, rng);
     rustix::fs::sync();
-    disked.limit(leader, Some(size.leader_takes));
-    let watch = Watch::start(cluster);
+    limit(&cluster, leader, Some(size.leader_takes));
+    let watch = Watch::start(&cluster);
     let flags = ["--stream", "--timeout", "120s"];
     let output =
         cluster.commit_within(Duration::from_secs(600), &cluster.first(leader), &source, "slow", 1, &flags);
@@ -100,10 +73,10 @@ pub fn of_the_leader(name: &str, size: SlowDisk, rng: &mut Rng, progress: &mut d
         output.code,
         output.took
     ));
-    disked.limit(leader, None);
+    limit(&cluster, leader, None);
     output.ok();
     cluster.wait_published("slow", 1);
-    compare_everywhere(cluster, &source, "slow", 1);
+    compare_everywhere(&cluster, &source, "slow", 1);
     let peaks: Vec<u64> = cluster.nodes.iter().map(peak_rss).collect();
     assert!(peaks.iter().all(|peak| *peak <= size.rss_max), "peak RSS {peaks:?}, at most {}", size.rss_max);
 }
@@ -182,14 +155,13 @@ pub fn all_stand_still(
     rng: &mut Rng,
     progress: &mut dyn FnMut(String),
 ) {
-    let Some(disked) = Disked::start(name, 4 * bytes + (256 << 20)) else { return };
-    let cluster = &disked.cluster;
+    let Some(cluster) = with_disks(name, 4 * bytes + (256 << 20)) else { return };
     let leader = cluster.leader();
     let source = cluster.source("still");
     random_directory(&source, 4, bytes / 4, rng);
     rustix::fs::sync();
     let before = cluster.node(leader).newest_attempt();
-    let watch = Watch::start(cluster);
+    let watch = Watch::start(&cluster);
     let client: Running =
         cluster.spawn_commit(&cluster.first(leader), &source, "still", 1, &["--stream", "--timeout", "120s"]);
     wait_until(PATIENCE, "the commit to be on its way", || {
@@ -197,11 +169,11 @@ pub fn all_stand_still(
         if staged > 0 { Ok(()) } else { Err("nothing is staged") }
     });
     for id in 1..=cluster.options.nodes {
-        disked.limit(id, Some(1));
+        limit(&cluster, id, Some(1));
     }
     std::thread::sleep(still); // how long they stand still
     for id in 1..=cluster.options.nodes {
-        disked.limit(id, None);
+        limit(&cluster, id, None);
     }
     let output = client.wait_for(Duration::from_secs(300));
     // Whoever wants to stand for election because of it does so within two election timeouts.
@@ -213,7 +185,7 @@ pub fn all_stand_still(
     ));
     output.ok();
     cluster.wait_published("still", 1);
-    compare_everywhere(cluster, &source, "still", 1);
+    compare_everywhere(&cluster, &source, "still", 1);
     assert!(leaders.len() <= 2, "the leader changed {} times: {leaders:?}", leaders.len() - 1);
 }
 

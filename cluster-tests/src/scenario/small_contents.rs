@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::counters::{cpu_seconds, peak_rss, settled, written_by_calls};
 use crate::metrics::Metrics;
+use crate::needs::{Need, skip};
 use crate::scenario::many_files::write_many;
 use crate::scenario::restart::{commit_many, write_source};
 use crate::seed::Rng;
@@ -27,6 +28,8 @@ pub struct SmallContents {
     pub rss_max: u64,
     /// From the start of a killed node until it serves and follows.
     pub restart_max: Duration,
+    /// Each node has a new disk of so many bytes; `None`: all are on the one of the scratch folder, as it is.
+    pub disk_bytes: Option<u64>,
     /// A binary to compare with: CPU and bytes for each file are at most half of its.
     pub before: Option<PathBuf>,
 }
@@ -71,12 +74,12 @@ const SNAPSHOT_LOG_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
 /// # Panics
 /// When anything costs more than it may.
 pub fn small_contents(name: &str, size: &SmallContents, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
-    let before = size.before.clone().map(|binary| {
-        let (_cluster, cost) = measure(name, size, Some(binary), rng);
+    let before = size.before.clone().and_then(|binary| {
+        let (_cluster, cost) = measure(name, size, Some(binary), rng)?;
         progress(format!("before: {cost}"));
-        cost
+        Some(cost)
     });
-    let (cluster, now) = measure(name, size, None, rng);
+    let Some((cluster, now)) = measure(name, size, None, rng) else { return };
     progress(format!("now: {now}"));
     let mut broken = Vec::new();
     if now.peak_rss.iter().any(|peak| *peak > size.rss_max) {
@@ -98,8 +101,23 @@ pub fn small_contents(name: &str, size: &SmallContents, rng: &mut Rng, progress:
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-fn measure(name: &str, size: &SmallContents, binary: Option<PathBuf>, rng: &mut Rng) -> (Cluster, Cost) {
-    let cluster = Cluster::start(name, Options { shipped_timing: true, binary, ..Options::default() });
+fn measure(
+    name: &str,
+    size: &SmallContents,
+    binary: Option<PathBuf>,
+    rng: &mut Rng,
+) -> Option<(Cluster, Cost)> {
+    let options = Options { shipped_timing: true, binary, ..Options::default() };
+    let cluster = match size.disk_bytes {
+        None => Cluster::start(name, options),
+        Some(bytes) => match Cluster::start_on_disks(name, options, bytes) {
+            Ok(cluster) => cluster,
+            Err(why) => {
+                skip(Need::Mounts, "what small files cost, on new disks", &why);
+                return None;
+            }
+        },
+    };
     let source = cluster.source("small");
     write_many(&source, size.files, size.file_bytes, rng);
     rustix::fs::sync();
@@ -124,7 +142,7 @@ fn measure(name: &str, size: &SmallContents, binary: Option<PathBuf>, rng: &mut 
         disk_bytes: disk_bytes as f64 / files,
         took,
     };
-    (cluster, cost)
+    Some((cluster, cost))
 }
 
 /// Kills a node just before it would take a snapshot, and starts it again.

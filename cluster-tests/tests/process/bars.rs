@@ -35,6 +35,7 @@ fn small_contents_take_little_memory_and_a_killed_node_is_back() {
             epochs: 50,
             rss_max: 256 << 20,
             restart_max: Duration::from_secs(5),
+            disk_bytes: None,
             before: None,
         };
         small_contents::small_contents("small-contents", &size, rng, &mut say);

@@ -72,7 +72,8 @@ impl Admission {
         self.held.len()
     }
 
-    /// Judges a record as if everything in flight were not there, and its ranges against those in flight.
+    /// Judges a record as if everything in flight were not there, and its ranges against those in flight. The next page of a
+    /// plan is not judged here: its entries are where it is applied.
     ///
     /// Pages of a plan may follow each other in flight: page n is admitted when the pages before it are
     /// applied or in flight.
@@ -84,10 +85,13 @@ impl Admission {
             if self.pages.contains(&(part.attempt, part.page)) {
                 return Err(NotAdmitted::Duplicate);
             }
-            let here = ledger.attempt(part.attempt).map_or(0, |attempt| attempt.pages_here);
-            let in_flight = (here..part.page).all(|page| self.pages.contains(&(part.attempt, page)));
-            if part.page > here && in_flight {
-                return self.admit_later_page(ledger, part.attempt, part.page);
+            if let Some(attempt) = ledger.attempt(part.attempt) {
+                let here = attempt.pages_here;
+                let in_flight = (here..part.page).all(|page| self.pages.contains(&(part.attempt, page)));
+                if part.page >= here && in_flight {
+                    // What it says is judged where it is applied: to read it takes long.
+                    return self.admit_page((part.attempt, part.page), attempt.plan_pages);
+                }
             }
         }
         if ledger.ungathered(header).is_some() {
@@ -103,13 +107,9 @@ impl Admission {
         if !verdict.is_accepted() {
             return Err(NotAdmitted::Answered(verdict));
         }
-        if let Some(Kind::Part(part)) = &header.kind {
-            let here = ledger.attempt(attempt).map_or(0, |attempt| attempt.pages_here);
-            if part.page < here {
-                return Err(NotAdmitted::Answered(verdict));
-            }
-            self.pages.insert((attempt, part.page));
-            return Ok(self.ticket(Held::Page(attempt, part.page)));
+        if matches!(&header.kind, Some(Kind::Part(_))) {
+            // It is here.
+            return Err(NotAdmitted::Answered(verdict));
         }
         self.admit_ranges(ledger, attempt, ranges, verdict)
     }
@@ -129,14 +129,13 @@ impl Admission {
         }
     }
 
-    fn admit_later_page(&mut self, ledger: &Ledger, attempt: u64, page: u32) -> Result<Ticket, NotAdmitted> {
-        let pages = ledger.attempt(attempt).map_or(0, |attempt| attempt.plan_pages);
-        if page >= pages {
+    fn admit_page(&mut self, page: (u64, u32), pages: u32) -> Result<Ticket, NotAdmitted> {
+        if page.1 >= pages {
             let rejected = Rejected::new(Reason::Malformed, format!("the plan has {pages} pages"));
             return Err(NotAdmitted::Answered(Verdict::Rejected(rejected)));
         }
-        self.pages.insert((attempt, page));
-        Ok(self.ticket(Held::Page(attempt, page)))
+        self.pages.insert(page);
+        Ok(self.ticket(Held::Page(page.0, page.1)))
     }
 
     fn admit_ranges(

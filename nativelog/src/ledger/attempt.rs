@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use checkpoint::digest::DigestTree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::plan::{PlanChecker, PlanError, PlanHasher};
-use checkpoint::{CommitId, Digest, JobName, Limits, PlanEntry, store::Source};
+use checkpoint::plan::{Encoded, PlanChecker, PlanError, PlanHasher};
+use checkpoint::{CommitId, Digest, JobName, Limits, store::Source};
 
 use super::files::{FileState, Files, Staged, Stub, Whole};
 use super::pages::Page;
@@ -81,9 +81,9 @@ impl Checking {
         Checking { checker: PlanChecker::new(limits), digest: PlanHasher::default() }
     }
 
-    pub fn push(&mut self, entry: &PlanEntry) -> Result<(), PlanError> {
-        self.checker.push(entry)?;
-        self.digest.push(entry);
+    pub fn push(&mut self, encoded: Encoded<'_>) -> Result<(), PlanError> {
+        self.checker.push(encoded.entry)?;
+        self.digest.push_encoded(encoded.bytes);
         Ok(())
     }
 
@@ -96,7 +96,7 @@ impl Checking {
 
 /// A page that was judged good.
 pub(super) struct NewPage {
-    pub stubs: Vec<Stub>,
+    pub stubs: Arc<[Stub]>,
     pub bytes: u32,
     pub digest: Digest,
 }

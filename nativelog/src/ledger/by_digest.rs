@@ -9,6 +9,8 @@ use std::sync::Arc;
 use checkpoint::Digest;
 use hashbrown::HashTable;
 
+/// As many as a byte has values.
+const TABLES: usize = 256;
 /// The first byte of a digest is the number of its table; these places of it are hashed there.
 const HASHED: usize = 8;
 
@@ -20,7 +22,7 @@ pub(super) struct ByDigest {
 
 impl Default for ByDigest {
     fn default() -> Self {
-        ByDigest { tables: vec![Arc::default(); 256] }
+        ByDigest { tables: vec![Arc::default(); TABLES] }
     }
 }
 
@@ -29,6 +31,19 @@ impl ByDigest {
     pub fn find<'a>(&self, digest: &Digest, digest_of: impl Fn(u32) -> &'a Digest) -> Option<u32> {
         let table = &self.tables[table(digest)];
         table.find(hash(digest), |id| digest_of(*id) == digest).copied()
+    }
+
+    /// Makes room for these, of which some may be here: what grows little by little is copied again and again.
+    pub fn reserve<'a, 'b>(
+        &mut self,
+        digests: impl Iterator<Item = &'b Digest>,
+        digest_of: impl Fn(u32) -> &'a Digest,
+    ) {
+        let mut more = [0; TABLES];
+        digests.for_each(|digest| more[table(digest)] += 1);
+        for (table, more) in self.tables.iter_mut().zip(more).filter(|(_, more)| *more > 0) {
+            Arc::make_mut(table).reserve(more, |id| hash(digest_of(*id)));
+        }
     }
 
     /// Puts in an id that is not there.

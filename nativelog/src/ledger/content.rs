@@ -101,13 +101,15 @@ impl Contents {
             }
             return Some(id);
         }
-        let id = match self.free.pop_first() {
-            Some(id) => id,
-            None => self.slots.push(),
-        };
         let content = Content { digest: *digest, bytes: *bytes, brought: index, refs: NonZeroU32::MIN };
+        let id = match self.free.pop_first() {
+            Some(id) => {
+                *self.slots.at(id) = Some(content);
+                id
+            }
+            None => self.slots.push(content),
+        };
         self.sum.put(&summed(id, &content));
-        *self.slots.at(id) = Some(content);
         self.bytes = self.bytes.saturating_add(*bytes);
         let slots = &self.slots;
         self.index.insert(digest, id, |id| digest_in(slots, id));
@@ -123,6 +125,9 @@ impl Contents {
     /// One more holder of each, by the seal at `index`; answers with their ids, ascending. `None` when one is held with
     /// another length: then this table is of no use any more.
     pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Option<Arc<[u32]>> {
+        let slots = &self.slots;
+        let new = parts.iter().filter(|part| part.brought).map(|part| &part.digest);
+        self.index.reserve(new, |id| digest_in(slots, id));
         let mut ids: Vec<u32> = parts.iter().map(|part| self.hold(part, index)).collect::<Option<_>>()?;
         ids.sort_unstable();
         Some(ids.into())

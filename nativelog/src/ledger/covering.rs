@@ -118,7 +118,7 @@ mod tests {
             size: 8 * CHUNK,
             target: Default::default(),
         };
-        attempt.files.add(&vec![Stub::of(&entry); files as usize], files);
+        attempt.files.add(&vec![Stub::of(entry.borrowed()); files as usize], files);
         attempt.missing = u64::from(files);
         let mut ledger = Ledger::default();
         ledger.open.insert(ID, attempt);

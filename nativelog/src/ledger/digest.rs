@@ -19,7 +19,7 @@ use super::tables::Ledger;
 
 /// How digests are made: raised whenever a row's bytes or their summing change. Digests of different forms say nothing
 /// about each other, also where the rules are the same.
-pub const DIGEST_FORM: u32 = 3;
+pub const DIGEST_FORM: u32 = 4;
 
 impl Ledger {
     /// Digest of the whole state: equal on all replicas that applied up to the same position. Takes as long as

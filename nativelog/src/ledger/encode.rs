@@ -10,7 +10,7 @@ use super::pages::Page;
 use super::rows::{Builder, DecodeError, RowKey, Writer};
 use super::tables::Ledger;
 
-const MAGIC: &[u8] = b"epochlog ledger 4\n";
+const MAGIC: &[u8] = b"epochlog ledger 5\n";
 const DIGEST_BYTES: usize = 32;
 
 impl Ledger {
@@ -44,6 +44,7 @@ impl Ledger {
             sums: _,
             changes: _,
             held: _,
+            paged: _,
             gone: _,
         } = self;
         Frozen(Ledger {

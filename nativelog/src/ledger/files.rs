@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use checkpoint::digest::DigestTree;
 use checkpoint::limits::{FILE_BYTES_MAX, MODE_MAX};
-use checkpoint::{Digest, EntryKind, PlanEntry};
+use checkpoint::plan::EntryRef;
+use checkpoint::{Digest, EntryKind};
 
 use super::ring::Ring;
 
@@ -17,7 +18,7 @@ const _: () = assert!(FILE_BYTES_MAX < 1 << SIZE_BITS && MODE_MAX < 1 << 9);
 
 impl Stub {
     /// Of an entry that was checked.
-    pub fn of(entry: &PlanEntry) -> Stub {
+    pub fn of(entry: EntryRef<'_>) -> Stub {
         let kind = match entry.kind {
             EntryKind::File => 1,
             EntryKind::Directory => 2,

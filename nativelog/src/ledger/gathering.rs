@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use checkpoint::{Digest, ManifestEntry, PlanEntry, store::Source};
 
+use super::attempt::Attempt;
 use super::pages::{Page, PageLost, PlanPages};
 use super::tables::Ledger;
 use super::tree::Tree;
@@ -79,6 +80,18 @@ impl Ledger {
         })
     }
 
+    /// Whether an open attempt has everything, much of it, and no tree yet: its seal would take long.
+    pub fn will_take_long(&self, attempt: u64) -> bool {
+        let open = self.open.get(&attempt);
+        open.is_some_and(|open| open.is_complete() && open.tree.is_none() && open.files.len() > MANY)
+    }
+
+    /// Entries of this attempt's plan and of all those whose trees are here.
+    pub fn gathered_with(&self, attempt: u64) -> usize {
+        let counted = |(id, open): &(&u64, &Attempt)| **id == attempt || open.tree.is_some();
+        self.open.iter().filter(counted).map(|(_, open)| open.files.len()).sum()
+    }
+
     /// Keeps a tree with its attempt, until that ends or has been silent for long. It is no part of the state: it follows
     /// from it. Hands out what it has no use for: drop it when the ledger is not locked.
     #[must_use]
@@ -93,7 +106,7 @@ impl Ledger {
     }
 
     /// The attempt whose tree has to be put together before this record can be judged.
-    pub(super) fn ungathered(&self, header: &Header) -> Option<u64> {
+    pub fn ungathered(&self, header: &Header) -> Option<u64> {
         let Some(Kind::Seal(seal)) = &header.kind else { return None };
         let open = self.open.get(&seal.attempt)?;
         (open.is_complete() && open.tree.is_none()).then_some(seal.attempt)

@@ -46,9 +46,13 @@ impl Holding {
 }
 
 impl Ledger {
-    /// Whether a record may take long to judge or to apply: [`Ledger::gathering`] and [`Ledger::holding`] do most of
-    /// it beforehand.
+    /// Whether a record may take long to judge or to apply: [`Ledger::paging`], [`Ledger::gathering`] and
+    /// [`Ledger::holding`] do most of it beforehand.
     pub fn takes_long(&self, header: &Header) -> bool {
+        self.long_page(header).is_some() || self.ungathered(header).is_some() || self.holds_much(header)
+    }
+
+    fn holds_much(&self, header: &Header) -> bool {
         let held = |ids: &BTreeSet<u64>| -> usize { ids.iter().map(|id| self.open[id].held.len()).sum() };
         let of_job = |name: &str| self.jobs.get(&JobName::try_from(name).ok()?);
         let contents: usize = match &header.kind {
@@ -71,12 +75,12 @@ impl Ledger {
             }),
             _ => 0,
         };
-        contents > MANY || self.ungathered(header).is_some()
+        contents > MANY
     }
 
     /// What this record, were it the next, would do to the content table, when that is much.
     pub fn holding(&self, header: &Header) -> Option<Holding> {
-        if !self.takes_long(header) {
+        if !self.holds_much(header) {
             return None;
         }
         let of_attempt = |id: &u64| self.open[id].held.iter().copied().collect::<Vec<u32>>();

@@ -5,17 +5,16 @@
 
 use std::collections::BTreeSet;
 
+use checkpoint::Digest;
 use checkpoint::digest::is_subtree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
-use checkpoint::{Digest, PlanEntry};
 
 use super::attempt::{Attempt, Fit, NewPage};
 use super::files::Stub;
 use super::judge::{Change, PackedEntry, digest, malformed};
-use super::pages::bytes_of;
+use super::paging::{PageSays, miscounted};
 use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};
-use crate::compose::entry_from_proto;
 use crate::record::proto;
 
 impl Ledger {
@@ -29,35 +28,28 @@ impl Ledger {
         if part.page > here {
             return Err(Rejected::new(Reason::Incomplete, format!("page {here} of the plan comes first")));
         }
-        let entries = plan_entries(&part.entries)?;
-        let bytes = bytes_of(&entries);
-        let content = checkpoint::digest::content(&bytes);
+        let content = self.page_digest(part);
         if let Some(there) = attempt.pages.get(part.page as usize) {
             if there.digest == content {
                 return Ok(again(part.attempt));
             }
             return Err(Rejected::new(Reason::Conflict, "this page of the plan is here with other entries"));
         }
-        if entries.is_empty() {
+        if part.entries.is_empty() {
             return Err(malformed("a page of a plan is not empty"));
         }
-        let count = attempt.files.len() + entries.len();
+        let PageSays { stubs, checking } = self.page_says(attempt, part)?;
         let last = here + 1 == terms.plan_pages;
-        if count > terms.plan_entries as usize || (last && count < terms.plan_entries as usize) {
-            return Err(malformed(format!("the plan was declared with {} entries", terms.plan_entries)));
-        }
-        let mut checking = attempt.checking.clone().expect("a plan that lacks pages is being checked");
-        for entry in &entries {
-            checking.push(entry).map_err(|error| malformed(error.to_string()))?;
-        }
         if last {
+            if attempt.files.len() + stubs.len() < terms.plan_entries as usize {
+                return Err(miscounted(terms.plan_entries));
+            }
             let (bytes, digest) = checking.finish().map_err(|error| malformed(error.to_string()))?;
             judge_plan(bytes, digest, terms.declared_bytes, &terms.plan_digest)?;
         }
-        let bytes = u32::try_from(bytes.len()).map_err(|_| malformed("a page of 4 GiB"))?;
-        let stubs = entries.iter().map(Stub::of).collect();
+        let bytes = u32::try_from(part.entries.len()).map_err(|_| malformed("a page of 4 GiB"))?;
         let page = NewPage { stubs, bytes, digest: content };
-        Ok(Change::Page { attempt: part.attempt, page, checking: (!last).then_some(checking) })
+        Ok(Change::Page { attempt: part.attempt, page, checking: (!last).then(|| Box::new(checking)) })
     }
 
     pub(super) fn judge_chunk(&self, chunk: &proto::Chunk, payload_bytes: u64) -> Result<Change, Rejected> {
@@ -179,14 +171,6 @@ fn is_run(size: u64, offset: u64, len: u64) -> bool {
     offset.is_multiple_of(unit)
         && (len.is_multiple_of(unit) || offset + len == size)
         && is_subtree(size, offset, len)
-}
-
-/// Entries from the wire; each path is checked by itself.
-pub(super) fn plan_entries(entries: &[proto::PlanEntry]) -> Result<Vec<PlanEntry>, Rejected> {
-    entries
-        .iter()
-        .map(|entry| entry_from_proto(entry).map_err(|error| malformed(error.to_string())))
-        .collect()
 }
 
 /// Whether a whole plan, of files of so many bytes together, is the one that Begin declared.

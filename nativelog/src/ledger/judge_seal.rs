@@ -9,8 +9,9 @@ use checkpoint::{Digest, EntryKind, JobName, ManifestEntry, PlanEntry, store::So
 use super::attempt::Terms;
 use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, repeat};
 use super::judge_begin::{Form, Opening};
-use super::judge_pieces::{judge_plan, packed_entry, plan_entries};
+use super::judge_pieces::{judge_plan, packed_entry};
 use super::outcomes::Ending;
+use super::pages::take_entries;
 use super::rules::Rules;
 use super::tables::Ledger;
 use super::tree::Tree;
@@ -192,14 +193,15 @@ fn whole_entries(
     payload_bytes: u64,
     rules: &Rules,
 ) -> Result<(Vec<PlanEntry>, Vec<PackedEntry>), Rejected> {
-    if whole.entries.len() > rules.whole_entries_max || payload_bytes > rules.whole_bytes_max {
+    let entries = take_entries(&whole.entries).map_err(|error| malformed(error.to_string()))?;
+    if entries.len() > rules.whole_entries_max || payload_bytes > rules.whole_bytes_max {
         return Err(malformed("a whole epoch has at most 64 entries and 64 KiB"));
     }
-    if terms.plan_pages != 1 || terms.plan_entries as usize != whole.entries.len() {
+    if terms.plan_pages != 1 || terms.plan_entries as usize != entries.len() {
         return Err(malformed("a whole epoch has one page, with all entries"));
     }
-    let entries = plan_entries(&whole.entries)?;
-    check_entries(&entries, &rules.plan).map_err(|error| malformed(error.to_string()))?;
+    check_entries(entries.iter().map(PlanEntry::borrowed), &rules.plan)
+        .map_err(|error| malformed(error.to_string()))?;
     let bytes = entries.iter().map(|entry| entry.size).sum();
     judge_plan(bytes, plan_digest(&entries), terms.declared_bytes, &terms.plan_digest)?;
     let mut files = BTreeMap::new();

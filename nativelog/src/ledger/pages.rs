@@ -7,12 +7,11 @@
 
 use std::io;
 
-use checkpoint::{Digest, EntryKind, PlanEntry, RelPath, digest};
+use bytes::Bytes;
+use checkpoint::plan::{self, EntryError};
+use checkpoint::{Digest, PlanEntry, digest};
 
-use super::rows::codec::{DecodeError, Reader, Writer};
 use super::verdict::LedgerFault;
-use crate::compose::entry_from_proto;
-use crate::record::proto;
 
 /// A page of an open plan, as the ledger knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub trait PlanPages {
     ///
     /// # Errors
     /// They cannot be had here.
-    fn read(&self, page: &Page) -> io::Result<Vec<u8>>;
+    fn read(&self, page: &Page) -> io::Result<Bytes>;
 }
 
 /// A page whose bytes are not here any more.
@@ -84,40 +83,6 @@ impl Page {
     }
 }
 
-/// The bytes of the page that a record brings; `None` when an entry of it is none.
-pub fn page_bytes(part: &proto::Part) -> Option<Vec<u8>> {
-    let entries: Vec<PlanEntry> = part.entries.iter().map(entry_from_proto).collect::<Result<_, _>>().ok()?;
-    Some(bytes_of(&entries))
-}
-
-/// A page's bytes: per entry kind, mode, size, path, target, as fields of rows are written.
-pub(super) fn bytes_of(entries: &[PlanEntry]) -> Vec<u8> {
-    let mut value = Writer::default();
-    for entry in entries {
-        let kind = match entry.kind {
-            EntryKind::File => 1,
-            EntryKind::Directory => 2,
-            EntryKind::Symlink => 3,
-        };
-        value.u8(kind).u32(entry.mode).u64(entry.size);
-        value.string(entry.path.as_bytes()).string(&entry.target);
-    }
-    value.bytes
-}
-
-fn take_entries(bytes: &[u8]) -> Result<Vec<PlanEntry>, DecodeError> {
-    let mut value = Reader { rest: bytes };
-    let mut entries = Vec::new();
-    while !value.rest.is_empty() {
-        let kind = match value.u8()? {
-            1 => EntryKind::File,
-            2 => EntryKind::Directory,
-            3 => EntryKind::Symlink,
-            _ => return Err(DecodeError("an entry of no known kind")),
-        };
-        let (mode, size) = (value.u32()?, value.u64()?);
-        let path = RelPath::parse(value.string()?).map_err(|_| DecodeError("a path that is none"))?;
-        entries.push(PlanEntry { path, kind, mode, size, target: value.string()?.to_vec() });
-    }
-    Ok(entries)
+pub(super) fn take_entries(bytes: &[u8]) -> Result<Vec<PlanEntry>, EntryError> {
+    plan::entries(bytes).map(|read| read.map(|read| read.entry.to_entry())).collect()
 }

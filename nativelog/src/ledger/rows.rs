@@ -5,7 +5,7 @@
 //! is only their order.
 
 mod attempt;
-pub(super) mod codec;
+mod codec;
 mod content;
 mod epoch;
 mod job;

@@ -141,8 +141,8 @@ const _: () = {
 
 /// What composes and checks records at the door knows the newest version only: it may be tighter, never looser.
 const _: () = {
-    // As long as an entry can be, and with what the wire puts before it.
-    let entry_bytes = limits::PATH_BYTES_MAX + limits::TARGET_BYTES_MAX + 64;
+    // As long as an entry can be, with kind, mode and lengths.
+    let entry_bytes = limits::PATH_BYTES_MAX + limits::TARGET_BYTES_MAX + 7;
     assert!(limits::PART_BYTES_MAX / entry_bytes > NEWEST.page_entries_min as usize);
     assert!(limits::CHUNK_BYTES_MAX <= NEWEST.chunk_bytes_max);
     assert!(limits::PACK_BYTES_MAX as u64 <= NEWEST.pack_bytes_max);

@@ -40,13 +40,13 @@ impl<T: Clone> Slots<T> {
         &mut Arc::make_mut(&mut self.parts[id / PART])[id % PART]
     }
 
-    /// One more, which is free. Its number.
-    pub fn push(&mut self) -> u32 {
+    /// One more, with this in it. Its number.
+    pub fn push(&mut self, value: T) -> u32 {
         let id = self.len();
         if id.is_multiple_of(PART) {
             self.parts.push(Arc::new(Vec::with_capacity(PART)));
         }
-        Arc::make_mut(self.parts.last_mut().expect("it was just made")).push(None);
+        Arc::make_mut(self.parts.last_mut().expect("it was just made")).push(Some(value));
         u32::try_from(id).expect("fewer contents than 2^32")
     }
 
@@ -76,16 +76,15 @@ mod tests {
     fn a_copy_is_not_changed_with_the_other() {
         let mut slots = Slots::default();
         for bytes in 0..3 * PART as u32 + 5 {
-            assert_eq!(slots.push(), bytes);
-            *slots.at(bytes) = Some(u64::from(bytes));
+            assert_eq!(slots.push(u64::from(bytes)), bytes);
         }
         let copy = slots.clone();
         *slots.at(PART as u32) = None;
-        slots.push();
+        slots.push(7);
         assert_eq!((copy.len(), slots.len()), (3 * PART + 5, 3 * PART + 6));
         assert!(copy.iter().map(|(id, bytes)| (u64::from(id), *bytes)).all(|(id, bytes)| id == bytes));
         assert_eq!(copy.iter().count(), copy.len());
-        assert_eq!(slots.iter().count(), copy.len() - 1);
+        assert_eq!(slots.iter().count(), copy.len());
         assert_eq!(slots.get(PART as u32), None);
         assert_eq!(slots.get(slots.len() as u32), None);
         assert!(Arc::ptr_eq(&slots.parts[2], &copy.parts[2]), "what did not change is shared");
@@ -98,16 +97,19 @@ mod tests {
         {
             let mut slots = Slots::<u64>::default();
             for id in 0..pushed {
-                assert_eq!(slots.push() as usize, id);
+                assert_eq!(slots.push(7) as usize, id);
             }
             slots.grow(len);
             assert_eq!(slots.len(), len.max(pushed));
             let mut other = Slots::default();
             for id in 0..len.max(pushed) {
-                assert_eq!(other.push() as usize, id);
+                assert_eq!(other.push(7) as usize, id);
+            }
+            for id in pushed..len {
+                *other.at(id as u32) = None;
             }
             assert_eq!(slots, other);
-            assert_eq!(slots.push() as usize, len.max(pushed));
+            assert_eq!(slots.push(7) as usize, len.max(pushed));
         }
     }
 }

@@ -11,6 +11,7 @@ use super::content::{Contents, Quarantined};
 use super::held::{Gone, Held};
 use super::job::{EndingPins, Job};
 use super::outcomes::Outcomes;
+use super::paging::Paged;
 use super::rules::{RULES_VERSION_FIRST, Rules};
 use super::sum::Sums;
 use crate::record::LogId;
@@ -40,6 +41,8 @@ pub struct Ledger {
     pub(super) changes: Changes,
     /// For the next step, see `holding.rs`.
     pub(super) held: Option<Box<Held>>,
+    /// For the next step, see `paging.rs`.
+    pub(super) paged: Option<Box<Paged>>,
     pub(super) gone: Gone,
 }
 
@@ -62,6 +65,7 @@ impl Default for Ledger {
             sums: Sums::default(),
             changes: Changes::default(),
             held: None,
+            paged: None,
             gone: Gone::default(),
         }
     }

@@ -22,6 +22,7 @@ use checkpoint::store::Store;
 use tokio::sync::watch;
 
 use super::avoid::{avoid_quarantined, to_avoid};
+use super::prepare::Gatherings;
 use super::start_error::{StartError, io_error};
 use super::{Machine, Snapshots, project};
 use crate::dues::{Debts, Dues, Expected, Overview, Replay};
@@ -78,6 +79,7 @@ impl Machine {
             store,
             log,
             plans,
+            gatherings: Arc::new(Gatherings::default()),
             kept: watch::Sender::new((folder.newest().cloned(), folder.older().cloned())),
             snapshots: Mutex::new(Snapshots { folder, expected }),
             catalog: Mutex::new(catalog),

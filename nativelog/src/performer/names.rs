@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use checkpoint::plan::entries;
 use checkpoint::{Manifest, PlanEntry, RelPath};
 
-use crate::compose::entry_from_proto;
 use crate::ledger::Page;
 use crate::plans::Plans;
 use crate::record::{Body, Kind};
@@ -34,7 +34,10 @@ impl Names {
         let Some(Kind::Whole(whole)) = &record.header.kind else {
             return Err(format!("log entry {index} is no whole epoch"));
         };
-        let entries = whole.entries.iter().map(|entry| entry_from_proto(entry).map_err(|e| e.to_string()));
+        let entries = entries(&whole.entries).map(|read| match read {
+            Ok(read) => Ok(read.entry.to_entry()),
+            Err(error) => Err(error.to_string()),
+        });
         Ok(Names::Pages(vec![(0, Arc::new(entries.collect::<Result<_, String>>()?))]))
     }
 

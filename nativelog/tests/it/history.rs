@@ -4,27 +4,26 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use checkpoint::{Digest, JobName, RelPath};
-use nativelog::ledger::{Accepted, Ledger, Page, PlanPages, RowKey, SealedEpoch, Step, Verdict, page_bytes};
+use nativelog::ledger::{Accepted, Ledger, Page, PlanPages, RowKey, SealedEpoch, Step, Verdict};
 use nativelog::record::{Header, Kind};
 use nativelog::{LogId, LogRecord};
 
 /// The bytes of pages as they lie in the log, by index.
 #[derive(Default, Clone)]
-pub struct Remembered(BTreeMap<u64, Vec<u8>>);
+pub struct Remembered(BTreeMap<u64, Bytes>);
 
 impl Remembered {
     pub fn remember(&mut self, id: LogId, header: &Header) {
-        if let Some(Kind::Part(part)) = &header.kind
-            && let Some(bytes) = page_bytes(part)
-        {
-            self.0.insert(id.index, bytes);
+        if let Some(Kind::Part(part)) = &header.kind {
+            self.0.insert(id.index, part.entries.clone());
         }
     }
 }
 
 impl PlanPages for Remembered {
-    fn read(&self, page: &Page) -> io::Result<Vec<u8>> {
+    fn read(&self, page: &Page) -> io::Result<Bytes> {
         self.0.get(&page.index).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use checkpoint::{CommitId, JobName};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Admission, Ledger, NotAdmitted, Verdict};
@@ -263,9 +264,10 @@ fn bent(record: &LogRecord, with: u64) -> LogRecord {
         Kind::Zero(zero) => (zero.offset, zero.len) = (with, with),
         Kind::Pack(pack) => pack.files[0].offset = with as u32,
         Kind::Reuse(reuse) => reuse.files[0].file = with as u32,
-        Kind::Part(part) => part.page = with as u32,
+        Kind::Part(part) if with.is_multiple_of(2) => part.page = with as u32,
+        Kind::Part(part) => part.entries = spoiled(&part.entries, with),
         Kind::Begin(begin) => (begin.epoch, begin.declared_bytes) = (Some(with), with),
-        Kind::Whole(whole) => whole.entries[0].mode = with as u32,
+        Kind::Whole(whole) => whole.entries = spoiled(&whole.entries, with),
         Kind::Seal(seal) => seal.attempt = with,
         Kind::Abort(abort) => abort.attempt = with,
         Kind::Pin(pin) => (pin.epoch, pin.for_ms) = (with, with),
@@ -274,6 +276,14 @@ fn bent(record: &LogRecord, with: u64) -> LogRecord {
         _ => header.payload_bytes = with,
     }
     LogRecord::from_parts(Arc::new(Header::new(header)), record.payload.clone())
+}
+
+/// Another byte somewhere.
+fn spoiled(entries: &[u8], with: u64) -> Bytes {
+    let mut entries = entries.to_vec();
+    let at = with as usize % entries.len();
+    entries[at] ^= 1 + (with >> 8) as u8 % 255;
+    entries.into()
 }
 
 fn player() -> Player {

@@ -8,7 +8,7 @@ use checkpoint::{
     CommitId, EntryKind, JobName, Manifest, ManifestEntry, PackedFile, Piece, PlanEntry, RelPath,
 };
 use nativelog::compose::{self, Opening, Pages};
-use nativelog::ledger::{Accepted, Effect, Frozen, Holding, Ledger, Reason, Step, Verdict};
+use nativelog::ledger::{Accepted, Effect, Frozen, Holding, Ledger, Paging, Reason, Step, Verdict};
 use nativelog::shape::check_shape;
 use nativelog::{LogId, LogRecord};
 
@@ -126,6 +126,9 @@ fn applied(kept: &mut Kept, record: &LogRecord) -> (Step, Duration, Duration) {
         }
         let gathered = gathering.finish();
         assert!(timed(&mut longest, || ledger.keep_tree(gathered)).is_none());
+    }
+    if let Some(paged) = timed(&mut longest, || ledger.paging(&record.header)).map(Paging::read) {
+        timed(&mut longest, || ledger.keep_paged(paged));
     }
     timed(&mut longest, || drop(ledger.check(&record.header)));
     if let Some(held) = timed(&mut longest, || ledger.holding(&record.header)).and_then(Holding::hold) {
@@ -249,6 +252,54 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
         assert!(longest < most, "{what}: the ledger was locked for {longest:?}");
     }
     assert_eq!(Ledger::decode(&kept.ledger.encode()).unwrap().digest(), kept.ledger.digest());
+}
+
+/// A page as a machine applies it.
+fn read_beforehand(kept: &mut Kept, record: &LogRecord) -> Step {
+    let paged = kept.ledger.paging(&record.header).map(Paging::read).expect("a long page, and the next one");
+    kept.ledger.keep_paged(paged);
+    kept.step(record)
+}
+
+#[test]
+fn a_page_says_the_same_whether_it_was_read_beforehand_or_not() {
+    let (entries, _) = many(30_000);
+    let pages = Pages::new(&entries);
+    assert!(pages.count() > 2);
+    let mut kept = Kept::default();
+    kept.step(&compose::begin(&opening(), &pages));
+    let mut other = Kept { ledger: kept.ledger.clone(), pages: kept.pages.clone() };
+    let good: Vec<LogRecord> = pages.parts(0, 0).collect();
+    let bytes = |page: usize| {
+        let nativelog::record::Kind::Part(part) = good[page].header.kind.clone().unwrap() else {
+            unreachable!()
+        };
+        part.entries
+    };
+    for page in 0..pages.count() {
+        let right = &good[page as usize];
+        let whole = bytes(page as usize);
+        let out_of_order = bytes(1 - (page as usize).min(1));
+        let mut spoiled = whole.to_vec();
+        let before = checkpoint::plan::entries(&whole).take(100).map(|read| read.unwrap().bytes.len());
+        spoiled[before.sum::<usize>()] = b'x';
+        let bad = [whole.slice(..whole.len() - 3), out_of_order, spoiled.into()];
+        for wrong in bad.map(|entries| compose::part(0, page, entries)) {
+            let plain = other.step(&wrong);
+            assert!(!plain.verdict.is_accepted(), "{}", plain.verdict);
+            assert_eq!(read_beforehand(&mut kept, &wrong), plain);
+            // What was read of another page is of no use.
+            let paged = kept.ledger.paging(&wrong.header).map(Paging::read).unwrap();
+            kept.ledger.keep_paged(paged);
+            assert_eq!(kept.ledger.check(&right.header), other.ledger.check(&right.header));
+        }
+        assert_eq!(read_beforehand(&mut kept, right), other.step(right));
+        assert!(kept.ledger.paging(&right.header).is_none(), "it is here");
+        assert_eq!(kept.ledger.digest(), other.ledger.digest());
+        // Half of a plan survives a snapshot.
+        kept.ledger = Ledger::decode(&kept.ledger.encode()).unwrap();
+    }
+    assert_eq!(kept.ledger.attempt(0).unwrap().pages_here, pages.count());
 }
 
 /// The content in quarantine may be held by nobody but the attempts that its quarantine ends.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use checkpoint::{CommitId, Digest, JobName, RelPath};
+use checkpoint::{CommitId, Digest, JobName};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{
     Effect, Ledger, LedgerFault, RULES_VERSION_FIRST, RULES_VERSION_MAX, Released, Rules,
@@ -296,7 +296,7 @@ impl Teller {
         let Some(Kind::Part(mut part)) = record.header.kind.clone() else { unreachable!() };
         part.page = words.maybe("page").unwrap_or(0) as u32;
         if let Some(path) = words.named.get("path") {
-            part.entries[1].path = Bytes::copy_from_slice(path.as_bytes());
+            part.entries = named(&part.entries, path);
         }
         record.header = LogRecord::new(Kind::Part(part), Bytes::new()).header;
         record
@@ -418,7 +418,8 @@ fn effect_line(history: &History, record: &LogRecord, effect: &Effect) -> String
         Effect::Unpack { attempt, index, files, pages } => {
             let path = |file: &u32| match &record.header.kind {
                 Some(Kind::Whole(whole)) => {
-                    RelPath::parse(&whole.entries[*file as usize].path).unwrap().to_string()
+                    let named = checkpoint::plan::entries(&whole.entries).nth(*file as usize);
+                    named.unwrap().unwrap().entry.path.to_string()
                 }
                 _ => history.path(pages, *file).to_string(),
             };
@@ -451,4 +452,15 @@ fn released_by(released: &[Released]) -> String {
     let each = released.iter().map(|content| format!(" {}+{}", content.digest.short(), content.bytes));
     let all: String = each.collect();
     if all.is_empty() { all } else { format!(", releases{all}") }
+}
+
+/// Puts another path in place of entry 1's.
+fn named(entries: &[u8], path: &str) -> Bytes {
+    let read: Vec<_> = checkpoint::plan::entries(entries).map(|read| read.unwrap()).collect();
+    let renamed = read[1].bytes;
+    // Kind and mode, the path behind its length, the rest.
+    let rest = &renamed[5 + read[1].entry.path.as_bytes().len()..];
+    let renamed = [&renamed[..3], &(path.len() as u16).to_le_bytes(), path.as_bytes(), rest].concat();
+    let parts = read.iter().enumerate().map(|(at, read)| if at == 1 { &renamed } else { read.bytes });
+    parts.collect::<Vec<_>>().concat().into()
 }

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use checkpoint::CommitId;
 use checkpoint::disk::Disk;
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
-use nativelog::Body;
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Ledger, LedgerFault};
 use nativelog::machine::lacking_pages;
 use nativelog::snapshot::SnapshotError;
+use nativelog::{Body, LogRecord};
 
 use crate::catch_up::{Source, catch_up};
 use crate::directory::{CHUNK, Directory};
@@ -144,6 +144,68 @@ fn a_page_that_no_file_handle_is_left_for_is_read_later() {
     replica.seal(attempt, &directory);
     replica.wait_performed();
     assert_eq!(*replica.log.fatal().borrow(), None);
+    replica.assert_published(1);
+    replica.stop();
+}
+
+/// Nobody waits for the tree of an attempt that has ended.
+#[test]
+fn a_seal_of_what_has_ended_waits_for_nobody() {
+    let (disk, directory) = (CrashDisk::new(), long());
+    let mut replica = start(&disk);
+    let attempt = begun(&mut replica, &directory, 0);
+    rest_of_plan(&mut replica, &directory, attempt, 0);
+    content(&mut replica, &directory, attempt);
+    let last = compose::piece(attempt, directory.chunk(file(&directory, "zz"), CHUNK));
+    let turn = replica.machine.early(&last.header).expect("it is complete");
+    replica.commit(compose::abort(attempt, "over"));
+    // Would wait for ever: the turn is not given back.
+    let seal = replica.append(vec![Body::Record(compose::seal(attempt, directory.root()))]).remove(0);
+    assert!(!replica.machine.apply(&seal).unwrap().is_accepted());
+    replica.machine.prepare_early(turn);
+    replica.wait_performed();
+    replica.stop();
+}
+
+/// From its last piece on: whoever seals it needs the pages no more.
+#[test]
+fn a_tree_is_put_together_before_its_seal_comes() {
+    let (disk, directory) = (CrashDisk::new(), long());
+    let mut replica = start(&disk);
+    let attempt = begun(&mut replica, &directory, 0);
+    rest_of_plan(&mut replica, &directory, attempt, 0);
+    let pack = compose::piece(attempt, directory.pack(&small(&directory)));
+    let large = file(&directory, "zz");
+    let chunks = [0, CHUNK].map(|offset| compose::piece(attempt, directory.chunk(large, offset)));
+    let completed = |replica: &mut Replica, record: &LogRecord| {
+        replica.commit(record.clone());
+        replica.machine.early(&record.header)
+    };
+    assert!(completed(&mut replica, &pack).is_none());
+    assert!(completed(&mut replica, &chunks[0]).is_none());
+    let early = completed(&mut replica, &chunks[1]).unwrap();
+    assert!(replica.machine.early(&chunks[1].header).is_none(), "somebody is at it");
+    forget(&mut replica, attempt);
+
+    // What cannot be read yet is no fault: the seal is not there.
+    let page = replica.store.layout().page_file(attempt, 1);
+    disk.fail_next(OpKind::Read, "plan/1", ENOSPC);
+    replica.machine.prepare_early(early);
+    let early = replica.machine.early(&chunks[1].header).expect("it was not done");
+    let seal = compose::seal(attempt, directory.root());
+    std::thread::scope(|scope| {
+        scope.spawn(|| replica.machine.prepare_early(early));
+        // Each does it, or waits for who does.
+        for _ in 0..2 {
+            scope.spawn(|| replica.machine.prepare(&seal.header).unwrap());
+        }
+    });
+    assert!(replica.machine.early(&chunks[1].header).is_none(), "it is done");
+    assert!(replica.machine.ledger().gathering(attempt).is_none());
+    assert_eq!(*replica.log.fatal().borrow(), None);
+    disk.unlink(&page).unwrap();
+    replica.seal(attempt, &directory);
+    replica.wait_performed();
     replica.assert_published(1);
     replica.stop();
 }

@@ -17,7 +17,7 @@ use checkpoint::split::{Coverage, PackedFile, Piece, SplitError};
 use crate::failure::{Certainty, Code, Failure, SPLIT_OR_RAISE};
 use crate::pb;
 
-/// An entry's encoded size beyond path and target, at most, bytes.
+/// An entry's size beyond path and target, at most, bytes: as a message, and as the log keeps it.
 const ENTRY_OVERHEAD_BYTES: usize = 40;
 
 /// The place of an entry as it travels.
@@ -265,6 +265,7 @@ mod tests {
             let encoded: usize =
                 entries[page.clone()].iter().map(|e| prost::Message::encoded_len(&plan_entry(e)) + 6).sum();
             assert!(encoded <= PART_BYTES_MAX);
+            assert!(checkpoint::plan::encode(&entries[page.clone()]).len() <= PART_BYTES_MAX);
             next = page.end;
         }
         assert_eq!(next, entries.len());

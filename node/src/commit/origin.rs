@@ -1,5 +1,6 @@
 //! Where the pieces of a commit come from: this node's own splitter, or a client's stream.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
@@ -85,11 +86,11 @@ impl Opening {
 
 /// A source of pieces. Calls come in this order: `page` until `None`, `open`, `next` until the seal.
 pub trait Origin: Send {
-    /// This node has read and hashed the pieces itself.
+    /// This node has scanned the directory, and reads and hashes the pieces, itself.
     const HASHED_HERE: bool;
 
     /// The next page of the plan.
-    fn page(&mut self) -> impl Future<Output = Result<Option<Vec<PlanEntry>>, Broken>> + Send;
+    fn page(&mut self) -> impl Future<Output = Result<Option<Cow<'_, [PlanEntry]>>, Broken>> + Send;
     /// Pieces may come now.
     fn open(&mut self, opening: Opening) -> impl Future<Output = Result<(), Broken>> + Send;
     /// The next piece, or the root. Cancel-safe.
@@ -117,8 +118,8 @@ impl Local {
 impl Origin for Local {
     const HASHED_HERE: bool = true;
 
-    async fn page(&mut self) -> Result<Option<Vec<PlanEntry>>, Broken> {
-        Ok(self.pages.next().map(|page| self.plan.entries[page].to_vec()))
+    async fn page(&mut self) -> Result<Option<Cow<'_, [PlanEntry]>>, Broken> {
+        Ok(self.pages.next().map(|page| Cow::Borrowed(&self.plan.entries[page])))
     }
 
     async fn open(&mut self, opening: Opening) -> Result<(), Broken> {
@@ -226,7 +227,7 @@ fn give_up(give_up: pb::GiveUp) -> Broken {
 impl Origin for Remote {
     const HASHED_HERE: bool = false;
 
-    async fn page(&mut self) -> Result<Option<Vec<PlanEntry>>, Broken> {
+    async fn page(&mut self) -> Result<Option<Cow<'_, [PlanEntry]>>, Broken> {
         if self.pages_left == 0 {
             return Ok(None);
         }
@@ -241,7 +242,7 @@ impl Origin for Remote {
         self.page += 1;
         self.pages_left -= 1;
         let entries: Result<Vec<_>, _> = page.entries.into_iter().map(wire::from_plan_entry).collect();
-        entries.map(Some).map_err(|why| refused(&why))
+        entries.map(|entries| Some(Cow::Owned(entries))).map_err(|why| refused(&why))
     }
 
     async fn open(&mut self, opening: Opening) -> Result<(), Broken> {

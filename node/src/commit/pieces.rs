@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use checkpoint::plan::PlanChecker;
+use checkpoint::plan::{PlanChecker, encode};
 use checkpoint::{Coverage, Digest};
 use client::{Failure, pb};
 use nativelog::background::{self, UPKEEP};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, AttemptInfo, Covering, Reason, Rejected, SealedEpoch, Verdict};
 use nativelog::machine::Machine;
-use nativelog::record::{Kind, LogId, LogRecord, proto};
+use nativelog::record::{Kind, LogId, LogRecord};
 use pb::commit_reply::Kind as Reply;
 use raft::ProposeError;
 
@@ -189,12 +189,17 @@ impl Driver<'_> {
         window: &mut Window,
     ) -> Result<(BTreeMap<u32, Digest>, BTreeMap<u32, u64>), Stopped> {
         let previous = self.node.newest_files(&self.order.job).await;
-        let mut checker = PlanChecker::new(self.node.config.limits);
+        // Who scanned the directory here has checked it already.
+        let mut checker = (!O::HASHED_HERE).then(|| PlanChecker::new(self.node.config.limits));
         let (mut hints, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         let (mut page, mut file) = (0, 0);
         while let Some(entries) = self.from(origin.page().await)? {
-            for entry in &entries {
-                checker.push(entry).map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
+            for entry in entries.iter() {
+                if let Some(checker) = &mut checker {
+                    checker
+                        .push(entry.borrowed())
+                        .map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
+                }
                 if let Some((size, digest)) = previous.get(entry.path.as_bytes())
                     && *size == entry.size
                     && entry.size > 0
@@ -205,13 +210,13 @@ impl Driver<'_> {
                 file += 1;
             }
             if page >= attempt.coverage.parts {
-                let entries = entries.iter().map(compose::entry_to_proto).collect();
-                let part = Kind::Part(proto::Part { attempt: attempt.id, page, entries });
-                self.send(LogRecord::new(part, Bytes::new()), Covers::Page(page), 0, window).await?;
+                let part = compose::part(attempt.id, page, encode(entries.iter()).into());
+                self.send(part, Covers::Page(page), 0, window).await?;
             }
             page += 1;
         }
-        checker.finish().map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
+        let finished = checker.as_ref().map_or(Ok(()), PlanChecker::finish);
+        finished.map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
         forget(previous);
         self.drain(window).await?;
         Ok((hints, sizes))

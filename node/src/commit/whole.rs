@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use checkpoint::limits::{WHOLE_BYTES_MAX, WHOLE_ENTRIES_MAX};
+use checkpoint::plan::{check_entries, encode};
 use checkpoint::{Digest, Piece, PlanEntry};
 use client::{Failure, wire};
-use nativelog::compose;
 use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
 use nativelog::record::{Kind, LogRecord, proto};
 
@@ -23,10 +23,14 @@ impl Driver<'_> {
     pub(super) async fn whole<O: Origin>(&mut self, origin: &mut O) -> Result<SealedEpoch, Failure> {
         let mut entries: Vec<PlanEntry> = Vec::new();
         while let Some(page) = self.from(origin.page().await)? {
-            entries.extend(page);
+            entries.extend(page.into_owned());
             if entries.len() > WHOLE_ENTRIES_MAX {
                 return Err(no::refused(&self.order.name(), "the plan has more entries than it declared"));
             }
+        }
+        if !O::HASHED_HERE {
+            check_entries(entries.iter().map(PlanEntry::borrowed), &self.node.config.limits)
+                .map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
         }
         let opening = Opening::silent(self.order.chunk_bytes);
         self.from(origin.open(opening).await)?;
@@ -100,7 +104,7 @@ fn whole_record(
     files.sort_by_key(|file| file.file);
     let whole = proto::Whole {
         begin: Some(begin),
-        entries: entries.iter().map(compose::entry_to_proto).collect(),
+        entries: encode(entries).into(),
         files: files
             .iter()
             .map(|file| proto::PackedFile {

@@ -75,7 +75,7 @@ async fn write(
     }
     proposer.intake.foreground().touch();
     let ticket = loop {
-        if proposer.machine.ledger().takes_long(&record.header) {
+        if proposer.machine.ledger().ungathered(&record.header).is_some() {
             let (machine, header) = (proposer.machine.clone(), record.header.clone());
             match background::run("prepare-seal", BULK, move || machine.prepare(&header)).await {
                 Some(Ok(())) => {}

@@ -93,6 +93,7 @@ fn small_contents(stage: &mut Stage) {
         epochs: 1000,
         rss_max: 256 << 20,
         restart_max: Duration::from_secs(2),
+        disk_bytes: Some(5 << 30),
         before: stage.before.clone(),
     };
     small_contents::small_contents("small-contents", &size, &mut stage.rng, &mut say);

@@ -214,6 +214,7 @@ pub(super) fn plans() -> Vec<(String, Forged)> {
         ("a symlink with a NUL in its target", vec![file("f", big), link("l", b"a\0b")]),
         ("a symlink to nothing at all", vec![file("f", big), link("l", b"")]),
         ("a symlink of 5,000 bytes", vec![file("f", big), link("l", &[b'x'; 5000])]),
+        ("a symlink of 70,000 bytes", vec![file("f", big), link("l", &[b'x'; 70_000])]),
         ("a directory with a size", vec![entry(b"d", pb::EntryKind::Directory, 0o755, big, b"")]),
         ("a file with a target", vec![entry(b"f", pb::EntryKind::File, 0o644, big, b"target")]),
         ("an unknown kind", vec![entry(b"f", pb::EntryKind::Unspecified, 0o644, big, b"")]),

@@ -58,7 +58,7 @@ fn put_checking(value: &mut Writer, checking: Option<&Checking>) {
     value.u8(u8::from(checking.is_some()));
     let Some(Checking { checker, digest }) = checking else { return };
     value.u64(checker.entries()).u64(checker.bytes()).digest(&digest.finish());
-    let last = checker.last().map_or(&[][..], |last| last.as_bytes());
+    let last = checker.last().unwrap_or_default();
     value.u8(u8::from(checker.last().is_some())).string(last);
     // Each is the beginning of the next.
     let open = checker.open();
@@ -119,7 +119,7 @@ pub(super) fn take_page(attempt: &mut Attempt, page: u32, value: &mut Reader<'_>
     if stubs.is_empty() || attempt.files.len() + stubs.len() > attempt.terms.plan_entries as usize {
         return Err(DecodeError("more or fewer entries than the plan has"));
     }
-    attempt.add_page(NewPage { stubs, bytes, digest }, index);
+    attempt.add_page(NewPage { stubs: stubs.into(), bytes, digest }, index);
     Ok(())
 }
 

@@ -1,0 +1,128 @@
+//! What a seal is compared with, worked out before it comes: its plan is read and its tree put together, seconds of work
+//! for a million entries, while nobody waits for the ledger.
+//!
+//! An attempt that has everything changes no more, so this begins when its last piece is applied. Whoever applies or
+//! proposes the seal finds it done, or waits for who is at it.
+//!
+//! **Guarantees.** Two are never at the same attempt. Before its seal one attempt at a time is worked out, and only as long
+//! as all such trees together have at most [`EARLY_ENTRIES_MAX`] entries: a writer that never seals costs no more.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::Machine;
+use crate::ledger::{PageLost, PlanPages};
+use crate::plans::Patient;
+use crate::record::{Header, Kind};
+
+/// Entries of all trees that are put together before their seals come; some 50 MB of memory.
+const EARLY_ENTRIES_MAX: usize = 250_000;
+
+/// The attempts whose trees are being put together.
+#[derive(Default)]
+pub(super) struct Gatherings {
+    running: Mutex<BTreeSet<u64>>,
+    ended: Condvar,
+}
+
+/// An attempt that nobody else puts together until this is dropped.
+struct Turn {
+    of: Arc<Gatherings>,
+    attempt: u64,
+}
+
+/// An attempt whose seal can be prepared now. See [`Machine::early`].
+pub struct Early(Turn);
+
+impl Gatherings {
+    /// Waits until nobody else is at this attempt.
+    fn turn(self: &Arc<Gatherings>, attempt: u64) -> Turn {
+        let running = self.running();
+        let mut running = self
+            .ended
+            .wait_while(running, |running| running.contains(&attempt))
+            .unwrap_or_else(PoisonError::into_inner);
+        running.insert(attempt);
+        Turn { of: self.clone(), attempt }
+    }
+
+    /// A turn, when nobody is at any attempt.
+    fn alone(self: &Arc<Gatherings>, attempt: u64) -> Option<Turn> {
+        let mut running = self.running();
+        if !running.is_empty() {
+            return None;
+        }
+        running.insert(attempt);
+        Some(Turn { of: self.clone(), attempt })
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.of.running().remove(&self.attempt);
+        self.of.ended.notify_all();
+    }
+}
+
+impl Machine {
+    /// Works out beforehand what a seal has to be compared with. The ledger is held for slices of it only. Blocks for as
+    /// long as it takes.
+    ///
+    /// # Errors
+    /// A page of the plan is lost here: without it this replica knows less than the others, and stops.
+    pub fn prepare(&self, header: &Header) -> Result<(), PageLost> {
+        // Most seals need nothing, and wait for nobody.
+        let Some(attempt) = self.ledger().ungathered(header) else { return Ok(()) };
+        let turn = self.gatherings.turn(attempt);
+        let gathered = self.gather(&turn, &Patient(&self.plans), &|| false);
+        gathered.inspect_err(|lost| self.log.fail(lost.to_string()))
+    }
+
+    /// The attempt that has become complete with this record, which was just applied and accepted, when its seal will have
+    /// much to be compared with: for [`Machine::prepare_early`].
+    pub fn early(&self, header: &Header) -> Option<Early> {
+        let attempt = match header.kind.as_ref()? {
+            Kind::Part(part) => part.attempt,
+            Kind::Chunk(chunk) => chunk.attempt,
+            Kind::Pack(pack) => pack.attempt,
+            Kind::Zero(zero) => zero.attempt,
+            Kind::Reuse(reuse) => reuse.attempt,
+            _ => return None,
+        };
+        let early = {
+            let ledger = self.ledger();
+            ledger.will_take_long(attempt) && ledger.gathered_with(attempt) <= EARLY_ENTRIES_MAX
+        };
+        if early { self.gatherings.alone(attempt).map(Early) } else { None }
+    }
+
+    /// As [`Machine::prepare`], before a seal is there. What cannot be read now is left to it.
+    pub fn prepare_early(&self, early: Early) {
+        if let Err(lost) = self.gather(&early.0, &*self.plans, &|| self.log.stops()) {
+            tracing::debug!(%lost, "a seal is not prepared before it comes");
+        }
+    }
+
+    fn gather(&self, turn: &Turn, pages: &dyn PlanPages, stops: &dyn Fn() -> bool) -> Result<(), PageLost> {
+        let attempt = turn.attempt;
+        let Some(mut gathering) = self.ledger().gathering(attempt) else { return Ok(()) };
+        while let Some(page) = gathering.next() {
+            let entries = page.read(pages)?;
+            if stops() || gathering.take(&self.ledger(), entries).is_none() {
+                return Ok(());
+            }
+        }
+        let ended = self.ledger().attempt(attempt).is_none();
+        if ended || stops() {
+            return Ok(());
+        }
+        let gathered = gathering.finish();
+        let needless = self.write().keep_tree(gathered);
+        drop(needless);
+        Ok(())
+    }
+}
