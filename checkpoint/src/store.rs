@@ -31,6 +31,7 @@ pub use verify::{Problem, VerifyReport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::digest::Digest;
@@ -93,6 +94,8 @@ struct Inner {
     layout: Layout,
     // Held while names of blobs and epochs change.
     names: Mutex<()>,
+    // Since everything was synced last.
+    unsynced_names: AtomicUsize,
     fault: Fault,
     blobs: blobs::Known,
     // Content that is being brought. Locked for moments only, never while names are waited for.
@@ -133,6 +136,7 @@ impl Store {
             disk: Arc::new(strict),
             layout,
             names: Mutex::default(),
+            unsynced_names: AtomicUsize::new(0),
             fault,
             blobs: blobs::Known::default(),
             arriving: Mutex::default(),
@@ -160,7 +164,8 @@ impl Store {
     /// Writes small files into the attempt's tree, making directories (0700) as needed. Not synced: publishing
     /// does that. What is there already is replaced.
     pub fn unpack(&self, attempt: u64, files: &[Unpacked<'_>]) -> Result<(), StoreError> {
-        staging::unpack(self.disk().as_ref(), &self.layout().tree_dir(attempt), files)
+        staging::unpack(self.disk().as_ref(), &self.layout().tree_dir(attempt), files)?;
+        Ok(self.inner.made(files.len())?)
     }
 
     /// Publishes epochs, several with the syncs of one. An epoch appears complete, by one rename, or not at all;
