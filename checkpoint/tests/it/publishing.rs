@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use checkpoint::digest::content;
 use checkpoint::testing::{CrashDisk, OpKind};
-use checkpoint::{Disk, Store, Unpublished};
+use checkpoint::{Disk, RelPath, Store, Unpacked, Unpublished};
 
 use crate::support::*;
 
@@ -359,4 +359,29 @@ fn a_full_disk_is_tried_again_but_not_after_a_sync_that_found_it_full() {
         assert!(matches!(result, Err(Unpublished::Io(_))), "{result:?}");
     }
     open_up(temp.path());
+}
+
+/// An unsynced heap of new names is written in one go, and a log on the same disk waits for it.
+#[test]
+fn very_many_names_are_written_down_some_thousands_at_a_time() {
+    let (disk, store) = open();
+    let pack = |attempt, pack: u32| {
+        let name = |n: u32| RelPath::parse(format!("{pack}-{n}").as_bytes()).unwrap();
+        let names: Vec<RelPath> = (0..4096).map(name).collect();
+        let data: Vec<[u8; 4]> = (0..4096).map(|n| (pack * 4096 + n).to_le_bytes()).collect();
+        let files = names.iter().zip(&data).map(|(path, data)| Unpacked { path, mode: 0o644, data });
+        store.unpack(attempt, &files.collect::<Vec<_>>())
+    };
+    // Every 8,192, whichever attempt they are of.
+    for (attempt, syncs) in [(1, 2), (2, 3)] {
+        disk.clear_ops();
+        (0..5).for_each(|number| pack(attempt, number).unwrap());
+        let found = disk.ops().iter().filter(|op| op.kind == OpKind::SyncFs).count();
+        assert_eq!(found, syncs, "attempt {attempt}");
+    }
+    // One that fails is final, as of any sync.
+    disk.fail_next(OpKind::SyncFs, "/data", 5);
+    pack(3, 0).unwrap();
+    pack(3, 1).unwrap_err();
+    assert!(store.fault().why().is_some());
 }

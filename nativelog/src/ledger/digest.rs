@@ -1,4 +1,5 @@
-//! The ledger's digest, kept up to date as it changes: asking for it costs next to nothing, however much there is.
+//! The ledger's digest, kept up to date as it changes: asking for it looks at each open attempt, however much else
+//! there is.
 //!
 //! A table's part is the sum, modulo 2^256, of the BLAKE3 of its rows: equal tables have equal sums in whatever order
 //! their rows came, and a row that changes is taken out as it was and put in as it is. Content and open attempts

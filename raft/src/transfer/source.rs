@@ -218,7 +218,7 @@ impl Source {
     pub fn page(&self, page: &Page, out: &mut dyn Outlet) -> Sent {
         let performed = self.performed();
         match self.machine.page(page) {
-            Ok(bytes) => send(&bytes.into(), out),
+            Ok(bytes) => send(&bytes, out),
             Err(error) => self.by_then(performed, page.index, why_unread("the page", &error)),
         }
     }
