@@ -74,11 +74,14 @@ impl Trace {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(create(&said));
         let mut child = command.spawn().ok()?;
         let attached = wait_until(Duration::from_secs(20), "strace to attach", || {
+            // Looked at first: whoever attached may have ended with the process since, and has said so then.
+            let ended = matches!(child.try_wait(), Ok(Some(_)));
             let text = fs::read_to_string(&said).unwrap_or_default();
-            if matches!(child.try_wait(), Ok(Some(_))) {
-                return Ok(false);
+            match text.contains("attached") {
+                true => Ok(true),
+                false if ended => Ok(false),
+                false => Err(text),
             }
-            if text.contains("attached") { Ok(true) } else { Err(text) }
         });
         if attached { Some(Trace { child, out }) } else { None }
     }

@@ -1,7 +1,7 @@
 //! openraft's state machine over [`nativelog::machine::Machine`].
 //!
-//! Apply is the ledger in memory: a verdict per entry, answered at once, no file touched, no
-//! payload read, nobody waited for. What must happen on disk is the performer's business, behind this
+//! Apply is the ledger in memory: a verdict per entry, answered at once, no file written, no
+//! payload read. A seal whose plan was not read yet waits for that, and for nobody else. What must happen on disk is the performer's business, behind this
 //! node's own flushed mark. Indexes are checked to be contiguous by the machine.
 //!
 //! **Never.** A snapshot that cannot be written or read ends nobody: openraft takes an error of a

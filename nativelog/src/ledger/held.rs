@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use checkpoint::Digest;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Checking};
 use super::content::Contents;
 use super::effect::Released;
+use super::files::Stub;
 use super::tree::Tree;
+use super::verdict::Rejected;
 use crate::record::LogId;
 
 /// The content table as it is after the record.
@@ -21,6 +24,24 @@ pub struct Held {
     pub(super) sealed: Arc<[u32]>,
     /// What nobody holds any more, for each that let go.
     pub(super) released: VecDeque<Vec<Released>>,
+}
+
+/// A page that was read, for [`Ledger::keep_paged`](super::Ledger::keep_paged).
+#[derive(Debug, Clone)]
+pub struct Paged {
+    pub(super) attempt: u64,
+    pub(super) page: u32,
+    pub(super) entries: Bytes,
+    pub(super) digest: Digest,
+    pub(super) said: Result<PageSays, Rejected>,
+}
+
+/// What a page says.
+#[derive(Debug, Clone)]
+pub(super) struct PageSays {
+    pub stubs: Arc<[Stub]>,
+    /// What the plan comes to with it.
+    pub checking: Checking,
 }
 
 /// What the ledger has let go of and takes long to free: see [`Ledger::take_gone`](super::Ledger::take_gone).

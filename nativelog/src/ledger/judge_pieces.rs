@@ -11,8 +11,9 @@ use checkpoint::limits::CHUNK_BYTES_MIN;
 
 use super::attempt::{Attempt, Fit, NewPage};
 use super::files::Stub;
+use super::held::PageSays;
 use super::judge::{Change, PackedEntry, digest, malformed};
-use super::paging::{PageSays, miscounted};
+use super::paging::miscounted;
 use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};
 use crate::record::proto;

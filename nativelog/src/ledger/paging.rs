@@ -3,14 +3,13 @@
 //! What a page says follows from its bytes and from what the pages before it come to, and an attempt's pages only ever
 //! grow in number: so what was read stays true for as long as the attempt waits for this very page.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use checkpoint::plan::entries;
 use checkpoint::{Digest, digest};
 
 use super::attempt::{Attempt, Checking};
 use super::files::Stub;
+use super::held::{PageSays, Paged};
 use super::judge::malformed;
 use super::tables::Ledger;
 use super::verdict::Rejected;
@@ -26,16 +25,6 @@ pub struct Paging {
     read: Reading,
 }
 
-/// A page that was read, for [`Ledger::keep_paged`].
-#[derive(Debug, Clone)]
-pub struct Paged {
-    attempt: u64,
-    page: u32,
-    entries: Bytes,
-    digest: Digest,
-    said: Result<PageSays, Rejected>,
-}
-
 /// The bytes, and where they go on.
 pub(super) struct Reading {
     entries: Bytes,
@@ -43,14 +32,6 @@ pub(super) struct Reading {
     /// Entries of the plan that are not here yet.
     room: usize,
     planned: u32,
-}
-
-/// What a page says.
-#[derive(Debug, Clone)]
-pub(super) struct PageSays {
-    pub stubs: Arc<[Stub]>,
-    /// What the plan comes to with it.
-    pub checking: Checking,
 }
 
 impl Reading {
