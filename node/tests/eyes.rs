@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use client::{Commit, pb};
+use client::{Client, Commit, Options, pb};
 use support::{Node, port, source, wait_for};
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -276,32 +277,87 @@ fn status_of(node: &Node) -> (serde_json::Value, String) {
     (json["nodes"][0].clone(), run("table"))
 }
 
+/// A node that has stopped behind a snapshot of a job whose first epoch has expired, and whose second is there: only
+/// what a snapshot says was there is looked for at a start.
+async fn stopped_behind_a_snapshot(dir: &Path, source: &Path, endpoint: &str) -> Node {
+    let mut node = Node::start(dir, endpoint, dir);
+    std::fs::write(source.join("only"), b"of the first").unwrap();
+    commit(&node, source, "job").await;
+    std::fs::remove_file(source.join("only")).unwrap();
+    commit(&node, source, "job").await;
+    // What goes with the first makes it take a snapshot.
+    let client = node.client().await;
+    let expire = pb::ExpireRequest { job: "job".into(), epochs: vec![1], ..Default::default() };
+    let expired = client.expire(expire).await.unwrap().position.unwrap().index;
+    wait_for("a snapshot without the first", async || {
+        let is_kept = scrape(&node)["epochlog_snapshot_index"] >= expired as f64;
+        (is_kept && !node.data.join("epochs/job/1").exists()).then_some(())
+    })
+    .await;
+    node.terminate();
+    tokio::task::block_in_place(|| node.child.wait()).unwrap();
+    node
+}
+
+/// A folder whose manifest is a pipe: who reads it waits for somebody who writes, as one may wait for a disk.
+fn folder_that_is_waited_for(path: &Path) {
+    std::fs::create_dir(path).unwrap();
+    assert!(Command::new("mkfifo").arg(path.join("manifest")).status().unwrap().success());
+}
+
+/// Lets whoever waits there go on. He finds nothing.
+fn let_go_on(path: &Path) {
+    drop(std::fs::File::options().write(true).open(path.join("manifest")).unwrap());
+}
+
+/// Where the only epoch is published, as a list of epochs tells it.
+async fn published_on(node: &Node) -> Vec<u64> {
+    let request = pb::ListRequest { published_on: true, ..Default::default() };
+    let mut listed = node.client().await.list(request).await.unwrap();
+    assert!(listed.epochs.len() == 1 && listed.silent.is_empty(), "{listed:?}");
+    listed.epochs.remove(0).published_on
+}
+
+/// Where the second epoch is published, and where it is not yet, as who waits for all is told after a moment.
+async fn acknowledged(node: &Node, source: &Path) -> (Vec<u64>, Vec<u64>) {
+    let hasty = Client::new([node.endpoint.clone()], Options { timeout: Duration::from_secs(3) });
+    let again =
+        Commit { epoch: Some(2), if_not_exists: true, wait_all: true, ..Commit::new("job".parse().unwrap()) };
+    let published = hasty.commit(source, again, &|_| {}).await.unwrap().published.unwrap();
+    (published.nodes, published.missing)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_not_looked_since_its_start_is_not_said_to_have_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let endpoint = port();
+    let node = stopped_behind_a_snapshot(dir.path(), &source, &endpoint).await;
+    // The second is there. The look comes by the folder of the first before it knows.
+    let (place, aside) = (node.data.join("epochs/job/1"), dir.path().join("aside"));
+    folder_that_is_waited_for(&place);
+
+    drop(node);
+    let node = Node::start(dir.path(), &endpoint, dir.path());
+    assert_eq!(published_on(&node).await, Vec::<u64>::new());
+    assert_eq!(acknowledged(&node, &source).await, (vec![], vec![1]));
+
+    // Out of the way, lest the node waits there once more.
+    std::fs::rename(&place, &aside).unwrap();
+    let_go_on(&aside);
+    wait_for("the look", async || (published_on(&node).await == [1u64]).then_some(())).await;
+    assert_eq!(acknowledged(&node, &source).await, (vec![1], vec![]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn epochs_that_a_node_has_not_looked_for_since_its_start_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let source = source(dir.path());
     let endpoint = port();
-    let mut node = Node::start(dir.path(), &endpoint, dir.path());
-    std::fs::write(source.join("only"), b"of the first").unwrap();
-    commit(&node, &source, "job").await;
-    std::fs::remove_file(source.join("only")).unwrap();
-    let second = commit(&node, &source, "job").await;
-    // What goes with the first makes it take a snapshot: only what a snapshot says was there is looked for.
-    let client = node.client().await;
-    let expire = pb::ExpireRequest { job: "job".into(), epochs: vec![1], ..Default::default() };
-    client.expire(expire).await.unwrap();
-    wait_for("a snapshot", async || {
-        (scrape(&node)["epochlog_snapshot_index"] > second.position.unwrap().index as f64).then_some(())
-    })
-    .await;
-    node.terminate();
-    tokio::task::block_in_place(|| node.child.wait()).unwrap();
-    // The look waits for somebody to write into this pipe, as it may wait for a disk.
+    let node = stopped_behind_a_snapshot(dir.path(), &source, &endpoint).await;
     let (place, aside) = (node.data.join("epochs/job/2"), dir.path().join("aside"));
     std::fs::remove_dir_all(&place).unwrap();
-    std::fs::create_dir(&aside).unwrap();
-    let pipe = aside.join("manifest");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    folder_that_is_waited_for(&aside);
     std::os::unix::fs::symlink(&aside, &place).unwrap();
 
     drop(node);
@@ -317,7 +373,7 @@ async fn epochs_that_a_node_has_not_looked_for_since_its_start_are_told_apart() 
     assert!(ready.1.contains("epochs not looked for yet: 1"), "{ready:?}");
 
     std::fs::remove_file(&place).unwrap();
-    drop(std::fs::File::options().write(true).open(&pipe).unwrap());
+    let_go_on(&aside);
     wait_for("the look", async || {
         let (json, table) = status_of(&node);
         (json["not_looked"] == 0 && json["unpublished"] == 1 && !table.contains("  ?  ")).then_some(())

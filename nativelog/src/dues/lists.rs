@@ -173,6 +173,8 @@ impl Dues {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
     use crate::ledger::Ledger;
 
@@ -195,6 +197,27 @@ mod tests {
             let garbage = dues.garbage();
             assert_eq!((garbage.contents, garbage.bytes), (count as u64, (0..count as u64).sum()));
         }
+    }
+
+    #[test]
+    fn no_more_than_a_slice_is_looked_at_while_the_book_is_held() {
+        let count = 2 * SLICE + 7;
+        let dues = Dues::new(0, Debts::default(), &Ledger::default());
+        dues.owe(5, (0..count as u64).map(|n| (digest(n), n)), []);
+        // How many, each time that the book is held.
+        let looked = RefCell::new(Vec::<usize>::new());
+        let list = dues.list(
+            |book| {
+                looked.borrow_mut().push(0);
+                book.released.contents()
+            },
+            |_, owed| {
+                *looked.borrow_mut().last_mut().unwrap() += 1;
+                (owed.bytes < 3).then_some(owed.bytes)
+            },
+        );
+        assert_eq!(list.len(), 3);
+        assert_eq!(looked.into_inner(), [SLICE, SLICE, 7]);
     }
 
     #[test]

@@ -16,3 +16,4 @@ mod room;
 mod scene;
 mod serving;
 mod sweeping;
+mod unknown;

@@ -378,6 +378,20 @@ mod tests {
     }
 
     #[test]
+    fn what_this_binary_does_not_know_of_a_header_goes_on_to_others() {
+        /// Field 60 of the record, five bytes: no version knows it.
+        const UNKNOWN: [u8; 8] = [0xe2, 0x03, 5, 1, 2, 3, 4, 5];
+        let mut came = put_append(request(&[7]));
+        let Some(proto::entry::Body::Record(record)) = &mut came.entries[0].body else { panic!("a record") };
+        record.header = [&record.header[..], &UNKNOWN].concat().into();
+        let bytes = Bytes::from(came.encode_to_vec());
+        let Append(taken) = take_append(proto::AppendRequest::decode(bytes).unwrap()).unwrap();
+        let EntryPayload::Normal(Command(record)) = &taken.entries[0].payload else { panic!("a record") };
+        assert!(record.header.wire().ends_with(&UNKNOWN));
+        assert_eq!(put_append(taken), came);
+    }
+
+    #[test]
     fn holes_and_missing_parts_are_refused() {
         assert!(take_append(put_append(request(&[8]))).err().unwrap().why.contains("7 was due"));
         assert!(take_append(put_append(request(&[7, 9]))).is_err());

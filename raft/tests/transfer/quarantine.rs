@@ -2,12 +2,17 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use checkpoint::{Digest, JobName};
+use checkpoint::disk::Disk;
+use checkpoint::store::layout::Layout;
+use checkpoint::{Digest, JobName, RealDisk, Store};
 use nativelog::performer::Publication;
+use nativelog::store::Identity;
 
 use crate::cluster::{Cluster, Node, by_hand, commit_epoch, within};
+use crate::mending::{rot_half_way, segment};
 
 const MIB: usize = 1 << 20;
 const HOME: Duration = Duration::from_secs(30);
@@ -47,19 +52,50 @@ fn latest(node: &Node) -> PathBuf {
     std::fs::read_link(node.machine.store().layout().latest_link(&job())).unwrap()
 }
 
+/// How a node that was away comes home.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What it needs is purged: by a snapshot.
+    Snapshot,
+    /// By the log, which has all of it.
+    Log,
+    /// Its own log is damaged: it gets a new one first.
+    Rejoin,
+}
+
+/// Damages the log of a node that does not run, and gives it a new one. All comes with that but the fourth epoch.
+async fn rejoin(cluster: &Cluster, node: u64) {
+    rot_half_way(&segment(cluster, node));
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let layout = Layout::new(&cluster.data(node));
+    let owner = Identity { node, incarnation: [node as u8; 16] };
+    let store = Arc::new(Store::open(disk.clone(), &cluster.data(node)).unwrap());
+    let mut config = cluster.config(node, owner.incarnation);
+    config.cluster = cluster.nodes.values().next().unwrap().replica.cluster();
+    let rejoined = raft::rejoin(config, disk, layout, store.clone(), owner, |_| {}).await;
+    assert!(rejoined.is_ok(), "{rejoined:?}");
+    let there = |epoch| store.published(&job(), epoch).unwrap().is_some();
+    assert_eq!((1..=4).map(there).collect::<Vec<_>>(), [true, true, true, false]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn content_that_rotted_everywhere_holds_up_nothing_and_comes_back() {
-    comes_back("quarantine", true).await;
+    comes_back("quarantine", Way::Snapshot).await;
 }
 
 /// The leader's log holds the entry that the third needs, and has nobody to bring its payload: it sends a snapshot
 /// instead of waiting for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rotten_payload_in_the_log_holds_up_nobody() {
-    comes_back("rotten-log", false).await;
+    comes_back("rotten-log", Way::Log).await;
 }
 
-async fn comes_back(name: &'static str, is_purged: bool) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rejoin_comes_home_without_what_rotted_everywhere_and_owes_it() {
+    comes_back("rotten-rejoin", Way::Rejoin).await;
+}
+
+async fn comes_back(name: &'static str, way: Way) {
     let mut cluster = Cluster::start_keeping(name, 3, by_hand()).await;
     commit_epoch(&cluster, "job", 1, MIB).await;
     cluster.agree().await;
@@ -76,18 +112,22 @@ async fn comes_back(name: &'static str, is_purged: bool) {
         all.then_some(())
     })
     .await;
-    if is_purged {
-        cluster.purge().await;
-    } else {
-        // What the log holds is in nobody's memory.
-        for id in cluster.nodes.keys().copied().collect::<Vec<_>>() {
-            cluster.bounce(id).await;
+    match way {
+        Way::Snapshot | Way::Rejoin => cluster.purge().await,
+        Way::Log => {
+            // What the log holds is in nobody's memory.
+            for id in cluster.nodes.keys().copied().collect::<Vec<_>>() {
+                cluster.bounce(id).await;
+            }
+            cluster.leader().await;
         }
-        cluster.leader().await;
     }
     let rotten = digest_of_big(cluster.nodes.values().next().unwrap(), 4);
     cluster.nodes.values().for_each(|node| flip(node, rotten));
 
+    if way == Way::Rejoin {
+        rejoin(&cluster, away).await;
+    }
     let began = Instant::now();
     cluster.resume(away).await;
     cluster.agree().await;
@@ -108,6 +148,8 @@ async fn comes_back(name: &'static str, is_purged: bool) {
     }
     let home = &cluster.nodes[&away];
     assert!(matches!(home.machine.publication(&job(), 4), Some(Publication::Unpublished(_))));
+    let owed: Vec<u64> = home.machine.missing().iter().map(|missing| missing.epoch).collect();
+    assert_eq!(owed, [4]);
     // What is committed meanwhile is the newest.
     commit_epoch(&cluster, "job", 5, MIB).await;
 
