@@ -33,6 +33,12 @@ pub fn says_nothing(error: &io::Error) -> bool {
     matches!(error.kind(), OutOfMemory | Interrupted | WouldBlock) || lacks_handles(error)
 }
 
+/// Whether an error of reading says that the device has lost what was written there.
+pub fn is_rot(error: &io::Error) -> bool {
+    let rot = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::REMOTEIO];
+    error.raw_os_error().is_some_and(|raw| rot.iter().any(|errno| errno.raw_os_error() == raw))
+}
+
 fn lacks_handles(error: &io::Error) -> bool {
     let handles = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|number| handles.contains(&number))

@@ -4,7 +4,8 @@
 //! there although nobody needs it, is *due*: kept here in memory, written into every snapshot (`debts`), handed on when
 //! another ledger takes over (`succession`, `expected`), given back when the log allows it (`reclaim`, `way`), never while
 //! somebody needs it (`pins`), told to whoever asks (`lists`), and compared with the directories when a list may not be
-//! whole (`overview`, `absent`). What of it is in the log only is copied before the log forgets it (`aside`).
+//! whole (`overview`, `absent`). What of it is in the log only is copied before the log forgets it (`aside`), and what is
+//! large lies in files (`trees`).
 //!
 //! **Guarantees.** What is owed at a snapshot's position stands in that snapshot. Only what is on a list here is ever
 //! unlinked, and only after the fsynced purge of the record that put it there.
@@ -24,11 +25,12 @@ mod reclaim;
 mod replay;
 mod slices;
 mod succession;
+pub(crate) mod trees;
 mod unheld;
 mod unlooked;
 mod way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use checkpoint::store::Store;
@@ -38,13 +40,13 @@ use tokio::sync::watch;
 use crate::ledger::{Ledger, PublishEpoch, Released};
 use crate::store::LogStore;
 
-use book::{Absent, contents};
+use book::Absent;
 use slices::{SLICE, in_slices};
 
 pub use book::{Book, Garbage, Publication};
 pub use debts::{Owed, Pack};
 pub use expected::Expected;
-pub use overview::Overview;
+pub use overview::{Origin, Overview};
 pub use pins::{Known, Pin, Pins};
 pub use replay::Replay;
 pub use succession::{out_of_quarantine, succession};
@@ -82,12 +84,17 @@ pub struct Dues {
     book: Mutex<Book>,
     /// Counts publications and failures to publish.
     changed: watch::Sender<u64>,
+    /// Held while the tree of a failed epoch is put into a file.
+    filing: Mutex<()>,
+    /// The tree of a failed epoch that somebody has looked in last.
+    recent: Mutex<Option<PublishEpoch>>,
 }
 
 impl Dues {
-    /// Of a start behind `ledger`, which stands right below `base`.
-    pub fn new(base: u64, debts: Debts, ledger: &Ledger) -> Dues {
-        Dues { book: Mutex::new(Book::new(base, debts, ledger)), changed: watch::Sender::new(0) }
+    /// See [`Book::new`].
+    pub fn new(base: u64, debts: Debts, needed: BTreeMap<u64, BTreeSet<Digest>>, ledger: &Ledger) -> Dues {
+        let book = Mutex::new(Book::new(base, debts, needed, ledger));
+        Dues { book, changed: watch::Sender::new(0), filing: Mutex::default(), recent: Mutex::default() }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -156,7 +163,7 @@ impl Dues {
 impl Dues {
     /// The epoch was sealed.
     pub fn sealed(&self, epoch: &PublishEpoch) {
-        self.book().wait_for(epoch);
+        self.book().wait_for((epoch.job.clone(), epoch.epoch), epoch.attempt);
     }
 
     /// A record has expired the epoch: nobody waits for its directory.
@@ -168,12 +175,18 @@ impl Dues {
     pub fn published(&self, epoch: &PublishEpoch) -> Option<u64> {
         let settled = self.book().succeed(epoch);
         self.tell();
-        settled.failed.and_then(|failed| failed.expired)
+        settled.failed.and_then(|failed| failed.owed.expired)
     }
 
-    /// An epoch was not published.
+    /// An epoch was not published. Its tree stays in memory until it lies in a file ([`Dues::file_tree`]).
     pub fn unpublished(&self, epoch: PublishEpoch, why: String) {
         self.book().fail(epoch, why);
+        self.tell();
+    }
+
+    /// An epoch that has failed could not be tried again.
+    pub fn still_fails(&self, attempt: u64, why: String) {
+        self.book().fail_again(attempt, why);
         self.tell();
     }
 
@@ -252,26 +265,35 @@ impl Dues {
 
 /// What waits to be given back.
 impl Dues {
-    /// The record at `index` released content. Answers with the failed epochs that nobody needs any more, each with the
-    /// index of the record that expired it: none of their content is held; they are forgotten.
-    pub fn release(&self, index: u64, released: &[Released]) -> Vec<(PublishEpoch, u64)> {
+    /// The record at `index` released content. Answers with the failed epochs that have expired and that nobody needs any
+    /// more: nothing that they brought is held; they are forgotten.
+    pub fn release(&self, index: u64, released: &[Released]) -> Vec<Unpublished> {
         // Only the performer, which calls this, changes what has failed, and no other ledger takes over meanwhile. A
         // snapshot that needs all of it waits until the record is performed.
         let slice = (SLICE / (1 + self.book().needing())).max(1);
         for released in released.chunks(slice) {
             self.book().release(index, released);
         }
-        self.book().forget_needless(index)
+        let forgotten = self.book().forget_needless(index);
+        forgotten.into_iter().map(|failed| failed.owed).collect()
     }
 
-    /// A failed epoch expires: later ones may reuse what it holds, so it stays until they do not. False when it has
-    /// not failed.
-    pub fn expire_failed(&self, key: &EpochKey, index: u64) -> bool {
-        let Some((attempt, manifest)) = self.book().has_failed(key) else { return false };
+    /// The attempt of the epoch that has failed and not expired under this number.
+    pub fn has_failed(&self, key: &EpochKey) -> Option<u64> {
+        self.book().has_failed(key)
+    }
+
+    /// A failed epoch expires: later ones may reuse what it brought, so it stays until they do not. One whose `tree` is lost
+    /// helps nobody.
+    pub fn expire_failed(&self, attempt: u64, index: u64, tree: Option<&PublishEpoch>) {
         // A tree may have a million files. As above, it is still failed afterwards.
-        let holds = contents(&manifest).collect();
-        self.book().expire_failed(attempt, index, holds);
-        true
+        let brought = tree.into_iter().flat_map(trees::brought).collect();
+        self.book().expire_failed(attempt, index, brought);
+    }
+
+    /// Whether others still need this content of a failed epoch that has expired.
+    pub fn needs(&self, attempt: u64, digest: &Digest) -> bool {
+        self.book().needs(attempt, digest)
     }
 
     /// The attempt ended without an epoch.

@@ -71,7 +71,8 @@ pub struct Marks {
 /// Ledger, performer, snapshots and catalog of one replica.
 ///
 /// Locks, in the order in which they may be taken: the turn of an attempt (`prepare`), `snapshots`, the performer's pause (never under the pins), the pins,
-/// the store's names, `catalog`, `ledger`, the performer's orders, the dues.
+/// the store's names, `catalog`, `ledger`, the performer's orders, the dues. Who puts a tree into a file (`dues/trees.rs`) keeps others
+/// from that, and takes the last of these alone.
 pub struct Machine {
     ledger: RwLock<Ledger>,
     applied: watch::Sender<u64>,

@@ -265,7 +265,7 @@ impl Mending {
                 }
                 Err(error) => {
                     tracing::warn!(node = mender.node, %job, epoch, %error, "the epoch cannot be published here yet; it is tried again");
-                    if missing.manifest.is_none() {
+                    if !missing.has_tree {
                         mender.machine.note_missing(job, epoch, &error.to_string());
                     }
                     mender.report(&error).await;
@@ -303,8 +303,24 @@ async fn leave_nothing_of_expired(mender: &Mender, job: &JobName, epoch: u64) ->
     Ok(())
 }
 
+/// Envelope and tree, where this node has them; else they come from a peer.
+async fn tree_of(
+    mender: &Mender,
+    missing: &Missing,
+) -> Result<Option<(Envelope, Arc<Manifest>)>, RepairError> {
+    if !missing.has_tree {
+        return Ok(None);
+    }
+    let (machine, attempt) = (mender.machine.clone(), missing.attempt);
+    let read = blocking(move || machine.tree_of(attempt)).await?;
+    Ok(read.unwrap_or_else(|error| {
+        tracing::warn!(node = mender.node, job = %missing.job, epoch = missing.epoch, %error, "its tree cannot be read now");
+        None
+    }))
+}
+
 async fn bring(mender: &Mender, gather: &Gather, missing: &Missing) -> Result<bool, RepairError> {
-    match missing.manifest.clone() {
+    match tree_of(mender, missing).await? {
         Some((envelope, manifest)) => {
             receive::epoch(gather, &Arc::new(mender.machine.clone()), envelope, manifest).await?;
         }

@@ -8,12 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use rustix::io::Errno;
-
 use super::layout::Layout;
 use crate::digest::{Digest, Hasher};
 use crate::disk::{Disk, DiskFile, FileKind, Open, Stat};
 use crate::error::{IoError, at};
+
+pub(super) use crate::disk::is_rot;
 
 // Blobs that this process has verified and remembers, at most.
 const VERIFIED_MAX: usize = 200_000;
@@ -104,12 +104,6 @@ fn check_content(disk: &dyn Disk, known: &Known, path: &Path, key: Key, size: u6
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Missing),
         Err(e) => Err(at("read", path)(e)),
     }
-}
-
-/// Whether an error of reading says that the device has lost what was written there.
-pub(super) fn is_rot(e: &io::Error) -> bool {
-    let rot = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::REMOTEIO];
-    e.raw_os_error().is_some_and(|raw| rot.iter().any(|errno| errno.raw_os_error() == raw))
 }
 
 /// What there is of a content, of all modes and numbers together.

@@ -9,6 +9,7 @@
 //!     staging/<attempt>/aside/<index>    payloads that lost their range
 //!     staging/<attempt>/plan/<page>      pages of its plan, once the log may forget them
 //!     staging/<attempt>/packs/<index>    packs that the log need not hold any more
+//!     staging/<attempt>/sealed           its tree, once it is an epoch that could not be published
 //!     staging/<attempt>/epoch/           manifest + files/, becomes epochs/<job>/<epoch>
 //!     blobs/<ab>/<digest>.<mode>[.n]
 //!     waiting/                           trees of sealed epochs whose turn has not come: emptied at every start
@@ -106,6 +107,10 @@ impl Layout {
     /// The pack of the record at `index`.
     pub fn pack_file(&self, attempt: u64, index: u64) -> PathBuf {
         self.group.join(format!("staging/{attempt}/packs/{index}"))
+    }
+    /// The tree of an attempt that is sealed and could not be published here.
+    pub fn sealed_file(&self, attempt: u64) -> PathBuf {
+        self.group.join(format!("staging/{attempt}/sealed"))
     }
     /// What becomes `epochs/<job>/<epoch>` by one rename.
     pub fn building_dir(&self, attempt: u64) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use checkpoint::{Digest, EntryKind, JobName, Manifest};
+use checkpoint::{Digest, JobName};
 use serde::{Deserialize, Serialize};
 
 use super::debts::{Debts, Owed, Pack, Unpublished};
@@ -46,10 +46,9 @@ struct Waiting {
 
 /// A sealed epoch that could not be published here so far.
 pub struct Failed {
-    pub epoch: PublishEpoch,
-    pub why: String,
-    /// Log index of the record that expired it since.
-    pub expired: Option<u64>,
+    pub owed: Unpublished,
+    /// Until it lies in a file (`trees`): it may have a million entries.
+    pub tree: Option<PublishEpoch>,
 }
 
 /// What is not needed any more once an epoch is published. To be dropped while the book is free: it may be large.
@@ -83,8 +82,8 @@ pub struct Book {
     waiting: BTreeMap<EpochKey, Waiting>,
     /// By attempt: a number may be another epoch's once its job was removed.
     pub failed: BTreeMap<u64, Failed>,
-    /// Of those that have expired, by attempt: content that others still hold and may look for on the shelves. None is
-    /// empty.
+    /// Of those that have expired, by attempt: content that they brought, and that others still hold and may look for on
+    /// the shelves. None is empty.
     needed: BTreeMap<u64, BTreeSet<Digest>>,
     pub missing: BTreeMap<EpochKey, Absent>,
     /// Sealed before the start, and nobody has looked since whether they are here.
@@ -98,19 +97,26 @@ pub struct Book {
     pub readers: BTreeMap<EpochKey, usize>,
     /// Ended attempts whose staging folder may be there, each with the index of the record that ended it.
     pub ended: BTreeMap<u64, u64>,
-    /// How often files were unpacked, and how many of these are durable.
+    /// How often files were unpacked, or a tree was put into one, and how many of these are durable.
     pub unpackings: u64,
     pub synced: u64,
 }
 
 impl Book {
-    /// Of a start behind `ledger`, which stands right below `base`.
-    pub fn new(base: u64, debts: Debts, ledger: &Ledger) -> Book {
+    /// Of a start behind `ledger`, which stands right below `base`. What failed epochs have to hold for others although they
+    /// have expired is `needed`, by attempt.
+    pub fn new(
+        base: u64,
+        debts: Debts,
+        mut needed: BTreeMap<u64, BTreeSet<Digest>>,
+        ledger: &Ledger,
+    ) -> Book {
+        needed.retain(|_, contents| !contents.is_empty());
         let mut book = Book {
             base,
             waiting: BTreeMap::new(),
             failed: BTreeMap::new(),
-            needed: BTreeMap::new(),
+            needed,
             missing: BTreeMap::new(),
             unlooked: Unlooked::of(ledger),
             trees: BTreeMap::new(),
@@ -126,25 +132,21 @@ impl Book {
             let failed = Some("its files were not all unpacked before the last start".to_owned());
             book.trees.insert(attempt, Tree { packs, failed, aside: BTreeSet::new() });
         }
-        for Unpublished { epoch, why, expired } in debts.unpublished {
-            let key = (epoch.job.clone(), epoch.epoch);
-            if expired.is_none() {
-                book.wait_for(&epoch);
-                book.note_failure(&key, epoch.attempt, &why);
-            } else {
-                let held = |digest: &Digest| ledger.content(digest).is_some();
-                book.need(epoch.attempt, contents(&epoch.manifest).filter(held).collect());
+        for owed in debts.unpublished {
+            let attempt = owed.origin.attempt;
+            if owed.expired.is_none() {
+                book.wait_for(owed.key(), attempt);
+                book.note_failure(&owed.key(), attempt, &owed.why);
             }
-            book.failed.insert(epoch.attempt, Failed { epoch, why, expired });
+            book.failed.insert(attempt, Failed { owed, tree: None });
         }
         book
     }
 
-    pub fn wait_for(&mut self, epoch: &PublishEpoch) {
-        let waiting = Waiting { attempt: epoch.attempt, publication: Publication::Pending };
-        let key = (epoch.job.clone(), epoch.epoch);
+    /// The epoch that was `attempt` is sealed, and is to become a directory here.
+    pub fn wait_for(&mut self, key: EpochKey, attempt: u64) {
         self.unlooked.remove(&key);
-        self.waiting.insert(key, waiting);
+        self.waiting.insert(key, Waiting { attempt, publication: Publication::Pending });
     }
 
     /// The epoch was published or has expired: nobody waits for it.
@@ -204,15 +206,30 @@ impl Book {
 
     /// An epoch was not published.
     pub fn fail(&mut self, epoch: PublishEpoch, why: String) {
-        let key = (epoch.job.clone(), epoch.epoch);
-        self.note_failure(&key, epoch.attempt, &why);
-        self.trees.entry(epoch.attempt).or_default().failed.get_or_insert(why.clone());
-        match self.failed.get_mut(&epoch.attempt) {
-            Some(failed) => failed.why = why,
+        let (attempt, owed) = (epoch.attempt, Unpublished::of(&epoch, why.clone()));
+        self.note_failure(&owed.key(), attempt, &why);
+        self.trees.entry(attempt).or_default().failed.get_or_insert(why.clone());
+        match self.failed.get_mut(&attempt) {
+            Some(failed) => failed.owed.why = why,
             None => {
-                self.failed.insert(epoch.attempt, Failed { epoch, why, expired: None });
+                self.failed.insert(attempt, Failed { owed, tree: Some(epoch) });
             }
         }
+    }
+
+    /// An epoch that has failed could not be tried again.
+    pub fn fail_again(&mut self, attempt: u64, why: String) {
+        let Some(failed) = self.failed.get_mut(&attempt) else { return };
+        failed.owed.why = why.clone();
+        let key = failed.owed.key();
+        self.note_failure(&key, attempt, &why);
+    }
+
+    /// The tree of an epoch that has failed lies in its file, still to be synced. It comes back: to be dropped while the book
+    /// is free.
+    pub fn filed(&mut self, attempt: u64) -> Option<PublishEpoch> {
+        self.unpackings += 1;
+        self.failed.get_mut(&attempt)?.tree.take()
     }
 
     /// An epoch is published.
@@ -256,43 +273,44 @@ impl Book {
     }
 
     /// Forgets the failed epochs that have expired and hold nothing that anybody needs, by the record at `index`. Answers
-    /// with them, each with the index of the record that expired it.
-    pub fn forget_needless(&mut self, index: u64) -> Vec<(PublishEpoch, u64)> {
+    /// with them.
+    pub fn forget_needless(&mut self, index: u64) -> Vec<Failed> {
         let needless = self.failed.iter().filter(|(attempt, _)| !self.needed.contains_key(attempt));
-        let needless: Vec<(u64, u64)> =
-            needless.filter_map(|(attempt, failed)| Some((*attempt, failed.expired?))).collect();
-        needless.into_iter().map(|(attempt, expired)| (self.forget(attempt, index), expired)).collect()
+        let needless: Vec<u64> = needless
+            .filter(|(_, failed)| failed.owed.expired.is_some())
+            .map(|(attempt, _)| *attempt)
+            .collect();
+        needless.into_iter().map(|attempt| self.forget(attempt, index)).collect()
     }
 
-    fn forget(&mut self, attempt: u64, index: u64) -> PublishEpoch {
+    fn forget(&mut self, attempt: u64, index: u64) -> Failed {
         let failed = self.failed.remove(&attempt).expect("it was just listed");
         self.trees.remove(&attempt);
         self.ended.insert(attempt, index);
-        failed.epoch
+        failed
     }
 
-    /// The attempt and the tree of the epoch that has failed and not expired under this number.
-    pub fn has_failed(&self, key: &EpochKey) -> Option<(u64, Arc<Manifest>)> {
-        let is = |failed: &&Failed| {
-            failed.expired.is_none() && failed.epoch.job == key.0 && failed.epoch.epoch == key.1
-        };
-        let failed = self.failed.values().find(is)?;
-        Some((failed.epoch.attempt, failed.epoch.manifest.clone()))
+    /// The attempt of the epoch that has failed and not expired under this number.
+    pub fn has_failed(&self, (job, epoch): &EpochKey) -> Option<u64> {
+        let mut failed = self.failed.values().map(|failed| &failed.owed);
+        let owed = failed.find(|owed| owed.expired.is_none() && owed.job == *job && owed.epoch == *epoch)?;
+        Some(owed.origin.attempt)
     }
 
-    /// The failed epoch that was this attempt expires, and holds this: later ones may reuse it, so the epoch stays until
-    /// they do not.
-    pub fn expire_failed(&mut self, attempt: u64, index: u64, holds: BTreeSet<Digest>) {
+    /// The failed epoch that was this attempt expires, and has brought this: later ones may reuse it, so the epoch stays
+    /// until they do not.
+    pub fn expire_failed(&mut self, attempt: u64, index: u64, brought: BTreeSet<Digest>) {
         if let Some(failed) = self.failed.get_mut(&attempt) {
-            failed.expired = Some(index);
-            self.need(attempt, holds);
+            failed.owed.expired = Some(index);
+            if !brought.is_empty() {
+                self.needed.insert(attempt, brought);
+            }
         }
     }
 
-    fn need(&mut self, attempt: u64, contents: BTreeSet<Digest>) {
-        if !contents.is_empty() {
-            self.needed.insert(attempt, contents);
-        }
+    /// Whether others still need this content of a failed epoch that has expired.
+    pub fn needs(&self, attempt: u64, digest: &Digest) -> bool {
+        self.needed.get(&attempt).is_some_and(|contents| contents.contains(digest))
     }
 
     /// Whether what is in the tree of this attempt is from another life. The tree of an attempt that began below the
@@ -357,10 +375,4 @@ impl Book {
         let packs = |tree: &Tree| tree.packs.iter().filter(|pack| pack.index <= index).cloned().collect();
         half.map(|(id, tree)| (*id, packs(tree))).collect()
     }
-}
-
-/// Content that an epoch of this tree holds.
-pub fn contents(manifest: &Manifest) -> impl Iterator<Item = Digest> {
-    let files = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File && entry.size > 0);
-    files.map(|entry| entry.digest)
 }

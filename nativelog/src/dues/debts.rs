@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use checkpoint::store::Source;
-use checkpoint::{Digest, Envelope, JobName, Manifest};
+use checkpoint::{Digest, JobName};
 
+use super::book::EpochKey;
+use super::overview::Origin;
 use crate::ledger::PublishEpoch;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// Content that nobody holds and whose blobs may lie here, or that is out of quarantine and may have names here that lead to
 /// a bad copy.
@@ -33,15 +34,32 @@ pub struct Pack {
     pub files: Vec<(u32, u32, u32)>,
 }
 
-/// A sealed epoch that could not be published here so far.
-#[derive(Debug, Clone, PartialEq)]
+/// A sealed epoch that could not be published here so far. Its tree lies in a file (`trees`).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpublished {
+    /// The job.
+    pub job: JobName,
     /// The epoch.
-    pub epoch: PublishEpoch,
+    pub epoch: u64,
+    /// Which epoch of that number.
+    pub origin: Origin,
     /// Why not.
     pub why: String,
     /// Log index of the record that expired it since.
     pub expired: Option<u64>,
+}
+
+impl Unpublished {
+    /// This epoch, and why it could not be published.
+    pub fn of(epoch: &PublishEpoch, why: String) -> Unpublished {
+        let origin = Origin::of(&epoch.envelope);
+        Unpublished { job: epoch.job.clone(), epoch: epoch.epoch, origin, why, expired: None }
+    }
+
+    /// Job and epoch.
+    pub fn key(&self) -> EpochKey {
+        (self.job.clone(), self.epoch)
+    }
 }
 
 /// Everything that is owed.
@@ -65,11 +83,10 @@ impl Debts {
         let mut out = Put(vec![VERSION]);
         out.contents(&self.released);
         out.u64(self.unpublished.len() as u64);
-        for Unpublished { epoch, why, expired } in &self.unpublished {
-            out.u64(epoch.attempt).u64(expired.map_or(0, |index| index + 1)).bytes(why.as_bytes());
-            out.bytes(&epoch.envelope.encode()).bytes(&epoch.manifest.encode());
-            let sources: Vec<u8> = epoch.sources.iter().map(|source| source_tag(*source)).collect();
-            out.bytes(&sources);
+        for Unpublished { job, epoch, origin, why, expired } in &self.unpublished {
+            out.bytes(job.as_str().as_bytes()).u64(*epoch);
+            out.u64(origin.attempt).u64(origin.sealed_at).raw(origin.root.as_bytes());
+            out.bytes(why.as_bytes()).u64(expired.map_or(0, |index| index + 1));
         }
         out.u64(self.half_unpacked.len() as u64);
         for (attempt, packs) in &self.half_unpacked {
@@ -112,19 +129,11 @@ impl Debts {
     }
 }
 
-fn source_tag(source: Source) -> u8 {
-    match source {
-        Source::None => 0,
-        Source::Staged => 1,
-        Source::Unpacked => 2,
-        Source::Reused => 3,
-    }
-}
-
-struct Put(Vec<u8>);
+/// Bytes that are put together; big-endian.
+pub(super) struct Put(pub Vec<u8>);
 
 impl Put {
-    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
     }
@@ -134,7 +143,7 @@ impl Put {
     fn u64(&mut self, number: u64) -> &mut Self {
         self.raw(&number.to_be_bytes())
     }
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.u64(bytes.len() as u64).raw(bytes)
     }
     fn contents(&mut self, contents: &BTreeMap<Digest, Owed>) {
@@ -145,10 +154,11 @@ impl Put {
     }
 }
 
-struct Take<'a>(&'a [u8]);
+/// The rest of what [`Put`] made.
+pub(super) struct Take<'a>(pub &'a [u8]);
 
 impl<'a> Take<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*taken)
@@ -159,7 +169,7 @@ impl<'a> Take<'a> {
     fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
-    fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(self.u64()?).ok()?;
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
@@ -188,69 +198,26 @@ impl<'a> Take<'a> {
         Some(Pack { index, files })
     }
     fn unpublished(&mut self) -> Option<Unpublished> {
-        let attempt = self.u64()?;
-        let expired = self.u64()?.checked_sub(1);
+        let (job, epoch) = (self.job()?, self.u64()?);
+        let (attempt, sealed_at) = (self.u64()?, self.u64()?);
+        let origin = Origin { attempt, sealed_at, root: Digest::from_bytes(self.array()?) };
         let why = self.text()?.to_owned();
-        let (envelope, _) = Envelope::decode(self.bytes()?).ok()?;
-        let manifest = Manifest::decode(self.bytes()?).ok()?;
-        let source = |tag: &u8| {
-            [Source::None, Source::Staged, Source::Unpacked, Source::Reused].get(usize::from(*tag)).copied()
-        };
-        let sources: Vec<Source> = self.bytes()?.iter().map(source).collect::<Option<_>>()?;
-        if sources.len() != manifest.entries.len() {
-            return None;
-        }
-        let (job, epoch) = (envelope.job.clone(), envelope.epoch);
-        let (manifest, sources) = (Arc::new(manifest), Arc::new(sources));
-        Some(Unpublished {
-            epoch: PublishEpoch { attempt, job, epoch, envelope, manifest, sources },
-            why,
-            expired,
-        })
+        Some(Unpublished { job, epoch, origin, why, expired: self.u64()?.checked_sub(1) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use checkpoint::{EntryKind, ManifestEntry, Position, RelPath};
 
     fn example() -> Debts {
         let job = JobName::try_from("job").unwrap();
-        let root = ManifestEntry {
-            path: RelPath::root(),
-            kind: EntryKind::Directory,
-            mode: 0o755,
-            size: 0,
-            digest: Digest::NONE,
-            target: Vec::new(),
-        };
-        let path = RelPath::parse(b"a").unwrap();
         let digest = checkpoint::digest::content(b"abc");
-        let file = ManifestEntry { path, kind: EntryKind::File, size: 3, digest, ..root.clone() };
-        let manifest = Manifest { entries: vec![root, file] };
-        let envelope = Envelope {
-            job: job.clone(),
-            epoch: 3,
-            attempt: 7,
-            position: Position { term: 1, node: 1, index: 9 },
-            root: manifest.root(),
-            labels: Vec::new(),
-            depends_on: Vec::new(),
-            base: None,
-            sealed_log_ms: 0,
-        };
-        let epoch = PublishEpoch {
-            attempt: 7,
-            job: job.clone(),
-            epoch: 3,
-            envelope,
-            manifest: Arc::new(manifest),
-            sources: Arc::new(vec![Source::None, Source::Unpacked]),
-        };
+        let origin = Origin { attempt: 7, sealed_at: 9, root: digest };
+        let (why, expired) = ("no room".to_owned(), Some(0));
         Debts {
             released: BTreeMap::from([(digest, Owed { index: 5, bytes: 3 })]),
-            unpublished: vec![Unpublished { epoch, why: "no room".into(), expired: Some(0) }],
+            unpublished: vec![Unpublished { job: job.clone(), epoch: 3, origin, why, expired }],
             half_unpacked: BTreeMap::from([(7, vec![Arc::new(Pack { index: 8, files: vec![(1, 0, 3)] })])]),
             expiring: BTreeMap::from([((job, 2), 11)]),
             healing: BTreeMap::from([(digest, Owed { index: 10, bytes: 3 })]),

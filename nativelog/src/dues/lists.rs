@@ -10,9 +10,9 @@ use checkpoint::{Digest, JobName};
 
 use super::book::{Book, EpochKey, Failed};
 use super::debts::{Debts, Owed, Unpublished};
+use super::overview::Origin;
 use super::slices::SLICE;
 use super::{Dues, MissingEpoch};
-use crate::ledger::PublishEpoch;
 
 impl Dues {
     /// What `pick` makes of the rows of a table, in their order.
@@ -39,16 +39,16 @@ impl Dues {
 
     /// What is owed of the records up to and including `index`, all of which were performed: nothing of that is added any
     /// more but what was found on the disk, and what is settled between two slices may be among it, as in any older snapshot.
+    /// The trees of what was not published are in their files (`Ground::file_trees`).
     pub fn debts(&self, index: u64) -> Debts {
         let owed = |digest: &Digest, owed: &Owed| (owed.index <= index).then_some((*digest, *owed));
         // The packs after the epochs that need them: with an epoch they go, and without it nobody would ever let go of them.
         let unpublished = self.list(
             |book| &book.failed,
             |_, failed| {
-                (failed.epoch.envelope.position.index <= index).then(|| Unpublished {
-                    epoch: failed.epoch.clone(),
-                    why: failed.why.clone(),
-                    expired: failed.expired.filter(|at| *at <= index),
+                (failed.owed.origin.sealed_at <= index).then(|| Unpublished {
+                    expired: failed.owed.expired.filter(|at| *at <= index),
+                    ..failed.owed.clone()
                 })
             },
         );
@@ -67,30 +67,25 @@ impl Dues {
     }
 
     /// Epochs that could not be published, those too that have expired since.
-    pub fn failed(&self) -> Vec<PublishEpoch> {
-        self.list(|book| &book.failed, |_, failed| Some(failed.epoch.clone()))
+    pub fn failed(&self) -> Vec<Unpublished> {
+        self.list(|book| &book.failed, |_, failed| Some(failed.owed.clone()))
     }
 
-    /// The attempts of these, and which epochs they were; `None` for those that have expired.
-    pub fn failed_keys(&self) -> Vec<(u64, Option<EpochKey>)> {
-        let key = |failed: &Failed| (failed.epoch.job.clone(), failed.epoch.epoch);
-        self.list(
-            |book| &book.failed,
-            |attempt, failed| Some((*attempt, failed.expired.is_none().then(|| key(failed)))),
-        )
+    /// Where these come from, and which epochs they are; `None` for those that have expired.
+    pub fn failed_keys(&self) -> Vec<(Origin, Option<EpochKey>)> {
+        let key = |owed: &Unpublished| owed.expired.is_none().then(|| owed.key());
+        self.list(|book| &book.failed, |_, failed| Some((failed.owed.origin, key(&failed.owed))))
     }
 
-    /// The epoch that was this attempt, if it could not be published.
-    pub fn failed_attempt(&self, attempt: u64) -> Option<PublishEpoch> {
-        self.book().failed.get(&attempt).map(|failed| failed.epoch.clone())
+    /// Attempts of epochs that could not be published and were sealed up to `index`, whose trees are not in files yet.
+    pub fn trees_in_memory(&self, index: u64) -> Vec<u64> {
+        let is_due = |failed: &Failed| failed.tree.is_some() && failed.owed.origin.sealed_at <= index;
+        self.list(|book| &book.failed, |attempt, failed| is_due(failed).then_some(*attempt))
     }
 
-    /// Epochs that could not be published and have not expired, each with the reason.
-    pub fn still_unpublished(&self) -> Vec<(PublishEpoch, String)> {
-        self.list(
-            |book| &book.failed,
-            |_, failed| failed.expired.is_none().then(|| (failed.epoch.clone(), failed.why.clone())),
-        )
+    /// Epochs that could not be published and have not expired.
+    pub fn still_unpublished(&self) -> Vec<Unpublished> {
+        self.list(|book| &book.failed, |_, failed| failed.owed.expired.is_none().then(|| failed.owed.clone()))
     }
 
     /// Sealed epochs that are noted as missing.
@@ -185,7 +180,7 @@ mod tests {
     #[test]
     fn a_list_of_several_slices_has_every_row_once() {
         for count in [0, 1, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE, 2 * SLICE + 7] {
-            let dues = Dues::new(0, Debts::default(), &Ledger::default());
+            let dues = Dues::new(0, Debts::default(), BTreeMap::new(), &Ledger::default());
             let contents = (0..count as u64).map(|n| (digest(n), n));
             dues.owe(5, contents.clone(), []);
             let all: BTreeMap<Digest, Owed> =
@@ -222,7 +217,7 @@ mod tests {
 
     #[test]
     fn folders_in_staging_that_are_not_open_have_ended_and_those_that_went_are_forgotten() {
-        let dues = Dues::new(0, Debts::default(), &Ledger::default());
+        let dues = Dues::new(0, Debts::default(), BTreeMap::new(), &Ledger::default());
         dues.discard(3, 4);
         dues.discard(5, 6);
         dues.note_staging(&BTreeSet::from([5, 7, 8]), &[(5, 9), (7, 9)]);

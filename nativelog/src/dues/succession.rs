@@ -31,14 +31,13 @@ pub fn succession(store: &Store, owed: Debts, new: &Ledger) -> Result<(Debts, Di
     healing.retain(|digest, _| known(digest));
     let mut unpublished = unpublished;
     unpublished.retain(|failed| {
-        let epoch = &failed.epoch;
-        let sealed =
-            new.epoch(&epoch.job, epoch.epoch).is_some_and(|info| info.sealed.attempt == epoch.attempt);
-        let found = there.get(&(epoch.job.clone(), epoch.epoch)).copied().flatten();
-        sealed && found.is_none_or(|found| found.attempt != epoch.attempt)
+        let attempt = failed.origin.attempt;
+        let sealed = new.epoch(&failed.job, failed.epoch).is_some_and(|info| info.sealed.attempt == attempt);
+        let found = there.get(&failed.key()).copied().flatten();
+        sealed && found.is_none_or(|found| found.attempt != attempt)
     });
     // What open attempts lacked was brought, with everything else, or is in packs that were set aside.
-    let is_unpublished = |id: &u64| unpublished.iter().any(|failed| failed.epoch.attempt == *id);
+    let is_unpublished = |id: &u64| unpublished.iter().any(|failed| failed.origin.attempt == *id);
     half_unpacked.retain(|id, _| new.attempt(*id).is_some() || is_unpublished(id));
     expiring.retain(|(job, epoch), _| new.epoch(job, *epoch).is_none());
     // Of a number that is sealed, too: what lies there may be an earlier epoch's.

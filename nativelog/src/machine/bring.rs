@@ -12,7 +12,7 @@ use super::Machine;
 use super::lacking::{AttemptLacks, lacking_of_attempts};
 use super::missing::{Missing, adopt};
 use super::staged::{self, StagedCopies};
-use crate::dues::aside;
+use crate::dues::{Origin, aside};
 use crate::ledger::Ledger;
 use crate::performer::Reader;
 
@@ -82,23 +82,32 @@ impl Machine {
 
     /// Sealed epochs that are no directory here and are not just being published.
     pub fn missing(&self) -> Vec<Missing> {
-        let unpublished = self.dues.still_unpublished().into_iter().map(|(epoch, why)| Missing {
-            job: epoch.job,
-            epoch: epoch.epoch,
-            attempt: epoch.attempt,
-            root: epoch.envelope.root,
-            manifest: Some((epoch.envelope, epoch.manifest)),
-            why,
+        let unpublished = self.dues.still_unpublished().into_iter().map(|owed| Missing {
+            job: owed.job,
+            epoch: owed.epoch,
+            attempt: owed.origin.attempt,
+            root: owed.origin.root,
+            has_tree: true,
+            why: owed.why,
         });
         let absent = self.dues.missing().into_iter().map(|absent| Missing {
             job: absent.job,
             epoch: absent.epoch,
             attempt: absent.attempt,
             root: absent.root,
-            manifest: None,
+            has_tree: false,
             why: absent.why,
         });
         unpublished.chain(absent).collect()
+    }
+
+    /// Envelope and tree of an epoch that could not be published here; `None` when they are lost. Blocks.
+    ///
+    /// # Errors
+    /// They cannot be read now.
+    pub fn tree_of(&self, attempt: u64) -> io::Result<Option<(Envelope, Arc<Manifest>)>> {
+        let tree = self.dues.tree(&self.store, attempt)?;
+        Ok(tree.map(|epoch| (epoch.envelope, epoch.manifest)))
     }
 
     /// How many sealed epochs nobody has looked for yet, since the start: each may be a directory here or not. 0 a moment
@@ -146,23 +155,40 @@ impl Machine {
         self.performer.reader(job, epoch)
     }
 
-    /// Copies of a content that are not on the shelves: its epoch came, and could not be published here yet.
+    /// Copies of a content that are not on the shelves: its epoch came, and could not be published here yet. Blocks.
     pub fn staged_copies(&self, digest: &Digest) -> StagedCopies {
         // Hardly ever any: asked for every blob that is served.
         let failed = self.dues.failed_keys();
         let mut wanted = Vec::new();
         for slice in failed.chunks(FAILED_SLICE) {
             let ledger = self.ledger();
-            // Of one that has expired, and is still to be let go of here, the ledger does not know any more what it holds.
-            let may_hold = |(job, epoch): &(JobName, u64)| {
-                ledger.sealed_as(job, *epoch).is_none() || ledger.epoch_holds(job, *epoch, digest)
+            // What was sealed after it was brought for the last time has only reused it, and is not looked into.
+            let newest = ledger.brought(digest);
+            let may_have = |origin: &Origin, (job, epoch): &(JobName, u64)| {
+                let brought = newest.is_some_and(|newest| origin.sealed_at <= newest);
+                // Of one that has expired, and is still to be let go of here, the ledger does not know any more what it
+                // holds.
+                ledger.sealed_as(job, *epoch).is_none()
+                    || (brought && ledger.epoch_holds(job, *epoch, digest))
             };
-            let holds = |key: &Option<(JobName, u64)>| key.as_ref().is_none_or(may_hold);
-            wanted.extend(slice.iter().filter(|(_, key)| holds(key)).map(|(attempt, _)| *attempt));
+            let has = |(origin, key): &&(Origin, Option<(JobName, u64)>)| match key {
+                Some(key) => may_have(origin, key),
+                None => self.dues.needs(origin.attempt, digest),
+            };
+            wanted.extend(slice.iter().filter(has).map(|(origin, _)| origin.attempt));
         }
-        let failed: Vec<_> =
-            wanted.into_iter().filter_map(|attempt| self.dues.failed_attempt(attempt)).collect();
-        staged::copies(&self.store, &failed, digest)
+        let mut copies = StagedCopies::default();
+        for attempt in wanted {
+            match self.dues.recent_tree(&self.store, attempt) {
+                Ok(Some(epoch)) => copies.add(self.store.layout(), &epoch, digest),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(attempt, %error, "the tree of an epoch that may have a content cannot be read");
+                    copies.unread = true;
+                }
+            }
+        }
+        copies
     }
 
     /// A small file of an attempt, from its pack: while packs of the attempt could not be unpacked here, some of its files

@@ -4,6 +4,7 @@
 //! this node has that the new ledger does not want any more. That is written as *debts* into the very files that
 //! hold the new ledger: from the moment they are durable, whatever happens, the next start goes on from there.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -71,7 +72,8 @@ impl Machine {
             }
             drop(old);
             // The log that holds them is about to go.
-            self.ground().set_aside().map_err(|source| {
+            let ground = self.ground();
+            ground.set_aside().and_then(|()| ground.file_trees(u64::MAX)).map_err(|source| {
                 let what = format!("write in {}", self.store.layout().staging_dir().display());
                 SnapshotError::Io { what, source }
             })?;
@@ -87,7 +89,8 @@ impl Machine {
         let avoid = to_avoid(&ledger);
         avoid_quarantined(&self.store, &avoid);
         let overview = Overview::of(&ledger);
-        let book = Book::new(position.index + 1, debts, &ledger);
+        // What has expired here is not sealed there, and owed no more.
+        let book = Book::new(position.index + 1, debts, BTreeMap::new(), &ledger);
         ledger.list_anew([]);
         // All that takes long was made before, and what is replaced goes afterwards: apply waits for this lock.
         let (before, owed, forgotten) = {

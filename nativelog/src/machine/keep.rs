@@ -33,7 +33,7 @@ impl Machine {
     }
 
     /// Makes a capture durable: waits until everything up to it is performed, writes the pages of open plans that are
-    /// only in the log, syncs, writes the file, and drops all but the two newest. When a newer one is kept meanwhile, or both kept ones stand there, nothing is
+    /// only in the log, and the trees that are only in memory, syncs, writes the file, and drops all but the two newest. When a newer one is kept meanwhile, or both kept ones stand there, nothing is
     /// written. Blocks.
     ///
     /// # Errors
@@ -58,6 +58,11 @@ impl Machine {
             let what = format!("write plans below {}", self.store.layout().staging_dir().display());
             SnapshotError::Io { what, source }
         })?;
+        self.ground().file_trees(position.index).map_err(|source| {
+            let what = format!("write trees below {}", self.store.layout().staging_dir().display());
+            SnapshotError::Io { what, source }
+        })?;
+        self.dues.forget_recent_tree();
         let left_over = snapshots.expected.left_over(&self.pins);
         self.dues.owe(position.index, left_over, []);
         let debts = self.dues.debts(position.index);
@@ -73,8 +78,8 @@ impl Machine {
         Ok(capture.meta)
     }
 
-    /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published. And
-    /// pages that were just written.
+    /// Files of open attempts that were unpacked and not synced: nothing else syncs them before they are published. Trees of
+    /// epochs that could not be, and pages that were just written.
     fn sync_unsynced(&self, pages: bool) -> io::Result<()> {
         let unpackings = self.dues.unsynced();
         if unpackings.is_some() || pages {

@@ -15,8 +15,8 @@ pub struct Missing {
     pub attempt: u64,
     /// Its root.
     pub root: Digest,
-    /// Envelope and tree, when this node has them.
-    pub manifest: Option<(Envelope, Arc<Manifest>)>,
+    /// Whether this node has its tree, see [`Machine::tree_of`](super::Machine::tree_of).
+    pub has_tree: bool,
     /// Why it is no directory.
     pub why: String,
 }

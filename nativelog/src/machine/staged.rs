@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use checkpoint::digest::content;
+use checkpoint::store::Layout;
 use checkpoint::{Digest, EntryKind, Source, Store};
 
 use crate::dues::{Dues, aside};
@@ -20,28 +21,28 @@ pub struct StagedCopies {
     /// Attempts, and entries of their plans, whose packs this node still has, in its log or set aside. See
     /// [`Machine::in_pack`](super::Machine::in_pack).
     pub packed: Vec<(u64, u32)>,
+    /// There may be more: what an epoch has cannot be read now.
+    pub unread: bool,
 }
 
-/// Those of a content that these epochs hold.
-pub(super) fn copies(store: &Store, failed: &[PublishEpoch], digest: &Digest) -> StagedCopies {
-    let (layout, mut copies) = (store.layout(), StagedCopies::default());
-    for epoch in failed {
+impl StagedCopies {
+    /// Those, too, of a content that this epoch has.
+    pub(super) fn add(&mut self, layout: &Layout, epoch: &PublishEpoch, digest: &Digest) {
         let entries = epoch.manifest.entries.iter().zip(epoch.sources.iter()).enumerate();
         let of_it = entries.filter(|(_, (entry, _))| {
             entry.kind == EntryKind::File && entry.size > 0 && entry.digest == *digest
         });
         for (file, (entry, source)) in of_it {
             match source {
-                Source::Staged => copies.files.push(layout.staged_file(epoch.attempt, file as u32)),
+                Source::Staged => self.files.push(layout.staged_file(epoch.attempt, file as u32)),
                 Source::Unpacked => {
-                    copies.packed.push((epoch.attempt, file as u32));
-                    copies.files.push(layout.tree_dir(epoch.attempt).join(entry.path.as_os_str()));
+                    self.packed.push((epoch.attempt, file as u32));
+                    self.files.push(layout.tree_dir(epoch.attempt).join(entry.path.as_os_str()));
                 }
                 Source::Reused | Source::None => {}
             }
         }
     }
-    copies
 }
 
 /// See [`Machine::in_pack`](super::Machine::in_pack).

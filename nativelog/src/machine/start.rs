@@ -25,7 +25,7 @@ use super::avoid::{avoid_quarantined, to_avoid};
 use super::prepare::Gatherings;
 use super::start_error::{StartError, io_error};
 use super::{Machine, Snapshots, project};
-use crate::dues::{Debts, Dues, Expected, Overview, Replay};
+use crate::dues::{Debts, Dues, Expected, Overview, Replay, trees};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
 use crate::plans::Plans;
@@ -66,7 +66,9 @@ impl Machine {
         let earlier = overview.published_above(&store);
         let replay = Replay::of(&log, earlier.values().copied());
         let earlier = earlier.into_keys().collect();
-        let dues = Arc::new(Dues::new(next, debts, &ledger));
+        let needed = trees::needed(&store, &debts, &ledger);
+        let needed = needed.map_err(io_error("read the trees of epochs that have expired"))?;
+        let dues = Arc::new(Dues::new(next, debts, needed, &ledger));
         let plans = Arc::new(Plans::new(log.clone(), store.clone()));
         let performer =
             Performer::start(store.clone(), log.clone(), plans.clone(), next, dues.clone(), earlier)

@@ -11,13 +11,10 @@ use std::sync::Arc;
 
 use checkpoint::disk::Disk;
 use checkpoint::durable::{ensure_dir, ignore_missing, remove_tree};
-use checkpoint::{Digest, JobName, digest};
+use checkpoint::{Digest, JobName};
 
-use crate::dues::{Debts, Unpublished};
+use crate::dues::trees::{FILE_BYTES_MAX, decode, encode};
 use crate::ledger::PublishEpoch;
-
-/// The largest file: a million entries with longest paths are below.
-const FILE_BYTES_MAX: u64 = 8 << 30;
 
 /// Where such files lie.
 #[derive(Debug)]
@@ -68,12 +65,8 @@ impl Shelf {
             disk: self.disk.clone(),
             path: self.dir.join(format!("{index}-{}", epoch.attempt)),
         };
-        let unpublished = Unpublished { epoch: epoch.clone(), why: String::new(), expired: None };
-        let mut bytes = Debts { unpublished: vec![unpublished], ..Debts::default() }.encode();
-        let digest = digest::content(&bytes);
-        bytes.extend_from_slice(digest.as_bytes());
         ignore_missing(self.disk.unlink(&shelved.path))?;
-        self.disk.write_new(&shelved.path, &bytes, 0o600)?;
+        self.disk.write_new(&shelved.path, &encode(epoch), 0o600)?;
         Ok(shelved)
     }
 }
@@ -84,14 +77,8 @@ impl Shelved {
     /// # Errors
     /// The disk refuses, or the file is not what was written (`InvalidData`).
     pub fn read(&self) -> io::Result<PublishEpoch> {
-        let damaged = |why| io::Error::new(io::ErrorKind::InvalidData, why);
         let bytes = self.disk.read_file(&self.path, FILE_BYTES_MAX)?;
-        let (bytes, sum) = bytes.split_last_chunk::<32>().ok_or_else(|| damaged("it is cut"))?;
-        if digest::content(bytes).as_bytes() != sum {
-            return Err(damaged("it does not verify"));
-        }
-        let debts = Debts::decode(bytes).ok_or_else(|| damaged("it cannot be read"))?;
-        let unpublished = debts.unpublished.into_iter().next().ok_or_else(|| damaged("it is empty"))?;
-        Ok(unpublished.epoch)
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is not what was written");
+        decode(&bytes).ok_or_else(damaged)
     }
 }

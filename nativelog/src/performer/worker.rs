@@ -6,19 +6,19 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use checkpoint::disk::lacks_room;
-use checkpoint::store::{Publish, Store, Unpacked, Unpublished};
+use checkpoint::store::{Publish, Source, Store, Unpacked, Unpublished};
 use checkpoint::{Digest, JobName};
 
 use super::again::{Again, Outlook};
 use super::names::Names;
 use super::orders::{LetGo, Shared, Task, Work};
 use super::waiting::Shelved;
-use crate::dues::{Pack, aside};
+use crate::dues::{self, Origin, Pack, aside};
 use crate::ledger::{Effect, Page, PublishEpoch, Released};
 use crate::plans::Plans;
 use crate::store::LogStore;
 
-/// A tree that waits in a file and cannot be read is read again after this long,
+/// A tree that lies in a file and cannot be read is read again after this long,
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// for so long at most.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
@@ -26,6 +26,8 @@ const READ_PATIENCE: Duration = Duration::from_secs(10);
 const BATCH_ENTRIES_MAX: usize = 512;
 /// And not more than about so much work, unless it is that of one entry.
 const BATCH_WEIGHT_MAX: u64 = 32 << 20;
+/// Trees of so many entries are tried again at a time: they are read for it.
+const RETRY_ENTRIES: usize = 32 << 10;
 
 pub struct Worker {
     shared: Arc<Shared>,
@@ -152,7 +154,9 @@ impl Worker {
                     Effect::Expire { job, epoch, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.store.avoid_no_more(&job, epoch);
-                        self.expire(job, epoch, index, &released);
+                        if !self.expire(job, epoch, index, &released) {
+                            return false;
+                        }
                     }
                     Effect::RemoveJob { job } => {
                         self.publish(std::mem::take(&mut publishing));
@@ -199,13 +203,17 @@ impl Worker {
     /// An epoch that waited, with its tree. `None` when it is time to stop: when the tree does not read back, too. No other
     /// node has to have it, so that the node stops here, and the log says it anew to the next start.
     fn read(&self, shelved: &Shelved) -> Option<PublishEpoch> {
+        self.patiently((&shelved.job, shelved.epoch), || shelved.read())
+    }
+
+    /// The tree of an epoch, from where it lies. `None` when it is time to stop.
+    fn patiently<T>(&self, (job, epoch): (&JobName, u64), read: impl Fn() -> io::Result<T>) -> Option<T> {
         let begun = Instant::now();
         loop {
-            let error = match shelved.read() {
-                Ok(epoch) => return Some(epoch),
+            let error = match read() {
+                Ok(tree) => return Some(tree),
                 Err(error) => error,
             };
-            let (job, epoch) = (&shelved.job, shelved.epoch);
             if error.kind() == io::ErrorKind::InvalidData || begun.elapsed() >= READ_PATIENCE {
                 self.log.fail(format!(
                     "the tree of {job}@{epoch} waited to be published and does not read back: {error}"
@@ -323,40 +331,87 @@ impl Worker {
 
     fn unpublished(&mut self, epoch: PublishEpoch, why: String, outlook: Outlook) {
         tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, but cannot be published on this node yet");
-        self.again.failed(epoch.attempt, outlook, Instant::now());
+        let attempt = epoch.attempt;
+        self.again.failed(attempt, outlook, Instant::now());
         self.shared.dues.unpublished(epoch, why);
+        if let Err(error) = self.shared.dues.file_tree(&self.store, attempt) {
+            tracing::warn!(attempt, %error, "the tree of an epoch that cannot be published stays in memory");
+        }
     }
 
-    /// Tries again what is due, or all when it was asked for.
+    /// Tries again what is due, or all when it was asked for, some trees at a time.
     fn retry(&mut self, asked: bool, now: Instant) {
         let mut failed = self.shared.dues.failed();
-        let owed: BTreeSet<u64> = failed.iter().map(|epoch| epoch.attempt).collect();
+        let owed: BTreeSet<u64> = failed.iter().map(|owed| owed.origin.attempt).collect();
         self.again.begin(|attempt| owed.contains(&attempt));
-        failed.retain(|epoch| asked || self.again.is_due(epoch.attempt, now));
-        self.publish(failed);
+        failed.retain(|owed| asked || self.again.is_due(owed.origin.attempt, now));
+        let (mut some, mut entries) = (Vec::new(), 0);
+        for owed in failed {
+            let Some(epoch) = self.tree_of(&owed) else { continue };
+            entries += epoch.manifest.entries.len();
+            some.push(epoch);
+            if entries >= RETRY_ENTRIES {
+                self.publish(std::mem::take(&mut some));
+                entries = 0;
+            }
+        }
+        self.publish(some);
         // Asked afterwards: an epoch that was published just now has taken the place of an earlier one of its number.
         for ((job, epoch), index) in self.shared.dues.take_expiring() {
             self.remove(job, epoch, index);
         }
     }
 
-    fn expire(&mut self, job: JobName, epoch: u64, index: u64, released: &[Released]) {
-        let key = (job, epoch);
-        let failed = self.shared.dues.expire_failed(&key, index);
-        self.release(index, released);
-        if !failed {
-            self.remove(key.0, epoch, index);
-        }
+    /// An epoch that could not be published, with its tree; `None` when that cannot be had now. One whose tree is lost is
+    /// what its directory says, once somebody else has published it: that comes from a peer.
+    fn tree_of(&mut self, owed: &dues::Unpublished) -> Option<PublishEpoch> {
+        let attempt = owed.origin.attempt;
+        let (why, outlook) = match self.shared.dues.tree(&self.store, attempt) {
+            Ok(Some(epoch)) => return Some(epoch),
+            Ok(None) => match self.as_published(owed) {
+                Some(epoch) => return Some(epoch),
+                None => ("its tree is lost here: it has to come from a peer".to_owned(), Outlook::Lasts),
+            },
+            Err(error) => (format!("its tree cannot be read: {error}"), Outlook::Passes),
+        };
+        self.again.failed(attempt, outlook, Instant::now());
+        self.shared.dues.still_fails(attempt, why);
+        None
     }
 
-    /// Content was released: epochs that could not be published and hold nothing that anybody needs are forgotten.
+    fn as_published(&self, owed: &dues::Unpublished) -> Option<PublishEpoch> {
+        let (envelope, manifest) = self.store.manifest(&owed.job, owed.epoch).ok()??;
+        let sources = Arc::new(vec![Source::Reused; manifest.entries.len()]);
+        let (attempt, job, epoch) = (owed.origin.attempt, owed.job.clone(), owed.epoch);
+        let is_it = Origin::of(&envelope) == owed.origin;
+        let manifest = Arc::new(manifest);
+        is_it.then_some(PublishEpoch { attempt, job, epoch, envelope, manifest, sources })
+    }
+
+    /// False when it is time to stop.
+    fn expire(&mut self, job: JobName, epoch: u64, index: u64, released: &[Released]) -> bool {
+        let key = (job, epoch);
+        let failed = self.shared.dues.has_failed(&key);
+        if let Some(attempt) = failed {
+            let read = || self.shared.dues.tree(&self.store, attempt);
+            let Some(tree) = self.patiently((&key.0, epoch), read) else { return false };
+            self.shared.dues.expire_failed(attempt, index, tree.as_ref());
+        }
+        self.release(index, released);
+        if failed.is_none() {
+            self.remove(key.0, epoch, index);
+        }
+        true
+    }
+
+    /// Content was released: epochs that could not be published and have brought nothing that anybody needs are forgotten.
     fn release(&mut self, index: u64, released: &[Released]) {
         let forgotten = self.shared.dues.release(index, released);
-        for (epoch, expired) in forgotten {
-            tracing::info!(job = %epoch.job, epoch = epoch.epoch, "an epoch has expired that was never published here");
-            self.discard(epoch.attempt);
+        for dues::Unpublished { job, epoch, origin, expired, .. } in forgotten {
+            tracing::info!(%job, epoch, "an epoch has expired that was never published here");
+            self.discard(origin.attempt);
             // Not with the index of this record: the number may be another epoch's since.
-            self.remove(epoch.job, epoch.epoch, expired);
+            self.remove(job, epoch, expired.unwrap_or(index));
         }
     }
 

@@ -9,7 +9,7 @@ use crate::record::LogId;
 
 /// Every version starts so; the digest at the end is the same in all of them.
 const FAMILY: &[u8] = b"epochlog snapshot ";
-const MAGIC: &[u8] = b"epochlog snapshot 3\n";
+const MAGIC: &[u8] = b"epochlog snapshot 4\n";
 const DIGEST_BYTES: usize = 32;
 
 /// Why bytes are no snapshot.

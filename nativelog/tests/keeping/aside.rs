@@ -14,7 +14,7 @@ use crate::directory::Directory;
 use crate::house::{ENOSPC, assert_baseline, file, start};
 use crate::replica::Replica;
 
-fn packed() -> Directory {
+pub fn packed() -> Directory {
     Directory::parse("a:100=1 b:200=2")
 }
 
@@ -23,7 +23,7 @@ fn open() -> Directory {
 }
 
 /// A folder with something in it stands where the epoch is to be: no fault, and nothing that time heals.
-fn stand_in_the_way(disk: &CrashDisk, epoch: u64) {
+pub fn stand_in_the_way(disk: &CrashDisk, epoch: u64) {
     let way = PathBuf::from(format!("/data/epochs/job/{epoch}"));
     let _ = disk.create_dir(way.parent().unwrap());
     disk.create_dir(&way).unwrap();
@@ -32,7 +32,7 @@ fn stand_in_the_way(disk: &CrashDisk, epoch: u64) {
 }
 
 /// At once: an empty folder is in nobody's way.
-fn make_way(disk: &CrashDisk, epoch: u64) {
+pub fn make_way(disk: &CrashDisk, epoch: u64) {
     let away = PathBuf::from(format!("/data/away.{epoch}"));
     disk.rename(&PathBuf::from(format!("/data/epochs/job/{epoch}")), &away).unwrap();
     disk.unlink(&away.join("stranger")).unwrap();
@@ -40,12 +40,12 @@ fn make_way(disk: &CrashDisk, epoch: u64) {
 }
 
 /// The log is too long for whatever holds it.
-fn let_go(replica: &Replica) {
+pub fn let_go(replica: &Replica) {
     replica.machine.let_go_of_log(0).unwrap();
 }
 
 /// Two snapshots, a purge as far as it may go, and everything that it allows given back.
-fn clean_up(replica: &mut Replica) {
+pub fn clean_up(replica: &mut Replica) {
     replica.commit_blanks(1);
     replica.wait_performed();
     replica.try_clean_up().unwrap();
@@ -90,7 +90,7 @@ fn an_epoch_whose_packs_the_log_let_go_of_is_published_when_its_way_is_free() {
         assert!(!is_in_log(&replica, pack), "the log is not held");
         assert_eq!(set_aside(&disk).len(), 1);
         let missing = replica.machine.missing();
-        assert!(missing.len() == 1 && missing[0].manifest.is_some(), "{missing:?}");
+        assert!(missing.len() == 1 && missing[0].has_tree, "{missing:?}");
         if restarts {
             replica.stop();
             disk = disk.crash(Crash::Strict);

@@ -18,7 +18,7 @@ fn an_epoch_that_was_not_published_below_a_snapshot_is_published_after_a_restart
     replica.wait_performed();
     assert!(matches!(replica.publication(1), Some(Publication::Unpublished(_))));
     let missing = replica.machine.missing();
-    assert_eq!((missing.len(), missing[0].manifest.is_some()), (1, true));
+    assert_eq!((missing.len(), missing[0].has_tree), (1, true));
     replica.keep().unwrap();
     replica.keep().unwrap();
     assert_eq!(replica.machine.purge_limit().map(|limit| limit.index + 1), Some(attempt));

@@ -206,7 +206,7 @@ fn what_cannot_be_published_here_holds_the_log_for_its_packs_alone_and_within_a_
     replica.machine.let_go_of_log(replica.log.wal_bytes() - 1).unwrap();
     assert_eq!(held(&replica), Some(packed + 1), "the log is long: they are set aside");
     assert!(matches!(replica.publication(3), Some(nativelog::performer::Publication::Unpublished(_))));
-    assert_eq!(replica.machine.missing().iter().filter(|missing| missing.manifest.is_some()).count(), 2);
+    assert_eq!(replica.machine.missing().iter().filter(|missing| missing.has_tree).count(), 2);
     replica.purge();
     replica.machine.reclaim().unwrap();
     replica.stop();

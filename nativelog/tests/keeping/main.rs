@@ -20,3 +20,4 @@ mod removed_jobs;
 #[allow(dead_code, reason = "shared with the tests of the performer, which need more of it")]
 mod replica;
 mod restart;
+mod trees;

@@ -68,7 +68,7 @@ fn a_published_epoch_that_vanished_is_missed_and_adopted_again() {
     wait_for_missing(&replica, 1);
     let missing = replica.machine.missing().remove(0);
     assert_eq!((missing.epoch, missing.root), (1, envelope.root));
-    assert!(missing.manifest.is_none());
+    assert!(!missing.has_tree);
     assert!(matches!(replica.publication(1), Some(Publication::Unpublished(_))));
     replica.machine.adopt(missing.attempt, envelope, manifest.into()).unwrap();
     wait_for_missing(&replica, 0);

@@ -134,7 +134,7 @@ impl Source {
                 return send(&data.slice(wanted.offset.min(data.len() as u64) as usize..), out);
             }
         }
-        if !staged.packed.is_empty() {
+        if staged.unread || !staged.packed.is_empty() {
             return Err(missed(Miss::NotYet, "an epoch that has it is still to be published here"));
         }
         self.by_then(performed, wanted.brought, looked)
