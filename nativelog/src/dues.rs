@@ -30,7 +30,8 @@ mod unheld;
 mod unlooked;
 mod way;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use checkpoint::store::Store;
@@ -40,7 +41,7 @@ use tokio::sync::watch;
 use crate::ledger::{Ledger, PublishEpoch, Released};
 use crate::store::LogStore;
 
-use book::Absent;
+use book::{Absent, Needed};
 use slices::{SLICE, in_slices};
 
 pub use book::{Book, Garbage, Publication};
@@ -92,7 +93,7 @@ pub struct Dues {
 
 impl Dues {
     /// See [`Book::new`].
-    pub fn new(base: u64, debts: Debts, needed: BTreeMap<u64, BTreeSet<Digest>>, ledger: &Ledger) -> Dues {
+    pub fn new(base: u64, debts: Debts, needed: BTreeMap<u64, Needed>, ledger: &Ledger) -> Dues {
         let book = Mutex::new(Book::new(base, debts, needed, ledger));
         Dues { book, changed: watch::Sender::new(0), filing: Mutex::default(), recent: Mutex::default() }
     }
@@ -180,8 +181,9 @@ impl Dues {
 
     /// An epoch was not published. Its tree stays in memory until it lies in a file ([`Dues::file_tree`]).
     pub fn unpublished(&self, epoch: PublishEpoch, why: String) {
-        self.book().fail(epoch, why);
+        let again = self.book().fail(epoch, why);
         self.tell();
+        drop(again);
     }
 
     /// An epoch that has failed could not be tried again.
@@ -284,14 +286,14 @@ impl Dues {
     }
 
     /// A failed epoch expires: later ones may reuse what it brought, so it stays until they do not. One whose `tree` is lost
-    /// helps nobody.
-    pub fn expire_failed(&self, attempt: u64, index: u64, tree: Option<&PublishEpoch>) {
+    /// helps nobody; one whose tree cannot be read stays.
+    pub fn expire_failed(&self, attempt: u64, index: u64, tree: io::Result<Option<PublishEpoch>>) {
         // A tree may have a million files. As above, it is still failed afterwards.
-        let brought = tree.into_iter().flat_map(trees::brought).collect();
-        self.book().expire_failed(attempt, index, brought);
+        let needed = trees::needed_of(attempt, tree, |_| true);
+        self.book().expire_failed(attempt, index, needed);
     }
 
-    /// Whether others still need this content of a failed epoch that has expired.
+    /// Whether others are known to need this content of a failed epoch that has expired.
     pub fn needs(&self, attempt: u64, digest: &Digest) -> bool {
         self.book().needs(attempt, digest)
     }

@@ -10,8 +10,8 @@
 //!
 //! **Never.** It has no say in what is accepted, and an effect that cannot be done here never stops
 //! the node: the epoch is *unpublished here*, with its reason, and is tried again, by its tree in a file (`dues::trees`).
-//! Only an effect that is not known here any more does (`waiting`, or an expiry that needs a tree which cannot be read for
-//! long): it does not count as performed, and the log says it to the next start.
+//! Only an effect that is not known here any more does (`waiting`): it does not count as performed, and the log says it to
+//! the next start.
 
 mod again;
 mod names;

@@ -51,10 +51,14 @@ pub struct Failed {
     pub tree: Option<PublishEpoch>,
 }
 
+/// What others need of a failed epoch that has expired: content that it brought, and that they still hold. `None` when its
+/// tree could not be read: it may be all that it brought.
+pub type Needed = Option<BTreeSet<Digest>>;
+
 /// What is not needed any more once an epoch is published. To be dropped while the book is free: it may be large.
 pub struct Settled {
     pub failed: Option<Failed>,
-    _needed: Option<BTreeSet<Digest>>,
+    _needed: Option<Needed>,
     _tree: Option<Tree>,
 }
 
@@ -82,9 +86,8 @@ pub struct Book {
     waiting: BTreeMap<EpochKey, Waiting>,
     /// By attempt: a number may be another epoch's once its job was removed.
     pub failed: BTreeMap<u64, Failed>,
-    /// Of those that have expired, by attempt: content that they brought, and that others still hold and may look for on
-    /// the shelves. None is empty.
-    needed: BTreeMap<u64, BTreeSet<Digest>>,
+    /// Of those that have expired, by attempt: what others may look for on the shelves. No set is empty.
+    needed: BTreeMap<u64, Needed>,
     pub missing: BTreeMap<EpochKey, Absent>,
     /// Sealed before the start, and nobody has looked since whether they are here.
     unlooked: Unlooked,
@@ -105,13 +108,8 @@ pub struct Book {
 impl Book {
     /// Of a start behind `ledger`, which stands right below `base`. What failed epochs have to hold for others although they
     /// have expired is `needed`, by attempt.
-    pub fn new(
-        base: u64,
-        debts: Debts,
-        mut needed: BTreeMap<u64, BTreeSet<Digest>>,
-        ledger: &Ledger,
-    ) -> Book {
-        needed.retain(|_, contents| !contents.is_empty());
+    pub fn new(base: u64, debts: Debts, mut needed: BTreeMap<u64, Needed>, ledger: &Ledger) -> Book {
+        needed.retain(|_, needed| is_something(needed));
         let mut book = Book {
             base,
             waiting: BTreeMap::new(),
@@ -204,15 +202,19 @@ impl Book {
         self.unlooked.remove(key);
     }
 
-    /// An epoch was not published.
-    pub fn fail(&mut self, epoch: PublishEpoch, why: String) {
+    /// An epoch was not published. It comes back when it had failed before: to be dropped while the book is free.
+    pub fn fail(&mut self, epoch: PublishEpoch, why: String) -> Option<PublishEpoch> {
         let (attempt, owed) = (epoch.attempt, Unpublished::of(&epoch, why.clone()));
         self.note_failure(&owed.key(), attempt, &why);
         self.trees.entry(attempt).or_default().failed.get_or_insert(why.clone());
         match self.failed.get_mut(&attempt) {
-            Some(failed) => failed.owed.why = why,
+            Some(failed) => {
+                failed.owed.why = why;
+                Some(epoch)
+            }
             None => {
                 self.failed.insert(attempt, Failed { owed, tree: Some(epoch) });
+                None
             }
         }
     }
@@ -265,11 +267,11 @@ impl Book {
     pub fn release(&mut self, index: u64, released: &[Released]) {
         for content in released {
             self.released.owe(content.digest, Owed { index, bytes: content.bytes });
-            for needed in self.needed.values_mut() {
+            for needed in self.needed.values_mut().flatten() {
                 needed.remove(&content.digest);
             }
         }
-        self.needed.retain(|_, needed| !needed.is_empty());
+        self.needed.retain(|_, needed| is_something(needed));
     }
 
     /// Forgets the failed epochs that have expired and hold nothing that anybody needs, by the record at `index`. Answers
@@ -297,20 +299,21 @@ impl Book {
         Some(owed.origin.attempt)
     }
 
-    /// The failed epoch that was this attempt expires, and has brought this: later ones may reuse it, so the epoch stays
+    /// The failed epoch that was this attempt expires, and this of it is needed: later ones may reuse it, so the epoch stays
     /// until they do not.
-    pub fn expire_failed(&mut self, attempt: u64, index: u64, brought: BTreeSet<Digest>) {
+    pub fn expire_failed(&mut self, attempt: u64, index: u64, needed: Needed) {
         if let Some(failed) = self.failed.get_mut(&attempt) {
             failed.owed.expired = Some(index);
-            if !brought.is_empty() {
-                self.needed.insert(attempt, brought);
+            if is_something(&needed) {
+                self.needed.insert(attempt, needed);
             }
         }
     }
 
-    /// Whether others still need this content of a failed epoch that has expired.
+    /// Whether others are known to need this content of a failed epoch that has expired.
     pub fn needs(&self, attempt: u64, digest: &Digest) -> bool {
-        self.needed.get(&attempt).is_some_and(|contents| contents.contains(digest))
+        let needed = self.needed.get(&attempt).and_then(Option::as_ref);
+        needed.is_some_and(|contents| contents.contains(digest))
     }
 
     /// Whether what is in the tree of this attempt is from another life. The tree of an attempt that began below the
@@ -375,4 +378,8 @@ impl Book {
         let packs = |tree: &Tree| tree.packs.iter().filter(|pack| pack.index <= index).cloned().collect();
         half.map(|(id, tree)| (*id, packs(tree))).collect()
     }
+}
+
+fn is_something(needed: &Needed) -> bool {
+    needed.as_ref().is_none_or(|contents| !contents.is_empty())
 }

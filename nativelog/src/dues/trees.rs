@@ -13,17 +13,17 @@
 //! its name: until then the tree is in memory, and in the log. A file that is relied on is never written again.
 //!
 //! **Never** is a tree believed that is not what was written. Then it is lost here, as if the epoch had no directory and
-//! nobody knew more: a peer has it.
+//! nobody knew more: a peer has it. Nor is anything let go of, or the node stopped, because a tree cannot be read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError};
 
 use checkpoint::digest::content;
-use checkpoint::disk::is_rot;
 use checkpoint::durable::{ensure_dir, ignore_missing};
 use checkpoint::{Digest, EntryKind, Envelope, Manifest, Source, Store};
 
+use super::book::Needed;
 use super::debts::{Debts, Put, Take};
 use super::{Dues, Ground};
 use crate::ledger::{Ledger, PublishEpoch};
@@ -92,12 +92,12 @@ fn write(store: &Store, epoch: &PublishEpoch) -> io::Result<()> {
     written
 }
 
-/// What lies in the file of an attempt; `None` when that is lost, so that no other try will read it.
+/// What lies in the file of an attempt; `None` when that is lost, so that no other try will read it. Of one that the device
+/// does not give out now, nobody knows.
 fn read(store: &Store, attempt: u64) -> io::Result<Option<PublishEpoch>> {
     let path = store.layout().sealed_file(attempt);
-    let is_lost = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) || is_rot(error)
-    };
+    let is_lost =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData);
     let why = match store.disk().read_file(&path, FILE_BYTES_MAX) {
         Ok(bytes) => match decode(&bytes).filter(|epoch| epoch.attempt == attempt) {
             Some(epoch) => return Ok(Some(epoch)),
@@ -120,20 +120,28 @@ pub fn brought(epoch: &PublishEpoch) -> impl Iterator<Item = Digest> {
     came.map(|(entry, _)| entry.digest)
 }
 
-/// Of those that have expired, by attempt: what they brought and `ledger` still holds. One whose tree is lost is needed for
-/// nothing any more. Blocks.
-///
-/// # Errors
-/// A tree cannot be read now.
-pub fn needed(store: &Store, debts: &Debts, ledger: &Ledger) -> io::Result<BTreeMap<u64, BTreeSet<Digest>>> {
-    let mut needed = BTreeMap::new();
-    for expired in debts.unpublished.iter().filter(|epoch| epoch.expired.is_some()) {
-        let attempt = expired.origin.attempt;
-        let Some(epoch) = read(store, attempt)? else { continue };
-        let contents = brought(&epoch).filter(|digest| ledger.content(digest).is_some());
-        needed.insert(attempt, contents.collect());
+/// Of those that have expired, by attempt: what they brought and `ledger` still holds. Blocks.
+pub fn needed(store: &Store, debts: &Debts, ledger: &Ledger) -> BTreeMap<u64, Needed> {
+    let is_held = |digest: &Digest| ledger.content(digest).is_some();
+    let expired = debts.unpublished.iter().filter(|epoch| epoch.expired.is_some());
+    let attempts = expired.map(|epoch| epoch.origin.attempt);
+    attempts.map(|attempt| (attempt, needed_of(attempt, read(store, attempt), is_held))).collect()
+}
+
+/// What others need of one that has expired: what it brought, as far as it `is_held`. One whose tree is lost is needed for
+/// nothing any more; one whose tree cannot be read may be needed for all that it brought.
+pub fn needed_of(
+    attempt: u64,
+    tree: io::Result<Option<PublishEpoch>>,
+    is_held: impl Fn(&Digest) -> bool,
+) -> Needed {
+    match tree {
+        Ok(tree) => Some(tree.iter().flat_map(brought).filter(is_held).collect()),
+        Err(error) => {
+            tracing::warn!(attempt, %error, "the tree of an epoch that has expired cannot be read: what came with it stays until a start that can read it");
+            None
+        }
     }
-    Ok(needed)
 }
 
 impl Dues {
@@ -156,14 +164,15 @@ impl Dues {
     /// # Errors
     /// As [`Dues::tree`].
     pub fn recent_tree(&self, store: &Store, attempt: u64) -> io::Result<Option<PublishEpoch>> {
-        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(epoch) = recent().as_ref().filter(|epoch| epoch.attempt == attempt) {
+        // Held over the disk: many may ask at once, and not each of them is to read a million entries.
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(epoch) = recent.as_ref().filter(|epoch| epoch.attempt == attempt) {
             return Ok(Some(epoch.clone()));
         }
+        // Before the next one comes.
+        *recent = None;
         let tree = self.tree(store, attempt)?;
-        if tree.is_some() {
-            *recent() = tree.clone();
-        }
+        *recent = tree.clone();
         Ok(tree)
     }
 

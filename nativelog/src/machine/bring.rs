@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use checkpoint::disk::says_nothing;
 use checkpoint::store::{StoreError, Unpacked};
 use checkpoint::{Digest, Envelope, JobName, Manifest, Unpublished};
 
@@ -184,7 +185,7 @@ impl Machine {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(attempt, %error, "the tree of an epoch that may have a content cannot be read");
-                    copies.unread = true;
+                    copies.unread |= says_nothing(&error);
                 }
             }
         }

@@ -21,7 +21,7 @@ pub struct StagedCopies {
     /// Attempts, and entries of their plans, whose packs this node still has, in its log or set aside. See
     /// [`Machine::in_pack`](super::Machine::in_pack).
     pub packed: Vec<(u64, u32)>,
-    /// There may be more: what an epoch has cannot be read now.
+    /// There may be more: for what an epoch has this node has too little of something now.
     pub unread: bool,
 }
 

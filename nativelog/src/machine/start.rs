@@ -67,7 +67,6 @@ impl Machine {
         let replay = Replay::of(&log, earlier.values().copied());
         let earlier = earlier.into_keys().collect();
         let needed = trees::needed(&store, &debts, &ledger);
-        let needed = needed.map_err(io_error("read the trees of epochs that have expired"))?;
         let dues = Arc::new(Dues::new(next, debts, needed, &ledger));
         let plans = Arc::new(Plans::new(log.clone(), store.clone()));
         let performer =

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use checkpoint::disk::lacks_room;
+use checkpoint::disk::{is_rot, lacks_room};
 use checkpoint::store::{Publish, Source, Store, Unpacked, Unpublished};
 use checkpoint::{Digest, JobName};
 
@@ -18,7 +18,7 @@ use crate::ledger::{Effect, Page, PublishEpoch, Released};
 use crate::plans::Plans;
 use crate::store::LogStore;
 
-/// A tree that lies in a file and cannot be read is read again after this long,
+/// A tree that waits in a file and cannot be read is read again after this long,
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// for so long at most.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
@@ -154,9 +154,7 @@ impl Worker {
                     Effect::Expire { job, epoch, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.store.avoid_no_more(&job, epoch);
-                        if !self.expire(job, epoch, index, &released) {
-                            return false;
-                        }
+                        self.expire(job, epoch, index, &released);
                     }
                     Effect::RemoveJob { job } => {
                         self.publish(std::mem::take(&mut publishing));
@@ -203,17 +201,13 @@ impl Worker {
     /// An epoch that waited, with its tree. `None` when it is time to stop: when the tree does not read back, too. No other
     /// node has to have it, so that the node stops here, and the log says it anew to the next start.
     fn read(&self, shelved: &Shelved) -> Option<PublishEpoch> {
-        self.patiently((&shelved.job, shelved.epoch), || shelved.read())
-    }
-
-    /// The tree of an epoch, from where it lies. `None` when it is time to stop.
-    fn patiently<T>(&self, (job, epoch): (&JobName, u64), read: impl Fn() -> io::Result<T>) -> Option<T> {
         let begun = Instant::now();
         loop {
-            let error = match read() {
-                Ok(tree) => return Some(tree),
+            let error = match shelved.read() {
+                Ok(epoch) => return Some(epoch),
                 Err(error) => error,
             };
+            let (job, epoch) = (&shelved.job, shelved.epoch);
             if error.kind() == io::ErrorKind::InvalidData || begun.elapsed() >= READ_PATIENCE {
                 self.log.fail(format!(
                     "the tree of {job}@{epoch} waited to be published and does not read back: {error}"
@@ -362,18 +356,21 @@ impl Worker {
         }
     }
 
-    /// An epoch that could not be published, with its tree; `None` when that cannot be had now. One whose tree is lost is
-    /// what its directory says, once somebody else has published it: that comes from a peer.
+    /// An epoch that could not be published, with its tree; `None` when that cannot be had now. One whose tree is lost or
+    /// cannot be read is what its directory says, once somebody else has published it: that comes from a peer.
     fn tree_of(&mut self, owed: &dues::Unpublished) -> Option<PublishEpoch> {
         let attempt = owed.origin.attempt;
         let (why, outlook) = match self.shared.dues.tree(&self.store, attempt) {
             Ok(Some(epoch)) => return Some(epoch),
-            Ok(None) => match self.as_published(owed) {
-                Some(epoch) => return Some(epoch),
-                None => ("its tree is lost here: it has to come from a peer".to_owned(), Outlook::Lasts),
-            },
-            Err(error) => (format!("its tree cannot be read: {error}"), Outlook::Passes),
+            Ok(None) => ("its tree is lost here: it has to come from a peer".to_owned(), Outlook::Lasts),
+            Err(error) => {
+                let outlook = if is_rot(&error) { Outlook::Lasts } else { Outlook::Passes };
+                (format!("its tree cannot be read: {error}"), outlook)
+            }
         };
+        if let Some(epoch) = self.as_published(owed) {
+            return Some(epoch);
+        }
         self.again.failed(attempt, outlook, Instant::now());
         self.shared.dues.still_fails(attempt, why);
         None
@@ -388,20 +385,17 @@ impl Worker {
         is_it.then_some(PublishEpoch { attempt, job, epoch, envelope, manifest, sources })
     }
 
-    /// False when it is time to stop.
-    fn expire(&mut self, job: JobName, epoch: u64, index: u64, released: &[Released]) -> bool {
+    fn expire(&mut self, job: JobName, epoch: u64, index: u64, released: &[Released]) {
         let key = (job, epoch);
         let failed = self.shared.dues.has_failed(&key);
         if let Some(attempt) = failed {
-            let read = || self.shared.dues.tree(&self.store, attempt);
-            let Some(tree) = self.patiently((&key.0, epoch), read) else { return false };
-            self.shared.dues.expire_failed(attempt, index, tree.as_ref());
+            let tree = self.shared.dues.tree(&self.store, attempt);
+            self.shared.dues.expire_failed(attempt, index, tree);
         }
         self.release(index, released);
         if failed.is_none() {
             self.remove(key.0, epoch, index);
         }
-        true
     }
 
     /// Content was released: epochs that could not be published and have brought nothing that anybody needs are forgotten.

@@ -16,6 +16,7 @@ use crate::directory::Directory;
 use crate::house::{EMFILE, ENOSPC, assert_baseline, file, snapshots, start};
 use crate::replica::{Replica, job};
 
+const EIO: i32 = 5;
 /// Entries of a large tree.
 const ENTRIES: usize = 3000;
 const MANY: [u64; 6] = [1, 2, 3, 4, 5, 6];
@@ -132,6 +133,50 @@ fn what_an_expired_epoch_has_brought_is_found_by_its_tree_after_a_purge_and_a_re
         replica.empty();
         replica.stop();
         assert_baseline(&disk, "after both have gone");
+    }
+}
+
+#[test]
+fn an_epoch_that_expires_while_its_tree_cannot_be_read_stays_for_those_who_may_need_it() {
+    for (restarts, error) in [(false, EMFILE), (true, EMFILE), (false, EIO), (true, EIO)] {
+        let mut disk = CrashDisk::new();
+        let mut replica = start(&disk);
+        let directory = Directory::parse("f:64k=1");
+        // However often it is tried.
+        (0..100).for_each(|_| disk.fail_next(OpKind::Link, "blobs", ENOSPC));
+        let mut attempts = Vec::new();
+        for (epoch, piece) in [(1, directory.chunk(1, 0)), (2, directory.reuse(&[1]))] {
+            let attempt = replica.begin(epoch, &directory);
+            replica.commit(compose::piece(attempt, piece));
+            replica.seal(attempt, &directory);
+            replica.wait_performed();
+            assert_failed(&replica, epoch);
+            attempts.push(attempt);
+        }
+        disk.fail_next(OpKind::Read, "/sealed", error);
+        replica.try_expire(vec![1]).unwrap();
+        clean_up(&mut replica);
+        assert_eq!(*replica.log.fatal().borrow(), None, "error {error}: the node goes on");
+        let folder = replica.store.layout().attempt_dir(attempts[0]);
+        assert!(disk.paths().contains(&folder), "error {error}: nobody knows what it brought");
+        disk.clear_failures();
+        if restarts {
+            replica.stop();
+            disk = disk.crash(Crash::Strict);
+            // It cannot be read at the start either, and can a moment later.
+            disk.fail_next(OpKind::Read, "/sealed", error);
+            replica = start(&disk);
+        }
+        replica.machine.publish_again();
+        replica.wait_published(2);
+        replica.assert_published(2);
+        replica.commit_blanks(1);
+        replica.wait_performed();
+        assert_eq!(replica.store.epochs(&job()).unwrap(), [2], "error {error}: the first has expired");
+        assert_eq!(*replica.log.fatal().borrow(), None);
+        replica.empty();
+        replica.stop();
+        assert_baseline(&disk, &format!("error {error}: after both have gone"));
     }
 }
 
