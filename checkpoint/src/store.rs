@@ -95,7 +95,7 @@ struct Inner {
     // Held while names of blobs and epochs change.
     names: Mutex<()>,
     // Since everything was synced last.
-    unsynced_names: AtomicUsize,
+    unsynced_files: AtomicUsize,
     fault: Fault,
     blobs: blobs::Known,
     // Content that is being brought. Locked for moments only, never while names are waited for.
@@ -136,7 +136,7 @@ impl Store {
             disk: Arc::new(strict),
             layout,
             names: Mutex::default(),
-            unsynced_names: AtomicUsize::new(0),
+            unsynced_files: AtomicUsize::new(0),
             fault,
             blobs: blobs::Known::default(),
             arriving: Mutex::default(),

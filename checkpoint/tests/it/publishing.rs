@@ -363,7 +363,7 @@ fn a_full_disk_is_tried_again_but_not_after_a_sync_that_found_it_full() {
 
 /// An unsynced heap of new names is written in one go, and a log on the same disk waits for it.
 #[test]
-fn very_many_names_are_written_down_some_thousands_at_a_time() {
+fn very_many_files_are_written_down_some_thousands_at_a_time() {
     let (disk, store) = open();
     let pack = |attempt, pack: u32| {
         let name = |n: u32| RelPath::parse(format!("{pack}-{n}").as_bytes()).unwrap();
