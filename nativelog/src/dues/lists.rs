@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn no_more_than_a_slice_is_looked_at_while_the_book_is_held() {
         let count = 2 * SLICE + 7;
-        let dues = Dues::new(0, Debts::default(), &Ledger::default());
+        let dues = Dues::new(0, Debts::default(), BTreeMap::new(), &Ledger::default());
         dues.owe(5, (0..count as u64).map(|n| (digest(n), n)), []);
         // How many, each time that the book is held.
         let looked = RefCell::new(Vec::<usize>::new());
