@@ -245,7 +245,7 @@ mod tests {
             };
             let data = number.to_string();
             let size = if source == Source::None { 0 } else { data.len() as u64 };
-            entries.push(entry(path, EntryKind::File, size, content(data[..size as usize].as_bytes())));
+            entries.push(entry(path, EntryKind::File, size, content(&data.as_bytes()[..size as usize])));
             sources.push(source);
         }
         let (job, manifest): (JobName, _) = ("job".parse().unwrap(), Manifest { entries });
