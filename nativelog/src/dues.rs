@@ -17,6 +17,7 @@ mod absent;
 pub(crate) mod aside;
 mod book;
 mod debts;
+mod epoch;
 mod expected;
 mod lists;
 mod overview;
@@ -46,14 +47,15 @@ use slices::{SLICE, in_slices};
 
 pub use book::{Book, Garbage, Publication};
 pub use debts::{Owed, Pack};
+pub use epoch::Origin;
 pub use expected::Expected;
-pub use overview::{Origin, Overview};
+pub use overview::Overview;
 pub use pins::{Known, Pin, Pins};
 pub use replay::Replay;
 pub use succession::{out_of_quarantine, succession};
 
-pub(crate) use book::EpochKey;
 pub(crate) use debts::{Debts, Unpublished};
+pub(crate) use epoch::EpochKey;
 
 /// A sealed epoch that is noted as missing.
 pub struct MissingEpoch {

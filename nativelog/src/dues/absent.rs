@@ -4,7 +4,8 @@ use checkpoint::Digest;
 use checkpoint::store::StoreError;
 
 use super::Ground;
-use super::overview::{Absent, Directories, Origin, Overview, Surplus, directories};
+use super::epoch::Origin;
+use super::overview::{Absent, Directories, Overview, Surplus, directories};
 use super::slices::in_slices;
 
 impl Ground<'_> {

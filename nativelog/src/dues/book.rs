@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use checkpoint::{Digest, JobName};
+use checkpoint::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::debts::{Debts, Owed, Pack, Unpublished};
+use super::epoch::EpochKey;
 use super::unheld::Unheld;
 use super::unlooked::Unlooked;
 use crate::ledger::{Ledger, PublishEpoch, Released};
-
-/// A job and an epoch of it.
-pub type EpochKey = (JobName, u64);
 
 /// What became of a sealed epoch on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use checkpoint::{Digest, JobName};
 
-use super::book::EpochKey;
-use super::overview::Origin;
+use super::epoch::{EpochKey, Origin};
 use crate::ledger::PublishEpoch;
 
 const VERSION: u8 = 4;

@@ -8,9 +8,9 @@ use std::ops::Bound;
 
 use checkpoint::{Digest, JobName};
 
-use super::book::{Book, EpochKey, Failed};
+use super::book::{Book, Failed};
 use super::debts::{Debts, Owed, Unpublished};
-use super::overview::Origin;
+use super::epoch::{EpochKey, Origin};
 use super::slices::SLICE;
 use super::{Dues, MissingEpoch};
 

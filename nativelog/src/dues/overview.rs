@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use checkpoint::store::StoreError;
-use checkpoint::{Digest, EntryKind, Envelope, JobName, Manifest, Store};
+use checkpoint::{Digest, EntryKind, JobName, Manifest, Store};
 
-use super::book::EpochKey;
+use super::epoch::{EpochKey, Origin};
 use crate::ledger::Ledger;
 
 /// What a ledger says of epochs.
@@ -18,22 +18,6 @@ pub struct Overview {
     jobs: BTreeMap<JobName, (u64, BTreeMap<u64, Origin>)>,
     /// Index of the last record that it knows.
     applied: Option<u64>,
-}
-
-/// Which epoch one is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
-    /// The attempt that was sealed.
-    pub attempt: u64,
-    /// Log index of the seal.
-    pub sealed_at: u64,
-    pub root: Digest,
-}
-
-impl Origin {
-    pub fn of(envelope: &Envelope) -> Origin {
-        Origin { attempt: envelope.attempt, sealed_at: envelope.position.index, root: envelope.root }
-    }
 }
 
 /// The directories in `epochs/`, and which epochs they are, as their manifests say; nothing where one cannot be read.
