@@ -385,3 +385,19 @@ fn very_many_files_are_written_down_some_thousands_at_a_time() {
     pack(3, 1).unwrap_err();
     assert!(store.fault().why().is_some());
 }
+
+/// Names of a row lie in the same few folders as those of the next.
+#[test]
+fn very_many_links_are_written_down_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    for number in 0..8200u32 {
+        write(temp.path(), &format!("{number:05}"), &number.to_le_bytes(), 0o644);
+    }
+    let taken = take_all(temp.path());
+    let (disk, store) = open();
+    let sources = stage(&store, 1, &taken).unwrap();
+    disk.clear_ops();
+    store.publish(&[to_publish("job", 1, 1, &taken.manifest, sources)]).remove(0).unwrap();
+    let syncs = disk.ops().iter().filter(|op| op.kind == OpKind::SyncFs).count();
+    assert_eq!(syncs, 2, "contents, then names");
+}
