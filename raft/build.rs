@@ -3,8 +3,6 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(["raft.proto"], ["proto"])?;
-    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("raft.descriptors"), prost::Message::encode_to_vec(&files))?;
     // `bytes`: a payload is decoded as a slice of what came (`uncopied`).
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
     Ok(())

@@ -84,11 +84,12 @@ impl Cluster {
             .map(|id| {
                 let home = folder.join(format!("node-{id}"));
                 fs::create_dir(&home).expect("the scratch folder can be written");
-                let [grpc, http] = [free_port(), free_port()];
+                let [grpc, peers, http] = [free_port(), free_port(), free_port()];
                 Node {
                     id,
                     host: options.net.as_ref().map_or(Ipv4Addr::LOCALHOST, |net| net.address(id)),
                     grpc,
+                    peers,
                     http,
                     data: home.join("data"),
                     config: home.join("epochlog.toml"),
@@ -97,13 +98,15 @@ impl Cluster {
                 }
             })
             .collect();
+        let secret = make_secret(&binary, folder.join("secret"));
         for home in ["cli", "sources", "restored"] {
             fs::create_dir(folder.join(home)).expect("the scratch folder can be written");
         }
         let shell = Shell { binary, folder: folder.join("cli"), user: options.user };
         let cluster = Cluster { nodes, options, shell, disks: Vec::new(), folder };
         for node in &cluster.nodes {
-            let text = cluster.options.configuration(node, &cluster.nodes, &cluster.folder.join("sources"));
+            let sources = cluster.folder.join("sources");
+            let text = cluster.options.configuration(node, &cluster.nodes, &sources, secret.as_deref());
             fs::write(&node.config, text).expect("the scratch folder can be written");
         }
         if let Some((user, group)) = cluster.options.user {
@@ -423,6 +426,18 @@ impl Drop for Cluster {
 
 fn index(id: u64) -> usize {
     usize::try_from(id).ok().and_then(|id| id.checked_sub(1)).expect("node ids count from 1")
+}
+
+/// What the nodes share; `None` with a build from before there were secrets.
+fn make_secret(binary: &Path, file: PathBuf) -> Option<PathBuf> {
+    let mut command = Command::new(binary);
+    command
+        .args(["secret", "new"])
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().expect("the binary can be started").success().then_some(file)
 }
 
 /// A port that is free on loopback, below the range that outgoing connections use, so that a node

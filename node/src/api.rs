@@ -1,5 +1,5 @@
 //! The public gRPC API. Each call parses what comes in, asks the node, and answers; a failure is a
-//! `Failure`, which travels in the status.
+//! `Failure`, which travels in the status. No answer holds a path, an incarnation or the uuid of the cluster.
 
 mod commit;
 mod fetch;
@@ -16,6 +16,7 @@ use checkpoint::JobName;
 use client::{Code, Failure, pb};
 use futures::Stream;
 use pb::epochlog_server::Epochlog;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 use uncopied::Incoming;
 
@@ -34,6 +35,10 @@ impl Api {
     /// The API of `node`.
     pub fn new(node: Arc<Node>) -> Api {
         Api { node }
+    }
+
+    fn answer<T>(&self, answer: Result<T, Failure>) -> Result<Response<T>, Status> {
+        answer.map(Response::new).map_err(|failure| self.node.outward_failure(failure).to_status())
     }
 }
 
@@ -55,37 +60,38 @@ impl Epochlog for Api {
         &self,
         request: Request<pb::OpenWriterRequest>,
     ) -> Result<Response<pb::OpenWriterReply>, Status> {
-        answer(write::open_writer(&self.node, request.into_inner()).await)
+        self.answer(write::open_writer(&self.node, request.into_inner()).await)
     }
 
     async fn reached(
         &self,
         request: Request<pb::ReachedRequest>,
     ) -> Result<Response<pb::ReachedReply>, Status> {
-        answer(read::reached(&self.node, request.into_inner()).await)
+        self.answer(read::reached(&self.node, request.into_inner()).await)
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
-        answer(read::list(&self.node, request.into_inner()).await)
+        self.answer(read::list(&self.node, request.into_inner()).await)
     }
 
     async fn show(&self, request: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
-        answer(read::show(&self.node, request.into_inner()).await)
+        self.answer(read::show(&self.node, request.into_inner()).await)
     }
 
     async fn expire(&self, request: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
-        answer(write::expire(&self.node, request.into_inner()).await)
+        self.answer(write::expire(&self.node, request.into_inner()).await)
     }
 
     async fn remove_job(
         &self,
         request: Request<pb::RemoveJobRequest>,
     ) -> Result<Response<pb::RemoveJobReply>, Status> {
-        answer(write::remove_job(&self.node, request.into_inner()).await)
+        self.answer(write::remove_job(&self.node, request.into_inner()).await)
     }
 
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        Ok(Response::new(fetch::run(self.node.clone(), request.into_inner())))
+        let is_here = is_here(&request);
+        Ok(Response::new(fetch::run(self.node.clone(), request.into_inner(), is_here)))
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
@@ -99,19 +105,21 @@ impl Epochlog for Api {
         verify::run(self.node.clone(), request.into_inner())
             .await
             .map(Response::new)
-            .map_err(|failure| failure.to_status())
+            .map_err(|failure| self.node.outward_failure(failure).to_status())
     }
 
     async fn published_on(
         &self,
         request: Request<pb::PublishedOnRequest>,
     ) -> Result<Response<pb::PublishedOnReply>, Status> {
-        answer(status::published_on(&self.node, request.into_inner()).await)
+        self.answer(status::published_on(&self.node, request.into_inner()).await)
     }
 }
 
-fn answer<T>(answer: Result<T, Failure>) -> Result<Response<T>, Status> {
-    answer.map(Response::new).map_err(|failure| failure.to_status())
+/// Whether the caller is on this machine: both ends of the connection have the same address.
+fn is_here<T>(request: &Request<T>) -> bool {
+    let ends = request.extensions().get::<TcpConnectInfo>();
+    ends.and_then(|ends| Some(ends.local_addr?.ip() == ends.remote_addr?.ip())).unwrap_or(false)
 }
 
 fn job_name(name: &str) -> Result<JobName, Failure> {

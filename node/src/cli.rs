@@ -18,6 +18,7 @@ mod progress;
 mod repair;
 mod restore;
 mod rm;
+mod secret;
 mod serve;
 mod show;
 mod status;
@@ -106,6 +107,8 @@ pub enum Command {
     Job(job::JobArgs),
     /// Show the configuration of a node
     Config(config::ConfigArgs),
+    /// Make the secret that the nodes of a cluster share
+    Secret(secret::SecretArgs),
     /// Print a script that completes commands and flags in a shell
     Completions(completions::CompletionsArgs),
 }
@@ -180,6 +183,7 @@ async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Fai
             let matches = matches.subcommand_matches("config").expect("it is the command");
             config::run(args, matches, output)
         }
+        Command::Secret(args) => secret::run(args, output),
         Command::Completions(args) => completions::run(args, output),
     }
 }

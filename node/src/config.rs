@@ -11,6 +11,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use raft::{Secret, SecretError};
+
 use crate::units;
 use file::{File, SizeText, check_keys};
 
@@ -69,16 +71,20 @@ pub struct Config {
     pub cluster: String,
     /// The data folder.
     pub data_dir: PathBuf,
-    /// Where other nodes reach this one, `HOST:PORT`.
+    /// Where clients reach this node, `HOST:PORT`; it tells the others.
     pub advertise: String,
     /// Commits by path only below these, canonical.
     pub source_roots: Vec<PathBuf>,
-    /// Address of gRPC.
+    /// Address of gRPC, for clients.
     pub grpc: SocketAddr,
+    /// Address for peers, which is opened where there is a secret.
+    pub peers: SocketAddr,
     /// Address of HTTP.
     pub http: SocketAddr,
-    /// First members: node id and `HOST:PORT`.
+    /// First members: node id and `HOST:PORT` for peers.
     pub members: Vec<(u64, String)>,
+    /// The file with the secret that all nodes of the cluster share.
+    pub secret_file: Option<PathBuf>,
     /// Pause between the leader's heartbeats.
     pub heartbeat: Duration,
     /// Bounds of the whole time without a leader until another one stands.
@@ -109,21 +115,27 @@ pub struct Overrides {
     /// The node's data folder
     #[arg(long, env = "EPOCHLOG_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Address of gRPC, for clients and nodes [default: 127.0.0.1:7411]
+    /// Address of gRPC, for clients [default: 127.0.0.1:7411]
     #[arg(long, env = "EPOCHLOG_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Address for the other nodes [default: that of --listen, its port + 20]
+    #[arg(long, env = "EPOCHLOG_LISTEN_PEERS", value_name = "HOST:PORT")]
+    pub listen_peers: Option<String>,
     /// Address of HTTP [default: 127.0.0.1:7421]
     #[arg(long, env = "EPOCHLOG_HTTP", value_name = "HOST:PORT")]
     pub http: Option<String>,
-    /// Where other nodes reach this one [default: what it listens on]
+    /// Where clients reach this node [default: what it listens on]
     #[arg(long, env = "EPOCHLOG_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// Commit by path only below this directory; may be repeated
     #[arg(long = "source-root", env = "EPOCHLOG_SOURCE_ROOT", value_name = "DIR", value_delimiter = ',')]
     pub source_roots: Vec<PathBuf>,
-    /// First members of a new cluster, this node among them
+    /// First members of a new cluster, this node among them, by their addresses for other nodes
     #[arg(long, env = "EPOCHLOG_PEERS", value_name = "ID=HOST:PORT", value_delimiter = ',')]
     pub peers: Vec<String>,
+    /// File with the secret that all nodes of the cluster share; `epochlog secret new FILE` makes one
+    #[arg(long, env = "EPOCHLOG_SECRET_FILE", value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
     /// Listen beyond loopback without TLS
     #[arg(long, env = "EPOCHLOG_INSECURE")]
     pub insecure: bool,
@@ -153,6 +165,14 @@ impl Config {
         check_keys(&text.parse().map_err(at_line)?)?;
         build(toml::from_str(text).map_err(at_line)?, overrides)
     }
+
+    /// The secret of the cluster; a node without peers has one that nobody knows.
+    ///
+    /// # Errors
+    /// The file holds none, or is open to everybody.
+    pub fn secret(&self) -> Result<Secret, SecretError> {
+        self.secret_file.as_deref().map_or_else(|| Ok(Secret::of_nobody()), Secret::read)
+    }
 }
 
 fn fail(why: impl Into<String>) -> ConfigError {
@@ -171,13 +191,28 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
         .ok_or_else(|| fail("node.data_dir is missing: give --data-dir DIR or [node] data_dir"))?;
     let insecure = over.insecure;
     let grpc = listen("listen.grpc", over.listen.clone().or(file.listen.grpc), "127.0.0.1:7411", insecure)?;
+    let peers = over.listen_peers.clone().or(file.listen.peers);
+    let peers = listen("listen.peers", peers, &beside(grpc)?, insecure)?;
+    if peers == grpc {
+        return Err(fail(format!(
+            "listen.peers and listen.grpc are both {grpc}: peers need an address of their own"
+        )));
+    }
     let http = listen("listen.http", over.http.clone().or(file.listen.http), "127.0.0.1:7421", insecure)?;
     let advertise = over.advertise.clone().or(file.node.advertise).unwrap_or_else(|| grpc.to_string());
     if over.advertise.is_none() && grpc.ip().is_unspecified() && advertise == grpc.to_string() {
         return Err(fail("node.advertise is missing: others cannot reach a node at an unspecified address"));
     }
     let written = if over.peers.is_empty() { &file.cluster.initial_members } else { &over.peers };
-    let members = members(written, id, &advertise)?;
+    let members = members(written, id, &advertise, peers.port())?;
+    let secret_file = over.secret_file.clone().or(file.cluster.secret_file);
+    let secret_file = secret_file.filter(|file| !file.as_os_str().is_empty());
+    if members.len() > 1 && secret_file.is_none() {
+        return Err(fail(
+            "cluster.secret_file is missing: nodes prove to each other that they belong to the cluster; make a secret with \
+             `epochlog secret new FILE`, copy the file to every node, and give --secret-file FILE",
+        ));
+    }
     let roots = if over.source_roots.is_empty() { file.node.source_roots } else { over.source_roots.clone() };
     let source_roots = roots
         .into_iter()
@@ -222,8 +257,10 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
         advertise,
         source_roots,
         grpc,
+        peers,
         http,
         members,
+        secret_file,
         heartbeat,
         election_timeout,
         chunk_bytes: chunk_bytes(file.storage.chunk_size.as_ref())?,
@@ -281,8 +318,24 @@ fn listen(
     Ok(address)
 }
 
-/// Parses `ID=HOST:PORT`; a cluster of one when nothing is written.
-fn members(written: &[String], id: u64, advertise: &str) -> Result<Vec<(u64, String)>, ConfigError> {
+/// How far the port for peers is above the one for clients, if nobody says.
+const PEERS_ABOVE: u16 = 20;
+
+/// The address for peers beside the one for clients.
+fn beside(grpc: SocketAddr) -> Result<String, ConfigError> {
+    let port = grpc.port().checked_add(PEERS_ABOVE);
+    let port =
+        port.ok_or_else(|| fail("listen.peers is missing: no port is 20 above the one of listen.grpc"))?;
+    Ok(SocketAddr::new(grpc.ip(), port).to_string())
+}
+
+/// Parses `ID=HOST:PORT`; a cluster of one when nothing is written. `port` is this node's for peers.
+fn members(
+    written: &[String],
+    id: u64,
+    advertise: &str,
+    port: u16,
+) -> Result<Vec<(u64, String)>, ConfigError> {
     let mut members = BTreeMap::new();
     for text in written {
         let parsed = text.split_once('=').and_then(|(id, address)| {
@@ -291,17 +344,25 @@ fn members(written: &[String], id: u64, advertise: &str) -> Result<Vec<(u64, Str
             (!host.is_empty()).then_some((id.trim().parse::<u64>().ok()?, address.to_owned()))
         });
         let Some((member, address)) = parsed else {
-            return Err(fail(format!("{text:?} is not a member like \"1=10.0.0.1:7411\"")));
+            return Err(fail(format!("{text:?} is not a member like \"1=10.0.0.1:7431\"")));
         };
         if member == 0 || members.insert(member, address).is_some() {
             return Err(fail(format!("member id {member} must be at least 1 and stand once")));
         }
     }
     if members.is_empty() {
-        members.insert(id, advertise.to_owned());
+        let host = advertise.rsplit_once(':').map_or(advertise, |(host, _)| host);
+        members.insert(id, format!("{host}:{port}"));
     }
-    if !members.contains_key(&id) {
-        return Err(fail(format!("node {id} is not among the initial members")));
+    match members.get(&id) {
+        None => return Err(fail(format!("node {id} is not among the initial members"))),
+        Some(address) if address == advertise => {
+            return Err(fail(format!(
+                "{id}={address} is where clients reach this node: initial members are named by their addresses for peers, \
+                 port {port} here"
+            )));
+        }
+        Some(_) => {}
     }
     Ok(members.into_iter().collect())
 }

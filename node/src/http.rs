@@ -29,7 +29,7 @@ pub fn routes(node: Arc<Node>) -> Router {
 async fn healthz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     match node.fatal() {
         None => (StatusCode::OK, "ok\n".into()),
-        Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("fault: {why}\n")),
+        Some(why) => (StatusCode::INTERNAL_SERVER_ERROR, node.outward(format!("fault: {why}\n"))),
     }
 }
 
@@ -45,9 +45,9 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
 async fn readyz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     let checks = [storage(&node), log(&node), leader(&node), lag(&node).await];
     let ready = checks.iter().all(|(ok, _)| *ok);
-    let text =
+    let text: String =
         checks.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok   " } else { "WRONG" })).collect();
-    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, node.outward(text))
 }
 
 fn storage(node: &Node) -> (bool, String) {

@@ -5,6 +5,7 @@
 //! | `commit`, `commit/*` | one commit from pieces to answer: read it first |
 //! | `api`, `api/*` | the public gRPC API, one file a theme |
 //! | `node` | the wiring of one node, and nothing else |
+//! | `outward` | what is told to strangers holds no path |
 //! | `epochs`, `known` | long looks at the ledger, in slices; files that a new epoch can refer to |
 //! | `identity`, `opening` | whose data folder this is; opening what is in it |
 //! | `refusal` | why a node does not start, and what to do |
@@ -13,7 +14,7 @@
 //! | `space`, `pressure` | free space of the voters; what is done when it runs out |
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
 //! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
-//! | `servers`, `http`, `telemetry` | the two ports; health; log lines |
+//! | `servers`, `http`, `telemetry` | the ports: for clients, for peers, HTTP; health; log lines |
 //! | `cli`, `cli/*` | what users type, one file a command |
 
 pub mod api;
@@ -31,6 +32,7 @@ mod memory;
 pub mod metrics;
 pub mod node;
 pub mod opening;
+mod outward;
 pub mod pressure;
 pub mod refusal;
 pub mod servers;

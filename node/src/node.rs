@@ -4,7 +4,6 @@
 //! the consensus, and only then anybody is listened to. A fault ends the process at once, so that
 //! nothing is acknowledged after it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use checkpoint::{JobName, Store};
 use client::{Client, Code, Options, Stub};
 use nativelog::background::{self, BULK};
 use nativelog::performer::Publication;
-use raft::{Replica, ReplicaConfig, RoomProbe};
+use raft::{Replica, ReplicaConfig, RoomProbe, Secret};
 use tokio::sync::{Mutex, watch};
 use tonic_health::server::HealthReporter;
 
@@ -53,7 +52,8 @@ pub struct Node {
     pub short: watch::Sender<Option<String>>,
     /// Held while something is given back; when that last ended.
     reclaimed: Arc<Mutex<Option<Instant>>>,
-    peers: BTreeMap<u64, (String, Client)>,
+    /// Connections to the public API of the other nodes.
+    others: Client,
 }
 
 impl Node {
@@ -62,10 +62,11 @@ impl Node {
         self.config.members.iter().map(|(node, _)| *node).collect()
     }
 
-    /// The public API of another node, and its address.
+    /// The public API of another node, and its address, once that node has told where clients reach it.
     pub fn peer(&self, node: u64) -> Option<(String, Stub)> {
-        let (address, client) = self.peers.get(&node)?;
-        Some((address.clone(), client.stub(address).ok()?))
+        let address = self.replica.clients_at(node)?;
+        let stub = self.others.stub(&address).ok()?;
+        Some((address, stub))
     }
 
     /// What it means for a caller that nothing can be committed or read here now. A node that knows that it has no
@@ -179,13 +180,18 @@ impl Node {
 
 /// Runs a node until a signal or a fault ends it.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let secret = config.secret()?;
     let grpc = servers::listen("gRPC", config.grpc).await?;
+    let peers = match config.secret_file {
+        Some(_) => Some(servers::listen("the port for peers", config.peers).await?),
+        None => None,
+    };
     let http = servers::listen("HTTP", config.http).await?;
     let metrics = Arc::new(Metrics::new());
     let (opening, counting) = (config.clone(), metrics.clone());
     let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
     let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
-    let replica = Replica::start(replica_config(&config, &claim), log, machine.clone())
+    let replica = Replica::start(replica_config(&config, secret, &claim), log, machine.clone())
         .await
         .map_err(|error| ServeError::Replica(error.to_string()))?;
     let node = Arc::new(Node {
@@ -193,7 +199,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         reads: Reads::default(),
         short: watch::Sender::new(None),
         reclaimed: Arc::default(),
-        peers: peers(&config),
+        others: Client::new(Vec::<String>::new(), Options::default()),
         metrics,
         store,
         replica: replica.clone(),
@@ -203,6 +209,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let health = HealthReporter::new();
     servers::say_serving(&health).await;
     let grpc_server = tokio::spawn(servers::grpc(node.clone(), grpc, health.clone(), stopping.clone()));
+    let peer_server = tokio::spawn(servers::peers(node.clone(), peers, stopping.clone()));
     let http_server = tokio::spawn(servers::http(node.clone(), http, stopping.clone()));
     replica.initialize_when_ready();
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
@@ -222,6 +229,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             std::process::exit(1);
         }
         ended = grpc_server => Err(ServeError::Server(format!("the gRPC server ended: {}", outcome(ended)))),
+        ended = peer_server => Err(ServeError::Server(format!("the server for peers ended: {}", outcome(ended)))),
         ended = http_server => Err(ServeError::Server(format!("the HTTP server ended: {}", outcome(ended)))),
     };
     servers::say_not_serving(&health).await;
@@ -247,10 +255,12 @@ fn outcome(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String 
 }
 
 /// The settings of the replica of the folder that was claimed.
-pub(crate) fn replica_config(config: &Config, claim: &Claim) -> ReplicaConfig {
+pub(crate) fn replica_config(config: &Config, secret: Secret, claim: &Claim) -> ReplicaConfig {
     let mut replica =
         ReplicaConfig::new(config.id, claim.identity.incarnation, &config.cluster, config.members.clone());
     replica.cluster = claim.cluster;
+    replica.secret = secret;
+    replica.clients_at.clone_from(&config.advertise);
     replica.heartbeat = config.heartbeat;
     replica.election_timeout = config.election_timeout;
     if let Ok(space) = Space::of(&config.data_dir, config.reserve) {
@@ -263,13 +273,6 @@ pub(crate) fn replica_config(config: &Config, claim: &Claim) -> ReplicaConfig {
         pressure::takes_no_content(&space).then(|| pressure::words(node, &space))
     }));
     replica
-}
-
-fn peers(config: &Config) -> BTreeMap<u64, (String, Client)> {
-    let others = config.members.iter().filter(|(node, _)| *node != config.id);
-    others
-        .map(|(node, address)| (*node, (address.clone(), Client::new([address.clone()], Options::default()))))
-        .collect()
 }
 
 /// Waits for SIGTERM or SIGINT.

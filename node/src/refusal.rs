@@ -21,13 +21,16 @@ pub enum ServeError {
     /// The ledger cannot be made from what is on the disk.
     #[error(transparent)]
     Ledger(#[from] StartError),
+    /// There is no secret to prove to the others.
+    #[error(transparent)]
+    Secret(#[from] raft::SecretError),
     /// The shelves cannot be opened.
     #[error("{0}")]
     Store(String),
     /// An address cannot be listened on.
     #[error("{name} cannot listen on {address}: {error}")]
     Listen {
-        /// gRPC or HTTP.
+        /// gRPC, the port for peers, or HTTP.
         name: &'static str,
         /// Where.
         address: SocketAddr,
@@ -63,6 +66,8 @@ const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
 const OTHER: &str = "nothing was changed: start the version of epochlog that ran here last";
+const SECRET: &str = "nothing was changed: give it the file that the other nodes have, readable for the node's user alone (chmod 600); \
+     `epochlog secret new FILE` makes one for a new cluster";
 const FOLDER: &str = "nothing was changed: correct node.id or node.data_dir";
 
 impl ServeError {
@@ -105,8 +110,9 @@ impl ServeError {
             },
             ServeError::Store(_) => (Code::Internal, "its shelves cannot be opened", DISK),
             ServeError::Listen { .. } => {
-                (Code::Usage, "", "free the port, or choose another with --listen and --http")
+                (Code::Usage, "", "free the port, or choose another with --listen, --listen-peers and --http")
             }
+            ServeError::Secret(_) => (Code::Usage, "its secret cannot be used", SECRET),
             ServeError::Replica(_) | ServeError::Server(_) => (
                 Code::Internal,
                 "",
@@ -187,6 +193,8 @@ mod tests {
                 "--listen",
             ),
             (ServeError::Replica("x".into()), Code::Internal, "log lines"),
+            (raft::SecretError::Open { path: dir() }.into(), Code::Usage, "chmod 600"),
+            (raft::SecretError::Io { path: dir(), error: io() }.into(), Code::Usage, "epochlog secret new"),
         ];
         for (error, code, advice) in all {
             let failure = error.failure("serve");

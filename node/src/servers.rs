@@ -1,13 +1,13 @@
-//! The two ports: gRPC for clients, peers and tools (health, reflection of every service), and HTTP.
+//! The ports: gRPC for clients and tools (health, reflection of every service), one for peers alone, and HTTP. Nothing that
+//! peers may call is served where clients come in.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use client::pb::epochlog_server::EpochlogServer;
-use raft::PeerService;
-use raft::proto::peer_server::PeerServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -26,7 +26,7 @@ pub async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListen
     TcpListener::bind(address).await.map_err(|error| ServeError::Listen { name, address, error })
 }
 
-/// Serves gRPC until `stopping`.
+/// Serves gRPC for clients until `stopping`.
 pub async fn grpc(
     node: Arc<Node>,
     listener: TcpListener,
@@ -38,7 +38,6 @@ pub async fn grpc(
         .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
     let api = Inlet::new(api, WITH_PAYLOADS);
     raft::network::server()
-        .add_service(node.replica.service())
         .add_service(api)
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health),
@@ -54,11 +53,30 @@ pub async fn grpc(
         .map_err(|error| error.to_string())
 }
 
-/// Every service of the port; reflection adds its own. Old tools ask v1alpha.
+/// Serves peers until `stopping`: whoever proves the secret. Without a listener there are none.
+pub async fn peers(
+    node: Arc<Node>,
+    listener: Option<TcpListener>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let stop = async move {
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    let Some(listener) = listener else {
+        stop.await;
+        return Ok(());
+    };
+    raft::network::server()
+        .add_service(node.replica.service())
+        .serve_with_incoming_shutdown(node.replica.door(TcpListenerStream::new(listener)), stop)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// Every service of the port for clients; reflection adds its own. Old tools ask v1alpha.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(client::pb::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(raft::proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
@@ -66,14 +84,12 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 pub async fn say_serving(health: &HealthReporter) {
     health.set_service_status("", ServingStatus::Serving).await;
     health.set_serving::<EpochlogServer<Api>>().await;
-    health.set_serving::<PeerServer<PeerService>>().await;
 }
 
 /// The node stops, or must: nothing new shall come here.
 pub async fn say_not_serving(health: &HealthReporter) {
     health.set_service_status("", ServingStatus::NotServing).await;
     health.set_not_serving::<EpochlogServer<Api>>().await;
-    health.set_not_serving::<PeerServer<PeerService>>().await;
 }
 
 /// Serves HTTP until `stopping`.

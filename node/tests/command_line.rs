@@ -243,3 +243,34 @@ fn ctrl_c_says_what_is_known_and_how_to_go_on() {
     assert!(text.starts_with("error: interrupted, the epoch was NOT committed"), "{text}");
     assert!(text.contains("--epoch 4 --stream") && !text.contains("--commit-id"), "{text}");
 }
+
+#[test]
+fn nodes_with_peers_want_a_secret_that_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path().join("data"), dir.path().join("secret"));
+    let (data, file) = (data.to_str().unwrap(), file.to_str().unwrap());
+    let (grpc, http, peers) = (nobody(), nobody(), nobody());
+    let members = format!("1={peers},2=127.0.0.1:1");
+    let check = |more: &[&str]| {
+        let args = ["serve", "--check", "--id", "1", "--data-dir", data, "--listen", &grpc, "--http", &http];
+        epochlog(&[&args[..], &["--listen-peers", &peers, "--peers", &members], more].concat())
+    };
+    let without = check(&[]);
+    assert_eq!(without.status.code(), Some(2));
+    assert!(stderr(&without).contains("epochlog secret new FILE"), "{}", stderr(&without));
+    let missing = check(&["--secret-file", file]);
+    assert_eq!(missing.status.code(), Some(2), "{}", stderr(&missing));
+    let made = epochlog(&["secret", "new", file]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let good = check(&["--secret-file", file]);
+    assert_eq!(good.status.code(), Some(0), "{}{}", stdout(&good), stderr(&good));
+    assert!(stdout(&good).contains("the port for peers can listen"), "{}", stdout(&good));
+    let again = epochlog(&["secret", "new", file]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(stderr(&again).contains("is there already"), "{}", stderr(&again));
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let open = check(&["--secret-file", file]);
+    assert_eq!(open.status.code(), Some(2));
+    assert!(stdout(&open).contains("every user of this machine"), "{}", stdout(&open));
+    assert_eq!(stdout(&epochlog(&["secret", "new"])).trim().len(), 64);
+}

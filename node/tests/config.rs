@@ -21,7 +21,9 @@ fn a_minimal_configuration_has_the_documented_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.grpc.to_string(), "127.0.0.1:7411");
     assert_eq!(config.http.to_string(), "127.0.0.1:7421");
-    assert_eq!(config.members, [(1, "127.0.0.1:7411".to_owned())]);
+    assert_eq!(config.peers.to_string(), "127.0.0.1:7431");
+    assert_eq!(config.members, [(1, "127.0.0.1:7431".to_owned())]);
+    assert_eq!(config.secret_file, None);
     assert_eq!(config.heartbeat, Duration::from_millis(500));
     assert_eq!(config.election_timeout, (Duration::from_millis(3900), Duration::from_millis(4400)));
     assert_eq!(config.chunk_bytes, 1 << 20);
@@ -39,10 +41,12 @@ fn all_documented_sections_are_understood() {
         source_roots = ["/tmp"]
         [listen]
         grpc = "127.0.0.1:7511"
+        peers = "127.0.0.1:7531"
         http = "127.0.0.1:7521"
         [cluster]
-        initial_members = ["1=127.0.0.1:7511", "2=127.0.0.1:7512", "3=127.0.0.1:7513"]
+        initial_members = ["1=127.0.0.1:7531", "2=127.0.0.1:7532", "3=127.0.0.1:7533"]
         join = []
+        secret_file = "/etc/epochlog/secret"
         [raft]
         heartbeat = "100ms"
         election_timeout = ["400ms", "800ms"]
@@ -66,6 +70,8 @@ fn all_documented_sections_are_understood() {
     .unwrap();
     assert_eq!(config.cluster, "prod");
     assert_eq!(config.members.len(), 3);
+    assert_eq!(config.peers.port(), 7531);
+    assert_eq!(config.secret_file.as_deref(), Some("/etc/epochlog/secret".as_ref()));
     assert_eq!(config.chunk_bytes, 4 << 20);
     assert_eq!(config.reserve, Reserve::Bytes(10 << 30));
     assert_eq!(config.limits.files_max, 1000);
@@ -136,6 +142,14 @@ fn values_that_cannot_be_are_refused_by_name() {
         ("[cluster]\ninitial_members = [\"2=127.0.0.1:1\"]", "node 1 is not among the initial members"),
         ("[cluster]\ninitial_members = [\"127.0.0.1:1\"]", "not a member"),
         ("[cluster]\ninitial_members = [\"1=127.0.0.1:1\", \"1=127.0.0.1:2\"]", "stand once"),
+        (
+            "[cluster]\ninitial_members = [\"1=127.0.0.1:1\", \"2=127.0.0.1:2\"]",
+            "make a secret with `epochlog secret new FILE`",
+        ),
+        ("[cluster]\ninitial_members = [\"1=127.0.0.1:7411\"]", "port 7431 here"),
+        ("[listen]\npeers = \"127.0.0.1:7411\"", "an address of their own"),
+        ("[listen]\ngrpc = \"127.0.0.1:65530\"", "listen.peers is missing"),
+        ("[listen]\npeers = \"10.0.0.1:7431\"", "listen.peers"),
         ("[log]\nformat = \"xml\"", "log.format"),
         ("[listen]\ngrpc = \"nowhere\"", "listen.grpc"),
         ("source_roots = [\"/no/such/root\"]", "source root"),

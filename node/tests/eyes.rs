@@ -180,7 +180,6 @@ async fn tools_find_every_service_of_the_port() {
     let asked = vec![
         ask(MessageRequest::ListServices(String::new())),
         symbol("epochlog.Epochlog.Commit"),
-        symbol("epochlog.raft.Peer.Vote"),
         symbol("grpc.health.v1.Health"),
     ];
     let mut answers = tool.server_reflection_info(tokio_stream::iter(asked)).await.unwrap().into_inner();
@@ -189,15 +188,11 @@ async fn tools_find_every_service_of_the_port() {
         panic!("{first:?}")
     };
     let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    for service in [
-        "epochlog.Epochlog",
-        "epochlog.raft.Peer",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-    ] {
+    for service in ["epochlog.Epochlog", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"] {
         assert!(names.iter().any(|name| name == service), "{service} is not in {names:?}");
     }
-    for _ in 0..3 {
+    assert!(!names.iter().any(|name| name.contains("Peer")), "{names:?}");
+    for _ in 0..2 {
         let answer: ServerReflectionResponse = answers.message().await.unwrap().unwrap();
         let Some(MessageResponse::FileDescriptorResponse(found)) = answer.message_response else {
             panic!("{answer:?}")
@@ -213,7 +208,7 @@ async fn health_is_told_by_service_and_until_the_end() {
     node.client().await;
     let mut health = HealthClient::new(channel(&node).await);
     let service = |name: &str| HealthCheckRequest { service: name.to_owned() };
-    for name in ["", "epochlog.Epochlog", "epochlog.raft.Peer"] {
+    for name in ["", "epochlog.Epochlog"] {
         let answer = health.check(service(name)).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{name:?}");
     }

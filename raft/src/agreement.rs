@@ -127,6 +127,11 @@ impl Agreement {
         self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The term that binds this node.
+    pub fn term(&self) -> u64 {
+        self.log.vote().map_or(0, |vote| vote.term)
+    }
+
     /// Ok while no contradiction was found.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::secret::Secret;
+
 /// Bytes of proposals that a node keeps unanswered, whatever their origin.
 pub const PROPOSAL_BYTES: usize = 48 << 20;
 /// Bytes of entries that a node takes from append streams before they are answered.
@@ -57,9 +59,13 @@ pub struct ReplicaConfig {
     pub cluster: Option<[u8; 16]>,
     /// The Raft group; always `main` so far.
     pub group: String,
-    /// Members of a new cluster and the addresses (`host:port`) at which they are reached, this
+    /// What all nodes of the cluster know and prove to each other.
+    pub secret: Secret,
+    /// Members of a new cluster and the addresses (`host:port`) at which peers reach them, this
     /// node included. Used once, when all of them are empty; and to reach members before the log says more.
     pub members: Vec<(u64, String)>,
+    /// Where clients reach this node; the others are told. Empty: they do not.
+    pub clients_at: String,
     /// Heartbeat interval.
     pub heartbeat: Duration,
     /// The whole time without a leader after which another one stands: at least the first, less than the second. So
@@ -147,7 +153,8 @@ impl Timers {
 }
 
 impl ReplicaConfig {
-    /// Settings with the project's defaults: heartbeat 500 ms, another leader stands after 3.9 to 4.4 s without one.
+    /// Settings with the project's defaults: heartbeat 500 ms, another leader stands after 3.9 to 4.4 s without one. The
+    /// secret is one that nobody knows: who has peers sets it.
     pub fn new(node: u64, incarnation: [u8; 16], cluster_name: &str, members: Vec<(u64, String)>) -> Self {
         ReplicaConfig {
             node,
@@ -155,7 +162,9 @@ impl ReplicaConfig {
             cluster_name: cluster_name.to_owned(),
             cluster: None,
             group: "main".to_owned(),
+            secret: Secret::of_nobody(),
             members,
+            clients_at: String::new(),
             heartbeat: Duration::from_millis(500),
             election_timeout: (Duration::from_millis(3900), Duration::from_millis(4400)),
             connect_timeout: Duration::from_secs(2),

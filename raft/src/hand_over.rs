@@ -33,6 +33,8 @@ pub(crate) struct HandOver {
     node: u64,
     heartbeat: Duration,
     election: Duration,
+    /// Where clients reach this node.
+    clients_at: String,
     consensus: Consensus,
     leading: Arc<Leading>,
     peers: Arc<Peers>,
@@ -61,6 +63,7 @@ impl HandOver {
             node: config.node,
             heartbeat: config.heartbeat,
             election: config.election_timeout.1,
+            clients_at: config.clients_at.clone(),
             consensus,
             leading,
             peers,
@@ -81,6 +84,7 @@ impl HandOver {
             term: view.term,
             leader: view.leader,
             flush_lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+            clients_at: self.clients_at.clone(),
         }
     }
 

@@ -4,6 +4,9 @@
 //! belongs to which id; a node whose folder was wiped has another one and is refused by everybody,
 //! in both directions: it must not accept appends meant for its former self, or the quorum that
 //! once held a record would no longer hold it.
+//!
+//! Whoever gets here has proved the secret of the cluster (`network/greeting`). Words of a refusal travel: they end in
+//! answers to clients. So they hold no uuid and no incarnation; the log lines here do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -16,6 +19,7 @@ use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
 use crate::config::ReplicaConfig;
 use crate::proto::PeerHeader;
+use crate::secret::Secret;
 
 /// Metadata key of the header.
 const KEY: &str = "epochlog-peer-bin";
@@ -28,7 +32,8 @@ pub struct Known {
     incarnation: [u8; 16],
     group: String,
     cluster_name: String,
-    /// The first members as they are configured; members are fixed, so nobody else takes part.
+    secret: Secret,
+    /// The first members as they are configured; none where whoever proves the secret may begin.
     first: BTreeSet<u64>,
     /// What the data folder says.
     folder: Option<[u8; 16]>,
@@ -44,6 +49,7 @@ struct FromLog {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Trouble {
+    Greeting,
     Header,
     Group,
     Cluster,
@@ -55,7 +61,7 @@ enum Trouble {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
     /// Incarnations must be the ones in the log; once there is a cluster, the caller must be
-    /// listed in it or name its uuid.
+    /// listed in it or name its uuid; before, it must be one of the first members.
     Full,
     /// The call only asks who is there: any incarnation may ask and be asked.
     Introduction,
@@ -69,6 +75,7 @@ impl Known {
             incarnation: config.incarnation,
             group: config.group.clone(),
             cluster_name: config.cluster_name.clone(),
+            secret: config.secret.clone(),
             first: config.members.iter().map(|(node, _)| *node).collect(),
             folder: config.cluster,
             from_log: RwLock::default(),
@@ -107,6 +114,43 @@ impl Known {
     /// The incarnation that the log knows for `node`.
     pub fn incarnation_of(&self, node: u64) -> Option<[u8; 16]> {
         self.from_log.read().unwrap_or_else(PoisonError::into_inner).incarnations.get(&node).copied()
+    }
+
+    /// What peers prove to each other.
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// The header of a greeting of node `to`, which has still to prove that it may know more.
+    pub(crate) fn introduction(&self, to: u64) -> PeerHeader {
+        PeerHeader {
+            group: self.group.clone(),
+            cluster_name: self.cluster_name.clone(),
+            from: self.node,
+            to,
+            ..PeerHeader::default()
+        }
+    }
+
+    /// Who greets, once it has proved the secret.
+    ///
+    /// # Errors
+    /// In words: it is no peer of this node, or means another one.
+    pub(crate) fn greet(&self, header: &PeerHeader) -> Result<u64, String> {
+        let me = self.node;
+        if header.from == me {
+            return Err(format!(
+                "this is node {me}, and so says who calls: each node needs an id of its own"
+            ));
+        }
+        self.judge(header, Check::Introduction).map(|()| header.from).map_err(|(_, why)| why)
+    }
+
+    /// A connection from the address `from` was not let in; logged once a minute.
+    pub(crate) fn not_let_in(&self, from: &str, why: &str) {
+        if self.is_due(0, Trouble::Greeting) {
+            tracing::warn!(node = self.node, from, why, "a connection for peers is refused");
+        }
     }
 
     /// Puts the header for a call to `to` into `metadata`.
@@ -153,15 +197,19 @@ impl Known {
             return Err((Trouble::Cluster, why));
         }
         let from_log = self.log_says();
-        if let Some(mine) = from_log.cluster.or(self.folder)
+        let mine = from_log.cluster.or(self.folder);
+        if let Some(mine) = mine
             && !header.cluster.is_empty()
             && header.cluster[..] != mine
         {
-            let why = format!(
-                "node {me} belongs to the cluster with uuid {}, node {from} to another one of the same name with uuid {}",
-                hex(&mine),
-                hex(&header.cluster)
+            tracing::debug!(
+                node = me,
+                from,
+                mine = hex(&mine),
+                its = hex(&header.cluster),
+                "another cluster"
             );
+            let why = format!("node {me} belongs to another cluster of the same name than node {from}");
             return Err((Trouble::Cluster, why));
         }
         if header.to != me {
@@ -179,21 +227,30 @@ impl Known {
         let stranger =
             || (Trouble::Incarnation, format!("node {from} is not known in the log of this cluster"));
         match from_log.incarnations.get(&from) {
-            // Also before there is a cluster, and whatever uuid it names: a log shows its uuid to everybody who ever had it.
-            None if !self.first.is_empty() && !self.first.contains(&from) => Err(stranger()),
-            // Who knows the cluster hears no strangers. A listed member proves itself by its incarnation, also
-            // while it has Genesis still to apply and names no uuid. One that this log does not list may have
-            // joined in a part of the log that is still to come from it, or that only its vote can save: it
-            // has to name the uuid, which nobody knows but who has this cluster's log.
-            None if from_log.cluster.is_some() && header.cluster.is_empty() => Err(stranger()),
             Some(known) if header.from_incarnation[..] != *known => {
                 Err((Trouble::Incarnation, wiped(from, known, &header.from_incarnation)))
             }
-            _ => Ok(()),
+            // A listed member proves itself by its incarnation, also while it has Genesis still to apply and names no uuid.
+            Some(_) => Ok(()),
+            // One that this log does not list may have joined in a part of the log that is still to come from it, or that
+            // only its vote can save. It knows the secret; it has to name this cluster, too.
+            None if mine.is_some() && !header.cluster.is_empty() => Ok(()),
+            // It may be a first member that Genesis had not waited for: it is asked who it is, and then gets its Join.
+            None if from_log.cluster.is_some() => Err(stranger()),
+            None if !self.first.is_empty() && !self.first.contains(&from) => Err(stranger()),
+            None => Ok(()),
         }
     }
 
     fn refuse(&self, from: u64, trouble: Trouble, why: String) -> Status {
+        if self.is_due(from, trouble) {
+            tracing::warn!(node = self.node, from, why, "a peer call is refused");
+        }
+        Status::failed_precondition(why)
+    }
+
+    /// Whether this is to be logged: once in a while.
+    fn is_due(&self, from: u64, trouble: Trouble) -> bool {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let due =
@@ -204,9 +261,8 @@ impl Known {
         }
         if due {
             refused.insert((from, trouble), now);
-            tracing::warn!(node = self.node, from, why, "a peer call is refused");
         }
-        Status::failed_precondition(why)
+        due
     }
 }
 
@@ -217,10 +273,9 @@ fn read_header(metadata: &MetadataMap) -> Result<PeerHeader, String> {
 }
 
 fn wiped(node: u64, known: &[u8], found: &[u8]) -> String {
+    tracing::debug!(node, known = hex(known), found = hex(found), "another incarnation");
     format!(
-        "node {node} is known with incarnation {}, this one is {}: its data folder was wiped, and what it promised is lost: it must not come back under this id",
-        hex(known),
-        hex(found)
+        "node {node} is known with another incarnation: its data folder was wiped, and what it promised is lost: it must not come back under this id"
     )
 }
 
@@ -268,7 +323,7 @@ mod tests {
         learn(&one, 7, &[]);
         learn(&two, 8, &[]);
         let uuid = two.admit(&call(&one, 2, Check::Introduction), Check::Introduction).unwrap_err();
-        assert!(uuid.message().contains("uuid"), "{uuid}");
+        assert!(uuid.message().contains("another cluster of the same name"), "{uuid}");
         assert!(two.admit(&MetadataMap::new(), Check::Full).is_err());
     }
 
@@ -280,7 +335,8 @@ mod tests {
         let caller = known(1, "prod");
         learn(&caller, 9, &[(1, 1), (3, 3)]);
         let status = here.admit(&call(&caller, 3, Check::Full), Check::Full).unwrap_err();
-        assert!(status.message().contains("belongs to the cluster with uuid"), "{status}");
+        assert!(status.message().contains("belongs to another cluster"), "{status}");
+        assert!(!status.message().contains("0909") && !status.message().contains("0808"), "{status}");
     }
 
     #[test]
@@ -301,21 +357,46 @@ mod tests {
     }
 
     #[test]
-    fn who_is_neither_configured_nor_in_the_log_takes_no_part_whatever_uuid_it_names() {
+    fn before_the_first_record_the_first_members_are_heard_and_then_who_names_the_cluster() {
         let members = vec![(1, "a:1".to_owned()), (2, "b:1".to_owned())];
         let one = Known::new(&ReplicaConfig::new(1, [1; 16], "c", members));
         let (two, three) = (known(2, "c"), known(3, "c"));
-        for _ in 0..2 {
-            assert_eq!(one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
+        assert_eq!(one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
+        let refused = || {
             let status = one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap_err();
             assert!(status.message().contains("node 3 is not known in the log"), "{status}");
-            // The same with a cluster, of which all know the uuid.
-            for node in [&one, &two, &three] {
-                learn(node, 7, &[(1, 1), (2, 2)]);
-            }
-        }
-        learn(&one, 7, &[(1, 1), (2, 2), (3, 3)]);
+        };
+        refused();
+        // It has come to know a cluster, of which node 1 knows nothing yet.
+        learn(&three, 7, &[(1, 1), (2, 2), (3, 3)]);
+        refused();
+        // A node that was away hears of members that are newer than its log.
+        learn(&one, 7, &[(1, 1), (2, 2)]);
         assert_eq!(one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
+        // Also while it knows its cluster from its folder alone.
+        let config = ReplicaConfig::new(1, [1; 16], "c", vec![(1, "a:1".to_owned()), (2, "b:1".to_owned())]);
+        let fresh = Known::new(&ReplicaConfig { cluster: Some([7; 16]), ..config });
+        assert_eq!(fresh.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
+        // In another incarnation than the log's it is not.
+        learn(&one, 7, &[(1, 1), (2, 2), (3, 33)]);
+        let wiped = one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap_err();
+        assert!(wiped.message().contains("another incarnation"), "{wiped}");
+    }
+
+    #[test]
+    fn a_greeting_tells_nobody_who_this_node_is() {
+        let mut config = ReplicaConfig::new(3, [30; 16], "prod", vec![]);
+        config.cluster = Some([8; 16]);
+        let header = Known::new(&config).introduction(1);
+        assert!(header.cluster.is_empty() && header.from_incarnation.is_empty(), "{header:?}");
+        assert_eq!(known(1, "prod").greet(&header).unwrap(), 3);
+        for (listener, why) in [
+            (known(3, "prod"), "this is node 3"),
+            (known(2, "prod"), "not node 1"),
+            (known(1, "test"), "cluster"),
+        ] {
+            assert!(listener.greet(&header).unwrap_err().contains(why), "{why}");
+        }
     }
 
     #[test]
@@ -326,7 +407,11 @@ mod tests {
         assert!(target.message().contains("it must not come back under this id"), "{target}");
         assert_eq!(target.code(), tonic::Code::FailedPrecondition);
         let source = one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap_err();
-        assert!(source.message().contains("node 2 is known with incarnation 6363"), "{source}");
+        assert!(source.message().contains("node 2 is known with another incarnation"), "{source}");
+        assert!(
+            !source.message().contains("6363") && !target.message().contains("0202"),
+            "{source} {target}"
+        );
         assert!(one.admit(&call(&two, 1, Check::Introduction), Check::Introduction).is_ok());
     }
 }

@@ -8,7 +8,7 @@
 //! | `life` | whether this replica takes anything in, faults, background tasks |
 //! | `consensus`, `consensus/*` | openraft, spoken to in words of ours |
 //! | `log_store`, `state_machine`, `snapshot`, `types` | openraft over `nativelog`'s log store and machine |
-//! | `network`, `network/*` | four connections to each peer, and openraft's clients over them |
+//! | `network`, `network/*` | four connections to each peer, and openraft's clients over them; the door for those of peers |
 //! | `intake`, `intake/*` | what is let in, and how much: proposals, entries, content on a disk that is nearly full |
 //! | `leader` | this node's leadership, and who leads else |
 //! | `quorum` | whether a majority and the leader answer this node |
@@ -16,6 +16,7 @@
 //! | `propose`, `propose/*` | records to the leader, wherever it is, and judged there |
 //! | `read` | linearizable reads |
 //! | `membership`, `identity` | the beginning of a cluster; who is who in every peer call |
+//! | `secret`, `terms` | what peers prove to each other; terms that nobody believes |
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
 //! | `transfer`, `transfer/*` | content on its way between replicas, and the receiver of snapshots |
 //! | `repair`, `repair/*`, `quarantine` | what is missing or damaged here, refetched; content that nobody can serve |
@@ -54,9 +55,11 @@ mod read;
 mod rejoin;
 mod repair;
 mod replica;
+mod secret;
 mod snapshot;
 mod state_machine;
 mod status;
+mod terms;
 #[doc(hidden)]
 pub mod testing;
 mod transfer;
@@ -68,11 +71,13 @@ pub use config::{
 pub use error::{ProposeError, StartError};
 pub use intake::VoterSpace;
 pub use keeper::KeepError;
+pub use network::Proven;
 pub use peer::PeerService;
 pub use propose::{Outcome, Pending, ProposalStream};
 pub use quorum::CutOff;
 pub use rejoin::{RejoinError, RejoinStep, Rejoined, rejoin};
 pub use repair::{RepairError, RepairReport};
 pub use replica::Replica;
+pub use secret::{Secret, SecretError};
 pub use status::{Lag, Standing, Status};
 pub use transfer::{Stage, Transfer, TransferError};

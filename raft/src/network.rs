@@ -8,11 +8,14 @@
 //! | transfer | snapshots and content for replicas that were away or lost something |
 //!
 //! A connection is made when it is first needed and made again after it broke, or after the other side's kernel was
-//! silent (`line`). `reach` remembers who answers.
+//! silent (`line`). It begins with a `greeting`, in which both sides prove the secret of the cluster; on the other side
+//! it comes in through the `door`. `reach` remembers who answers, and what they tell.
 
 mod bulk;
 mod control;
 pub(crate) mod convert;
+pub(crate) mod door;
+mod greeting;
 pub(crate) mod line;
 pub(crate) mod peers;
 pub(crate) mod reach;
@@ -32,12 +35,13 @@ use crate::agreement::Agreement;
 use crate::config::{FRAME_BYTES, WINDOW_BYTES};
 use crate::intake::Heard;
 use crate::types::TypeConfig;
+pub use door::Proven;
 use peers::{BULK_PING_TIMEOUT, Peers};
 
 /// Names, in the refusal of an append request, the entry that is not what it should be.
 pub(crate) const REFUSED_ENTRY: &str = "epochlog-refused-entry";
 
-/// A tonic server set up for peer traffic: windows, no Nagle, keepalive. Add services and serve.
+/// A tonic server with the windows, frames and keepalive of peer traffic. Add services and serve.
 pub fn server() -> Server {
     Server::builder()
         .tcp_nodelay(true)

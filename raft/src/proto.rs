@@ -7,6 +7,3 @@
 )]
 
 tonic::include_proto!("epochlog.raft");
-
-/// The compiled descriptors, for gRPC reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/raft.descriptors"));

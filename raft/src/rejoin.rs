@@ -42,6 +42,7 @@ use crate::network::peers::{Lane, Peers};
 use crate::propose::propose_to;
 use crate::proto::{self, rejoin_part::Part};
 use crate::snapshot::members_of;
+use crate::terms;
 use crate::transfer::gather::{Gather, by_ledger};
 use crate::transfer::lost::{Lost, leans_no_more};
 use crate::transfer::{Progress, Stage, Transfer, TransferError, blocking, receive};
@@ -272,6 +273,8 @@ async fn ask(peers: &Peers, peer: u64, term: u64) -> Result<Result<State, proto:
         }
     };
     let vote = convert::take_vote(head.vote.as_ref()).map_err(wrong)?;
+    let named = terms::of_snapshot(head.meta.as_ref()).chain([vote.term]);
+    terms::in_reach(term, named).map_err(wrong)?;
     if !vote.committed || vote.term <= term {
         return Err(wrong(format!("its vote is of term {}, and must be above {term}", vote.term)));
     }

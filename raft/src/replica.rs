@@ -2,14 +2,17 @@
 //! what they do is theirs. Nothing in this crate knows it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::JobName;
 use checkpoint::store::Reclaimed;
+use futures::Stream;
 use nativelog::machine::Machine;
 use nativelog::record::{LogId, LogRecord};
 use nativelog::store::LogStore;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::agreement::Agreement;
@@ -24,6 +27,7 @@ use crate::leader::Leading;
 use crate::life::Life;
 use crate::membership::Members;
 use crate::network::Factory;
+use crate::network::door::{self, Proven};
 use crate::network::peers::Peers;
 use crate::peer::{self, PeerService};
 use crate::propose::{Outcome, ProposalStream, Proposer};
@@ -204,10 +208,18 @@ impl Replica {
         Ok(Replica { rooms: Arc::new(rooms) })
     }
 
-    /// The gRPC service for peers. Add it to the node's server, which should be
-    /// [`network::server`](crate::network::server) or set up like it.
+    /// The gRPC service for peers, alone on a server of its own, which should be
+    /// [`network::server`](crate::network::server) or set up like it. It hears only who came through [`Replica::door`].
     pub fn service(&self) -> uncopied::Inlet<proto::peer_server::PeerServer<PeerService>> {
         peer::service(self.rooms.for_peers.clone())
+    }
+
+    /// Of the connections that come in, those whose other side has proved the secret of the cluster.
+    pub fn door<S>(&self, incoming: S) -> impl Stream<Item = io::Result<Proven>> + Send + use<S>
+    where
+        S: Stream<Item = io::Result<TcpStream>> + Send,
+    {
+        door::proven(self.members().known.clone(), incoming)
     }
 
     /// This node's id.
@@ -261,9 +273,9 @@ impl Replica {
         self.leading().now().is_some_and(|leadership| leadership.is_ready())
     }
 
-    /// The address at which member `node` is reached.
-    pub fn member_address(&self, node: u64) -> Option<String> {
-        self.proposer().peers.address(node)
+    /// The address at which clients reach `node`, as it has told itself; `None` while it has not.
+    pub fn clients_at(&self, node: u64) -> Option<String> {
+        self.proposer().peers.clients_at(node)
     }
 
     /// The cluster's uuid, once the log says it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-/// One node: a folder, two ports and, most of the time, a process.
+/// One node: a folder, three ports and, most of the time, a process.
 #[derive(Debug)]
 pub struct Node {
     /// Its id, from 1.
@@ -16,6 +16,8 @@ pub struct Node {
     pub host: Ipv4Addr,
     /// Port of the gRPC service.
     pub grpc: u16,
+    /// Port for the other nodes.
+    pub peers: u16,
     /// Port of the HTTP service.
     pub http: u16,
     /// Its data folder.
@@ -28,9 +30,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// Its address.
+    /// Its address, for clients.
     pub fn address(&self) -> String {
         format!("{}:{}", self.host, self.grpc)
+    }
+
+    /// Its address for the other nodes.
+    pub fn peer_address(&self) -> String {
+        format!("{}:{}", self.host, self.peers)
     }
 
     /// Its process id, while it has one.

@@ -52,9 +52,20 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The configuration file of a node.
-    pub(super) fn configuration(&self, node: &Node, all: &[Node], sources: &Path) -> String {
-        let members: Vec<_> = all.iter().map(|peer| format!("\"{}={}\"", peer.id, peer.address())).collect();
+    /// The configuration file of a node. A build from before there were secrets has one port for clients and peers.
+    pub(super) fn configuration(
+        &self,
+        node: &Node,
+        all: &[Node],
+        sources: &Path,
+        secret: Option<&Path>,
+    ) -> String {
+        let for_peers = |peer: &Node| if secret.is_some() { peer.peer_address() } else { peer.address() };
+        let members: Vec<_> = all.iter().map(|peer| format!("\"{}={}\"", peer.id, for_peers(peer))).collect();
+        let (listen, prove) = secret.map_or_else(Default::default, |secret| {
+            let listen = format!("peers = \"{}\"\n", node.peer_address());
+            (listen, format!("secret_file = \"{}\"\n", secret.display()))
+        });
         let roots = if self.by_path { format!("\"{}\"", sources.display()) } else { String::new() };
         let (low, high) = self.election_ms;
         let timing = match self.shipped_timing {
@@ -66,8 +77,8 @@ impl Options {
         };
         format!(
             "[node]\nid = {}\ncluster = \"test\"\ndata_dir = \"{}\"\nadvertise = \"{}\"\nsource_roots = [{roots}]\n\
-             [listen]\ngrpc = \"{}\"\nhttp = \"{}:{}\"\n\
-             [cluster]\ninitial_members = [{}]\n\
+             [listen]\n{listen}grpc = \"{}\"\nhttp = \"{}:{}\"\n\
+             [cluster]\n{prove}initial_members = [{}]\n\
              {timing}[storage]\nreserve_free = \"{}\"\n{}",
             node.id,
             node.data.display(),

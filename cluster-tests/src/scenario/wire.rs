@@ -48,8 +48,10 @@ pub fn garbage(cluster: &mut Cluster, rng: &mut Rng) {
     let runtime = runtime();
     let mut answered = 0;
     for id in 1..=cluster.options.nodes {
-        let port = cluster.node(id).grpc;
-        for path in methods.iter().chain(&peer) {
+        // What peers may call is served at a port of theirs, to who proves the secret, and nowhere else.
+        let (clients, peers) = (cluster.node(id).grpc, cluster.node(id).peers);
+        let at_clients = methods.iter().chain(&peer).map(|path| (clients, path));
+        for (port, path) in at_clients.chain(peer.iter().map(|path| (peers, path))) {
             for (kind, body) in raw::bodies(rng) {
                 for header in [None, Some(raw::peer_header(id % cluster.options.nodes + 1, id))] {
                     let call = raw::call(port, path, header.as_deref(), body.clone());
@@ -65,7 +67,7 @@ pub fn garbage(cluster: &mut Cluster, rng: &mut Rng) {
                 }
             }
         }
-        for port in [cluster.node(id).grpc, cluster.node(id).http] {
+        for port in [clients, peers, cluster.node(id).http] {
             raw::noise(port, rng);
         }
         assert!(cluster.is_running(id), "node {id} ended over garbage:\n{}", cluster.node(id).log_tail());

@@ -54,7 +54,7 @@ pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb
                 why = failure.why,
                 "a commit failed"
             );
-            replies.send(Reply::Failed(failure.to_pb())).await;
+            replies.send(Reply::Failed(node.outward_failure(failure).to_pb())).await;
         }
     });
     Box::pin(ReceiverStream::new(answers))

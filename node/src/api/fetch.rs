@@ -41,15 +41,15 @@ const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
 
 type Send = mpsc::Sender<Result<pb::FetchReply, Status>>;
 
-/// Runs the call in a task of its own.
-pub fn run(node: Arc<Node>, request: pb::FetchRequest) -> Answers<pb::FetchReply> {
+/// Runs the call in a task of its own. Only who is on this machine (`is_here`) is told where the epoch lies.
+pub fn run(node: Arc<Node>, request: pb::FetchRequest, is_here: bool) -> Answers<pb::FetchReply> {
     let (send, answers) = mpsc::channel(CHUNKS_QUEUED_MAX);
     tokio::spawn(async move {
-        if let Err(failure) = answer(&node, request, &send).await
+        if let Err(failure) = answer(&node, request, is_here, &send).await
             && failure.code != Code::Interrupted
         {
             // It fails only when the caller is gone: then there is nobody to tell.
-            let _ = tell(&send, Kind::Failed(failure.to_pb())).await;
+            let _ = tell(&send, Kind::Failed(node.outward_failure(failure).to_pb())).await;
         }
     });
     Box::pin(ReceiverStream::new(answers))
@@ -94,7 +94,12 @@ enum Read {
     Encoded(Bytes),
 }
 
-async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Result<(), Failure> {
+async fn answer(
+    node: &Arc<Node>,
+    request: pb::FetchRequest,
+    is_here: bool,
+    send: &Send,
+) -> Result<(), Failure> {
     let job = job_name(&request.job)?;
     current(node, request.stale, &format!("restore {job}")).await?;
     let found = read::find(node.replica.machine(), &job, request.which).await?;
@@ -102,7 +107,7 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
     let _reader = node.replica.machine().read_epoch(&job, epoch);
     let mut published = node.published(&job, epoch, root.as_bytes());
     if published.is_err() {
-        if !request.direct && pass_on(node, &request, epoch, send).await? {
+        if !request.direct && pass_on(node, &request, epoch, is_here, send).await? {
             return Ok(());
         }
         let deadline = Instant::now() + PUBLISHING_PATIENCE;
@@ -152,7 +157,7 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
         manifest_bytes: encoded.len() as u64,
         stale: request.stale,
         // A hint only: without it the client streams.
-        place: place::of(&files).ok(),
+        place: is_here.then(|| place::of(&files).ok()).flatten(),
         age_ms,
     };
     tell(send, Kind::Head(head)).await?;
@@ -180,7 +185,13 @@ fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
 }
 
 /// Lets another node answer. False when no other has it either, and nothing was sent.
-async fn pass_on(node: &Node, request: &pb::FetchRequest, epoch: u64, send: &Send) -> Result<bool, Failure> {
+async fn pass_on(
+    node: &Node,
+    request: &pb::FetchRequest,
+    epoch: u64,
+    is_here: bool,
+    send: &Send,
+) -> Result<bool, Failure> {
     let which = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
     let request = pb::FetchRequest { which: Some(which), direct: true, stale: true, ..request.clone() };
     for id in node.voters().into_iter().filter(|id| *id != node.config.id) {
@@ -198,8 +209,12 @@ async fn pass_on(node: &Node, request: &pb::FetchRequest, epoch: u64, send: &Sen
                 Ok(Some(pb::FetchReply { kind: Some(Kind::Working(_)) })) => working(send),
                 // Nothing was sent yet: the next one may have it.
                 Ok(Some(pb::FetchReply { kind: Some(Kind::Failed(_)) }) | None) | Err(_) if first => break,
-                Ok(Some(pb::FetchReply { kind: Some(kind) })) => {
+                Ok(Some(pb::FetchReply { kind: Some(mut kind) })) => {
                     first = false;
+                    // It was told to this node, which may be on its machine when the client is not.
+                    if let (Kind::Head(head), false) = (&mut kind, is_here) {
+                        head.place = None;
+                    }
                     tell(send, kind).await?;
                 }
                 Ok(_) => return Ok(true),

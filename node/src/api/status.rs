@@ -23,6 +23,8 @@ const WANTED_MAX: usize = 10_000;
 const AT_ONCE: usize = 256;
 /// Contents in quarantine that a status names, and epochs of each.
 const QUARANTINED_MAX: usize = 100;
+/// Of a node that has not answered since this one started.
+pub(super) const UNTOLD: &str = "it has not told this node yet where clients reach it";
 /// Pause before a node that did not answer is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,7 +35,6 @@ pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply 
     let cut_off = node.replica.cut_off();
     let leader = node.replica.leader().filter(|_| cut_off.is_none());
     let mut reply = pb::StatusReply {
-        cluster: node.replica.cluster().map(|uuid| uuid.to_vec().into()).unwrap_or_default(),
         cluster_name: node.config.cluster.clone(),
         leader,
         term: own.1,
@@ -105,7 +106,7 @@ async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
         };
         (status, 0, None)
     };
-    let Some((_, mut stub)) = node.peer(id) else { return unreachable("its address is not known".into()) };
+    let Some((_, mut stub)) = node.peer(id) else { return unreachable(UNTOLD.into()) };
     // Whoever has been silent for a while is not waited for by everybody who asks.
     if let Some(silence) = node.replica.silence(id) {
         return unreachable(format!("no answer for {}", units::seconds_of(silence)));
@@ -150,10 +151,9 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         fetched_bytes: vitals.transfer.fetched_bytes,
         lacking_bytes: vitals.transfer.lacking_bytes,
         garbage_bytes: vitals.garbage.bytes,
-        stalled: vitals.stalled.unwrap_or_default(),
-        short_of_space: vitals.short.unwrap_or_default(),
+        stalled: node.outward(vitals.stalled.unwrap_or_default()),
+        short_of_space: node.outward(vitals.short.unwrap_or_default()),
         version: env!("CARGO_PKG_VERSION").into(),
-        data_dir: node.config.data_dir.display().to_string(),
         voter: true,
         ..pb::NodeStatus::default()
     };
@@ -180,7 +180,7 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
     let not_looked = (vitals.not_looked > 0)
         .then(|| format!("epochs that it has not looked for since it started: {}", vitals.not_looked));
     let why = full.fatal.or(contradicted).or(cut_off).or(unpublished).or(not_looked);
-    status.why = why.unwrap_or_default();
+    status.why = node.outward(why.unwrap_or_default());
     (status, full.term)
 }
 
@@ -206,7 +206,7 @@ pub async fn published_on(
             node.wait_published(&job, wanted.epoch, &wanted.root, deadline).await
         };
         reply.published.push(published.is_ok());
-        reply.why.push(published.err().unwrap_or_default());
+        reply.why.push(node.outward(published.err().unwrap_or_default()));
     }
     Ok(reply)
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Answers, job_name, read};
+use super::{Answers, job_name, read, status};
 use crate::epochs;
 use crate::node::Node;
 
@@ -21,7 +21,8 @@ pub async fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<
     let (send, answers) = mpsc::channel(16);
     tokio::spawn(async move {
         for (job, epoch) in wanted {
-            if send.send(Ok(here(&node, &job, epoch, request.repair).await)).await.is_err() {
+            let reply = outward(&node, here(&node, &job, epoch, request.repair).await);
+            if send.send(Ok(reply)).await.is_err() {
                 return;
             }
         }
@@ -46,6 +47,15 @@ async fn wanted(node: &Node, request: &pb::VerifyRequest) -> Result<Vec<(JobName
         of = Some(job);
     }
     Ok(epochs::elsewhere(machine, |machine| epochs::all(machine, of)).await)
+}
+
+/// The reply as strangers may see it.
+fn outward(node: &Node, mut reply: pb::VerifyReply) -> pb::VerifyReply {
+    for text in reply.problems.iter_mut().chain(&mut reply.mended) {
+        *text = node.outward(&*text);
+    }
+    reply.failed = reply.failed.map(|failed| node.outward_failure(Failure::from_pb(failed)).to_pb());
+    reply
 }
 
 /// Verifies an epoch here, and with `repair` mends what is not as sealed.
@@ -128,7 +138,7 @@ async fn there(node: &Node, id: u64, request: &pb::VerifyRequest, send: &Send) {
     };
     // A send fails only when the caller is gone: then there is nobody to tell.
     let Some((_, mut stub)) = node.peer(id) else {
-        let _ = send.send(Ok(failed("its address is not known".into()))).await;
+        let _ = send.send(Ok(failed(status::UNTOLD.into()))).await;
         return;
     };
     let mut stream = match stub.verify(request.clone()).await {

@@ -22,7 +22,7 @@ pub struct DevArgs {
     /// Folder of all data [default: epochlog-dev in the temporary directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// gRPC port of the first node; HTTP is ten above
+    /// gRPC port of the first node; HTTP is ten above, the port for the other nodes twenty
     #[arg(long, default_value_t = 7411)]
     base_port: u16,
     /// Start with empty folders

@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 use client::{Client, Code, Failure, Options, pb};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::secret;
+
 /// One node of the cluster.
 pub struct LocalNode {
     /// Its id.
     pub id: u64,
     /// `HOST:PORT` of gRPC.
     pub grpc: String,
+    /// `HOST:PORT` for the other nodes.
+    pub peers: String,
     /// `HOST:PORT` of HTTP.
     pub http: String,
     /// Its data folder.
@@ -31,7 +35,7 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Number of nodes.
     pub nodes: u64,
-    /// First gRPC port, HTTP ten above; free ports when absent.
+    /// First gRPC port, HTTP ten above, for the other nodes twenty above; free ports when absent.
     pub base_port: Option<u16>,
     /// Commits by path below these.
     pub source_roots: Vec<PathBuf>,
@@ -57,21 +61,26 @@ impl LocalCluster {
         let members: Vec<String> = ports
             .iter()
             .enumerate()
-            .map(|(at, (grpc, _))| format!("{}={}", at + 1, address(*grpc)))
+            .map(|(at, [_, _, peers])| format!("{}={}", at + 1, address(*peers)))
             .collect();
+        let secret_file = settings.dir.join("secret");
+        if !secret_file.exists() {
+            secret::make(&secret_file).map_err(|error| cannot(secret_file.display().to_string(), error))?;
+        }
         let mut cluster = LocalCluster { nodes: Vec::new() };
-        for (id, (grpc, http)) in (1..).zip(ports) {
+        for (id, [grpc, http, peers]) in (1..).zip(ports) {
             let data = settings.dir.join(format!("node-{id}"));
             let mut node = LocalNode {
                 id,
                 grpc: address(grpc),
                 http: address(http),
+                peers: address(peers),
                 log: settings.dir.join(format!("node-{id}.log")),
                 config: settings.dir.join(format!("node-{id}.toml")),
                 data,
                 child: None,
             };
-            let text = config_text(&node, &members, settings);
+            let text = config_text(&node, &members, &secret_file, settings);
             fs::write(&node.config, text)
                 .map_err(|error| cannot(node.config.display().to_string(), error))?;
             node.spawn()?;
@@ -233,7 +242,7 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("EPOCHLOG_") && name != "EPOCHLOG_LOG")
 }
 
-fn config_text(node: &LocalNode, members: &[String], settings: &Settings) -> String {
+fn config_text(node: &LocalNode, members: &[String], secret_file: &Path, settings: &Settings) -> String {
     let text = |value: String| toml::Value::String(value);
     let list =
         |values: Vec<String>| toml::Value::Array(values.into_iter().map(toml::Value::String).collect());
@@ -251,11 +260,17 @@ fn config_text(node: &LocalNode, members: &[String], settings: &Settings) -> Str
         ("source_roots", list(roots)),
     ];
     file.insert("node".into(), section(node_section));
-    file.insert(
-        "listen".into(),
-        section(vec![("grpc", text(node.grpc.clone())), ("http", text(node.http.clone()))]),
-    );
-    file.insert("cluster".into(), section(vec![("initial_members", list(members.to_vec()))]));
+    let listen_section = vec![
+        ("grpc", text(node.grpc.clone())),
+        ("peers", text(node.peers.clone())),
+        ("http", text(node.http.clone())),
+    ];
+    file.insert("listen".into(), section(listen_section));
+    let cluster_section = vec![
+        ("initial_members", list(members.to_vec())),
+        ("secret_file", text(secret_file.display().to_string())),
+    ];
+    file.insert("cluster".into(), section(cluster_section));
     let timeouts = list(vec![low.to_owned(), high.to_owned()]);
     file.insert(
         "raft".into(),
@@ -264,23 +279,23 @@ fn config_text(node: &LocalNode, members: &[String], settings: &Settings) -> Str
     file.to_string()
 }
 
-/// gRPC and HTTP port of each node.
-fn ports(settings: &Settings) -> Result<Vec<(u16, u16)>, Failure> {
+/// Ports of each node: gRPC, HTTP, for the other nodes.
+fn ports(settings: &Settings) -> Result<Vec<[u16; 3]>, Failure> {
     let count = usize::try_from(settings.nodes).expect("few nodes");
     if let Some(base) = settings.base_port {
         return (0..count)
             .map(|at| {
-                let at = u16::try_from(at).ok()?;
-                Some((base.checked_add(at)?, base.checked_add(10)?.checked_add(at)?))
+                let first = base.checked_add(u16::try_from(at).ok()?)?;
+                Some([first, first.checked_add(10)?, first.checked_add(20)?])
             })
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| Failure::new(Code::Usage, "the base port is too high"));
     }
     let bind = || TcpListener::bind("127.0.0.1:0").map_err(|error| cannot("find free ports", error));
     // All are held until all are found, so that none is found twice.
-    let held = (0..2 * count).map(|_| bind()).collect::<Result<Vec<_>, _>>()?;
+    let held = (0..3 * count).map(|_| bind()).collect::<Result<Vec<_>, _>>()?;
     let found: Vec<u16> = held.iter().filter_map(|port| Some(port.local_addr().ok()?.port())).collect();
-    Ok(found.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    Ok(found.chunks_exact(3).map(|ports| [ports[0], ports[1], ports[2]]).collect())
 }
 
 /// The canonical path, or the path itself where that cannot be told.

@@ -128,7 +128,8 @@ async fn rejoin(config: &Config, claim: &Claim, output: &Output) -> Result<Rejoi
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&config.data_dir);
     let store = open_store(disk.clone(), config).map_err(|error| error.failure(WHAT))?;
-    let settings = node::replica_config(config, claim);
+    let secret = config.secret().map_err(|error| ServeError::from(error).failure(WHAT))?;
+    let settings = node::replica_config(config, secret, claim);
     let progress = Progress::start(output, WHAT);
     let told = std::sync::Mutex::new(String::new());
     let tell = |step: RejoinStep| tell(&progress, &told, step);

@@ -73,11 +73,17 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
 /// Tests what a start would need, without touching the data folder.
 async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
     let mut problems = Vec::new();
-    for (name, address) in [("gRPC", config.grpc), ("HTTP", config.http)] {
+    let peers = config.secret_file.as_ref().map(|_| ("the port for peers", config.peers));
+    for (name, address) in [("gRPC", config.grpc), ("HTTP", config.http)].into_iter().chain(peers) {
         match tokio::net::TcpListener::bind(address).await {
             Ok(_) => output.line(format!("ok     {name} can listen on {address}")),
             Err(error) => problems.push(format!("{name} cannot listen on {address}: {error}")),
         }
+    }
+    match (&config.secret_file, config.secret()) {
+        (Some(file), Ok(_)) => output.line(format!("ok     {} holds the secret", file.display())),
+        (None, Ok(_)) => {}
+        (_, Err(error)) => problems.push(error.to_string()),
     }
     match opening::check_disk(config) {
         Ok(line) => output.line(format!("ok     {line}")),

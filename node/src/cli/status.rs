@@ -154,7 +154,6 @@ fn catch_up(node: &pb::NodeStatus) -> String {
 pub fn status_json(reply: &pb::StatusReply) -> Value {
     json!({
         "cluster": reply.cluster_name,
-        "uuid": units::hex(&reply.cluster),
         "leader": reply.leader,
         "term": reply.term,
         "nodes": reply.nodes.iter().map(node_json).collect::<Vec<_>>(),

@@ -7,16 +7,18 @@ use serde::Deserialize;
 use super::{ConfigError, fail};
 
 /// Every key this version knows, as `section.key`.
-pub const KNOWN: [&str; 21] = [
+pub const KNOWN: [&str; 23] = [
     "node.id",
     "node.cluster",
     "node.data_dir",
     "node.advertise",
     "node.source_roots",
     "listen.grpc",
+    "listen.peers",
     "listen.http",
     "cluster.initial_members",
     "cluster.join",
+    "cluster.secret_file",
     "raft.heartbeat",
     "raft.election_timeout",
     "storage.chunk_size",
@@ -58,12 +60,14 @@ pub struct NodeSection {
 #[serde(default)]
 pub struct ListenSection {
     pub grpc: Option<String>,
+    pub peers: Option<String>,
     pub http: Option<String>,
 }
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ClusterSection {
     pub initial_members: Vec<String>,
+    pub secret_file: Option<PathBuf>,
 }
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

@@ -47,15 +47,17 @@ pub struct Shown {
 }
 
 /// Keys that flags and environment can say, by the flag's id.
-const FLAGS: [(&str, &str); 9] = [
+const FLAGS: [(&str, &str); 11] = [
     ("node.id", "id"),
     ("node.cluster", "cluster"),
     ("node.data_dir", "data_dir"),
     ("node.advertise", "advertise"),
     ("node.source_roots", "source_roots"),
     ("listen.grpc", "listen"),
+    ("listen.peers", "listen_peers"),
     ("listen.http", "http"),
     ("cluster.initial_members", "peers"),
+    ("cluster.secret_file", "secret_file"),
     ("insecure", "insecure"),
 ];
 
@@ -107,6 +109,7 @@ fn values(config: &Config) -> Vec<(&'static str, Value)> {
     let list = |items: Vec<String>| Value::Array(items.into_iter().map(Value::String).collect());
     let members = config.members.iter().map(|(id, address)| format!("{id}={address}")).collect();
     let roots = config.source_roots.iter().map(|root| root.display().to_string()).collect();
+    let secret_file = config.secret_file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
     let reserve = match config.reserve {
         Reserve::Percent(percent) => format!("{percent}%"),
         Reserve::Bytes(bytes) => size(bytes),
@@ -124,8 +127,10 @@ fn values(config: &Config) -> Vec<(&'static str, Value)> {
         ("node.advertise", text(&config.advertise)),
         ("node.source_roots", list(roots)),
         ("listen.grpc", text(&config.grpc.to_string())),
+        ("listen.peers", text(&config.peers.to_string())),
         ("listen.http", text(&config.http.to_string())),
         ("cluster.initial_members", list(members)),
+        ("cluster.secret_file", text(&secret_file)),
         ("raft.heartbeat", text(&duration(config.heartbeat))),
         ("raft.election_timeout", list(vec![duration(low), duration(high)])),
         ("storage.chunk_size", text(&size(u64::from(config.chunk_bytes)))),
@@ -205,7 +210,7 @@ mod tests {
 
     #[test]
     fn each_value_names_its_origin() {
-        let (_, shown) = shown_with(&["--id", "8", "--peers", "8=127.0.0.1:7411"]);
+        let (_, shown) = shown_with(&["--id", "8", "--peers", "8=127.0.0.1:7431"]);
         let origin = |key| shown.iter().find(|shown| shown.key == key).unwrap().origin.to_string();
         assert_eq!(origin("node.id"), "flag --id");
         assert_eq!(origin("node.data_dir"), "n.toml:5");

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod trio;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -96,6 +98,13 @@ impl Node {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.to_owned(), body.to_owned())
     }
+}
+
+/// A file with the secret of a cluster.
+pub fn make_secret(file: &Path) {
+    let made =
+        Command::new(env!("CARGO_BIN_EXE_epochlog")).args(["secret", "new"]).arg(file).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
 }
 
 /// A directory with a bit of everything.

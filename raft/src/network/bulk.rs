@@ -20,10 +20,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{Network, Purpose, REFUSED_ENTRY, control, convert, unreachable};
+use crate::agreement::Agreement;
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::identity::Check;
 use crate::intake::Heard;
 use crate::network::peers::Lane;
+use crate::terms;
 use crate::types::{Command, TypeConfig};
 
 type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
@@ -81,8 +83,17 @@ impl Network {
             .into_inner();
         let stall = self.peers.append_stall();
         let heard = self.heard.clone();
-        let state =
-            Reading { replies, pump, lacks, sent, answered: 0, done: false, target, heard: heard.clone() };
+        let state = Reading {
+            replies,
+            pump,
+            lacks,
+            sent,
+            answered: 0,
+            done: false,
+            target,
+            heard: heard.clone(),
+            agreement: self.agreement.clone(),
+        };
         let state = (state, heard, self.peers.clone());
         Ok(futures::stream::unfold(state, move |(mut state, heard, peers)| async move {
             if state.done {
@@ -176,6 +187,7 @@ struct Reading {
     done: bool,
     target: u64,
     heard: Arc<Heard>,
+    agreement: Arc<Agreement>,
 }
 
 impl Reading {
@@ -199,7 +211,8 @@ impl Reading {
                 Ok(Ok(Some(reply))) => {
                     self.answered += 1;
                     self.heard.is_behind(self.target, reply.behind);
-                    return Some(convert::take_appended(&reply).map_err(Status::data_loss));
+                    let in_reach = terms::in_reach(self.agreement.term(), terms::of_appended(&reply));
+                    return Some(in_reach.and(convert::take_appended(&reply)).map_err(Status::data_loss));
                 }
                 // The peer has answered all that came, and no more does.
                 Ok(Ok(None)) => return self.lacks.try_recv().ok().map(|index| Err(nobody_has(index))),
@@ -221,7 +234,6 @@ mod tests {
     use nativelog::store::Vote;
 
     use super::*;
-    use crate::agreement::Agreement;
     use crate::config::ReplicaConfig;
     use crate::identity::Known;
     use crate::network::peers::Peers;

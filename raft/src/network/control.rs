@@ -16,6 +16,7 @@ use super::{Network, convert, unreachable};
 use crate::identity::Check;
 use crate::network::peers::{Client, Lane};
 use crate::proto;
+use crate::terms;
 use crate::types::TypeConfig;
 
 type Failed = RPCError<TypeConfig>;
@@ -43,8 +44,14 @@ impl Network {
         }
     }
 
-    fn read<T>(&self, decoded: Result<T, String>) -> Result<T, Failed> {
+    /// What the answer says, unless it names a term that is too far ahead of this node's.
+    fn read<T>(&self, named: impl IntoIterator<Item = u64>, decoded: Result<T, String>) -> Result<T, Failed> {
+        let decoded = terms::in_reach(self.agreement.term(), named).and(decoded);
         decoded.map_err(|why| unreachable(self.target, &Status::data_loss(why)))
+    }
+
+    fn read_voted(&self, reply: &proto::VoteReply) -> Result<VoteResponse<TypeConfig>, Failed> {
+        self.read(terms::of_vote(reply.vote.as_ref()), convert::take_voted(reply))
     }
 }
 
@@ -56,7 +63,7 @@ impl NetVote<TypeConfig> for Network {
     ) -> Result<VoteResponse<TypeConfig>, Failed> {
         let mut client = self.control()?;
         let reply = self.within(option.soft_ttl(), client.vote(convert::put_vote_request(&rpc))).await?;
-        self.read(convert::take_voted(&reply))
+        self.read_voted(&reply)
     }
 
     /// openraft's default grants; a peer that cannot be reached is an error here and grants nothing.
@@ -67,7 +74,7 @@ impl NetVote<TypeConfig> for Network {
     ) -> Result<VoteResponse<TypeConfig>, Failed> {
         let mut client = self.control()?;
         let reply = self.within(option.soft_ttl(), client.pre_vote(convert::put_vote_request(&rpc))).await?;
-        self.read(convert::take_voted(&reply))
+        self.read_voted(&reply)
     }
 }
 
@@ -80,7 +87,8 @@ impl NetTransferLeader<TypeConfig> for Network {
         let mut client = self.control()?;
         let reply =
             self.within(option.soft_ttl(), client.transfer_leader(convert::put_transfer(&req))).await?;
-        self.read(convert::take_transferred(&reply))
+        // openraft only tells the votes in it, it takes none of them over.
+        self.read([], convert::take_transferred(&reply))
     }
 }
 
@@ -108,5 +116,5 @@ pub async fn heartbeat(
     };
     let reply = network.within(time, beat).await?;
     network.heard.is_behind(network.target, reply.behind);
-    network.read(convert::take_appended(&reply))
+    network.read(terms::of_appended(&reply), convert::take_appended(&reply))
 }

@@ -3,7 +3,8 @@
 //! TCP repeats what was lost more and more rarely: after a cut of two seconds the next try may come seconds after
 //! the link is up again. So a connection that has bytes out, of which the other side's kernel has acknowledged none for
 //! [`Links::silence`], is shut, and whoever needs it makes it anew; while one is made, a fresh first packet leaves every
-//! [`Links::again`], so that a link which is up for a second is used.
+//! [`Links::again`], so that a link which is up for a second is used. What is made is greeted (`greeting`) before
+//! anything else uses it.
 //!
 //! **Guarantees.** A slow process is not silence: its kernel acknowledges for it, as long as its window is open; and a
 //! closed window is not silence either. A call that failed because no connection came about is told apart from all
@@ -27,13 +28,15 @@ use tokio::sync::oneshot;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
+use super::greeting;
 use super::wire::{Wire, wire};
+use crate::identity::Known;
 
 /// A connection is looked at so often within the time that makes silence of it.
 const LOOKS: u32 = 4;
 /// A connection that acknowledged so many round trips late is silent; less may be a long way.
 const ROUND_TRIPS: u32 = 4;
-/// The first bytes of a connection are HTTP/2's own and a call's headers. They fit into a small packet, and say
+/// The first bytes of a connection are a greeting, HTTP/2's own and a call's headers. They fit into a small packet, and say
 /// nothing about payloads.
 const OPENING_BYTES: u64 = 4 << 10;
 
@@ -42,7 +45,7 @@ const OPENING_BYTES: u64 = 4 << 10;
 pub struct Links {
     /// Bytes out and none acknowledged for so long: the connection is shut.
     pub silence: Duration,
-    /// Connecting takes at most so long.
+    /// Connecting and greeting take at most so long.
     pub connect_timeout: Duration,
     /// Pause between two tries to connect, while the earlier ones go on.
     pub again: Duration,
@@ -68,18 +71,21 @@ impl Links {
 }
 
 /// Makes the connections of one channel.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Dialer {
     links: Arc<Links>,
+    known: Arc<Known>,
+    /// The node that is called.
+    to: u64,
     /// Where to count what is carried.
     carried: Option<Arc<AtomicU64>>,
 }
 
 impl Dialer {
-    /// A dialer of `links`; with `counted`, of a bulk connection to that address.
-    pub fn new(links: Arc<Links>, counted: Option<&str>) -> Dialer {
+    /// A dialer of `links` that calls node `to`; with `counted`, of a bulk connection to that address.
+    pub fn new(links: Arc<Links>, known: Arc<Known>, to: u64, counted: Option<&str>) -> Dialer {
         let carried = counted.map(|address| links.counter(address));
-        Dialer { links, carried }
+        Dialer { links, known, to, carried }
     }
 }
 
@@ -93,20 +99,25 @@ impl Service<Uri> for Dialer {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Dialer { links, carried } = self.clone();
+        let Dialer { links, known, to, carried } = self.clone();
         async move {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let port = uri.port_u16().unwrap_or(80);
-            let made = tokio::time::timeout(links.connect_timeout, dial(&host, port, links.again)).await;
+            let made = async {
+                let stream = dial(&host, port, links.again).await?;
+                stream.set_nodelay(true)?;
+                let mut line = Line::watched(stream, links.silence, carried)?;
+                greeting::knock(&known, to, &mut line).await?;
+                Ok::<_, io::Error>(line)
+            };
+            let made = tokio::time::timeout(links.connect_timeout, made).await;
             let late = || {
                 io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("no connection for {:?}", links.connect_timeout),
                 )
             };
-            let stream = made.map_err(|_| late())??;
-            stream.set_nodelay(true)?;
-            Ok(TokioIo::new(Line::watched(stream, links.silence, carried)?))
+            Ok(TokioIo::new(made.map_err(|_| late())??))
         }
         .boxed()
     }

@@ -67,7 +67,7 @@ pub struct Peers {
     reach: Reach,
     /// While true, nothing is said to the others as their leader.
     hushed: watch::Sender<bool>,
-    channels: Mutex<HashMap<(String, Lane), Channel>>,
+    channels: Mutex<HashMap<(u64, String, Lane), Channel>>,
     addresses: RwLock<BTreeMap<u64, String>>,
 }
 
@@ -148,6 +148,11 @@ impl Peers {
         self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
+    /// Where clients reach `node`, as it told itself; `None` before it did, and where they do not.
+    pub fn clients_at(&self, node: u64) -> Option<String> {
+        self.reach.pulse(node).map(|pulse| pulse.clients_at).filter(|address| !address.is_empty())
+    }
+
     /// Every member but `me`, in order.
     pub fn others(&self, me: u64) -> Vec<u64> {
         let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +164,7 @@ impl Peers {
     /// # Errors
     /// An address that is none.
     pub fn client(&self, node: u64, address: &str, lane: Lane, check: Check) -> Result<Client, Status> {
-        let channel = self.channel(address, lane)?;
+        let channel = self.channel(node, address, lane)?;
         let stamp = Stamp { known: self.known.clone(), to: node, check };
         let client = PeerClient::with_interceptor(Outlet(channel), stamp);
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
@@ -176,9 +181,9 @@ impl Peers {
         self.client(node, &address, lane, check)
     }
 
-    fn channel(&self, address: &str, lane: Lane) -> Result<Channel, Status> {
+    fn channel(&self, node: u64, address: &str, lane: Lane) -> Result<Channel, Status> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (address.to_owned(), lane);
+        let key = (node, address.to_owned(), lane);
         if let Some(channel) = channels.get(&key) {
             return Ok(channel.clone());
         }
@@ -192,7 +197,8 @@ impl Peers {
             .keep_alive_timeout(if lane == Lane::Control { PING_TIMEOUT } else { BULK_PING_TIMEOUT })
             .keep_alive_while_idle(lane == Lane::Control);
         let counted = (lane == Lane::Bulk).then_some(address);
-        let channel = endpoint.connect_with_connector_lazy(Dialer::new(self.links.clone(), counted));
+        let dialer = Dialer::new(self.links.clone(), self.known.clone(), node, counted);
+        let channel = endpoint.connect_with_connector_lazy(dialer);
         channels.insert(key, channel.clone());
         Ok(channel)
     }

@@ -41,7 +41,9 @@ impl Reach {
         let now = Instant::now();
         let other = others.entry(node).or_insert_with(|| Other { answered: now, pulse: None });
         other.answered = now;
-        other.pulse = pulse.or(other.pulse);
+        if pulse.is_some() {
+            other.pulse = pulse;
+        }
     }
 
     /// How long ago `node` last answered.
@@ -53,6 +55,6 @@ impl Reach {
     /// What `node` told last, if it ever did.
     pub fn pulse(&self, node: u64) -> Option<PulseReply> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        others.get(&node)?.pulse
+        others.get(&node)?.pulse.clone()
     }
 }

@@ -20,6 +20,7 @@ use crate::identity::Check;
 use crate::network::peers::Lane;
 use crate::proto::{self, snapshot_part::Part};
 use crate::snapshot::{Snap, SnapshotData};
+use crate::terms;
 use crate::types::{RaftVote, TypeConfig, raft_vote, vote as our_vote};
 
 /// How long the follower may take to say that it is there.
@@ -79,6 +80,7 @@ impl NetSnapshot<TypeConfig> for Network {
         match reply {
             Ok(reply) => {
                 let vote = convert::take_vote(reply.get_ref().vote.as_ref()).map_err(|why| failed(&why))?;
+                terms::in_reach(self.agreement.term(), [vote.term]).map_err(|why| failed(&why))?;
                 Ok(SnapshotResponse::new(raft_vote(vote)))
             }
             Err(status) => {

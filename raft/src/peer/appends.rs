@@ -22,6 +22,7 @@ use crate::network::REFUSED_ENTRY;
 use crate::network::convert::{self, Append};
 use crate::propose::Proposer;
 use crate::proto::{self, append_reply::Outcome};
+use crate::terms;
 
 /// Requests between the connection and the consensus; their bytes are bounded by permits.
 const AHEAD: usize = 4;
@@ -160,6 +161,8 @@ async fn ingress(
     request: proto::AppendRequest,
 ) -> Result<(Append, OwnedSemaphorePermit), Status> {
     let intake = &door.intake;
+    // First: what is far ahead must not look like the history of a cluster, which would stop this node.
+    terms::in_reach(door.agreement.term(), terms::of_append(&request)).map_err(Status::invalid_argument)?;
     door.agreement.heed(door.from, || door.consensus.binding(), &request)?;
     let request = convert::take_append(request).map_err(|unread| match unread.entry {
         Some(index) => refused_entry(index, &unread.why),

@@ -1,7 +1,8 @@
 //! The receiving side of every peer call.
 //!
 //! Every call is first checked by [`Known::admit`](crate::identity::Known::admit), then answered by the room whose
-//! business it is.
+//! business it is. A call that did not come through the door for peers, over a connection that was proved, is refused
+//! before anything of it is looked at; so is one that names a term out of reach (`terms`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use crate::identity::Check;
 use crate::leader::Leadership;
 use crate::membership::Members;
 use crate::network::convert;
+use crate::network::door::Caller;
 use crate::propose::{self, Proposer};
 use crate::proto::{self, peer_server};
 use crate::rejoin;
 use crate::status::{self, Reporter};
+use crate::terms;
 use crate::transfer::serve::{Parts, Service};
 use crate::transfer::{Transfers, install};
 
@@ -58,7 +61,27 @@ pub(crate) fn service(rooms: Arc<Rooms>) -> Inlet<peer_server::PeerServer<PeerSe
 
 impl PeerService {
     fn admit<T>(&self, request: &Request<T>, check: Check) -> Result<u64, Status> {
-        self.rooms.members.known.admit(request.metadata(), check)
+        let Some(Caller(proved)) = request.extensions().get::<Caller>().copied() else {
+            return Err(Status::unauthenticated("this call is for peers, over a connection that was proved"));
+        };
+        let from = self.rooms.members.known.admit(request.metadata(), check)?;
+        match from == proved {
+            true => Ok(from),
+            false => Err(Status::failed_precondition(format!(
+                "this connection was proved by node {proved}, not by node {from}"
+            ))),
+        }
+    }
+
+    /// Refuses terms that are too far ahead of this node's.
+    fn in_reach(&self, named: impl IntoIterator<Item = u64>) -> Result<(), Status> {
+        terms::in_reach(self.rooms.agreement.term(), named).map_err(bad)
+    }
+
+    /// Refuses what a candidate must not say.
+    fn is_vote(&self, request: &proto::VoteRequest) -> Result<(), Status> {
+        let last = terms::of_position(request.last.as_ref());
+        self.in_reach(terms::of_vote(request.vote.as_ref()).into_iter().chain(last))
     }
 
     fn proposer(&self) -> &Arc<Proposer> {
@@ -94,18 +117,21 @@ impl peer_server::Peer for PeerService {
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
         self.admit(&request, Check::Full)?;
+        self.is_vote(request.get_ref())?;
         self.rooms.agreement.holds().map_err(Status::data_loss)?;
         Ok(Response::new(self.proposer().consensus.heed_vote(request.get_ref()).await?))
     }
 
     async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
         self.admit(&request, Check::Full)?;
+        self.is_vote(request.get_ref())?;
         Ok(Response::new(self.proposer().consensus.heed_pre_vote(request.get_ref()).await?))
     }
 
     async fn heartbeat(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
         let from = self.admit(&request, Check::Full)?;
         let (proposer, request) = (self.proposer(), request.into_inner());
+        self.in_reach(terms::of_append(&request))?;
         self.rooms.agreement.heed(from, || proposer.consensus.binding(), &request)?;
         if let Some(ledger) = &request.ledger {
             self.rooms.agreement.compare_with(from, ledger)?;
@@ -116,6 +142,8 @@ impl peer_server::Peer for PeerService {
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
         self.admit(&request, Check::Full)?;
         self.not_closing()?;
+        let last = terms::of_position(request.get_ref().last.as_ref());
+        self.in_reach(terms::of_vote(request.get_ref().from_leader.as_ref()).into_iter().chain(last))?;
         Ok(Response::new(self.proposer().consensus.heed_transfer(request.get_ref()).await?))
     }
 
@@ -220,6 +248,7 @@ impl peer_server::Peer for PeerService {
     async fn rejoin(&self, request: Request<proto::RejoinRequest>) -> Reply<Self::RejoinStream> {
         let from = self.admit(&request, Check::Full)?;
         self.not_closing()?;
+        self.in_reach([request.get_ref().vote_term])?;
         let parts = rejoin::serve::parts(self.rooms.members.clone(), from, request.get_ref().vote_term);
         Ok(Response::new(Box::pin(parts)))
     }

@@ -26,6 +26,7 @@ use crate::config::LEDGER_BYTES_MAX;
 use crate::network::convert;
 use crate::proto::{self, snapshot_part::Part};
 use crate::snapshot::members_of;
+use crate::terms;
 
 /// How long this node's own garbage may take, before what the coming ledger does not know makes room.
 const OWN_GARBAGE: Duration = Duration::from_secs(5);
@@ -61,6 +62,8 @@ pub async fn serve(
     }
     // Before anything is fetched for somebody who does not lead any more.
     let mine = transfers.consensus.vote();
+    let named = terms::of_snapshot(head.meta.as_ref()).chain([vote.term]);
+    terms::in_reach(mine.term, named).map_err(bad)?;
     if mine > vote {
         return Ok(proto::SnapshotReply { vote: convert::put_vote(mine) });
     }

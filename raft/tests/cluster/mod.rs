@@ -18,7 +18,7 @@ use nativelog::machine::Machine;
 use nativelog::record::LogRecord;
 use nativelog::store::{Identity, LogStore, Options};
 use raft::testing::{Check, Client, Known, Lane, Peers};
-use raft::{Keeping, ProposalStream, Replica, ReplicaConfig};
+use raft::{Keeping, ProposalStream, Replica, ReplicaConfig, Secret};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -27,6 +27,9 @@ pub mod proxy;
 pub mod slow;
 use proxy::Proxy;
 use slow::SlowDisk;
+
+/// What all nodes of all clusters here know.
+pub const SECRET: &str = "a secret of tests, which everybody may know";
 
 /// Longer than anything here may take, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -108,6 +111,7 @@ pub fn quick(node: u64, incarnation: [u8; 16], name: &str, members: Vec<(u64, St
         answer_stall: Duration::from_secs(5),
         leader_patience: Duration::from_secs(6),
         tick: Duration::from_millis(200),
+        secret: Secret::of(SECRET).unwrap(),
         ..ReplicaConfig::new(node, incarnation, name, members)
     }
 }
@@ -135,8 +139,9 @@ impl Node {
         let service = replica.service();
         let accepted = Accepts::default();
         let accepts = accepted.clone();
+        let incoming = TcpListenerStream::new(listener).map(move |stream| accepts.keep(stream?));
+        let incoming = replica.door(incoming);
         let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener).map(move |stream| accepts.keep(stream?));
             let serving = raft::network::server().add_service(service).serve_with_incoming(incoming);
             // Dropped at once when told to: connections break, as when a process dies.
             tokio::select! {
@@ -239,7 +244,9 @@ impl Cluster {
     /// Settings of a node.
     pub fn config(&self, id: u64, incarnation: [u8; 16]) -> ReplicaConfig {
         let config = quick(id, incarnation, self.name, self.members.clone());
-        ReplicaConfig { keeping: self.keeping.clone(), in_flight_bytes: self.in_flight_bytes, ..config }
+        let clients_at = format!("client.example:{id}");
+        let (keeping, in_flight_bytes) = (self.keeping.clone(), self.in_flight_bytes);
+        ReplicaConfig { keeping, in_flight_bytes, clients_at, ..config }
     }
 
     /// The data folder of a node.

@@ -1,0 +1,93 @@
+//! `secret new`: what all nodes of a cluster share, and prove to each other.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use client::{Code, Failure};
+use raft::Secret;
+use serde_json::json;
+
+use super::output::Output;
+
+/// Arguments of `secret`.
+#[derive(Debug, clap::Args)]
+pub struct SecretArgs {
+    #[command(subcommand)]
+    command: SecretCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum SecretCommand {
+    /// Make a new secret. Copy the file to every node, readable for the node's user alone
+    New(NewArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct NewArgs {
+    /// Where to write it, with rights for its owner alone; never over a file that is there [default: standard output]
+    file: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &SecretArgs, output: &Output) -> Result<(), Failure> {
+    let SecretCommand::New(args) = &args.command;
+    let Some(file) = &args.file else {
+        let text = Secret::new_text();
+        if output.is_json() {
+            output.json(&json!({ "type": "secret", "secret": text }));
+        } else {
+            output.line(text);
+        }
+        return Ok(());
+    };
+    make(file).map_err(|error| refused(file, &error))?;
+    if output.is_json() {
+        output.json(&json!({ "type": "secret", "file": file.display().to_string() }));
+    } else {
+        output.note(format!(
+            "{} holds a new secret: copy it to every node, and start each with --secret-file",
+            file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Writes a new secret to a new file.
+///
+/// # Errors
+/// It is there already, or cannot be written.
+pub fn make(file: &Path) -> io::Result<()> {
+    let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    made.write_all(format!("{}\n", Secret::new_text()).as_bytes())?;
+    made.sync_all()
+}
+
+fn refused(file: &Path, error: &io::Error) -> Failure {
+    let failure = Failure::new(Code::Usage, "no secret was made").what("secret new");
+    if error.kind() == io::ErrorKind::AlreadyExists {
+        return failure
+            .why(format!("{} is there already: nodes may know the secret in it", file.display()))
+            .fix("use that file, or name another one");
+    }
+    failure.why(format!("{}: {error}", file.display())).fix("name a file in a folder that you may write to")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_for_its_owner_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        make(&file).unwrap();
+        Secret::read(&file).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let again = make(&file).unwrap_err();
+        let failure = refused(&file, &again);
+        assert!(failure.why.contains("is there already") && !failure.fix.is_empty(), "{failure:?}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    }
+}

@@ -1,0 +1,79 @@
+//! A cluster of three nodes as processes.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use super::{make_secret, port, source, wait_for};
+
+/// Three nodes on this machine; dropping them kills them.
+pub struct Trio {
+    pub nodes: Vec<Child>,
+    /// Where clients reach them.
+    pub endpoints: Vec<String>,
+    /// Where the others do.
+    pub peers: Vec<String>,
+}
+
+impl Drop for Trio {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+}
+
+impl Trio {
+    /// Starts them over folders in `dir`, with a secret.
+    pub fn start(dir: &Path) -> Trio {
+        let endpoints: Vec<String> = (0..3).map(|_| port()).collect();
+        let peers: Vec<String> = (0..3).map(|_| port()).collect();
+        let members: Vec<String> = (1..).zip(&peers).map(|(id, at)| format!("{id}={at}")).collect();
+        let secret = dir.join("secret");
+        make_secret(&secret);
+        let config = dir.join("timing.toml");
+        let timing = "[raft]\nheartbeat = \"150ms\"\nelection_timeout = [\"1500ms\", \"2400ms\"]\n";
+        std::fs::write(&config, format!("{timing}[storage]\nreserve_free = \"1 MiB\"\n")).unwrap();
+        let node = |((id, endpoint), peers): ((u64, &String), &String)| {
+            Command::new(env!("CARGO_BIN_EXE_epochlog"))
+                .args(["serve", "--cluster", "trio", "--id", &id.to_string(), "--listen", endpoint])
+                .args(["--http", &port(), "--peers", &members.join(","), "--listen-peers", peers])
+                .arg("--secret-file")
+                .arg(&secret)
+                .arg("--data-dir")
+                .arg(dir.join(format!("n{id}")))
+                .arg("--config")
+                .arg(&config)
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let nodes = (1..).zip(&endpoints).zip(&peers).map(node).collect();
+        Trio { nodes, endpoints, peers }
+    }
+
+    /// Runs a command against one node.
+    pub fn ask(&self, node: usize, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+        command.args(["-e", &self.endpoints[node], "--timeout", "20s"]).args(args).output().unwrap()
+    }
+
+    /// Which node leads, once all know.
+    pub async fn leader(&self) -> usize {
+        wait_for("a leader", async || {
+            let told = self.ask(0, &["-o", "json", "status"]);
+            let status: serde_json::Value = serde_json::from_slice(&told.stdout).ok()?;
+            let reached = status["nodes"].as_array()?.iter().all(|node| node["role"] != "unreachable");
+            status["leader"].as_u64().filter(|_| reached).map(|leader| leader as usize - 1)
+        })
+        .await
+    }
+
+    /// Commits an epoch of job `job`, on all nodes.
+    pub fn commit(&self, dir: &Path, node: usize) {
+        let source = source(dir);
+        let args = ["commit", source.to_str().unwrap(), "--job", "job", "--wait", "all"];
+        let done = self.ask(node, &args);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+    }
+}
