@@ -183,7 +183,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let secret = config.secret()?;
     let grpc = servers::listen("gRPC", config.grpc).await?;
     let peers = match config.secret_file {
-        Some(_) => Some(servers::listen("the port for peers", config.peers).await?),
+        Some(_) => Some(servers::listen("gRPC for peers", config.peers).await?),
         None => None,
     };
     let http = servers::listen("HTTP", config.http).await?;

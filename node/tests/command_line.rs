@@ -47,6 +47,7 @@ fn help_lists_what_there_is_and_nothing_else() {
         "job",
         "repair",
         "config",
+        "secret",
         "completions",
     ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} is missing:\n{text}");
@@ -264,7 +265,7 @@ fn nodes_with_peers_want_a_secret_that_is_one() {
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let good = check(&["--secret-file", file]);
     assert_eq!(good.status.code(), Some(0), "{}{}", stdout(&good), stderr(&good));
-    assert!(stdout(&good).contains("the port for peers can listen"), "{}", stdout(&good));
+    assert!(stdout(&good).contains("gRPC for peers can listen"), "{}", stdout(&good));
     let again = epochlog(&["secret", "new", file]);
     assert_eq!(again.status.code(), Some(2));
     assert!(stderr(&again).contains("is there already"), "{}", stderr(&again));

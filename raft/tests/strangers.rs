@@ -131,7 +131,7 @@ async fn a_stranger_is_told_a_nonce_and_nothing_else() {
     let cluster = Cluster::start("silent", 1).await;
     cluster.leader().await;
     let mut told = Vec::new();
-    for bytes in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 200]] {
+    for bytes in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 66]] {
         let mut stream = TcpStream::connect(&cluster.nodes[&1].address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         stream.shutdown().await.unwrap();

@@ -73,7 +73,7 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
 /// Tests what a start would need, without touching the data folder.
 async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
     let mut problems = Vec::new();
-    let peers = config.secret_file.as_ref().map(|_| ("the port for peers", config.peers));
+    let peers = config.secret_file.as_ref().map(|_| ("gRPC for peers", config.peers));
     for (name, address) in [("gRPC", config.grpc), ("HTTP", config.http)].into_iter().chain(peers) {
         match tokio::net::TcpListener::bind(address).await {
             Ok(_) => output.line(format!("ok     {name} can listen on {address}")),

@@ -236,20 +236,28 @@ mod tests {
     use super::*;
     use crate::config::ReplicaConfig;
     use crate::identity::Known;
+    use crate::network::greeting;
     use crate::network::peers::Peers;
+    use crate::secret::Secret;
     use crate::types::raft_vote;
 
     #[tokio::test]
     async fn a_peer_that_takes_the_connection_and_says_nothing_is_given_up() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let of = |node: u64| {
+            let secret = Secret::of("a secret of tests, which everybody may know").unwrap();
+            ReplicaConfig { secret, ..ReplicaConfig::new(node, [node as u8; 16], "c", vec![]) }
+        };
+        let there = Known::new(&of(2));
         let hung = tokio::spawn(async move {
             let mut held = Vec::new();
-            while let Ok((connection, _)) = listener.accept().await {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                greeting::answer(&there, &mut connection).await.unwrap();
                 held.push(connection);
             }
         });
-        let mut config = ReplicaConfig::new(1, [1; 16], "c", vec![]);
+        let mut config = of(1);
         config.connect_timeout = Duration::from_millis(200);
         config.append_stall = Duration::from_millis(200);
         let peers = Peers::new(&config, Known::new(&config));
