@@ -5,6 +5,7 @@
 
 mod cluster;
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, EntryKind, Manifest, ManifestEntry, PlanEntry, RelPath, digest};
@@ -45,8 +46,8 @@ async fn insist(replica: &Replica, record: LogRecord) -> Accepted {
     .await
 }
 
-/// Seals an epoch of so many empty files. Returns when that is committed.
-async fn seal_many(replica: &Replica, job: &str, files: usize) {
+/// Begins an epoch of so many empty files: the last page of its plan, which completes it, and its seal.
+async fn begin_many(replica: &Replica, job: &str, files: usize) -> (LogRecord, LogRecord) {
     let dir = tempfile::tempdir().unwrap();
     let opening = Commit::of(dir.path(), job, 1).opening;
     let entries = plan_of(files);
@@ -60,7 +61,14 @@ async fn seal_many(replica: &Replica, job: &str, files: usize) {
     let entries = entries.iter().map(|entry| {
         ManifestEntry::new(entry, if entry.kind == EntryKind::File { empty } else { Digest::NONE })
     });
-    insist(replica, compose::seal(attempt, Manifest { entries: entries.collect() }.root())).await;
+    let root = Manifest { entries: entries.collect() }.root();
+    (pages.part(attempt, pages.count() - 1), compose::seal(attempt, root))
+}
+
+/// Seals an epoch of so many empty files. Returns when that is committed.
+async fn seal_many(replica: &Replica, job: &str, files: usize) {
+    let (_, seal) = begin_many(replica, job, files).await;
+    insist(replica, seal).await;
 }
 
 /// A small record is answered soon.
@@ -104,6 +112,47 @@ async fn nobody_waits_until_an_epoch_of_many_files_is_published() {
     goes_through(&cluster.nodes[&next].replica, "under a new leader").await;
     for disk in cluster.disks.values() {
         disk.publish.refuse();
+    }
+    cluster.shutdown().await;
+}
+
+/// What a seal is compared with takes long to put together: a leader waits for that beside the runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_at_a_leader_while_the_tree_of_a_seal_is_put_together() {
+    /// So many that a seal takes long, and small records go through meanwhile.
+    const MANY: usize = 5000;
+    const SMALL: usize = 20;
+    let mut cluster = Cluster::start_keeping("tree", 1, by_hand()).await;
+    cluster.leader().await;
+    let (last, seal) = begin_many(&cluster.nodes[&1].replica, "many", MANY).await;
+    // A start from a snapshot puts no tree together.
+    cluster.nodes[&1].replica.reclaim_now().await.unwrap();
+    cluster.bounce(1).await;
+    cluster.leader().await;
+    cluster.disks[&1].publish.refuse();
+    let node = &cluster.nodes[&1];
+    let early = node.machine.early(&last.header).expect("nobody has put its tree together");
+    let (tell, told) = mpsc::channel();
+    let at_it = std::thread::spawn(move || {
+        let _turn = early;
+        told.recv_timeout(cluster::DEADLINE).is_ok()
+    });
+    // As many as there are threads.
+    let seals = [0; 2].map(|_| {
+        let (replica, seal) = (node.replica.clone(), seal.clone());
+        tokio::spawn(async move { replica.propose(seal).await })
+    });
+    let replica = node.replica.clone();
+    let small = tokio::spawn(async move {
+        for _ in 0..SMALL {
+            goes_through(&replica, "beside seals that wait for their tree").await;
+        }
+        let _ = tell.send(());
+    });
+    small.await.unwrap();
+    assert!(at_it.join().unwrap(), "small records went through when the tree was there, and not before");
+    for seal in seals {
+        assert!(seal.await.unwrap().unwrap().1.is_accepted());
     }
     cluster.shutdown().await;
 }
