@@ -5,6 +5,7 @@
 
 mod cluster;
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, EntryKind, JobName, Manifest, ManifestEntry, PlanEntry, RelPath, digest};
@@ -212,6 +213,46 @@ async fn a_node_whose_ledger_is_busy_heeds_its_leader_and_votes() {
     node.replica.wait_applied(first + STEPS, cluster::DEADLINE).await.unwrap();
     let job = JobName::try_from("job").unwrap();
     assert_eq!(machine.ledger().epochs(&job).count(), 1);
+}
+
+/// What a seal is compared with takes long to put together: a leader waits for that beside the runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_at_a_leader_while_the_tree_of_a_seal_is_put_together() {
+    /// So many that a seal takes long, and small records go through meanwhile.
+    const MANY: usize = 5000;
+    const SMALL: usize = 20;
+    let mut cluster = Cluster::start_keeping("tree", 1, by_hand()).await;
+    cluster.leader().await;
+    let complete = all_but_the_seal(&cluster.nodes[&1].replica, "many", MANY).await;
+    // A start from a snapshot puts no tree together.
+    cluster.nodes[&1].replica.reclaim_now().await.unwrap();
+    cluster.bounce(1).await;
+    cluster.leader().await;
+    cluster.disks[&1].publish.refuse();
+    let node = &cluster.nodes[&1];
+    let early = node.machine.early(&complete.page.header).expect("nobody has put its tree together");
+    let (tell, told) = mpsc::channel();
+    let at_it = std::thread::spawn(move || {
+        let _turn = early;
+        told.recv_timeout(cluster::DEADLINE).is_ok()
+    });
+    // As many as there are threads.
+    let seals = [0; 2].map(|_| {
+        let (replica, seal) = (node.replica.clone(), complete.seal.clone());
+        tokio::spawn(async move { replica.propose(seal).await })
+    });
+    let replica = node.replica.clone();
+    let small = tokio::spawn(async move {
+        for _ in 0..SMALL {
+            goes_through(&replica, "beside seals that wait for their tree").await;
+        }
+        let _ = tell.send(());
+    });
+    small.await.unwrap();
+    assert!(at_it.join().unwrap(), "small records went through when the tree was there, and not before");
+    for seal in seals {
+        assert!(seal.await.unwrap().unwrap().1.is_accepted());
+    }
     cluster.shutdown().await;
 }
 

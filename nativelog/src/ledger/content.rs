@@ -5,7 +5,7 @@
 //! still lie on a disk. Ids are small numbers so that an epoch of a million files keeps four bytes a
 //! file; the smallest free id is taken next, so ids are the same on every replica.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use checkpoint::Digest;
 
 use super::by_digest::ByDigest;
 use super::effect::Released;
+use super::free::Free;
 use super::slots::Slots;
 use super::sum::Sum;
 
@@ -48,7 +49,7 @@ pub(super) struct Quarantined {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
     slots: Slots<Content>,
-    free: BTreeSet<u32>,
+    free: Free,
     index: ByDigest,
     /// Of all that is held.
     bytes: u64,
@@ -102,7 +103,7 @@ impl Contents {
             return Some(id);
         }
         let content = Content { digest: *digest, bytes: *bytes, brought: index, refs: NonZeroU32::MIN };
-        let id = match self.free.pop_first() {
+        let id = match self.free.take_first() {
             Some(id) => {
                 *self.slots.at(id) = Some(content);
                 id
@@ -171,7 +172,7 @@ impl Contents {
         self.sum.take(&summed(id, &content));
         self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&content.digest, id), "held content is in the index");
-        self.free.insert(id);
+        self.free.put(id);
         self.slots.at(id).take()
     }
 
@@ -201,9 +202,9 @@ impl Contents {
             built.bytes = built.bytes.saturating_add(content.bytes);
             built.sum.put(&summed(id, &content));
         }
-        // Free slots cost no row, but as much memory as others: what is decoded has the digest of its sender.
+        // Free slots cost no row, and next to no memory: a ledger from elsewhere may say that there are very many.
         built.slots.grow(slots as usize);
-        built.free = (0..slots).filter(|id| built.slots.get(*id).is_none()).collect();
+        built.free = Free::all_but(built.slots.iter().map(|(id, _)| id), slots);
         Some(built)
     }
 }
@@ -315,5 +316,22 @@ mod tests {
         let rows: Vec<_> = contents.iter().map(|(id, content)| (id, *content)).collect();
         assert_eq!(contents.bytes(), 1 + 2 + 4 + 5 + 6 + 7);
         assert_eq!(Contents::rebuild(contents.slots(), rows.into_iter()), Some(contents));
+    }
+
+    #[test]
+    fn the_smallest_of_very_many_free_slots_is_taken_next() {
+        const SLOTS: u32 = 1 << 22;
+        let last = SLOTS - 1;
+        let content = |n| Content { digest: digest(n, n), bytes: 1, brought: 5, refs: NonZeroU32::MIN };
+        let rows = [(0, content(1)), (last, content(2))];
+        let mut contents = Contents::rebuild(SLOTS, rows.into_iter()).unwrap();
+        assert_eq!((contents.slots(), contents.iter().count()), (SLOTS, 2));
+        assert_eq!(hold(&mut contents, digest(3, 3), 7), 1);
+        contents.release(last);
+        contents.release(0);
+        assert_eq!(hold(&mut contents, digest(4, 4), 7), 0);
+        assert_eq!(hold(&mut contents, digest(5, 5), 7), 2);
+        assert_eq!((contents.slots(), contents.iter().count()), (SLOTS, 3));
+        assert_eq!(Contents::rebuild(last, [(last, content(1))].into_iter()), None);
     }
 }
