@@ -110,7 +110,7 @@ impl Contents {
             }
             None => self.slots.push(content),
         };
-        self.sum.put(&summed(id, &content));
+        self.sum.put_stirred(&content.digest, summed(id, &content));
         self.bytes = self.bytes.saturating_add(*bytes);
         let slots = &self.slots;
         self.index.insert(digest, id, |id| digest_in(slots, id));
@@ -118,9 +118,12 @@ impl Contents {
     }
 
     fn brought_anew(&mut self, id: u32, index: u64) {
-        self.sum.take(&summed(id, self.get(id)));
-        self.get_mut(id).brought = index;
-        self.sum.put(&summed(id, self.get(id)));
+        let before = *self.get(id);
+        self.sum.take_stirred(&before.digest, summed(id, &before));
+        let content = self.get_mut(id);
+        content.brought = index;
+        let now = *content;
+        self.sum.put_stirred(&now.digest, summed(id, &now));
     }
 
     /// One more holder of each, by the seal at `index`; answers with their ids, ascending. `None` when one is held with
@@ -169,7 +172,7 @@ impl Contents {
             return None;
         }
         let content = *content;
-        self.sum.take(&summed(id, &content));
+        self.sum.take_stirred(&content.digest, summed(id, &content));
         self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&content.digest, id), "held content is in the index");
         self.free.put(id);
@@ -200,7 +203,7 @@ impl Contents {
             let slots = &built.slots;
             built.index.insert(&content.digest, id, |id| digest_in(slots, id));
             built.bytes = built.bytes.saturating_add(content.bytes);
-            built.sum.put(&summed(id, &content));
+            built.sum.put_stirred(&content.digest, summed(id, &content));
         }
         // Free slots cost no row, and next to no memory: a ledger from elsewhere may say that there are very many.
         built.slots.grow(slots as usize);
@@ -220,13 +223,9 @@ impl PartialEq for Contents {
 
 impl Eq for Contents {}
 
-fn summed(id: u32, content: &Content) -> [u8; 52] {
-    let mut row = [0; 52];
-    row[..4].copy_from_slice(&id.to_be_bytes());
-    row[4..12].copy_from_slice(&content.bytes.to_be_bytes());
-    row[12..20].copy_from_slice(&content.brought.to_be_bytes());
-    row[20..].copy_from_slice(content.digest.as_bytes());
-    row
+/// What goes into the sum beside its digest.
+fn summed(id: u32, content: &Content) -> [u64; 3] {
+    [u64::from(id), content.bytes, content.brought]
 }
 
 fn digest_in(slots: &Slots<Content>, id: u32) -> &Digest {
