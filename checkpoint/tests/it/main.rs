@@ -9,6 +9,7 @@ mod healing;
 mod hostile_paths;
 mod incoming;
 mod many_links;
+mod planted;
 mod publishing;
 mod reclaiming;
 mod restoring;
