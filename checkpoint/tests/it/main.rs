@@ -12,6 +12,7 @@ mod many_links;
 mod planted;
 mod publishing;
 mod reclaiming;
+mod restore_targets;
 mod restoring;
 mod round_trip;
 mod source_changes;
