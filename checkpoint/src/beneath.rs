@@ -1,6 +1,8 @@
 //! Opening what lies beneath a directory, and only there: no component of the
 //! path may be a symlink, whatever others do to the directory meanwhile.
 
+pub mod descent;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,11 +6,13 @@
 
 mod aligned;
 mod real;
+mod removal;
 mod strict;
 
 pub(crate) use aligned::aligned;
 pub use real::RealDisk;
 pub(crate) use real::next_data;
+pub(crate) use removal::remove_beneath;
 pub use strict::{Fault, StrictDisk};
 
 use std::ffi::OsString;
@@ -126,6 +128,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// Removes a file or a whole tree; nothing there is fine. Directories that their owner may not write are opened
+    /// up first, so that an ordinary user can remove what they published. Nothing is removed by way of a symlink,
+    /// also of one that is put in the place of a directory meanwhile: a verb of its own, because whoever goes by
+    /// names cannot promise that.
+    fn remove_tree(&self, path: &Path) -> io::Result<()>;
     /// Sets the permission bits of a file or directory (never through a symlink).
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// A new file (0600) with the same content: reflink, else a copy that keeps holes. Not synced.

@@ -4,6 +4,7 @@
 //! be repeated. It deletes only what it is told to, its own temporary names, and
 //! what lies in `trash/`.
 
+mod aside;
 mod ballast;
 mod blobs;
 mod expire;

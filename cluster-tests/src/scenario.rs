@@ -16,6 +16,7 @@ pub mod many_files;
 pub mod order;
 pub mod purging;
 pub mod restart;
+pub mod restore_into;
 pub mod rotten;
 pub mod same_epoch;
 pub mod slow_disk;

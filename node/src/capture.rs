@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkpoint::beneath::{open_beneath, open_parent};
+use checkpoint::durable::remove_tree;
 use checkpoint::plan::PlanError;
-use checkpoint::{EntryKind, Limits, Plan, RelPath};
+use checkpoint::{EntryKind, Limits, Plan, RealDisk, RelPath};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 /// A source and its plan. The capture, if there is one, goes with this.
@@ -50,7 +51,7 @@ struct Guard(PathBuf);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.0) {
+        if let Err(error) = remove_tree(&RealDisk, &self.0) {
             tracing::warn!(path = %self.0.display(), %error, "a capture stays behind until the next start");
         }
     }
@@ -166,27 +167,10 @@ fn copy_tree(root: &OwnedFd, target: &Path, plan: &Plan, how: How) -> io::Result
     Ok(())
 }
 
-/// Removes a tree whose directories may lack write permission.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !meta.is_dir() {
-        return fs::remove_file(path);
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(path)? {
-        remove_tree(&entry?.path())?;
-    }
-    fs::remove_dir(path)
-}
-
 /// Empties `captures`: whatever lies there belonged to commits that ended with their process.
 pub fn sweep(captures: &Path) -> io::Result<()> {
     for entry in fs::read_dir(captures)? {
-        remove_tree(&entry?.path())?;
+        remove_tree(&RealDisk, &entry?.path())?;
     }
     Ok(())
 }

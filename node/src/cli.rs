@@ -20,6 +20,7 @@ mod restore;
 mod rm;
 mod serve;
 mod show;
+mod signals;
 mod status;
 pub mod target;
 mod verify;
@@ -135,7 +136,7 @@ pub fn main() -> i32 {
         // These answer Ctrl-C themselves.
         let own_end = matches!(
             cli.command,
-            Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::Commit(_)
+            Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::Commit(_) | Command::Restore(_)
         );
         if own_end {
             return run(&cli, &matches, &output).await;

@@ -120,7 +120,7 @@ async fn metrics_move_with_what_they_measure() {
     known.epoch = Some(1);
     assert!(client.commit(&source, known.clone(), &|_| {}).await.unwrap().committed.already);
     let fetched = client.manifest("job", pb::Which::default(), false).await.unwrap();
-    let mut content = client::ReplicaContent::new(std::sync::Arc::new(client.same()), &fetched, false);
+    let mut content = client::ReplicaContent::new(std::sync::Arc::new(client.same()), &fetched);
     content.stream_only();
     let target = dir.path().join("restored");
     let restored = tokio::task::block_in_place(|| {

@@ -113,6 +113,10 @@ impl Disk for RealDisk {
         Ok(rustix::fs::rmdir(path)?)
     }
 
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        super::removal::remove_tree(path)
+    }
+
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
         // chmod follows symlinks, and fchmodat cannot be told not to on every kernel.
         if self.stat(path)?.kind == FileKind::Symlink {

@@ -19,6 +19,7 @@
 //!   capture/
 //!   epochs/<job>/<epoch>/{manifest,files/}
 //!   epochs/<job>/latest                  symlink
+//!   epochs/<job>/<epoch>.aside[.n], epochs/.<job>.aside[.n]   what stood there and was no folder
 //! ```
 
 use std::path::{Path, PathBuf};

@@ -100,6 +100,9 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
     let found = read::find(node.replica.machine(), &job, request.which).await?;
     let (epoch, root, age_ms) = (found.info.sealed.epoch, found.info.sealed.root, found.age_ms());
     let _reader = node.replica.machine().read_epoch(&job, epoch);
+    if request.elsewhere && !request.direct && pass_on(node, &request, epoch, send).await? {
+        return Ok(());
+    }
     let mut published = node.published(&job, epoch, root.as_bytes());
     if published.is_err() {
         if !request.direct && pass_on(node, &request, epoch, send).await? {
@@ -182,7 +185,13 @@ fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
 /// Lets another node answer. False when no other has it either, and nothing was sent.
 async fn pass_on(node: &Node, request: &pb::FetchRequest, epoch: u64, send: &Send) -> Result<bool, Failure> {
     let which = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
-    let request = pb::FetchRequest { which: Some(which), direct: true, stale: true, ..request.clone() };
+    let request = pb::FetchRequest {
+        which: Some(which),
+        direct: true,
+        stale: true,
+        elsewhere: false,
+        ..request.clone()
+    };
     for id in node.voters().into_iter().filter(|id| *id != node.config.id) {
         let Some((_, mut stub)) = node.peer(id) else { continue };
         let asked = tokio::time::timeout(PUBLISHING_PATIENCE, stub.fetch(request.clone()));
@@ -229,10 +238,11 @@ async fn content(
             .fix("repeat the command a little later, or name other nodes with --endpoints"));
     };
     let (node, send, mut offset) = (node.clone(), send.clone(), request.start_offset);
+    let anew = request.elsewhere;
     let read = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let outlet = Outlet { send, runtime: tokio::runtime::Handle::current(), told: Instant::now() };
-        let mut reading = Reading { node: &node, files: &files, outlet };
+        let mut reading = Reading { node: &node, files: &files, outlet, anew };
         let all = [pb::IdRange { from: 0, to: u32::MAX }];
         let ranges = if wanted.is_empty() { &all[..] } else { &wanted[..] };
         for range in ranges {
@@ -280,6 +290,8 @@ struct Reading<'a> {
     node: &'a Node,
     files: &'a Path,
     outlet: Outlet,
+    /// The next file is read whole once more, whatever is remembered of it: what was sent of it did not verify.
+    anew: bool,
 }
 
 impl Reading<'_> {
@@ -297,7 +309,8 @@ impl Reading<'_> {
         }
         let small = entry.size <= CHUNK_BYTES;
         let state = State::of(&meta);
-        if !small && !node.reads.was_intact(&state, &entry.digest) {
+        let anew = std::mem::take(&mut self.anew);
+        if !small && (anew || !node.reads.was_intact(&state, &entry.digest)) {
             if self.hash(&file, bad)? != entry.digest {
                 return Err(other());
             }

@@ -15,7 +15,7 @@ pub fn code(failure: &Failure) -> i32 {
         Code::Unauthenticated | Code::PermissionDenied => 8,
         Code::NoSpace | Code::QuotaExceeded => 9,
         Code::Timeout => 124,
-        Code::Interrupted => 130,
+        Code::Interrupted => super::signals::exit_code(),
         Code::SourceChanged | Code::Refused | Code::Internal => 1,
     }
 }
