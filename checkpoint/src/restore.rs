@@ -4,12 +4,11 @@
 //! outside: all names are reached from the temporary directory's descriptor,
 //! through no symlink.
 
-mod filter;
 mod target;
 mod write;
 
 pub use crate::error::RestoreError;
-pub use filter::Pattern;
+pub use crate::pattern::Pattern;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use crate::disk::RealDisk;
 use crate::error::{IoError, PlanError, SplitError};
 use crate::limits::Limits;
 use crate::manifest::{Manifest, ManifestEntry};
+use crate::pattern::Choice;
 use crate::plan::Plan;
 use crate::split::{Coverage, Splitter};
 use crate::store::{VerifyReport, verify_tree};
@@ -141,7 +141,12 @@ pub enum DigestDirError {
 
 /// The manifest of any directory: reads all of it, needs no cluster. Its [`Manifest::root`] is the root digest.
 pub fn digest_dir(dir: &Path, limits: &Limits) -> Result<Manifest, DigestDirError> {
-    let plan = Plan::scan(dir, limits)?;
+    digest_chosen(dir, limits, &Choice::default())
+}
+
+/// [`digest_dir`] of the chosen entries.
+pub fn digest_chosen(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Manifest, DigestDirError> {
+    let plan = Plan::scan_chosen(dir, limits, choice)?;
     let mut everything = Coverage::new();
     everything.add_files(0..plan.entries.len() as u32);
     let nothing = |_: &crate::plan::PlanEntry| -> Option<Digest> { None };

@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, fchmod, mkdirat, open, renameat_with, symlinkat, syncfs};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, fchmod, open, renameat_with, symlinkat, syncfs};
 use rustix::io::Errno;
 
 use super::write::{Writer, local_file};
 use super::{ContentSource, RestoreError, RestoreOptions, Restored};
-use crate::beneath::{open_beneath, open_parent};
+use crate::beneath::{make_dir, open_beneath, open_parent};
 use crate::disk::RealDisk;
 use crate::durable::remove_tree;
 use crate::epoch::{EntryKind, RelPath};
@@ -103,7 +103,7 @@ fn fill(
     source: &mut dyn ContentSource,
     progress: &dyn Fn(u64),
 ) -> Result<Restored, RestoreError> {
-    rustix::fs::mkdir(temp, Mode::RWXU).map_err(|e| at("make the directory", temp)(e.into()))?;
+    make_dir(CWD, temp.as_os_str().as_bytes()).map_err(at("make the directory", temp))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let root = open(temp, flags, Mode::empty()).map_err(|e| at("open", temp)(e.into()))?;
     let old_root = old.map(|old| open(old, flags, Mode::empty()).map_err(|e| at("open", old)(e.into())));
@@ -170,7 +170,7 @@ impl Filling<'_> {
             EntryKind::Directory if entry.path.is_root() => {}
             EntryKind::Directory => {
                 let made = open_parent(&self.root, &entry.path)
-                    .and_then(|dir| Ok(mkdirat(dir, entry.path.name(), Mode::RWXU)?));
+                    .and_then(|dir| make_dir(dir, entry.path.name()));
                 made.map_err(at("make the directory", &full))?;
             }
             EntryKind::Symlink => {
