@@ -15,6 +15,11 @@ impl Pattern {
         Pattern(parts.map(<[u8]>::to_vec).collect())
     }
 
+    /// The pattern as text: [`Pattern::new`] makes the same of it.
+    pub fn text(&self) -> Vec<u8> {
+        if self.0.is_empty() { b".".to_vec() } else { self.0.join(&b'/') }
+    }
+
     /// Whether the pattern means this path, or a directory above it.
     pub fn matches(&self, path: &RelPath) -> bool {
         let components: Vec<&[u8]> = path.components().collect();
@@ -113,6 +118,15 @@ mod tests {
         ] {
             let path = RelPath::parse(path.as_bytes()).unwrap();
             assert_eq!(Pattern::new(pattern.as_bytes()).matches(&path), expected, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_told_by_its_text() {
+        for (pattern, text) in [("a/*.sst", "a/*.sst"), ("./a//b/", "a/b"), ("/", "."), ("**", "**")] {
+            let pattern = Pattern::new(pattern.as_bytes());
+            assert_eq!(pattern.text(), text.as_bytes());
+            assert_eq!(Pattern::new(&pattern.text()), pattern);
         }
     }
 
