@@ -1,6 +1,7 @@
 //! A source that does not stay still while it is read: `SourceChanged`, always, but never for links that come and go.
 //! And one that only its client may read.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -169,7 +170,7 @@ pub fn linked(name: &str, bytes: u64, rng: &mut Rng) {
     random_file(&source.join("a-first"), bytes, rng);
     random_file(&source.join("z-last"), 1000, rng);
     let root = |dir: &Path| {
-        let output = cluster.cli(&["digest".as_ref(), dir.as_os_str()]).ok();
+        let output = cluster.cli(&[OsStr::new("digest"), dir.as_os_str()]).ok();
         output.summary()["root"].as_str().expect("a digest is text").to_owned()
     };
     let sealed = root(&source);
@@ -184,7 +185,7 @@ pub fn linked(name: &str, bytes: u64, rng: &mut Rng) {
 
     let node = cluster.follower();
     cluster.wait_published("linked", 1);
-    let files = cluster.node(node).published("linked", 1).join("files");
+    let files = cluster.node(node).published("linked", 1);
     let caller = cluster.caller();
     std::thread::scope(|scope| {
         let commits = scope.spawn(|| {
@@ -219,7 +220,7 @@ pub fn forbidden(name: &str, rng: &mut Rng) {
         set_mode(&source.join("inner"), folder).expect("our own folder takes a mode");
         let output = caller.spawn_commit(&[1], &source, "forbidden", epoch, &["--wait", "all"]).wait().ok();
         assert_eq!(output.summary()["by_path"], false, "{output}");
-        let there = caller.cli(1, &["digest".as_ref(), source.as_os_str()]).ok();
+        let there = caller.cli(1, &[OsStr::new("digest"), source.as_os_str()]).ok();
         assert_eq!(output.summary()["root"], there.summary()["root"], "{output}");
         // The same commit again finds its own outcome.
         let again = caller.spawn_commit(&[1], &source, "forbidden", epoch, &[]).wait().ok();
