@@ -129,13 +129,15 @@ impl Plan {
         gone.or_else(|| later.entries.get(had).map(|entry| (entry.path.to_string(), "it is new".to_owned())))
     }
 
-    /// The files of which nothing but the ctime moved from this scan to a later one that shows no
-    /// [change](Plan::change): a link came or went, or content was written and the mtime put back. Their places.
+    /// The files that a later scan without a [change](Plan::change) does not prove to be the same, by place: nothing
+    /// but the ctime moved (a link came or went, or content was written and the mtime put back), or the stamp is too
+    /// fresh to tell. Only their content does.
     pub fn touched(&self, later: &Plan) -> Vec<usize> {
         let stamps = self.stamps.iter().zip(&later.stamps);
         let files = self.entries.iter().zip(stamps).enumerate();
         let moved = files.filter(|(_, (entry, (before, now)))| {
-            entry.kind == EntryKind::File && entry.size > 0 && !before.is_still(now)
+            let proven = before.is_still(now) && !before.is_fresh_at(self.began);
+            entry.kind == EntryKind::File && entry.size > 0 && !proven
         });
         moved.map(|(place, _)| place).collect()
     }

@@ -125,15 +125,14 @@ fn changed(
         return if before.same_files(captured) { None } else { swapped() };
     }
     // Of what only its links or its ctime moved, the content says whether it was written to.
-    let capture =
-        rustix::fs::open(target, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let differs = |path: &RelPath| match &capture {
-        Ok(capture) => !matches!((digest_of(root, path), digest_of(capture, path)), (Ok(one), Ok(other)) if one == other),
-        Err(_) => true,
+    let same = |path: &RelPath| -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let capture = rustix::fs::open(target, flags, Mode::empty())?;
+        Ok(digest_of(root, path)? == digest_of(&capture, path)?)
     };
-    let touched = before.touched(after).into_iter().map(|place| &before.entries[place].path);
-    let found = touched.into_iter().find(|path| differs(path));
-    found.map(|path| (path.to_string(), "its content changed while it was captured".to_owned()))
+    let mut touched = before.touched(after).into_iter().map(|place| &before.entries[place].path);
+    let found = touched.find(|path| !same(path).unwrap_or(false))?;
+    Some((found.to_string(), "its content changed while it was captured".to_owned()))
 }
 
 fn digest_of(root: &OwnedFd, path: &RelPath) -> io::Result<Digest> {

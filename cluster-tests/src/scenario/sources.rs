@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::inputs::random_file;
@@ -231,4 +232,56 @@ pub fn forbidden(name: &str, rng: &mut Rng) {
     let refused = cluster.commit(&[1], &source, "forbidden", 9, &[]).refused(8, "PermissionDenied");
     assert!(refused.to_string().contains("secret") && refused.to_string().contains("--exclude"), "{refused}");
     cluster.commit(&[1], &source, "forbidden", 9, &["--exclude", "inner/secret"]).ok();
+}
+
+/// Files that are overwritten in place once in each commit, their times put back, while links to them come and go:
+/// an epoch that is accepted holds each file as it was at one time.
+///
+/// # Panics
+/// When a file of an epoch is torn.
+pub fn overwritten(name: &str, commits: u64, rng: &mut Rng) {
+    let cluster = Cluster::start(name, Options::default());
+    let (source, elsewhere) = (cluster.source("versions"), cluster.source("elsewhere"));
+    for folder in [&source, &elsewhere] {
+        fs::create_dir_all(folder).expect("the scratch folder can be written");
+    }
+    let files = [("a", 8 << 20), ("b", 64 << 10), ("c", 8 << 10)].map(|(name, len)| (source.join(name), len));
+    let write = |version: u64| {
+        for (path, len) in &files {
+            let file = File::options().write(true).create(true).truncate(false).open(path);
+            let file = file.expect("our own file opens");
+            let made = file.metadata().and_then(|there| there.modified()).expect("it has a time");
+            let content = vec![version as u8; 16 << 10];
+            (0..*len).step_by(content.len()).for_each(|at| {
+                let piece = content.len().min((*len - at) as usize);
+                file.write_all_at(&content[..piece], at).expect("our own file is written");
+            });
+            file.set_modified(made).expect("our own file takes a time");
+        }
+    };
+    write(0);
+    let links = Links::to(files[0].0.clone(), elsewhere.join("h"));
+    let (mut accepted, mut refused, mut usual) = (0, 0, Duration::from_millis(100));
+    for epoch in 1..=commits {
+        let way: &[&str] = if epoch % 2 == 0 { &["--stream", "--wait", "all"] } else { &["--wait", "all"] };
+        let running = cluster.spawn_commit(&[cluster.follower()], &source, "versions", epoch, way);
+        std::thread::sleep(rng.moment(usual)); // the moment of the fault: before, while or after they are read
+        write(epoch);
+        let output = running.wait();
+        usual = output.took;
+        if output.code != Some(0) {
+            refused += 1;
+            assert_eq!((output.code, output.error_code()), (Some(1), "SourceChanged"), "{output}");
+            continue;
+        }
+        accepted += 1;
+        let published = cluster.node(1).published("versions", epoch);
+        for (path, len) in &files {
+            let content = fs::read(published.join(path.file_name().expect("it has one"))).expect("it is there");
+            let whole = content.len() as u64 == *len && content.iter().all(|byte| *byte == content[0]);
+            assert!(whole, "epoch {epoch}: {} is torn", path.display());
+        }
+    }
+    assert!(links.end() > 100, "I12: links came and went");
+    assert!(accepted > 0 && refused > 0, "I12: {accepted} accepted, {refused} refused of {commits}");
 }

@@ -40,6 +40,11 @@ fn links_that_come_and_go_refuse_no_commit_and_change_no_digest() {
 }
 
 #[test]
+fn what_is_overwritten_in_place_is_never_torn_also_while_links_churn() {
+    story("overwritten_in_place", |rng| sources::overwritten("overwritten", 30, rng));
+}
+
+#[test]
 fn what_only_the_client_may_read_is_streamed() {
     story("only_the_client", |rng| sources::forbidden("forbidden", rng));
 }
