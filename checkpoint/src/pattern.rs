@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn what_is_excluded_is_not_included_again() {
         let patterns = |all: &[&str]| all.iter().map(|one| Pattern::new(one.as_bytes())).collect();
-        let choice = Choice { include: patterns(&["a", "**/*.sst"]), exclude: patterns(&["a/tmp", "**/*.log"]) };
+        let choice =
+            Choice { include: patterns(&["a", "**/*.sst"]), exclude: patterns(&["a/tmp", "**/*.log"]) };
         for (path, taken) in [
             ("a/1", true),
             ("a/tmp/1.sst", false),

@@ -136,7 +136,8 @@ fn changed(
 }
 
 fn digest_of(root: &OwnedFd, path: &RelPath) -> io::Result<Digest> {
-    let mut file = fs::File::from(open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?);
+    let mut file =
+        fs::File::from(open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?);
     let mut hasher = Hasher::new();
     let mut room = vec![0; 1 << 16];
     loop {

@@ -153,7 +153,10 @@ impl Driver<'_> {
         origin: &mut O,
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
-            Code::SourceChanged | Code::Refused | Code::PermissionDenied => match self.abort(attempt, &failure.why).await {
+            Code::SourceChanged | Code::Refused | Code::PermissionDenied => match self
+                .abort(attempt, &failure.why)
+                .await
+            {
                 // The client reads it, and compares.
                 Some(_) if is_closed_here::<O>(&failure) => Err(failure),
                 Some((root, position)) => Err(no::changed_since(&self.order, &root, position, &failure.why)),

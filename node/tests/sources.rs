@@ -31,7 +31,8 @@ async fn heard(client: &Client, dir: &Path, commit: Commit) -> (Done, Vec<(pb::C
 async fn what_is_left_out_is_not_committed_and_not_refused() {
     let dir = tempfile::tempdir().unwrap();
     let source = source(dir.path());
-    let choice = Choice { exclude: vec![Pattern::new(b"sub/*.sock"), Pattern::new(b"large")], ..Choice::default() };
+    let choice =
+        Choice { exclude: vec![Pattern::new(b"sub/*.sock"), Pattern::new(b"large")], ..Choice::default() };
     let whole = checkpoint::restore::digest_chosen(&source, &Limits::default(), &choice).unwrap();
     let _socket = UnixListener::bind(source.join("sub/a.sock")).unwrap();
     let node = Node::start(dir.path(), &port(), dir.path());
@@ -40,7 +41,8 @@ async fn what_is_left_out_is_not_committed_and_not_refused() {
         let commit = Commit { by_path, immutable, ..Commit::new("job".parse().unwrap()) };
         let refused = client.commit(&source, commit.clone(), &|_| {}).await.unwrap_err();
         assert!(refused.why.contains("a.sock") && refused.fix.contains("--exclude"), "{refused}");
-        let done = client.commit(&source, Commit { choice: choice.clone(), ..commit }, &|_| {}).await.unwrap();
+        let done =
+            client.commit(&source, Commit { choice: choice.clone(), ..commit }, &|_| {}).await.unwrap();
         assert_eq!(done.committed.by_path, by_path);
         assert_eq!(done.committed.root[..], whole.root().as_bytes()[..]);
     }
@@ -73,7 +75,11 @@ async fn the_program_hears_how_its_directory_is_held_and_what_is_lost() {
     let source = source.to_str().unwrap();
     let said = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
-        let output = command.args(["-e", &node.endpoint, "commit", source, "--job", "said"]).args(more).output().unwrap();
+        let output = command
+            .args(["-e", &node.endpoint, "commit", source, "--job", "said"])
+            .args(more)
+            .output()
+            .unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };

@@ -124,6 +124,8 @@ mod tests {
         assert_eq!(FILE.is_fresh_for(at(90_000)), None, "the clock was set back");
         assert_eq!(Stamp { ctime: None, ..FILE }.is_fresh_for(at(100_000)), None);
         // A scan that takes long comes to some directories when they have just changed.
-        assert!(FILE.is_fresh_at(at(90_000)) && FILE.is_fresh_at(at(100_019)) && !FILE.is_fresh_at(at(100_020)));
+        assert!(
+            FILE.is_fresh_at(at(90_000)) && FILE.is_fresh_at(at(100_019)) && !FILE.is_fresh_at(at(100_020))
+        );
     }
 }

@@ -169,8 +169,8 @@ impl Filling<'_> {
         match entry.kind {
             EntryKind::Directory if entry.path.is_root() => {}
             EntryKind::Directory => {
-                let made = open_parent(&self.root, &entry.path)
-                    .and_then(|dir| make_dir(dir, entry.path.name()));
+                let made =
+                    open_parent(&self.root, &entry.path).and_then(|dir| make_dir(dir, entry.path.name()));
                 made.map_err(at("make the directory", &full))?;
             }
             EntryKind::Symlink => {

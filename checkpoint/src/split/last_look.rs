@@ -100,8 +100,8 @@ impl LastLook<'_> {
 
     fn read_link_again(&self, entry: &PlanEntry) -> Result<(), SplitError> {
         let path = &entry.path;
-        let read: io::Result<_> = open_parent(self.root, path)
-            .and_then(|dir| Ok(readlinkat(dir, path.name(), Vec::new())?));
+        let read: io::Result<_> =
+            open_parent(self.root, path).and_then(|dir| Ok(readlinkat(dir, path.name(), Vec::new())?));
         let target = read.map_err(|e| lost(path, "read the link", &self.dir.join(path.as_os_str()), e))?;
         match target.into_bytes() == entry.target {
             true => Ok(()),

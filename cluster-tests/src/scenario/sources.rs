@@ -277,7 +277,8 @@ pub fn overwritten(name: &str, commits: u64, rng: &mut Rng) {
         accepted += 1;
         let published = cluster.node(1).published("versions", epoch);
         for (path, len) in &files {
-            let content = fs::read(published.join(path.file_name().expect("it has one"))).expect("it is there");
+            let content =
+                fs::read(published.join(path.file_name().expect("it has one"))).expect("it is there");
             let whole = content.len() as u64 == *len && content.iter().all(|byte| *byte == content[0]);
             assert!(whole, "epoch {epoch}: {} is torn", path.display());
         }

@@ -293,7 +293,9 @@ fn within_limits(start: &pb::Start) -> Result<(), String> {
         return Err(format!("it depends on more than {DEPENDS_ON_MAX} epochs, or on a name too long"));
     }
     let patterns = start.include.len() + start.exclude.len();
-    if patterns > PATTERNS_MAX || start.include.iter().chain(&start.exclude).any(|p| p.len() > LABEL_BYTES_MAX) {
+    if patterns > PATTERNS_MAX
+        || start.include.iter().chain(&start.exclude).any(|p| p.len() > LABEL_BYTES_MAX)
+    {
         return Err(format!("more than {PATTERNS_MAX} patterns, or one over {LABEL_BYTES_MAX} bytes"));
     }
     if start.plan_pages > start.plan_entries {

@@ -115,7 +115,9 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
             std::future::pending::<()>().await;
         }
     };
-    let done = client.commit_until(&args.dir, commit, &|event| show(&event, args.immutable, &progress), ctrl_c).await?;
+    let done = client
+        .commit_until(&args.dir, commit, &|event| show(&event, args.immutable, &progress), ctrl_c)
+        .await?;
     drop(progress);
     report(&done, output);
     match &done.published {
@@ -141,13 +143,17 @@ fn show(event: &Event, immutable: bool, progress: &Progress<'_>) {
     match event {
         Event::Planned { files, bytes, captured, bits_lost } => {
             let (name, note) = match captured {
-                pb::Captured::Cloned => ("cloned", Some("captured: your program may go on with the directory")),
+                pb::Captured::Cloned => {
+                    ("cloned", Some("captured: your program may go on with the directory"))
+                }
                 pb::Captured::Linked => {
                     ("linked", Some("captured: your program may add and remove files now, and change none"))
                 }
                 pb::Captured::InPlace if immutable => (
                     "in place",
-                    Some("not captured in spite of --immutable: leave the directory as it is until this returns"),
+                    Some(
+                        "not captured in spite of --immutable: leave the directory as it is until this returns",
+                    ),
                 ),
                 pb::Captured::InPlace => ("in place", None),
             };
