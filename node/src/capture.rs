@@ -33,7 +33,7 @@ pub struct Held {
     pub how: How,
     /// Directories of the source that lose a bit of their mode.
     pub bits_lost: Option<BitsLost>,
-    guard: Option<Guard>,
+    _guard: Option<Guard>,
 }
 
 /// How a source is held still.
@@ -82,7 +82,7 @@ pub fn hold(source: &Path, captures: &Path, wanted: &Wanted) -> Result<Held, Pla
         // Where it cannot be linked the promise holds all the same.
         let plan = if wanted.immutable { plan.ignoring_links() } else { plan };
         let bits_lost = plan.bits_lost.clone();
-        Ok(Held { dir: source.to_owned(), plan: Arc::new(plan), how: How::InPlace, bits_lost, guard: None })
+        Ok(Held { dir: source.to_owned(), plan: Arc::new(plan), how: How::InPlace, bits_lost, _guard: None })
     };
     let Ok(root) =
         rustix::fs::open(source, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -104,7 +104,7 @@ pub fn hold(source: &Path, captures: &Path, wanted: &Wanted) -> Result<Held, Pla
     }
     // Nobody else reaches a clone; names of what is linked may go from now on.
     let (dir, bits_lost) = (target, plan.bits_lost);
-    Ok(Held { dir, plan: Arc::new(captured.ignoring_links()), how, bits_lost, guard: Some(guard) })
+    Ok(Held { dir, plan: Arc::new(captured.ignoring_links()), how, bits_lost, _guard: Some(guard) })
 }
 
 /// What has changed in the source from the scan before its capture to the scan `after` it: the path, and how.
