@@ -46,7 +46,8 @@ fn lacks_handles(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| handles.contains(&number))
 }
 
-/// How a file is opened.
+/// How a file is opened. What is made has the mode that is told here, whatever the process's umask or the folder's
+/// default access list would make of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// An existing file, to read.
@@ -109,7 +110,8 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// Opens a file whose large writes go past the page cache (`O_DIRECT`) where the file system takes that;
     /// otherwise as [`Disk::open`]. Any buffer, offset and length may be written.
     fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>>;
-    /// Makes a directory, 0700. `AlreadyExists` when the name is taken.
+    /// Makes a directory, 0700, also below a set-gid folder and under any umask. `AlreadyExists` when the name is
+    /// taken.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Names and kinds, sorted bytewise by name.
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>>;

@@ -25,7 +25,6 @@
 
 mod appear;
 mod fill;
-mod filter;
 mod known;
 mod place;
 mod target;
@@ -33,7 +32,7 @@ mod temp;
 mod write;
 
 pub use crate::error::RestoreError;
-pub use filter::Pattern;
+pub use crate::pattern::Pattern;
 pub use known::Others;
 
 use std::io;
@@ -47,6 +46,7 @@ use crate::disk::RealDisk;
 use crate::error::{IoError, PlanError, SplitError};
 use crate::limits::Limits;
 use crate::manifest::{Manifest, ManifestEntry};
+use crate::pattern::Choice;
 use crate::plan::Plan;
 use crate::split::{Coverage, Splitter};
 use crate::store::{VerifyReport, verify_tree};
@@ -219,7 +219,12 @@ pub enum DigestDirError {
 
 /// The manifest of any directory: reads all of it, needs no cluster. Its [`Manifest::root`] is the root digest.
 pub fn digest_dir(dir: &Path, limits: &Limits) -> Result<Manifest, DigestDirError> {
-    let plan = Plan::scan(dir, limits)?;
+    digest_chosen(dir, limits, &Choice::default())
+}
+
+/// [`digest_dir`] of the chosen entries.
+pub fn digest_chosen(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Manifest, DigestDirError> {
+    let plan = Plan::scan_chosen(dir, limits, choice)?;
     let mut everything = Coverage::new();
     everything.add_files(0..plan.entries.len() as u32);
     let nothing = |_: &crate::plan::PlanEntry| -> Option<Digest> { None };

@@ -153,7 +153,12 @@ impl Driver<'_> {
         origin: &mut O,
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
-            Code::SourceChanged | Code::Refused => match self.abort(attempt, &failure.why).await {
+            Code::SourceChanged | Code::Refused | Code::PermissionDenied => match self
+                .abort(attempt, &failure.why)
+                .await
+            {
+                // The client reads it, and compares.
+                Some(_) if is_closed_here::<O>(&failure) => Err(failure),
                 Some((root, position)) => Err(no::changed_since(&self.order, &root, position, &failure.why)),
                 None => Err(failure),
             },
@@ -275,6 +280,11 @@ impl Driver<'_> {
             ..sealed_pb(sealed)
         }
     }
+}
+
+/// Whether it is this node that may not read the directory: what became of the commit, its client's stream tells.
+fn is_closed_here<O: Origin>(failure: &Failure) -> bool {
+    O::HASHED_HERE && failure.code == Code::PermissionDenied
 }
 
 /// A sealed epoch as the API tells it.

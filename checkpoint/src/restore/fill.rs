@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, fchmod, mkdirat, symlinkat, syncfs};
+use rustix::fs::{Mode, OFlags, fchmod, symlinkat, syncfs};
 
 use super::known::{mark, mark_symlink};
 use super::write::{Writer, local_file};
 use super::{ContentSource, RestoreError, RestoreOptions, Restored, Stop};
-use crate::beneath::{open_beneath, open_parent};
+use crate::beneath::{make_dir, open_beneath, open_parent};
 use crate::epoch::EntryKind;
 use crate::error::at;
 use crate::manifest::{Manifest, ManifestEntry};
@@ -134,7 +134,7 @@ impl Filling<'_> {
             EntryKind::Directory if entry.path.is_root() => {}
             EntryKind::Directory => {
                 let made = open_parent(self.root, &entry.path)
-                    .and_then(|dir| Ok(mkdirat(dir, entry.path.name(), Mode::RWXU)?));
+                    .and_then(|dir| make_dir(dir, entry.path.name()));
                 made.map_err(at("make the directory", &full))?;
             }
             EntryKind::Symlink => {

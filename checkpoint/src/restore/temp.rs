@@ -10,12 +10,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, mkdirat, openat, renameat_with, statat,
+    AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, openat, renameat_with, statat,
 };
 use rustix::io::Errno;
 
 use super::RestoreError;
 use super::known::names_in;
+use crate::beneath::make_dir;
 use crate::disk::remove_beneath;
 use crate::error::at;
 
@@ -83,7 +84,7 @@ impl Temp {
         loop {
             let name = prefix.make();
             let path = path.join(&name);
-            mkdirat(&parent, &name, Mode::RWXU).map_err(|e| at("make the directory", &path)(e.into()))?;
+            make_dir(&parent, name.as_bytes()).map_err(at("make the directory", &path))?;
             let dir =
                 openat(&parent, &name, OPEN_DIR, Mode::empty()).map_err(|e| at("open", &path)(e.into()))?;
             // Whoever sweeps may have been quicker: then it goes, and another one is made.

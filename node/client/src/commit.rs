@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use checkpoint::plan::Plan;
+use checkpoint::plan::{BitsLost, Plan};
 
 use crate::connect::{Client, share, unavailable};
 use crate::failure::{Certainty, Code, Failure};
@@ -33,12 +33,16 @@ const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// What happens on the way.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The directory has been scanned (streams only).
+    /// The directory has been scanned, here or by a node.
     Planned {
         /// Files in the plan.
         files: u64,
         /// Their bytes.
         bytes: u64,
+        /// Whether the program may go on with its directory already.
+        captured: pb::Captured,
+        /// Directories that lose a bit of their mode.
+        bits_lost: Option<BitsLost>,
     },
     /// The attempt is open.
     Opened(pb::Opened),

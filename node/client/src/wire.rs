@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use checkpoint::digest::Digest;
 use checkpoint::epoch::{EntryKind, RelPath};
+use checkpoint::error::IoError;
 use checkpoint::limits::{
     CHUNK_BYTES_MAX, PACK_BYTES_MAX, PACK_FILES_MAX, PART_BYTES_MAX, REUSE_FILES_MAX, WHOLE_BYTES_MAX,
     WHOLE_ENTRIES_MAX,
@@ -209,6 +210,16 @@ pub fn coverage(covered: &pb::Covered) -> Coverage {
     coverage
 }
 
+fn is_forbidden(error: &IoError) -> bool {
+    error.source.kind() == std::io::ErrorKind::PermissionDenied
+}
+
+/// Who reads the source may not. A node that cannot commit by path for that lets the client stream.
+fn unreadable() -> Failure {
+    Failure::new(Code::PermissionDenied, "the source may not be read, the epoch was NOT committed")
+        .fix("make it readable, or leave it out with --exclude; then repeat the command")
+}
+
 /// A source that could not be read to its end, for people.
 pub fn split_failure(what: &str, error: &SplitError) -> Failure {
     match error {
@@ -217,6 +228,7 @@ pub fn split_failure(what: &str, error: &SplitError) -> Failure {
             "the source changed, the epoch was NOT committed",
         )
         .fix("commit a directory that stays still, or take a snapshot of it first; then repeat the command"),
+        SplitError::Io(error) if is_forbidden(error) => unreadable(),
         SplitError::Io(_) => {
             Failure::new(Code::Refused, "the source cannot be read, the epoch was NOT committed")
                 .fix("make it readable, then repeat the command")
@@ -234,11 +246,12 @@ pub fn plan_failure(what: &str, error: &PlanError) -> Failure {
             Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
                 .fix("commit a directory that stays still; then repeat the command")
         }
+        PlanError::Io(error) if is_forbidden(error) => unreadable(),
         PlanError::Limit { .. } => {
             Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed").fix(SPLIT_OR_RAISE)
         }
         _ => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
-            .fix("remove or exclude what cannot be reproduced, then repeat the command"),
+            .fix("remove what cannot be reproduced, or leave it out with --exclude; then repeat the command"),
     }
     .what(what)
     .why(error.to_string())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::beneath::open_beneath;
 use checkpoint::limits::{LABEL_BYTES_MAX, LABELS_MAX};
-use checkpoint::{CommitId, Digest, RelPath};
+use checkpoint::{Choice, CommitId, Digest, Pattern, RelPath};
 use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
 use nativelog::background::{self, BULK, UPKEEP};
 use pb::commit_reply::Kind as Reply;
@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uncopied::Incoming;
 
 use super::Answers;
-use crate::capture;
+use crate::capture::{self, Held, How};
 use crate::commit::origin::{Local, Remote, Replies};
 use crate::commit::{self, Order};
 use crate::node::Node;
@@ -33,6 +33,8 @@ const PATIENCE_MIN: Duration = Duration::from_millis(100);
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Epochs that one depends on; the ledger's bound.
 const DEPENDS_ON_MAX: usize = 64;
+/// Patterns of what to take and what to leave out of a source by path.
+const PATTERNS_MAX: usize = 256;
 /// Label that tells people when an epoch was made; rules never look at it.
 pub const TIME_LABEL: &str = "time";
 
@@ -82,7 +84,14 @@ async fn answer(
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match &start.source {
         Some(source) => match usable(&node.config.source_roots, source) {
-            Ok(opened) => by_path(node, &start, opened, replies).await?,
+            Ok(opened) => match by_path(node, &start, opened, replies).await {
+                // Nothing is sealed of what this node may not read. The client may be allowed to.
+                Err(failure) if failure.code == Code::PermissionDenied => {
+                    replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
+                    return Ok(());
+                }
+                committed => committed?,
+            },
             Err(why) => {
                 replies.send(Reply::StreamIt(pb::StreamIt { why })).await;
                 return Ok(());
@@ -187,11 +196,14 @@ async fn held_and_committed(
     replies: &Replies,
 ) -> Result<pb::Committed, Failure> {
     let what = format!("commit {}", start.job);
-    let (captures, limits, immutable) =
-        (node.store.layout().capture_dir(), node.config.limits, start.immutable);
+    within_limits(start).map_err(|why| refused(&what, &why))?;
+    let captures = node.store.layout().capture_dir();
+    let patterns = |all: &[bytes::Bytes]| all.iter().map(|one| Pattern::new(one)).collect();
+    let choice = Choice { include: patterns(&start.include), exclude: patterns(&start.exclude) };
+    let wanted = capture::Wanted { choice, immutable: start.immutable, limits: node.config.limits };
     let begun = start.clone();
     let hold = move || {
-        let held = capture::hold(&dir, &captures, immutable, &limits)?;
+        let held = capture::hold(&dir, &captures, &wanted)?;
         let start = pb::Start {
             declared_bytes: held.plan.bytes(),
             plan_digest: wire::digest(&held.plan.digest()),
@@ -204,12 +216,30 @@ async fn held_and_committed(
     let held = background::run("capture", BULK, hold).await;
     let (held, start) =
         held.ok_or_else(|| panicked(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
+    replies.send(Reply::Planned(planned(&held))).await;
     let order = order(node, &start)?;
     let mut origin = Local::new(order.name(), held.dir.clone(), held.plan.clone(), replies.clone());
     let committed = commit::commit(node, order, &mut origin, replies).await?;
     // A capture may be large: its removal is nobody's wait.
     tokio::spawn(background::run("capture", UPKEEP, move || drop(held)));
     Ok(pb::Committed { by_path: true, ..committed })
+}
+
+/// What the client hears of the scan, and whether its program may go on.
+fn planned(held: &Held) -> pb::Planned {
+    let captured = match held.how {
+        How::InPlace => pb::Captured::InPlace,
+        How::Cloned => pb::Captured::Cloned,
+        How::Linked => pb::Captured::Linked,
+    };
+    let lost = held.bits_lost.as_ref();
+    pb::Planned {
+        files: held.plan.files(),
+        bytes: held.plan.bytes(),
+        captured: captured.into(),
+        bits_lost: lost.map_or(0, |lost| lost.directories),
+        bits_lost_first: lost.map_or_else(Default::default, |lost| lost.first.as_bytes().to_vec().into()),
+    }
 }
 
 fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
@@ -261,6 +291,12 @@ fn within_limits(start: &pb::Start) -> Result<(), String> {
     }
     if start.depends_on.len() > DEPENDS_ON_MAX || start.depends_on.iter().any(|text| long(text)) {
         return Err(format!("it depends on more than {DEPENDS_ON_MAX} epochs, or on a name too long"));
+    }
+    let patterns = start.include.len() + start.exclude.len();
+    if patterns > PATTERNS_MAX
+        || start.include.iter().chain(&start.exclude).any(|p| p.len() > LABEL_BYTES_MAX)
+    {
+        return Err(format!("more than {PATTERNS_MAX} patterns, or one over {LABEL_BYTES_MAX} bytes"));
     }
     if start.plan_pages > start.plan_entries {
         return Err(format!("{} pages for {} entries", start.plan_pages, start.plan_entries));
@@ -325,6 +361,8 @@ mod tests {
         assert!(within_limits(&pb::Start { labels, ..Default::default() }).is_err());
         let depends_on = vec![String::new(); DEPENDS_ON_MAX + 1];
         assert!(within_limits(&pb::Start { depends_on, ..Default::default() }).is_err());
+        let exclude = vec![Default::default(); PATTERNS_MAX + 1];
+        assert!(within_limits(&pb::Start { exclude, ..Default::default() }).is_err());
         assert!(within_limits(&pb::Start { plan_pages: 2, plan_entries: 1, ..Default::default() }).is_err());
     }
 }

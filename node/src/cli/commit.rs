@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use checkpoint::{CommitId, JobName};
+use checkpoint::{CommitId, JobName, Pattern};
 use client::{Certainty, Client, Code, Commit, Done, Event, Failure, pb};
 use serde_json::json;
 
 use super::output::Output;
 use super::progress::Progress;
+use super::restore::parse_pattern;
 use crate::units;
 
 /// When the command may return.
@@ -36,7 +37,18 @@ pub struct CommitArgs {
     /// Return when the epoch is durable on a quorum, or when all voters have published it
     #[arg(long, value_enum, default_value = "quorum")]
     wait: Wait,
-    /// Files never change in place: capture them by hard link
+    /// Only entries that match, and the directories above them; may be repeated. `*` and `?` stay within a name, `**`
+    /// crosses directories, a pattern that names a directory means all that is in it
+    #[arg(long, value_name = "GLOB", value_parser = parse_pattern)]
+    include: Vec<Pattern>,
+    /// No entry that matches, nor what is below it; may be repeated. Goes before --include. What is left out may be a
+    /// socket or unreadable: it is not looked at
+    #[arg(long, value_name = "GLOB", value_parser = parse_pattern)]
+    exclude: Vec<Pattern>,
+    /// Files never change in place: capture them by hard link, so that the program may go on
+    ///
+    /// Without it a file that changes while it is read is found, also when its times are put back, and also when it is
+    /// written through a mapping; not so on tmpfs, where a program that has a file mapped must stand still.
     #[arg(long)]
     immutable: bool,
     /// Fence all older writers of the job
@@ -92,6 +104,8 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     commit.wait_all = args.wait == Wait::All;
     commit.take_over = args.take_over;
     commit.if_not_exists = args.if_not_exists;
+    commit.choice.include.clone_from(&args.include);
+    commit.choice.exclude.clone_from(&args.exclude);
     commit.immutable = args.immutable;
     commit.by_path = !args.stream;
 
@@ -101,7 +115,9 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
             std::future::pending::<()>().await;
         }
     };
-    let done = client.commit_until(&args.dir, commit, &|event| show(&event, &progress), ctrl_c).await?;
+    let done = client
+        .commit_until(&args.dir, commit, &|event| show(&event, args.immutable, &progress), ctrl_c)
+        .await?;
     drop(progress);
     report(&done, output);
     match &done.published {
@@ -123,9 +139,37 @@ fn job_of(dir: &std::path::Path) -> Result<JobName, Failure> {
     })
 }
 
-fn show(event: &Event, progress: &Progress<'_>) {
+fn show(event: &Event, immutable: bool, progress: &Progress<'_>) {
     match event {
-        Event::Planned { bytes, .. } => progress.at(0, *bytes),
+        Event::Planned { files, bytes, captured, bits_lost } => {
+            let (name, note) = match captured {
+                pb::Captured::Cloned => {
+                    ("cloned", Some("captured: your program may go on with the directory"))
+                }
+                pb::Captured::Linked => {
+                    ("linked", Some("captured: your program may add and remove files now, and change none"))
+                }
+                pb::Captured::InPlace if immutable => (
+                    "in place",
+                    Some(
+                        "not captured in spite of --immutable: leave the directory as it is until this returns",
+                    ),
+                ),
+                pb::Captured::InPlace => ("in place", None),
+            };
+            progress.tell(&json!({
+                "type": "planned", "files": files, "bytes": bytes, "captured": name,
+                "bits_lost": bits_lost.as_ref().map_or(0, |lost| lost.directories),
+            }));
+            progress.at(0, *bytes);
+            note.into_iter().for_each(|note| progress.note(note));
+            if let Some(lost) = bits_lost {
+                progress.note(&format!(
+                    "set-gid and sticky bits of directories are not kept: {} of them, the first is {}",
+                    lost.directories, lost.first
+                ));
+            }
+        }
         Event::Progress(now) => progress.at(now.acknowledged_bytes, now.total_bytes),
         Event::Reconnecting { endpoint, why } => progress.note(&format!("{endpoint}: {why}; trying on")),
         Event::Opened(opened) if opened.resumed && opened.attempt > 0 => {

@@ -36,6 +36,11 @@ impl<'a> Progress<'a> {
             .progress(&json!({ "type": "progress", "what": self.kind, "bytes": done, "total_bytes": total }));
     }
 
+    /// News for programs that asked for `jsonl`.
+    pub fn tell(&self, news: &serde_json::Value) {
+        self.output.progress(news);
+    }
+
     /// A note above the bar.
     pub fn note(&self, text: &str) {
         if self.output.bars {

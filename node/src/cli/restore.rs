@@ -51,7 +51,7 @@ pub struct RestoreArgs {
     stale: bool,
 }
 
-fn parse_pattern(text: &str) -> Result<Pattern, String> {
+pub(super) fn parse_pattern(text: &str) -> Result<Pattern, String> {
     if text.is_empty() { Err("an empty pattern".into()) } else { Ok(Pattern::new(text.as_bytes())) }
 }
 
