@@ -153,7 +153,8 @@ impl Driver<'_> {
         origin: &mut O,
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
-            Code::SourceChanged | Code::Refused => match self.abort(attempt, &failure.why).await {
+            // The source: it changed, is not to be read, is not there.
+            Code::SourceChanged | Code::Refused | Code::PermissionDenied | Code::Usage => match self.abort(attempt, &failure.why).await {
                 Some((root, position)) => Err(no::changed_since(&self.order, &root, position, &failure.why)),
                 None => Err(failure),
             },

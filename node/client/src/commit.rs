@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use checkpoint::error::IoError;
 use checkpoint::plan::Plan;
 
 use crate::connect::{Client, share, unavailable};
@@ -110,9 +111,12 @@ impl Client {
             durable: None,
             moved: Instant::now(),
         };
-        let place = place::of(dir).map_err(|error| {
-            let failure = refused(&run.what, format!("{}: {error}", dir.display()))
-                .fix("name a directory that can be read");
+        let place = place::of(dir).map_err(|source| {
+            let error = IoError { path: dir.to_owned(), what: "read", source };
+            let failure = Failure::from_io(&error)
+                .sentence("the source cannot be read, the epoch was NOT committed")
+                .what(run.what.clone())
+                .committed(Certainty::No);
             run.final_no(failure)
         })?;
         if run.commit.by_path {
@@ -134,13 +138,6 @@ fn what(commit: &Commit) -> String {
         Some(epoch) => format!("commit {}@{epoch}", commit.job),
         None => format!("commit {}", commit.job),
     }
-}
-
-fn refused(what: &str, why: String) -> Failure {
-    Failure::new(Code::Refused, "refused, the epoch was NOT committed")
-        .what(what)
-        .why(why)
-        .committed(Certainty::No)
 }
 
 /// One commit over as many nodes as it takes.

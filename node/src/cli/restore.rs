@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use checkpoint::restore::{self, Pattern, RestoreError, RestoreOptions, Restored, SourceError};
-use client::{Client, Code, Failure, Fetched, ReplicaContent, pb};
+use client::{Cause, Client, Code, Failure, Fetched, ReplicaContent, pb};
 use serde_json::json;
 
 use super::output::Output;
@@ -59,7 +59,7 @@ pub async fn run(args: &RestoreArgs, client: &Client, output: &Output) -> Result
         Err(failure) if failure.code == Code::NotFound && args.if_exists => {
             if output.is_json() {
                 output
-                    .json(&json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }));
+                    .outcome(json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }));
             } else {
                 output.note(format!("{} has no such epoch yet, nothing was restored", args.target));
             }
@@ -116,10 +116,14 @@ fn failure(what: &str, error: RestoreError) -> Failure {
                 .why(format!("{path}: {inner}"))
                 .fix("repeat the command"),
         },
-        RestoreError::Source { .. } | RestoreError::Io(_) => {
-            Failure::new(Code::Refused, "the target cannot be written, nothing was restored")
-                .why(error.to_string())
-                .fix("make room or correct permissions, then repeat the command")
+        RestoreError::Source { ref path, source: SourceError::Sink(ref source) } => {
+            let cause = Cause::of(source);
+            Failure::new(cause.code, "the target cannot be written, nothing was restored")
+                .why(format!("{path}: {source}"))
+                .fix(cause.fix)
+        }
+        RestoreError::Io(ref error) => {
+            Failure::from_io(error).sentence("the target cannot be written, nothing was restored")
         }
     }
     .what(what)
@@ -129,7 +133,7 @@ fn report(args: &RestoreArgs, fetched: &Fetched, restored: Restored, was_local: 
     let head = &fetched.head;
     let root = units::hex(&head.root);
     if output.is_json() {
-        output.json(&json!({
+        output.outcome(json!({
             "type": "summary",
             "job": head.job,
             "epoch": head.epoch,

@@ -7,7 +7,8 @@ use client::{Client, Failure, pb};
 use serde_json::json;
 
 use super::ls::epoch_json;
-use super::output::{self, Output};
+use super::output::Output;
+use super::screen;
 use super::target::Target;
 use crate::units;
 
@@ -44,7 +45,7 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
         }
         return Ok(());
     }
-    output.line(output::table(&facts(&epoch, &reply)));
+    output.line(screen::table(&facts(&epoch, &reply)));
     if args.tree {
         output.line("");
         reply.entries.iter().for_each(|entry| output.line(tree_line(entry)));
@@ -52,7 +53,7 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
         output.line("");
         let rows: Vec<_> =
             reply.entries.iter().filter(|entry| entry.kind() == pb::EntryKind::File).map(row).collect();
-        output.line(output::table(&rows));
+        output.line(screen::table(&rows));
     }
     if reply.cut {
         output.note(
