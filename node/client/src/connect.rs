@@ -25,6 +25,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// For how long an index that the log has reached is given to new ids.
 const REACHED_KEPT: Duration = Duration::from_secs(600);
+/// What a node has more than its caller to say that something of a verify does not move: its own, and a peer's.
+const VERIFY_FIRST_WORD: Duration = Duration::from_secs(5);
 /// HTTP/2 window of one stream, bytes.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -276,22 +278,39 @@ impl Client {
         Ok(reply.token)
     }
 
-    /// Re-reads published directories; `each` sees every answer as it comes.
+    /// Re-reads published directories; `each` sees every answer as it comes. `wait_ms` of the request is the client's
+    /// timeout unless it says otherwise.
+    ///
+    /// # Errors
+    /// [`Code::NotLooked`] when the node broke off: what came before stands.
     pub async fn verify(
         &self,
-        request: pb::VerifyRequest,
+        mut request: pb::VerifyRequest,
         each: &mut dyn FnMut(pb::VerifyReply),
     ) -> Result<(), Failure> {
+        if request.wait_ms == 0 {
+            request.wait_ms = u64::try_from(self.options.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        }
+        let broke_off = |why: String| {
+            Failure::new(Code::NotLooked, "the node broke off before it had looked at everything").why(why)
+        };
+        // A node says that it reads on, and what it gives up after the same time, before that is over.
+        let patience = self.options.timeout + VERIFY_FIRST_WORD;
         let mut stream = self
             .anywhere("verify", |mut stub| {
                 let request = request.clone();
                 async move { stub.verify(request).await }
             })
             .await?;
-        while let Some(reply) = stream.message().await? {
-            each(reply);
+        loop {
+            match tokio::time::timeout(patience, stream.message()).await {
+                Ok(Ok(Some(reply))) if reply.working => {}
+                Ok(Ok(Some(reply))) => each(reply),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(status)) => return Err(broke_off(Failure::from_status(&status).why)),
+                Err(_) => return Err(broke_off("no answer in time".into())),
+            }
         }
-        Ok(())
     }
 }
 
