@@ -72,6 +72,17 @@ impl Now {
             "1 while this node reaches a leader",
             flag(node.replica.leader().is_some() && !cut_off),
         );
+        let voters = node.voters();
+        let others = voters.iter().filter(|voter| **voter != node.config.id);
+        let reachable = 1 + others.filter(|voter| node.replica.silence(**voter).is_none()).count();
+        self.gauge("voters", "Nodes that vote", voters.len() as f64);
+        self.gauge("voters_reachable", "Voters that answer this node, itself included", reachable as f64);
+        self.gauge(
+            "quorum",
+            "1 while a majority of the voters answers this node and it reaches a leader: 0 says that nothing can be \
+             committed here",
+            flag(!cut_off && node.replica.leader().is_some() && reachable > voters.len() / 2),
+        );
         self.gauge("raft_term", "The term this node is in", standing.term as f64);
         self.gauge("raft_applied_index", "Last log index in this node's ledger", applied as f64);
         let lags = self.gauges(
