@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use checkpoint::error::IoError;
 use checkpoint::plan::Plan;
 
-use crate::connect::{Client, share, unavailable};
+use crate::connect::{Client, share, telling, unavailable};
 use crate::failure::{Certainty, Code, Failure};
 use crate::{pb, place};
 use handing::Handing;
@@ -166,9 +166,9 @@ struct Run<'a> {
 impl Run<'_> {
     async fn go(&mut self) -> Result<Done, Failure> {
         let mut reasons = BTreeMap::new();
-        let mut last: Option<Failure> = None;
         let mut hung = BTreeMap::<String, u32>::new();
         loop {
+            let mut last: Option<Failure> = None;
             let mut no_quorum = true;
             let endpoints = self.client.endpoints();
             for endpoint in &endpoints {
@@ -203,7 +203,7 @@ impl Run<'_> {
                     (self.on)(Event::Reconnecting { endpoint, why: failure.why.clone() });
                 }
                 no_quorum &= failure.code == Code::NoQuorum;
-                last = Some(failure);
+                last = Some(telling(last, failure));
             }
             // Nodes that have no quorum know it for a while already when they say so.
             if no_quorum && !self.maybe {

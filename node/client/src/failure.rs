@@ -247,6 +247,12 @@ impl Failure {
         {
             return Failure::from_pb(failed);
         }
+        // The likeliest slip: the port beside it.
+        if status.message().contains("grpc-status header missing") {
+            return Failure::new(Code::Usage, "this is not the gRPC port of a node")
+                .why(status.message())
+                .fix("name in --endpoints what `serve --listen` names: by default port 7411 (7421 is for HTTP)");
+        }
         let code = match status.code() {
             tonic::Code::Unauthenticated => Code::Unauthenticated,
             tonic::Code::PermissionDenied => Code::PermissionDenied,
@@ -255,7 +261,7 @@ impl Failure {
             }
             _ => Code::Unavailable,
         };
-        Failure::new(code, "the node broke off").why(transport_reason(status))
+        Failure::new(code, "the connection broke").why(transport_reason(status))
     }
 }
 
@@ -300,6 +306,16 @@ mod tests {
             .fix("stop this writer")
             .committed(Certainty::No);
         assert_eq!(Failure::from_status(&failure.to_status()), failure);
+    }
+
+    #[test]
+    fn the_http_port_is_told_by_name() {
+        let status = tonic::Status::unimplemented(
+            "grpc-status header missing, mapped from HTTP status code 404",
+        );
+        let failure = Failure::from_status(&status);
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.fix.contains("7411"), "{failure:?}");
     }
 
     #[test]
