@@ -135,6 +135,7 @@ pub fn epoch_json(epoch: &pb::Epoch, silent: &[u64]) -> serde_json::Value {
         "new_files": epoch.new_files,
         "log_bytes": epoch.log_bytes,
         "age_ms": epoch.age_ms,
+        "committed_ms": (epoch.sealed_wall_ms > 0).then_some(epoch.sealed_wall_ms),
         "stored": "log",
         "labels": labels,
         "depends_on": epoch.depends_on,

@@ -78,7 +78,7 @@ fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
         ("size", format!("{}, {} files", units::size(epoch.bytes), epoch.files)),
         ("new", format!("{}, {} files", units::size(epoch.new_bytes), epoch.new_files)),
         ("in the log", units::size(epoch.log_bytes)),
-        ("age", units::age(Duration::from_millis(epoch.age_ms))),
+        ("committed", committed(epoch)),
         ("published on", format!("{} of {}: {}{silent}", published.len(), reply.voters, names(published))),
     ];
     if !epoch.flags.is_empty() {
@@ -92,6 +92,16 @@ fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
     rows.extend(epoch.labels.iter().map(|label| ("label", format!("{}={}", label.key, label.value))));
     rows.extend(epoch.depends_on.iter().map(|name| ("depends on", name.clone())));
     rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
+}
+
+/// When it was sealed, and how long ago.
+fn committed(epoch: &pb::Epoch) -> String {
+    let age = units::age(Duration::from_millis(epoch.age_ms));
+    let at = i64::try_from(epoch.sealed_wall_ms).ok().filter(|ms| *ms > 0);
+    match at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+        Some(at) => format!("{} ({age} ago)", at.strftime("%Y-%m-%d %H:%M:%S UTC")),
+        None => format!("{age} ago"),
+    }
 }
 
 fn path_of(entry: &pb::ManifestEntry) -> String {

@@ -10,7 +10,6 @@ use nativelog::ledger::{Go, Walk};
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
 use super::{JOBS_MAX, keep, opts};
-use crate::api::age;
 use crate::epochs;
 use crate::node::Node;
 use crate::vitals::Vitals;
@@ -181,7 +180,7 @@ impl Now {
         );
         let latest = self.gauges(
             "epoch_latest_timestamp_seconds",
-            "When the job's newest epoch was made; of .others the oldest of them",
+            "When the job's newest epoch was sealed, by the leader's clock; of .others the oldest of them",
             &["job"],
         );
         let size = self.gauges(
@@ -261,8 +260,14 @@ impl Job {
             job.bytes += bytes;
             // The newest good one is the first that is met.
             if job.made.is_none() && epoch.is_good() {
-                let age_ms = age(epoch.labels(), epoch.sealed_log_ms(), log_ms);
-                job.made = Some(now.saturating_sub(Duration::from_millis(age_ms)));
+                job.made = Some(match epoch.sealed_wall_ms() {
+                    0 => {
+                        let since_ms = log_ms.saturating_sub(epoch.sealed_log_ms());
+                        now.saturating_sub(Duration::from_millis(since_ms))
+                    }
+                    // As it stands in the log: the same on every node, whatever the clock of this one says.
+                    wall_ms => Duration::from_millis(wall_ms),
+                });
                 job.newest_bytes = Some(bytes);
             }
             Go::On
