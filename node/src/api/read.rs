@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use checkpoint::disk::says_nothing;
+use checkpoint::store::StoreError;
 use checkpoint::{JobName, Manifest};
 use client::{Code, Failure, pb, wire};
 use nativelog::ledger::{EpochInfo, EpochView, Go, QuarantineInfo, Walk};
@@ -136,6 +138,12 @@ async fn entries_of(
             .what(format!("show {job}@{epoch}"))
             .why(format!("node {} is behind", node.config.id))
             .fix("repeat the command, or ask another node")),
+        // Another node may well read its own.
+        Err(StoreError::Io(error)) if says_nothing(&error.source) => {
+            Err(Failure { code: Code::Unavailable, ..Failure::from_io(&error) }
+                .sentence("the manifest cannot be read now")
+                .what(format!("show {job}@{epoch}")))
+        }
         Err(error) => Err(Failure::new(Code::Corrupt, "the manifest cannot be read")
             .what(format!("show {job}@{epoch}"))
             .why(format!("node {}: {error}", node.config.id))

@@ -233,7 +233,10 @@ fn partial(done: &Done, published: &pb::Published) -> Failure {
         ..Failure::new(Code::Partial, "committed, but not yet published by all voters")
             .what(format!("commit {}@{} --wait all", committed.job, committed.epoch))
             .why(format!("not published yet: {who}"))
-            .fix("nothing has to be done: they publish when they have caught up; `epochlog ls` shows it")
+            .fix(
+                "nothing has to be done about nodes that are behind: they publish when they have caught up, and `epochlog ls` \
+                 shows it; what keeps a node from it `epochlog status` tells",
+            )
             .committed(Certainty::Yes)
     }
 }

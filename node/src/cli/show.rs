@@ -131,6 +131,14 @@ fn tree_line(entry: &pb::ManifestEntry) -> String {
     }
 }
 
+/// Bytes as JSON carries them, where it can; of the root and of what is no text, what people are shown.
+fn text_of(bytes: &[u8], shown: &str) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() => text.to_owned(),
+        _ => shown.to_owned(),
+    }
+}
+
 fn entry_json(entry: &pb::ManifestEntry) -> serde_json::Value {
     let kind = match entry.kind() {
         pb::EntryKind::Directory => "directory",
@@ -139,7 +147,7 @@ fn entry_json(entry: &pb::ManifestEntry) -> serde_json::Value {
     };
     let mut value = json!({
         "type": "entry",
-        "path": path_of(entry),
+        "path": text_of(&entry.path, &path_of(entry)),
         "kind": kind,
         "mode": format!("{:04o}", entry.mode),
         "size": entry.size,
@@ -148,7 +156,28 @@ fn entry_json(entry: &pb::ManifestEntry) -> serde_json::Value {
         value["digest"] = units::hex(&entry.digest).into();
     }
     if entry.kind() == pb::EntryKind::Symlink {
-        value["target"] = checkpoint::epoch::escape(&entry.target).into();
+        value["target"] = text_of(&entry.target, &checkpoint::epoch::escape(&entry.target)).into();
+    }
+    // JSON has no bytes: what is no text is escaped, and stands beside it as it is.
+    for (name, bytes) in [("path_hex", &entry.path), ("target_hex", &entry.target)] {
+        if std::str::from_utf8(bytes).is_err() {
+            value[name] = units::hex(bytes).into();
+        }
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_a_path_as_it_is_and_what_is_no_text_beside_it() {
+        let of = |path: &'static [u8]| entry_json(&pb::ManifestEntry { path: path.into(), ..Default::default() });
+        assert_eq!(of(b"a\nb\\c")["path"], "a\nb\\c");
+        assert!(of(b"a").get("path_hex").is_none());
+        let odd = of(b"a\xff");
+        assert_eq!((&odd["path"], &odd["path_hex"]), (&"a\\xff".into(), &"61ff".into()));
+        assert_eq!(of(b"")["path"], ".");
+    }
 }
