@@ -154,7 +154,10 @@ impl Driver<'_> {
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
             // The source: it changed, is not to be read, is not there.
-            Code::SourceChanged | Code::Refused | Code::PermissionDenied | Code::Usage => match self.abort(attempt, &failure.why).await {
+            Code::SourceChanged | Code::Refused | Code::PermissionDenied | Code::Usage => match self
+                .abort(attempt, &failure.why)
+                .await
+            {
                 Some((root, position)) => Err(no::changed_since(&self.order, &root, position, &failure.why)),
                 None => Err(failure),
             },

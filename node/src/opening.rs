@@ -91,7 +91,9 @@ pub fn check_disk(config: &Config) -> Result<String, Failure> {
     if space.has_room_for(0) {
         return Ok(line);
     }
-    Err(Failure::new(Code::NoSpace, "no space").why(line).fix("make room there, or lower storage.reserve_free"))
+    Err(Failure::new(Code::NoSpace, "no space")
+        .why(line)
+        .fix("make room there, or lower storage.reserve_free"))
 }
 
 #[cfg(test)]

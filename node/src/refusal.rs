@@ -204,7 +204,11 @@ mod tests {
                 "disk",
             ),
             (IdentityError::Io { path: dir(), error: os(28) }.into(), Code::NoSpace, "make room"),
-            (IdentityError::Io { path: dir(), error: os(13) }.into(), Code::PermissionDenied, "a user who may"),
+            (
+                IdentityError::Io { path: dir(), error: os(13) }.into(),
+                Code::PermissionDenied,
+                "a user who may",
+            ),
             (OpenError::Io { what: "read".into(), source: os(28) }.into(), Code::NoSpace, "make room"),
             (StartError::Io { what: "read".into(), source: os(122) }.into(), Code::QuotaExceeded, "quota"),
             (

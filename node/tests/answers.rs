@@ -77,7 +77,9 @@ async fn a_watched_status_ends_when_nobody_reads_on() {
 
 #[test]
 fn a_command_line_that_is_not_understood_is_an_object_too() {
-    for line in ["$E -o json ls --limit many", "$E comit --output=jsonl", "EPOCHLOG_OUTPUT=json $E restore job"] {
+    for line in
+        ["$E -o json ls --limit many", "$E comit --output=jsonl", "EPOCHLOG_OUTPUT=json $E restore job"]
+    {
         let output = sh(line);
         assert_eq!(output.status.code(), Some(2), "{line}: {}", stderr(&output));
         assert_eq!(stderr(&output), "", "{line}");

@@ -120,7 +120,9 @@ fn digest_needs_no_cluster_and_sees_every_difference() {
 
     // Not there, and no directory: what was typed is wrong, and nothing has to be removed or made readable.
     let file = dir.path().join("a");
-    for (named, fix) in [("/no/such/directory", "correct the name"), (file.to_str().unwrap(), "name a directory")] {
+    for (named, fix) in
+        [("/no/such/directory", "correct the name"), (file.to_str().unwrap(), "name a directory")]
+    {
         for command in [&["digest", named][..], &["commit", named], &["commit", named, "--job", "j"]] {
             let output = epochlog(command);
             let text = stderr(&output);

@@ -166,7 +166,10 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
     let verify = trio.ask_within("5s", leader, &["verify", "--all-nodes"]);
     let said = text(&verify.stderr);
     assert_eq!(verify.status.code(), Some(6), "{said}");
-    assert!(said.starts_with("error: not everything was looked at; the 2 copies that were are as sealed"), "{said}");
+    assert!(
+        said.starts_with("error: not everything was looked at; the 2 copies that were are as sealed"),
+        "{said}"
+    );
     assert!(said.contains(&format!("could not be asked: node {}: ", one + 1)), "{said}");
     let all = said.clone() + &text(&verify.stdout);
     for word in ["WRONG", "DAMAGED", "damaged", "--repair", "disk", "@0"] {
@@ -174,7 +177,11 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
     }
     let json = trio.ask_within("5s", leader, &["-o", "json", "verify", "job", "--all-nodes"]);
     let last: serde_json::Value = serde_json::from_str(text(&json.stdout).lines().last().unwrap()).unwrap();
-    assert_eq!((&last["code"], &last["good"], &last["damaged"]), (&"NotLooked".into(), &2.into(), &0.into()), "{last}");
+    assert_eq!(
+        (&last["code"], &last["good"], &last["damaged"]),
+        (&"NotLooked".into(), &2.into(), &0.into()),
+        "{last}"
+    );
 
     // Damage beside a good copy, and beside none.
     let rot = |node: usize| {
@@ -189,7 +196,10 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
     assert!(said.contains(&why) && said.contains("repeat with --repair"), "{said}");
     rot(leader);
     let said = text(&trio.ask_within("5s", leader, &["verify", "job@1", "--all-nodes"]).stderr);
-    assert!(said.contains("no good copy was seen") && said.contains("may have a good copy of job@1"), "{said}");
+    assert!(
+        said.contains("no good copy was seen") && said.contains("may have a good copy of job@1"),
+        "{said}"
+    );
     assert!(!said.contains("--repair"), "{said}");
 
     // Committed, but not on all: one object says both.
@@ -200,7 +210,10 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
     let partial = trio.ask_within("3s", leader, &args);
     assert_eq!(partial.status.code(), Some(3), "{partial:?}");
     let told = object(&partial);
-    assert_eq!((&told["type"], &told["code"], &told["committed"]), (&"error".into(), &"Partial".into(), &"yes".into()));
+    assert_eq!(
+        (&told["type"], &told["code"], &told["committed"]),
+        (&"error".into(), &"Partial".into(), &"yes".into())
+    );
     assert!(told["root"].as_str().is_some_and(|root| root.len() == 64) && told["epoch"] == 1, "{told}");
 
     // No quorum is no quorum, also where most of the nodes that are named are not there.
@@ -219,7 +232,10 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
         let done = command.args(["-e", &named, "--timeout", "3s", "ls"]).output().unwrap();
         let said = text(&done.stderr);
         assert_eq!(done.status.code(), Some(7), "{said}");
-        assert!(said.starts_with("error: no quorum, nothing could be read") && said.contains("--stale"), "{said}");
+        assert!(
+            said.starts_with("error: no quorum, nothing could be read") && said.contains("--stale"),
+            "{said}"
+        );
     }
 }
 

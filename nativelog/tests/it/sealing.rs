@@ -346,7 +346,9 @@ fn the_time_of_a_seal_is_kept_for_people_and_never_goes_back() {
     let directory = Directory::parse("f:0");
     let pages = Pages::new(&directory.entries);
     let mut kept = Kept::default();
-    for (epoch, told, known) in [(1, 0, 0), (2, 5_000, 5_000), (3, 4_000, 5_000), (4, 0, 0), (5, 6_000, 6_000)] {
+    for (epoch, told, known) in
+        [(1, 0, 0), (2, 5_000, 5_000), (3, 4_000, 5_000), (4, 0, 0), (5, 6_000, 6_000)]
+    {
         let commit = CommitId::from_bytes([epoch as u8; 16]);
         let opening = Opening { commit, epoch: Some(epoch), ..opening() };
         let record = match epoch % 2 {

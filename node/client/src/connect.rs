@@ -390,7 +390,8 @@ mod tests {
 
     #[test]
     fn no_quorum_and_no_node_are_different_words_in_any_order() {
-        let no_quorum = || Failure::new(Code::NoQuorum, "no quorum, nothing could be read").fix("use --stale");
+        let no_quorum =
+            || Failure::new(Code::NoQuorum, "no quorum, nothing could be read").fix("use --stale");
         let refused = || Failure::new(Code::Unavailable, "the connection broke").why("connection refused");
         let busy = || Failure::new(Code::Unavailable, "it is being published").fix("repeat");
         let silent = || Failure::new(Code::Timeout, "no answer").why("no answer in time");
@@ -398,15 +399,25 @@ mod tests {
             let last = all.into_iter().fold(None, |last, failure| Some(telling(last, failure)));
             unavailable("list epochs", &BTreeMap::from([("a:1".into(), "x".into())]), last)
         };
-        for all in [[no_quorum(), refused(), silent()], [refused(), no_quorum(), busy()], [busy(), refused(), no_quorum()]] {
+        for all in [
+            [no_quorum(), refused(), silent()],
+            [refused(), no_quorum(), busy()],
+            [busy(), refused(), no_quorum()],
+        ] {
             let failure = said(all);
-            assert_eq!((failure.code, failure.sentence.as_str()), (Code::NoQuorum, "no quorum, nothing could be read"));
+            assert_eq!(
+                (failure.code, failure.sentence.as_str()),
+                (Code::NoQuorum, "no quorum, nothing could be read")
+            );
             assert!(failure.fix.contains("--stale"), "{failure:?}");
         }
         assert_eq!(said([busy(), refused(), silent()]).sentence, "it is being published");
         assert_eq!(said([refused(), silent(), refused()]).code, Code::Timeout);
         let nobody = said([refused(), refused(), refused()]);
-        assert_eq!((nobody.code, nobody.sentence.as_str()), (Code::Unavailable, "no node of the cluster could be reached"));
+        assert_eq!(
+            (nobody.code, nobody.sentence.as_str()),
+            (Code::Unavailable, "no node of the cluster could be reached")
+        );
     }
 
     #[test]

@@ -310,9 +310,8 @@ mod tests {
 
     #[test]
     fn the_http_port_is_told_by_name() {
-        let status = tonic::Status::unimplemented(
-            "grpc-status header missing, mapped from HTTP status code 404",
-        );
+        let status =
+            tonic::Status::unimplemented("grpc-status header missing, mapped from HTTP status code 404");
         let failure = Failure::from_status(&status);
         assert_eq!(failure.code, Code::Usage);
         assert!(failure.fix.contains("7411"), "{failure:?}");

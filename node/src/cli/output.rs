@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn a_failure_after_an_answer_is_one_object_with_both() {
         let answer = json!({ "type": "summary", "root": "9f31", "committed": "yes" });
-        let value = merged(Some(answer), &Failure::new(Code::Partial, "committed, but").committed(Certainty::Yes));
+        let value =
+            merged(Some(answer), &Failure::new(Code::Partial, "committed, but").committed(Certainty::Yes));
         assert_eq!((&value["type"], &value["code"]), (&"error".into(), &"Partial".into()));
         assert_eq!((&value["root"], &value["committed"]), (&"9f31".into(), &"yes".into()));
         assert_eq!(merged(None, &failure()), failure_json(&failure()));

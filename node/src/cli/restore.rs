@@ -58,8 +58,9 @@ pub async fn run(args: &RestoreArgs, client: &Client, output: &Output) -> Result
     let fetched = match client.manifest(args.target.job.as_str(), which, args.stale).await {
         Err(failure) if failure.code == Code::NotFound && args.if_exists => {
             if output.is_json() {
-                output
-                    .outcome(json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }));
+                output.outcome(
+                    json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }),
+                );
             } else {
                 output.note(format!("{} has no such epoch yet, nothing was restored", args.target));
             }

@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn json_has_a_path_as_it_is_and_what_is_no_text_beside_it() {
-        let of = |path: &'static [u8]| entry_json(&pb::ManifestEntry { path: path.into(), ..Default::default() });
+        let of =
+            |path: &'static [u8]| entry_json(&pb::ManifestEntry { path: path.into(), ..Default::default() });
         assert_eq!(of(b"a\nb\\c")["path"], "a\nb\\c");
         assert!(of(b"a").get("path_hex").is_none());
         let odd = of(b"a\xff");

@@ -287,7 +287,10 @@ mod tests {
         ");
         assert!(text(&reply(), true).contains("a:2   7"));
         let json = status_json(&reply());
-        assert_eq!((&json["quorum"], &json["voters"], &json["voters_reachable"]), (&true.into(), &3.into(), &2.into()));
+        assert_eq!(
+            (&json["quorum"], &json["voters"], &json["voters_reachable"]),
+            (&true.into(), &3.into(), &2.into())
+        );
         assert_eq!(json["nodes"][0]["disk_free"], 1 << 30);
         assert!(json["nodes"][1]["disk_free"].is_null());
         assert_eq!(json["quarantined"][0]["found"][1]["node"], 2);

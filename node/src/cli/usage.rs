@@ -54,10 +54,11 @@ fn only_near(error: &mut clap::Error) {
 /// Whether programs read the answer.
 fn wants_json(words: &[String]) -> bool {
     let is_json = |word: &str| matches!(word, "json" | "jsonl");
-    let apart = words.windows(2).any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && is_json(&pair[1]));
-    let joined = words.iter().any(|word| {
-        word.strip_prefix("--output=").or_else(|| word.strip_prefix("-o")).is_some_and(is_json)
-    });
+    let apart =
+        words.windows(2).any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && is_json(&pair[1]));
+    let joined = words
+        .iter()
+        .any(|word| word.strip_prefix("--output=").or_else(|| word.strip_prefix("-o")).is_some_and(is_json));
     apart || joined || std::env::var("EPOCHLOG_OUTPUT").is_ok_and(|word| is_json(&word))
 }
 
@@ -65,7 +66,8 @@ fn wants_json(words: &[String]) -> bool {
 fn json(text: &str) -> String {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (first, rest) = text.trim().split_once("\n\n").unwrap_or((text, ""));
-    let failure = Failure::new(Code::Usage, words(first.trim().trim_start_matches("error: "))).fix(words(rest));
+    let failure =
+        Failure::new(Code::Usage, words(first.trim().trim_start_matches("error: "))).fix(words(rest));
     screen::json(&failure_json(&failure).to_string())
 }
 

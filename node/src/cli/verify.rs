@@ -58,7 +58,8 @@ pub async fn run(args: &VerifyArgs, client: &Client, output: &Output) -> Result<
     match failure {
         Some(failure) => Err(failure),
         None => {
-            let mended = if seen.mended > 0 { format!(", {} of them mended now", seen.mended) } else { String::new() };
+            let mended =
+                if seen.mended > 0 { format!(", {} of them mended now", seen.mended) } else { String::new() };
             output.note(format!("{} looked at, all as sealed{mended}", copies(seen.good())));
             Ok(())
         }
@@ -136,7 +137,9 @@ impl Seen {
         }));
         let unseen = self.epochs.iter().flat_map(|(name, copies)| {
             let why = copies.not_looked.iter();
-            why.map(move |(node, why)| format!("{}@{} on node {node} was not looked at: {why}", name.0, name.1))
+            why.map(move |(node, why)| {
+                format!("{}@{} on node {node} was not looked at: {why}", name.0, name.1)
+            })
         });
         why.extend(unseen);
         let more = why.len().saturating_sub(NAMED_MAX);
@@ -146,27 +149,36 @@ impl Seen {
         }
         why.extend(self.unasked.iter().map(|who| format!("could not be asked: {who}")));
         let (code, sentence) = match damaged {
-            0 => (Code::NotLooked, format!("not everything was looked at; the {} that were are as sealed", copies(looked))),
+            0 => (
+                Code::NotLooked,
+                format!("not everything was looked at; the {} that were are as sealed", copies(looked)),
+            ),
             _ => (Code::Corrupt, format!("{damaged} of {} are damaged", copies(looked))),
         };
-        Some(Failure::new(code, sentence).what("verify").why(why.join("; ")).fix(self.advice(args).join("; ")))
+        Some(
+            Failure::new(code, sentence).what("verify").why(why.join("; ")).fix(self.advice(args).join("; ")),
+        )
     }
 
     /// What to do follows from how many good copies were seen.
     fn advice(&self, args: &VerifyArgs) -> Vec<String> {
         let mut advice = Vec::new();
-        let unseen = !self.unasked.is_empty() || self.epochs.values().any(|copies| !copies.not_looked.is_empty());
+        let unseen =
+            !self.unasked.is_empty() || self.epochs.values().any(|copies| !copies.not_looked.is_empty());
         let wrong: Vec<_> = self.epochs.iter().filter(|(_, copies)| !copies.damaged.is_empty()).collect();
         let disks: BTreeSet<u64> = wrong.iter().flat_map(|(_, copies)| &copies.damaged).copied().collect();
         let (some, none): (Vec<_>, Vec<_>) = wrong.iter().partition(|(_, copies)| !copies.good.is_empty());
         if !some.is_empty() {
             advice.push(match args.repair {
                 true => "see above why what is damaged could not be mended, then repeat".to_owned(),
-                false => "repeat with --repair, which fetches from the good copies what is damaged".to_owned(),
+                false => {
+                    "repeat with --repair, which fetches from the good copies what is damaged".to_owned()
+                }
             });
         }
         if !none.is_empty() {
-            let names: Vec<_> = none.iter().take(NAMED_MAX).map(|((job, epoch), _)| format!("{job}@{epoch}")).collect();
+            let names: Vec<_> =
+                none.iter().take(NAMED_MAX).map(|((job, epoch), _)| format!("{job}@{epoch}")).collect();
             let names = names.join(", ");
             advice.push(match (args.all_nodes, unseen) {
                 (false, _) => format!("repeat with --all-nodes, to see whether another node has a good copy of {names}"),
@@ -181,7 +193,9 @@ impl Seen {
             advice.push(format!("look at the disk of {}", nodes(&disks)));
         }
         if unseen {
-            advice.push("repeat for what was not looked at; `epochlog status` shows who does not answer".to_owned());
+            advice.push(
+                "repeat for what was not looked at; `epochlog status` shows who does not answer".to_owned(),
+            );
         }
         advice
     }
@@ -247,13 +261,17 @@ fn print(reply: &pb::VerifyReply, output: &Output) {
     }
     output.line(line(reply, why.as_deref().unwrap_or_default()));
     reply.problems.iter().for_each(|problem| output.line(format!("            {}", screen::cell(problem))));
-    reply.mended.iter().for_each(|problem| output.line(format!("            was: {}", screen::cell(problem))));
+    reply
+        .mended
+        .iter()
+        .for_each(|problem| output.line(format!("            was: {}", screen::cell(problem))));
 }
 
 fn line(reply: &pb::VerifyReply, why: &str) -> String {
     let root = units::hex(&reply.root);
     let (node, name) = (reply.node, format!("{}@{}", reply.job, reply.epoch));
-    let seen = format!("{}, {} files  root {}", units::size(reply.bytes), reply.files, &root[..root.len().min(8)]);
+    let seen =
+        format!("{}, {} files  root {}", units::size(reply.bytes), reply.files, &root[..root.len().min(8)]);
     match (reply.outcome(), reply.mended.is_empty()) {
         (pb::Outcome::Good, true) => format!("good        node {node}  {name}  {seen}"),
         (pb::Outcome::Good, false) => format!("mended      node {node}  {name}  {seen}"),
@@ -284,7 +302,12 @@ mod tests {
 
     fn away(node: u64) -> pb::VerifyReply {
         let failed = Failure::new(Code::NotLooked, "x").why("no answer for 9 s").to_pb();
-        pb::VerifyReply { node, failed: Some(failed), outcome: NotLooked.into(), ..pb::VerifyReply::default() }
+        pb::VerifyReply {
+            node,
+            failed: Some(failed),
+            outcome: NotLooked.into(),
+            ..pb::VerifyReply::default()
+        }
     }
 
     fn said(replies: &[pb::VerifyReply], all_nodes: bool, repair: bool) -> Option<Failure> {
@@ -316,7 +339,8 @@ mod tests {
 
     #[test]
     fn what_to_do_follows_from_the_good_copies_that_were_seen() {
-        let two_of_three = said(&[copy(1, 1, Good), copy(2, 1, Damaged), copy(3, 1, Good)], true, false).unwrap();
+        let two_of_three =
+            said(&[copy(1, 1, Good), copy(2, 1, Damaged), copy(3, 1, Good)], true, false).unwrap();
         assert_eq!(two_of_three.code, Code::Corrupt);
         assert_eq!(two_of_three.sentence, "1 of 3 copies are damaged");
         assert_eq!(two_of_three.why, "j@1 is damaged on node 2, good on nodes 1 and 3");
@@ -331,7 +355,10 @@ mod tests {
         assert!(nowhere.fix.starts_with("no node has a good copy of j@1"), "{nowhere:?}");
         assert!(nowhere.why.contains("no good copy was seen"), "{nowhere:?}");
         let hidden = said(&[copy(1, 1, Damaged), away(2)], true, false).unwrap();
-        assert!(hidden.fix.starts_with("a node that was not looked at may have a good copy of j@1"), "{hidden:?}");
+        assert!(
+            hidden.fix.starts_with("a node that was not looked at may have a good copy of j@1"),
+            "{hidden:?}"
+        );
         let mended = said(&[copy(1, 1, Good), copy(2, 1, Damaged)], true, true).unwrap();
         assert!(mended.fix.starts_with("see above why"), "{mended:?}");
 
@@ -341,13 +368,18 @@ mod tests {
     #[test]
     fn programs_get_the_copies_by_epoch() {
         let mut seen = Seen::default();
-        for reply in [copy(1, 1, Good), copy(1, 2, Good), copy(2, 1, Damaged), copy(2, 2, NotLooked), away(3)] {
+        for reply in [copy(1, 1, Good), copy(1, 2, Good), copy(2, 1, Damaged), copy(2, 2, NotLooked), away(3)]
+        {
             seen.add(&reply);
         }
         let value = seen.json();
-        assert_eq!(value["epochs"][0], json!({ "job": "j", "epoch": 1, "good": [1], "damaged": [2], "not_looked": [] }));
+        assert_eq!(
+            value["epochs"][0],
+            json!({ "job": "j", "epoch": 1, "good": [1], "damaged": [2], "not_looked": [] })
+        );
         assert_eq!(value["epochs"][1]["not_looked"], json!([2]));
-        let counts = json!([value["checked"], value["good"], value["damaged"], value["not_looked"], value["ok"]]);
+        let counts =
+            json!([value["checked"], value["good"], value["damaged"], value["not_looked"], value["ok"]]);
         assert_eq!(counts, json!([3, 2, 1, 1, false]));
     }
 }

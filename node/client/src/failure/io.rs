@@ -23,7 +23,8 @@ const fn cause(code: Code, is: &'static str, fix: &'static str) -> Cause {
     Cause { code, is, fix }
 }
 
-const FULL: Cause = cause(Code::NoSpace, "no space", "make room on that file system, then repeat the command");
+const FULL: Cause =
+    cause(Code::NoSpace, "no space", "make room on that file system, then repeat the command");
 const QUOTA: Cause = cause(
     Code::QuotaExceeded,
     "over the disk quota",
@@ -44,8 +45,11 @@ const READ_ONLY: Cause = cause(
     "the file system is read-only",
     "mount it writable, or name another directory; if it became so by itself, look at its disk",
 );
-const NOT_THERE: Cause =
-    cause(Code::Usage, "it does not exist", "correct the name, or make what is named; then repeat the command");
+const NOT_THERE: Cause = cause(
+    Code::Usage,
+    "it does not exist",
+    "correct the name, or make what is named; then repeat the command",
+);
 const NO_DIRECTORY: Cause = cause(Code::Usage, "it is not a directory", "name a directory");
 const A_DIRECTORY: Cause = cause(Code::Usage, "it is a directory", "name a file");
 const BAD_NAME: Cause = cause(Code::Usage, "the name cannot be used", "use a shorter or another name");
@@ -81,21 +85,15 @@ const CANNOT: Cause = cause(
     "the file system cannot do that",
     "use a directory on another file system, then repeat the command",
 );
-const STALE: Cause = cause(
-    Code::Refused,
-    "the network file system has lost it",
-    "mount it again, then repeat the command",
-);
+const STALE: Cause =
+    cause(Code::Refused, "the network file system has lost it", "mount it again, then repeat the command");
 const ROT: Cause = cause(
     Code::Refused,
     "the disk cannot read or write it",
     "look at that disk (the kernel's log names it); take the data from another copy",
 );
-const OTHER: Cause = cause(
-    Code::Refused,
-    "the operating system refused",
-    "see to what is named, then repeat the command",
-);
+const OTHER: Cause =
+    cause(Code::Refused, "the operating system refused", "see to what is named, then repeat the command");
 
 impl Cause {
     /// What `error` means.

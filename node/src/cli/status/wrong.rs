@@ -29,7 +29,12 @@ pub fn judge(reply: &pb::StatusReply) -> Verdict {
         some => format!("start {}", named(some, "or")),
     };
     let majority = voters.len() / 2 + 1;
-    let told = format!("{} of {} voters {}", answer.len(), voters.len(), if answer.len() == 1 { "answers" } else { "answer" });
+    let told = format!(
+        "{} of {} voters {}",
+        answer.len(),
+        voters.len(),
+        if answer.len() == 1 { "answers" } else { "answer" }
+    );
     let no_quorum = if answer.len() < majority {
         Some((format!("{told}, {majority} are needed: nothing can be committed"), start.clone()))
     } else if reply.leader.is_none() {
@@ -48,7 +53,10 @@ pub fn judge(reply: &pb::StatusReply) -> Verdict {
     }
     let leader = away.iter().find(|node| reply.leader == Some(node.id) && no_quorum.is_none());
     wrong.extend(leader.map(|node| {
-        format!("node {}, which leads, does not answer: another one is elected within seconds if it is gone", node.id)
+        format!(
+            "node {}, which leads, does not answer: another one is elected within seconds if it is gone",
+            node.id
+        )
     }));
     wrong.extend(wiped.iter().map(|node| {
         format!("node {}: its data folder was wiped, so it cannot come back; go on without it", node.id)
@@ -56,13 +64,23 @@ pub fn judge(reply: &pb::StatusReply) -> Verdict {
     for node in &answer {
         let full = [&node.stalled, &node.short_of_space].into_iter().find(|why| !why.is_empty());
         if let Some(why) = full {
-            wrong.push(format!("node {} is full: {why}; make room on its disk, or `epochlog rm` old epochs", node.id));
+            wrong.push(format!(
+                "node {} is full: {why}; make room on its disk, or `epochlog rm` old epochs",
+                node.id
+            ));
         }
     }
     for node in answer.iter().filter(|node| node.unpublished > 0) {
-        let epochs = if node.unpublished == 1 { "1 epoch is".to_owned() } else { format!("{} epochs are", node.unpublished) };
+        let epochs = if node.unpublished == 1 {
+            "1 epoch is".to_owned()
+        } else {
+            format!("{} epochs are", node.unpublished)
+        };
         let why = if node.why.is_empty() { String::new() } else { format!(" ({})", node.why) };
-        wrong.push(format!("node {}: {epochs} missing{why}; `epochlog verify --all-nodes` tells more", node.id));
+        wrong.push(format!(
+            "node {}: {epochs} missing{why}; `epochlog verify --all-nodes` tells more",
+            node.id
+        ));
     }
     if !reply.quarantined.is_empty() {
         let epochs: Vec<_> = reply.quarantined.iter().flat_map(|content| &content.epochs).collect();
@@ -128,7 +146,9 @@ mod tests {
         // Whatever leader somebody still believes in.
         assert!(judge(&cluster(Some(2), &["unreachable", "leader", "unreachable"])).no_quorum.is_some());
         let hung = judge(&cluster(Some(1), &["unreachable", "follower", "follower"]));
-        assert!(hung.no_quorum.is_none() && hung.wrong[1].starts_with("node 1, which leads, does not answer"));
+        assert!(
+            hung.no_quorum.is_none() && hung.wrong[1].starts_with("node 1, which leads, does not answer")
+        );
         let leaderless = judge(&cluster(None, &["follower", "candidate", "unreachable"]));
         assert!(leaderless.no_quorum.unwrap().0.contains("none of them leads"));
     }
