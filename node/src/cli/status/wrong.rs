@@ -93,7 +93,7 @@ pub fn judge(reply: &pb::StatusReply) -> Verdict {
 
 /// Whether it takes part. A learner has lost what made it a voter, or has not begun.
 fn is_there(node: &pb::NodeStatus) -> bool {
-    !matches!(node.role.as_str(), "unreachable" | "wiped" | "learner" | "shutdown")
+    node.late || !matches!(node.role.as_str(), "unreachable" | "wiped" | "learner" | "shutdown")
 }
 
 /// `node 1`, or `node 1 or 3`.
@@ -151,6 +151,15 @@ mod tests {
         );
         let leaderless = judge(&cluster(None, &["follower", "candidate", "unreachable"]));
         assert!(leaderless.no_quorum.unwrap().0.contains("none of them leads"));
+    }
+
+    #[test]
+    fn a_node_whose_status_takes_long_is_there() {
+        let mut busy = cluster(Some(1), &["unreachable", "follower", "unreachable"]);
+        assert!(judge(&busy).no_quorum.is_some());
+        busy.nodes[0].late = true;
+        let verdict = judge(&busy);
+        assert_eq!((verdict.reachable, verdict.no_quorum), (2, None));
     }
 
     #[test]
