@@ -41,7 +41,8 @@ pub fn is_rot(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|raw| rot.iter().any(|errno| errno.raw_os_error() == raw))
 }
 
-fn lacks_handles(error: &io::Error) -> bool {
+/// Whether this process or machine may open no more files.
+pub fn lacks_handles(error: &io::Error) -> bool {
     let handles = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|number| handles.contains(&number))
 }

@@ -203,7 +203,7 @@ pub fn restore(
 
 /// Compares a directory of this machine with a manifest: kinds, modes, digests, targets, names.
 pub fn verify_dir(dir: &Path, manifest: &Manifest) -> Result<VerifyReport, IoError> {
-    verify_tree(&RealDisk, dir, manifest)
+    verify_tree(&RealDisk, dir, manifest, &|| ())
 }
 
 /// Why a directory has no digest.

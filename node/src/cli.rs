@@ -1,7 +1,8 @@
 //! The command line: what users type, one file a command.
 //!
 //! Data goes to stdout, everything else to stderr. A command returns a `Failure`, never prints one:
-//! there is one place that turns failures into text and exit codes.
+//! there is one place that turns failures into text and exit codes (`output`), and one through which all text goes on
+//! its way to the terminal (`screen`).
 
 mod commit;
 mod completions;
@@ -18,15 +19,18 @@ mod progress;
 mod repair;
 mod restore;
 mod rm;
+mod screen;
 mod serve;
 mod show;
 mod signals;
 mod status;
 pub mod target;
+mod usage;
 mod verify;
 
 use std::time::Duration;
 
+use checkpoint::error::IoError;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::{Client, Failure, Options};
 
@@ -117,19 +121,14 @@ pub fn main() -> i32 {
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => {
-            let code = error.exit_code();
-            // Help goes to stdout, errors to stderr; a closed pipe is nobody's failure.
-            let _ = error.print();
-            return code;
-        }
+        Err(error) => return usage::not_understood(error),
     };
     let output = Output::new(&cli.global);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            output.failure(&Failure::new(client::Code::Internal, "cannot start").why(error.to_string()));
-            return 1;
+        Err(source) => {
+            let error = IoError { path: "epochlog".into(), what: "start its threads", source };
+            return output.end(Err(Failure::from_io(&error)));
         }
     };
     let ended = runtime.block_on(async {
@@ -149,13 +148,7 @@ pub fn main() -> i32 {
         }
     });
     runtime.shutdown_timeout(Duration::from_millis(200));
-    match ended {
-        Ok(()) => 0,
-        Err(failure) => {
-            output.failure(&failure);
-            exit::code(&failure)
-        }
-    }
+    output.end(ended)
 }
 
 async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Failure> {

@@ -153,7 +153,8 @@ impl Driver<'_> {
         origin: &mut O,
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
-            Code::SourceChanged | Code::Refused | Code::PermissionDenied => match self
+            // The source: it changed, is not to be read, is not there.
+            Code::SourceChanged | Code::Refused | Code::PermissionDenied | Code::Usage => match self
                 .abort(attempt, &failure.why)
                 .await
             {

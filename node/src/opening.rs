@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use checkpoint::error::IoError;
 use checkpoint::store::layout::Layout;
 use checkpoint::{Disk, RealDisk, Store};
+use client::{Code, Failure};
 use nativelog::machine::Machine;
 use nativelog::store::{LogStore, Options};
 
@@ -39,7 +41,7 @@ pub fn open(config: &Config, metrics: &Metrics) -> Result<Opened, ServeError> {
         claim.adopt(owner)?;
     }
     let store = Store::open(disk, &config.data_dir);
-    let store = Arc::new(store.map_err(|error| ServeError::Store(error.to_string()))?);
+    let store = Arc::new(store?);
     if let Err(error) = capture::sweep(&layout.capture_dir()) {
         tracing::warn!(%error, "old captures stay behind");
     }
@@ -68,25 +70,49 @@ fn make_ballast(store: &Store, config: &Config) {
 }
 
 /// Whether the data folder could be used, without touching it.
-pub fn check_disk(config: &Config) -> Result<String, String> {
+pub fn check_disk(config: &Config) -> Result<String, Failure> {
     let mut existing: PathBuf = config.data_dir.clone();
-    while !existing.exists() {
-        if !existing.pop() {
-            return Err(format!("{} cannot be made", config.data_dir.display()));
-        }
+    while !existing.as_os_str().is_empty() && !existing.exists() {
+        existing.pop();
     }
     if existing.as_os_str().is_empty() {
         existing = ".".into();
     }
+    let unusable = |what, source| Failure::from_io(&IoError { path: existing.clone(), what, source });
     let probe = tempfile::Builder::new().prefix(".epochlog-check").tempfile_in(&existing);
-    probe.map_err(|error| format!("{} cannot be written: {error}", existing.display()))?;
-    let space =
-        Space::of(&existing, config.reserve).map_err(|error| format!("{}: {error}", existing.display()))?;
+    probe.map_err(|error| unusable("write", error))?;
+    let space = Space::of(&existing, config.reserve).map_err(|error| unusable("look at", error))?;
     let line = format!(
         "{} has {} free, {} stay reserved",
         existing.display(),
         crate::units::size(space.free),
         crate::units::size(space.reserve)
     );
-    if space.has_room_for(0) { Ok(line) } else { Err(line) }
+    if space.has_room_for(0) {
+        return Ok(line);
+    }
+    Err(Failure::new(Code::NoSpace, "no space")
+        .why(line)
+        .fix("make room there, or lower storage.reserve_free"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn a_folder_that_a_start_would_make_is_fine_by_any_name() {
+        let check = |data_dir: &str, reserve: &str| {
+            let text = format!("[storage]\nreserve_free = \"{reserve}\"\n");
+            let of = Overrides { id: Some(1), data_dir: Some(data_dir.into()), ..Overrides::default() };
+            check_disk(&Config::parse(&text, &of).unwrap())
+        };
+        for name in ["not-there-yet", "./not-there-yet", "/tmp/not-there-yet/nor-this"] {
+            assert!(check(name, "1 MiB").is_ok(), "{name}: {:?}", check(name, "1 MiB"));
+        }
+        assert_eq!(check("not-there-yet", "1000000 TiB").unwrap_err().code, Code::NoSpace);
+        let inside_a_file = check("/proc/version/x", "1 MiB").unwrap_err();
+        assert_eq!(inside_a_file.code, Code::Usage, "{inside_a_file:?}");
+    }
 }

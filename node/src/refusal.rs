@@ -1,9 +1,11 @@
 //! Why a node did not start or had to stop, and what to do about it: one row of words for each row of damage.
 //! It never proposes to delete anything that a start may need.
 
+use std::io;
 use std::net::SocketAddr;
 
-use client::{Code, Failure};
+use checkpoint::store::StoreError;
+use client::{Cause, Code, Failure};
 use nativelog::machine::StartError;
 use nativelog::store::OpenError;
 
@@ -22,8 +24,8 @@ pub enum ServeError {
     #[error(transparent)]
     Ledger(#[from] StartError),
     /// The shelves cannot be opened.
-    #[error("{0}")]
-    Store(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// An address cannot be listened on.
     #[error("{name} cannot listen on {address}: {error}")]
     Listen {
@@ -32,7 +34,7 @@ pub enum ServeError {
         /// Where.
         address: SocketAddr,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// The consensus did not start.
     #[error("the replica: {0}")]
@@ -62,6 +64,7 @@ const IDENTITY: &str = concat!(
 const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
+const PORT: &str = "free the port, or choose another with --listen and --http";
 const OTHER: &str = "nothing was changed: start the version of epochlog that ran here last";
 const FOLDER: &str = "nothing was changed: correct node.id or node.data_dir";
 
@@ -90,23 +93,28 @@ impl ServeError {
                     "its folder is in use",
                     "nothing was changed: stop the other process, or give this node a folder of its own",
                 ),
-                IdentityError::Io { .. } => (Code::Internal, "", DISK),
+                IdentityError::Io { error, .. } => of_the_system(error, ""),
             },
             ServeError::Log(error) => match error {
                 OpenError::Owner { .. } => (Code::Usage, "the log is another node's", FOLDER),
                 OpenError::Damaged { .. } => (Code::Corrupt, "its log is damaged", REPAIR),
                 OpenError::VoteLost { .. } => (Code::Corrupt, "its vote is lost", REPLACE),
-                OpenError::Io { .. } => (Code::Internal, "its log cannot be read", DISK),
+                OpenError::Io { source, .. } => of_the_system(source, "its log cannot be read"),
             },
             ServeError::Ledger(error) => match error {
                 StartError::NotCovered { .. } => (Code::Corrupt, "its snapshots are lost", REPAIR),
                 StartError::Version { .. } => (Code::Usage, "its snapshots are of another version", OTHER),
-                StartError::Io { .. } => (Code::Internal, "its ledger cannot be read", DISK),
+                StartError::Io { source, .. } => of_the_system(source, "its ledger cannot be read"),
             },
-            ServeError::Store(_) => (Code::Internal, "its shelves cannot be opened", DISK),
-            ServeError::Listen { .. } => {
-                (Code::Usage, "", "free the port, or choose another with --listen and --http")
+            ServeError::Store(StoreError::Io(error)) => {
+                of_the_system(&error.source, "its shelves cannot be opened")
             }
+            ServeError::Store(_) => (Code::Internal, "its shelves cannot be opened", DISK),
+            ServeError::Listen { error, .. } => match Cause::of(error) {
+                // Ports below 1024, for one.
+                cause if cause.is_want() => (cause.code, "", PORT),
+                _ => (Code::Usage, "", PORT),
+            },
             ServeError::Replica(_) | ServeError::Server(_) => (
                 Code::Internal,
                 "",
@@ -140,15 +148,25 @@ impl ServeError {
     }
 }
 
+/// An error of the operating system, by its cause: only what is not for want of something is the disk's own trouble.
+fn of_the_system(error: &io::Error, sentence: &'static str) -> (Code, &'static str, &'static str) {
+    match Cause::of(error) {
+        cause if cause.is_want() => (cause.code, sentence, cause.fix),
+        _ => (Code::Internal, sentence, DISK),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use checkpoint::error::IoError;
     use std::path::PathBuf;
 
     #[test]
     fn every_refusal_says_what_why_and_what_to_do() {
         let dir = || PathBuf::from("/d");
-        let io = || std::io::Error::other("broken");
+        let io = || io::Error::other("broken");
+        let os = io::Error::from_raw_os_error;
         let purged = nativelog::record::LogId { term: 1, node: 1, index: 9 };
         let all: Vec<(ServeError, Code, &str)> = vec![
             (IdentityError::OtherNode { dir: dir(), found: 1, wanted: 2 }.into(), Code::Usage, "node.id"),
@@ -180,7 +198,29 @@ mod tests {
             ),
             (StartError::Version { path: "/d/x.snap".into() }.into(), Code::Usage, "ran here last"),
             (StartError::Io { what: "read".into(), source: io() }.into(), Code::Internal, "disk"),
-            (ServeError::Store("x".into()), Code::Internal, "disk"),
+            (
+                StoreError::from(IoError { path: dir(), what: "list", source: io() }).into(),
+                Code::Internal,
+                "disk",
+            ),
+            (IdentityError::Io { path: dir(), error: os(28) }.into(), Code::NoSpace, "make room"),
+            (
+                IdentityError::Io { path: dir(), error: os(13) }.into(),
+                Code::PermissionDenied,
+                "a user who may",
+            ),
+            (OpenError::Io { what: "read".into(), source: os(28) }.into(), Code::NoSpace, "make room"),
+            (StartError::Io { what: "read".into(), source: os(122) }.into(), Code::QuotaExceeded, "quota"),
+            (
+                StoreError::from(IoError { path: dir(), what: "write", source: os(30) }).into(),
+                Code::PermissionDenied,
+                "writable",
+            ),
+            (
+                ServeError::Listen { name: "gRPC", address: ([127, 0, 0, 1], 1).into(), error: os(13) },
+                Code::PermissionDenied,
+                "--listen",
+            ),
             (
                 ServeError::Listen { name: "gRPC", address: ([127, 0, 0, 1], 1).into(), error: io() },
                 Code::Usage,

@@ -118,9 +118,19 @@ fn digest_needs_no_cluster_and_sees_every_difference() {
     std::fs::create_dir(dir.path().join("empty")).unwrap();
     assert_ne!(root(dir.path()), two);
 
-    let missing = epochlog(&["digest", "/no/such/directory"]);
-    assert_eq!(missing.status.code(), Some(1));
-    assert!(stderr(&missing).contains("no digest"));
+    // Not there, and no directory: what was typed is wrong, and nothing has to be removed or made readable.
+    let file = dir.path().join("a");
+    for (named, fix) in
+        [("/no/such/directory", "correct the name"), (file.to_str().unwrap(), "name a directory")]
+    {
+        for command in [&["digest", named][..], &["commit", named], &["commit", named, "--job", "j"]] {
+            let output = epochlog(command);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{command:?}: {text}");
+            assert!(text.contains(named) && text.contains(fix), "{command:?}: {text}");
+            assert_eq!(command[0] == "digest", text.contains("no digest"), "{command:?}: {text}");
+        }
+    }
 }
 
 #[test]

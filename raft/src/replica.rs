@@ -246,6 +246,11 @@ impl Replica {
         self.proposer().peers.silent(node).filter(|_| node != self.node())
     }
 
+    /// Whether `node` was there last with another data folder than the log knows: then it cannot come back.
+    pub fn is_wiped(&self, node: u64) -> bool {
+        self.leading().quorum.is_wiped(node)
+    }
+
     /// Steps down when this node leads: it says nothing to the others for two election timeouts.
     pub(crate) fn step_down(&self, why: &str) {
         self.rooms.for_peers.hand_over.step_down(why);

@@ -55,10 +55,11 @@ pub fn directories(cluster: &Cluster, rng: &mut Rng) {
     }
     assert!(cluster.list("hostile").is_empty(), "something hostile is listed");
     let missing = cluster.source("not-there");
-    assert_ne!(
-        cluster.commit(&[1], &missing, "hostile", 100, &[]).code,
-        Some(0),
-        "a source that is not there"
+    let output = cluster.commit(&[1], &missing, "hostile", 100, &[]);
+    assert_eq!(
+        (output.code, output.error_code()),
+        (Some(2), "Usage"),
+        "a source that is not there: {output}"
     );
     still_serves(cluster, rng);
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use checkpoint::manifest::Manifest;
 use tonic::Streaming;
 
-use crate::connect::{Client, share, unavailable};
+use crate::connect::{Client, share, telling, unavailable};
 use crate::failure::{Code, Failure};
 use crate::pb::fetch_reply::Kind;
 use crate::{pb, place};
@@ -46,11 +46,12 @@ impl Client {
         let request =
             pb::FetchRequest { job: job.to_owned(), which: Some(which), stale, ..Default::default() };
         let mut reasons = BTreeMap::new();
-        let mut last: Option<Failure> = None;
+        let (mut last, mut told): (Option<Failure>, Option<Failure>) = (None, None);
         let deadline = Instant::now() + self.options.timeout;
         let mut hung = BTreeMap::<String, u32>::new();
         for round in 1.. {
             let mut no_quorum = true;
+            told = None;
             let endpoints = self.endpoints();
             for endpoint in &endpoints {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -66,6 +67,7 @@ impl Client {
                         }
                         no_quorum &= failure.code == Code::NoQuorum;
                         reasons.insert(endpoint.clone(), failure.why.clone());
+                        told = Some(telling(told, failure.clone()));
                         last = Some(failure);
                     }
                     Err(failure) => return Err(failure),
@@ -79,7 +81,7 @@ impl Client {
             }
             tokio::time::sleep(ROUND_PAUSE).await;
         }
-        Err(unavailable(&format!("restore {job}"), &reasons, last))
+        Err(unavailable(&format!("restore {job}"), &reasons, told))
     }
 
     /// The first answer may take `first`; each after it the timeout.

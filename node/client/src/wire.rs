@@ -210,16 +210,6 @@ pub fn coverage(covered: &pb::Covered) -> Coverage {
     coverage
 }
 
-fn is_forbidden(error: &IoError) -> bool {
-    error.source.kind() == std::io::ErrorKind::PermissionDenied
-}
-
-/// Who reads the source may not. A node that cannot commit by path for that lets the client stream.
-fn unreadable() -> Failure {
-    Failure::new(Code::PermissionDenied, "the source may not be read, the epoch was NOT committed")
-        .fix("make it readable, or leave it out with --exclude; then repeat the command")
-}
-
 /// A source that could not be read to its end, for people.
 pub fn split_failure(what: &str, error: &SplitError) -> Failure {
     match error {
@@ -228,11 +218,7 @@ pub fn split_failure(what: &str, error: &SplitError) -> Failure {
             "the source changed, the epoch was NOT committed",
         )
         .fix("commit a directory that stays still, or take a snapshot of it first; then repeat the command"),
-        SplitError::Io(error) if is_forbidden(error) => unreadable(),
-        SplitError::Io(_) => {
-            Failure::new(Code::Refused, "the source cannot be read, the epoch was NOT committed")
-                .fix("make it readable, then repeat the command")
-        }
+        SplitError::Io(error) => unread(error),
     }
     .what(what)
     .why(error.to_string())
@@ -246,16 +232,21 @@ pub fn plan_failure(what: &str, error: &PlanError) -> Failure {
             Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
                 .fix("commit a directory that stays still; then repeat the command")
         }
-        PlanError::Io(error) if is_forbidden(error) => unreadable(),
         PlanError::Limit { .. } => {
             Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed").fix(SPLIT_OR_RAISE)
         }
-        _ => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
+        PlanError::Io(error) => unread(error),
+        PlanError::Refused { .. } => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
             .fix("remove what cannot be reproduced, or leave it out with --exclude; then repeat the command"),
     }
     .what(what)
     .why(error.to_string())
     .committed(Certainty::No)
+}
+
+/// A source that the operating system does not let be read. Where a node may not, by path, the client streams.
+fn unread(error: &IoError) -> Failure {
+    Failure::from_io(error).sentence("the source cannot be read, the epoch was NOT committed")
 }
 
 #[cfg(test)]
@@ -304,6 +295,28 @@ mod tests {
         ];
         for known in pieces {
             assert_eq!(from_piece(piece(known.clone())), Ok(known));
+        }
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_read_is_told_by_its_cause() {
+        for (number, code, advice) in [
+            (2, Code::Usage, "correct the name"),
+            (13, Code::PermissionDenied, "a user who may"),
+            (5, Code::Refused, "look at that disk"),
+            (24, Code::Refused, "ulimit -n"),
+        ] {
+            let error = || {
+                let source = std::io::Error::from_raw_os_error(number);
+                IoError { path: "/d/f".into(), what: "open", source }
+            };
+            for failure in
+                [plan_failure("commit j", &error().into()), split_failure("commit j", &error().into())]
+            {
+                assert_eq!((failure.code, failure.committed), (code, Certainty::No), "{failure:?}");
+                assert!(failure.fix.contains(advice), "{failure:?}");
+                assert!(failure.why.starts_with("/d/f: cannot open"), "{failure:?}");
+            }
         }
     }
 

@@ -35,8 +35,6 @@ const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 const DEPENDS_ON_MAX: usize = 64;
 /// Patterns of what to take and what to leave out of a source by path.
 const PATTERNS_MAX: usize = 256;
-/// Label that tells people when an epoch was made; rules never look at it.
-pub const TIME_LABEL: &str = "time";
 
 /// Runs the call in a task of its own; its answers are the stream.
 pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb::CommitReply> {
@@ -259,11 +257,7 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
             .fix(SPLIT_OR_RAISE)
             .committed(Certainty::No));
     }
-    let mut labels: Vec<(String, String)> =
-        start.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
-    if !labels.iter().any(|(key, _)| key == TIME_LABEL) {
-        labels.push((TIME_LABEL.to_owned(), jiff::Timestamp::now().to_string()));
-    }
+    let labels = start.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
     Ok(Order {
         job,
         epoch: start.epoch,

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
+use checkpoint::disk::says_nothing;
 use checkpoint::store::StoreError;
 use checkpoint::{EntryKind, JobName, Manifest, ManifestEntry};
-use client::{Code, Failure, pb, place, wire};
+use client::{Cause, Code, Failure, pb, place, wire};
 use pb::fetch_reply::Kind;
 use rustix::fs::OFlags;
 use tokio::sync::mpsc;
@@ -145,6 +146,7 @@ async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Res
         }
         Ok(Read::Another) => return Err(corrupt(node, "manifest", "it has another root than the epoch")),
         Ok(Read::Nothing) => return Err(not_here(node, &job, epoch, "its directory is gone")),
+        Err(StoreError::Io(error)) => return Err(unread(node, "manifest", &error.source)),
         Err(error) => return Err(corrupt(node, "manifest", &error.to_string())),
     };
     let head = pb::Head {
@@ -172,6 +174,17 @@ fn not_here(node: &Node, job: &JobName, epoch: u64, why: &str) -> Failure {
         .what(format!("restore {job}@{epoch}"))
         .why(format!("node {}: {why}", node.config.id))
         .fix("repeat the command a little later, or name other nodes with --endpoints")
+}
+
+/// What cannot be read is damaged, unless this process or machine has too little of something just now.
+fn unread(node: &Node, what: &str, error: &io::Error) -> Failure {
+    if !says_nothing(error) {
+        return corrupt(node, what, &error.to_string());
+    }
+    Failure::new(Code::Unavailable, "the node cannot read its copy now")
+        .what(format!("read {what}"))
+        .why(format!("node {}: {what}: {error}", node.config.id))
+        .fix(format!("another replica is asked; on that node: {}", Cause::of(error).fix))
 }
 
 fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
@@ -298,7 +311,7 @@ impl Reading<'_> {
     /// Checks one file, then sends it from `offset` on.
     fn send_file(&mut self, index: usize, entry: &ManifestEntry, offset: u64) -> Result<(), Failure> {
         let (node, name) = (self.node, entry.path.to_string());
-        let bad = |error: io::Error| corrupt(node, &name, &error.to_string());
+        let bad = |error: io::Error| unread(node, &name, &error);
         let other = || corrupt(node, &name, "its content is not the sealed content");
         let path = self.files.join(entry.path.as_os_str());
         let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("an open flag is small");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use checkpoint::error::IoError;
 use checkpoint::{CommitId, JobName, Pattern};
 use client::{Certainty, Client, Code, Commit, Done, Event, Failure, pb};
 use serde_json::json;
@@ -131,10 +132,16 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
 
 /// The job is named like the directory when nobody says otherwise.
 fn job_of(dir: &std::path::Path) -> Result<JobName, Failure> {
-    let name = std::fs::canonicalize(dir).ok().and_then(|dir| Some(dir.file_name()?.to_str()?.to_owned()));
+    let canonical = std::fs::canonicalize(dir).map_err(|source| {
+        Failure::from_io(&IoError { path: dir.to_owned(), what: "read", source })
+            .sentence("the directory cannot be read, nothing was committed")
+            .what("commit")
+    })?;
+    let name = canonical.file_name().and_then(|name| name.to_str());
     name.and_then(|name| name.parse().ok()).ok_or_else(|| {
         Failure::new(Code::Usage, "the job is missing, nothing was committed")
-            .why("the directory's name is no job name")
+            .what("commit")
+            .why(format!("the name of {} is not a valid job name", canonical.display()))
             .fix("give --job NAME")
     })
 }
@@ -183,7 +190,7 @@ fn show(event: &Event, immutable: bool, progress: &Progress<'_>) {
 pub fn report(done: &Done, output: &Output) {
     let committed = &done.committed;
     if output.is_json() {
-        output.json(&summary(done));
+        output.outcome(summary(done));
     } else {
         output.line(line(committed, done.published.as_ref()));
     }
@@ -270,7 +277,10 @@ fn partial(done: &Done, published: &pb::Published) -> Failure {
         ..Failure::new(Code::Partial, "committed, but not yet published by all voters")
             .what(format!("commit {}@{} --wait all", committed.job, committed.epoch))
             .why(format!("not published yet: {who}"))
-            .fix("nothing has to be done: they publish when they have caught up; `epochlog ls` shows it")
+            .fix(
+                "nothing has to be done about nodes that are behind: they publish when they have caught up, and `epochlog ls` \
+                 shows it; what keeps a node from it `epochlog status` tells",
+            )
             .committed(Certainty::Yes)
     }
 }

@@ -51,6 +51,6 @@ pub fn run(args: &ConfigArgs, matches: &ArgMatches, output: &Output) -> Result<(
             (value.key.to_owned(), json)
         })
         .collect();
-    output.json(&all.into());
+    output.outcome(all.into());
     Ok(())
 }

@@ -129,7 +129,7 @@ async fn story(args: &DemoArgs, dir: &Path, output: &Output) -> Result<(), Failu
     let took = units::seconds(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     let root = units::hex(&second.done.committed.root);
     if output.is_json() {
-        output.json(&json!({
+        output.outcome(json!({
             "type": "summary", "ok": true, "job": job.as_str(), "epoch": second.done.committed.epoch, "root": root,
             "killed": second.killed, "new_leader": second.leader,
             "bytes": second.done.committed.bytes, "new_bytes": second.done.committed.new_bytes,

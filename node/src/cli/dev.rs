@@ -4,11 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use checkpoint::error::IoError;
 use client::{Code, Failure};
 use serde_json::json;
 
 use super::local_cluster::{LocalCluster, Settings, canonical};
-use super::output::{self, Output};
+use super::output::Output;
+use super::screen;
 
 /// Marks a folder that `dev` made and may therefore empty.
 const MARKER: &str = "dev-cluster";
@@ -72,10 +74,10 @@ pub async fn run(args: &DevArgs, output: &Output) -> Result<(), Failure> {
 }
 
 fn prepare(dir: &std::path::Path, reset: bool) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| {
-        Failure::new(Code::Usage, "the data folder cannot be used")
-            .what(dir.display().to_string())
-            .why(error.to_string())
+    let cannot = |source| {
+        let failure = Failure::from_io(&IoError { path: dir.to_owned(), what: "write", source });
+        let fix = format!("{}; or name another folder with --data", failure.fix);
+        failure.sentence("the data folder cannot be used").what("dev").fix(fix)
     };
     let is_ours = dir.join(MARKER).exists();
     let is_empty = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
@@ -115,7 +117,7 @@ fn show(cluster: &LocalCluster, leader: u64, output: &Output) {
             node.log.display().to_string(),
         ]
     }));
-    output.line(output::table(&rows));
+    output.line(screen::table(&rows));
     output.line(format!("node {leader} leads. Try, in another terminal:"));
     output.line("");
     output.line(format!("  export EPOCHLOG_ENDPOINTS={endpoints}"));

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use checkpoint::restore::DigestDirError;
 use checkpoint::{Choice, Pattern};
-use client::{Code, Failure};
+use client::{Certainty, Failure, wire};
 use serde_json::json;
 
 use super::output::Output;
@@ -31,7 +32,7 @@ pub async fn run(args: &DigestArgs, output: &Output) -> Result<(), Failure> {
     let files = manifest.entries.iter().filter(|entry| entry.kind == checkpoint::EntryKind::File).count();
     let bytes: u64 = manifest.entries.iter().map(|entry| entry.size).sum();
     if output.is_json() {
-        output.json(&json!({
+        output.outcome(json!({
             "type": "summary", "root": root.to_string(), "files": files, "bytes": bytes,
             "entries": manifest.entries.len(),
         }));
@@ -53,9 +54,12 @@ async fn of_chosen(dir: PathBuf, choice: Choice) -> Result<checkpoint::Manifest,
     })
     .await;
     walked.expect("a walk does not panic").map_err(|error| {
-        Failure::new(Code::Refused, "the directory has no digest")
-            .what(format!("digest {shown}"))
-            .why(error.to_string())
-            .fix("remove what cannot be reproduced, leave it out with --exclude, or make it readable")
+        let what = format!("digest {shown}");
+        // The same causes, codes and advice as of a commit, which would read it in the same way.
+        let failure = match &error {
+            DigestDirError::Plan(error) => wire::plan_failure(&what, error),
+            DigestDirError::Split(error) => wire::split_failure(&what, error),
+        };
+        failure.sentence("the directory has no digest").committed(Certainty::None)
     })
 }

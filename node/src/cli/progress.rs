@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::output::Output;
+use super::screen;
 
 /// One piece of long work.
 pub struct Progress<'a> {
@@ -44,9 +45,9 @@ impl<'a> Progress<'a> {
     /// A note above the bar.
     pub fn note(&self, text: &str) {
         if self.output.bars {
-            self.bar.println(text);
+            self.bar.println(screen::cell(text));
         } else {
-            self.output.note(text);
+            self.output.note(screen::cell(text));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use checkpoint::restore::{self, Pattern, RestoreError, RestoreOptions, Restored, SourceError, Stop};
 use checkpoint::store::Layout;
-use client::{Client, Code, Failure, Fetched, ReplicaContent, pb};
+use client::{Cause, Client, Code, Failure, Fetched, ReplicaContent, pb};
 use serde_json::{Value, json};
 
 use super::output::Output;
@@ -78,8 +78,9 @@ pub async fn run(args: &RestoreArgs, client: &Client, output: &Output) -> Result
     let fetched = match fetched {
         Err(failure) if failure.code == Code::NotFound && args.if_exists => {
             if output.is_json() {
-                output
-                    .json(&json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }));
+                output.outcome(
+                    json!({ "type": "summary", "job": args.target.job.as_str(), "restored": false }),
+                );
             } else {
                 output.note(format!("{} has no such epoch yet, nothing was restored", args.target));
             }
@@ -168,6 +169,7 @@ fn data_folder_above(to: &Path) -> Option<PathBuf> {
 
 fn failure(what: &str, error: RestoreError) -> Failure {
     const REFUSED: &str = "the target cannot be used, nothing was restored";
+    const NOT_WRITTEN: &str = "the target cannot be written, nothing was restored";
     let why = error.to_string();
     match error {
         RestoreError::Exists(_) => {
@@ -210,28 +212,13 @@ fn failure(what: &str, error: RestoreError) -> Failure {
                 }
             }
         }
-        RestoreError::Source { source: SourceError::Sink(error), .. } => not_written(&error, &why),
-        RestoreError::Io(error) => not_written(&error.source, &why),
+        RestoreError::Source { source: SourceError::Sink(error), .. } => {
+            let cause = Cause::of(&error);
+            Failure::new(cause.code, NOT_WRITTEN).why(why).fix(cause.fix)
+        }
+        RestoreError::Io(error) => Failure::from_io(&error).sentence(NOT_WRITTEN),
     }
     .what(what)
-}
-
-/// The target's own disk refuses: one code and one advice a cause.
-fn not_written(error: &std::io::Error, why: &str) -> Failure {
-    use std::io::ErrorKind::{
-        FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
-    };
-    let (code, fix) = match error.kind() {
-        StorageFull | QuotaExceeded => (Code::NoSpace, "make room, then repeat the command"),
-        FileTooLarge => (Code::NoSpace, "raise `ulimit -f`, or name another file system"),
-        PermissionDenied | ReadOnlyFilesystem => {
-            (Code::PermissionDenied, "let this user write there, or name another directory")
-        }
-        _ => {
-            (Code::Refused, "name another directory, or see to what is named above, then repeat the command")
-        }
-    };
-    Failure::new(code, "the target cannot be written, nothing was restored").why(why).fix(fix)
 }
 
 /// What a restore took the place of, and what it could not remove.
@@ -260,7 +247,7 @@ fn report(args: &RestoreArgs, fetched: &Fetched, restored: &Restored, was_local:
     let root = units::hex(&head.root);
     let is_part = !args.only.is_empty();
     if output.is_json() {
-        output.json(&summary(args, fetched, restored, was_local));
+        output.outcome(summary(args, fetched, restored, was_local));
         return;
     }
     let from = if restored.fetched_bytes > 0 || !was_local {
