@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod demo;
 mod dev;
+mod dev_folder;
 mod digest;
 pub mod exit;
 mod job;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use checkpoint::limits::EPOCH_MAX;
 use checkpoint::{CommitId, JobName};
 use client::{Certainty, Client, Code, Commit, Done, Event, Failure, pb};
 use serde_json::json;
@@ -28,7 +29,7 @@ pub struct CommitArgs {
     #[arg(short, long, env = "EPOCHLOG_JOB")]
     job: Option<JobName>,
     /// Number of the epoch [default: the next one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_epoch)]
     epoch: Option<u64>,
     /// A label; may be repeated
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -64,6 +65,15 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".into()),
+    }
+}
+
+fn parse_epoch(text: &str) -> Result<u64, String> {
+    let epoch: u64 = text.parse().map_err(|_| format!("write a whole number up to {EPOCH_MAX}"))?;
+    match epoch <= EPOCH_MAX {
+        true => Ok(epoch),
+        // One such number, and the job would have none left.
+        false => Err(format!("the highest number is {EPOCH_MAX} (2^53)")),
     }
 }
 

@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
-use crate::refusal::{ServeError, UNREPAIRABLE};
+use crate::refusal::{ServeError, UNREPAIRABLE, WIPED};
 use crate::{handles, node, telemetry, units};
 
 const WHAT: &str = "repair";
@@ -49,6 +49,12 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
                 output.json(&json!({ "type": "summary", "repaired": false }));
             }
             return Ok(());
+        }
+        Found::Empty => {
+            return Err(Failure::new(Code::Usage, "there is nothing to repair")
+                .what(WHAT)
+                .why(format!("{}: this folder has never been part of a cluster", config.data_dir.display()))
+                .fix(format!("`epochlog serve` starts a node of a new cluster. In a cluster that is there: {WIPED}")));
         }
         Found::Damaged(claim, why) => (claim, why),
     };
@@ -84,6 +90,8 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
 enum Found {
     /// It would start.
     Good,
+    /// It would start, and there is nothing in it: a new node, or one that was wiped.
+    Empty,
     /// It would not, and a new log helps. The folder is ours as long as the claim lives.
     Damaged(Claim, String),
 }
@@ -92,7 +100,7 @@ enum Found {
 fn look(config: &Config) -> Result<Found, ServeError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&config.data_dir);
-    let claim = identity::claim(&config.data_dir, config.id)?;
+    let claim = identity::claim(&config.data_dir, config.id, &config.cluster)?;
     if claim.is_new {
         // Never the beginning of a node: that is for `serve`.
         let dir = config.data_dir.clone();
@@ -107,8 +115,10 @@ fn look(config: &Config) -> Result<Found, ServeError> {
     let started = Machine::start(store, log.clone(), &layout.catalog_dir());
     let found = match started {
         Ok(machine) => {
+            let (purged, last) = log.log_state();
+            let empty = purged.is_none() && last.is_none() && log.vote().is_none();
             machine.shutdown();
-            Found::Good
+            if empty { Found::Empty } else { Found::Good }
         }
         Err(error @ nativelog::machine::StartError::NotCovered { .. }) => {
             log.shutdown();

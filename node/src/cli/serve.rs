@@ -25,6 +25,11 @@ impl NodeArgs {
         Config::load(self.config.as_deref(), &self.overrides).map_err(|error| unusable(what, error.0))
     }
 
+    /// The configuration as far as it goes, and the keys that it lacks; for the command `what`.
+    pub fn draft(&self, what: &str) -> Result<(Config, Vec<&'static str>), Failure> {
+        Config::load_draft(self.config.as_deref(), &self.overrides).map_err(|error| unusable(what, error.0))
+    }
+
     /// The file's text; empty without one.
     pub fn text(&self, what: &str) -> Result<String, Failure> {
         let Some(file) = &self.config else { return Ok(String::new()) };
@@ -36,7 +41,7 @@ fn unusable(what: &str, why: String) -> Failure {
     Failure::new(Code::Usage, "the configuration cannot be used")
         .what(what)
         .why(why)
-        .fix("correct it; `epochlog serve --check` tests it without starting, `epochlog config show --origin --id 1 --data-dir DIR` without a file shows every key")
+        .fix("correct it; `epochlog config reference` explains every key")
 }
 
 /// Arguments of `serve`.
@@ -44,7 +49,7 @@ fn unusable(what: &str, why: String) -> Failure {
 pub struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
-    /// Check configuration, disk and ports, then exit
+    /// Say what a start would do, by configuration, ports, disk and folder, then exit
     #[arg(long)]
     check: bool,
     /// Stop when stdin closes: for whoever starts nodes as children
@@ -70,28 +75,38 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
     node::serve(config).await.map_err(|error| error.failure("serve"))
 }
 
-/// Tests what a start would need, without touching the data folder.
+/// Says what a start would do, line by line, without touching the data folder.
 async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
     let mut problems = Vec::new();
+    let mut lines = vec![(true, "configuration".to_owned())];
     for (name, address) in [("gRPC", config.grpc), ("HTTP", config.http)] {
         match tokio::net::TcpListener::bind(address).await {
-            Ok(_) => output.line(format!("ok     {name} can listen on {address}")),
-            Err(error) => problems.push(format!("{name} cannot listen on {address}: {error}")),
+            Ok(_) => lines.push((true, format!("{name} can listen on {address}"))),
+            Err(error) => lines.push((false, format!("{name} cannot listen on {address}: {error}"))),
         }
     }
     match opening::check_disk(config) {
-        Ok(line) => output.line(format!("ok     {line}")),
-        Err(why) => problems.push(why),
+        Ok(line) => lines.push((true, line)),
+        Err(why) => lines.push((false, why)),
     }
-    for problem in &problems {
-        output.line(format!("WRONG  {problem}"));
+    let mut fix = "correct what is named".to_owned();
+    match opening::check_folder(config) {
+        Ok(line) => lines.push((true, line)),
+        Err(error) => {
+            // As the start would say it.
+            let failure = error.failure("serve");
+            lines.push((false, failure.why));
+            fix = failure.fix;
+        }
+    }
+    for (good, line) in lines {
+        output.line(format!("{} {line}", if good { "ok    " } else { "WRONG " }));
+        if !good {
+            problems.push(line);
+        }
     }
     if problems.is_empty() {
-        output.line("ok     configuration");
         return Ok(());
     }
-    Err(Failure::new(Code::Usage, "this node could not start")
-        .what("serve --check")
-        .why(problems.join("; "))
-        .fix("correct what is named"))
+    Err(Failure::new(Code::Usage, "this node would not start").what("serve --check").why(problems.join("; ")).fix(fix))
 }
