@@ -155,7 +155,7 @@ fn a_folder_without_its_log_is_refused() {
     let data = dir.path().to_str().unwrap();
     let start = |id: &str| {
         let ports = ["--listen", &nobody(), "--http", &nobody()];
-        epochlog(&[&["serve", "--single", "--id", id, "--data-dir", data], &ports[..]].concat())
+        epochlog(&[&["serve", "--single", "--id", id, "--data-dir", data][..], &ports].concat())
     };
     let lost = start("1");
     assert_eq!(lost.status.code(), Some(2), "{}", stderr(&lost));

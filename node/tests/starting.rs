@@ -25,7 +25,7 @@ fn told(output: &Output) -> String {
 /// `serve` with ports that nobody listens on, and these flags.
 fn serve(at: &Path, more: &[&str]) -> Output {
     let (grpc, http) = (port(), port());
-    epochlog(at, &[&["serve", "--listen", &grpc, "--http", &http], more].concat())
+    epochlog(at, &[&["serve", "--listen", &grpc, "--http", &http][..], more].concat())
 }
 
 #[track_caller]
@@ -53,7 +53,7 @@ fn a_folder_with_other_things_is_refused_and_left_alone() {
     std::fs::create_dir(&project).unwrap();
     std::fs::write(project.join("thesis.tex"), b"mine").unwrap();
     for check in [&[][..], &["--check"]] {
-        let args = [&["--single", "--id", "1", "--data-dir", "project"], check].concat();
+        let args = [&["--single", "--id", "1", "--data-dir", "project"][..], check].concat();
         says(&serve(dir.path(), &args), 2, &["thesis.tex", "--data-dir"]);
     }
     assert_eq!(std::fs::read_dir(&project).unwrap().count(), 1);
@@ -69,11 +69,11 @@ async fn what_contradicts_the_log_is_refused_with_both_values() {
     node.terminate();
     assert!(tokio::task::block_in_place(|| node.child.wait()).unwrap().success());
 
-    let again = |more: &[&str]| epochlog(dir.path(), &[&["serve", "-c", &config], more].concat());
+    let again = |more: &[&str]| epochlog(dir.path(), &[&["serve", "-c", &config][..], more].concat());
     for check in [&[][..], &["--check"]] {
-        let other = again(&[&["--cluster", "other"], check].concat());
+        let other = again(&[&["--cluster", "other"][..], check].concat());
         says(&other, 2, &["\"epochlog\"", "\"other\"", "--cluster"]);
-        says(&again(&[&["--id", "2"], check].concat()), 2, &["belongs to node 1", "node 2"]);
+        says(&again(&[&["--id", "2"][..], check].concat()), 2, &["belongs to node 1", "node 2"]);
     }
     // Into three, which is how it is tried.
     let without = std::fs::read_to_string(&config).unwrap().replace("single = true\n", "");
@@ -133,7 +133,7 @@ async fn an_empty_folder_is_not_called_repaired() {
     wait_for("the folder", async || dir.path().join("d/identity").exists().then_some(())).await;
     node.kill().unwrap();
     node.wait().unwrap();
-    let repaired = epochlog(dir.path(), &[&["repair"], &flags[..]].concat());
+    let repaired = epochlog(dir.path(), &[&["repair"][..], &flags].concat());
     says(&repaired, 2, &["there is nothing to repair", "never been part of a cluster", "must not come back"]);
 }
 
