@@ -47,9 +47,9 @@ impl Reserve {
         match text.trim().strip_suffix('%') {
             None => match units::parse_size(text) {
                 // "5" is a share whose sign was forgotten, not five bytes.
-                Ok(bytes @ 1..RESERVE_BYTES_MIN) => {
-                    Err(format!("{text:?} would be {bytes} bytes: write a share like \"5%\", or a size like \"10 GiB\""))
-                }
+                Ok(bytes @ 1..RESERVE_BYTES_MIN) => Err(format!(
+                    "{text:?} would be {bytes} bytes: write a share like \"5%\", or a size like \"10 GiB\""
+                )),
                 Ok(bytes) => Ok(Reserve::Bytes(bytes)),
                 Err(_) => Err(format!("{text:?} is neither a share like \"5%\" nor a size like \"10 GiB\"")),
             },

@@ -341,7 +341,10 @@ mod tests {
         for refused in [claim(dir.path(), 1, "other").map(drop), look(dir.path(), 1, "other").map(drop)] {
             let error = refused.unwrap_err();
             assert!(matches!(error, IdentityError::OtherCluster { .. }), "{error}");
-            assert!(error.to_string().contains("\"prod\"") && error.to_string().contains("\"other\""), "{error}");
+            assert!(
+                error.to_string().contains("\"prod\"") && error.to_string().contains("\"other\""),
+                "{error}"
+            );
         }
         let old = format!("format = 1\nnode = 1\nincarnation = \"{}\"\n", "ab".repeat(16));
         fs::write(dir.path().join(FILE), old).unwrap();
@@ -401,7 +404,10 @@ mod tests {
         with_log(dir.path());
         first.write(None).unwrap();
         drop(first);
-        assert!(matches!(claim(dir.path(), 2, "prod"), Err(IdentityError::OtherNode { found: 1, wanted: 2, .. })));
+        assert!(matches!(
+            claim(dir.path(), 2, "prod"),
+            Err(IdentityError::OtherNode { found: 1, wanted: 2, .. })
+        ));
 
         fs::remove_file(log_dir(dir.path()).join("segment")).unwrap();
         assert!(matches!(claim(dir.path(), 1, "prod"), Err(IdentityError::LogLost { .. })));

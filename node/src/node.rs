@@ -185,11 +185,12 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (opening, counting) = (config.clone(), metrics.clone());
     let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
     let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
-    let replica = Replica::start(replica_config(&config, &claim), log, machine.clone())
-        .await
-        .map_err(|error| match error {
-            raft::StartError::Members(why) => ServeError::Contradicts(why),
-            other => ServeError::Replica(other.to_string()),
+    let replica =
+        Replica::start(replica_config(&config, &claim), log, machine.clone()).await.map_err(|error| {
+            match error {
+                raft::StartError::Members(why) => ServeError::Contradicts(why),
+                other => ServeError::Replica(other.to_string()),
+            }
         })?;
     let node = Arc::new(Node {
         spaces: Spaces::default(),

@@ -45,7 +45,13 @@ pub fn open(config: &Config, metrics: &Metrics) -> Result<Opened, ServeError> {
         tracing::warn!(%error, "old captures stay behind");
     }
     let (log, recovered) = LogStore::open(store.disk().clone(), &layout, claim.identity, Options::default())?;
-    tracing::info!(?recovered, "the log is open");
+    tracing::info!(
+        new = recovered.created,
+        entries = recovered.entries,
+        cut_bytes = recovered.cut_bytes,
+        read_back = recovered.verified_payloads,
+        "the log is open"
+    );
     if claim.is_new {
         if log.log_state().1.is_some() || log.vote().is_some() {
             return Err(IdentityError::NoIdentity { dir: config.data_dir.clone() }.into());
@@ -84,7 +90,9 @@ pub fn check_folder(config: &Config) -> Result<String, ServeError> {
         Some(found) => {
             let uuid = found.cluster.map_or_else(String::new, |uuid| format!(" ({})", units::hex(&uuid)));
             let (id, name) = (config.id, &config.cluster);
-            format!("{dir} is the folder of node {id} of the cluster {name:?}{uuid}: a start goes on with it, when its log is whole")
+            format!(
+                "{dir} is the folder of node {id} of the cluster {name:?}{uuid}: a start goes on with it, when its log is whole"
+            )
         }
         None if config.single => format!(
             "{dir} holds no node yet: a start begins a NEW cluster of one node, without a second copy of anything"

@@ -66,14 +66,14 @@ const IDENTITY: &str = concat!(
     gone!()
 );
 /// A folder in which nothing is, of a node that may have had another one.
-pub(crate) const WIPED: &str = concat!(
-    "if its own folder is on another disk, mount that. If it is lost, so is what this node has promised to the others, and it \
-     must not come back; the identity alone does not help. ",
-    gone!()
-);
+pub(crate) const WIPED: &str = "if its own folder lies on another disk, mount that. If it is lost, so is what this node has promised to the \
+     others, and it must not come back; its identity alone does not help. The other nodes hold everything that was committed, \
+     and go on without it. This version cannot put another node in its place: before one more fails, set up a new cluster \
+     and commit there what `epochlog restore` gives here";
 const MEMBERS: &str = "nothing was changed: give --peers (cluster.initial_members) as the log has them, which cannot be \
      changed in this version; or give the node another --data-dir";
-const ELSEWHERE: &str = "nothing was changed: give the node a folder of its own with --data-dir, a new or an empty one";
+const ELSEWHERE: &str =
+    "nothing was changed: give the node a folder of its own with --data-dir, a new or an empty one";
 const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
@@ -148,7 +148,10 @@ impl ServeError {
                 format!("{} does not say for certain how this node has voted: {why}", dir.display())
             }
             ServeError::Log(OpenError::Owner { dir, found, expected }) if found == expected => {
-                format!("the log in {} and the identity are of two data folders of node {found}", dir.display())
+                format!(
+                    "the log in {} and the identity are of two data folders of node {found}",
+                    dir.display()
+                )
             }
             ServeError::Log(OpenError::Owner { dir, found, expected }) => {
                 format!(

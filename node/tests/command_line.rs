@@ -57,6 +57,21 @@ fn help_lists_what_there_is_and_nothing_else() {
 }
 
 #[test]
+fn what_every_command_has_stands_apart_and_examples_and_exit_codes_at_the_end() {
+    let all = stdout(&epochlog(&["--help"]));
+    for line in ["JOB@-1 the one before the newest", "\n    7  no quorum", "\n  124  no answer in time"] {
+        assert!(all.contains(line), "{line:?} is not in\n{all}");
+    }
+    for command in ["commit", "restore", "ls", "serve", "dev"] {
+        let text = stdout(&epochlog(&[command, "--help"]));
+        let (own, global) =
+            text.split_once("\nGlobal options:").expect("a heading for what every command has");
+        assert!(!own.contains("--endpoints") && global.contains("--endpoints"), "{text}");
+        assert!(global.contains(&format!("\n  epochlog {command}")), "{command} has no example:\n{text}");
+    }
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     for args in [
         &["watch"][..],
@@ -67,6 +82,10 @@ fn usage_errors_exit_with_2() {
         &["job", "rm", "../job", "--yes"],
         &["commit", ".", "--commit-id", "12.x"],
         &["commit", ".", "--epoch", "9007199254740993"],
+        &["-e", "127.0.0.1", "ls"],
+        &["-e", "https://127.0.0.1:7411", "ls"],
+        &["-e", "127.0.0.1:7411,:7411", "ls"],
+        &["--timeout", "0s", "ls"],
         &["commit", ".", "--epoch", "18446744073709551615"],
         &["ls", "--limit", "many"],
         &["commit", ".", "--label", "no-equals-sign"],
@@ -210,7 +229,8 @@ fn config_show_tells_where_each_value_comes_from() {
     // Without a flag: what holds, and what has to be given.
     let bare = epochlog(&["config", "show"]);
     assert_eq!(bare.status.code(), Some(0), "{}", stderr(&bare));
-    for line in ["# id must be given: --id", "# data_dir must be given: --data-dir", "reserve_free = \"5%\""] {
+    for line in ["# id must be given: --id", "# data_dir must be given: --data-dir", "reserve_free = \"5%\""]
+    {
         assert!(stdout(&bare).lines().any(|found| found == line), "{line:?} is not in\n{}", stdout(&bare));
     }
 }

@@ -105,7 +105,10 @@ fn a_value_of_another_form_names_its_key_and_the_form_that_it_wants() {
     for (text, wants) in [
         ("[node]\nid = \"one\"", "line 2: node.id wants a whole number from 1 on"),
         ("[node]\nid = 1\nsource_roots = \"/d\"", "line 3: node.source_roots wants a list of folders"),
-        ("[raft]\nelection_timeout = [\n\"1s\",\n3]", "line 2: raft.election_timeout wants two durations, least and most"),
+        (
+            "[raft]\nelection_timeout = [\n\"1s\",\n3]",
+            "line 2: raft.election_timeout wants two durations, least and most",
+        ),
         ("[listen]\ninsecure = \"yes\"", "line 2: listen.insecure wants true or false"),
         (
             "[storage]\nchunk_size = [1]",
@@ -119,7 +122,9 @@ fn a_value_of_another_form_names_its_key_and_the_form_that_it_wants() {
 #[test]
 fn one_node_alone_has_to_be_wanted() {
     let alone = |text: &str| Config::parse(text, &Overrides::default()).map_err(|error| error.0);
-    for forgotten in [MINIMAL.to_owned(), format!("{MINIMAL}[cluster]\ninitial_members = [\"1=10.0.0.1:7411\"]")] {
+    for forgotten in
+        [MINIMAL.to_owned(), format!("{MINIMAL}[cluster]\ninitial_members = [\"1=10.0.0.1:7411\"]")]
+    {
         let why = alone(&forgotten).unwrap_err();
         assert!(why.contains("--peers") && why.contains("--single"), "{why}");
     }
@@ -193,7 +198,10 @@ fn values_that_cannot_be_are_refused_by_name() {
         ("[raft]\nelection_timeout = [\"1s\", \"2s\"]", "to at least six times as much"),
         ("[cluster]\ninitial_members = [\"2=127.0.0.1:1\"]", "node 1 is not among the initial members"),
         ("[cluster]\ninitial_members = [\"127.0.0.1:1\"]", "not a member"),
-        ("[cluster]\ninitial_members = [\"1=127.0.0.1:1\", \"1=127.0.0.1:2\"]", "given twice: 127.0.0.1:1 and"),
+        (
+            "[cluster]\ninitial_members = [\"1=127.0.0.1:1\", \"1=127.0.0.1:2\"]",
+            "given twice: 127.0.0.1:1 and",
+        ),
         ("[cluster]\ninitial_members = [\"0=127.0.0.1:1\", \"1=127.0.0.1:2\"]", "at least 1"),
         ("[log]\nformat = \"xml\"", "log.format"),
         ("[listen]\ngrpc = \"nowhere\"", "listen.grpc"),

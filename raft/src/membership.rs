@@ -224,7 +224,7 @@ impl Members {
         }
         let record = compose::genesis(uuid::Uuid::new_v4().into_bytes(), members);
         match self.proposer.propose_tied(leadership, &record).await {
-            Ok((position, verdict)) => tracing::info!(%position, ?verdict, "the cluster has its identity"),
+            Ok((position, verdict)) => tracing::info!(%position, %verdict, "the cluster has its identity"),
             Err(why) => tracing::warn!(%why, "the cluster's identity is not in the log yet"),
         }
     }
@@ -236,7 +236,7 @@ impl Members {
             let record = compose::join(node, incarnation);
             match self.proposer.propose_tied(leadership, &record).await {
                 Ok((position, verdict)) => {
-                    tracing::info!(node, %position, ?verdict, "a member has its identity")
+                    tracing::info!(node, %position, %verdict, "a member has its identity")
                 }
                 Err(why) => tracing::warn!(node, %why, "a member's identity is not in the log yet"),
             }
@@ -314,7 +314,11 @@ mod tests {
         }
         // From one to three, and the other way.
         assert!(agree(&list(&[(1, "a:1"), (2, "b:1"), (3, "c:1")]), &list(&[(1, "a:1")])).is_err());
-        assert_eq!(agree(&list(&[(1, "a:2")]), &list(&[(1, "a:1")])), Ok(()), "nobody calls a cluster of one");
+        assert_eq!(
+            agree(&list(&[(1, "a:2")]), &list(&[(1, "a:1")])),
+            Ok(()),
+            "nobody calls a cluster of one"
+        );
         assert!(agree(&list(&[(2, "a:1")]), &list(&[(1, "a:1")])).is_err());
     }
 }

@@ -96,7 +96,8 @@ impl Replica {
         if owner.node != node || owner.incarnation != config.incarnation {
             return Err(StartError::Identity);
         }
-        let logged = membership::logged(&log, &machine).map_err(|error| StartError::Raft(error.to_string()))?;
+        let logged =
+            membership::logged(&log, &machine).map_err(|error| StartError::Raft(error.to_string()))?;
         membership::agree(&config.members, &logged).map_err(StartError::Members)?;
         let config = Arc::new(config);
         let life = Life::new(node);

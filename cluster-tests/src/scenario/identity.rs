@@ -28,7 +28,12 @@ pub fn wiped_folder_is_refused(name: &str, rng: &mut Rng) {
     let from = said(&cluster, victim);
     cluster.restart(victim);
     let status = cluster.wait_exit(victim, Duration::from_secs(30));
-    assert_eq!(status.code(), Some(2), "a wiped node ended with {status}\n{}", cluster.node(victim).log_tail());
+    assert_eq!(
+        status.code(),
+        Some(2),
+        "a wiped node ended with {status}\n{}",
+        cluster.node(victim).log_tail()
+    );
     let words = cluster.node(victim).said_since(from);
     for word in ["its data folder was wiped", "it must not come back"] {
         assert!(words.contains(word), "{word:?} is not in\n{words}");

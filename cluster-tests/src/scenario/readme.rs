@@ -197,7 +197,10 @@ impl Reader {
         assert!(output.status.success(), "{place}: {}\n{told}", output.status);
         for line in shown {
             let words = line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-            assert!(told.lines().any(|line| line.starts_with(&words)), "{place}: {words:?} is not in\n{told}");
+            assert!(
+                told.lines().any(|line| line.starts_with(&words)),
+                "{place}: {words:?} is not in\n{told}"
+            );
         }
     }
 
@@ -218,9 +221,11 @@ impl Reader {
         }
         for node in 1..=3 {
             let http = (Ipv4Addr::LOCALHOST, self.port(node) + 10).into();
-            wait_until(PATIENCE, &format!("{place}: node {node} to be ready"), || match get(http, "/readyz") {
-                Ok((200, _)) => Ok(()),
-                other => Err(format!("{other:?}")),
+            wait_until(PATIENCE, &format!("{place}: node {node} to be ready"), || {
+                match get(http, "/readyz") {
+                    Ok((200, _)) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
             });
         }
     }
@@ -260,7 +265,8 @@ fn read(path: &Path) -> String {
 }
 
 fn told(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     format!("{out}{err}")
 }
 
@@ -282,7 +288,8 @@ mod tests {
 
     #[test]
     fn blocks_become_commands_and_what_they_show() {
-        let text = "x\n```sh\na one \\\n    two   # why\nb\n```\n```text\n a -> b\n```\n```console\n$ c\nout\n```\n";
+        let text =
+            "x\n```sh\na one \\\n    two   # why\nb\n```\n```text\n a -> b\n```\n```console\n$ c\nout\n```\n";
         let found: Vec<_> = blocks(text).iter().flat_map(steps).collect();
         let step = |command: &str, shown: &[&str]| Step {
             command: command.into(),

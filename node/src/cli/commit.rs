@@ -37,13 +37,13 @@ pub struct CommitArgs {
     /// Return when the epoch is durable on a quorum, or when all voters have published it
     #[arg(long, value_enum, default_value = "quorum")]
     wait: Wait,
-    /// Files never change in place: capture them by hard link
+    /// Promise that files never change in place once written: then they are held by hard links while they are read
     #[arg(long)]
     immutable: bool,
-    /// Fence all older writers of the job
+    /// Take the job over: whatever other writers have begun ends, and none of them can finish an epoch any more
     #[arg(long)]
     take_over: bool,
-    /// Token of an opened writer
+    /// Commit only while the writer with this token still writes the job; the client library opens writers
     #[arg(long, value_name = "N")]
     token: Option<u64>,
     /// An epoch of this number that is there already is a success, whatever it holds
@@ -191,7 +191,7 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
     if committed.expired {
         let position = committed.position.unwrap_or_default();
         return format!(
-            "already committed {}@{}, and removed since  root {}  at position {}.{}",
+            "already committed {}@{}, and removed since  root {}  (term {}, index {})",
             committed.job,
             committed.epoch,
             &root[..root.len().min(8)],
@@ -213,7 +213,7 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
     let voters = committed.voters;
     if committed.already {
         let position = committed.position.unwrap_or_default();
-        line.push_str(&format!("at position {}.{}", position.term, position.index));
+        line.push_str(&format!("(term {}, index {})", position.term, position.index));
     } else {
         line.push_str(&format!(
             "quorum {}/{voters} in {}",

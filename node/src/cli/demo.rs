@@ -137,7 +137,8 @@ async fn story(args: &DemoArgs, dir: &Path, output: &Output) -> Result<(), Failu
         }));
     } else {
         output.line(format!(
-            "\nAll of it held, in {took}: one leader dead, nothing lost, three identical directories."
+            "\nAll of it held, in {took}: one leader dead, nothing lost, three identical directories.{}",
+            if args.keep { "" } else { " (--keep leaves the folders to be looked at.)" }
         ));
     }
     Ok(())
@@ -232,7 +233,7 @@ async fn next_epoch(
         say(
             output,
             format!(
-                "   node {leader} was killed with {} acknowledged; node {new_leader} leads now",
+                "   node {leader} was killed (kill -9) with {} acknowledged; node {new_leader} leads now",
                 units::size(killed_at)
             ),
         );
@@ -241,7 +242,7 @@ async fn next_epoch(
         say(
             output,
             format!(
-                "   {} of new content took {} more than itself in the log",
+                "   {} of new content, {} of log overhead",
                 units::size(committed.new_bytes),
                 units::size(extra)
             ),

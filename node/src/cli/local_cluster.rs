@@ -344,7 +344,8 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let base_port = Some(taken.local_addr().unwrap().port());
         let dir = std::path::PathBuf::from("/nowhere");
-        let settings = Settings { dir, nodes: 1, base_port, source_roots: vec![], timing: ("1s", "6s", "7s") };
+        let settings =
+            Settings { dir, nodes: 1, base_port, source_roots: vec![], timing: ("1s", "6s", "7s") };
         let failure = ports(&settings).unwrap_err();
         assert_eq!(failure.code, Code::Usage);
         assert!(failure.fix.contains("--base-port"), "{failure:?}");

@@ -54,7 +54,9 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
             return Err(Failure::new(Code::Usage, "there is nothing to repair")
                 .what(WHAT)
                 .why(format!("{}: this folder has never been part of a cluster", config.data_dir.display()))
-                .fix(format!("`epochlog serve` starts a node of a new cluster. In a cluster that is there: {WIPED}")));
+                .fix(format!(
+                    "`epochlog serve` starts a node of a new cluster. In a cluster that is there: {WIPED}"
+                )));
         }
         Found::Damaged(claim, why) => (claim, why),
     };

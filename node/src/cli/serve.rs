@@ -108,5 +108,8 @@ async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
     if problems.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(Code::Usage, "this node would not start").what("serve --check").why(problems.join("; ")).fix(fix))
+    Err(Failure::new(Code::Usage, "this node would not start")
+        .what("serve --check")
+        .why(problems.join("; "))
+        .fix(fix))
 }

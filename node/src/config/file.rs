@@ -155,7 +155,8 @@ fn unknown(path: &str) -> ConfigError {
 /// The key or section that was meant, when one is near.
 fn nearest(path: &str) -> Option<&'static str> {
     let known = SETTINGS.iter().map(|setting| setting.key).chain(settings::sections()).chain(LATER);
-    let (likeness, best) = known.map(|known| (likeness(path, known), known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let (likeness, best) =
+        known.map(|known| (likeness(path, known), known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
     (likeness >= LIKE_ENOUGH).then_some(best)
 }
 

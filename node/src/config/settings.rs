@@ -265,7 +265,8 @@ mod tests {
         let reference = reference();
         for setting in SETTINGS {
             let (section, name) = setting.key.split_once('.').unwrap();
-            let rest = reference.split(&format!("\n[{section}]\n")).nth(1).expect("each section is there once");
+            let rest =
+                reference.split(&format!("\n[{section}]\n")).nth(1).expect("each section is there once");
             assert!(rest.contains(&format!("\n# {name} =")), "{} is missing:\n{reference}", setting.key);
             assert!(setting.words.ends_with('.') && !setting.unit.is_empty(), "{setting:?}");
         }
