@@ -24,6 +24,7 @@ pub fn routes(node: Arc<Node>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .fallback(nothing_here)
         .with_state(node)
 }
 
@@ -43,6 +44,10 @@ const FRONT: &str = "<!doctype html>
 
 async fn front(State(node): State<Arc<Node>>) -> Html<String> {
     Html(FRONT.replace("NODE", &node.config.id.to_string()))
+}
+
+async fn nothing_here() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "nothing here; there are / /healthz /readyz /metrics\n")
 }
 
 async fn healthz(State(node): State<Arc<Node>>) -> (StatusCode, String) {

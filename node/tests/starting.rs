@@ -133,6 +133,9 @@ async fn an_empty_folder_is_not_called_repaired() {
     wait_for("the folder", async || dir.path().join("d/identity").exists().then_some(())).await;
     node.kill().unwrap();
     node.wait().unwrap();
+    let nowhere = ["repair", "--id", "1", "--data-dir", "nowhere", "--peers", &peers];
+    says(&epochlog(dir.path(), &nowhere), 2, &["there is nothing to repair"]);
+    assert!(!dir.path().join("nowhere").exists());
     let repaired = epochlog(dir.path(), &[&["repair"][..], &flags].concat());
     says(&repaired, 2, &["there is nothing to repair", "never been part of a cluster", "must not come back"]);
 }
@@ -169,4 +172,6 @@ async fn the_front_page_says_where_to_look() {
         assert!(body.contains(&format!("href=\"{path}\"")), "{body}");
         assert!(node.get(path).0.starts_with("HTTP/1.1 200"), "{path}");
     }
+    let (head, body) = node.get("/metric");
+    assert!(head.starts_with("HTTP/1.1 404") && body.contains("/metrics"), "{head} {body}");
 }

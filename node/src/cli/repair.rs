@@ -92,7 +92,7 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
 enum Found {
     /// It would start.
     Good,
-    /// It would start, and there is nothing in it: a new node, or one that was wiped.
+    /// There is nothing in it: a new node, or one that was wiped.
     Empty,
     /// It would not, and a new log helps. The folder is ours as long as the claim lives.
     Damaged(Claim, String),
@@ -102,12 +102,14 @@ enum Found {
 fn look(config: &Config) -> Result<Found, ServeError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&config.data_dir);
-    let claim = identity::claim(&config.data_dir, config.id, &config.cluster)?;
-    if claim.is_new {
-        // Never the beginning of a node: that is for `serve`.
-        let dir = config.data_dir.clone();
-        return Err(identity::IdentityError::NoIdentity { dir }.into());
+    // Never the beginning of a node: that is for `serve`.
+    if identity::look(&config.data_dir, config.id, &config.cluster)?.is_none() {
+        return match layout.log_dir().exists() {
+            true => Err(identity::IdentityError::NoIdentity { dir: config.data_dir.clone() }.into()),
+            false => Ok(Found::Empty),
+        };
     }
+    let claim = identity::claim(&config.data_dir, config.id, &config.cluster)?;
     let log = match LogStore::open(disk.clone(), &layout, claim.identity, Options::default()) {
         Ok((log, _)) => log,
         Err(error @ OpenError::Damaged { .. }) => return Ok(Found::Damaged(claim, error.to_string())),
