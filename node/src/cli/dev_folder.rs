@@ -61,15 +61,23 @@ impl DevFolder {
             Ok(_) => {}
         }
         let meta = fs::symlink_metadata(dir).map_err(cannot)?;
-        let is_ours = fs::symlink_metadata(dir.join(MARKER)).is_ok_and(|marker| marker.is_file());
-        let is_empty = meta.is_dir() && holds_nothing(dir).map_err(cannot)?;
-        if let Some(why) = unfit(&meta, is_empty, rustix::process::geteuid().as_raw()) {
+        if let Some(why) = unfit(&meta, rustix::process::geteuid().as_raw()) {
             return Err(refuse(why));
         }
-        if !is_ours && !is_empty {
+        let is_ours = fs::symlink_metadata(dir.join(MARKER)).is_ok_and(|marker| marker.is_file());
+        let is_open = meta.mode() & 0o022 != 0;
+        if is_open && !holds_nothing(dir).map_err(cannot)? {
+            let mode = meta.mode() & 0o777;
+            return Err(refuse(format!("others may write to it (mode {mode:03o}), and it is not empty")));
+        }
+        if !is_ours && !holds_nothing(dir).map_err(cannot)? {
             return Err(refuse("it holds other things".into()));
         }
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(cannot)?;
+        // Until now somebody may have put something into it.
+        if is_open && !holds_nothing(dir).map_err(cannot)? {
+            return Err(refuse("it holds other things".into()));
+        }
         let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK));
         let lock = lock.map_err(cannot)?;
         flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive).map_err(|_| {
@@ -89,24 +97,21 @@ impl DevFolder {
 }
 
 /// Why the user `me` must not use it, if so.
-fn unfit(meta: &Metadata, is_empty: bool, me: u32) -> Option<String> {
+fn unfit(meta: &Metadata, me: u32) -> Option<String> {
     if meta.file_type().is_symlink() {
         return Some("it is a link: where that leads may change".into());
     }
     if !meta.is_dir() {
         return Some("it is not a directory".into());
     }
-    if meta.uid() != me {
-        return Some(format!("it belongs to user {}, you are user {me}", meta.uid()));
-    }
-    let open = meta.mode() & 0o022 != 0 && !is_empty;
-    open.then(|| format!("others may write to it (mode {:03o})", meta.mode() & 0o777))
+    (meta.uid() != me).then(|| format!("it belongs to user {}, you are user {me}", meta.uid()))
 }
 
 /// Nothing but the lock of a `dev` that was stopped before it had marked the folder.
 fn holds_nothing(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
-        if entry?.file_name() != LOCK {
+        let entry = entry?;
+        if entry.file_name() != LOCK || !entry.file_type()?.is_file() {
             return Ok(false);
         }
     }
@@ -177,8 +182,16 @@ mod tests {
         fs::write(at("open").join(MARKER), b"").unwrap();
         fs::set_permissions(at("open"), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(why(DevFolder::take(&at("open"), true)).contains("others may write"));
+        fs::create_dir(at("new")).unwrap();
+        symlink(&victim, at("new").join(LOCK)).unwrap();
+        assert!(why(DevFolder::take(&at("new"), true)).contains("other things"));
+        // What a user makes under a lax umask is empty, and becomes his alone.
+        fs::create_dir(at("lax")).unwrap();
+        fs::set_permissions(at("lax"), fs::Permissions::from_mode(0o775)).unwrap();
+        drop(DevFolder::take(&at("lax"), false).unwrap());
+        assert_eq!(fs::metadata(at("lax")).unwrap().mode() & 0o777, 0o700);
         let meta = fs::symlink_metadata(at("open")).unwrap();
-        assert!(unfit(&meta, true, meta.uid() + 1).unwrap().contains("belongs to user"));
+        assert!(unfit(&meta, meta.uid() + 1).unwrap().contains("belongs to user"));
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
         assert!(at("full/thesis").exists());
     }
