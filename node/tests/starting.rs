@@ -52,7 +52,7 @@ fn a_folder_with_other_things_is_refused_and_left_alone() {
     let project = dir.path().join("project");
     std::fs::create_dir(&project).unwrap();
     std::fs::write(project.join("thesis.tex"), b"mine").unwrap();
-    for check in [&[][..], &["--check"]] {
+    for check in [&[] as &[&str], &["--check"]] {
         let args = [&["--single", "--id", "1", "--data-dir", "project"][..], check].concat();
         says(&serve(dir.path(), &args), 2, &["thesis.tex", "--data-dir"]);
     }
@@ -70,7 +70,7 @@ async fn what_contradicts_the_log_is_refused_with_both_values() {
     assert!(tokio::task::block_in_place(|| node.child.wait()).unwrap().success());
 
     let again = |more: &[&str]| epochlog(dir.path(), &[&["serve", "-c", &config][..], more].concat());
-    for check in [&[][..], &["--check"]] {
+    for check in [&[] as &[&str], &["--check"]] {
         let other = again(&[&["--cluster", "other"][..], check].concat());
         says(&other, 2, &["\"epochlog\"", "\"other\"", "--cluster"]);
         says(&again(&[&["--id", "2"][..], check].concat()), 2, &["belongs to node 1", "node 2"]);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -162,7 +162,7 @@ impl Reader {
             out.push_str(&rest[..at]);
             let from = &rest[at + MACHINES.len()..];
             let end = from.find(|c: char| !c.is_ascii_digit() && c != ':').unwrap_or(from.len());
-            let parsed = from[..end].split_once(':').map(|(node, port)| (node.parse(), port.parse::<u16>()));
+            let parsed = from[..end].split_once(':').map(|(node, port)| (node.parse::<u16>(), port.parse::<u16>()));
             let Some((Ok(node), Ok(port))) = parsed else { panic!("README's machines have ports: {text}") };
             out.push_str(&format!("127.0.0.1:{}", self.port(node) + (port - FIRST_PORT)));
             rest = &from[end..];
@@ -220,7 +220,7 @@ impl Reader {
             self.nodes.push(started.unwrap_or_else(|error| panic!("{place}: {error}")));
         }
         for node in 1..=3 {
-            let http = (Ipv4Addr::LOCALHOST, self.port(node) + 10).into();
+            let http = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port(node) + 10));
             wait_until(PATIENCE, &format!("{place}: node {node} to be ready"), || {
                 match get(http, "/readyz") {
                     Ok((200, _)) => Ok(()),

@@ -1,6 +1,5 @@
 //! The configuration that a node goes by, key by key, and where each value comes from.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
