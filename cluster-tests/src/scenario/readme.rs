@@ -162,7 +162,8 @@ impl Reader {
             out.push_str(&rest[..at]);
             let from = &rest[at + MACHINES.len()..];
             let end = from.find(|c: char| !c.is_ascii_digit() && c != ':').unwrap_or(from.len());
-            let parsed = from[..end].split_once(':').map(|(node, port)| (node.parse::<u16>(), port.parse::<u16>()));
+            let parsed =
+                from[..end].split_once(':').map(|(node, port)| (node.parse::<u16>(), port.parse::<u16>()));
             let Some((Ok(node), Ok(port))) = parsed else { panic!("README's machines have ports: {text}") };
             out.push_str(&format!("127.0.0.1:{}", self.port(node) + (port - FIRST_PORT)));
             rest = &from[end..];
