@@ -20,7 +20,7 @@ pub struct ConfigArgs {
 #[derive(Debug, clap::Subcommand)]
 enum ConfigCommand {
     /// Show the configuration that `serve` with these flags would go by
-    Show(ShowArgs),
+    Show(Box<ShowArgs>),
     /// Explain every key: what it means, its form or unit, its default. Redirected to a file, it is one to start from
     Reference,
 }
