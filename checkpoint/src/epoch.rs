@@ -16,7 +16,7 @@ pub struct JobName(Arc<str>);
 
 /// Why a text is no job name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is no job name: {why}")]
+#[error("{name:?} is not a valid job name: {why}")]
 pub struct JobNameError {
     name: String,
     why: &'static str,

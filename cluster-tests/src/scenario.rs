@@ -15,6 +15,7 @@ pub mod kills;
 pub mod many_files;
 pub mod order;
 pub mod purging;
+pub mod readme;
 pub mod restart;
 pub mod restore_into;
 pub mod rotten;

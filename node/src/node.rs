@@ -185,9 +185,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (opening, counting) = (config.clone(), metrics.clone());
     let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
     let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
-    let replica = Replica::start(replica_config(&config, &claim), log, machine.clone())
-        .await
-        .map_err(|error| ServeError::Replica(error.to_string()))?;
+    let replica =
+        Replica::start(replica_config(&config, &claim), log, machine.clone()).await.map_err(|error| {
+            match error {
+                raft::StartError::Members(why) => ServeError::Contradicts(why),
+                other => ServeError::Replica(other.to_string()),
+            }
+        })?;
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),
@@ -221,6 +225,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             servers::say_not_serving(&health).await;
             std::process::exit(1);
         }
+        why = replica.wiped() => Err(ServeError::Wiped(why)),
         ended = grpc_server => Err(ServeError::Server(format!("the gRPC server ended: {}", outcome(ended)))),
         ended = http_server => Err(ServeError::Server(format!("the HTTP server ended: {}", outcome(ended)))),
     };

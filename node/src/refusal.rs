@@ -36,6 +36,12 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// The log has other members than the configuration.
+    #[error("{0}")]
+    Contradicts(String),
+    /// The cluster knows this node with another data folder.
+    #[error("{0}")]
+    Wiped(String),
     /// The consensus did not start.
     #[error("the replica: {0}")]
     Replica(String),
@@ -61,21 +67,34 @@ const IDENTITY: &str = concat!(
     "nothing was changed: restore the file `identity` of this node from a backup; without it, ",
     gone!()
 );
+/// A folder in which nothing is, of a node that may have had another one.
+pub(crate) const WIPED: &str = "if its own folder lies on another disk, mount that. If it is lost, so is what this node has promised to the \
+     others, and it must not come back; its identity alone does not help. The other nodes hold everything that was committed, \
+     and go on without it. This version cannot put another node in its place: before one more fails, set up a new cluster \
+     and commit there what `epochlog restore` gives here";
+const MEMBERS: &str = "nothing was changed: give --peers (cluster.initial_members) as the log has them, which cannot be \
+     changed in this version; or give the node another --data-dir";
+const ELSEWHERE: &str =
+    "nothing was changed: give the node a folder of its own with --data-dir, a new or an empty one";
 const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
 const PORT: &str = "free the port, or choose another with --listen and --http";
 const OTHER: &str = "nothing was changed: start the version of epochlog that ran here last";
 const FOLDER: &str = "nothing was changed: correct node.id or node.data_dir";
+const NAME: &str = "nothing was changed: correct --cluster (node.cluster) or --data-dir (node.data_dir)";
 
 impl ServeError {
     /// As people see it.
     pub fn failure(&self, what: &str) -> Failure {
         let (code, sentence, advice) = self.words();
-        let sentence = match self {
-            ServeError::Server(_) => "the node stopped".to_owned(),
-            _ if sentence.is_empty() => "the node did not start".to_owned(),
-            _ => format!("the node did not start: {sentence}"),
+        let happened = match self {
+            ServeError::Server(_) | ServeError::Wiped(_) => "the node stopped",
+            _ => "the node did not start",
+        };
+        let sentence = match sentence.is_empty() {
+            true => happened.to_owned(),
+            false => format!("{happened}: {sentence}"),
         };
         Failure::new(code, sentence).what(what).why(self.why()).fix(advice)
     }
@@ -85,6 +104,8 @@ impl ServeError {
         match self {
             ServeError::Identity(error) => match error {
                 IdentityError::OtherNode { .. } => (Code::Usage, "the folder is another node's", FOLDER),
+                IdentityError::OtherCluster { .. } => (Code::Usage, "the folder is another cluster's", NAME),
+                IdentityError::OtherThings { .. } => (Code::Usage, "its folder is no node's", ELSEWHERE),
                 IdentityError::LogLost { .. } => (Code::Usage, "its log is lost", REPLACE),
                 IdentityError::NoIdentity { .. } => (Code::Usage, "its identity is lost", IDENTITY),
                 IdentityError::Unreadable { .. } => (Code::Usage, "its identity cannot be read", IDENTITY),
@@ -115,6 +136,8 @@ impl ServeError {
                 cause if cause.is_want() => (cause.code, "", PORT),
                 _ => (Code::Usage, "", PORT),
             },
+            ServeError::Contradicts(_) => (Code::Usage, "the configuration contradicts its log", MEMBERS),
+            ServeError::Wiped(_) => (Code::Usage, "its data folder was wiped", WIPED),
             ServeError::Replica(_) | ServeError::Server(_) => (
                 Code::Internal,
                 "",
@@ -131,6 +154,12 @@ impl ServeError {
             }
             ServeError::Log(OpenError::VoteLost { dir, why }) => {
                 format!("{} does not say for certain how this node has voted: {why}", dir.display())
+            }
+            ServeError::Log(OpenError::Owner { dir, found, expected }) if found == expected => {
+                format!(
+                    "the log in {} and the identity are of two data folders of node {found}",
+                    dir.display()
+                )
             }
             ServeError::Log(OpenError::Owner { dir, found, expected }) => {
                 format!(
@@ -175,6 +204,14 @@ mod tests {
                 Code::Usage,
                 "set up a new cluster",
             ),
+            (
+                IdentityError::OtherCluster { dir: dir(), found: "a".into(), wanted: "b".into() }.into(),
+                Code::Usage,
+                "--cluster",
+            ),
+            (IdentityError::OtherThings { dir: dir(), found: "x".into() }.into(), Code::Usage, "--data-dir"),
+            (ServeError::Contradicts("x".into()), Code::Usage, "--peers"),
+            (ServeError::Wiped("x".into()), Code::Usage, "must not come back"),
             (IdentityError::NoIdentity { dir: dir() }.into(), Code::Usage, "`identity`"),
             (IdentityError::Unreadable { file: dir(), why: "x".into() }.into(), Code::Usage, "backup"),
             (IdentityError::InUse { dir: dir() }.into(), Code::Usage, "other process"),
@@ -231,7 +268,9 @@ mod tests {
         for (error, code, advice) in all {
             let failure = error.failure("serve");
             assert_eq!(failure.code, code, "{failure:?}");
-            assert!(failure.sentence.starts_with("the node did not start"), "{failure:?}");
+            let stopped = matches!(error, ServeError::Wiped(_));
+            let happened = if stopped { "the node stopped" } else { "the node did not start" };
+            assert!(failure.sentence.starts_with(happened), "{failure:?}");
             assert!(failure.fix.contains(advice) && !failure.why.is_empty(), "{failure:?}");
             assert!(!failure.fix.contains("delete the"), "{failure:?}");
         }

@@ -22,7 +22,7 @@ use crate::intake::{Intake, VoterSpace};
 use crate::keeper::{KeepError, Keeper};
 use crate::leader::Leading;
 use crate::life::Life;
-use crate::membership::Members;
+use crate::membership::{self, Members};
 use crate::network::Factory;
 use crate::network::peers::Peers;
 use crate::peer::{self, PeerService};
@@ -96,6 +96,9 @@ impl Replica {
         if owner.node != node || owner.incarnation != config.incarnation {
             return Err(StartError::Identity);
         }
+        let logged =
+            membership::logged(&log, &machine).map_err(|error| StartError::Raft(error.to_string()))?;
+        membership::agree(&config.members, &logged).map_err(StartError::Members)?;
         let config = Arc::new(config);
         let life = Life::new(node);
         let intake = Intake::new(&config, log.clone(), machine.clone());
@@ -238,6 +241,12 @@ impl Replica {
     /// Why nothing can be committed or read through this node now: it has no majority, or no way to the leader.
     pub fn cut_off(&self) -> Option<CutOff> {
         self.leading().quorum.cut_off()
+    }
+
+    /// Returns, with the reason in words, when other members know this node with another data folder, while there is
+    /// nothing in this one: it was wiped, and what it promised is lost. It must not come back under this id.
+    pub async fn wiped(&self) -> String {
+        self.members().wiped().await
     }
 
     /// For how long `node` has not answered, when that is longer than it should be: whoever asks how all are does

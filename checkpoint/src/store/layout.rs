@@ -49,7 +49,7 @@ impl Layout {
     pub fn data_dir(&self) -> &Path {
         &self.data
     }
-    /// Cluster uuid, node id, incarnation.
+    /// Whose folder it is: node id, incarnation, name and uuid of the cluster.
     pub fn identity(&self) -> PathBuf {
         self.data.join("identity")
     }

@@ -56,6 +56,7 @@ impl Options {
     pub(super) fn configuration(&self, node: &Node, all: &[Node], sources: &Path) -> String {
         let members: Vec<_> = all.iter().map(|peer| format!("\"{}={}\"", peer.id, peer.address())).collect();
         let roots = if self.by_path { format!("\"{}\"", sources.display()) } else { String::new() };
+        let single = if all.len() == 1 { "single = true\n" } else { "" };
         let (low, high) = self.election_ms;
         let timing = match self.shipped_timing {
             true => String::new(),
@@ -67,7 +68,7 @@ impl Options {
         format!(
             "[node]\nid = {}\ncluster = \"test\"\ndata_dir = \"{}\"\nadvertise = \"{}\"\nsource_roots = [{roots}]\n\
              [listen]\ngrpc = \"{}\"\nhttp = \"{}:{}\"\n\
-             [cluster]\ninitial_members = [{}]\n\
+             [cluster]\ninitial_members = [{}]\n{single}\
              {timing}[storage]\nreserve_free = \"{}\"\n{}",
             node.id,
             node.data.display(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::beneath::open_beneath;
-use checkpoint::limits::{LABEL_BYTES_MAX, LABELS_MAX};
+use checkpoint::limits::{EPOCH_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use checkpoint::{Choice, CommitId, Digest, Pattern, RelPath};
 use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
 use nativelog::background::{self, BULK, UPKEEP};
@@ -280,11 +280,16 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
 /// The bounds of what a Start may bring along; what they hold is for the ledger to judge.
 fn within_limits(start: &pb::Start) -> Result<(), String> {
     let long = |text: &str| text.len() > LABEL_BYTES_MAX;
+    if let Some(epoch) = start.epoch.filter(|epoch| *epoch > EPOCH_MAX) {
+        return Err(format!("epoch {epoch}: the highest number is {EPOCH_MAX} (2^53)"));
+    }
     if start.labels.len() > LABELS_MAX || start.labels.iter().any(|l| long(&l.key) || long(&l.value)) {
-        return Err(format!("more than {LABELS_MAX} labels, or one over {LABEL_BYTES_MAX} bytes"));
+        return Err(format!("at most {LABELS_MAX} labels, of at most {LABEL_BYTES_MAX} bytes each"));
     }
     if start.depends_on.len() > DEPENDS_ON_MAX || start.depends_on.iter().any(|text| long(text)) {
-        return Err(format!("it depends on more than {DEPENDS_ON_MAX} epochs, or on a name too long"));
+        return Err(format!(
+            "at most {DEPENDS_ON_MAX} epochs to depend on, with names of at most {LABEL_BYTES_MAX} bytes"
+        ));
     }
     let patterns = start.include.len() + start.exclude.len();
     if patterns > PATTERNS_MAX
@@ -310,7 +315,7 @@ fn refused(what: &str, why: &str) -> Failure {
     Failure::new(Code::Refused, "refused, the epoch was NOT committed")
         .what(what)
         .why(why)
-        .fix("use a client of this version")
+        .fix("correct what is named, then repeat the command")
         .committed(Certainty::No)
 }
 
@@ -357,6 +362,10 @@ mod tests {
         assert!(within_limits(&pb::Start { depends_on, ..Default::default() }).is_err());
         let exclude = vec![Default::default(); PATTERNS_MAX + 1];
         assert!(within_limits(&pb::Start { exclude, ..Default::default() }).is_err());
+        let numbered = |epoch| within_limits(&pb::Start { epoch: Some(epoch), ..Default::default() });
+        assert!(numbered(1 << 53).is_ok());
+        assert!(numbered((1 << 53) + 1).unwrap_err().contains("9007199254740992"));
+        assert!(numbered(u64::MAX).is_err());
         assert!(within_limits(&pb::Start { plan_pages: 2, plan_entries: 1, ..Default::default() }).is_err());
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use checkpoint::error::IoError;
+use checkpoint::limits::EPOCH_MAX;
 use checkpoint::{CommitId, JobName, Pattern};
 use client::{Certainty, Client, Code, Commit, Done, Event, Failure, pb};
 use serde_json::json;
@@ -30,7 +31,7 @@ pub struct CommitArgs {
     #[arg(short, long, env = "EPOCHLOG_JOB")]
     job: Option<JobName>,
     /// Number of the epoch [default: the next one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_epoch)]
     epoch: Option<u64>,
     /// A label; may be repeated
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -46,16 +47,16 @@ pub struct CommitArgs {
     /// socket or unreadable: it is not looked at
     #[arg(long, value_name = "GLOB", value_parser = parse_pattern)]
     exclude: Vec<Pattern>,
-    /// Files never change in place: capture them by hard link, so that the program may go on
+    /// Promise that files never change in place once written: they are held by hard links, so that the program may go on
     ///
     /// Without it a file that changes while it is read is found, also when its times are put back, and also when it is
     /// written through a mapping; not so on tmpfs, where a program that has a file mapped must stand still.
     #[arg(long)]
     immutable: bool,
-    /// Fence all older writers of the job
+    /// Take the job over: whatever other writers have begun ends, and none of them can finish an epoch any more
     #[arg(long)]
     take_over: bool,
-    /// Token of an opened writer
+    /// Commit only while the writer with this token still writes the job; the client library opens writers
     #[arg(long, value_name = "N")]
     token: Option<u64>,
     /// An epoch of this number that is there already is a success, whatever it holds
@@ -77,6 +78,15 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".into()),
+    }
+}
+
+fn parse_epoch(text: &str) -> Result<u64, String> {
+    let epoch: u64 = text.parse().map_err(|_| format!("write a whole number up to {EPOCH_MAX}"))?;
+    match epoch <= EPOCH_MAX {
+        true => Ok(epoch),
+        // One such number, and the job would have none left.
+        false => Err(format!("the highest number is {EPOCH_MAX} (2^53)")),
     }
 }
 
@@ -232,7 +242,7 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
     if committed.expired {
         let position = committed.position.unwrap_or_default();
         return format!(
-            "already committed {}@{}, and removed since  root {}  at position {}.{}",
+            "already committed {}@{}, and removed since  root {}  (term {}, index {})",
             committed.job,
             committed.epoch,
             &root[..root.len().min(8)],
@@ -254,7 +264,7 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
     let voters = committed.voters;
     if committed.already {
         let position = committed.position.unwrap_or_default();
-        line.push_str(&format!("at position {}.{}", position.term, position.index));
+        line.push_str(&format!("(term {}, index {})", position.term, position.index));
     } else {
         line.push_str(&format!(
             "quorum {}/{voters} in {}",

@@ -19,7 +19,7 @@ use super::progress::Progress;
 use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
-use crate::refusal::{ServeError, UNREPAIRABLE};
+use crate::refusal::{ServeError, UNREPAIRABLE, WIPED};
 use crate::{handles, node, pressure, telemetry, units};
 
 const WHAT: &str = "repair";
@@ -50,6 +50,14 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
                 output.outcome(json!({ "type": "summary", "repaired": false }));
             }
             return Ok(());
+        }
+        Found::Empty => {
+            return Err(Failure::new(Code::Usage, "there is nothing to repair")
+                .what(WHAT)
+                .why(format!("{}: this folder has never been part of a cluster", config.data_dir.display()))
+                .fix(format!(
+                    "`epochlog serve` starts a node of a new cluster. In a cluster that is there: {WIPED}"
+                )));
         }
         Found::Damaged(claim, why) => (claim, why),
     };
@@ -85,6 +93,8 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
 enum Found {
     /// It would start.
     Good,
+    /// There is nothing in it: a new node, or one that was wiped.
+    Empty,
     /// It would not, and a new log helps. The folder is ours as long as the claim lives.
     Damaged(Claim, String),
 }
@@ -93,12 +103,14 @@ enum Found {
 fn look(config: &Config) -> Result<Found, ServeError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&config.data_dir);
-    let claim = identity::claim(&config.data_dir, config.id)?;
-    if claim.is_new {
-        // Never the beginning of a node: that is for `serve`.
-        let dir = config.data_dir.clone();
-        return Err(identity::IdentityError::NoIdentity { dir }.into());
+    // Never the beginning of a node: that is for `serve`.
+    if identity::look(&config.data_dir, config.id, &config.cluster)?.is_none() {
+        return match layout.log_dir().exists() {
+            true => Err(identity::IdentityError::NoIdentity { dir: config.data_dir.clone() }.into()),
+            false => Ok(Found::Empty),
+        };
     }
+    let claim = identity::claim(&config.data_dir, config.id, &config.cluster)?;
     let log = match LogStore::open(disk.clone(), &layout, claim.identity, Options::default()) {
         Ok((log, _)) => log,
         Err(error @ OpenError::Damaged { .. }) => return Ok(Found::Damaged(claim, error.to_string())),
@@ -108,8 +120,10 @@ fn look(config: &Config) -> Result<Found, ServeError> {
     let started = Machine::start(store, log.clone(), &layout.catalog_dir());
     let found = match started {
         Ok(machine) => {
+            let (purged, last) = log.log_state();
+            let empty = purged.is_none() && last.is_none() && log.vote().is_none();
             machine.shutdown();
-            Found::Good
+            if empty { Found::Empty } else { Found::Good }
         }
         Err(error @ nativelog::machine::StartError::NotCovered { .. }) => {
             log.shutdown();

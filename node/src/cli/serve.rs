@@ -31,6 +31,11 @@ impl NodeArgs {
         Config::load(self.config.as_deref(), &self.overrides).map_err(|error| unusable(what, error.0))
     }
 
+    /// The configuration as far as it goes, and the keys that it lacks; for the command `what`.
+    pub fn draft(&self, what: &str) -> Result<(Config, Vec<&'static str>), Failure> {
+        Config::load_draft(self.config.as_deref(), &self.overrides).map_err(|error| unusable(what, error.0))
+    }
+
     /// The file's text; empty without one.
     pub fn text(&self, what: &str) -> Result<String, Failure> {
         let Some(file) = &self.config else { return Ok(String::new()) };
@@ -46,7 +51,7 @@ fn unusable(what: &str, why: String) -> Failure {
     Failure::new(Code::Usage, "the configuration cannot be used")
         .what(what)
         .why(why)
-        .fix("correct it; `epochlog serve --check` tests it without starting, `epochlog config show --origin --id 1 --data-dir DIR` without a file shows every key")
+        .fix("correct it; `epochlog config reference` explains every key")
 }
 
 /// Arguments of `serve`.
@@ -54,7 +59,7 @@ fn unusable(what: &str, why: String) -> Failure {
 pub struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
-    /// Check configuration, disk and ports, then exit
+    /// Say what a start would do, by configuration, ports, disk and folder, then exit
     #[arg(long)]
     check: bool,
     /// Stop when stdin closes: for whoever starts nodes as children
@@ -80,9 +85,9 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
     node::serve(config).await.map_err(|error| error.failure("serve"))
 }
 
-/// Tests what a start would need, without touching the data folder.
+/// Says what a start would do, line by line, without touching the data folder.
 async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
-    let (mut good, mut problems) = (Vec::new(), Vec::new());
+    let (mut good, mut problems) = (vec!["configuration".to_owned()], Vec::new());
     for (name, address) in [("gRPC", config.grpc), ("HTTP", config.http)] {
         match tokio::net::TcpListener::bind(address).await {
             Ok(_) => good.push(format!("{name} can listen on {address}")),
@@ -93,8 +98,10 @@ async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
         Ok(line) => good.push(line),
         Err(failure) => problems.push(failure),
     }
-    if problems.is_empty() {
-        good.push("configuration".to_owned());
+    match opening::check_folder(config) {
+        Ok(line) => good.push(line),
+        // As the start would say it.
+        Err(error) => problems.push(error.failure("serve --check")),
     }
     if !output.is_json() {
         good.iter().for_each(|line| output.line(format!("ok     {line}")));
@@ -104,7 +111,7 @@ async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
     output.outcome(json!({ "type": "summary", "ok": good, "wrong": wrong }));
     let Some(worst) = problems.first() else { return Ok(()) };
     let fixes: BTreeSet<_> = problems.iter().map(|problem| problem.fix.as_str()).collect();
-    Err(Failure::new(worst.code, "this node could not start")
+    Err(Failure::new(worst.code, "this node would not start")
         .what("serve --check")
         .why(wrong.join("; "))
         .fix(fixes.into_iter().collect::<Vec<_>>().join("; ")))
