@@ -147,7 +147,7 @@ mod tests {
     fn a_folder_that_a_start_would_make_is_fine_by_any_name() {
         let check = |data_dir: &str, reserve: &str| {
             let text = format!("[storage]\nreserve_free = \"{reserve}\"\n");
-            let of = Overrides { id: Some(1), data_dir: Some(data_dir.into()), ..Overrides::default() };
+            let of = Overrides { id: Some(1), single: true, data_dir: Some(data_dir.into()), ..Overrides::default() };
             check_disk(&Config::parse(&text, &of).unwrap())
         };
         for name in ["not-there-yet", "./not-there-yet", "/tmp/not-there-yet/nor-this"] {
