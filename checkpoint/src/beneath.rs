@@ -1,11 +1,13 @@
 //! Opening what lies beneath a directory, and only there: no component of the
 //! path may be a symlink, whatever others do to the directory meanwhile.
 
+pub mod descent;
+
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, chmod, mkdirat, openat, openat2, statat};
 use rustix::io::Errno;
 
 use crate::epoch::RelPath;
@@ -48,9 +50,34 @@ pub fn open_parent(root: impl AsFd, path: &RelPath) -> io::Result<OwnedFd> {
     open_beneath(root, &parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
 }
 
+/// Makes a directory of mode 0700 in `dir`: a set-gid folder hands its bit down, a umask or a default access list
+/// takes rights away, also from the owner.
+pub fn make_dir(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+    mkdirat(&dir, name, Mode::RWXU)?;
+    if statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode & 0o7777 != 0o700 {
+        // Through a descriptor: the name may be another's by now. One that only names asks for no rights.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(&dir, name, flags, Mode::empty())?;
+        chmod(format!("/proc/self/fd/{}", made.as_raw_fd()).as_str(), Mode::RWXU)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_has_its_mode_below_a_set_gid_folder() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o2775)).unwrap();
+        let root = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        make_dir(&root, b"made").unwrap();
+        let made = std::fs::metadata(dir.path().join("made")).unwrap();
+        assert_eq!(made.mode() & 0o7777, 0o700);
+        assert_eq!(make_dir(&root, b"made").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
 
     #[test]
     fn no_component_may_be_a_symlink() {

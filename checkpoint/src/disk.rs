@@ -6,11 +6,13 @@
 
 mod aligned;
 mod real;
+mod removal;
 mod strict;
 
 pub(crate) use aligned::aligned;
 pub use real::RealDisk;
 pub(crate) use real::next_data;
+pub(crate) use removal::remove_beneath;
 pub use strict::{Fault, StrictDisk};
 
 use std::ffi::OsString;
@@ -39,12 +41,14 @@ pub fn is_rot(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|raw| rot.iter().any(|errno| errno.raw_os_error() == raw))
 }
 
-fn lacks_handles(error: &io::Error) -> bool {
+/// Whether this process or machine may open no more files.
+pub fn lacks_handles(error: &io::Error) -> bool {
     let handles = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|number| handles.contains(&number))
 }
 
-/// How a file is opened.
+/// How a file is opened. What is made has the mode that is told here, whatever the process's umask or the folder's
+/// default access list would make of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// An existing file, to read.
@@ -107,7 +111,8 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// Opens a file whose large writes go past the page cache (`O_DIRECT`) where the file system takes that;
     /// otherwise as [`Disk::open`]. Any buffer, offset and length may be written.
     fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>>;
-    /// Makes a directory, 0700. `AlreadyExists` when the name is taken.
+    /// Makes a directory, 0700, also below a set-gid folder and under any umask. `AlreadyExists` when the name is
+    /// taken.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Names and kinds, sorted bytewise by name.
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>>;
@@ -126,6 +131,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// Removes a file or a whole tree; nothing there is fine. Directories that their owner may not write are opened
+    /// up first, so that an ordinary user can remove what they published. Nothing is removed by way of a symlink,
+    /// also of one that is put in the place of a directory meanwhile: a verb of its own, because whoever goes by
+    /// names cannot promise that.
+    fn remove_tree(&self, path: &Path) -> io::Result<()>;
     /// Sets the permission bits of a file or directory (never through a symlink).
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// A new file (0600) with the same content: reflink, else a copy that keeps holes. Not synced.

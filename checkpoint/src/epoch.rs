@@ -16,7 +16,7 @@ pub struct JobName(Arc<str>);
 
 /// Why a text is no job name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is no job name: {why}")]
+#[error("{name:?} is not a valid job name: {why}")]
 pub struct JobNameError {
     name: String,
     why: &'static str,
@@ -258,8 +258,15 @@ impl fmt::Debug for PathRef<'_> {
     }
 }
 
+/// Whether a character is not shown as itself but changes how what follows is shown: control characters, and those that
+/// turn the direction of writing or break the line. No terminal gets one of these from somebody else's text.
+pub fn is_unshown(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Bytes as text that loses nothing: UTF-8 as it is, a backslash doubled,
-/// control characters and bytes that are no UTF-8 as `\xNN`.
+/// what [`is_unshown`] and bytes that are no UTF-8 as `\xNN`.
 pub fn escape(bytes: &[u8]) -> String {
     use fmt::Write;
     let mut text = String::with_capacity(bytes.len());
@@ -267,12 +274,7 @@ pub fn escape(bytes: &[u8]) -> String {
         for c in part.valid().chars() {
             match c {
                 '\\' => text.push_str("\\\\"),
-                c if c.is_control() => {
-                    let mut utf8 = [0; 4];
-                    for b in c.encode_utf8(&mut utf8).bytes() {
-                        let _ = write!(text, "\\x{b:02x}");
-                    }
-                }
+                c if is_unshown(c) => escape_char(c, &mut text),
                 c => text.push(c),
             }
         }
@@ -281,6 +283,14 @@ pub fn escape(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// The bytes of a character, each as `\xNN`.
+pub fn escape_char(c: char, into: &mut String) {
+    use fmt::Write;
+    for b in c.encode_utf8(&mut [0; 4]).bytes() {
+        let _ = write!(into, "\\x{b:02x}");
+    }
 }
 
 impl fmt::Display for RelPath {
@@ -381,6 +391,13 @@ pub enum EntryKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_shown_as_itself_is_escaped() {
+        assert_eq!(escape(b"a\\b\n\xff\x1b"), "a\\\\b\\x0a\\xff\\x1b");
+        assert_eq!(escape("\u{202e}cba\u{2069}".as_bytes()), "\\xe2\\x80\\xaecba\\xe2\\x81\\xa9");
+        assert_eq!(escape("sch\u{f6}n \u{5d0}".as_bytes()), "sch\u{f6}n \u{5d0}");
+    }
 
     #[test]
     fn job_names_are_plain() {

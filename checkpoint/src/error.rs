@@ -169,20 +169,39 @@ pub enum Unpublished {
     Io(#[from] IoError),
 }
 
-/// Why a directory was not restored. Nothing appeared at the target.
+/// Why a directory was not restored. Nothing appeared at the target, and nothing else was left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The target is there.
-    #[error("{}: is there already (use force to replace it)", .0.display())]
+    /// The target is there, and not empty.
+    #[error("{} exists and is not empty", .0.display())]
     Exists(PathBuf),
+    /// The target is there, and holds what no restore wrote, or what has changed since.
+    #[error("{} holds {others} that no restore wrote, or that changed since", path.display())]
+    Others {
+        /// The target.
+        path: PathBuf,
+        /// What would be lost.
+        others: crate::restore::Others,
+    },
     /// The target cannot be a restored directory.
     #[error("{}: {why}", path.display())]
     Target {
-        /// The target.
+        /// The target, or what in it.
         path: PathBuf,
         /// The reason.
         why: String,
+        /// What to do.
+        fix: &'static str,
     },
+    /// Blocks cannot be shared with content of this machine.
+    #[error("{0}")]
+    Link(String),
+    /// No entry of the epoch matches.
+    #[error("none of its entries matches")]
+    NothingMatches,
+    /// It was told to end.
+    #[error("it was stopped")]
+    Stopped,
     /// Content came that is not what the manifest says.
     #[error("{path}: {why}")]
     Corrupt {

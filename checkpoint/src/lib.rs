@@ -7,7 +7,7 @@
 //! survive a power cut goes through a [`disk::Disk`].
 //!
 //! A tour, in the order of a directory's way:
-//! [`epoch`] names, [`limits`] bounds, [`digest`] the BLAKE3 tree, [`plan`],
+//! [`epoch`] names, [`limits`] bounds, [`digest`] the BLAKE3 tree, [`pattern`], [`plan`],
 //! [`split`], [`manifest`], [`disk`], [`durable`], [`store`], [`restore`].
 
 pub mod beneath;
@@ -18,6 +18,7 @@ pub mod epoch;
 pub mod error;
 pub mod limits;
 pub mod manifest;
+pub mod pattern;
 pub mod plan;
 pub mod restore;
 pub mod split;
@@ -30,6 +31,7 @@ pub use disk::{Disk, DiskDir, DiskFile, RealDisk};
 pub use epoch::{CommitId, EntryKind, JobName, RelPath};
 pub use limits::Limits;
 pub use manifest::{Envelope, Manifest, ManifestEntry, Position};
+pub use pattern::{Choice, Pattern};
 pub use plan::{Plan, PlanEntry};
 pub use split::{Coverage, PackedFile, Piece, Splitter};
 pub use store::{Publish, Source, Store, Unpacked, Unpublished};

@@ -39,6 +39,8 @@ pub const EPOCH_BYTES_MAX_DEFAULT: u64 = 1 << 40;
 pub const FILE_BYTES_MAX: u64 = 1 << 50;
 /// Longest job name, bytes.
 pub const JOB_NAME_BYTES_MAX: usize = 128;
+/// Highest number of an epoch: readers of JSON round larger ones.
+pub const EPOCH_MAX: u64 = 1 << 53;
 /// Most labels of an epoch.
 pub const LABELS_MAX: usize = 256;
 /// Longest label key or value, bytes.

@@ -5,17 +5,23 @@
 mod check;
 mod encoding;
 mod scan;
+mod stamp;
 
 pub use crate::error::PlanError;
 pub use check::{PlanChecker, check_entries};
 pub use encoding::{Encoded, Entries, EntryError, encode, entries};
 pub(crate) use encoding::{put_head, put_short};
+pub(crate) use stamp::Stamp;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::digest::{self, Digest};
 use crate::epoch::{EntryKind, PathRef, RelPath};
 use crate::limits::Limits;
+use crate::pattern::Choice;
 
 /// One entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,51 +69,77 @@ impl EntryRef<'_> {
     }
 }
 
-/// What identifies the state of a file of the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    pub(crate) dev: u64,
-    pub(crate) ino: u64,
-    pub(crate) len: u64,
-    pub(crate) mode: u32,
-    pub(crate) mtime: (i64, i64),
-    // None where links may come and go while the content stays.
-    pub(crate) ctime: Option<(i64, i64)>,
-}
-
-impl Stamp {
-    /// Whether `now` is still the state that was planned.
-    pub(crate) fn allows(&self, now: &Stamp) -> bool {
-        let now = Stamp { ctime: self.ctime.and(now.ctime), ..*now };
-        *self == now
-    }
-
-    /// The same inode with the same content, as far as length and mtime tell.
-    fn same_content(&self, other: &Stamp) -> bool {
-        (self.dev, self.ino, self.len, self.mtime) == (other.dev, other.ino, other.len, other.mtime)
-    }
-}
-
 /// A scanned directory. Entry 0 is the root; entries are sorted bytewise by path and every parent is among them.
 /// An entry's place is its file id.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The entries.
     pub entries: Vec<PlanEntry>,
+    /// Directories that lose a bit of their mode; `None` when none does.
+    pub bits_lost: Option<BitsLost>,
     pub(crate) stamps: Vec<Stamp>,
+    // Open since the scan: the directory may get another name, or its name another directory.
+    pub(crate) root: Arc<OwnedFd>,
+    // When the scan began.
+    pub(crate) began: SystemTime,
+    pub(crate) choice: Choice,
+}
+
+/// Directories with set-gid or sticky bits, which no replica keeps: they say who may write there, not what is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitsLost {
+    /// How many.
+    pub directories: u64,
+    /// The first of them, bytewise.
+    pub first: RelPath,
 }
 
 impl Plan {
-    /// Walks `dir`. Sockets, fifos and devices are refused by name without being opened; so are setuid, setgid
-    /// and sticky bits, files that their owner may not read and directories that their owner may not list.
+    /// Walks `dir`. Sockets, fifos and devices are refused by name without being opened; so are set-id and sticky
+    /// bits of files, files that their owner may not read and directories that their owner may not list.
     pub fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
-        scan::scan(dir, limits)
+        scan::scan(dir, limits, &Choice::default())
     }
 
-    /// Whether the directory was in the very same state at both scans: the same entries, and for each the same
-    /// inode, length, mode, mtime and ctime.
-    pub fn same_state(&self, other: &Plan) -> bool {
-        self.entries == other.entries && self.stamps == other.stamps
+    /// [`Plan::scan`] of the chosen entries. What is left out is not looked at: nothing of it is refused.
+    pub fn scan_chosen(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
+        scan::scan(dir, limits, choice)
+    }
+
+    /// What has certainly changed from this scan to a later one of the same directory: the path, and how. Links that
+    /// came and went are no change, see [`Plan::touched`].
+    pub fn change(&self, later: &Plan) -> Option<(String, String)> {
+        let both = self.entries.iter().zip(&self.stamps).zip(later.entries.iter().zip(&later.stamps));
+        for ((entry, stamp), (other, now)) in both {
+            if entry.path < other.path {
+                return Some((entry.path.to_string(), "it vanished".to_owned()));
+            }
+            if entry.path > other.path {
+                return Some((other.path.to_string(), "it is new".to_owned()));
+            }
+            if let Some(why) = stamp.change(now) {
+                return Some((entry.path.to_string(), why));
+            }
+            if entry != other {
+                return Some((entry.path.to_string(), "it is something else now".to_owned()));
+            }
+        }
+        let (had, has) = (self.entries.len(), later.entries.len());
+        let gone = self.entries.get(has).map(|entry| (entry.path.to_string(), "it vanished".to_owned()));
+        gone.or_else(|| later.entries.get(had).map(|entry| (entry.path.to_string(), "it is new".to_owned())))
+    }
+
+    /// The files that a later scan without a [change](Plan::change) does not prove to be the same, by place: nothing
+    /// but the ctime moved (a link came or went, or content was written and the mtime put back), or the stamp is too
+    /// fresh to tell. Only their content does.
+    pub fn touched(&self, later: &Plan) -> Vec<usize> {
+        let stamps = self.stamps.iter().zip(&later.stamps);
+        let files = self.entries.iter().zip(stamps).enumerate();
+        let moved = files.filter(|(_, (entry, (before, now)))| {
+            let proven = before.is_still(now) && !before.is_fresh_at(self.began);
+            entry.kind == EntryKind::File && entry.size > 0 && !proven
+        });
+        moved.map(|(place, _)| place).collect()
     }
 
     /// Whether both have the same entries, and each file of both is the same inode with the same length and mtime:
@@ -121,12 +153,16 @@ impl Plan {
                 .all(|(entry, (one, other))| entry.kind != EntryKind::File || one.same_content(other))
     }
 
-    /// The same plan for a capture by hard links: other names of its files may come and go, which changes their
-    /// ctime, while it is read.
+    /// The same plan where somebody promises that no content changes in place, or nobody else can reach it: nothing
+    /// is read twice when a ctime moves, and nothing is flushed before it is read.
     #[must_use]
     pub fn ignoring_links(mut self) -> Plan {
         self.stamps.iter_mut().for_each(|stamp| stamp.ctime = None);
         self
+    }
+
+    pub(crate) fn has(&self, path: &RelPath) -> bool {
+        self.entries.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
     }
 
     /// The digest of all entries: equal digests, equal plans.

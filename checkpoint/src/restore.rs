@@ -1,24 +1,52 @@
-//! Restoring: a directory from its manifest and a source of content. It is
-//! written beside the target under a temporary name, every byte verified on the
-//! way, synced, given its modes, and appears by one rename. Nothing is written
-//! outside: all names are reached from the temporary directory's descriptor,
-//! through no symlink.
+//! Restoring: a directory from its manifest and a source of content. It is written under a temporary name, every byte
+//! verified on the way, synced, given its modes, and appears by one rename. Nothing is written outside: all names are
+//! reached from the temporary directory's descriptor, through no symlink.
+//!
+//! **Where.** Beside the target, so that one rename puts it in its place, over an empty directory too. A directory
+//! that cannot be renamed (a mount point, the directory that somebody stands in, one whose parent is closed to us) is
+//! filled from a temporary directory inside it: content first, then its few top names. What was made of missing
+//! parents, and every temporary name, is gone again when a restore fails or is [stopped](Stop); what a killed one left is
+//! swept by the next one to the same target. Whatever can be refused is refused before anything is made.
+//!
+//! **What an earlier restore wrote** is replaced with `force` alone; anything else wants `delete_others`. Each entry says
+//! for itself which it is: a restore sets the time of last modification of what it writes, in its fraction of a second,
+//! to a checksum of the seconds, the inode's number and the size (`known.rs`). Why there and not elsewhere:
+//! - a list beside the target is litter, lies where we may not write when the target is a mount point, and stays behind
+//!   when the directory is renamed;
+//! - extended attributes are missing on many file systems and on symlinks, would have to hold the time as well, and
+//!   change nothing when a program writes to the file;
+//! - comparing with the manifests of known epochs reads every byte there is, and what was restored from an epoch that
+//!   has expired since would be known by nobody.
+//!
+//! The time is kept everywhere, costs one call and no byte, and every program that writes to a file, or brings one of
+//! its own, sets another: so changed files and files of others are told one by one. Where times have no fraction, or a
+//! copy has dropped it, the answer is *not ours*, which deletes nothing. By chance a file of somebody else passes once
+//! in a million where times are kept to the microsecond, once in a thousand million where to the nanosecond.
 
-mod filter;
+mod appear;
+mod fill;
+mod known;
+mod place;
 mod target;
+mod temp;
 mod write;
 
 pub use crate::error::RestoreError;
-pub use filter::Pattern;
+pub use crate::pattern::Pattern;
+pub use known::Others;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::digest::Digest;
 use crate::disk::RealDisk;
 use crate::error::{IoError, PlanError, SplitError};
 use crate::limits::Limits;
 use crate::manifest::{Manifest, ManifestEntry};
+use crate::pattern::Choice;
 use crate::plan::Plan;
 use crate::split::{Coverage, Splitter};
 use crate::store::{VerifyReport, verify_tree};
@@ -26,17 +54,41 @@ use crate::store::{VerifyReport, verify_tree};
 /// How to restore.
 #[derive(Clone, Debug, Default)]
 pub struct RestoreOptions {
-    /// Replace a directory that is at the target.
+    /// Replace what an earlier restore has written to the target.
     pub force: bool,
-    /// Link local content instead of copying it. For read-only use: whoever writes to such a file damages the
-    /// checkpoint.
+    /// With `force`: replace whatever else is there too.
+    pub delete_others: bool,
+    /// Share the blocks of local content instead of copying them (reflink), or refuse. Another name for the same inode
+    /// would let whoever writes to it damage every epoch that shares it.
     pub link: bool,
     /// Restore only entries that match one of these (and the directories above them); `None`: everything.
     pub only: Option<Vec<Pattern>>,
+    /// Ends the restore when it is set.
+    pub stop: Stop,
+}
+
+/// Tells a restore from another thread to end. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// The restore ends soon, and leaves nothing.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was set.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn check(&self) -> Result<(), RestoreError> {
+        if self.is_set() { Err(RestoreError::Stopped) } else { Ok(()) }
+    }
 }
 
 /// What was restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// Regular files at the target.
     pub files: u64,
@@ -44,6 +96,19 @@ pub struct Restored {
     pub bytes: u64,
     /// Bytes that came from [`ContentSource::fetch`]; the rest lay on this machine.
     pub fetched_bytes: u64,
+    /// What was there before and went.
+    pub replaced: Option<Replaced>,
+    /// What should have been removed and could not be: of the old directory, or of a restore that was killed.
+    pub left: Vec<PathBuf>,
+}
+
+/// What a restore has taken the place of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// Entries that an earlier restore wrote, unchanged since.
+    pub restored: u64,
+    /// Everything else.
+    pub others: Others,
 }
 
 /// Why a source gave no content.
@@ -66,6 +131,10 @@ impl SourceError {
 
 /// Where content comes from. What it gives is verified, not trusted.
 pub trait ContentSource {
+    /// Told once, before the first fetch: which entries will be fetched, in this order. Between them lie only entries
+    /// that have no content.
+    fn expect(&mut self, _entries: &[Range<usize>]) {}
+
     /// Hands the content of a file, from its first byte to its last, to `sink`. `index` is the entry's place in the
     /// manifest.
     fn fetch(
@@ -75,7 +144,13 @@ pub trait ContentSource {
         sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), SourceError>;
 
-    /// A file on this machine with that content, if there is one: cloned or linked instead of fetched. When it
+    /// What was fetched of this file last is not the sealed content. True when another copy may be: then the file is
+    /// fetched again from its first byte.
+    fn reject(&mut self, _index: usize, _why: &str) -> bool {
+        false
+    }
+
+    /// A file on this machine with that content, if there is one: cloned or copied instead of fetched. When it
     /// does not verify, the content is fetched after all.
     fn local(&self, _entry: &ManifestEntry) -> Option<PathBuf> {
         None
@@ -111,8 +186,11 @@ impl ContentSource for LocalTree {
     }
 }
 
-/// Writes the directory of `manifest` to `target`. `progress` is told how many bytes are there so far.
-/// With `force`, files of the old target that are what they should be are taken over instead of fetched.
+/// Writes the directory of `manifest` to `target`, whose parents are made when they are missing. `progress` is told how
+/// many bytes are there so far. With `force`, content of the old target is taken over where it is what it should be.
+///
+/// # Errors
+/// Then the target is what it was, and nothing else was left behind.
 pub fn restore(
     manifest: &Manifest,
     target: &Path,
@@ -125,7 +203,7 @@ pub fn restore(
 
 /// Compares a directory of this machine with a manifest: kinds, modes, digests, targets, names.
 pub fn verify_dir(dir: &Path, manifest: &Manifest) -> Result<VerifyReport, IoError> {
-    verify_tree(&RealDisk, dir, manifest)
+    verify_tree(&RealDisk, dir, manifest, &|| ())
 }
 
 /// Why a directory has no digest.
@@ -141,7 +219,12 @@ pub enum DigestDirError {
 
 /// The manifest of any directory: reads all of it, needs no cluster. Its [`Manifest::root`] is the root digest.
 pub fn digest_dir(dir: &Path, limits: &Limits) -> Result<Manifest, DigestDirError> {
-    let plan = Plan::scan(dir, limits)?;
+    digest_chosen(dir, limits, &Choice::default())
+}
+
+/// [`digest_dir`] of the chosen entries.
+pub fn digest_chosen(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Manifest, DigestDirError> {
+    let plan = Plan::scan_chosen(dir, limits, choice)?;
     let mut everything = Coverage::new();
     everything.add_files(0..plan.entries.len() as u32);
     let nothing = |_: &crate::plan::PlanEntry| -> Option<Digest> { None };

@@ -1,8 +1,10 @@
 //! The splitter: reads a planned directory once, in order, and makes pieces of
 //! it. Everything is read and hashed; what the log has already is not handed
-//! out again. It holds one piece at a time, never a whole file.
+//! out again. It holds one piece at a time, never a whole file. In the end it
+//! looks at every entry once more, and reads again what may have changed unseen.
 
 mod coverage;
+mod last_look;
 mod read;
 mod splitter;
 

@@ -4,6 +4,7 @@
 //! be repeated. It deletes only what it is told to, its own temporary names, and
 //! what lies in `trash/`.
 
+mod aside;
 mod ballast;
 mod blobs;
 mod expire;
@@ -237,10 +238,24 @@ impl Store {
     /// Reads a published epoch again and compares it with its manifest: kinds, modes, digests, targets, names
     /// that are missing or too many. The content of what is wrong is trusted no more.
     pub fn verify(&self, job: &JobName, epoch: u64) -> Result<VerifyReport, StoreError> {
+        self.verify_watched(job, epoch, &|| ())
+    }
+
+    /// As [`Store::verify`]; `on` hears of every step, at least every few MiB that were read, and of none while the disk
+    /// does not answer.
+    ///
+    /// # Errors
+    /// It could not be looked at. What is wrong with it is in the report.
+    pub fn verify_watched(
+        &self,
+        job: &JobName,
+        epoch: u64,
+        on: &dyn Fn(),
+    ) -> Result<VerifyReport, StoreError> {
         let (envelope, manifest) = self
             .manifest(job, epoch)?
             .ok_or_else(|| StoreError::NotPublished { job: job.to_string(), epoch })?;
-        self.verify_by(&envelope, &manifest)
+        self.verified(&envelope, &manifest, on)
     }
 
     /// As [`Store::verify`], of a directory whose manifest may be missing or unreadable.
@@ -248,8 +263,17 @@ impl Store {
     /// # Errors
     /// The disk refuses.
     pub fn verify_by(&self, envelope: &Envelope, manifest: &Manifest) -> Result<VerifyReport, StoreError> {
+        self.verified(envelope, manifest, &|| ())
+    }
+
+    fn verified(
+        &self,
+        envelope: &Envelope,
+        manifest: &Manifest,
+        on: &dyn Fn(),
+    ) -> Result<VerifyReport, StoreError> {
         let files = self.layout().files_dir(&envelope.job, envelope.epoch);
-        let report = verify::verify_tree(self.disk().as_ref(), &files, manifest)?;
+        let report = verify::verify_tree(self.disk().as_ref(), &files, manifest, on)?;
         if !report.is_good() {
             let named: BTreeSet<&str> = report.problems.iter().map(|problem| problem.path.as_str()).collect();
             let files = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::File);

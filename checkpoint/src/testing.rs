@@ -10,6 +10,7 @@
 //! has lost its data for good, though later syncs succeed.
 
 mod bytes;
+mod names;
 mod world;
 
 use std::ffi::OsString;
@@ -327,6 +328,11 @@ impl Disk for CrashDisk {
         world.step(OpKind::RemoveDir, path, 0, 0)?;
         world.change_names(vec![Change::new(dir, name, Some(ino), None)]);
         Ok(())
+    }
+
+    // Name by name, each an operation of its own that the power may go at. Nobody swaps anything in here.
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        names::remove_tree(self, path)
     }
 
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {

@@ -41,7 +41,9 @@ impl Output {
     /// # Panics
     /// When there is none.
     pub fn summary(&self) -> &Value {
-        self.typed("summary").unwrap_or_else(|| panic!("no summary: {self}"))
+        // A commit that is not on all nodes as asked fails, and tells in the same object what it has done.
+        let failed = || self.typed("error").filter(|error| error.get("root").is_some());
+        self.typed("summary").or_else(failed).unwrap_or_else(|| panic!("no summary: {self}"))
     }
 
     /// The last object of this `type`.

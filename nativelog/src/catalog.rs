@@ -191,6 +191,14 @@ mod tests {
     use crate::record::LogId;
     use checkpoint::{CommitId, JobName};
 
+    impl Catalog {
+        /// Every row, in the order of keys.
+        pub(crate) fn rows(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+            let rows = self.db.iter().map(|row| row.unwrap()).filter(|(key, _)| *key != *FORMAT_KEY);
+            rows.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+        }
+    }
+
     fn fill(ledger: &mut Ledger, records: std::ops::Range<u64>) {
         for index in records {
             let job = JobName::try_from(format!("job{}", index % 3).as_str()).unwrap();
@@ -212,11 +220,9 @@ mod tests {
     }
 
     fn assert_lists(catalog: &Catalog, ledger: &Ledger) {
-        let rows = catalog.db.iter().map(|row| row.unwrap()).filter(|(key, _)| *key != *FORMAT_KEY);
-        let here: Vec<_> = rows.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
         let listed = ledger.rows().filter(|(key, _)| key.is_listed());
         let listed: Vec<_> = listed.map(|(key, value)| (key.to_bytes(), value)).collect();
-        assert_eq!(here, listed);
+        assert_eq!(catalog.rows(), listed);
         assert_eq!(listed.len() as u64, ledger.listed_rows());
     }
 

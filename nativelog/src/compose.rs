@@ -133,7 +133,7 @@ pub fn piece(attempt: u64, piece: Piece) -> LogRecord {
 
 /// Seals an attempt.
 pub fn seal(attempt: u64, root: Digest) -> LogRecord {
-    bare(Kind::Seal(proto::Seal { attempt, root: digest_bytes(root) }))
+    bare(Kind::Seal(proto::Seal { attempt, root: digest_bytes(root), wall_ms: 0 }))
 }
 
 /// A tiny epoch in one record, of a plan and the pack of its files with bytes (`None` when it has none).
@@ -150,8 +150,8 @@ pub fn whole(opening: &Opening, plan: &Pages, pieces: &[Piece], root: Digest) ->
         return None;
     }
     let entries = entries.clone();
-    let whole =
-        proto::Whole { begin: Some(begin_message(opening, plan)), entries, files, root: digest_bytes(root) };
+    let begin = Some(begin_message(opening, plan));
+    let whole = proto::Whole { begin, entries, files, root: digest_bytes(root), wall_ms: 0 };
     Some(LogRecord::new(Kind::Whole(whole), payload))
 }
 

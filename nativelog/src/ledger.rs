@@ -23,6 +23,7 @@ mod effect;
 mod encode;
 mod files;
 mod found;
+mod free;
 mod gathering;
 mod held;
 mod holding;

@@ -26,6 +26,7 @@ mod start_error;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::store::{Reclaimed, Store};
@@ -67,6 +68,9 @@ pub struct Marks {
     /// In this node's log, fsynced.
     pub flushed: u64,
 }
+
+/// What a record takes to work out is logged from here on.
+const LONG: Duration = Duration::from_millis(10);
 
 /// Ledger, performer, snapshots and catalog of one replica.
 ///
@@ -120,7 +124,9 @@ impl Machine {
     /// The plan of what it seals is lost here: this replica must stop.
     pub fn ahead(&self, entry: &Entry) -> Result<(), LedgerFault> {
         let Body::Record(record) = &entry.body else { return Ok(()) };
+        let begun = Instant::now();
         self.prepare(&record.header)?;
+        let prepared = begun.elapsed();
         let (paging, holding) = {
             let ledger = self.ledger();
             (ledger.paging(&record.header), ledger.holding(&record.header))
@@ -130,6 +136,10 @@ impl Machine {
         }
         if let Some(held) = holding.and_then(Holding::hold) {
             self.write().keep_held(held);
+        }
+        let all = begun.elapsed();
+        if all >= LONG {
+            tracing::debug!(index = entry.id.index, ?prepared, ?all, "a record took long to work out");
         }
         Ok(())
     }

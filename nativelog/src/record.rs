@@ -18,7 +18,7 @@ pub use proto::Record;
 pub use proto::record::Kind;
 
 /// The newest record version that this code writes and understands. A new field raises it: see `docs/format.md`.
-pub const RECORD_VERSION: u32 = 4;
+pub const RECORD_VERSION: u32 = 5;
 /// The oldest record version that this code understands.
 pub const RECORD_VERSION_MIN: u32 = 4;
 
@@ -69,6 +69,26 @@ impl LogRecord {
     pub fn digested_here(mut self) -> Self {
         self.digested_here = true;
         self
+    }
+
+    /// The same with the wall clock of the leader that is about to propose it, in milliseconds since 1970, when it seals an
+    /// epoch: whoever composed it has no say in that. Other records are as they were. A label for people, no rule looks at it.
+    #[must_use]
+    pub fn sealed_at(&self, wall_ms: u64) -> Self {
+        let mut header = match self.header.kind {
+            Some(Kind::Seal(_) | Kind::Whole(_)) => Record::clone(&self.header),
+            _ => return self.clone(),
+        };
+        match &mut header.kind {
+            Some(Kind::Seal(seal)) => seal.wall_ms = wall_ms,
+            Some(Kind::Whole(whole)) => whole.wall_ms = wall_ms,
+            _ => {}
+        }
+        // The version that has the field; one that this binary does not know stays what it is, and is refused.
+        if (RECORD_VERSION_MIN..RECORD_VERSION).contains(&header.version) {
+            header.version = RECORD_VERSION;
+        }
+        LogRecord { header: Arc::new(Header::new(header)), ..self.clone() }
     }
 
     /// Whether this process computed the digests itself.

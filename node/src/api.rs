@@ -21,7 +21,6 @@ use tonic::{Request, Response, Status, Streaming};
 use uncopied::Incoming;
 
 use crate::node::Node;
-pub use read::age;
 pub use reads::Reads;
 
 /// The API of one node.

@@ -4,21 +4,23 @@
 //! go on at once. Where the caller promises that files never change in place, they are hard-linked
 //! there. Otherwise the source is read where it is; size, times and inode of every file are checked
 //! after reading. A clone shares no inode with the source; a hard link does, and nothing of ours
-//! ever writes to it.
+//! ever writes to it. The client is told which of these it is.
 //!
 //! The source may be `/proc/self/fd/N`, an open directory. Everything below it is reached from its
 //! descriptor without following a symlink, whatever others do to it meanwhile.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkpoint::beneath::{open_beneath, open_parent};
-use checkpoint::plan::PlanError;
-use checkpoint::{EntryKind, Limits, Plan, RelPath};
+use checkpoint::digest::Hasher;
+use checkpoint::durable::remove_tree;
+use checkpoint::plan::{BitsLost, PlanError};
+use checkpoint::{Choice, Digest, EntryKind, Limits, Plan, RealDisk, RelPath};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 /// A source and its plan. The capture, if there is one, goes with this.
@@ -30,7 +32,9 @@ pub struct Held {
     pub plan: Arc<Plan>,
     /// How it is held.
     pub how: How,
-    guard: Option<Guard>,
+    /// Directories of the source that lose a bit of their mode.
+    pub bits_lost: Option<BitsLost>,
+    _guard: Option<Guard>,
 }
 
 /// How a source is held still.
@@ -50,21 +54,37 @@ struct Guard(PathBuf);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.0) {
+        if let Err(error) = remove_tree(&RealDisk, &self.0) {
             tracing::warn!(path = %self.0.display(), %error, "a capture stays behind until the next start");
         }
     }
+}
+
+/// What of a source is wanted, and what its caller promises.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Which entries.
+    pub choice: Choice,
+    /// Files never change in place.
+    pub immutable: bool,
+    /// How much, at most.
+    pub limits: Limits,
 }
 
 /// Scans `source` and captures it below `captures` when that is possible. Blocks.
 ///
 /// # Errors
 /// What the scan refuses; `SourceChanged` when it changed while it was captured.
-pub fn hold(source: &Path, captures: &Path, immutable: bool, limits: &Limits) -> Result<Held, PlanError> {
-    let plan = Plan::scan(source, limits)?;
-    let how = if immutable { How::Linked } else { How::Cloned };
-    let in_place =
-        |plan| Ok(Held { dir: source.to_owned(), plan: Arc::new(plan), how: How::InPlace, guard: None });
+pub fn hold(source: &Path, captures: &Path, wanted: &Wanted) -> Result<Held, PlanError> {
+    let scan = || Plan::scan_chosen(source, &wanted.limits, &wanted.choice);
+    let plan = scan()?;
+    let how = if wanted.immutable { How::Linked } else { How::Cloned };
+    let in_place = |plan: Plan| {
+        // Where it cannot be linked the promise holds all the same.
+        let plan = if wanted.immutable { plan.ignoring_links() } else { plan };
+        let bits_lost = plan.bits_lost.clone();
+        Ok(Held { dir: source.to_owned(), plan: Arc::new(plan), how: How::InPlace, bits_lost, _guard: None })
+    };
     let Ok(root) =
         rustix::fs::open(source, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
     else {
@@ -79,31 +99,55 @@ pub fn hold(source: &Path, captures: &Path, immutable: bool, limits: &Limits) ->
         tracing::debug!(%error, "the source is read in place");
         return in_place(plan);
     }
-    let captured = Plan::scan(&target, limits)?;
-    let again = Plan::scan(source, limits)?;
-    let captured = unchanged(how, &plan, captured, &again).ok_or_else(|| PlanError::SourceChanged {
-        path: ".".into(),
-        why: "it changed while it was captured".into(),
-    })?;
-    Ok(Held { dir: target, plan: Arc::new(captured), how, guard: Some(guard) })
-}
-
-/// The capture's plan, when the source held still from the scan before to the scan `after`.
-fn unchanged(how: How, before: &Plan, captured: Plan, after: &Plan) -> Option<Plan> {
-    match how {
-        // Names may go at any time from now on, which changes the ctime of what is linked here.
-        How::Linked if before.same_files(after) && before.same_files(&captured) => {
-            Some(captured.ignoring_links())
-        }
-        How::Linked => None,
-        _ => (before.same_state(after) && before.entries == captured.entries).then_some(captured),
+    let captured = Plan::scan(&target, &wanted.limits)?;
+    if let Some((path, why)) = changed(how, (&root, &plan), (&target, &captured), &scan()?) {
+        return Err(PlanError::SourceChanged { path, why });
     }
+    // Nobody else reaches a clone; names of what is linked may go from now on.
+    let (dir, bits_lost) = (target, plan.bits_lost);
+    Ok(Held { dir, plan: Arc::new(captured.ignoring_links()), how, bits_lost, _guard: Some(guard) })
 }
 
-impl Held {
-    /// Whether the program may go on with its directory.
-    pub fn is_captured(&self) -> bool {
-        self.guard.is_some()
+/// What has changed in the source from the scan before its capture to the scan `after` it: the path, and how.
+fn changed(
+    how: How,
+    (root, before): (&OwnedFd, &Plan),
+    (target, captured): (&Path, &Plan),
+    after: &Plan,
+) -> Option<(String, String)> {
+    let swapped = || Some((".".to_owned(), "it changed while it was captured".to_owned()));
+    if let Some(change) = before.change(after) {
+        return Some(change);
+    }
+    if before.entries != captured.entries {
+        return swapped();
+    }
+    if how == How::Linked {
+        return if before.same_files(captured) { None } else { swapped() };
+    }
+    // Of what only its links or its ctime moved, the content says whether it was written to.
+    let same = |path: &RelPath| -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let capture = rustix::fs::open(target, flags, Mode::empty())?;
+        Ok(digest_of(root, path)? == digest_of(&capture, path)?)
+    };
+    let mut touched = before.touched(after).into_iter().map(|place| &before.entries[place].path);
+    let found = touched.find(|path| !same(path).unwrap_or(false))?;
+    Some((found.to_string(), "its content changed while it was captured".to_owned()))
+}
+
+fn digest_of(root: &OwnedFd, path: &RelPath) -> io::Result<Digest> {
+    let mut file =
+        fs::File::from(open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?);
+    let mut hasher = Hasher::new();
+    let mut room = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut room) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(bytes) => hasher.update(&room[..bytes]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -166,27 +210,10 @@ fn copy_tree(root: &OwnedFd, target: &Path, plan: &Plan, how: How) -> io::Result
     Ok(())
 }
 
-/// Removes a tree whose directories may lack write permission.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !meta.is_dir() {
-        return fs::remove_file(path);
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(path)? {
-        remove_tree(&entry?.path())?;
-    }
-    fs::remove_dir(path)
-}
-
 /// Empties `captures`: whatever lies there belonged to commits that ended with their process.
 pub fn sweep(captures: &Path) -> io::Result<()> {
     for entry in fs::read_dir(captures)? {
-        remove_tree(&entry?.path())?;
+        remove_tree(&RealDisk, &entry?.path())?;
     }
     Ok(())
 }
@@ -203,6 +230,10 @@ mod tests {
         fs::set_permissions(at.join("closed"), fs::Permissions::from_mode(0o500)).unwrap();
     }
 
+    fn wanted(immutable: bool) -> Wanted {
+        Wanted { immutable, ..Wanted::default() }
+    }
+
     #[test]
     fn a_linked_capture_looks_like_its_source_and_goes_when_dropped() {
         let dir = tempfile::tempdir().unwrap();
@@ -210,9 +241,8 @@ mod tests {
         fs::create_dir(&source).unwrap();
         fs::create_dir(&captures).unwrap();
         tree(&source);
-        let held = hold(&source, &captures, true, &Limits::default()).unwrap();
+        let held = hold(&source, &captures, &wanted(true)).unwrap();
         assert_eq!(held.how, How::Linked);
-        assert!(held.is_captured());
         assert_eq!(held.plan.digest(), Plan::scan(&source, &Limits::default()).unwrap().digest());
         // The program removes its file; the capture still has it.
         fs::set_permissions(source.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
@@ -236,9 +266,9 @@ mod tests {
         symlink("secret", &source).unwrap();
         let magic = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
         for immutable in [false, true] {
-            let held = hold(&magic, &captures, immutable, &Limits::default()).unwrap();
+            let held = hold(&magic, &captures, &wanted(immutable)).unwrap();
             assert_eq!(held.plan.entries.len(), 5);
-            assert_eq!(held.is_captured(), held.how != How::InPlace);
+            assert_eq!(held.dir != magic, held.how != How::InPlace);
             split(&held).unwrap();
         }
     }
@@ -259,7 +289,7 @@ mod tests {
         fs::create_dir(&source).unwrap();
         fs::create_dir(&captures).unwrap();
         fs::write(source.join("file"), b"content").unwrap();
-        let held = hold(&source, &captures, true, &Limits::default()).unwrap();
+        let held = hold(&source, &captures, &wanted(true)).unwrap();
         fs::remove_file(source.join("file")).unwrap();
         assert_eq!(split(&held).unwrap().entries.len(), 2);
         // A change in place breaks the promise, and is seen.
@@ -270,18 +300,66 @@ mod tests {
     #[test]
     fn a_rewrite_of_the_same_size_is_a_change() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, b"content").unwrap();
-        let scan = || Plan::scan(dir.path(), &Limits::default()).unwrap();
-        let before = scan();
-        assert!(unchanged(How::Cloned, &before, scan(), &scan()).is_some());
-        fs::write(&file, b"CONTENT").unwrap();
+        let (source, clone) = (dir.path().join("source"), dir.path().join("clone"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&clone).unwrap();
+        fs::write(source.join("file"), b"content").unwrap();
+        let scan = |dir: &Path| Plan::scan(dir, &Limits::default()).unwrap();
+        let root = OwnedFd::from(fs::File::open(&source).unwrap());
+        // As a clone would be: another inode with the same content.
+        fs::copy(source.join("file"), clone.join("file")).unwrap();
+        let (before, captured) = (scan(&source), scan(&clone));
+        let look = |how| changed(how, (&root, &before), (&clone, &captured), &scan(&source));
+        assert_eq!(look(How::Cloned), None);
+        assert!(look(How::Linked).is_some(), "a link is the same inode");
+        // Links come and go.
+        fs::hard_link(source.join("file"), dir.path().join("link")).unwrap();
+        assert_eq!(look(How::Cloned), None);
+        // Written in place, the mtime put back: only the content tells.
+        let file = fs::File::options().write(true).open(source.join("file")).unwrap();
+        let made = file.metadata().unwrap().modified().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"CONTENT", 0).unwrap();
+        file.set_modified(made).unwrap();
+        assert_eq!(look(How::Cloned).unwrap().0, "file");
         // Whatever the clock's grain.
-        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
-        fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
-        assert_eq!(before.digest(), scan().digest());
+        file.set_modified(made + std::time::Duration::from_secs(1)).unwrap();
+        assert_eq!(before.digest(), scan(&source).digest());
         for how in [How::Cloned, How::Linked] {
-            assert!(unchanged(how, &before, scan(), &scan()).is_none(), "{how:?}");
+            assert_eq!(look(how).unwrap().0, "file", "{how:?}");
+        }
+        // What is new is named, and not the directory.
+        file.set_modified(made).unwrap();
+        fs::write(source.join("late"), b"").unwrap();
+        assert_eq!(look(How::Cloned).unwrap().0, "late");
+    }
+
+    #[test]
+    fn a_promise_holds_where_nothing_can_be_linked() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), b"content").unwrap();
+        // There is no folder to link to.
+        let held = hold(&source, &dir.path().join("absent"), &wanted(true)).unwrap();
+        assert_eq!(held.how, How::InPlace);
+        fs::hard_link(source.join("file"), dir.path().join("link")).unwrap();
+        split(&held).unwrap();
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_captured() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, captures) = (dir.path().join("source"), dir.path().join("captures"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&captures).unwrap();
+        tree(&source);
+        let exclude = vec![checkpoint::Pattern::new(b"empty"), checkpoint::Pattern::new(b"link")];
+        for immutable in [false, true] {
+            let choice = Choice { exclude: exclude.clone(), ..Choice::default() };
+            let held = hold(&source, &captures, &Wanted { choice, ..wanted(immutable) }).unwrap();
+            let names: Vec<String> = held.plan.entries.iter().map(|entry| entry.path.to_string()).collect();
+            assert_eq!(names, [".", "closed", "closed/file"]);
+            split(&held).unwrap();
         }
     }
 
@@ -292,7 +370,7 @@ mod tests {
         fs::create_dir(&source).unwrap();
         fs::create_dir(&captures).unwrap();
         tree(&source);
-        let held = hold(&source, &captures, false, &Limits::default()).unwrap();
+        let held = hold(&source, &captures, &wanted(false)).unwrap();
         match held.how {
             How::InPlace => assert_eq!(held.dir, source),
             How::Cloned => assert_ne!(held.dir, source),

@@ -1,15 +1,18 @@
 //! The command line: what users type, one file a command.
 //!
 //! Data goes to stdout, everything else to stderr. A command returns a `Failure`, never prints one:
-//! there is one place that turns failures into text and exit codes.
+//! there is one place that turns failures into text and exit codes (`output`), and one through which all text goes on
+//! its way to the terminal (`screen`).
 
 mod commit;
 mod completions;
 mod config;
 mod demo;
 mod dev;
+mod dev_folder;
 mod digest;
 pub mod exit;
+mod help;
 mod job;
 mod local_cluster;
 mod ls;
@@ -18,15 +21,19 @@ mod progress;
 mod repair;
 mod restore;
 mod rm;
+mod screen;
 mod secret;
 mod serve;
 mod show;
+mod signals;
 mod status;
 pub mod target;
+mod usage;
 mod verify;
 
 use std::time::Duration;
 
+use checkpoint::error::IoError;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::{Client, Failure, Options};
 
@@ -35,7 +42,13 @@ use output::{Format, Output};
 
 /// Keeps checkpoints alive on clusters that have no shared storage.
 #[derive(Debug, Parser)]
-#[command(name = "epochlog", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "epochlog",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = help::OF_ALL
+)]
 pub struct Cli {
     /// Flags of every command.
     #[command(flatten)]
@@ -56,24 +69,72 @@ pub struct Global {
         env = "EPOCHLOG_ENDPOINTS",
         value_name = "HOST:PORT,...",
         value_delimiter = ',',
-        default_value = "127.0.0.1:7411"
+        value_parser = parse_endpoint,
+        default_value = "127.0.0.1:7411",
+        help_heading = GLOBAL
     )]
     pub endpoints: Vec<String>,
     /// Form of the output
-    #[arg(short, long, global = true, env = "EPOCHLOG_OUTPUT", value_enum, default_value = "table")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "EPOCHLOG_OUTPUT",
+        value_enum,
+        default_value = "table",
+        help_heading = GLOBAL
+    )]
     pub output: Format,
     /// Only data and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
-    /// Say more; twice for still more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    /// More detail in `status` and in the log of `serve` and `repair`; -vv for even more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
     pub verbose: u8,
     /// No progress bars
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub no_progress: bool,
-    /// Give up after so much time without progress
-    #[arg(long, global = true, env = "EPOCHLOG_TIMEOUT", value_parser = units::parse_duration, default_value = "30s")]
+    /// Give up when nothing has moved for this long
+    #[arg(
+        long,
+        global = true,
+        env = "EPOCHLOG_TIMEOUT",
+        value_parser = parse_timeout,
+        default_value = "30s",
+        help_heading = GLOBAL
+    )]
     pub timeout: Duration,
+}
+
+/// Heading of the options that every command has.
+const GLOBAL: &str = "Global options";
+
+/// Where a node answers clients; empty when nothing is named.
+fn parse_endpoint(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let plain = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    if plain.contains("://") {
+        return Err("there is no TLS in this version: write HOST:PORT".into());
+    }
+    let parsed = plain.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+    match parsed {
+        // An IPv6 address has colons of its own, and stands in brackets.
+        Some((host, Ok(port)))
+            if port > 0 && !host.is_empty() && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            Ok(plain.to_owned())
+        }
+        _ => Err("write HOST:PORT; a node answers clients on port 7411 unless it was told otherwise".into()),
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        Duration::ZERO => Err("no time at all is too short for any answer".into()),
+        time => Ok(time),
+    }
 }
 
 /// The commands.
@@ -82,16 +143,22 @@ pub enum Command {
     /// Three nodes, a dead leader, identical directories: see it work
     Demo(demo::DemoArgs),
     /// A local cluster to play with
+    #[command(after_help = help::DEV)]
     Dev(dev::DevArgs),
     /// Run one node
+    #[command(after_help = help::SERVE)]
     Serve(serve::ServeArgs),
     /// Make a directory a durable epoch
+    #[command(after_help = help::COMMIT)]
     Commit(commit::CommitArgs),
     /// Write an epoch back as a directory
+    #[command(after_help = help::RESTORE)]
     Restore(restore::RestoreArgs),
     /// List epochs
+    #[command(after_help = help::LS)]
     Ls(ls::LsArgs),
     /// Show one epoch
+    #[command(after_help = help::WHICH)]
     Show(show::ShowArgs),
     /// Show the nodes
     Status(status::StatusArgs),
@@ -105,7 +172,7 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// What is done to a whole job
     Job(job::JobArgs),
-    /// Show the configuration of a node
+    /// Show the configuration of a node, or explain every key
     Config(config::ConfigArgs),
     /// Make the secret that the nodes of a cluster share
     Secret(secret::SecretArgs),
@@ -119,26 +186,21 @@ pub fn main() -> i32 {
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => {
-            let code = error.exit_code();
-            // Help goes to stdout, errors to stderr; a closed pipe is nobody's failure.
-            let _ = error.print();
-            return code;
-        }
+        Err(error) => return usage::not_understood(error),
     };
     let output = Output::new(&cli.global);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            output.failure(&Failure::new(client::Code::Internal, "cannot start").why(error.to_string()));
-            return 1;
+        Err(source) => {
+            let error = IoError { path: "epochlog".into(), what: "start its threads", source };
+            return output.end(Err(Failure::from_io(&error)));
         }
     };
     let ended = runtime.block_on(async {
         // These answer Ctrl-C themselves.
         let own_end = matches!(
             cli.command,
-            Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::Commit(_)
+            Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::Commit(_) | Command::Restore(_)
         );
         if own_end {
             return run(&cli, &matches, &output).await;
@@ -151,13 +213,7 @@ pub fn main() -> i32 {
         }
     });
     runtime.shutdown_timeout(Duration::from_millis(200));
-    match ended {
-        Ok(()) => 0,
-        Err(failure) => {
-            output.failure(&failure);
-            exit::code(&failure)
-        }
-    }
+    output.end(ended)
 }
 
 async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Failure> {

@@ -42,6 +42,7 @@ mod window;
 use std::time::Instant;
 
 use bytes::Bytes;
+use checkpoint::limits::EPOCH_MAX;
 use checkpoint::{CommitId, Digest};
 use client::{Certainty, Code, Failure, pb};
 use nativelog::compose;
@@ -122,6 +123,9 @@ impl Driver<'_> {
             }
             self.open_writer().await?;
         }
+        if self.order.epoch.is_none() && self.has_spent_its_numbers() {
+            return Err(no::out_of_numbers(&self.order));
+        }
         if let Err(no_space) = self.node.check_space(self.order.declared_bytes, &self.order.name()).await
             && let Some(answer) = self.without_space(no_space, origin).await
         {
@@ -153,7 +157,13 @@ impl Driver<'_> {
         origin: &mut O,
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
-            Code::SourceChanged | Code::Refused => match self.abort(attempt, &failure.why).await {
+            // The source: it changed, is not to be read, is not there.
+            Code::SourceChanged | Code::Refused | Code::PermissionDenied | Code::Usage => match self
+                .abort(attempt, &failure.why)
+                .await
+            {
+                // The client reads it, and compares.
+                Some(_) if is_closed_here::<O>(&failure) => Err(failure),
                 Some((root, position)) => Err(no::changed_since(&self.order, &root, position, &failure.why)),
                 None => Err(failure),
             },
@@ -184,6 +194,14 @@ impl Driver<'_> {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Some(sealed),
             _ => None,
         })
+    }
+
+    /// Whether the job has used the highest number, and this commit has not become one of its epochs before.
+    fn has_spent_its_numbers(&self) -> bool {
+        let ledger = self.node.replica.machine().ledger();
+        let spent = ledger.high_water(&self.order.job).is_some_and(|highest| highest >= EPOCH_MAX);
+        let known = || ledger.check(&self.order.first_record().header);
+        spent && !matches!(known(), Verdict::Accepted(Accepted::Sealed(_)))
     }
 
     /// With `--if-not-exists`: the epoch, when it is there.
@@ -275,6 +293,11 @@ impl Driver<'_> {
             ..sealed_pb(sealed)
         }
     }
+}
+
+/// Whether it is this node that may not read the directory: what became of the commit, its client's stream tells.
+fn is_closed_here<O: Origin>(failure: &Failure) -> bool {
+    O::HASHED_HERE && failure.code == Code::PermissionDenied
 }
 
 /// A sealed epoch as the API tells it.

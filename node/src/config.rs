@@ -4,6 +4,7 @@
 //! section of a feature that this version does not have is refused as such.
 
 mod file;
+pub mod settings;
 pub mod shown;
 
 use std::collections::BTreeMap;
@@ -14,12 +15,16 @@ use std::time::Duration;
 use raft::{Secret, SecretError};
 
 use crate::units;
-use file::{File, SizeText, check_keys};
+use file::{File, SizeText};
+use settings::{Setting, default_of};
 
 /// A configuration that cannot be used, in one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
+
+/// The least reserve that is one, bytes; none at all may be wanted.
+const RESERVE_BYTES_MIN: u64 = 4096;
 
 /// How much space stays free on a node's disk.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,7 +47,14 @@ impl Reserve {
     /// Parses `5%` or a size.
     pub fn parse(text: &str) -> Result<Reserve, String> {
         match text.trim().strip_suffix('%') {
-            None => units::parse_size(text).map(Reserve::Bytes),
+            None => match units::parse_size(text) {
+                // "5" is a share whose sign was forgotten, not five bytes.
+                Ok(bytes @ 1..RESERVE_BYTES_MIN) => Err(format!(
+                    "{text:?} would be {bytes} bytes: write a share like \"5%\", or a size like \"10 GiB\""
+                )),
+                Ok(bytes) => Ok(Reserve::Bytes(bytes)),
+                Err(_) => Err(format!("{text:?} is neither a share like \"5%\" nor a size like \"10 GiB\"")),
+            },
             Some(percent) => match percent.trim().parse::<f64>() {
                 Ok(percent) if (0.0..=90.0).contains(&percent) => Ok(Reserve::Percent(percent)),
                 _ => Err(format!("{text:?} is not a share from 0% to 90%")),
@@ -101,6 +113,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Listening beyond loopback without TLS has been asked for.
     pub insecure: bool,
+    /// A cluster of this node alone has been asked for.
+    pub single: bool,
 }
 
 /// What flags and environment say; it goes over the file.
@@ -130,12 +144,15 @@ pub struct Overrides {
     /// Commit by path only below this directory; may be repeated
     #[arg(long = "source-root", env = "EPOCHLOG_SOURCE_ROOT", value_name = "DIR", value_delimiter = ',')]
     pub source_roots: Vec<PathBuf>,
-    /// First members of a new cluster, this node among them, by their addresses for other nodes
+    /// All nodes of the cluster, this one among them, by their addresses for other nodes; the same on all of them
     #[arg(long, env = "EPOCHLOG_PEERS", value_name = "ID=HOST:PORT", value_delimiter = ',')]
     pub peers: Vec<String>,
     /// File with the secret that all nodes of the cluster share; `epochlog secret new FILE` makes one
     #[arg(long, env = "EPOCHLOG_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
+    /// This node alone is the cluster: there is no second copy of anything
+    #[arg(long, env = "EPOCHLOG_SINGLE")]
+    pub single: bool,
     /// Listen beyond loopback without TLS
     #[arg(long, env = "EPOCHLOG_INSECURE")]
     pub insecure: bool,
@@ -143,27 +160,30 @@ pub struct Overrides {
 
 impl Config {
     /// Reads and checks the file, if any, with the overrides over it.
-    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
-        let text = match file {
-            None => String::new(),
-            Some(path) => {
-                std::fs::read_to_string(path).map_err(|error| fail(format!("{}: {error}", path.display())))?
-            }
-        };
-        Config::parse(&text, overrides).map_err(|error| match file {
-            Some(path) => fail(format!("{}: {}", path.display(), error.0)),
-            None => error,
-        })
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+        Config::parse(&read(path)?, overrides).map_err(|error| named(path, error))
+    }
+
+    /// The same as [`Config::draft`].
+    pub fn load_draft(
+        path: Option<&Path>,
+        overrides: &Overrides,
+    ) -> Result<(Config, Vec<&'static str>), ConfigError> {
+        Config::draft(&read(path)?, overrides).map_err(|error| named(path, error))
     }
 
     /// The same from text.
     pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
-        let at_line = |error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            fail(format!("line {line}: {}", error.message()))
-        };
-        check_keys(&text.parse().map_err(at_line)?)?;
-        build(toml::from_str(text).map_err(at_line)?, overrides)
+        let (config, missing) = Config::draft(text, overrides)?;
+        match missing.is_empty() {
+            true => Ok(config),
+            false => Err(fail(missing.iter().map(|key| lacking(key)).collect::<Vec<_>>().join("; "))),
+        }
+    }
+
+    /// The same, also when keys that must be given are missing: then it is to be looked at, not to be started with.
+    pub fn draft(text: &str, overrides: &Overrides) -> Result<(Config, Vec<&'static str>), ConfigError> {
+        build(file::parse(text)?, overrides)
     }
 
     /// The secret of the cluster; a node without peers has one that nobody knows.
@@ -175,43 +195,86 @@ impl Config {
     }
 }
 
+fn read(path: Option<&Path>) -> Result<String, ConfigError> {
+    let Some(path) = path else { return Ok(String::new()) };
+    std::fs::read_to_string(path).map_err(|error| fail(format!("{}: {error}", path.display())))
+}
+
+fn named(path: Option<&Path>, error: ConfigError) -> ConfigError {
+    path.map_or(error.clone(), |path| fail(format!("{}: {}", path.display(), error.0)))
+}
+
+/// The long name of the flag that says the same as a key, and its environment variable.
+pub fn flag(setting: &Setting) -> Option<(String, String)> {
+    let flags = <Overrides as clap::Args>::augment_args(clap::Command::new("flags"));
+    let flag = flags.get_arguments().find(|flag| flag.get_id() == setting.flag)?;
+    Some((flag.get_long()?.to_owned(), flag.get_env()?.to_string_lossy().into_owned()))
+}
+
 fn fail(why: impl Into<String>) -> ConfigError {
     ConfigError(why.into())
 }
 
-fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
-    let id = over.id.or(file.node.id).ok_or_else(|| fail("node.id is missing: give --id N or [node] id"))?;
-    if id == 0 {
+/// A node without others is refused unless that is wanted: three that are started so never become one cluster.
+const ALONE: &str = "a node that is a cluster of its own has no second copy of anything: name all nodes with \
+                     --peers 1=HOST:PORT,2=HOST:PORT,..., or say --single if one node is what you want";
+
+/// What to do about a key that must be given.
+fn lacking(key: &str) -> String {
+    match key {
+        "node.id" => "node.id is missing: give --id N or [node] id".into(),
+        "node.data_dir" => "node.data_dir is missing: give --data-dir DIR or [node] data_dir".into(),
+        "cluster.secret_file" => "cluster.secret_file is missing: nodes prove to each other that they belong to the \
+                                  cluster; make a secret with `epochlog secret new FILE`, copy the file to every \
+                                  node, and give --secret-file FILE"
+            .into(),
+        _ => format!("cluster.initial_members is missing, and {ALONE}"),
+    }
+}
+
+/// The configuration, and the keys that are missing in it.
+fn build(file: File, over: &Overrides) -> Result<(Config, Vec<&'static str>), ConfigError> {
+    let mut missing = Vec::new();
+    let id = over.id.or(file.node.id);
+    if id == Some(0) {
         return Err(fail("node.id must be at least 1"));
     }
-    let data_dir = over
-        .data_dir
-        .clone()
-        .or(file.node.data_dir)
-        .ok_or_else(|| fail("node.data_dir is missing: give --data-dir DIR or [node] data_dir"))?;
-    let insecure = over.insecure;
-    let grpc = listen("listen.grpc", over.listen.clone().or(file.listen.grpc), "127.0.0.1:7411", insecure)?;
-    let peers = over.listen_peers.clone().or(file.listen.peers);
-    let peers = listen("listen.peers", peers, &beside(grpc)?, insecure)?;
+    let id = id.unwrap_or_else(|| {
+        missing.push("node.id");
+        0
+    });
+    let data_dir = over.data_dir.clone().or(file.node.data_dir).unwrap_or_else(|| {
+        missing.push("node.data_dir");
+        PathBuf::new()
+    });
+    let insecure = over.insecure || file.listen.insecure;
+    let grpc = listen("listen.grpc", over.listen.clone().or(file.listen.grpc), insecure)?;
+    let peers = match over.listen_peers.clone().or(file.listen.peers) {
+        Some(text) => text,
+        None => beside(grpc)?,
+    };
+    let peers = listen("listen.peers", Some(peers), insecure)?;
     if peers == grpc {
         return Err(fail(format!(
             "listen.peers and listen.grpc are both {grpc}: peers need an address of their own"
         )));
     }
-    let http = listen("listen.http", over.http.clone().or(file.listen.http), "127.0.0.1:7421", insecure)?;
+    let http = listen("listen.http", over.http.clone().or(file.listen.http), insecure)?;
     let advertise = over.advertise.clone().or(file.node.advertise).unwrap_or_else(|| grpc.to_string());
     if over.advertise.is_none() && grpc.ip().is_unspecified() && advertise == grpc.to_string() {
-        return Err(fail("node.advertise is missing: others cannot reach a node at an unspecified address"));
+        return Err(fail("node.advertise is missing: clients cannot reach a node at an unspecified address"));
     }
     let written = if over.peers.is_empty() { &file.cluster.initial_members } else { &over.peers };
-    let members = members(written, id, &advertise, peers.port())?;
+    let single = over.single || file.cluster.single;
+    let me = (id > 0).then_some(Me { id, advertise: &advertise, port: peers.port() });
+    let members = members(written, single, me)?;
+    if members.is_empty() && !(single && id == 0) {
+        missing.push("cluster.initial_members");
+    }
     let secret_file = over.secret_file.clone().or(file.cluster.secret_file);
     let secret_file = secret_file.filter(|file| !file.as_os_str().is_empty());
     if members.len() > 1 && secret_file.is_none() {
-        return Err(fail(
-            "cluster.secret_file is missing: nodes prove to each other that they belong to the cluster; make a secret with \
-             `epochlog secret new FILE`, copy the file to every node, and give --secret-file FILE",
-        ));
+        missing.push("cluster.secret_file");
     }
     let roots = if over.source_roots.is_empty() { file.node.source_roots } else { over.source_roots.clone() };
     let source_roots = roots
@@ -221,38 +284,20 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
                 .map_err(|error| fail(format!("source root {}: {error}", root.display())))
         })
         .collect::<Result<_, _>>()?;
-    let heartbeat = duration("raft.heartbeat", file.raft.heartbeat.as_deref(), "500ms")?;
-    let (low, high) = match &file.raft.election_timeout {
-        None => ("3900ms", "4400ms"),
-        Some((low, high)) => (low.as_str(), high.as_str()),
-    };
-    let election_timeout = (
-        duration("raft.election_timeout", Some(low), low)?,
-        duration("raft.election_timeout", Some(high), high)?,
-    );
+    let heartbeat = duration("raft.heartbeat", file.raft.heartbeat.as_deref())?;
+    let election_timeout = election_timeout(file.raft.election_timeout.as_ref())?;
     let (low, high) = election_timeout;
     if heartbeat.is_zero() || low < heartbeat * 2 || high <= low || high < heartbeat * 6 {
         return Err(fail(
             "raft.election_timeout must rise, from at least twice raft.heartbeat to at least six times as much",
         ));
     }
-    let mut limits = checkpoint::Limits::default();
-    if let Some(text) = &file.limits.max_epoch_size {
-        limits.bytes_max =
-            units::parse_size(&text.text()).map_err(|why| fail(format!("limits.max_epoch_size: {why}")))?;
-    }
-    if let Some(files) = file.limits.max_files {
-        limits.files_max = files;
-    }
-    let highest = checkpoint::Limits::default();
-    if limits.bytes_max > highest.bytes_max || limits.files_max > highest.files_max {
-        return Err(fail(
-            "[limits]: max_epoch_size is at most 1 TiB and max_files at most 1_000_000 in this version",
-        ));
-    }
-    Ok(Config {
+    let limits = limits(&file.limits)?;
+    let or_default = |key, given: Option<String>| given.unwrap_or_else(|| default_of(key).to_owned());
+    let size_or = |key, given: Option<SizeText>| or_default(key, given.map(|size| size.text()));
+    let config = Config {
         id,
-        cluster: over.cluster.clone().or(file.node.cluster).unwrap_or_else(|| "epochlog".into()),
+        cluster: or_default("node.cluster", over.cluster.clone().or(file.node.cluster)),
         data_dir,
         advertise,
         source_roots,
@@ -263,33 +308,61 @@ fn build(file: File, over: &Overrides) -> Result<Config, ConfigError> {
         secret_file,
         heartbeat,
         election_timeout,
-        chunk_bytes: chunk_bytes(file.storage.chunk_size.as_ref())?,
-        reserve: match &file.storage.reserve_free {
-            None => Reserve::Percent(5.0),
-            Some(text) => {
-                Reserve::parse(&text.text()).map_err(|why| fail(format!("storage.reserve_free: {why}")))?
-            }
-        },
+        chunk_bytes: chunk_bytes(&size_or("storage.chunk_size", file.storage.chunk_size))?,
+        reserve: Reserve::parse(&size_or("storage.reserve_free", file.storage.reserve_free))
+            .map_err(|why| fail(format!("storage.reserve_free: {why}")))?,
         limits,
-        attempt_ttl: duration("limits.attempt_ttl", file.limits.attempt_ttl.as_deref(), "1 hour")?,
-        log_format: match file.log.format.as_deref() {
-            None | Some("auto") => LogFormat::Auto,
-            Some("text") => LogFormat::Text,
-            Some("json") => LogFormat::Json,
-            Some(other) => return Err(fail(format!("log.format: {other:?} is not auto, text or json"))),
+        attempt_ttl: duration("limits.attempt_ttl", file.limits.attempt_ttl.as_deref())?,
+        log_format: match or_default("log.format", file.log.format).as_str() {
+            "auto" => LogFormat::Auto,
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            other => return Err(fail(format!("log.format: {other:?} is not auto, text or json"))),
         },
         insecure,
-    })
+        single,
+    };
+    Ok((config, missing))
 }
 
-fn duration(key: &str, text: Option<&str>, default: &str) -> Result<Duration, ConfigError> {
-    units::parse_duration(text.unwrap_or(default)).map_err(|why| fail(format!("{key}: {why}")))
+fn duration(key: &str, text: Option<&str>) -> Result<Duration, ConfigError> {
+    units::parse_duration(text.unwrap_or_else(|| default_of(key)))
+        .map_err(|why| fail(format!("{key}: {why}")))
 }
 
-fn chunk_bytes(text: Option<&SizeText>) -> Result<u32, ConfigError> {
-    use checkpoint::limits::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
-    let Some(text) = text else { return Ok(CHUNK_BYTES_DEFAULT) };
-    let bytes = units::parse_size(&text.text()).map_err(|why| fail(format!("storage.chunk_size: {why}")))?;
+fn election_timeout(given: Option<&(String, String)>) -> Result<(Duration, Duration), ConfigError> {
+    let key = "raft.election_timeout";
+    let (low, high) = match given {
+        Some((low, high)) => (low.as_str(), high.as_str()),
+        None => {
+            let mut both = default_of(key).split('"').skip(1).step_by(2);
+            (both.next().unwrap_or_default(), both.next().unwrap_or_default())
+        }
+    };
+    Ok((duration(key, Some(low))?, duration(key, Some(high))?))
+}
+
+fn limits(section: &file::LimitsSection) -> Result<checkpoint::Limits, ConfigError> {
+    let highest = checkpoint::Limits::default();
+    let mut limits = highest;
+    if let Some(text) = &section.max_epoch_size {
+        limits.bytes_max =
+            units::parse_size(&text.text()).map_err(|why| fail(format!("limits.max_epoch_size: {why}")))?;
+    }
+    if let Some(files) = section.max_files {
+        limits.files_max = files;
+    }
+    if limits.bytes_max > highest.bytes_max || limits.files_max > highest.files_max {
+        return Err(fail(
+            "[limits]: max_epoch_size is at most 1 TiB and max_files at most 1_000_000 in this version",
+        ));
+    }
+    Ok(limits)
+}
+
+fn chunk_bytes(text: &str) -> Result<u32, ConfigError> {
+    use checkpoint::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+    let bytes = units::parse_size(text).map_err(|why| fail(format!("storage.chunk_size: {why}")))?;
     match u32::try_from(bytes) {
         Ok(bytes) if bytes.is_power_of_two() && (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) => {
             Ok(bytes)
@@ -298,13 +371,8 @@ fn chunk_bytes(text: Option<&SizeText>) -> Result<u32, ConfigError> {
     }
 }
 
-fn listen(
-    key: &str,
-    given: Option<String>,
-    default: &str,
-    insecure: bool,
-) -> Result<SocketAddr, ConfigError> {
-    let text = given.unwrap_or_else(|| default.to_owned());
+fn listen(key: &str, given: Option<String>, insecure: bool) -> Result<SocketAddr, ConfigError> {
+    let text = given.unwrap_or_else(|| default_of(key).to_owned());
     let address = text
         .to_socket_addrs()
         .ok()
@@ -329,13 +397,16 @@ fn beside(grpc: SocketAddr) -> Result<String, ConfigError> {
     Ok(SocketAddr::new(grpc.ip(), port).to_string())
 }
 
-/// Parses `ID=HOST:PORT`; a cluster of one when nothing is written. `port` is this node's for peers.
-fn members(
-    written: &[String],
+/// This node: its id, where clients reach it, and its port for peers.
+struct Me<'a> {
     id: u64,
-    advertise: &str,
+    advertise: &'a str,
     port: u16,
-) -> Result<Vec<(u64, String)>, ConfigError> {
+}
+
+/// The members of the cluster of `me`; empty when nobody has named them or has said that one node is meant. A list of
+/// one may have lost the rest.
+fn members(written: &[String], single: bool, me: Option<Me<'_>>) -> Result<Vec<(u64, String)>, ConfigError> {
     let mut members = BTreeMap::new();
     for text in written {
         let parsed = text.split_once('=').and_then(|(id, address)| {
@@ -346,23 +417,38 @@ fn members(
         let Some((member, address)) = parsed else {
             return Err(fail(format!("{text:?} is not a member like \"1=10.0.0.1:7431\"")));
         };
-        if member == 0 || members.insert(member, address).is_some() {
-            return Err(fail(format!("member id {member} must be at least 1 and stand once")));
+        if member == 0 {
+            return Err(fail(format!("{text:?}: the id of a member is at least 1")));
+        }
+        if let Some(other) = members.insert(member, address.clone()) {
+            return Err(fail(format!("member id {member} is given twice: {other} and {address}")));
         }
     }
-    if members.is_empty() {
+    let Some(Me { id, advertise, port }) = me else { return Ok(members.into_iter().collect()) };
+    if members.is_empty() && single {
         let host = advertise.rsplit_once(':').map_or(advertise, |(host, _)| host);
         members.insert(id, format!("{host}:{port}"));
     }
-    match members.get(&id) {
-        None => return Err(fail(format!("node {id} is not among the initial members"))),
-        Some(address) if address == advertise => {
-            return Err(fail(format!(
-                "{id}={address} is where clients reach this node: initial members are named by their addresses for peers, \
-                 port {port} here"
-            )));
-        }
-        Some(_) => {}
+    if !members.is_empty() && !members.contains_key(&id) {
+        return Err(fail(format!(
+            "node {id} is not among the initial members: cluster.initial_members says {}",
+            written.join(", ")
+        )));
+    }
+    if members.get(&id).is_some_and(|address| address == advertise) {
+        return Err(fail(format!(
+            "{id}={advertise} is where clients reach this node: initial members are named by their addresses for peers, \
+             port {port} here"
+        )));
+    }
+    if single && members.len() > 1 {
+        return Err(fail(format!(
+            "cluster.single says that this node is alone, cluster.initial_members says {}: remove one of the two",
+            written.join(", ")
+        )));
+    }
+    if !single && members.len() == 1 {
+        return Err(fail(format!("cluster.initial_members says {} alone, and {ALONE}", written.join(", "))));
     }
     Ok(members.into_iter().collect())
 }

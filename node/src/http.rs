@@ -1,4 +1,4 @@
-//! HTTP: is it alive, is it ready, what does it count. `/readyz` answers one line a check.
+//! HTTP: is it alive, is it ready, what does it count. `/readyz` answers one line a check, `/` says what there is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
 use crate::metrics::scrape;
@@ -20,10 +20,34 @@ const LAG_ENTRIES_MAX: u64 = 1000;
 /// The routes.
 pub fn routes(node: Arc<Node>) -> Router {
     Router::new()
+        .route("/", get(front))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .fallback(nothing_here)
         .with_state(node)
+}
+
+/// For whoever opens the port in a browser: which node this is, and where to look.
+const FRONT: &str = "<!doctype html>
+<html lang=\"en\"><head><meta charset=\"utf-8\"><title>epochlog</title></head>
+<body>
+<h1>epochlog, node NODE</h1>
+<ul>
+<li><a href=\"/readyz\">/readyz</a>: whether this node is ready, one line a check
+<li><a href=\"/healthz\">/healthz</a>: whether it is alive
+<li><a href=\"/metrics\">/metrics</a>: what it counts, for Prometheus
+</ul>
+<p>The whole cluster: <code>epochlog status</code> on a command line.</p>
+</body></html>
+";
+
+async fn front(State(node): State<Arc<Node>>) -> Html<String> {
+    Html(FRONT.replace("NODE", &node.config.id.to_string()))
+}
+
+async fn nothing_here() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "nothing here; there are / /healthz /readyz /metrics\n")
 }
 
 async fn healthz(State(node): State<Arc<Node>>) -> (StatusCode, String) {

@@ -193,7 +193,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
     let replica = Replica::start(replica_config(&config, secret, &claim), log, machine.clone())
         .await
-        .map_err(|error| ServeError::Replica(error.to_string()))?;
+        .map_err(|error| match error {
+            raft::StartError::Members(why) => ServeError::Contradicts(why),
+            other => ServeError::Replica(other.to_string()),
+        })?;
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),
@@ -228,6 +231,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             servers::say_not_serving(&health).await;
             std::process::exit(1);
         }
+        why = replica.wiped() => Err(ServeError::Wiped(why)),
         ended = grpc_server => Err(ServeError::Server(format!("the gRPC server ended: {}", outcome(ended)))),
         ended = peer_server => Err(ServeError::Server(format!("the server for peers ended: {}", outcome(ended)))),
         ended = http_server => Err(ServeError::Server(format!("the HTTP server ended: {}", outcome(ended)))),

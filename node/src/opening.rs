@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use checkpoint::error::IoError;
 use checkpoint::store::layout::Layout;
 use checkpoint::{Disk, RealDisk, Store};
+use client::{Code, Failure};
 use nativelog::machine::Machine;
 use nativelog::store::{LogStore, Options};
 
@@ -15,6 +17,7 @@ use crate::metrics::{MeteredDisk, Metrics};
 use crate::pressure::{self, Steps};
 use crate::refusal::ServeError;
 use crate::space::Space;
+use crate::units;
 
 /// Everything that is open.
 pub struct Opened {
@@ -32,24 +35,32 @@ pub struct Opened {
 pub fn open(config: &Config, metrics: &Metrics) -> Result<Opened, ServeError> {
     let disk: Arc<dyn Disk> = Arc::new(MeteredDisk::over(Arc::new(RealDisk), metrics));
     let layout = Layout::new(&config.data_dir);
-    let mut claim = identity::claim(&config.data_dir, config.id)?;
+    let mut claim = identity::claim(&config.data_dir, config.id, &config.cluster)?;
     if claim.is_new
         && let Some(owner) = LogStore::owner_of(&disk, &layout)?
     {
         claim.adopt(owner)?;
     }
     let store = Store::open(disk, &config.data_dir);
-    let store = Arc::new(store.map_err(|error| ServeError::Store(error.to_string()))?);
+    let store = Arc::new(store?);
     if let Err(error) = capture::sweep(&layout.capture_dir()) {
         tracing::warn!(%error, "old captures stay behind");
     }
     let (log, recovered) = LogStore::open(store.disk().clone(), &layout, claim.identity, Options::default())?;
-    tracing::info!(?recovered, "the log is open");
+    tracing::info!(
+        new = recovered.created,
+        entries = recovered.entries,
+        cut_bytes = recovered.cut_bytes,
+        read_back = recovered.verified_payloads,
+        "the log is open"
+    );
     if claim.is_new {
         if log.log_state().1.is_some() || log.vote().is_some() {
             return Err(IdentityError::NoIdentity { dir: config.data_dir.clone() }.into());
         }
         claim.write(None)?;
+    } else if claim.is_nameless {
+        claim.write(claim.cluster)?;
     }
     let machine = Machine::start(store.clone(), log.clone(), &layout.catalog_dir())?;
     make_ballast(&store, config);
@@ -67,26 +78,88 @@ fn make_ballast(store: &Store, config: &Config) {
     }
 }
 
-/// Whether the data folder could be used, without touching it.
-pub fn check_disk(config: &Config) -> Result<String, String> {
+/// What a start would do with the data folder, without touching it.
+///
+/// # Errors
+/// Why it would not start.
+pub fn check_folder(config: &Config) -> Result<String, ServeError> {
+    let dir = config.data_dir.display();
+    let found = identity::look(&config.data_dir, config.id, &config.cluster)?;
+    let members: Vec<String> =
+        config.members.iter().map(|(node, address)| format!("{node}={address}")).collect();
+    let members = members.join(", ");
+    Ok(match found {
+        Some(found) => {
+            let uuid = found.cluster.map_or_else(String::new, |uuid| format!(" ({})", units::hex(&uuid)));
+            let (id, name) = (config.id, &config.cluster);
+            format!(
+                "{dir} is the folder of node {id} of the cluster {name:?}{uuid}: a start goes on with it, when its log is whole"
+            )
+        }
+        None if config.single => format!(
+            "{dir} holds no node yet: a start begins a NEW cluster of one node, without a second copy of anything"
+        ),
+        None => format!(
+            "{dir} holds no node yet: a start begins node {} of a NEW cluster, once all of {members} answer and are new too. \
+             If this node was part of a cluster before, its folder is lost: it must not be started",
+            config.id
+        ),
+    })
+}
+
+/// Whether there is a disk for the data folder, and room on it, without touching it.
+///
+/// # Errors
+/// Why not.
+pub fn check_disk(config: &Config) -> Result<String, Failure> {
     let mut existing: PathBuf = config.data_dir.clone();
     while !existing.exists() {
-        if !existing.pop() {
-            return Err(format!("{} cannot be made", config.data_dir.display()));
+        existing.pop();
+        // Above a relative path lies the folder in which we are.
+        if existing.as_os_str().is_empty() {
+            existing = ".".into();
         }
     }
-    if existing.as_os_str().is_empty() {
-        existing = ".".into();
-    }
+    let unusable = |what, source| Failure::from_io(&IoError { path: existing.clone(), what, source });
     let probe = tempfile::Builder::new().prefix(".epochlog-check").tempfile_in(&existing);
-    probe.map_err(|error| format!("{} cannot be written: {error}", existing.display()))?;
-    let space =
-        Space::of(&existing, config.reserve).map_err(|error| format!("{}: {error}", existing.display()))?;
+    probe.map_err(|error| unusable("write", error))?;
+    let space = Space::of(&existing, config.reserve).map_err(|error| unusable("look at", error))?;
     let line = format!(
         "{} has {} free, {} stay reserved",
         existing.display(),
-        crate::units::size(space.free),
-        crate::units::size(space.reserve)
+        units::size(space.free),
+        units::size(space.reserve)
     );
-    if space.has_room_for(0) { Ok(line) } else { Err(line) }
+    if space.has_room_for(0) {
+        return Ok(line);
+    }
+    Err(Failure::new(Code::NoSpace, "no space")
+        .why(line)
+        .fix("make room there, or lower storage.reserve_free"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn a_folder_that_a_start_would_make_is_fine_by_any_name() {
+        let check = |data_dir: &str, reserve: &str| {
+            let text = format!("[storage]\nreserve_free = \"{reserve}\"\n");
+            let of = Overrides {
+                id: Some(1),
+                single: true,
+                data_dir: Some(data_dir.into()),
+                ..Overrides::default()
+            };
+            check_disk(&Config::parse(&text, &of).unwrap())
+        };
+        for name in ["not-there-yet", "./not-there-yet", "/tmp/not-there-yet/nor-this"] {
+            assert!(check(name, "1 MiB").is_ok(), "{name}: {:?}", check(name, "1 MiB"));
+        }
+        assert_eq!(check("not-there-yet", "1000000 TiB").unwrap_err().code, Code::NoSpace);
+        let inside_a_file = check("/proc/version/x", "1 MiB").unwrap_err();
+        assert_eq!(inside_a_file.code, Code::Usage, "{inside_a_file:?}");
+    }
 }

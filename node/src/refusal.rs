@@ -1,11 +1,14 @@
 //! Why a node did not start or had to stop, and what to do about it: one row of words for each row of damage.
 //! It never proposes to delete anything that a start may need.
 
+use std::io;
 use std::net::SocketAddr;
 
-use client::{Code, Failure};
+use checkpoint::store::StoreError;
+use client::{Cause, Code, Failure};
 use nativelog::machine::StartError;
 use nativelog::store::OpenError;
+use raft::SecretError;
 
 use crate::identity::IdentityError;
 
@@ -23,10 +26,10 @@ pub enum ServeError {
     Ledger(#[from] StartError),
     /// There is no secret to prove to the others.
     #[error(transparent)]
-    Secret(#[from] raft::SecretError),
+    Secret(#[from] SecretError),
     /// The shelves cannot be opened.
-    #[error("{0}")]
-    Store(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// An address cannot be listened on.
     #[error("{name} cannot listen on {address}: {error}")]
     Listen {
@@ -35,8 +38,14 @@ pub enum ServeError {
         /// Where.
         address: SocketAddr,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
+    /// The log has other members than the configuration.
+    #[error("{0}")]
+    Contradicts(String),
+    /// The cluster knows this node with another data folder.
+    #[error("{0}")]
+    Wiped(String),
     /// The consensus did not start.
     #[error("the replica: {0}")]
     Replica(String),
@@ -62,22 +71,36 @@ const IDENTITY: &str = concat!(
     "nothing was changed: restore the file `identity` of this node from a backup; without it, ",
     gone!()
 );
+/// A folder in which nothing is, of a node that may have had another one.
+pub(crate) const WIPED: &str = "if its own folder lies on another disk, mount that. If it is lost, so is what this node has promised to the \
+     others, and it must not come back; its identity alone does not help. The other nodes hold everything that was committed, \
+     and go on without it. This version cannot put another node in its place: before one more fails, set up a new cluster \
+     and commit there what `epochlog restore` gives here";
+const MEMBERS: &str = "nothing was changed: give --peers (cluster.initial_members) as the log has them, which cannot be \
+     changed in this version; or give the node another --data-dir";
+const ELSEWHERE: &str =
+    "nothing was changed: give the node a folder of its own with --data-dir, a new or an empty one";
 const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
+const PORT: &str = "free the port, or choose another with --listen, --listen-peers and --http";
 const OTHER: &str = "nothing was changed: start the version of epochlog that ran here last";
 const SECRET: &str = "nothing was changed: give it the file that the other nodes have, readable for the node's user alone (chmod 600); \
      `epochlog secret new FILE` makes one for a new cluster";
 const FOLDER: &str = "nothing was changed: correct node.id or node.data_dir";
+const NAME: &str = "nothing was changed: correct --cluster (node.cluster) or --data-dir (node.data_dir)";
 
 impl ServeError {
     /// As people see it.
     pub fn failure(&self, what: &str) -> Failure {
         let (code, sentence, advice) = self.words();
-        let sentence = match self {
-            ServeError::Server(_) => "the node stopped".to_owned(),
-            _ if sentence.is_empty() => "the node did not start".to_owned(),
-            _ => format!("the node did not start: {sentence}"),
+        let happened = match self {
+            ServeError::Server(_) | ServeError::Wiped(_) => "the node stopped",
+            _ => "the node did not start",
+        };
+        let sentence = match sentence.is_empty() {
+            true => happened.to_owned(),
+            false => format!("{happened}: {sentence}"),
         };
         Failure::new(code, sentence).what(what).why(self.why()).fix(advice)
     }
@@ -87,6 +110,8 @@ impl ServeError {
         match self {
             ServeError::Identity(error) => match error {
                 IdentityError::OtherNode { .. } => (Code::Usage, "the folder is another node's", FOLDER),
+                IdentityError::OtherCluster { .. } => (Code::Usage, "the folder is another cluster's", NAME),
+                IdentityError::OtherThings { .. } => (Code::Usage, "its folder is no node's", ELSEWHERE),
                 IdentityError::LogLost { .. } => (Code::Usage, "its log is lost", REPLACE),
                 IdentityError::NoIdentity { .. } => (Code::Usage, "its identity is lost", IDENTITY),
                 IdentityError::Unreadable { .. } => (Code::Usage, "its identity cannot be read", IDENTITY),
@@ -95,24 +120,34 @@ impl ServeError {
                     "its folder is in use",
                     "nothing was changed: stop the other process, or give this node a folder of its own",
                 ),
-                IdentityError::Io { .. } => (Code::Internal, "", DISK),
+                IdentityError::Io { error, .. } => of_the_system(error, ""),
             },
             ServeError::Log(error) => match error {
                 OpenError::Owner { .. } => (Code::Usage, "the log is another node's", FOLDER),
                 OpenError::Damaged { .. } => (Code::Corrupt, "its log is damaged", REPAIR),
                 OpenError::VoteLost { .. } => (Code::Corrupt, "its vote is lost", REPLACE),
-                OpenError::Io { .. } => (Code::Internal, "its log cannot be read", DISK),
+                OpenError::Io { source, .. } => of_the_system(source, "its log cannot be read"),
             },
             ServeError::Ledger(error) => match error {
                 StartError::NotCovered { .. } => (Code::Corrupt, "its snapshots are lost", REPAIR),
                 StartError::Version { .. } => (Code::Usage, "its snapshots are of another version", OTHER),
-                StartError::Io { .. } => (Code::Internal, "its ledger cannot be read", DISK),
+                StartError::Io { source, .. } => of_the_system(source, "its ledger cannot be read"),
             },
+            ServeError::Store(StoreError::Io(error)) => {
+                of_the_system(&error.source, "its shelves cannot be opened")
+            }
             ServeError::Store(_) => (Code::Internal, "its shelves cannot be opened", DISK),
-            ServeError::Listen { .. } => {
-                (Code::Usage, "", "free the port, or choose another with --listen, --listen-peers and --http")
+            ServeError::Listen { error, .. } => match Cause::of(error) {
+                // Ports below 1024, for one.
+                cause if cause.is_want() => (cause.code, "", PORT),
+                _ => (Code::Usage, "", PORT),
+            },
+            ServeError::Secret(SecretError::Io { error, .. }) if Cause::of(error).is_want() => {
+                of_the_system(error, "its secret cannot be read")
             }
             ServeError::Secret(_) => (Code::Usage, "its secret cannot be used", SECRET),
+            ServeError::Contradicts(_) => (Code::Usage, "the configuration contradicts its log", MEMBERS),
+            ServeError::Wiped(_) => (Code::Usage, "its data folder was wiped", WIPED),
             ServeError::Replica(_) | ServeError::Server(_) => (
                 Code::Internal,
                 "",
@@ -130,6 +165,12 @@ impl ServeError {
             ServeError::Log(OpenError::VoteLost { dir, why }) => {
                 format!("{} does not say for certain how this node has voted: {why}", dir.display())
             }
+            ServeError::Log(OpenError::Owner { dir, found, expected }) if found == expected => {
+                format!(
+                    "the log in {} and the identity are of two data folders of node {found}",
+                    dir.display()
+                )
+            }
             ServeError::Log(OpenError::Owner { dir, found, expected }) => {
                 format!(
                     "{} belongs to node {found}, not to node {expected} with this identity",
@@ -146,15 +187,25 @@ impl ServeError {
     }
 }
 
+/// An error of the operating system, by its cause: only what is not for want of something is the disk's own trouble.
+fn of_the_system(error: &io::Error, sentence: &'static str) -> (Code, &'static str, &'static str) {
+    match Cause::of(error) {
+        cause if cause.is_want() => (cause.code, sentence, cause.fix),
+        _ => (Code::Internal, sentence, DISK),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use checkpoint::error::IoError;
     use std::path::PathBuf;
 
     #[test]
     fn every_refusal_says_what_why_and_what_to_do() {
         let dir = || PathBuf::from("/d");
-        let io = || std::io::Error::other("broken");
+        let io = || io::Error::other("broken");
+        let os = io::Error::from_raw_os_error;
         let purged = nativelog::record::LogId { term: 1, node: 1, index: 9 };
         let all: Vec<(ServeError, Code, &str)> = vec![
             (IdentityError::OtherNode { dir: dir(), found: 1, wanted: 2 }.into(), Code::Usage, "node.id"),
@@ -163,6 +214,14 @@ mod tests {
                 Code::Usage,
                 "set up a new cluster",
             ),
+            (
+                IdentityError::OtherCluster { dir: dir(), found: "a".into(), wanted: "b".into() }.into(),
+                Code::Usage,
+                "--cluster",
+            ),
+            (IdentityError::OtherThings { dir: dir(), found: "x".into() }.into(), Code::Usage, "--data-dir"),
+            (ServeError::Contradicts("x".into()), Code::Usage, "--peers"),
+            (ServeError::Wiped("x".into()), Code::Usage, "must not come back"),
             (IdentityError::NoIdentity { dir: dir() }.into(), Code::Usage, "`identity`"),
             (IdentityError::Unreadable { file: dir(), why: "x".into() }.into(), Code::Usage, "backup"),
             (IdentityError::InUse { dir: dir() }.into(), Code::Usage, "other process"),
@@ -186,20 +245,45 @@ mod tests {
             ),
             (StartError::Version { path: "/d/x.snap".into() }.into(), Code::Usage, "ran here last"),
             (StartError::Io { what: "read".into(), source: io() }.into(), Code::Internal, "disk"),
-            (ServeError::Store("x".into()), Code::Internal, "disk"),
+            (
+                StoreError::from(IoError { path: dir(), what: "list", source: io() }).into(),
+                Code::Internal,
+                "disk",
+            ),
+            (IdentityError::Io { path: dir(), error: os(28) }.into(), Code::NoSpace, "make room"),
+            (
+                IdentityError::Io { path: dir(), error: os(13) }.into(),
+                Code::PermissionDenied,
+                "a user who may",
+            ),
+            (OpenError::Io { what: "read".into(), source: os(28) }.into(), Code::NoSpace, "make room"),
+            (StartError::Io { what: "read".into(), source: os(122) }.into(), Code::QuotaExceeded, "quota"),
+            (
+                StoreError::from(IoError { path: dir(), what: "write", source: os(30) }).into(),
+                Code::PermissionDenied,
+                "writable",
+            ),
+            (
+                ServeError::Listen { name: "gRPC", address: ([127, 0, 0, 1], 1).into(), error: os(13) },
+                Code::PermissionDenied,
+                "--listen",
+            ),
             (
                 ServeError::Listen { name: "gRPC", address: ([127, 0, 0, 1], 1).into(), error: io() },
                 Code::Usage,
                 "--listen",
             ),
             (ServeError::Replica("x".into()), Code::Internal, "log lines"),
-            (raft::SecretError::Open { path: dir() }.into(), Code::Usage, "chmod 600"),
-            (raft::SecretError::Io { path: dir(), error: io() }.into(), Code::Usage, "epochlog secret new"),
+            (SecretError::Open { path: dir() }.into(), Code::Usage, "chmod 600"),
+            (SecretError::Io { path: dir(), error: io() }.into(), Code::Usage, "epochlog secret new"),
+            (SecretError::Io { path: dir(), error: os(13) }.into(), Code::PermissionDenied, "a user who may"),
         ];
         for (error, code, advice) in all {
             let failure = error.failure("serve");
             assert_eq!(failure.code, code, "{failure:?}");
-            assert!(failure.sentence.starts_with("the node did not start"), "{failure:?}");
+            let stopped = matches!(error, ServeError::Wiped(_));
+            let happened = if stopped { "the node stopped" } else { "the node did not start" };
+            assert!(failure.sentence.starts_with(happened), "{failure:?}");
             assert!(failure.fix.contains(advice) && !failure.why.is_empty(), "{failure:?}");
             assert!(!failure.fix.contains("delete the"), "{failure:?}");
         }

@@ -10,8 +10,13 @@ use crate::config::LogFormat;
 pub fn start(format: LogFormat, verbose: u8) {
     let default = match verbose {
         0 => "info,openraft=error,h2=warn,tonic=warn,hyper=warn",
-        1 => "debug,openraft=info,h2=warn,tonic=info,hyper=warn",
-        _ => "trace,h2=info,hyper=info",
+        // More of our own; of the libraries only what is unusual.
+        1 => {
+            "warn,node=debug,raft=debug,nativelog=debug,checkpoint=debug,client=debug,uncopied=debug,openraft=error"
+        }
+        _ => {
+            "info,node=trace,raft=trace,nativelog=trace,checkpoint=trace,client=trace,uncopied=trace,openraft=debug"
+        }
     };
     let filter = EnvFilter::try_from_env("EPOCHLOG_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let json = match format {

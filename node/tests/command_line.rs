@@ -58,6 +58,21 @@ fn help_lists_what_there_is_and_nothing_else() {
 }
 
 #[test]
+fn what_every_command_has_stands_apart_and_examples_and_exit_codes_at_the_end() {
+    let all = stdout(&epochlog(&["--help"]));
+    for line in ["JOB@-1 the one before the newest", "\n    7  no quorum", "\n  124  no answer in time"] {
+        assert!(all.contains(line), "{line:?} is not in\n{all}");
+    }
+    for command in ["commit", "restore", "ls", "serve", "dev"] {
+        let text = stdout(&epochlog(&[command, "--help"]));
+        let (own, global) =
+            text.split_once("\nGlobal options:").expect("a heading for what every command has");
+        assert!(!own.contains("--endpoints") && global.contains("--endpoints"), "{text}");
+        assert!(global.contains(&format!("\n  epochlog {command}")), "{command} has no example:\n{text}");
+    }
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     for args in [
         &["watch"][..],
@@ -67,11 +82,18 @@ fn usage_errors_exit_with_2() {
         &["rm", "job", "--yes"],
         &["job", "rm", "../job", "--yes"],
         &["commit", ".", "--commit-id", "12.x"],
+        &["commit", ".", "--epoch", "9007199254740993"],
+        &["-e", "127.0.0.1", "ls"],
+        &["-e", "https://127.0.0.1:7411", "ls"],
+        &["-e", "127.0.0.1:7411,:7411", "ls"],
+        &["--timeout", "0s", "ls"],
+        &["commit", ".", "--epoch", "18446744073709551615"],
         &["ls", "--limit", "many"],
         &["commit", ".", "--label", "no-equals-sign"],
         &["--output", "yaml", "status"],
         &["serve", "--id", "0", "--data-dir", "/tmp/x"],
         &["serve"],
+        &["serve", "--id", "1", "--data-dir", "/no/such/folder"],
         &["restore", "job@1", "--nearest", "3", "--to", "d"],
     ] {
         let output = epochlog(args);
@@ -119,9 +141,19 @@ fn digest_needs_no_cluster_and_sees_every_difference() {
     std::fs::create_dir(dir.path().join("empty")).unwrap();
     assert_ne!(root(dir.path()), two);
 
-    let missing = epochlog(&["digest", "/no/such/directory"]);
-    assert_eq!(missing.status.code(), Some(1));
-    assert!(stderr(&missing).contains("no digest"));
+    // Not there, and no directory: what was typed is wrong, and nothing has to be removed or made readable.
+    let file = dir.path().join("a");
+    for (named, fix) in
+        [("/no/such/directory", "correct the name"), (file.to_str().unwrap(), "name a directory")]
+    {
+        for command in [&["digest", named][..], &["commit", named], &["commit", named, "--job", "j"]] {
+            let output = epochlog(command);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{command:?}: {text}");
+            assert!(text.contains(named) && text.contains(fix), "{command:?}: {text}");
+            assert_eq!(command[0] == "digest", text.contains("no digest"), "{command:?}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -131,7 +163,7 @@ fn check_tests_a_configuration_without_touching_the_folder() {
     let file = dir.path().join("node.toml");
     let (grpc, http) = (nobody(), nobody());
     let text = format!(
-        "[node]\nid = 1\ndata_dir = \"{}\"\n[listen]\ngrpc = \"{grpc}\"\nhttp = \"{http}\"\n[storage]\nreserve_free = \"1 MiB\"\n",
+        "[node]\nid = 1\ndata_dir = \"{}\"\n[cluster]\nsingle = true\n[listen]\ngrpc = \"{grpc}\"\nhttp = \"{http}\"\n[storage]\nreserve_free = \"1 MiB\"\n",
         data.display()
     );
     std::fs::write(&file, text).unwrap();
@@ -152,7 +184,8 @@ fn a_folder_without_its_log_is_refused() {
     std::fs::write(dir.path().join("identity"), identity).unwrap();
     let data = dir.path().to_str().unwrap();
     let start = |id: &str| {
-        epochlog(&["serve", "--id", id, "--data-dir", data, "--listen", &nobody(), "--http", &nobody()])
+        let ports = ["--listen", &nobody(), "--http", &nobody()];
+        epochlog(&[&["serve", "--single", "--id", id, "--data-dir", data][..], &ports].concat())
     };
     let lost = start("1");
     assert_eq!(lost.status.code(), Some(2), "{}", stderr(&lost));
@@ -198,12 +231,43 @@ fn config_show_tells_where_each_value_comes_from() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
     }
-    assert!(!show(&[]).contains('#'));
+    assert!(!show(&["--single"]).contains('#'));
     let json: serde_json::Value = serde_json::from_str(&show(&["--origin", "-o", "json"])).unwrap();
     assert_eq!(json["node.id"]["value"], 3);
     assert_eq!(json["listen.http"]["origin"], "flag --http");
     let bad = epochlog(&["config", "show", "--id", "0", "--data-dir", "/d"]);
     assert_eq!(bad.status.code(), Some(2));
+    // Without a flag: what holds, and what has to be given.
+    let bare = epochlog(&["config", "show"]);
+    assert_eq!(bare.status.code(), Some(0), "{}", stderr(&bare));
+    for line in ["# id must be given: --id", "# data_dir must be given: --data-dir", "reserve_free = \"5%\""]
+    {
+        assert!(stdout(&bare).lines().any(|found| found == line), "{line:?} is not in\n{}", stdout(&bare));
+    }
+}
+
+#[test]
+fn the_reference_explains_every_key_and_is_a_file_to_start_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let reference = epochlog(&["config", "reference"]);
+    assert_eq!(reference.status.code(), Some(0), "{}", stderr(&reference));
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, &reference.stdout).unwrap();
+    let shown = epochlog(&["config", "show", "-c", file.to_str().unwrap()]);
+    assert_eq!(shown.status.code(), Some(0), "{}", stderr(&shown));
+    // Every key that is shown is explained.
+    let text = stdout(&reference);
+    let shown = stdout(&shown);
+    let keys = shown.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = "));
+    assert!(keys.clone().count() > 10, "{shown}");
+    for (key, _) in keys {
+        assert!(text.contains(&format!("\n# {key} =")), "{key} is not in\n{text}");
+    }
+    let json = stdout(&epochlog(&["config", "reference", "-o", "json"]));
+    for line in json.lines() {
+        let setting: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(setting["words"].as_str().is_some_and(|words| words.ends_with('.')), "{line}");
+    }
 }
 
 /// Ctrl-C while a node that never answers is asked.

@@ -88,6 +88,7 @@ async fn metrics_move_with_what_they_measure() {
     }
     assert_eq!(of(&after, "raft_is_leader"), 1.0);
     assert!(of(&after, "raft_term") >= 1.0);
+    assert_eq!((of(&after, "quorum"), of(&after, "voters"), of(&after, "voters_reachable")), (1.0, 1.0, 1.0));
     assert_eq!(of(&after, "epochs{job=\"job\",state=\"sealed\"}"), 1.0);
     assert_eq!(of(&after, "epochs{job=\"job\",state=\"unpublished\"}"), 0.0);
     assert_eq!(of(&after, "last_checkpoint_bytes{job=\"job\"}"), first.bytes as f64);
@@ -120,7 +121,7 @@ async fn metrics_move_with_what_they_measure() {
     known.epoch = Some(1);
     assert!(client.commit(&source, known.clone(), &|_| {}).await.unwrap().committed.already);
     let fetched = client.manifest("job", pb::Which::default(), false).await.unwrap();
-    let mut content = client::ReplicaContent::new(std::sync::Arc::new(client.same()), &fetched, false);
+    let mut content = client::ReplicaContent::new(std::sync::Arc::new(client.same()), &fetched);
     content.stream_only();
     let target = dir.path().join("restored");
     let restored = tokio::task::block_in_place(|| {
@@ -131,7 +132,9 @@ async fn metrics_move_with_what_they_measure() {
     let rotten = node.data.join("epochs/job/1/files/large");
     std::fs::write(&rotten, vec![8; 3_000_000]).unwrap();
     let verify = pb::VerifyRequest { job: "job".into(), ..Default::default() };
-    client.verify(verify, &mut |reply| assert!(!reply.ok)).await.unwrap();
+    let mut seen = Vec::new();
+    client.verify(verify, &mut |reply| seen.push(reply.outcome())).await.unwrap();
+    assert_eq!(seen, [pb::Outcome::Damaged]);
     let last = wait_for("the end of the restore", async || {
         Some(scrape(&node)).filter(|samples| of(samples, "restore_duration_seconds_count") >= 1.0)
     })

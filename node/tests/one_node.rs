@@ -83,7 +83,7 @@ async fn what_is_committed_survives_a_kill_and_tokens_fence() {
     assert_eq!(listed.epochs[0].root, done.committed.root);
     let fetched = client.manifest("job", pb::Which::default(), false).await.unwrap();
     let target = dir.path().join("restored");
-    let mut content = client::ReplicaContent::new(std::sync::Arc::new(client.same()), &fetched, false);
+    let mut content = client::ReplicaContent::new(std::sync::Arc::new(client.same()), &fetched);
     content.stream_only();
     let restored = tokio::task::block_in_place(|| {
         let options = checkpoint::restore::RestoreOptions::default();

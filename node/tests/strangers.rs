@@ -61,10 +61,17 @@ impl Secrets {
     }
 }
 
-/// Somebody who knows names and ids, and claims to be a node.
+/// Somebody who knows names and ids, and claims to be a node; he says that the cluster knows whom he calls with another
+/// data folder, which would end a node that was wiped.
 fn claim(from: u64, to: u64) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
-    let header =
-        PeerHeader { group: "main".into(), cluster_name: "trio".into(), from, to, ..Default::default() };
+    let header = PeerHeader {
+        group: "main".into(),
+        cluster_name: "trio".into(),
+        from,
+        to,
+        to_incarnation: vec![9; 16].into(),
+        ..Default::default()
+    };
     let header = header.encode_to_vec();
     move |mut request: Request<()>| {
         let value = BinaryMetadataValue::from_bytes(&header);

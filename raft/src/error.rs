@@ -9,6 +9,9 @@ pub enum StartError {
     /// The log belongs to somebody else.
     #[error("the log belongs to another node or incarnation than the configuration says")]
     Identity,
+    /// The log has other members than the configuration says.
+    #[error("{0}")]
+    Members(String),
     /// The consensus did not come up from what is on disk.
     #[error("raft: {0}")]
     Raft(String),

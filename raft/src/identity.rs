@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nativelog::machine::Machine;
 use prost::Message;
+use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
@@ -38,6 +39,8 @@ pub struct Known {
     /// What the data folder says.
     folder: Option<[u8; 16]>,
     from_log: RwLock<FromLog>,
+    /// The member that last called an earlier life of this node.
+    known_otherwise: watch::Sender<Option<u64>>,
     refused: Mutex<HashMap<(u64, Trouble), Instant>>,
 }
 
@@ -79,6 +82,7 @@ impl Known {
             first: config.members.iter().map(|(node, _)| *node).collect(),
             folder: config.cluster,
             from_log: RwLock::default(),
+            known_otherwise: watch::Sender::new(None),
             refused: Mutex::default(),
         })
     }
@@ -114,6 +118,11 @@ impl Known {
     /// The incarnation that the log knows for `node`.
     pub fn incarnation_of(&self, node: u64) -> Option<[u8; 16]> {
         self.from_log.read().unwrap_or_else(PoisonError::into_inner).incarnations.get(&node).copied()
+    }
+
+    /// The member that last called this node under another incarnation than it has: as whom the log knows it.
+    pub fn known_otherwise(&self) -> watch::Receiver<Option<u64>> {
+        self.known_otherwise.subscribe()
     }
 
     /// What peers prove to each other.
@@ -222,6 +231,7 @@ impl Known {
             return Ok(());
         }
         if !header.to_incarnation.is_empty() && header.to_incarnation[..] != self.incarnation {
+            self.known_otherwise.send_replace(Some(from));
             return Err((Trouble::Incarnation, wiped(me, &header.to_incarnation, &self.incarnation)));
         }
         let stranger =
@@ -403,8 +413,10 @@ mod tests {
     fn a_wiped_node_is_refused_in_both_directions() {
         let (one, two) = (known(1, "c"), known(2, "c"));
         learn(&one, 7, &[(1, 1), (2, 99)]);
+        assert_eq!(*two.known_otherwise().borrow(), None);
         let target = two.admit(&call(&one, 2, Check::Full), Check::Full).unwrap_err();
         assert!(target.message().contains("it must not come back under this id"), "{target}");
+        assert_eq!(*two.known_otherwise().borrow(), Some(1), "and it hears of it");
         assert_eq!(target.code(), tonic::Code::FailedPrecondition);
         let source = one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap_err();
         assert!(source.message().contains("node 2 is known with another incarnation"), "{source}");

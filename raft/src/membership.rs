@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use nativelog::compose;
+use nativelog::machine::Machine;
 use nativelog::store::LogStore;
 use tonic::Status;
 
@@ -17,6 +18,7 @@ use crate::leader::Leadership;
 use crate::network::peers::Lane;
 use crate::propose::Proposer;
 use crate::proto;
+use crate::snapshot::members_in;
 
 /// How long a member has for an introduction.
 const HELLO: Duration = Duration::from_secs(2);
@@ -101,6 +103,26 @@ impl Members {
                 }
             }
             tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    /// See [`crate::Replica::wiped`].
+    pub async fn wiped(&self) -> String {
+        let mut told = self.known.known_otherwise();
+        loop {
+            let by = told.wait_for(Option::is_some).await.ok().and_then(|by| *by);
+            // The sender lives as long as this.
+            let Some(by) = by else { return std::future::pending().await };
+            if self.hello().empty {
+                let node = self.proposer.config.node;
+                return format!(
+                    "node {by} knows node {node} with another data folder than this one, in which there is nothing yet"
+                );
+            }
+            // A node that has a log of its own is not ended by what somebody says.
+            if told.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
@@ -202,7 +224,7 @@ impl Members {
         }
         let record = compose::genesis(uuid::Uuid::new_v4().into_bytes(), members);
         match self.proposer.propose_tied(leadership, &record).await {
-            Ok((position, verdict)) => tracing::info!(%position, ?verdict, "the cluster has its identity"),
+            Ok((position, verdict)) => tracing::info!(%position, %verdict, "the cluster has its identity"),
             Err(why) => tracing::warn!(%why, "the cluster's identity is not in the log yet"),
         }
     }
@@ -214,7 +236,7 @@ impl Members {
             let record = compose::join(node, incarnation);
             match self.proposer.propose_tied(leadership, &record).await {
                 Ok((position, verdict)) => {
-                    tracing::info!(node, %position, ?verdict, "a member has its identity")
+                    tracing::info!(node, %position, %verdict, "a member has its identity")
                 }
                 Err(why) => tracing::warn!(node, %why, "a member's identity is not in the log yet"),
             }
@@ -222,8 +244,81 @@ impl Members {
     }
 }
 
+/// The members that the log of this node has, the newest of them; none in an empty one.
+///
+/// # Errors
+/// The log cannot be read.
+pub(crate) fn logged(log: &LogStore, machine: &Machine) -> std::io::Result<Vec<(u64, String)>> {
+    // What is appended holds, whether it is applied or not; what the log has forgotten a snapshot knows.
+    let newest = match log.last_membership(u64::MAX)? {
+        Some(newest) => Some(newest),
+        None => machine.last_membership()?,
+    };
+    members_in(newest.as_ref())
+}
+
+/// Ok when the configuration names the members that the log has, or the log has none yet.
+///
+/// # Errors
+/// Both lists, in words.
+pub(crate) fn agree(configured: &[(u64, String)], logged: &[(u64, String)]) -> Result<(), String> {
+    let lists = [configured, logged].map(|members| {
+        let mut members: Vec<_> = members.to_vec();
+        members.sort();
+        members
+    });
+    let [configured, logged] = &lists;
+    // Nobody calls a cluster of one: it may listen elsewhere.
+    let alone = logged.len() == 1 && configured.len() == 1 && logged[0].0 == configured[0].0;
+    if logged.is_empty() || configured.is_empty() || alone || configured == logged {
+        return Ok(());
+    }
+    let text = |members: &[(u64, String)]| {
+        members.iter().map(|(node, address)| format!("{node}={address}")).collect::<Vec<_>>().join(", ")
+    };
+    Err(format!(
+        "the configuration names the members {}, the log of this node has {}",
+        text(configured),
+        text(logged)
+    ))
+}
+
 fn sorted(members: Vec<proto::Member>) -> Vec<(u64, String)> {
     let mut members: Vec<_> = members.into_iter().map(|member| (member.node, member.address)).collect();
     members.sort();
     members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::agree;
+
+    fn list(members: &[(u64, &str)]) -> Vec<(u64, String)> {
+        members.iter().map(|(node, address)| (*node, (*address).to_owned())).collect()
+    }
+
+    #[test]
+    fn other_members_than_the_log_has_are_refused_with_both_lists() {
+        let logged = list(&[(1, "a:1"), (2, "b:1")]);
+        assert_eq!(agree(&list(&[(2, "b:1"), (1, "a:1")]), &logged), Ok(()));
+        assert_eq!(agree(&logged, &[]), Ok(()), "an empty log takes what is configured");
+        for other in [
+            list(&[(1, "a:1")]),
+            list(&[(1, "a:1"), (2, "b:1"), (3, "c:1")]),
+            list(&[(1, "a:1"), (2, "b:2")]),
+            list(&[(1, "a:1"), (3, "b:1")]),
+        ] {
+            let why = agree(&other, &logged).unwrap_err();
+            assert!(why.contains("the log of this node has 1=a:1, 2=b:1"), "{why}");
+            assert!(why.contains(&format!("{}={}", other[0].0, other[0].1)), "{why}");
+        }
+        // From one to three, and the other way.
+        assert!(agree(&list(&[(1, "a:1"), (2, "b:1"), (3, "c:1")]), &list(&[(1, "a:1")])).is_err());
+        assert_eq!(
+            agree(&list(&[(1, "a:2")]), &list(&[(1, "a:1")])),
+            Ok(()),
+            "nobody calls a cluster of one"
+        );
+        assert!(agree(&list(&[(2, "a:1")]), &list(&[(1, "a:1")])).is_err());
+    }
 }

@@ -108,7 +108,12 @@ pub(crate) struct Quorum {
     cut_off: watch::Sender<bool>,
     /// Since when no leader is known.
     leaderless: Mutex<Option<Instant>>,
+    /// Who answered last that its folder is another one than the log knows.
+    wiped: Mutex<BTreeSet<u64>>,
 }
+
+/// What a node answers whose folder is not the one that the log knows. Refusals are words alone.
+const WIPED: &str = "must not come back under this id";
 
 impl Quorum {
     /// For a node that has heard nobody yet.
@@ -127,7 +132,13 @@ impl Quorum {
             heartbeat: config.heartbeat,
             cut_off: watch::Sender::new(false),
             leaderless: Mutex::default(),
+            wiped: Mutex::default(),
         })
+    }
+
+    /// Whether `node` was there last with another folder than the log knows: then it cannot come back.
+    pub fn is_wiped(&self, node: u64) -> bool {
+        self.wiped.lock().unwrap_or_else(PoisonError::into_inner).contains(&node)
     }
 
     /// Why nothing can be committed or read through this node now.
@@ -248,11 +259,19 @@ impl Quorum {
     /// Asks `node` for its pulse.
     async fn ask(&self, node: u64) -> u64 {
         let pulse = async {
-            let mut client = self.peers.member(node, Lane::Control, Check::Full).ok()?;
-            Some(client.pulse(proto::PulseRequest {}).await.ok()?.into_inner())
+            let mut client = self.peers.member(node, Lane::Control, Check::Full)?;
+            client.pulse(proto::PulseRequest {}).await
         };
-        if let Ok(Some(pulse)) = tokio::time::timeout(self.limit / 2, pulse).await {
-            self.peers.reach().told(node, pulse);
+        match tokio::time::timeout(self.limit / 2, pulse).await {
+            Ok(Ok(pulse)) => {
+                self.peers.reach().told(node, pulse.into_inner());
+                self.wiped.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+            }
+            Ok(Err(status)) if status.message().contains(WIPED) => {
+                self.wiped.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+            }
+            // Whether it is there at all is told by its silence.
+            Ok(Err(_)) | Err(_) => {}
         }
         node
     }

@@ -25,7 +25,7 @@ use crate::intake::{Intake, VoterSpace};
 use crate::keeper::{KeepError, Keeper};
 use crate::leader::Leading;
 use crate::life::Life;
-use crate::membership::Members;
+use crate::membership::{self, Members};
 use crate::network::Factory;
 use crate::network::door::{self, Proven};
 use crate::network::peers::Peers;
@@ -100,6 +100,9 @@ impl Replica {
         if owner.node != node || owner.incarnation != config.incarnation {
             return Err(StartError::Identity);
         }
+        let logged =
+            membership::logged(&log, &machine).map_err(|error| StartError::Raft(error.to_string()))?;
+        membership::agree(&config.members, &logged).map_err(StartError::Members)?;
         let config = Arc::new(config);
         let life = Life::new(node);
         let intake = Intake::new(&config, log.clone(), machine.clone());
@@ -252,10 +255,21 @@ impl Replica {
         self.leading().quorum.cut_off()
     }
 
+    /// Returns, with the reason in words, when other members know this node with another data folder, while there is
+    /// nothing in this one: it was wiped, and what it promised is lost. It must not come back under this id.
+    pub async fn wiped(&self) -> String {
+        self.members().wiped().await
+    }
+
     /// For how long `node` has not answered, when that is longer than it should be: whoever asks how all are does
     /// better not to wait for it.
     pub fn silence(&self, node: u64) -> Option<Duration> {
         self.proposer().peers.silent(node).filter(|_| node != self.node())
+    }
+
+    /// Whether `node` was there last with another data folder than the log knows: then it cannot come back.
+    pub fn is_wiped(&self, node: u64) -> bool {
+        self.leading().quorum.is_wiped(node)
     }
 
     /// Steps down when this node leads: it says nothing to the others for two election timeouts.

@@ -105,7 +105,15 @@ pub fn stored_members(kept: Option<&(LogId, Bytes)>) -> io::Result<StoredMembers
 /// # Errors
 /// A membership that does not decode.
 pub fn members_of(meta: &SnapshotMeta) -> io::Result<Vec<(u64, String)>> {
-    let members = stored_members(meta.membership.as_ref())?;
+    members_in(meta.membership.as_ref())
+}
+
+/// The members of a membership as nativelog keeps it, and their addresses; none without one.
+///
+/// # Errors
+/// A membership that does not decode.
+pub fn members_in(kept: Option<&(LogId, Bytes)>) -> io::Result<Vec<(u64, String)>> {
+    let members = stored_members(kept)?;
     Ok(members.nodes().map(|(node, at)| (*node, at.addr.clone())).collect())
 }
 

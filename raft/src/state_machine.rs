@@ -234,3 +234,205 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         snap(&meta.map_err(failed)?, SnapshotData::new(capture))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::thread::JoinHandle;
+    use std::time::{Duration, Instant};
+
+    use checkpoint::disk::Disk;
+    use checkpoint::store::{Layout, Store};
+    use checkpoint::testing::CrashDisk;
+    use checkpoint::{CommitId, Digest, EntryKind, Manifest, ManifestEntry, PlanEntry, RelPath, digest};
+    use futures::future::join;
+    use nativelog::compose::{self, Opening, Pages};
+    use nativelog::record::{Header, LogId, LogRecord};
+    use nativelog::store::{Identity, LogStore, Options};
+
+    use super::*;
+    use crate::config::ReplicaConfig;
+
+    /// So many that a page of the plan, and the seal, take long.
+    const FILES: usize = 5000;
+    /// So often another task of the thread has its turn before what is judged may go on.
+    const TURNS: usize = 200;
+    /// Whoever had no turn by then gets none.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    /// A plan of empty files: with its last page the attempt has everything.
+    fn plan() -> Vec<PlanEntry> {
+        let entry = |path: &str, kind, mode| PlanEntry {
+            path: RelPath::parse(path.as_bytes()).unwrap(),
+            kind,
+            mode,
+            size: 0,
+            target: Vec::new(),
+        };
+        let root = entry("", EntryKind::Directory, 0o755);
+        let files = (0..FILES).map(|n| entry(&format!("f{n:04}"), EntryKind::File, 0o644));
+        std::iter::once(root).chain(files).collect()
+    }
+
+    /// Begin, the only page of the plan, and seal, as the first three entries of a log.
+    fn epoch() -> [Entry; 3] {
+        let opening = Opening {
+            job: "job".parse().unwrap(),
+            epoch: Some(1),
+            token: None,
+            commit: CommitId::from_bytes([1; 16]),
+            born: 0,
+            chunk_bytes: 1 << 20,
+            base: None,
+            labels: Vec::new(),
+            depends_on: Vec::new(),
+        };
+        let plan = plan();
+        let pages = Pages::new(&plan);
+        assert_eq!(pages.count(), 1);
+        let entries = plan.iter().map(|entry| {
+            let is_file = entry.kind == EntryKind::File;
+            ManifestEntry::new(entry, if is_file { digest::content(b"") } else { Digest::NONE })
+        });
+        let root = Manifest { entries: entries.collect() }.root();
+        let entry = |index, record: LogRecord| Entry {
+            id: LogId { term: 1, node: 1, index },
+            body: Body::Record(record),
+        };
+        [
+            entry(0, compose::begin(&opening, &pages)),
+            entry(1, pages.part(0, 0)),
+            entry(2, compose::seal(0, root)),
+        ]
+    }
+
+    fn header(entry: &Entry) -> &Header {
+        let Body::Record(record) = &entry.body else { panic!("no record") };
+        &record.header
+    }
+
+    /// A state machine that has applied these.
+    fn applied(entries: &[Entry]) -> (StateMachine, LogStore) {
+        let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
+        let data = Path::new("/data");
+        disk.create_dir(data).unwrap();
+        let store = Arc::new(Store::open(disk.clone(), data).unwrap());
+        let owner = Identity { node: 1, incarnation: [1; 16] };
+        let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).unwrap();
+        let machine = Machine::start(store, log.clone(), Path::new("/dev/null/no-catalog")).unwrap();
+        let (answer, answered) = mpsc::channel();
+        log.append(entries.to_vec(), Box::new(move |result| drop(answer.send(result))));
+        answered.recv().unwrap().unwrap();
+        for entry in entries {
+            assert!(machine.apply(entry).unwrap().is_accepted());
+        }
+        let known = Known::new(&ReplicaConfig::new(1, [1; 16], "long", vec![]));
+        (StateMachine::new(machine, known).unwrap(), log)
+    }
+
+    /// Waits until nobody wants to change the ledger but who applies: the catalog takes what has changed once a second, and
+    /// a writer that waits holds off readers.
+    async fn settled(machine: &Machine) {
+        let began = Instant::now();
+        while machine.ledger().has_changed() {
+            assert!(began.elapsed() < DEADLINE, "nobody takes what has changed");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Has a thread hold what `held` takes for as long as that waits: until it is told, or the deadline. True when it was
+    /// told.
+    fn hold(
+        held: impl FnOnce(&dyn Fn() -> bool) -> bool + Send + 'static,
+    ) -> (mpsc::Sender<()>, JoinHandle<bool>) {
+        let (tell, told) = mpsc::channel();
+        let (took, taken) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            held(&|| {
+                took.send(()).unwrap();
+                told.recv_timeout(DEADLINE).is_ok()
+            })
+        });
+        taken.recv().unwrap();
+        (tell, thread)
+    }
+
+    /// Judges what has to wait for `held`, which another task of the same thread ends after some turns.
+    async fn judge_beside(
+        state: &StateMachine,
+        entry: &Entry,
+        awaited: bool,
+        held: impl FnOnce(&dyn Fn() -> bool) -> bool + Send + 'static,
+    ) {
+        let (tell, thread) = hold(held);
+        let other = async {
+            for _ in 0..TURNS {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let _ = tell.send(());
+        };
+        let (judged, ()) = join(state.judge(entry, awaited), other).await;
+        assert!(judged.unwrap().unwrap().is_accepted());
+        let in_time = thread.join().unwrap();
+        assert!(in_time, "awaited: {awaited}; no other task had a turn before it was judged");
+    }
+
+    fn end(state: &StateMachine, log: &LogStore) {
+        // First: the performer waits for a seal that was never flushed.
+        log.shutdown();
+        state.machine.shutdown();
+    }
+
+    /// What takes long of a seal is worked out elsewhere: here it takes as long as it takes somebody else to put its tree
+    /// together.
+    #[tokio::test]
+    async fn other_tasks_go_on_while_a_seal_waits_for_its_tree() {
+        for awaited in [false, true] {
+            let [begin, part, seal] = epoch();
+            let (state, log) = applied(&[begin, part.clone()]);
+            let early = state.machine.early(header(&part)).expect("its seal takes long");
+            judge_beside(&state, &seal, awaited, move |wait| {
+                let _turn = early;
+                wait()
+            })
+            .await;
+            end(&state, &log);
+        }
+    }
+
+    /// So is the step of a seal, which changes the ledger.
+    #[tokio::test]
+    async fn other_tasks_go_on_while_a_seal_waits_for_the_ledger() {
+        for awaited in [false, true] {
+            let [begin, part, seal] = epoch();
+            let (state, log) = applied(&[begin, part]);
+            // Nothing but the step is left.
+            state.machine.prepare(header(&seal)).unwrap();
+            let machine = state.machine.clone();
+            settled(&machine).await;
+            judge_beside(&state, &seal, awaited, move |wait| {
+                let _ledger = machine.ledger();
+                wait()
+            })
+            .await;
+            end(&state, &log);
+        }
+    }
+
+    #[tokio::test]
+    async fn other_tasks_go_on_while_a_page_of_a_plan_waits_for_the_ledger() {
+        for awaited in [false, true] {
+            let [begin, part, _] = epoch();
+            let (state, log) = applied(&[begin]);
+            let machine = state.machine.clone();
+            settled(&machine).await;
+            judge_beside(&state, &part, awaited, move |wait| {
+                let _ledger = machine.ledger();
+                wait()
+            })
+            .await;
+            end(&state, &log);
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! A disk that fails under a replica: nothing is acknowledged any more and the replica says why.
+//! A disk that fails under a replica: nothing is acknowledged any more and the replica says why. And entries
+//! that nobody takes from their leader.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -14,7 +15,7 @@ use checkpoint::testing::{CrashDisk, OpKind};
 use cluster::{Cluster, Commit, quick, within};
 use nativelog::compose;
 use nativelog::machine::Machine;
-use nativelog::record::{Kind, LogRecord, proto};
+use nativelog::record::{Header, Kind, LogRecord, RECORD_VERSION, proto};
 use nativelog::store::{Identity, LogStore, Options};
 use raft::{ProposeError, Replica};
 
@@ -88,5 +89,44 @@ async fn a_leader_whose_entry_nobody_can_take_does_not_lead_for_ever() {
     commit.write(dir.path(), &cluster.nodes[&next].replica).await;
     cluster.resume(leader).await;
     cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+/// The same record in a format that no binary reads yet.
+fn of_a_later_format(record: &LogRecord) -> Header {
+    let record = Header::clone(&record.header).into_record();
+    Header::new(proto::Record { version: RECORD_VERSION + 1, ..record })
+}
+
+/// As when its binary is newer than those of the others: there is nothing wrong with its own copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_leader_whose_entry_is_right_to_nobody_else_lets_another_one_lead() {
+    let cluster = Cluster::behind_proxies("skew", 3).await;
+    let leader = cluster.leader().await;
+    let replica = cluster.nodes[&leader].replica.clone();
+    let dir = cluster::directory(1 << 20);
+    let commit = Commit::of(dir.path(), "job", 1);
+    let begin = compose::begin(&commit.opening, &commit.pages);
+    let theirs = of_a_later_format(&begin);
+    for (_, proxy) in cluster.proxies.iter().filter(|(node, _)| **node != leader) {
+        proxy.swap(begin.header.wire(), theirs.wire());
+    }
+    let answer = replica.propose(begin).await;
+    assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+    let next = within("another one leads", || async {
+        cluster.nodes.values().find(|node| node.id != leader && node.replica.is_leader())
+    })
+    .await;
+    let fatal = replica.fatal().borrow().clone();
+    assert_eq!(fatal, None, "nothing is wrong with the one that led");
+    // The others commit what all can read, and the one that led takes that in.
+    let other = Commit::of(dir.path(), "job", 2);
+    let sealed = other.write(dir.path(), &next.replica).await;
+    cluster.agree().await;
+    {
+        let ledger = cluster.nodes[&leader].machine.ledger();
+        assert_eq!(ledger.epochs(&sealed.job).count(), 1);
+        assert_eq!(ledger.attempts().count(), 0, "what nobody else could take is gone");
+    }
     cluster.shutdown().await;
 }

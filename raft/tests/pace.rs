@@ -1,17 +1,20 @@
 //! Nobody waits for a disk who need not: apply not for epochs that are still to be published, small records not for
-//! large ones. And what waits for a disk is bounded.
+//! large ones. Nor does consensus wait for apply. And what waits for a disk is bounded.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cluster;
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use checkpoint::{Digest, EntryKind, Manifest, ManifestEntry, PlanEntry, RelPath, digest};
+use checkpoint::{Digest, EntryKind, JobName, Manifest, ManifestEntry, PlanEntry, RelPath, digest};
 use cluster::{Cluster, Commit, by_hand, noise, within};
 use nativelog::compose::{self, Pages};
-use nativelog::ledger::{Accepted, Verdict};
+use nativelog::ledger::{Accepted, TICK_MS_MAX, Verdict};
 use nativelog::record::LogRecord;
+use raft::proto::{self, append_reply::Outcome, entry::Body};
+use raft::testing::Client;
 use raft::{Keeping, Replica};
 
 /// Far below an election, and far above what a small record takes on a busy machine.
@@ -45,8 +48,15 @@ async fn insist(replica: &Replica, record: LogRecord) -> Accepted {
     .await
 }
 
-/// Seals an epoch of so many empty files. Returns when that is committed.
-async fn seal_many(replica: &Replica, job: &str, files: usize) {
+/// An attempt that lacks nothing but its seal.
+struct Complete {
+    /// The last page of its plan.
+    page: LogRecord,
+    seal: LogRecord,
+}
+
+/// Begins an epoch of so many empty files, and brings all but its seal.
+async fn all_but_the_seal(replica: &Replica, job: &str, files: usize) -> Complete {
     let dir = tempfile::tempdir().unwrap();
     let opening = Commit::of(dir.path(), job, 1).opening;
     let entries = plan_of(files);
@@ -60,7 +70,14 @@ async fn seal_many(replica: &Replica, job: &str, files: usize) {
     let entries = entries.iter().map(|entry| {
         ManifestEntry::new(entry, if entry.kind == EntryKind::File { empty } else { Digest::NONE })
     });
-    insist(replica, compose::seal(attempt, Manifest { entries: entries.collect() }.root())).await;
+    let seal = compose::seal(attempt, Manifest { entries: entries.collect() }.root());
+    Complete { page: pages.part(attempt, pages.count() - 1), seal }
+}
+
+/// Seals an epoch of so many empty files. Returns when that is committed.
+async fn seal_many(replica: &Replica, job: &str, files: usize) {
+    let complete = all_but_the_seal(replica, job, files).await;
+    insist(replica, complete.seal).await;
 }
 
 /// A small record is answered soon.
@@ -104,6 +121,137 @@ async fn nobody_waits_until_an_epoch_of_many_files_is_published() {
     goes_through(&cluster.nodes[&next].replica, "under a new leader").await;
     for disk in cluster.disks.values() {
         disk.publish.refuse();
+    }
+    cluster.shutdown().await;
+}
+
+/// A leader's heartbeat is answered soon.
+async fn heeds(client: &mut Client, heartbeat: proto::AppendRequest) {
+    let answer = tokio::time::timeout(SOON, client.heartbeat(heartbeat)).await;
+    let answer = answer.unwrap_or_else(|_| panic!("a heartbeat is not answered for {SOON:?}")).unwrap();
+    let answer = answer.into_inner();
+    assert!(matches!(answer.outcome, Some(Outcome::Matched(_))), "{answer:?}");
+}
+
+/// It may be busy for as long as a large seal takes, and hears of every commit meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_whose_ledger_is_busy_heeds_its_leader_and_votes() {
+    /// So often it hears that more is committed. Left to its defaults openraft stands still after 1,024.
+    const STEPS: u64 = 2000;
+    /// The upper bound of the election timeout here.
+    const MOST: Duration = Duration::from_millis(2400);
+    let mut cluster = Cluster::start_keeping("busy", 3, by_hand()).await;
+    let leader = cluster.leader().await;
+    let busy = cluster.follower().await.id;
+    let third = cluster.nodes.keys().copied().find(|id| ![leader, busy].contains(id)).unwrap();
+    let replica = cluster.nodes[&leader].replica.clone();
+    // Smaller trees are not made before their seal comes.
+    let complete = all_but_the_seal(&replica, "job", 4200).await;
+    // Whoever applies the seal puts its tree together first, and waits while somebody else is at it. That is
+    // this test, from when the node has let go of the tree that it had made already.
+    let machine = cluster.nodes[&busy].machine.clone();
+    let at_it = within("the tree is let go of", || async {
+        insist(&replica, compose::tick(TICK_MS_MAX)).await;
+        machine.early(&complete.page.header)
+    })
+    .await;
+    // From here on this test speaks for the leader: what is committed when is up to it.
+    for id in [third, leader] {
+        cluster.nodes.remove(&id).unwrap().kill().await;
+    }
+    let node = &cluster.nodes[&busy];
+    let last = node.log.log_state().1.unwrap();
+    let (term, first) = (last.term + 1, last.index + 1);
+    let at = |index| Some(proto::Position { term, node: leader, index });
+    let vote = Some(proto::Vote { term, node: leader, committed: true });
+    let mut client = cluster::caller("busy", leader, (busy, &node.address));
+
+    let records = std::iter::once(complete.seal).chain((0..STEPS).map(|_| compose::tick(1)));
+    let entry = |(index, record): (u64, LogRecord)| {
+        let (header, payload) = (record.header.wire().clone(), record.payload);
+        proto::Entry { position: at(index), body: Some(Body::Record(proto::Record { header, payload })) }
+    };
+    let request = proto::AppendRequest {
+        vote,
+        previous: Some(proto::Position { term: last.term, node: last.node, index: last.index }),
+        entries: (first..).zip(records).map(entry).collect(),
+        ..Default::default()
+    };
+    let answers = client.stream_append(tokio_stream::iter([request])).await.unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap();
+    assert!(matches!(answer.outcome, Some(Outcome::Matched(_))), "{answer:?}");
+
+    let heartbeat = |committed| proto::AppendRequest {
+        vote,
+        previous: at(first + STEPS),
+        committed: at(committed),
+        ..Default::default()
+    };
+    let began = Instant::now();
+    for committed in first..=first + STEPS {
+        heeds(&mut client, heartbeat(committed)).await;
+    }
+    while began.elapsed() < MOST {
+        heeds(&mut client, heartbeat(first + STEPS)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(node.replica.leader(), Some(leader));
+    // Its vote may be the one that is needed.
+    let mut candidate = cluster::caller("busy", third, (busy, &node.address));
+    let request = proto::VoteRequest {
+        vote: Some(proto::Vote { term: term + 1, node: third, committed: false }),
+        last: at(first + STEPS),
+        leadership_transfer: true,
+    };
+    let voted = tokio::time::timeout(SOON, candidate.vote(request)).await;
+    let voted = voted.unwrap_or_else(|_| panic!("no vote for {SOON:?}")).unwrap().into_inner();
+    assert!(voted.granted, "{voted:?}");
+
+    node.replica.wait_applied(last.index, cluster::DEADLINE).await.unwrap();
+    assert_eq!(*machine.applied().borrow(), first, "it is at the seal all the while");
+    drop(at_it);
+    node.replica.wait_applied(first + STEPS, cluster::DEADLINE).await.unwrap();
+    let job = JobName::try_from("job").unwrap();
+    assert_eq!(machine.ledger().epochs(&job).count(), 1);
+}
+
+/// What a seal is compared with takes long to put together: a leader waits for that beside the runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_at_a_leader_while_the_tree_of_a_seal_is_put_together() {
+    /// So many that a seal takes long, and small records go through meanwhile.
+    const MANY: usize = 5000;
+    const SMALL: usize = 20;
+    let mut cluster = Cluster::start_keeping("tree", 1, by_hand()).await;
+    cluster.leader().await;
+    let complete = all_but_the_seal(&cluster.nodes[&1].replica, "many", MANY).await;
+    // A start from a snapshot puts no tree together.
+    cluster.nodes[&1].replica.reclaim_now().await.unwrap();
+    cluster.bounce(1).await;
+    cluster.leader().await;
+    cluster.disks[&1].publish.refuse();
+    let node = &cluster.nodes[&1];
+    let early = node.machine.early(&complete.page.header).expect("nobody has put its tree together");
+    let (tell, told) = mpsc::channel();
+    let at_it = std::thread::spawn(move || {
+        let _turn = early;
+        told.recv_timeout(cluster::DEADLINE).is_ok()
+    });
+    // As many as there are threads.
+    let seals = [0; 2].map(|_| {
+        let (replica, seal) = (node.replica.clone(), complete.seal.clone());
+        tokio::spawn(async move { replica.propose(seal).await })
+    });
+    let replica = node.replica.clone();
+    let small = tokio::spawn(async move {
+        for _ in 0..SMALL {
+            goes_through(&replica, "beside seals that wait for their tree").await;
+        }
+        let _ = tell.send(());
+    });
+    small.await.unwrap();
+    assert!(at_it.join().unwrap(), "small records went through when the tree was there, and not before");
+    for seal in seals {
+        assert!(seal.await.unwrap().unwrap().1.is_accepted());
     }
     cluster.shutdown().await;
 }

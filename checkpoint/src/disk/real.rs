@@ -18,6 +18,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::aligned::DIRECT_ALIGN;
 use super::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat, write_zeros};
+use crate::beneath::make_dir;
 
 // Size of a thread's buffer for direct writes.
 const BOUNCE_BYTES: usize = 1 << 20;
@@ -35,7 +36,17 @@ impl RealDisk {
             Open::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
         };
         let flags = flags | extra | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?))
+        let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
+        if how == Open::CreateNew || how == Open::Create {
+            let stat = fstat(&file)?;
+            // Of a file that may have been there before only one without content, and without its owner's rights,
+            // was made here.
+            let made = how == Open::CreateNew || (stat.st_size == 0 && stat.st_mode & 0o600 != 0o600);
+            if made && stat.st_mode & 0o7777 != 0o600 {
+                fchmod(&file, Mode::RUSR | Mode::WUSR)?;
+            }
+        }
+        Ok(file)
     }
 }
 
@@ -63,7 +74,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::mkdir(path, Mode::RWXU)?)
+        make_dir(CWD, path.as_os_str().as_bytes())
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
@@ -111,6 +122,10 @@ impl Disk for RealDisk {
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::rmdir(path)?)
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        super::removal::remove_tree(path)
     }
 
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {

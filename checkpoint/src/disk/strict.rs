@@ -140,6 +140,9 @@ impl Disk for StrictDisk {
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.disk.remove_dir(path)
     }
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_tree(path)
+    }
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
         self.disk.set_mode(path, mode)
     }

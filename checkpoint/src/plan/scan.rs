@@ -1,51 +1,69 @@
 //! The walk. Everything is reached from the root's descriptor without following
 //! a symlink; only directories are opened.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, statat};
 use rustix::io::Errno;
 
-use super::{Plan, PlanChecker, PlanEntry, PlanError, Stamp};
+use super::{BitsLost, Plan, PlanChecker, PlanEntry, PlanError, Stamp};
 use crate::beneath::open_beneath;
 use crate::epoch::{EntryKind, RelPath};
 use crate::error::at;
 use crate::limits::{DEPTH_MAX, Limits};
-
-impl Stamp {
-    pub(crate) fn of(stat: &rustix::fs::Stat) -> Stamp {
-        Stamp {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            len: stat.st_size as u64,
-            mode: stat.st_mode,
-            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
-            ctime: Some((stat.st_ctime, stat.st_ctime_nsec as i64)),
-        }
-    }
-}
+use crate::pattern::Choice;
 
 // `dir` may be a magic link of procfs, which leads to an open directory: it alone is followed.
-pub(super) fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
+pub(super) fn scan(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
+    let began = SystemTime::now();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open(dir, flags, Mode::empty()).map_err(|e| at("open the directory", dir)(e.into()))?;
     let stat = fstat(&root).map_err(|e| at("stat", dir)(e.into()))?;
-    let mut walk = Walk { dir, limits, found: Vec::new(), left: Vec::new(), bytes: 0 };
+    let mut walk = Walk { dir, limits, choice, found: Vec::new(), left: Vec::new(), bytes: 0 };
     walk.take(RelPath::root(), &stat, None)?;
     while let Some(path) = walk.left.pop() {
         walk.list(&root, &path)?;
     }
     walk.found.sort_unstable_by(|a, b| a.0.path.cmp(&b.0.path));
+    if !choice.include.is_empty() {
+        drop_empty(&mut walk.found, choice);
+    }
+    let bits_lost = bits_lost(&walk.found);
     let (entries, stamps): (Vec<_>, Vec<_>) = walk.found.into_iter().unzip();
     let mut checker = PlanChecker::new(*limits);
     entries.iter().try_for_each(|entry| checker.push(entry.borrowed()))?;
-    Ok(Plan { entries, stamps })
+    Ok(Plan { entries, bits_lost, stamps, root: Arc::new(root), began, choice: choice.clone() })
+}
+
+fn bits_lost(found: &[(PlanEntry, Stamp)]) -> Option<BitsLost> {
+    let mut losers =
+        found.iter().filter(|(entry, stamp)| entry.kind == EntryKind::Directory && stamp.mode & 0o7000 != 0);
+    let (first, _) = losers.next()?;
+    Some(BitsLost { directories: 1 + losers.count() as u64, first: first.path.clone() })
+}
+
+// Every directory was walked, for what it may hold: those go that are not wanted and hold nothing that is.
+fn drop_empty(found: &mut Vec<(PlanEntry, Stamp)>, choice: &Choice) {
+    let mut above = HashSet::from([RelPath::root()]);
+    // A parent sorts before its content: backwards is bottom-up.
+    for (entry, _) in found.iter().rev() {
+        if (above.contains(&entry.path) || choice.takes(&entry.path))
+            && let Some(parent) = entry.path.parent()
+        {
+            above.insert(parent);
+        }
+    }
+    found.retain(|(entry, _)| above.contains(&entry.path) || choice.takes(&entry.path));
 }
 
 struct Walk<'a> {
     dir: &'a Path,
     limits: &'a Limits,
+    choice: &'a Choice,
     found: Vec<(PlanEntry, Stamp)>,
     left: Vec<RelPath>,
     bytes: u64,
@@ -74,9 +92,19 @@ impl Walk<'_> {
             }
             let inner =
                 path.join(name).map_err(|e| PlanError::Refused { path: e.path, why: e.why.to_owned() })?;
-            let stat =
-                statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.io("stat", &inner, e))?;
-            self.take(inner, &stat, Some((&fd, name)))?;
+            if self.choice.excludes(&inner) {
+                continue;
+            }
+            let stat = match statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // A name that came and went. Had it been more, its new place would be found in the last look.
+                Err(Errno::NOENT) => continue,
+                Err(e) => return Err(self.io("stat", &inner, e)),
+            };
+            let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if is_folder || self.choice.takes(&inner) {
+                self.take(inner, &stat, Some((&fd, name)))?;
+            }
         }
         Ok(())
     }
@@ -115,8 +143,14 @@ impl Walk<'_> {
                 return Err(refused(format!("it is {what}, which no checkpoint can hold")));
             }
         };
-        if mode & 0o7000 != 0 {
-            return Err(refused(format!("mode {mode:04o}: setuid, setgid and sticky bits are not kept")));
+        if mode & 0o7000 != 0 && kind == EntryKind::Directory {
+            // They come from a folder above as often as from a person: a directory is not refused for them.
+            mode &= 0o777;
+        } else if mode & 0o7000 != 0 {
+            return Err(refused(format!(
+                "mode {mode:04o}: setuid, setgid and sticky bits of files are not kept; \
+                 take them off (chmod u-s,g-s,-t), or leave the file out (--exclude)"
+            )));
         }
         // Early, so that a walk without end ends.
         self.bytes = self.bytes.saturating_add(size);

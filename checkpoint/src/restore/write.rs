@@ -4,12 +4,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, linkat, open, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, openat, unlinkat};
 
-use super::{ContentSource, RestoreError, SourceError};
+use super::{ContentSource, RestoreError, SourceError, Stop};
 use crate::digest::{Hasher, is_zero};
 use crate::disk::next_data;
 use crate::error::at;
@@ -17,6 +17,8 @@ use crate::limits::HOLE_BYTES_MIN;
 use crate::manifest::ManifestEntry;
 
 const READ_BYTES: usize = 1 << 20;
+// So much of a hole is hashed before it is looked whether the restore shall end.
+const HOLE_STEP_BYTES: u64 = 64 << 20;
 
 /// A regular file of this machine, through no symlink in its last component.
 pub(super) fn local_file(path: &Path) -> Option<File> {
@@ -29,6 +31,7 @@ pub(super) struct Writer<'a> {
     pub(super) dir: BorrowedFd<'a>,
     pub(super) entry: &'a ManifestEntry,
     pub(super) full: &'a Path,
+    pub(super) stop: &'a Stop,
 }
 
 impl Writer<'_> {
@@ -48,112 +51,100 @@ impl Writer<'_> {
         Ok(fchmod(file, mode).map_err(|e| at("set the mode of", self.full)(e.into()))?)
     }
 
-    // Whether a file of this machine may be what we want, before it is read.
-    fn fits(&self, file: &File) -> Option<std::fs::Metadata> {
-        file.metadata().ok().filter(|there| there.is_file() && there.len() == self.entry.size)
+    /// An empty file.
+    pub(super) fn empty(&self) -> Result<File, RestoreError> {
+        let file = self.create()?;
+        self.set_mode(&file)?;
+        Ok(file)
     }
 
-    /// The content of a local file: reflink, else a copy that keeps holes; verified as it is then. A file that is
-    /// about to go (`leaving`) and has no other name is linked. `None`: it is not the content.
-    pub(super) fn take_over(&self, from: File, leaving: bool) -> Result<Option<Option<File>>, RestoreError> {
-        let Some(there) = self.fits(&from) else { return Ok(None) };
-        if leaving && there.nlink() == 1 && there.mode() & 0o7777 == self.entry.mode {
-            if !self.is_content(&from)? {
-                return Ok(None);
-            }
-            let by_fd = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&from));
-            let name = self.entry.path.name();
-            if linkat(CWD, by_fd.as_str(), self.dir, name, AtFlags::SYMLINK_FOLLOW).is_ok() {
-                return Ok(Some(Some(from)));
-            }
+    /// Whether a file made here can share the blocks of `from`: tried, and undone.
+    pub(super) fn can_share(&self, from: &File) -> Result<io::Result<()>, RestoreError> {
+        let to = self.create()?;
+        let shared = reflink_copy::reflink_file(from, &to);
+        self.undo()?;
+        Ok(shared)
+    }
+
+    /// The content of a local file: reflink, else a copy that keeps holes; verified as it is then. `None`: it is not
+    /// the content.
+    pub(super) fn take_over(&self, from: &File) -> Result<Option<File>, RestoreError> {
+        let fits = |there: &std::fs::Metadata| there.is_file() && there.len() == self.entry.size;
+        if !from.metadata().is_ok_and(|there| fits(&there)) {
+            return Ok(None);
         }
         let to = self.create()?;
-        let good = if reflink_copy::reflink_file(&from, &to).is_ok() {
+        let good = if reflink_copy::reflink_file(from, &to).is_ok() {
             self.is_content(&to)?
         } else {
-            self.copy(&from, &to)?
+            self.copy(from, &to)?
         };
         if !good {
             self.undo()?;
             return Ok(None);
         }
         self.set_mode(&to)?;
-        Ok(Some(Some(to)))
+        Ok(Some(to))
     }
 
-    /// Another name for a local file, verified, when its mode is right; else as [`Writer::take_over`].
-    pub(super) fn link(&self, from: File, path: &Path) -> Result<Option<Option<File>>, RestoreError> {
-        let Some(there) = self.fits(&from) else { return Ok(None) };
-        if there.mode() & 0o7777 == self.entry.mode {
-            if !self.is_content(&from)? {
-                return Ok(None);
+    /// The content from the source, from another copy when one does not verify.
+    pub(super) fn fetch(&self, index: usize, source: &mut dyn ContentSource) -> Result<File, RestoreError> {
+        let file = self.create()?;
+        while let Some(why) = self.fetch_once(&file, index, source)? {
+            self.stop.check()?;
+            if !source.reject(index, &why) {
+                return Err(RestoreError::Corrupt { path: self.entry.path.to_string(), why });
             }
-            if linkat(CWD, path, self.dir, self.entry.path.name(), AtFlags::empty()).is_ok() {
-                let linked = openat(
-                    self.dir,
-                    self.entry.path.name(),
-                    OFlags::RDONLY | OFlags::NOFOLLOW,
-                    Mode::empty(),
-                );
-                let linked = File::from(linked.map_err(|e| at("open", self.full)(e.into()))?);
-                let now = linked.metadata().map_err(at("stat", self.full))?;
-                // What was verified is what was linked.
-                if (now.dev(), now.ino()) == (there.dev(), there.ino()) {
-                    return Ok(Some(None));
-                }
-                self.undo()?;
-            }
+            file.set_len(0).map_err(at("empty", self.full))?;
         }
-        self.take_over(from, false)
+        file.set_len(self.entry.size).map_err(at("set the length of", self.full))?;
+        self.set_mode(&file)?;
+        Ok(file)
     }
 
-    /// The content from the source.
-    pub(super) fn fetch(
+    // Why what came is not the content, if it is not.
+    fn fetch_once(
         &self,
+        file: &File,
         index: usize,
         source: &mut dyn ContentSource,
-    ) -> Result<Option<File>, RestoreError> {
-        let file = self.create()?;
+    ) -> Result<Option<String>, RestoreError> {
         let mut hasher = Hasher::new();
         let mut offset = 0;
         let size = self.entry.size;
+        let mut too_much = false;
         let mut sink = |data: &[u8]| {
+            if self.stop.is_set() {
+                return Err(io::Error::other("it was stopped"));
+            }
             if data.len() as u64 > size - offset {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("more than its {size} bytes came"),
-                ));
+                too_much = true;
+                return Err(io::Error::other("more came than it has"));
             }
             hasher.update(data);
-            write_with_holes(&file, data, offset)?;
+            write_with_holes(file, data, offset)?;
             offset += data.len() as u64;
             Ok(())
         };
-        let fetched = if size == 0 { Ok(()) } else { source.fetch(index, self.entry, &mut sink) };
+        let fetched = source.fetch(index, self.entry, &mut sink);
+        self.stop.check()?;
+        if too_much {
+            return Ok(Some(format!("more than its {size} bytes came")));
+        }
         match fetched {
             Ok(()) => {}
-            Err(SourceError::Sink(e)) if e.kind() != io::ErrorKind::InvalidData => {
-                return Err(at("write", self.full)(e).into());
-            }
+            Err(SourceError::Sink(e)) => return Err(at("write", self.full)(e).into()),
             Err(source) => return Err(RestoreError::Source { path: self.entry.path.to_string(), source }),
         }
         if offset != size {
-            return Err(self.corrupt(format!("only {offset} of its {size} bytes came")));
+            return Ok(Some(format!("only {offset} of its {size} bytes came")));
         }
-        let found = hasher.finish();
-        if found != self.entry.digest {
-            let sealed = self.entry.digest.short();
-            return Err(
-                self.corrupt(format!("what came has the digest {}, sealed was {sealed}", found.short()))
-            );
+        let (found, sealed) = (hasher.finish(), self.entry.digest);
+        if found != sealed {
+            let (found, sealed) = (found.short(), sealed.short());
+            return Ok(Some(format!("what came has the digest {found}, sealed was {sealed}")));
         }
-        file.set_len(size).map_err(at("set the length of", self.full))?;
-        self.set_mode(&file)?;
-        Ok(Some(file))
-    }
-
-    fn corrupt(&self, why: String) -> RestoreError {
-        RestoreError::Corrupt { path: self.entry.path.to_string(), why }
+        Ok(None)
     }
 
     fn is_content(&self, file: &File) -> Result<bool, RestoreError> {
@@ -178,9 +169,14 @@ impl Writer<'_> {
         while offset < self.entry.size {
             let Ok(data) = next_data(from, offset, self.entry.size) else { return Ok(false) };
             let (start, end) = data.unwrap_or((self.entry.size, self.entry.size));
-            hasher.update_zeros(start - offset);
-            offset = start;
+            while offset < start {
+                self.stop.check()?;
+                let step = (start - offset).min(HOLE_STEP_BYTES);
+                hasher.update_zeros(step);
+                offset += step;
+            }
             while offset < end {
+                self.stop.check()?;
                 let want = (end - offset).min(room.len() as u64) as usize;
                 match from.read_at(&mut room[..want], offset) {
                     Ok(0) | Err(_) => return Ok(false),

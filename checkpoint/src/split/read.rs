@@ -1,10 +1,11 @@
-//! Reading one planned file: opened beneath the root, compared with its stamp
-//! before and after, so that a file that changes meanwhile is told from one that
-//! did not.
+//! Reading one planned file: opened beneath the root, closed to writes that
+//! nobody would see, compared with its stamp before and after, so that a file
+//! that changes meanwhile is told from one that did not.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, fadvise, fstat, statat};
@@ -18,8 +19,21 @@ use crate::epoch::RelPath;
 use crate::error::at;
 use crate::plan::Stamp;
 
+// A file of at least so many bytes waits until its stamp is no longer fresh, which is at most 20 ms; a shorter one is
+// read twice: so a tiny epoch that was written just now costs no time.
+const WAIT_BYTES_MIN: u64 = 1 << 20;
+
 pub(super) fn changed(path: &RelPath, why: impl Into<String>) -> SplitError {
     SplitError::SourceChanged { path: path.to_string(), why: why.into() }
+}
+
+/// What an error of looking at an entry means: that it is gone, or that it cannot be looked at.
+pub(super) fn lost(path: &RelPath, what: &'static str, full: &Path, error: io::Error) -> SplitError {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::NOTDIR) => changed(path, "it vanished"),
+        Some(Errno::LOOP) => changed(path, "a symlink took its place"),
+        _ => at(what, full)(error).into(),
+    }
 }
 
 /// A file of the source, open.
@@ -31,6 +45,8 @@ pub(super) struct SourceFile {
     stamp: Stamp,
     // The range of data found last, so that each hole is asked for once.
     data: Option<(u64, u64)>,
+    /// It may have changed after its stamp without moving it: what is read now proves nothing alone.
+    pub(super) is_fresh: bool,
 }
 
 impl SourceFile {
@@ -52,7 +68,15 @@ impl SourceFile {
                 });
             }
         };
-        let file = SourceFile { fd, path: path.clone(), full, stamp, data: None };
+        let mut file = SourceFile { fd, path: path.clone(), full, stamp, data: None, is_fresh: false };
+        // Before the stamp is compared: from then on no write goes unseen.
+        if stamp.ctime.is_some() {
+            file.close_to_mapped_writes();
+        }
+        match stamp.is_fresh_for(SystemTime::now()) {
+            Some(left) if stamp.len >= WAIT_BYTES_MIN => std::thread::sleep(left),
+            fresh => file.is_fresh = fresh.is_some(),
+        }
         file.check()?;
         if stamp.len >= 1 << 20 {
             // Advice only: without it the reads are still right.
@@ -65,10 +89,31 @@ impl SourceFile {
         self.stamp.len
     }
 
-    /// Compares the file with its stamp.
-    pub(super) fn check(&self) -> Result<(), SplitError> {
+    // Whoever has the file mapped writes to a page that is in memory alone as often as he likes, and no time moves.
+    // A page that is being written back is closed to that: the next write through a mapping is a fault, and that
+    // moves the times. On file systems that write nothing back (tmpfs) nothing helps. Not fdatasync, which also waits
+    // for the disk and for the journal: some 20,000 fresh files would wait for it one by one.
+    #[expect(unsafe_code, reason = "there is no safe wrapper of this call")]
+    fn close_to_mapped_writes(&self) {
+        // First wait for what is on its way already: a page that is, and was written to since, would be left out.
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
+        // SAFETY: the call takes a descriptor that is open, and numbers; it touches no memory of ours.
+        let failed = unsafe { libc::sync_file_range(self.fd.as_raw_fd(), 0, 0, flags) } != 0;
+        if failed {
+            // What the source's own disk cannot take is still there to be read.
+            tracing::debug!(path = %self.full.display(), error = %io::Error::last_os_error(), "cannot flush");
+        }
+    }
+
+    /// Its state now.
+    pub(super) fn now(&self) -> Result<Stamp, SplitError> {
         let stat = fstat(&self.fd).map_err(|e| at("stat", &self.full)(e.into()))?;
-        compare(&self.path, &self.stamp, &Stamp::of(&stat))
+        Ok(Stamp::of(&stat))
+    }
+
+    /// Compares the file with its stamp. Links that came or went are left to the last look.
+    pub(super) fn check(&self) -> Result<(), SplitError> {
+        self.now().and_then(|now| compare(&self.path, &self.stamp, &now).map(|_| ()))
     }
 
     /// Reads exactly `len` bytes at `offset`, appending them to `room`; what its capacity holds beyond them is lost.
@@ -133,33 +178,21 @@ impl SourceFile {
     }
 }
 
-fn compare(path: &RelPath, planned: &Stamp, now: &Stamp) -> Result<(), SplitError> {
-    if planned.allows(now) {
-        return Ok(());
+// Whether the entry is in the very state that was planned. Not so, and no error: it must be looked at again.
+fn compare(path: &RelPath, planned: &Stamp, now: &Stamp) -> Result<bool, SplitError> {
+    match planned.change(now) {
+        Some(why) => Err(changed(path, why)),
+        None => Ok(planned.is_still(now)),
     }
-    Err(changed(
-        path,
-        if (planned.dev, planned.ino) != (now.dev, now.ino) {
-            "another file took its place".to_owned()
-        } else if now.len > planned.len {
-            format!("it grew from {} to {} bytes", planned.len, now.len)
-        } else if now.len < planned.len {
-            format!("it shrank from {} to {} bytes", planned.len, now.len)
-        } else if now.mode != planned.mode {
-            format!("its mode went from {:o} to {:o}", planned.mode & 0o7777, now.mode & 0o7777)
-        } else {
-            "it was modified".to_owned()
-        },
-    ))
 }
 
-/// Compares any entry with its stamp, by name.
+/// Compares any entry with its stamp, by name. `false`: nothing but times moved, as when links come and go.
 pub(super) fn check_name(
     root: impl AsFd,
     dir: &Path,
     path: &RelPath,
     planned: &Stamp,
-) -> Result<(), SplitError> {
+) -> Result<bool, SplitError> {
     let stat = if path.is_root() {
         fstat(root).map_err(io::Error::from)
     } else {
@@ -170,9 +203,6 @@ pub(super) fn check_name(
     };
     match stat {
         Ok(stat) => compare(path, planned, &Stamp::of(&stat)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::NotADirectory => {
-            Err(changed(path, "it vanished"))
-        }
-        Err(e) => Err(at("stat", &dir.join(path.as_os_str()))(e).into()),
+        Err(e) => Err(lost(path, "stat", &dir.join(path.as_os_str()), e)),
     }
 }

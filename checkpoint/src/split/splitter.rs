@@ -1,20 +1,19 @@
 //! The iterator over the pieces of a directory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags, open};
 
-use super::read::{SourceFile, check_name};
+use super::last_look::LastLook;
+use super::read::SourceFile;
 use super::{Coverage, PackedFile, Piece, SplitError};
 use crate::digest::{self, Digest, DigestTree};
 use crate::disk::aligned;
 use crate::epoch::EntryKind;
-use crate::error::at;
 use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PACK_BYTES_MAX, PACK_FILE_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX,
     ZERO_BYTES_MAX,
@@ -25,12 +24,14 @@ use crate::plan::{Plan, PlanEntry};
 /// Reads a directory piece by piece. After the last piece, [`Splitter::finish`] gives the manifest.
 pub struct Splitter<'a> {
     dir: PathBuf,
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     plan: &'a Plan,
     chunk_bytes: u64,
     covered: &'a Coverage,
     previous: &'a dyn Fn(&PlanEntry) -> Option<Digest>,
     digests: Vec<Digest>,
+    // Files that are read again in the end, whatever their stamps say then.
+    fresh: BTreeSet<u32>,
     next: usize,
     large: Option<Large>,
     pack: Pack,
@@ -78,7 +79,7 @@ impl Pack {
 }
 
 impl<'a> Splitter<'a> {
-    /// Starts to read the directory that `plan` was made of, in chunks of `chunk_bytes`. `covered` is what the
+    /// Starts to read the directory that `plan` was made of (`dir` is its name, for messages), in chunks of `chunk_bytes`. `covered` is what the
     /// log has already; `previous` gives the digest of sealed content that may be equal to an entry's: a file of
     /// the same path and size in the previous epoch.
     ///
@@ -92,16 +93,15 @@ impl<'a> Splitter<'a> {
         previous: &'a dyn Fn(&PlanEntry) -> Option<Digest>,
     ) -> Result<Splitter<'a>, SplitError> {
         assert!(chunk_bytes.is_power_of_two() && (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes));
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open(dir, flags, Mode::empty()).map_err(|e| at("open the directory", dir)(e.into()))?;
         Ok(Splitter {
             dir: dir.to_path_buf(),
-            root,
+            root: plan.root.clone(),
             plan,
             chunk_bytes: u64::from(chunk_bytes),
             covered,
             previous,
             digests: vec![Digest::NONE; plan.entries.len()],
+            fresh: BTreeSet::new(),
             next: 0,
             large: None,
             pack: Pack::default(),
@@ -117,12 +117,13 @@ impl<'a> Splitter<'a> {
         self.bytes_read.clone()
     }
 
-    /// After the last piece: compares every entry once more with the plan and gives the manifest.
+    /// After the last piece: looks at every entry once more, reads again what only its content can tell of, and gives
+    /// the manifest.
     ///
     /// # Panics
     /// When pieces are left.
     pub fn finish(self) -> Result<Manifest, SplitError> {
-        self.check_names()?;
+        self.look_again()?;
         let entries = self.plan.entries.iter().zip(&self.digests);
         Ok(Manifest { entries: entries.map(|(entry, digest)| ManifestEntry::new(entry, *digest)).collect() })
     }
@@ -132,14 +133,14 @@ impl<'a> Splitter<'a> {
     /// # Panics
     /// When pieces are left.
     pub fn finish_root(self) -> Result<Digest, SplitError> {
-        self.check_names()?;
+        self.look_again()?;
         Ok(root_of(&self.plan.entries, &self.digests))
     }
 
-    fn check_names(&self) -> Result<(), SplitError> {
+    fn look_again(&self) -> Result<(), SplitError> {
         assert!(self.ended && self.next == self.plan.entries.len(), "every piece must be taken first");
-        let mut named = self.plan.entries.iter().zip(&self.plan.stamps);
-        named.try_for_each(|(entry, stamp)| check_name(&self.root, &self.dir, &entry.path, stamp))
+        let Splitter { root, dir, plan, digests, fresh, .. } = self;
+        LastLook { root, dir, plan, digests, fresh }.take()
     }
 
     fn went(&self, bytes: u64) {
@@ -190,6 +191,9 @@ impl<'a> Splitter<'a> {
     fn start_file(&mut self, file: u32, entry: &PlanEntry) -> Result<(), SplitError> {
         let stamp = self.plan.stamps[file as usize];
         let mut source = SourceFile::open(&self.root, &self.dir, &entry.path, stamp)?;
+        if source.is_fresh {
+            self.fresh.insert(file);
+        }
         if entry.size < PACK_FILE_BYTES_MAX {
             return self.read_small(file, entry, &source);
         }

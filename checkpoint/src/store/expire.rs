@@ -143,14 +143,15 @@ pub(super) fn remove_job(inner: &Inner, job: &JobName) -> Result<(), StoreError>
     Ok(inner.sync_dir(&all)?)
 }
 
-// A name in the trash that nothing has: what could not be removed earlier must not stand in the way.
-fn free_name(disk: &dyn Disk, trash: &Path, name: &str) -> Result<PathBuf, IoError> {
-    let mut path = trash.join(name);
+/// A name in a folder that nothing has, `name` or with a number: what could not be removed earlier must not stand in
+/// the way.
+pub(super) fn free_name(disk: &dyn Disk, dir: &Path, name: &str) -> Result<PathBuf, IoError> {
+    let mut path = dir.join(name);
     for n in 1_u64.. {
         match disk.stat(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => break,
             Err(e) => return Err(at("stat", &path)(e)),
-            Ok(_) => path = trash.join(format!("{name}.{n}")),
+            Ok(_) => path = dir.join(format!("{name}.{n}")),
         }
     }
     Ok(path)

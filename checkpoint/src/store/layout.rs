@@ -19,6 +19,7 @@
 //!   capture/
 //!   epochs/<job>/<epoch>/{manifest,files/}
 //!   epochs/<job>/latest                  symlink
+//!   epochs/<job>/<epoch>.aside[.n], epochs/.<job>.aside[.n]   what stood there and was no folder
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ impl Layout {
     pub fn data_dir(&self) -> &Path {
         &self.data
     }
-    /// Cluster uuid, node id, incarnation.
+    /// Whose folder it is: node id, incarnation, name and uuid of the cluster.
     pub fn identity(&self) -> PathBuf {
         self.data.join("identity")
     }

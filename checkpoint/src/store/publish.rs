@@ -20,7 +20,7 @@ use super::blobs::{Held, hash_staged, is_rot};
 use super::link::{Linker, Step, corrupt, missing};
 use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
-use super::{Inner, Publish, Source, StoreError, Unpublished, expire, read_envelope};
+use super::{Inner, Publish, Source, StoreError, Unpublished, aside, expire, read_envelope};
 use crate::digest::{self, content};
 use crate::disk::{Disk, FileKind, Open};
 use crate::durable::ensure_dir;
@@ -124,6 +124,7 @@ impl Work<'_> {
     fn prepare(&mut self, epoch: &mut Building<'_>) -> Step {
         let Publish { attempt, envelope, manifest, sources } = epoch.publish;
         let layout = &self.inner.layout;
+        aside::make_way(self.inner, &envelope.job, envelope.epoch)?;
         let epoch_dir = layout.epoch_dir(&envelope.job, envelope.epoch);
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {

@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use super::blobs::{hash_file, is_rot};
-use crate::disk::{Disk, FileKind};
+use super::blobs::{hash_range, is_rot};
+use crate::digest::{Digest, Hasher};
+use crate::disk::{Disk, FileKind, Open, says_nothing};
 use crate::epoch::{EntryKind, RelPath, escape};
 use crate::error::{IoError, at};
 use crate::manifest::{Manifest, ManifestEntry};
+
+/// So many bytes of a file are read between two signs of life.
+const STEP_BYTES: u64 = 16 << 20;
 
 /// Something that is not as the manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +42,20 @@ impl VerifyReport {
     }
 }
 
-/// Compares the directory `dir` with `manifest`.
-pub(crate) fn verify_tree(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<VerifyReport, IoError> {
+/// Compares the directory `dir` with `manifest`; `on` hears of every step.
+pub(crate) fn verify_tree(
+    disk: &dyn Disk,
+    dir: &Path,
+    manifest: &Manifest,
+    on: &dyn Fn(),
+) -> Result<VerifyReport, IoError> {
     let mut report = VerifyReport::default();
     let expected: BTreeMap<&[u8], &ManifestEntry> =
         manifest.entries.iter().map(|entry| (entry.path.as_bytes(), entry)).collect();
     let mut seen = 0;
     let mut left = vec![RelPath::root()];
     while let Some(path) = left.pop() {
+        on();
         let full = dir.join(path.as_os_str());
         let full = if path.is_root() { dir.to_path_buf() } else { full };
         let Some(entry) = expected.get(path.as_bytes()) else {
@@ -53,7 +63,7 @@ pub(crate) fn verify_tree(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> R
             continue;
         };
         seen += 1;
-        if !report.compare(disk, &full, entry)? || entry.kind != EntryKind::Directory {
+        if !report.compare(disk, &full, entry, on)? || entry.kind != EntryKind::Directory {
             continue;
         }
         let names = match disk.read_dir(&full) {
@@ -93,7 +103,13 @@ impl VerifyReport {
     }
 
     // Whether kind and place fit, so that looking inside makes sense.
-    fn compare(&mut self, disk: &dyn Disk, full: &Path, entry: &ManifestEntry) -> Result<bool, IoError> {
+    fn compare(
+        &mut self,
+        disk: &dyn Disk,
+        full: &Path,
+        entry: &ManifestEntry,
+        on: &dyn Fn(),
+    ) -> Result<bool, IoError> {
         let stat = match disk.stat(full) {
             Ok(stat) => stat,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -133,16 +149,32 @@ impl VerifyReport {
             EntryKind::File => {
                 self.files += 1;
                 self.bytes += entry.size;
-                match hash_file(disk, full) {
+                match hash_watched(disk, full, on) {
                     Ok(found) if found == entry.digest => {}
                     Ok(found) => self.add(
                         &entry.path,
                         format!("its digest is {}, not {}", found.short(), entry.digest.short()),
                     ),
+                    // That this process has no descriptor or memory left says nothing of the file.
+                    Err(e) if says_nothing(&e) => return Err(at("read", full)(e)),
                     Err(e) => self.add(&entry.path, format!("it cannot be read: {e}")),
                 }
             }
         }
         Ok(true)
+    }
+}
+
+/// The digest of a file's content, with a sign of life now and then.
+fn hash_watched(disk: &dyn Disk, path: &Path, on: &dyn Fn()) -> io::Result<Digest> {
+    let file = disk.open(path, Open::Read)?;
+    let (mut hasher, mut at) = (Hasher::new(), 0);
+    loop {
+        let to = at + STEP_BYTES;
+        at = hash_range(&*file, at, to, &mut hasher)?;
+        on();
+        if at < to {
+            return Ok(hasher.finish());
+        }
     }
 }

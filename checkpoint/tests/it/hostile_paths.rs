@@ -5,7 +5,8 @@ use std::path::Path;
 
 use checkpoint::manifest::{Manifest, ManifestEntry};
 use checkpoint::plan::PlanError;
-use checkpoint::{Digest, EntryKind, Limits, Plan, RelPath};
+use checkpoint::restore::digest_dir;
+use checkpoint::{Choice, Digest, EntryKind, Limits, Pattern, Plan, RelPath};
 
 use crate::support::*;
 
@@ -43,8 +44,56 @@ fn what_no_checkpoint_can_hold_is_refused_by_name() {
     chmod(&dir.join("closed"), 0o300);
     assert_eq!(refusal(dir).0, "closed");
     chmod(&dir.join("closed"), 0o700);
+    chmod(&dir.join("fine"), 0o2755);
+    let why = refusal(dir).1;
+    assert!(why.contains("chmod") && why.contains("--exclude"), "it says how to go on: {why}");
+    chmod(&dir.join("fine"), 0o644);
     assert!(Plan::scan(&dir.join("fine"), &Limits::default()).is_err());
     assert!(Plan::scan(&dir.join("absent"), &Limits::default()).is_err());
+}
+
+#[test]
+fn directories_lose_their_set_gid_and_sticky_bits_and_it_is_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write(dir, "b/c/f", b"x", 0o644);
+    write(dir, "a/f", b"x", 0o644);
+    chmod(&dir.join("b"), 0o755);
+    chmod(&dir.join("b/c"), 0o755);
+    let plain = take_all(dir);
+    assert_eq!(plain.plan.bits_lost, None);
+    chmod(&dir.join("b"), 0o2755);
+    chmod(&dir.join("b/c"), 0o1755);
+    let taken = take_all(dir);
+    let lost = taken.plan.bits_lost.as_ref().unwrap();
+    assert_eq!((lost.directories, lost.first.to_string().as_str()), (2, "b"));
+    assert_eq!(taken.manifest.root(), plain.manifest.root());
+    assert_eq!(digest_dir(dir, &Limits::default()).unwrap().root(), plain.manifest.root());
+    // The top too.
+    chmod(dir, 0o3755);
+    assert_eq!(take_all(dir).plan.bits_lost.unwrap().first, RelPath::root());
+}
+
+#[test]
+fn what_cannot_be_held_can_be_left_out() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write(dir, "state/1.sst", b"x", 0o644);
+    write(dir, "state/LOG", b"x", 0o4755);
+    std::fs::create_dir_all(dir.join("run/deep")).unwrap();
+    let _socket = UnixListener::bind(dir.join("run/deep/sock")).unwrap();
+    let patterns = |all: &[&str]| all.iter().map(|one| Pattern::new(one.as_bytes())).collect();
+    let scan = |include: &[&str], exclude: &[&str]| {
+        let choice = Choice { include: patterns(include), exclude: patterns(exclude) };
+        let plan = Plan::scan_chosen(dir, &Limits::default(), &choice)?;
+        Ok::<_, PlanError>(plan.entries.iter().map(|e| e.path.to_string()).collect::<Vec<_>>())
+    };
+    scan(&[], &[]).unwrap_err();
+    assert_eq!(scan(&[], &["run", "state/LOG"]).unwrap(), [".", "state", "state/1.sst"]);
+    assert_eq!(scan(&[], &["**/sock", "**/LOG"]).unwrap(), [".", "run", "run/deep", "state", "state/1.sst"]);
+    assert_eq!(scan(&["**/*.sst"], &[]).unwrap(), [".", "state", "state/1.sst"]);
+    assert_eq!(scan(&["state"], &["**/LOG"]).unwrap(), [".", "state", "state/1.sst"]);
+    assert_eq!(scan(&["nothing"], &[]).unwrap(), ["."]);
 }
 
 #[test]

@@ -95,6 +95,44 @@ fn damaged_content_never_appears() {
 }
 
 #[test]
+fn a_copy_that_does_not_verify_is_rejected_and_another_one_fetched() {
+    // Each file is damaged once.
+    struct Rotten(Remote, BTreeMap<usize, bool>, Vec<std::ops::Range<usize>>);
+    impl ContentSource for Rotten {
+        fn expect(&mut self, entries: &[std::ops::Range<usize>]) {
+            self.2 = entries.to_vec();
+        }
+        fn fetch(
+            &mut self,
+            index: usize,
+            entry: &ManifestEntry,
+            sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        ) -> Result<(), SourceError> {
+            assert!(self.2.iter().any(|range| range.contains(&index)), "{index} was not to be expected");
+            let good = self.1.get(&index).copied().unwrap_or(false);
+            self.0.damage = match index % 3 {
+                _ if good => |_| {},
+                0 => |data| data[0] ^= 1,
+                1 => |data| data.truncate(data.len() - 1),
+                _ => |data| data.push(0),
+            };
+            self.0.fetch(index, entry, sink)
+        }
+        fn reject(&mut self, index: usize, why: &str) -> bool {
+            assert!(!why.is_empty());
+            self.1.insert(index, true).is_none()
+        }
+    }
+    let (temp, source, target, manifest) = source();
+    let mut rotten = Rotten(Remote::new(&source), BTreeMap::new(), Vec::new());
+    let done = restore(&manifest, &target, &RestoreOptions::default(), &mut rotten, &|_| {}).unwrap();
+    assert_eq!(walk(&source), walk(&target));
+    assert_eq!(done.fetched_bytes, manifest.bytes());
+    assert!(rotten.2.len() < rotten.1.len(), "ranges go over what has no content");
+    open_up(temp.path());
+}
+
+#[test]
 fn only_what_differs_is_fetched() {
     let (temp, source, target, manifest) = source();
     let mut remote = Remote::new(&source);
@@ -106,12 +144,13 @@ fn only_what_differs_is_fetched() {
     write(&target, "extra/x", b"x", 0o644);
     let kept = std::fs::metadata(target.join("exact")).unwrap().ino();
     remote.fetched.clear();
-    let force = RestoreOptions { force: true, ..RestoreOptions::default() };
+    let force = RestoreOptions { force: true, delete_others: true, ..RestoreOptions::default() };
     restore(&manifest, &target, &force, &mut remote, &|_| {}).unwrap();
     assert_eq!(walk(&source), walk(&target));
     remote.fetched.sort();
     assert_eq!(remote.fetched, ["a/same1", "small"]);
-    assert_eq!(std::fs::metadata(target.join("exact")).unwrap().ino(), kept);
+    // Whoever has the old file open for writing, or owns it, has nothing of the new one.
+    assert_ne!(std::fs::metadata(target.join("exact")).unwrap().ino(), kept);
     assert_eq!(names(temp.path()), ["source", "target"]);
     // A restore that fails leaves the old directory as it was.
     write(&target, "small", b"mine", 0o644);
@@ -128,7 +167,7 @@ fn only_what_differs_is_fetched() {
 }
 
 #[test]
-fn local_content_is_copied_linked_or_else_fetched() {
+fn local_content_is_copied_or_shared_or_else_fetched() {
     let (temp, source, target, manifest) = source();
     let ino = |path: &Path| std::fs::metadata(path).unwrap().ino();
     let mut local = LocalTree::new(&source);
@@ -138,9 +177,17 @@ fn local_content_is_copied_linked_or_else_fetched() {
     assert_ne!(ino(&source.join("small")), ino(&target.join("small")));
     let linked = temp.path().join("linked");
     let link = RestoreOptions { link: true, ..RestoreOptions::default() };
-    restore(&manifest, &linked, &link, &mut local, &|_| {}).unwrap();
-    assert_eq!(walk(&source), walk(&linked));
-    assert_eq!(ino(&source.join("large")), ino(&linked.join("large")));
+    // Blocks are shared, never inodes: where that cannot be it is refused, and nothing is left.
+    match restore(&manifest, &linked, &link, &mut local, &|_| {}) {
+        Ok(_) => assert_eq!(walk(&source), walk(&linked)),
+        Err(RestoreError::Link(why)) => assert!(!why.is_empty() && !linked.exists()),
+        Err(other) => panic!("{other}"),
+    }
+    for name in ["large", "small", "exact"].iter().filter(|_| linked.exists()) {
+        assert_ne!(ino(&source.join(name)), ino(&linked.join(name)));
+    }
+    let no_replica = restore(&manifest, &linked, &link, &mut Remote::new(&source), &|_| {});
+    assert!(matches!(no_replica, Err(RestoreError::Link(_) | RestoreError::Exists(_))));
 
     struct Both(LocalTree, Remote);
     impl ContentSource for Both {
@@ -158,13 +205,10 @@ fn local_content_is_copied_linked_or_else_fetched() {
     }
     let mut both = Both(LocalTree::new(&source), Remote::new(&source));
     write(&source, "small", b"smalL content", 0o644);
-    for (name, options) in [("one", link), ("two", RestoreOptions::default())] {
-        both.1.fetched.clear();
-        let to = temp.path().join(name);
-        restore(&manifest, &to, &options, &mut both, &|_| {}).unwrap();
-        assert_eq!(both.1.fetched, ["small"]);
-        assert!(verify_dir(&to, &manifest).unwrap().is_good());
-    }
+    let to = temp.path().join("two");
+    restore(&manifest, &to, &RestoreOptions::default(), &mut both, &|_| {}).unwrap();
+    assert_eq!(both.1.fetched, ["small"]);
+    assert!(verify_dir(&to, &manifest).unwrap().is_good());
     open_up(temp.path());
 }
 

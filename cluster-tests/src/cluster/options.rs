@@ -67,6 +67,7 @@ impl Options {
             (listen, format!("secret_file = \"{}\"\n", secret.display()))
         });
         let roots = if self.by_path { format!("\"{}\"", sources.display()) } else { String::new() };
+        let single = if all.len() == 1 { "single = true\n" } else { "" };
         let (low, high) = self.election_ms;
         let timing = match self.shipped_timing {
             true => String::new(),
@@ -78,7 +79,7 @@ impl Options {
         format!(
             "[node]\nid = {}\ncluster = \"test\"\ndata_dir = \"{}\"\nadvertise = \"{}\"\nsource_roots = [{roots}]\n\
              [listen]\n{listen}grpc = \"{}\"\nhttp = \"{}:{}\"\n\
-             [cluster]\n{prove}initial_members = [{}]\n\
+             [cluster]\n{prove}initial_members = [{}]\n{single}\
              {timing}[storage]\nreserve_free = \"{}\"\n{}",
             node.id,
             node.data.display(),

@@ -11,7 +11,7 @@ use crate::scenario::identical::{commit_and_compare, compare_everywhere};
 use crate::seed::Rng;
 use crate::wait::{try_until, wait_until};
 
-/// A wiped data folder under a known id is refused, and says why; the others go
+/// A node with a wiped data folder under a known id ends, and says what that means; the others go
 /// on. With its own folder back, the node is one of them again.
 ///
 /// # Panics
@@ -27,7 +27,17 @@ pub fn wiped_folder_is_refused(name: &str, rng: &mut Rng) {
     fs::rename(&data, &aside).expect("our own folder moves");
     let from = said(&cluster, victim);
     cluster.restart(victim);
-    refuses(&mut cluster, victim, "incarnation", from);
+    let status = cluster.wait_exit(victim, Duration::from_secs(30));
+    assert_eq!(
+        status.code(),
+        Some(2),
+        "a wiped node ended with {status}\n{}",
+        cluster.node(victim).log_tail()
+    );
+    let words = cluster.node(victim).said_since(from);
+    for word in ["its data folder was wiped", "it must not come back"] {
+        assert!(words.contains(word), "{word:?} is not in\n{words}");
+    }
     assert!(
         !cluster.node(victim).published("identity", 1).exists(),
         "a wiped node under a known id published something"

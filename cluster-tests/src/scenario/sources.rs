@@ -1,12 +1,20 @@
-//! A source that does not stay still while it is read: `SourceChanged`, always.
+//! A source that does not stay still while it is read: `SourceChanged`, always, but never for links that come and go.
+//! And one that only its client may read.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::inputs::random_file;
+use crate::needs::{Need, is_root, skip};
+use crate::scratch::set_mode;
 use crate::seed::Rng;
 use crate::wait::wait_until;
 
@@ -111,4 +119,170 @@ fn one(cluster: &Cluster, change: Change, file: &str, epoch: u64, bytes: u64, rn
         );
     }
     crate::scratch::remove_tree(&source).expect("our own source can be removed");
+}
+
+/// Links to a file that are made and removed without pause, as databases do, until this is dropped.
+struct Links {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Links {
+    fn to(file: PathBuf, link: PathBuf) -> Links {
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = over.clone();
+        let thread = std::thread::spawn(move || {
+            let mut made = 0;
+            while !seen.load(Ordering::Relaxed) {
+                fs::hard_link(&file, &link).expect("our own file takes another name");
+                fs::remove_file(&link).expect("our own link goes");
+                made += 1;
+            }
+            made
+        });
+        Links { over, thread: Some(thread) }
+    }
+
+    /// How many there were.
+    fn end(mut self) -> u64 {
+        self.over.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it ends once");
+        thread.join().expect("links can be made")
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Commits while links to the source come and go, by path and streamed, with and without `--immutable`; and the
+/// digest of a published tree while its node links its files for further epochs.
+///
+/// # Panics
+/// When a commit or a digest is refused, or makes another root.
+pub fn linked(name: &str, bytes: u64, rng: &mut Rng) {
+    let cluster = Cluster::start(name, Options::default());
+    let (source, elsewhere) = (cluster.source("linked"), cluster.source("elsewhere"));
+    for folder in [&source, &elsewhere] {
+        fs::create_dir_all(folder).expect("the scratch folder can be written");
+    }
+    random_file(&source.join("a-first"), bytes, rng);
+    random_file(&source.join("z-last"), 1000, rng);
+    let root = |dir: &Path| {
+        let output = cluster.cli(&[OsStr::new("digest"), dir.as_os_str()]).ok();
+        output.summary()["root"].as_str().expect("a digest is text").to_owned()
+    };
+    let sealed = root(&source);
+    let first = Links::to(source.join("a-first"), elsewhere.join("h"));
+    let last = Links::to(source.join("z-last"), elsewhere.join("l"));
+    let ways: [&[&str]; 4] = [&[], &["--immutable"], &["--stream"], &["--stream", "--immutable"]];
+    for (epoch, way) in (1..).zip(ways) {
+        let output = cluster.commit(&[cluster.follower()], &source, "linked", epoch, way).ok();
+        assert_eq!(output.summary()["root"], sealed.as_str(), "{way:?}: {output}");
+    }
+    assert!(first.end() > 100 && last.end() > 100, "I12: links came and went");
+
+    let node = cluster.follower();
+    cluster.wait_published("linked", 1);
+    let files = cluster.node(node).published("linked", 1);
+    let caller = cluster.caller();
+    std::thread::scope(|scope| {
+        let commits = scope.spawn(|| {
+            for epoch in 10..30 {
+                caller.spawn_commit(&[node], &source, "linked", epoch, &["--wait", "all"]).wait().ok();
+            }
+        });
+        while !commits.is_finished() {
+            assert_eq!(root(&files), sealed, "the digest of a published tree");
+        }
+    });
+}
+
+/// A directory with files that the node may not read is streamed by the client, which may.
+///
+/// # Panics
+/// When it is not committed, or by path.
+pub fn forbidden(name: &str, rng: &mut Rng) {
+    if !is_root() {
+        return skip(Need::Root, "a source that only its client may read", "nodes run as another user in it");
+    }
+    let cluster = Cluster::start(name, Options { user: Some((65_534, 65_534)), ..Options::default() });
+    let mut caller = cluster.caller();
+    caller.shell.user = None;
+    // A tiny epoch, one in pieces, and one whose folder cannot even be listed.
+    for (epoch, (bytes, folder)) in (1..).zip([(100, 0o755), (3 << 20, 0o755), (100, 0o700)]) {
+        let source = cluster.source(&format!("forbidden-{epoch}"));
+        fs::create_dir_all(source.join("inner")).expect("the scratch folder can be written");
+        random_file(&source.join("a-open"), 2 * bytes, rng);
+        random_file(&source.join("inner/secret"), bytes, rng);
+        set_mode(&source.join("inner/secret"), 0o600).expect("our own file takes a mode");
+        set_mode(&source.join("inner"), folder).expect("our own folder takes a mode");
+        let output = caller.spawn_commit(&[1], &source, "forbidden", epoch, &["--wait", "all"]).wait().ok();
+        assert_eq!(output.summary()["by_path"], false, "{output}");
+        let there = caller.cli(1, &[OsStr::new("digest"), source.as_os_str()]).ok();
+        assert_eq!(output.summary()["root"], there.summary()["root"], "{output}");
+        // The same commit again finds its own outcome.
+        let again = caller.spawn_commit(&[1], &source, "forbidden", epoch, &[]).wait().ok();
+        assert_eq!(again.summary()["already"], true, "{again}");
+    }
+    // Whom nobody lets read it is told so.
+    let source = cluster.source("forbidden-1");
+    let refused = cluster.commit(&[1], &source, "forbidden", 9, &[]).refused(8, "PermissionDenied");
+    assert!(refused.to_string().contains("secret") && refused.to_string().contains("--exclude"), "{refused}");
+    cluster.commit(&[1], &source, "forbidden", 9, &["--exclude", "inner/secret"]).ok();
+}
+
+/// Files that are overwritten in place once in each commit, their times put back, while links to them come and go:
+/// an epoch that is accepted holds each file as it was at one time.
+///
+/// # Panics
+/// When a file of an epoch is torn.
+pub fn overwritten(name: &str, commits: u64, rng: &mut Rng) {
+    let cluster = Cluster::start(name, Options::default());
+    let (source, elsewhere) = (cluster.source("versions"), cluster.source("elsewhere"));
+    for folder in [&source, &elsewhere] {
+        fs::create_dir_all(folder).expect("the scratch folder can be written");
+    }
+    let files = [("a", 8 << 20), ("b", 64 << 10), ("c", 8 << 10)].map(|(name, len)| (source.join(name), len));
+    let write = |version: u64| {
+        for (path, len) in &files {
+            let file = File::options().write(true).create(true).truncate(false).open(path);
+            let file = file.expect("our own file opens");
+            let made = file.metadata().and_then(|there| there.modified()).expect("it has a time");
+            let content = vec![version as u8; 16 << 10];
+            (0..*len).step_by(content.len()).for_each(|at| {
+                let piece = content.len().min((*len - at) as usize);
+                file.write_all_at(&content[..piece], at).expect("our own file is written");
+            });
+            file.set_modified(made).expect("our own file takes a time");
+        }
+    };
+    write(0);
+    let links = Links::to(files[0].0.clone(), elsewhere.join("h"));
+    let (mut accepted, mut refused, mut usual) = (0, 0, Duration::from_millis(100));
+    for epoch in 1..=commits {
+        let way: &[&str] = if epoch % 2 == 0 { &["--stream", "--wait", "all"] } else { &["--wait", "all"] };
+        let running = cluster.spawn_commit(&[cluster.follower()], &source, "versions", epoch, way);
+        std::thread::sleep(rng.moment(usual)); // the moment of the fault: before, while or after they are read
+        write(epoch);
+        let output = running.wait();
+        usual = output.took;
+        if output.code != Some(0) {
+            refused += 1;
+            assert_eq!((output.code, output.error_code()), (Some(1), "SourceChanged"), "{output}");
+            continue;
+        }
+        accepted += 1;
+        let published = cluster.node(1).published("versions", epoch);
+        for (path, len) in &files {
+            let content =
+                fs::read(published.join(path.file_name().expect("it has one"))).expect("it is there");
+            let whole = content.len() as u64 == *len && content.iter().all(|byte| *byte == content[0]);
+            assert!(whole, "epoch {epoch}: {} is torn", path.display());
+        }
+    }
+    assert!(links.end() > 100, "I12: links came and went");
+    assert!(accepted > 0 && refused > 0, "I12: {accepted} accepted, {refused} refused of {commits}");
 }

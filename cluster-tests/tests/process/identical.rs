@@ -1,9 +1,10 @@
 //! The same directory everywhere.
 
 use cluster_tests::cluster::{Cluster, Options};
+use cluster_tests::disks::Kind;
 use cluster_tests::inputs::{archives, backups, real_inputs};
 use cluster_tests::needs::{Need, is_root, skip};
-use cluster_tests::scenario::identical;
+use cluster_tests::scenario::{identical, restore_into};
 use cluster_tests::trees::Special;
 
 use crate::story;
@@ -45,4 +46,18 @@ fn an_ordinary_user_gets_the_special_tree_everywhere_too() {
         let cluster = Cluster::start("user", options);
         identical::special(&cluster, Special { small_files: 200, equal_files: 200, ..Special::short() }, rng);
     });
+}
+
+#[test]
+fn a_mount_point_is_restored_to_and_nobody_elses_file_is_lost() {
+    story("a_mount_point", |rng| {
+        for kind in [Kind::Tmpfs, Kind::LoopExt4] {
+            restore_into::mount_points(kind, rng);
+        }
+    });
+}
+
+#[test]
+fn what_is_mounted_below_a_target_is_not_entered() {
+    story("mounted_below", restore_into::mounted_below);
 }

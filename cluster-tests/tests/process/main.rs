@@ -10,6 +10,7 @@ mod forgetting;
 mod full_disk;
 mod identical;
 mod kills;
+mod readme;
 mod refusals;
 
 use cluster_tests::scenario::{alone, among_others};

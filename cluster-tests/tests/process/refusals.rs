@@ -35,6 +35,21 @@ fn a_source_that_changes_while_it_is_read_is_refused() {
 }
 
 #[test]
+fn links_that_come_and_go_refuse_no_commit_and_change_no_digest() {
+    story("links_come_and_go", |rng| sources::linked("links", 48 << 20, rng));
+}
+
+#[test]
+fn what_is_overwritten_in_place_is_never_torn_also_while_links_churn() {
+    story("overwritten_in_place", |rng| sources::overwritten("overwritten", 30, rng));
+}
+
+#[test]
+fn what_only_the_client_may_read_is_streamed() {
+    story("only_the_client", |rng| sources::forbidden("forbidden", rng));
+}
+
+#[test]
 fn hostile_directories_and_names_are_refused_by_name() {
     story("hostile_directories", |rng| {
         for by_path in [true, false] {

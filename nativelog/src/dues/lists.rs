@@ -29,6 +29,8 @@ impl Dues {
             let next = rows.last().filter(|_| rows.len() == SLICE).map(|(key, _)| (*key).clone());
             let picked: Vec<T> = rows.into_iter().filter_map(|(key, value)| pick(key, value)).collect();
             drop(book);
+            #[cfg(test)]
+            tests::COPIED.set(tests::COPIED.get() + picked.len());
             all.extend(picked);
             match next {
                 Some(key) => last = Some(key),
@@ -168,10 +170,15 @@ impl Dues {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     use super::*;
     use crate::ledger::Ledger;
+
+    thread_local! {
+        /// Rows that this thread has copied into lists.
+        pub static COPIED: Cell<usize> = const { Cell::new(0) };
+    }
 
     fn digest(n: u64) -> Digest {
         checkpoint::digest::content(&n.to_be_bytes())
@@ -213,6 +220,25 @@ mod tests {
         );
         assert_eq!(list.len(), 3);
         assert_eq!(looked.into_inner(), [SLICE, SLICE, 7]);
+    }
+
+    /// Once a round of keeping, of a table that may have millions of rows of which nothing is due.
+    #[test]
+    fn of_what_is_to_be_unlinked_only_what_is_due_is_copied() {
+        let dues = Dues::new(0, Debts::default(), BTreeMap::new(), &Ledger::default());
+        let contents = |numbers: std::ops::Range<u64>| numbers.map(|n| (digest(n), n));
+        let later = 2 * SLICE as u64 + 7;
+        dues.owe(9, contents(0..later), []);
+        dues.owe(4, contents(later..later + 3), []);
+        let copied = |purged: u64| {
+            COPIED.set(0);
+            let ripe: BTreeMap<Digest, u64> = dues.ripe(purged).into_iter().collect();
+            (ripe, COPIED.get())
+        };
+        assert_eq!(copied(4), (BTreeMap::new(), 0));
+        let due: BTreeMap<Digest, u64> = (later..later + 3).map(|n| (digest(n), 4)).collect();
+        assert_eq!(copied(9), (due, 3));
+        assert_eq!(copied(10).1, later as usize + 3);
     }
 
     #[test]

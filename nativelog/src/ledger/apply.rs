@@ -122,7 +122,7 @@ impl Ledger {
         let sealed = sealing.answer(id);
         let envelope = sealing.envelope(&sealed);
         let healed = self.healed_by(&sealing);
-        let Sealing { attempt, terms, tree, unpack: packed, sealed_log_ms, .. } = sealing;
+        let Sealing { attempt, terms, tree, unpack: packed, sealed_log_ms, sealed_wall_ms, .. } = sealing;
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
         // The epoch takes hold of its content before the attempt lets go of what it reused.
         let held = self.hold_sealed(&tree, id.index);
@@ -140,6 +140,7 @@ impl Ledger {
             labels: terms.labels,
             depends_on: terms.depends_on,
             sealed_log_ms,
+            sealed_wall_ms,
             content: held,
             pins: Default::default(),
         };

@@ -171,7 +171,7 @@ impl Attempt {
     /// Takes the next page, which was judged and lies at `index` of the log.
     pub fn add_page(&mut self, page: NewPage, index: u64) {
         let NewPage { stubs, bytes, digest } = page;
-        self.sum.put(&summed(0, self.pages.len() as u64, index, u64::from(bytes), &digest));
+        self.sum.put_stirred(&digest, [0, self.pages.len() as u64, index, u64::from(bytes)]);
         self.missing += stubs.iter().filter(|stub| stub.has_bytes()).count() as u64;
         self.files.add(&stubs, self.terms.plan_entries);
         if self.pages.is_empty() {
@@ -225,7 +225,7 @@ impl Attempt {
             assert!(staged.tree.finish().is_some(), "a file covered whole has a digest");
             self.missing -= 1;
         }
-        self.sum.put(&summed(1, u64::from(file), offset, len, &digest));
+        self.sum.put_stirred(&digest, [1, u64::from(file), offset, len]);
         self.covered_bytes += len;
     }
 
@@ -236,7 +236,7 @@ impl Attempt {
             Whole::Packed => 2,
             Whole::Reused => 3,
         };
-        self.sum.put(&summed(kind, u64::from(file), 0, 0, &digest));
+        self.sum.put_stirred(&digest, [kind, u64::from(file), 0, 0]);
         self.covered_bytes += self.size(file);
         self.missing -= 1;
     }
@@ -266,15 +266,4 @@ impl Attempt {
             FileState::Reused(_) => Source::Reused,
         }
     }
-}
-
-/// A page, a range, a packed or a reused file, as it goes into the attempt's sum.
-fn summed(kind: u8, number: u64, offset: u64, len: u64, digest: &Digest) -> [u8; 57] {
-    let mut row = [0; 57];
-    row[0] = kind;
-    row[1..9].copy_from_slice(&number.to_be_bytes());
-    row[9..17].copy_from_slice(&offset.to_be_bytes());
-    row[17..25].copy_from_slice(&len.to_be_bytes());
-    row[25..].copy_from_slice(digest.as_bytes());
-    row
 }

@@ -5,7 +5,7 @@
 //! still lie on a disk. Ids are small numbers so that an epoch of a million files keeps four bytes a
 //! file; the smallest free id is taken next, so ids are the same on every replica.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use checkpoint::Digest;
 
 use super::by_digest::ByDigest;
 use super::effect::Released;
+use super::free::Free;
 use super::slots::Slots;
 use super::sum::Sum;
 
@@ -48,7 +49,7 @@ pub(super) struct Quarantined {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
     slots: Slots<Content>,
-    free: BTreeSet<u32>,
+    free: Free,
     index: ByDigest,
     /// Of all that is held.
     bytes: u64,
@@ -102,14 +103,14 @@ impl Contents {
             return Some(id);
         }
         let content = Content { digest: *digest, bytes: *bytes, brought: index, refs: NonZeroU32::MIN };
-        let id = match self.free.pop_first() {
+        let id = match self.free.take_first() {
             Some(id) => {
                 *self.slots.at(id) = Some(content);
                 id
             }
             None => self.slots.push(content),
         };
-        self.sum.put(&summed(id, &content));
+        self.sum.put_stirred(&content.digest, summed(id, &content));
         self.bytes = self.bytes.saturating_add(*bytes);
         let slots = &self.slots;
         self.index.insert(digest, id, |id| digest_in(slots, id));
@@ -117,9 +118,12 @@ impl Contents {
     }
 
     fn brought_anew(&mut self, id: u32, index: u64) {
-        self.sum.take(&summed(id, self.get(id)));
-        self.get_mut(id).brought = index;
-        self.sum.put(&summed(id, self.get(id)));
+        let before = *self.get(id);
+        self.sum.take_stirred(&before.digest, summed(id, &before));
+        let content = self.get_mut(id);
+        content.brought = index;
+        let now = *content;
+        self.sum.put_stirred(&now.digest, summed(id, &now));
     }
 
     /// One more holder of each, by the seal at `index`; answers with their ids, ascending. `None` when one is held with
@@ -168,10 +172,10 @@ impl Contents {
             return None;
         }
         let content = *content;
-        self.sum.take(&summed(id, &content));
+        self.sum.take_stirred(&content.digest, summed(id, &content));
         self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&content.digest, id), "held content is in the index");
-        self.free.insert(id);
+        self.free.put(id);
         self.slots.at(id).take()
     }
 
@@ -199,11 +203,11 @@ impl Contents {
             let slots = &built.slots;
             built.index.insert(&content.digest, id, |id| digest_in(slots, id));
             built.bytes = built.bytes.saturating_add(content.bytes);
-            built.sum.put(&summed(id, &content));
+            built.sum.put_stirred(&content.digest, summed(id, &content));
         }
-        // Free slots cost no row, but as much memory as others: what is decoded has the digest of its sender.
+        // Free slots cost no row, and next to no memory: a ledger from elsewhere may say that there are very many.
         built.slots.grow(slots as usize);
-        built.free = (0..slots).filter(|id| built.slots.get(*id).is_none()).collect();
+        built.free = Free::all_but(built.slots.iter().map(|(id, _)| id), slots);
         Some(built)
     }
 }
@@ -219,13 +223,9 @@ impl PartialEq for Contents {
 
 impl Eq for Contents {}
 
-fn summed(id: u32, content: &Content) -> [u8; 52] {
-    let mut row = [0; 52];
-    row[..4].copy_from_slice(&id.to_be_bytes());
-    row[4..12].copy_from_slice(&content.bytes.to_be_bytes());
-    row[12..20].copy_from_slice(&content.brought.to_be_bytes());
-    row[20..].copy_from_slice(content.digest.as_bytes());
-    row
+/// What goes into the sum beside its digest.
+fn summed(id: u32, content: &Content) -> [u64; 3] {
+    [u64::from(id), content.bytes, content.brought]
 }
 
 fn digest_in(slots: &Slots<Content>, id: u32) -> &Digest {
@@ -315,5 +315,22 @@ mod tests {
         let rows: Vec<_> = contents.iter().map(|(id, content)| (id, *content)).collect();
         assert_eq!(contents.bytes(), 1 + 2 + 4 + 5 + 6 + 7);
         assert_eq!(Contents::rebuild(contents.slots(), rows.into_iter()), Some(contents));
+    }
+
+    #[test]
+    fn the_smallest_of_very_many_free_slots_is_taken_next() {
+        const SLOTS: u32 = 1 << 22;
+        let last = SLOTS - 1;
+        let content = |n| Content { digest: digest(n, n), bytes: 1, brought: 5, refs: NonZeroU32::MIN };
+        let rows = [(0, content(1)), (last, content(2))];
+        let mut contents = Contents::rebuild(SLOTS, rows.into_iter()).unwrap();
+        assert_eq!((contents.slots(), contents.iter().count()), (SLOTS, 2));
+        assert_eq!(hold(&mut contents, digest(3, 3), 7), 1);
+        contents.release(last);
+        contents.release(0);
+        assert_eq!(hold(&mut contents, digest(4, 4), 7), 0);
+        assert_eq!(hold(&mut contents, digest(5, 5), 7), 2);
+        assert_eq!((contents.slots(), contents.iter().count()), (SLOTS, 3));
+        assert_eq!(Contents::rebuild(last, [(last, content(1))].into_iter()), None);
     }
 }

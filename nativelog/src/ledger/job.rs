@@ -32,6 +32,8 @@ pub(super) struct EpochRecord {
     pub labels: Vec<(String, String)>,
     pub depends_on: Vec<String>,
     pub sealed_log_ms: u64,
+    /// For people: the wall clock of the leader at the seal, milliseconds since 1970; 0 when it was not told.
+    pub sealed_wall_ms: u64,
     /// Ids of the content it holds, ascending.
     pub content: Arc<[u32]>,
     /// By owner.

@@ -121,6 +121,8 @@ pub(super) struct Sealing {
     /// The answer, with the position left open.
     pub sealed: SealedEpoch,
     pub sealed_log_ms: u64,
+    /// The time for people, as the epoch will have it.
+    pub sealed_wall_ms: u64,
 }
 
 impl Change {

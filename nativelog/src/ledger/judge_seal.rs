@@ -18,6 +18,13 @@ use super::tree::Tree;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
 use crate::record::{LogId, proto};
 
+/// What a record says that seals an epoch.
+struct Sealer {
+    attempt: Option<u64>,
+    root: Digest,
+    wall_ms: u64,
+}
+
 impl Ledger {
     pub(super) fn judge_seal(&self, seal: &proto::Seal, bytes: u64) -> Result<Change, Rejected> {
         let root = digest(&seal.root)?;
@@ -39,7 +46,8 @@ impl Ledger {
             None => return Err(Rejected::new(Reason::Incomplete, "the plan was not read yet")),
         };
         let log_bytes = attempt.log_bytes + bytes;
-        self.judge_tree(Some(seal.attempt), attempt.terms.clone(), tree, Vec::new(), log_bytes, root)
+        let by = Sealer { attempt: Some(seal.attempt), root, wall_ms: seal.wall_ms };
+        self.judge_tree(by, attempt.terms.clone(), tree, Vec::new(), log_bytes)
     }
 
     pub(super) fn judge_whole(
@@ -68,7 +76,8 @@ impl Ledger {
         }
         let entries = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
         let tree = Tree::new(entries.collect(), sources).map_err(two_lengths)?;
-        self.judge_tree(None, terms, Arc::new(tree), unpack, bytes, root)
+        let by = Sealer { attempt: None, root, wall_ms: whole.wall_ms };
+        self.judge_tree(by, terms, Arc::new(tree), unpack, bytes)
     }
 
     /// A whole epoch whose number is sealed with this very root: whoever sealed it, it is committed.
@@ -85,18 +94,22 @@ impl Ledger {
 
     fn judge_tree(
         &self,
-        attempt: Option<u64>,
+        Sealer { attempt, root, wall_ms }: Sealer,
         terms: Terms,
         tree: Arc<Tree>,
         unpack: Vec<PackedEntry>,
         log_bytes: u64,
-        root: Digest,
     ) -> Result<Change, Rejected> {
         let mark = self.jobs.get(&terms.job).and_then(|job| job.mark);
         assert!(mark.is_none_or(|mark| mark < terms.epoch), "a sealed epoch ends the attempts below it");
         if tree.root != root {
             return Err(Rejected::new(Reason::WrongRoot, "the records make another root").root(tree.root));
         }
+        // A leader whose clock is behind makes no epoch look older than the one before it. That is all that is asked of it.
+        let sealed_wall_ms = match wall_ms {
+            0 => 0,
+            ms => ms.max(self.last_wall_ms(&terms.job)),
+        };
         let sealed = SealedEpoch {
             job: terms.job.clone(),
             epoch: terms.epoch,
@@ -118,7 +131,14 @@ impl Ledger {
             unpack,
             sealed,
             sealed_log_ms: self.log_ms,
+            sealed_wall_ms,
         })))
+    }
+
+    /// When the newest epoch of a job that is there was sealed, by the clocks of leaders.
+    fn last_wall_ms(&self, job: &JobName) -> u64 {
+        let newest = self.jobs.get(job).and_then(|job| job.epochs.last_key_value());
+        newest.map_or(0, |(_, record)| record.sealed_wall_ms)
     }
 
     /// Content that an epoch brings must not be held with another length. A dry run leaves this out: it looks up a

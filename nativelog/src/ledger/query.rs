@@ -43,6 +43,9 @@ pub struct EpochInfo {
     pub depends_on: Vec<String>,
     /// Log time of its seal, in milliseconds.
     pub sealed_log_ms: u64,
+    /// For people: the wall clock of the leader at its seal, milliseconds since 1970, never before that of the epoch
+    /// before it; 0 when it was not told.
+    pub sealed_wall_ms: u64,
     /// Its pins, ended ones included.
     pub pins: Vec<PinInfo>,
 }
@@ -419,6 +422,7 @@ pub(super) fn epoch_info(record: &EpochRecord) -> EpochInfo {
         labels: record.labels.clone(),
         depends_on: record.depends_on.clone(),
         sealed_log_ms: record.sealed_log_ms,
+        sealed_wall_ms: record.sealed_wall_ms,
         pins: pins.collect(),
     }
 }

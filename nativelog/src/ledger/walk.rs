@@ -146,6 +146,11 @@ impl<'a> EpochView<'a> {
         self.record.sealed_log_ms
     }
 
+    /// For people: the wall clock of the leader at its seal, milliseconds since 1970; 0 when it was not told.
+    pub fn sealed_wall_ms(&self) -> u64 {
+        self.record.sealed_wall_ms
+    }
+
     /// Whether it holds nothing that is in quarantine.
     pub fn is_good(&self) -> bool {
         !self.ledger.holds_quarantined(self.record)
@@ -207,6 +212,7 @@ mod tests {
             labels: Vec::new(),
             depends_on: Vec::new(),
             sealed_log_ms: 0,
+            sealed_wall_ms: 0,
             content: Arc::default(),
             pins: BTreeMap::new(),
         }

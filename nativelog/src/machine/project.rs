@@ -124,3 +124,150 @@ fn or_none(followed: Result<Catalog, CatalogError>) -> Option<Catalog> {
         })
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+
+    use checkpoint::CommitId;
+    use checkpoint::disk::Disk;
+    use checkpoint::store::{Layout, Store};
+    use checkpoint::testing::CrashDisk;
+
+    use super::*;
+    use crate::compose;
+    use crate::record::{Body, Entry, LogId, LogRecord};
+    use crate::snapshot::Capture;
+    use crate::store::{Identity, LogStore, Options};
+
+    /// Far above what anything here takes.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    /// A machine whose disk is in memory, and whose catalog is not.
+    fn machine(catalog: &Path) -> Arc<Machine> {
+        let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
+        let data = Path::new("/data");
+        disk.create_dir(data).unwrap();
+        let store = Arc::new(Store::open(disk.clone(), data).unwrap());
+        let owner = Identity { node: 1, incarnation: [1; 16] };
+        let (log, _) = LogStore::open(disk, &Layout::new(data), owner, Options::default()).unwrap();
+        Machine::start(store, log, catalog).unwrap()
+    }
+
+    /// One that others get their ledger from.
+    fn sender() -> Arc<Machine> {
+        machine(Path::new("/dev/null/no-catalog"))
+    }
+
+    fn apply(machine: &Machine, record: LogRecord) {
+        let index = machine.ledger().applied().map_or(0, |id| id.index + 1);
+        let entry = Entry { id: LogId { term: 1, node: 1, index }, body: Body::Record(record) };
+        let verdict = machine.apply(&entry).unwrap();
+        assert!(verdict.is_accepted(), "{verdict}");
+    }
+
+    /// Opens a writer, so that the job is there, with what no other writer of it has.
+    fn open(machine: &Machine, job: &str) {
+        let next = machine.ledger().applied().map_or(0, |id| id.index + 1);
+        let commit = CommitId::from_bytes([next as u8; 16]);
+        apply(machine, compose::open_writer(&job.parse().unwrap(), commit, 0));
+    }
+
+    fn capture(machine: &Machine) -> Capture {
+        machine.capture(None).expect("something is applied")
+    }
+
+    /// Does `work` on a thread of its own, and does not wait for ever.
+    fn soon<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || drop(done.send(work())));
+        result.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
+    }
+
+    /// The catalog, once it has followed, lists what the ledger has, and nothing else.
+    fn assert_lists(machine: &Machine) {
+        machine.project();
+        let catalog = lock(&machine.catalog);
+        let ledger = machine.ledger();
+        let listed = ledger.rows().filter(|(key, _)| key.is_listed());
+        let listed: Vec<_> = listed.map(|(key, value)| (key.to_bytes(), value)).collect();
+        assert_eq!(catalog.as_ref().expect("the catalog works").rows(), listed);
+    }
+
+    fn end(machines: &[&Arc<Machine>]) {
+        for machine in machines {
+            // First: the performer waits for entries that were never flushed.
+            machine.log.shutdown();
+            machine.shutdown();
+        }
+    }
+
+    #[test]
+    fn an_install_waits_for_no_catalog() {
+        let temp = tempfile::tempdir().unwrap();
+        let (sender, node) = (sender(), machine(&temp.path().join("catalog")));
+        ["new", "both", "newer"].iter().for_each(|job| open(&sender, job));
+        // Somebody writes down what the ledger before had, and that takes long.
+        let slow = lock(&node.catalog);
+        ["both", "old"].iter().for_each(|job| open(&node, job));
+        let on_their_way = node.take_changed();
+        assert!(on_their_way.len() >= 3, "the position and two jobs");
+        let (installing, capture) = (node.clone(), capture(&sender));
+        soon("an install beside a slow catalog", move || installing.install(&capture)).unwrap();
+        assert_eq!(node.ledger().digest(), sender.ledger().digest());
+        slow.as_ref().expect("the catalog works").project(&on_their_way).unwrap();
+        drop(slow);
+        assert_lists(&node);
+        end(&[&sender, &node]);
+    }
+
+    /// Whoever has the catalog takes nothing that comes before it in the order of locks: an install may have all of that.
+    #[test]
+    fn a_catalog_waits_for_no_install() {
+        let temp = tempfile::tempdir().unwrap();
+        let node = machine(&temp.path().join("catalog"));
+        let before = (lock(&node.snapshots), node.performer.pause(), node.pins.held());
+        ["a", "b"].iter().for_each(|job| open(&node, job));
+        let following = node.clone();
+        soon("a catalog beside a slow install", move || following.project());
+        assert!(!node.ledger().has_changed());
+        drop(before);
+        assert_lists(&node);
+        end(&[&node]);
+    }
+
+    #[test]
+    fn installs_beside_a_catalog_that_follows_end_and_are_listed() {
+        const INSTALLS: u64 = 30;
+        let temp = tempfile::tempdir().unwrap();
+        let (sender, node) = (sender(), machine(&temp.path().join("catalog")));
+        open(&node, "old");
+        // Each has a job that the next has not, and one that the next has otherwise.
+        let captures: Vec<Capture> = (0..INSTALLS)
+            .map(|n| {
+                ["often", &format!("job{n}")].iter().for_each(|job| open(&sender, job));
+                if let Some(before) = n.checked_sub(1) {
+                    let job = format!("job{before}").parse().unwrap();
+                    apply(&sender, compose::remove_job(&job, "test"));
+                }
+                capture(&sender)
+            })
+            .collect();
+        let over = Arc::new(AtomicBool::new(false));
+        let (following, seen) = (node.clone(), over.clone());
+        let follower = std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                following.project();
+            }
+        });
+        let installing = node.clone();
+        let install = move || captures.iter().try_for_each(|capture| installing.install(capture));
+        soon("installs beside a catalog that follows", install).unwrap();
+        over.store(true, Ordering::Relaxed);
+        soon("a catalog beside installs", move || follower.join()).unwrap();
+        assert_eq!(node.ledger().digest(), sender.ledger().digest());
+        assert_lists(&node);
+        end(&[&sender, &node]);
+    }
+}

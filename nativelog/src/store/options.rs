@@ -21,7 +21,7 @@ impl Default for Options {
         Options {
             segment_bytes: 64 << 20,
             cache_bytes: 32 << 20,
-            ahead_bytes: 4 << 20,
+            ahead_bytes: 512 << 10,
             mark_interval: Duration::from_secs(1),
         }
     }

@@ -147,6 +147,39 @@ fn many_commits_of_many_jobs_leave_a_small_ledger() {
     assert!(snapshot < BOUND, "{snapshot} bytes in a snapshot");
 }
 
+/// A ledger from elsewhere says in four bytes how many slots its content has. Those that are free take next to nothing,
+/// however many it claims.
+#[test]
+fn free_slots_that_a_ledger_claims_take_little() {
+    /// The lengths that a row begins with, bytes.
+    const LENS: usize = 8;
+    /// The first row's key, version of the rules and log time: the number of slots follows.
+    const BEFORE: usize = 1 + 4 + 8;
+    /// A word for each thousand slots of four thousand millions, bytes.
+    const CLAIMED_BOUND: usize = 40 << 20;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ledger = Ledger::default();
+    step(&mut ledger, &whole(&JobName::try_from("job").unwrap(), 1, 0));
+    let honest = ledger.encode();
+    let first = honest.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let slots = first + LENS + BEFORE..first + LENS + BEFORE + 4;
+    assert_eq!(honest[slots.clone()], ledger.content_slots().to_be_bytes());
+    for claimed in [1 << 24, u32::MAX] {
+        let mut forged = honest.clone();
+        forged[slots.clone()].copy_from_slice(&claimed.to_be_bytes());
+        let at = forged.len() - 32;
+        let digest = content(&forged[..at]);
+        forged[at..].copy_from_slice(digest.as_bytes());
+        let before = HELD.load(Ordering::Relaxed);
+        let mut decoded = Ledger::decode(&forged).unwrap();
+        let held = HELD.load(Ordering::Relaxed) - before;
+        assert_eq!(decoded.content_slots(), claimed);
+        assert!(held < CLAIMED_BOUND, "{held} bytes for {claimed} slots");
+        step(&mut decoded, &whole(&JobName::try_from("job").unwrap(), 2, 0));
+        assert_eq!((decoded.content_slots(), decoded.contents().count()), (claimed, 2));
+    }
+}
+
 /// The pages of a plan lie on disk: of each entry, however long its path, little is in memory. Nothing is while a page is
 /// judged but that page.
 #[test]

@@ -338,3 +338,42 @@ fn a_quarantine_does_the_same_whether_it_was_prepared_or_not() {
     assert_eq!(kept.ledger.contents().count(), 0);
     assert_eq!(Ledger::decode(&kept.ledger.encode()).unwrap().digest(), kept.ledger.digest());
 }
+
+/// Ages for people come from the clock of the leader that proposed the seal: whatever that says, no epoch of a job looks
+/// older than the one before it, nothing is decided by it, and a snapshot keeps it.
+#[test]
+fn the_time_of_a_seal_is_kept_for_people_and_never_goes_back() {
+    let directory = Directory::parse("f:0");
+    let pages = Pages::new(&directory.entries);
+    let mut kept = Kept::default();
+    for (epoch, told, known) in
+        [(1, 0, 0), (2, 5_000, 5_000), (3, 4_000, 5_000), (4, 0, 0), (5, 6_000, 6_000)]
+    {
+        let commit = CommitId::from_bytes([epoch as u8; 16]);
+        let opening = Opening { commit, epoch: Some(epoch), ..opening() };
+        let record = match epoch % 2 {
+            0 => compose::whole(&opening, &pages, &[], directory.root()).unwrap(),
+            _ => {
+                let begun = next(&kept.ledger).index;
+                kept.step(&compose::begin(&opening, &pages));
+                kept.done(&pages.part(begun, 0));
+                compose::seal(begun, directory.root())
+            }
+        };
+        let stamped = record.sealed_at(told);
+        assert_eq!(check_shape(&stamped.header, Some(&stamped.payload)), Ok(()));
+        // Whoever composed it had no say.
+        let verdict = kept.step(&record.sealed_at(77).sealed_at(told)).verdict;
+        assert!(matches!(verdict, Verdict::Accepted(Accepted::Sealed(_))), "{epoch}: {verdict}");
+        assert_eq!(kept.ledger.epoch(&opening.job, epoch).unwrap().sealed_wall_ms, known, "{epoch}");
+        // A repeat by another leader, whose clock is elsewhere, finds what was sealed.
+        let again = kept.step(&record.sealed_at(9_000)).verdict;
+        assert!(matches!(again, Verdict::Accepted(Accepted::Sealed(sealed)) if sealed.already), "{epoch}");
+        assert_eq!(kept.ledger.epoch(&opening.job, epoch).unwrap().sealed_wall_ms, known, "{epoch}");
+    }
+    let kept_in_snapshot = Ledger::decode(&kept.ledger.encode()).unwrap();
+    assert_eq!(kept_in_snapshot.digest(), kept.ledger.digest());
+    assert_eq!(kept_in_snapshot.epoch(&opening().job, 3).unwrap().sealed_wall_ms, 5_000);
+    let tick = compose::tick(5);
+    assert_eq!(tick.sealed_at(9_000).header, tick.header, "other records are as they were");
+}

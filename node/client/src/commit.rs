@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use checkpoint::plan::Plan;
+use checkpoint::error::IoError;
+use checkpoint::plan::{BitsLost, Plan};
 
-use crate::connect::{Client, share, unavailable};
+use crate::connect::{Client, share, telling, unavailable};
 use crate::failure::{Certainty, Code, Failure};
 use crate::{pb, place};
 use handing::Handing;
@@ -33,12 +34,16 @@ const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// What happens on the way.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The directory has been scanned (streams only).
+    /// The directory has been scanned, here or by a node.
     Planned {
         /// Files in the plan.
         files: u64,
         /// Their bytes.
         bytes: u64,
+        /// Whether the program may go on with its directory already.
+        captured: pb::Captured,
+        /// Directories that lose a bit of their mode.
+        bits_lost: Option<BitsLost>,
     },
     /// The attempt is open.
     Opened(pb::Opened),
@@ -110,9 +115,12 @@ impl Client {
             durable: None,
             moved: Instant::now(),
         };
-        let place = place::of(dir).map_err(|error| {
-            let failure = refused(&run.what, format!("{}: {error}", dir.display()))
-                .fix("name a directory that can be read");
+        let place = place::of(dir).map_err(|source| {
+            let error = IoError { path: dir.to_owned(), what: "read", source };
+            let failure = Failure::from_io(&error)
+                .sentence("the source cannot be read, the epoch was NOT committed")
+                .what(run.what.clone())
+                .committed(Certainty::No);
             run.final_no(failure)
         })?;
         if run.commit.by_path {
@@ -134,13 +142,6 @@ fn what(commit: &Commit) -> String {
         Some(epoch) => format!("commit {}@{epoch}", commit.job),
         None => format!("commit {}", commit.job),
     }
-}
-
-fn refused(what: &str, why: String) -> Failure {
-    Failure::new(Code::Refused, "refused, the epoch was NOT committed")
-        .what(what)
-        .why(why)
-        .committed(Certainty::No)
 }
 
 /// One commit over as many nodes as it takes.
@@ -169,9 +170,9 @@ struct Run<'a> {
 impl Run<'_> {
     async fn go(&mut self) -> Result<Done, Failure> {
         let mut reasons = BTreeMap::new();
-        let mut last: Option<Failure> = None;
         let mut hung = BTreeMap::<String, u32>::new();
         loop {
+            let mut last: Option<Failure> = None;
             let mut no_quorum = true;
             let endpoints = self.client.endpoints();
             for endpoint in &endpoints {
@@ -206,7 +207,7 @@ impl Run<'_> {
                     (self.on)(Event::Reconnecting { endpoint, why: failure.why.clone() });
                 }
                 no_quorum &= failure.code == Code::NoQuorum;
-                last = Some(failure);
+                last = Some(telling(last, failure));
             }
             // Nodes that have no quorum know it for a while already when they say so.
             if no_quorum && !self.maybe {

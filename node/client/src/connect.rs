@@ -25,6 +25,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// For how long an index that the log has reached is given to new ids.
 const REACHED_KEPT: Duration = Duration::from_secs(600);
+/// What a node has more than its caller to say that something of a verify does not move: its own, and a peer's.
+const VERIFY_FIRST_WORD: Duration = Duration::from_secs(5);
 /// HTTP/2 window of one stream, bytes.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -148,13 +150,16 @@ impl Client {
                 };
                 let failure = Failure::from_status(&status);
                 if !failure.is_transient() {
+                    // The transport does not say of which of them it speaks.
+                    let failure =
+                        if status.details().is_empty() { failure.why_of(endpoint) } else { failure };
                     return Err(Unanswered { failure, maybe });
                 }
                 // A node that has no quorum has put nothing into the log; one that broke off may have.
                 maybe |= failure.code != Code::NoQuorum && !never_connected(&status);
                 no_quorum &= failure.code == Code::NoQuorum;
                 reasons.insert(endpoint.clone(), failure.why.clone());
-                last = Some(failure);
+                last = Some(telling(last, failure));
             }
             // Nodes that have no quorum know it for a while already when they say so.
             let hopeless = endpoints.is_empty() || no_quorum && !maybe;
@@ -276,22 +281,39 @@ impl Client {
         Ok(reply.token)
     }
 
-    /// Re-reads published directories; `each` sees every answer as it comes.
+    /// Re-reads published directories; `each` sees every answer as it comes. `wait_ms` of the request is the client's
+    /// timeout unless it says otherwise.
+    ///
+    /// # Errors
+    /// [`Code::NotLooked`] when the node broke off: what came before stands.
     pub async fn verify(
         &self,
-        request: pb::VerifyRequest,
+        mut request: pb::VerifyRequest,
         each: &mut dyn FnMut(pb::VerifyReply),
     ) -> Result<(), Failure> {
+        if request.wait_ms == 0 {
+            request.wait_ms = u64::try_from(self.options.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        }
+        let broke_off = |why: String| {
+            Failure::new(Code::NotLooked, "the node broke off before it had looked at everything").why(why)
+        };
+        // A node says that it reads on, and what it gives up after the same time, before that is over.
+        let patience = self.options.timeout + VERIFY_FIRST_WORD;
         let mut stream = self
             .anywhere("verify", |mut stub| {
                 let request = request.clone();
                 async move { stub.verify(request).await }
             })
             .await?;
-        while let Some(reply) = stream.message().await? {
-            each(reply);
+        loop {
+            match tokio::time::timeout(patience, stream.message()).await {
+                Ok(Ok(Some(reply))) if reply.working => {}
+                Ok(Ok(Some(reply))) => each(reply),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(status)) => return Err(broke_off(Failure::from_status(&status).why)),
+                Err(_) => return Err(broke_off("no answer in time".into())),
+            }
         }
-        Ok(())
     }
 }
 
@@ -328,6 +350,22 @@ fn channel(endpoint: &str) -> Result<Channel, Failure> {
         .connect_with_connector_lazy(Dialer))
 }
 
+/// Of what two endpoints said, what tells more. A node that has no quorum was reached and knows why; beside it the
+/// silence of others is the cause, not the news.
+pub(crate) fn telling(before: Option<Failure>, now: Failure) -> Failure {
+    let tells = |failure: &Failure| match failure.code {
+        Code::NoQuorum => 3,
+        // A node's own words, which come with advice; of a connection there is none.
+        _ if !failure.fix.is_empty() => 2,
+        Code::Timeout => 1,
+        _ => 0,
+    };
+    match before {
+        Some(before) if tells(&before) > tells(&now) => before,
+        _ => now,
+    }
+}
+
 const UNREACHED: &str = "check that the nodes run and that --endpoints names them, then repeat the command";
 
 /// The failure when no endpoint gave an answer.
@@ -349,6 +387,38 @@ pub(crate) fn unavailable(what: &str, reasons: &BTreeMap<String, String>, last: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_quorum_and_no_node_are_different_words_in_any_order() {
+        let no_quorum =
+            || Failure::new(Code::NoQuorum, "no quorum, nothing could be read").fix("use --stale");
+        let refused = || Failure::new(Code::Unavailable, "the connection broke").why("connection refused");
+        let busy = || Failure::new(Code::Unavailable, "it is being published").fix("repeat");
+        let silent = || Failure::new(Code::Timeout, "no answer").why("no answer in time");
+        let said = |all: [Failure; 3]| {
+            let last = all.into_iter().fold(None, |last, failure| Some(telling(last, failure)));
+            unavailable("list epochs", &BTreeMap::from([("a:1".into(), "x".into())]), last)
+        };
+        for all in [
+            [no_quorum(), refused(), silent()],
+            [refused(), no_quorum(), busy()],
+            [busy(), refused(), no_quorum()],
+        ] {
+            let failure = said(all);
+            assert_eq!(
+                (failure.code, failure.sentence.as_str()),
+                (Code::NoQuorum, "no quorum, nothing could be read")
+            );
+            assert!(failure.fix.contains("--stale"), "{failure:?}");
+        }
+        assert_eq!(said([busy(), refused(), silent()]).sentence, "it is being published");
+        assert_eq!(said([refused(), silent(), refused()]).code, Code::Timeout);
+        let nobody = said([refused(), refused(), refused()]);
+        assert_eq!(
+            (nobody.code, nobody.sentence.as_str()),
+            (Code::Unavailable, "no node of the cluster could be reached")
+        );
+    }
 
     #[test]
     fn one_endpoint_gets_a_share_and_the_only_one_all() {

@@ -3,11 +3,14 @@
 //! It says, always, whether the epoch it is about was committed: yes, no, or not known. It must
 //! never guess: "no" is only for what is certain.
 
+mod io;
+
 use std::fmt;
 
 use prost::Message;
 
 use crate::pb;
+pub use io::Cause;
 
 /// The stable name of a failure; scripts compare it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +29,7 @@ pub enum Code {
     NoSpace,
     NotFound,
     Corrupt,
+    NotLooked,
     Unauthenticated,
     PermissionDenied,
     Timeout,
@@ -39,7 +43,7 @@ pub enum Code {
 pub const SPLIT_OR_RAISE: &str =
     "split the directory, or raise [limits] of the nodes: they go up to 1,000,000 entries and 1 TiB";
 
-const CODES: [(Code, &str); 20] = [
+const CODES: [(Code, &str); 21] = [
     (Code::NoQuorum, "NoQuorum"),
     (Code::Unavailable, "Unavailable"),
     (Code::Fenced, "Fenced"),
@@ -53,6 +57,7 @@ const CODES: [(Code, &str); 20] = [
     (Code::NoSpace, "NoSpace"),
     (Code::NotFound, "NotFound"),
     (Code::Corrupt, "Corrupt"),
+    (Code::NotLooked, "NotLooked"),
     (Code::Unauthenticated, "Unauthenticated"),
     (Code::PermissionDenied, "PermissionDenied"),
     (Code::Timeout, "Timeout"),
@@ -135,6 +140,12 @@ impl Failure {
         }
     }
 
+    /// The same with another first line.
+    pub fn sentence(mut self, sentence: impl Into<String>) -> Failure {
+        self.sentence = sentence.into();
+        self
+    }
+
     /// The same with its `what` line.
     pub fn what(mut self, what: impl Into<String>) -> Failure {
         self.what = what.into();
@@ -215,7 +226,7 @@ impl Failure {
     pub fn to_status(&self) -> tonic::Status {
         let code = match self.code {
             Code::NotFound => tonic::Code::NotFound,
-            Code::NoQuorum | Code::Unavailable => tonic::Code::Unavailable,
+            Code::NoQuorum | Code::Unavailable | Code::NotLooked => tonic::Code::Unavailable,
             Code::Timeout => tonic::Code::DeadlineExceeded,
             Code::Usage | Code::Refused => tonic::Code::InvalidArgument,
             Code::Corrupt => tonic::Code::DataLoss,
@@ -236,6 +247,12 @@ impl Failure {
         {
             return Failure::from_pb(failed);
         }
+        // The likeliest slip: the port beside it.
+        if status.message().contains("grpc-status header missing") {
+            return Failure::new(Code::Usage, "this is not the gRPC port of a node")
+                .why(status.message())
+                .fix("name in --endpoints what `serve --listen` names: by default port 7411 (7421 is for HTTP)");
+        }
         let code = match status.code() {
             tonic::Code::Unauthenticated => Code::Unauthenticated,
             tonic::Code::PermissionDenied => Code::PermissionDenied,
@@ -244,7 +261,7 @@ impl Failure {
             }
             _ => Code::Unavailable,
         };
-        Failure::new(code, "the node broke off").why(transport_reason(status))
+        Failure::new(code, "the connection broke").why(transport_reason(status))
     }
 }
 
@@ -289,6 +306,15 @@ mod tests {
             .fix("stop this writer")
             .committed(Certainty::No);
         assert_eq!(Failure::from_status(&failure.to_status()), failure);
+    }
+
+    #[test]
+    fn the_http_port_is_told_by_name() {
+        let status =
+            tonic::Status::unimplemented("grpc-status header missing, mapped from HTTP status code 404");
+        let failure = Failure::from_status(&status);
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.fix.contains("7411"), "{failure:?}");
     }
 
     #[test]

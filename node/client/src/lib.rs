@@ -37,5 +37,5 @@ pub mod pb {
 
 pub use commit::{Commit, Done, Event};
 pub use connect::{Client, MESSAGE_BYTES_MAX, Options, REQUEST_BYTES_MAX, Stub};
-pub use failure::{Certainty, Code, Failure, SPLIT_OR_RAISE};
+pub use failure::{Cause, Certainty, Code, Failure, SPLIT_OR_RAISE};
 pub use fetch::{Fetched, ReplicaContent};

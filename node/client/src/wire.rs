@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use checkpoint::digest::Digest;
 use checkpoint::epoch::{EntryKind, RelPath};
+use checkpoint::error::IoError;
 use checkpoint::limits::{
     CHUNK_BYTES_MAX, PACK_BYTES_MAX, PACK_FILES_MAX, PART_BYTES_MAX, REUSE_FILES_MAX, WHOLE_BYTES_MAX,
     WHOLE_ENTRIES_MAX,
@@ -217,10 +218,7 @@ pub fn split_failure(what: &str, error: &SplitError) -> Failure {
             "the source changed, the epoch was NOT committed",
         )
         .fix("commit a directory that stays still, or take a snapshot of it first; then repeat the command"),
-        SplitError::Io(_) => {
-            Failure::new(Code::Refused, "the source cannot be read, the epoch was NOT committed")
-                .fix("make it readable, then repeat the command")
-        }
+        SplitError::Io(error) => unread(error),
     }
     .what(what)
     .why(error.to_string())
@@ -237,12 +235,18 @@ pub fn plan_failure(what: &str, error: &PlanError) -> Failure {
         PlanError::Limit { .. } => {
             Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed").fix(SPLIT_OR_RAISE)
         }
-        _ => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
-            .fix("remove or exclude what cannot be reproduced, then repeat the command"),
+        PlanError::Io(error) => unread(error),
+        PlanError::Refused { .. } => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
+            .fix("remove what cannot be reproduced, or leave it out with --exclude; then repeat the command"),
     }
     .what(what)
     .why(error.to_string())
     .committed(Certainty::No)
+}
+
+/// A source that the operating system does not let be read. Where a node may not, by path, the client streams.
+fn unread(error: &IoError) -> Failure {
+    Failure::from_io(error).sentence("the source cannot be read, the epoch was NOT committed")
 }
 
 #[cfg(test)]
@@ -291,6 +295,28 @@ mod tests {
         ];
         for known in pieces {
             assert_eq!(from_piece(piece(known.clone())), Ok(known));
+        }
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_read_is_told_by_its_cause() {
+        for (number, code, advice) in [
+            (2, Code::Usage, "correct the name"),
+            (13, Code::PermissionDenied, "a user who may"),
+            (5, Code::Refused, "look at that disk"),
+            (24, Code::Refused, "ulimit -n"),
+        ] {
+            let error = || {
+                let source = std::io::Error::from_raw_os_error(number);
+                IoError { path: "/d/f".into(), what: "open", source }
+            };
+            for failure in
+                [plan_failure("commit j", &error().into()), split_failure("commit j", &error().into())]
+            {
+                assert_eq!((failure.code, failure.committed), (code, Certainty::No), "{failure:?}");
+                assert!(failure.fix.contains(advice), "{failure:?}");
+                assert!(failure.why.starts_with("/d/f: cannot open"), "{failure:?}");
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::beneath::open_beneath;
-use checkpoint::limits::{LABEL_BYTES_MAX, LABELS_MAX};
-use checkpoint::{CommitId, Digest, RelPath};
+use checkpoint::limits::{EPOCH_MAX, LABEL_BYTES_MAX, LABELS_MAX};
+use checkpoint::{Choice, CommitId, Digest, Pattern, RelPath};
 use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
 use nativelog::background::{self, BULK, UPKEEP};
 use pb::commit_reply::Kind as Reply;
@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use uncopied::Incoming;
 
 use super::Answers;
-use crate::capture;
+use crate::capture::{self, Held, How};
 use crate::commit::origin::{Local, Remote, Replies};
 use crate::commit::{self, Order};
 use crate::node::Node;
@@ -33,8 +33,8 @@ const PATIENCE_MIN: Duration = Duration::from_millis(100);
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Epochs that one depends on; the ledger's bound.
 const DEPENDS_ON_MAX: usize = 64;
-/// Label that tells people when an epoch was made; rules never look at it.
-pub const TIME_LABEL: &str = "time";
+/// Patterns of what to take and what to leave out of a source by path.
+const PATTERNS_MAX: usize = 256;
 
 /// Runs the call in a task of its own; its answers are the stream.
 pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb::CommitReply> {
@@ -82,7 +82,14 @@ async fn answer(
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match &start.source {
         Some(source) => match usable(&node.config.source_roots, source) {
-            Ok(opened) => by_path(node, &start, opened, replies).await?,
+            Ok(opened) => match by_path(node, &start, opened, replies).await {
+                // Nothing is sealed of what this node may not read. The client may be allowed to.
+                Err(failure) if failure.code == Code::PermissionDenied => {
+                    replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
+                    return Ok(());
+                }
+                committed => committed?,
+            },
             Err(why) => {
                 replies.send(Reply::StreamIt(pb::StreamIt { why })).await;
                 return Ok(());
@@ -187,11 +194,14 @@ async fn held_and_committed(
     replies: &Replies,
 ) -> Result<pb::Committed, Failure> {
     let what = format!("commit {}", start.job);
-    let (captures, limits, immutable) =
-        (node.store.layout().capture_dir(), node.config.limits, start.immutable);
+    within_limits(start).map_err(|why| refused(&what, &why))?;
+    let captures = node.store.layout().capture_dir();
+    let patterns = |all: &[bytes::Bytes]| all.iter().map(|one| Pattern::new(one)).collect();
+    let choice = Choice { include: patterns(&start.include), exclude: patterns(&start.exclude) };
+    let wanted = capture::Wanted { choice, immutable: start.immutable, limits: node.config.limits };
     let begun = start.clone();
     let hold = move || {
-        let held = capture::hold(&dir, &captures, immutable, &limits)?;
+        let held = capture::hold(&dir, &captures, &wanted)?;
         let start = pb::Start {
             declared_bytes: held.plan.bytes(),
             plan_digest: wire::digest(&held.plan.digest()),
@@ -204,12 +214,30 @@ async fn held_and_committed(
     let held = background::run("capture", BULK, hold).await;
     let (held, start) =
         held.ok_or_else(|| panicked(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
+    replies.send(Reply::Planned(planned(&held))).await;
     let order = order(node, &start)?;
     let mut origin = Local::new(order.name(), held.dir.clone(), held.plan.clone(), replies.clone());
     let committed = commit::commit(node, order, &mut origin, replies).await?;
     // A capture may be large: its removal is nobody's wait.
     tokio::spawn(background::run("capture", UPKEEP, move || drop(held)));
     Ok(pb::Committed { by_path: true, ..committed })
+}
+
+/// What the client hears of the scan, and whether its program may go on.
+fn planned(held: &Held) -> pb::Planned {
+    let captured = match held.how {
+        How::InPlace => pb::Captured::InPlace,
+        How::Cloned => pb::Captured::Cloned,
+        How::Linked => pb::Captured::Linked,
+    };
+    let lost = held.bits_lost.as_ref();
+    pb::Planned {
+        files: held.plan.files(),
+        bytes: held.plan.bytes(),
+        captured: captured.into(),
+        bits_lost: lost.map_or(0, |lost| lost.directories),
+        bits_lost_first: lost.map_or_else(Default::default, |lost| lost.first.as_bytes().to_vec().into()),
+    }
 }
 
 fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
@@ -229,11 +257,7 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
             .fix(SPLIT_OR_RAISE)
             .committed(Certainty::No));
     }
-    let mut labels: Vec<(String, String)> =
-        start.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
-    if !labels.iter().any(|(key, _)| key == TIME_LABEL) {
-        labels.push((TIME_LABEL.to_owned(), jiff::Timestamp::now().to_string()));
-    }
+    let labels = start.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
     Ok(Order {
         job,
         epoch: start.epoch,
@@ -256,11 +280,22 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
 /// The bounds of what a Start may bring along; what they hold is for the ledger to judge.
 fn within_limits(start: &pb::Start) -> Result<(), String> {
     let long = |text: &str| text.len() > LABEL_BYTES_MAX;
+    if let Some(epoch) = start.epoch.filter(|epoch| *epoch > EPOCH_MAX) {
+        return Err(format!("epoch {epoch}: the highest number is {EPOCH_MAX} (2^53)"));
+    }
     if start.labels.len() > LABELS_MAX || start.labels.iter().any(|l| long(&l.key) || long(&l.value)) {
-        return Err(format!("more than {LABELS_MAX} labels, or one over {LABEL_BYTES_MAX} bytes"));
+        return Err(format!("at most {LABELS_MAX} labels, of at most {LABEL_BYTES_MAX} bytes each"));
     }
     if start.depends_on.len() > DEPENDS_ON_MAX || start.depends_on.iter().any(|text| long(text)) {
-        return Err(format!("it depends on more than {DEPENDS_ON_MAX} epochs, or on a name too long"));
+        return Err(format!(
+            "at most {DEPENDS_ON_MAX} epochs to depend on, with names of at most {LABEL_BYTES_MAX} bytes"
+        ));
+    }
+    let patterns = start.include.len() + start.exclude.len();
+    if patterns > PATTERNS_MAX
+        || start.include.iter().chain(&start.exclude).any(|p| p.len() > LABEL_BYTES_MAX)
+    {
+        return Err(format!("more than {PATTERNS_MAX} patterns, or one over {LABEL_BYTES_MAX} bytes"));
     }
     if start.plan_pages > start.plan_entries {
         return Err(format!("{} pages for {} entries", start.plan_pages, start.plan_entries));
@@ -280,7 +315,7 @@ fn refused(what: &str, why: &str) -> Failure {
     Failure::new(Code::Refused, "refused, the epoch was NOT committed")
         .what(what)
         .why(why)
-        .fix("use a client of this version")
+        .fix("correct what is named, then repeat the command")
         .committed(Certainty::No)
 }
 
@@ -325,6 +360,12 @@ mod tests {
         assert!(within_limits(&pb::Start { labels, ..Default::default() }).is_err());
         let depends_on = vec![String::new(); DEPENDS_ON_MAX + 1];
         assert!(within_limits(&pb::Start { depends_on, ..Default::default() }).is_err());
+        let exclude = vec![Default::default(); PATTERNS_MAX + 1];
+        assert!(within_limits(&pb::Start { exclude, ..Default::default() }).is_err());
+        let numbered = |epoch| within_limits(&pb::Start { epoch: Some(epoch), ..Default::default() });
+        assert!(numbered(1 << 53).is_ok());
+        assert!(numbered((1 << 53) + 1).unwrap_err().contains("9007199254740992"));
+        assert!(numbered(u64::MAX).is_err());
         assert!(within_limits(&pb::Start { plan_pages: 2, plan_entries: 1, ..Default::default() }).is_err());
     }
 }

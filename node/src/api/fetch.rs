@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::digest::{self, Digest, Hasher};
+use checkpoint::disk::says_nothing;
 use checkpoint::store::StoreError;
 use checkpoint::{EntryKind, JobName, Manifest, ManifestEntry};
-use client::{Code, Failure, pb, place, wire};
+use client::{Cause, Code, Failure, pb, place, wire};
 use pb::fetch_reply::Kind;
 use rustix::fs::OFlags;
 use tokio::sync::mpsc;
@@ -105,6 +106,9 @@ async fn answer(
     let found = read::find(node.replica.machine(), &job, request.which).await?;
     let (epoch, root, age_ms) = (found.info.sealed.epoch, found.info.sealed.root, found.age_ms());
     let _reader = node.replica.machine().read_epoch(&job, epoch);
+    if request.elsewhere && !request.direct && pass_on(node, &request, epoch, is_here, send).await? {
+        return Ok(());
+    }
     let mut published = node.published(&job, epoch, root.as_bytes());
     if published.is_err() {
         if !request.direct && pass_on(node, &request, epoch, is_here, send).await? {
@@ -147,6 +151,7 @@ async fn answer(
         }
         Ok(Read::Another) => return Err(corrupt(node, "manifest", "it has another root than the epoch")),
         Ok(Read::Nothing) => return Err(not_here(node, &job, epoch, "its directory is gone")),
+        Err(StoreError::Io(error)) => return Err(unread(node, "manifest", &error.source)),
         Err(error) => return Err(corrupt(node, "manifest", &error.to_string())),
     };
     let head = pb::Head {
@@ -176,6 +181,17 @@ fn not_here(node: &Node, job: &JobName, epoch: u64, why: &str) -> Failure {
         .fix("repeat the command a little later, or name other nodes with --endpoints")
 }
 
+/// What cannot be read is damaged, unless this process or machine has too little of something just now.
+fn unread(node: &Node, what: &str, error: &io::Error) -> Failure {
+    if !says_nothing(error) {
+        return corrupt(node, what, &error.to_string());
+    }
+    Failure::new(Code::Unavailable, "the node cannot read its copy now")
+        .what(format!("read {what}"))
+        .why(format!("node {}: {what}: {error}", node.config.id))
+        .fix(format!("another replica is asked; on that node: {}", Cause::of(error).fix))
+}
+
 fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
     node.metrics.mismatches(1);
     Failure::new(Code::Corrupt, "a copy is damaged")
@@ -193,7 +209,13 @@ async fn pass_on(
     send: &Send,
 ) -> Result<bool, Failure> {
     let which = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
-    let request = pb::FetchRequest { which: Some(which), direct: true, stale: true, ..request.clone() };
+    let request = pb::FetchRequest {
+        which: Some(which),
+        direct: true,
+        stale: true,
+        elsewhere: false,
+        ..request.clone()
+    };
     for id in node.voters().into_iter().filter(|id| *id != node.config.id) {
         let Some((_, mut stub)) = node.peer(id) else { continue };
         let asked = tokio::time::timeout(PUBLISHING_PATIENCE, stub.fetch(request.clone()));
@@ -244,10 +266,11 @@ async fn content(
             .fix("repeat the command a little later, or name other nodes with --endpoints"));
     };
     let (node, send, mut offset) = (node.clone(), send.clone(), request.start_offset);
+    let anew = request.elsewhere;
     let read = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let outlet = Outlet { send, runtime: tokio::runtime::Handle::current(), told: Instant::now() };
-        let mut reading = Reading { node: &node, files: &files, outlet };
+        let mut reading = Reading { node: &node, files: &files, outlet, anew };
         let all = [pb::IdRange { from: 0, to: u32::MAX }];
         let ranges = if wanted.is_empty() { &all[..] } else { &wanted[..] };
         for range in ranges {
@@ -295,13 +318,15 @@ struct Reading<'a> {
     node: &'a Node,
     files: &'a Path,
     outlet: Outlet,
+    /// The next file is read whole once more, whatever is remembered of it: what was sent of it did not verify.
+    anew: bool,
 }
 
 impl Reading<'_> {
     /// Checks one file, then sends it from `offset` on.
     fn send_file(&mut self, index: usize, entry: &ManifestEntry, offset: u64) -> Result<(), Failure> {
         let (node, name) = (self.node, entry.path.to_string());
-        let bad = |error: io::Error| corrupt(node, &name, &error.to_string());
+        let bad = |error: io::Error| unread(node, &name, &error);
         let other = || corrupt(node, &name, "its content is not the sealed content");
         let path = self.files.join(entry.path.as_os_str());
         let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("an open flag is small");
@@ -312,7 +337,8 @@ impl Reading<'_> {
         }
         let small = entry.size <= CHUNK_BYTES;
         let state = State::of(&meta);
-        if !small && !node.reads.was_intact(&state, &entry.digest) {
+        let anew = std::mem::take(&mut self.anew);
+        if !small && (anew || !node.reads.was_intact(&state, &entry.digest)) {
             if self.hash(&file, bad)? != entry.digest {
                 return Err(other());
             }

@@ -1,14 +1,15 @@
 //! Calls that read: List and Show.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use checkpoint::disk::says_nothing;
+use checkpoint::store::StoreError;
 use checkpoint::{JobName, Manifest};
 use client::{Code, Failure, pb, wire};
 use nativelog::ledger::{EpochInfo, EpochView, Go, QuarantineInfo, Walk};
 use nativelog::machine::Machine;
 
-use super::commit::TIME_LABEL;
 use super::{current, job_name, status};
 use crate::epochs;
 use crate::node::Node;
@@ -86,7 +87,8 @@ fn listed(machine: &Machine, job: Option<JobName>, request: &pb::ListRequest) ->
 }
 
 fn is_wanted(epoch: &EpochView<'_>, log_ms: u64, request: &pb::ListRequest) -> bool {
-    (request.younger_ms == 0 || age(epoch.labels(), epoch.sealed_log_ms(), log_ms) <= request.younger_ms)
+    let since_ms = log_ms.saturating_sub(epoch.sealed_log_ms());
+    (request.younger_ms == 0 || age(epoch.sealed_wall_ms(), since_ms) <= request.younger_ms)
         && request.labels.iter().all(|wanted| has_label(epoch.labels(), wanted))
 }
 
@@ -136,6 +138,12 @@ async fn entries_of(
             .what(format!("show {job}@{epoch}"))
             .why(format!("node {} is behind", node.config.id))
             .fix("repeat the command, or ask another node")),
+        // Another node may well read its own.
+        Err(StoreError::Io(error)) if says_nothing(&error.source) => {
+            Err(Failure { code: Code::Unavailable, ..Failure::from_io(&error) }
+                .sentence("the manifest cannot be read now")
+                .what(format!("show {job}@{epoch}")))
+        }
         Err(error) => Err(Failure::new(Code::Corrupt, "the manifest cannot be read")
             .what(format!("show {job}@{epoch}"))
             .why(format!("node {}: {error}", node.config.id))
@@ -172,7 +180,7 @@ pub struct Found {
 impl Found {
     /// Its age for people.
     pub fn age_ms(&self) -> u64 {
-        age(&self.info.labels, self.info.sealed_log_ms, self.log_ms)
+        age(self.info.sealed_wall_ms, self.log_ms.saturating_sub(self.info.sealed_log_ms))
     }
 }
 
@@ -255,6 +263,7 @@ fn epoch_pb(found: Found) -> pb::Epoch {
         new_files: sealed.new_files,
         log_bytes: sealed.log_bytes,
         sealed_log_ms: info.sealed_log_ms,
+        sealed_wall_ms: info.sealed_wall_ms,
         age_ms,
         labels: info.labels.into_iter().map(|(key, value)| pb::Label { key, value }).collect(),
         depends_on: info.depends_on,
@@ -265,21 +274,26 @@ fn epoch_pb(found: Found) -> pb::Epoch {
     }
 }
 
-/// Age of an epoch for people: by the wall clock of who committed, where that is told; else by log time.
-pub fn age(labels: &[(String, String)], sealed_log_ms: u64, log_ms: u64) -> u64 {
-    let told = labels.iter().find(|(key, _)| key == TIME_LABEL);
-    let at = told.and_then(|(_, value)| value.parse::<jiff::Timestamp>().ok());
-    let by_clock =
-        at.map(|at| Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap_or_default());
-    match by_clock {
-        Some(age) => u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-        None => log_ms.saturating_sub(sealed_log_ms),
+/// Age of an epoch for people, in milliseconds: by the clock of the leader that sealed it; where that is not known, so much
+/// log time as has passed since.
+pub fn age(sealed_wall_ms: u64, since_ms: u64) -> u64 {
+    if sealed_wall_ms == 0 {
+        return since_ms;
     }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(sealed_wall_ms)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_by_the_seal_and_by_log_time_where_that_tells_none() {
+        assert_eq!(age(0, 7_000), 7_000);
+        assert_eq!(age(u64::MAX, 7_000), 0, "the clock of a leader may be ahead");
+        assert!(age(1, 0) > 1_700_000_000_000);
+    }
 
     #[test]
     fn a_label_is_wanted_by_key_or_by_key_and_value() {

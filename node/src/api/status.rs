@@ -59,6 +59,9 @@ pub async fn status(node: &Node, request: pb::StatusRequest) -> pb::StatusReply 
             reply.nodes.push(status);
         }
         reply.nodes.sort_by_key(|status| status.id);
+        // Others may believe in it a while longer.
+        let is_gone = |id: u64| node.replica.silence(id).is_some() || node.replica.is_wiped(id);
+        reply.leader = reply.leader.filter(|id| !is_gone(*id));
         let furthest = reply.nodes.iter().map(|status| status.applied).max().unwrap_or(0);
         for status in &mut reply.nodes {
             status.lag = furthest.saturating_sub(status.applied);
@@ -93,7 +96,17 @@ fn quarantined(machine: &Machine) -> Vec<pb::Quarantined> {
     infos.into_iter().map(named).collect()
 }
 
+/// Asks another node. One whose folder was wiped counts for nothing, whatever it says of itself.
 async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
+    let (status, term, leads) = asked(node, id).await;
+    if !node.replica.is_wiped(id) {
+        return (status, term, leads);
+    }
+    let why = "its data folder is not the one that the cluster knows".into();
+    (pb::NodeStatus { role: "wiped".into(), why, ..status }, 0, None)
+}
+
+async fn asked(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
     let address = node.peer(id).map(|(address, _)| address).unwrap_or_default();
     let unreachable = |why: String| {
         let status = pb::NodeStatus {
@@ -113,7 +126,11 @@ async fn ask(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
     }
     let asked = stub.status(pb::StatusRequest { all: false, light: false });
     match tokio::time::timeout(PATIENCE, asked).await {
-        Err(_) => unreachable("no answer in time".into()),
+        Err(_) => {
+            let (status, term, leads) = unreachable("no answer in time".into());
+            // It has pulsed meanwhile: a majority with it is one.
+            (pb::NodeStatus { late: node.replica.silence(id).is_none(), ..status }, term, leads)
+        }
         Ok(Err(status)) => unreachable(Failure::from_status(&status).why),
         Ok(Ok(reply)) => {
             let reply = reply.into_inner();

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use checkpoint::{CommitId, JobName};
+use checkpoint::error::IoError;
+use checkpoint::limits::EPOCH_MAX;
+use checkpoint::{CommitId, JobName, Pattern};
 use client::{Certainty, Client, Code, Commit, Done, Event, Failure, pb};
 use serde_json::json;
 
 use super::output::Output;
 use super::progress::Progress;
+use super::restore::parse_pattern;
 use crate::units;
 
 /// When the command may return.
@@ -28,7 +31,7 @@ pub struct CommitArgs {
     #[arg(short, long, env = "EPOCHLOG_JOB")]
     job: Option<JobName>,
     /// Number of the epoch [default: the next one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_epoch)]
     epoch: Option<u64>,
     /// A label; may be repeated
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -36,13 +39,24 @@ pub struct CommitArgs {
     /// Return when the epoch is durable on a quorum, or when all voters have published it
     #[arg(long, value_enum, default_value = "quorum")]
     wait: Wait,
-    /// Files never change in place: capture them by hard link
+    /// Only entries that match, and the directories above them; may be repeated. `*` and `?` stay within a name, `**`
+    /// crosses directories, a pattern that names a directory means all that is in it
+    #[arg(long, value_name = "GLOB", value_parser = parse_pattern)]
+    include: Vec<Pattern>,
+    /// No entry that matches, nor what is below it; may be repeated. Goes before --include. What is left out may be a
+    /// socket or unreadable: it is not looked at
+    #[arg(long, value_name = "GLOB", value_parser = parse_pattern)]
+    exclude: Vec<Pattern>,
+    /// Promise that files never change in place once written: they are held by hard links, so that the program may go on
+    ///
+    /// Without it a file that changes while it is read is found, also when its times are put back, and also when it is
+    /// written through a mapping; not so on tmpfs, where a program that has a file mapped must stand still.
     #[arg(long)]
     immutable: bool,
-    /// Fence all older writers of the job
+    /// Take the job over: whatever other writers have begun ends, and none of them can finish an epoch any more
     #[arg(long)]
     take_over: bool,
-    /// Token of an opened writer
+    /// Commit only while the writer with this token still writes the job; the client library opens writers
     #[arg(long, value_name = "N")]
     token: Option<u64>,
     /// An epoch of this number that is there already is a success, whatever it holds
@@ -64,6 +78,15 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".into()),
+    }
+}
+
+fn parse_epoch(text: &str) -> Result<u64, String> {
+    let epoch: u64 = text.parse().map_err(|_| format!("write a whole number up to {EPOCH_MAX}"))?;
+    match epoch <= EPOCH_MAX {
+        true => Ok(epoch),
+        // One such number, and the job would have none left.
+        false => Err(format!("the highest number is {EPOCH_MAX} (2^53)")),
     }
 }
 
@@ -92,6 +115,8 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     commit.wait_all = args.wait == Wait::All;
     commit.take_over = args.take_over;
     commit.if_not_exists = args.if_not_exists;
+    commit.choice.include.clone_from(&args.include);
+    commit.choice.exclude.clone_from(&args.exclude);
     commit.immutable = args.immutable;
     commit.by_path = !args.stream;
 
@@ -101,7 +126,9 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
             std::future::pending::<()>().await;
         }
     };
-    let done = client.commit_until(&args.dir, commit, &|event| show(&event, &progress), ctrl_c).await?;
+    let done = client
+        .commit_until(&args.dir, commit, &|event| show(&event, args.immutable, &progress), ctrl_c)
+        .await?;
     drop(progress);
     report(&done, output);
     match &done.published {
@@ -115,17 +142,51 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
 
 /// The job is named like the directory when nobody says otherwise.
 fn job_of(dir: &std::path::Path) -> Result<JobName, Failure> {
-    let name = std::fs::canonicalize(dir).ok().and_then(|dir| Some(dir.file_name()?.to_str()?.to_owned()));
+    let canonical = std::fs::canonicalize(dir).map_err(|source| {
+        Failure::from_io(&IoError { path: dir.to_owned(), what: "read", source })
+            .sentence("the directory cannot be read, nothing was committed")
+            .what("commit")
+    })?;
+    let name = canonical.file_name().and_then(|name| name.to_str());
     name.and_then(|name| name.parse().ok()).ok_or_else(|| {
         Failure::new(Code::Usage, "the job is missing, nothing was committed")
-            .why("the directory's name is no job name")
+            .what("commit")
+            .why(format!("the name of {} is not a valid job name", canonical.display()))
             .fix("give --job NAME")
     })
 }
 
-fn show(event: &Event, progress: &Progress<'_>) {
+fn show(event: &Event, immutable: bool, progress: &Progress<'_>) {
     match event {
-        Event::Planned { bytes, .. } => progress.at(0, *bytes),
+        Event::Planned { files, bytes, captured, bits_lost } => {
+            let (name, note) = match captured {
+                pb::Captured::Cloned => {
+                    ("cloned", Some("captured: your program may go on with the directory"))
+                }
+                pb::Captured::Linked => {
+                    ("linked", Some("captured: your program may add and remove files now, and change none"))
+                }
+                pb::Captured::InPlace if immutable => (
+                    "in place",
+                    Some(
+                        "not captured in spite of --immutable: leave the directory as it is until this returns",
+                    ),
+                ),
+                pb::Captured::InPlace => ("in place", None),
+            };
+            progress.tell(&json!({
+                "type": "planned", "files": files, "bytes": bytes, "captured": name,
+                "bits_lost": bits_lost.as_ref().map_or(0, |lost| lost.directories),
+            }));
+            progress.at(0, *bytes);
+            note.into_iter().for_each(|note| progress.note(note));
+            if let Some(lost) = bits_lost {
+                progress.note(&format!(
+                    "set-gid and sticky bits of directories are not kept: {} of them, the first is {}",
+                    lost.directories, lost.first
+                ));
+            }
+        }
         Event::Progress(now) => progress.at(now.acknowledged_bytes, now.total_bytes),
         Event::Reconnecting { endpoint, why } => progress.note(&format!("{endpoint}: {why}; trying on")),
         Event::Opened(opened) if opened.resumed && opened.attempt > 0 => {
@@ -139,7 +200,7 @@ fn show(event: &Event, progress: &Progress<'_>) {
 pub fn report(done: &Done, output: &Output) {
     let committed = &done.committed;
     if output.is_json() {
-        output.json(&summary(done));
+        output.outcome(summary(done));
     } else {
         output.line(line(committed, done.published.as_ref()));
     }
@@ -181,7 +242,7 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
     if committed.expired {
         let position = committed.position.unwrap_or_default();
         return format!(
-            "already committed {}@{}, and removed since  root {}  at position {}.{}",
+            "already committed {}@{}, and removed since  root {}  (term {}, index {})",
             committed.job,
             committed.epoch,
             &root[..root.len().min(8)],
@@ -203,7 +264,7 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
     let voters = committed.voters;
     if committed.already {
         let position = committed.position.unwrap_or_default();
-        line.push_str(&format!("at position {}.{}", position.term, position.index));
+        line.push_str(&format!("(term {}, index {})", position.term, position.index));
     } else {
         line.push_str(&format!(
             "quorum {}/{voters} in {}",
@@ -226,7 +287,10 @@ fn partial(done: &Done, published: &pb::Published) -> Failure {
         ..Failure::new(Code::Partial, "committed, but not yet published by all voters")
             .what(format!("commit {}@{} --wait all", committed.job, committed.epoch))
             .why(format!("not published yet: {who}"))
-            .fix("nothing has to be done: they publish when they have caught up; `epochlog ls` shows it")
+            .fix(
+                "nothing has to be done about nodes that are behind: they publish when they have caught up, and `epochlog ls` \
+                 shows it; what keeps a node from it `epochlog status` tells",
+            )
             .committed(Certainty::Yes)
     }
 }

@@ -1,4 +1,5 @@
-//! `config show`: the configuration that `serve` would go by, and where each value comes from.
+//! `config show`: the configuration that `serve` would go by, and where each value comes from. `config reference`:
+//! what there is to say.
 
 use clap::ArgMatches;
 use client::Failure;
@@ -6,7 +7,8 @@ use serde_json::json;
 
 use super::output::Output;
 use super::serve::NodeArgs;
-use crate::config::shown;
+use crate::config::settings::{self, Otherwise, SETTINGS};
+use crate::config::{self, shown};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -18,7 +20,9 @@ pub struct ConfigArgs {
 #[derive(Debug, clap::Subcommand)]
 enum ConfigCommand {
     /// Show the configuration that `serve` with these flags would go by
-    Show(ShowArgs),
+    Show(Box<ShowArgs>),
+    /// Explain every key: what it means, its form or unit, its default. Redirected to a file, it is one to start from
+    Reference,
 }
 
 #[derive(Debug, clap::Args)]
@@ -32,11 +36,21 @@ struct ShowArgs {
 
 /// Runs the command; `matches` are those of `config`.
 pub fn run(args: &ConfigArgs, matches: &ArgMatches, output: &Output) -> Result<(), Failure> {
-    let ConfigCommand::Show(args) = &args.command;
-    let matches = matches.subcommand_matches("show").expect("show is the only command of config");
-    let config = args.node.load("config show")?;
+    match &args.command {
+        ConfigCommand::Show(args) => {
+            show(args, matches.subcommand_matches("show").expect("it is the command"), output)
+        }
+        ConfigCommand::Reference => {
+            reference(output);
+            Ok(())
+        }
+    }
+}
+
+fn show(args: &ShowArgs, matches: &ArgMatches, output: &Output) -> Result<(), Failure> {
+    let (config, missing) = args.node.draft("config show")?;
     let text = args.node.text("config show")?;
-    let shown = shown::shown(&config, args.node.config.as_deref(), &text, matches);
+    let shown = shown::shown(&config, &missing, args.node.config.as_deref(), &text, matches);
     if !output.is_json() {
         output.line(shown::to_toml(&shown, args.origin));
         return Ok(());
@@ -51,6 +65,31 @@ pub fn run(args: &ConfigArgs, matches: &ArgMatches, output: &Output) -> Result<(
             (value.key.to_owned(), json)
         })
         .collect();
-    output.json(&all.into());
+    output.outcome(all.into());
     Ok(())
+}
+
+fn reference(output: &Output) {
+    if !output.is_json() {
+        return output.line(settings::reference());
+    }
+    for setting in SETTINGS {
+        let (default, note) = match setting.otherwise {
+            Otherwise::Value(value) => (Some(value), None),
+            Otherwise::Follows(words) => (None, Some(words)),
+            Otherwise::Missing => (None, Some("must be given")),
+            Otherwise::Later => (None, Some("not in this version")),
+        };
+        let flag = config::flag(setting);
+        output.json(&json!({
+            "type": "setting",
+            "key": setting.key,
+            "words": setting.words,
+            "form": setting.unit,
+            "default": default,
+            "otherwise": note,
+            "flag": flag.as_ref().map(|(flag, _)| format!("--{flag}")),
+            "environment": flag.as_ref().map(|(_, variable)| variable),
+        }));
+    }
 }

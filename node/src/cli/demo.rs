@@ -39,6 +39,8 @@ pub struct DemoArgs {
 
 /// Runs the command.
 pub async fn run(args: &DemoArgs, output: &Output) -> Result<(), Failure> {
+    // Before anything is made that would have to be removed.
+    args.dir.as_deref().map(given).transpose()?;
     let temp = tempfile::Builder::new()
         .prefix("epochlog-demo-")
         .tempdir()
@@ -129,7 +131,7 @@ async fn story(args: &DemoArgs, dir: &Path, output: &Output) -> Result<(), Failu
     let took = units::seconds(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     let root = units::hex(&second.done.committed.root);
     if output.is_json() {
-        output.json(&json!({
+        output.outcome(json!({
             "type": "summary", "ok": true, "job": job.as_str(), "epoch": second.done.committed.epoch, "root": root,
             "killed": second.killed, "new_leader": second.leader,
             "bytes": second.done.committed.bytes, "new_bytes": second.done.committed.new_bytes,
@@ -137,7 +139,8 @@ async fn story(args: &DemoArgs, dir: &Path, output: &Output) -> Result<(), Failu
         }));
     } else {
         output.line(format!(
-            "\nAll of it held, in {took}: one leader dead, nothing lost, three identical directories."
+            "\nAll of it held, in {took}: one leader dead, nothing lost, three identical directories.{}",
+            if args.keep { "" } else { " (--keep leaves the folders to be looked at.)" }
         ));
     }
     Ok(())
@@ -153,12 +156,8 @@ fn other_than(leader: u64) -> u64 {
 }
 
 fn source(args: &DemoArgs, dir: &Path, output: &Output) -> Result<PathBuf, Failure> {
-    if let Some(given) = &args.dir {
-        return fs::canonicalize(given).map_err(|error| {
-            Failure::new(Code::Usage, "the directory cannot be used")
-                .what(given.display().to_string())
-                .why(error.to_string())
-        });
+    if let Some(dir) = &args.dir {
+        return given(dir);
     }
     let made = dir.join("source");
     generate(&made).map_err(|error| broken("generate a directory", error))?;
@@ -167,6 +166,18 @@ fn source(args: &DemoArgs, dir: &Path, output: &Output) -> Result<PathBuf, Failu
         "a directory of about 64 MiB was generated: large, small and empty files, a symlink, an empty directory\n",
     );
     Ok(made)
+}
+
+/// The directory that was named.
+fn given(dir: &Path) -> Result<PathBuf, Failure> {
+    let refuse = |why: String| {
+        Failure::new(Code::Usage, "the directory cannot be used")
+            .what(format!("demo {}", dir.display()))
+            .why(why)
+            .fix("name a directory, or none: then one is generated")
+    };
+    let real = fs::canonicalize(dir).map_err(|error| refuse(error.to_string()))?;
+    if real.is_dir() { Ok(real) } else { Err(refuse("it is not a directory".into())) }
 }
 
 /// About 64 MiB of everything.
@@ -232,7 +243,7 @@ async fn next_epoch(
         say(
             output,
             format!(
-                "   node {leader} was killed with {} acknowledged; node {new_leader} leads now",
+                "   node {leader} was killed (kill -9) with {} acknowledged; node {new_leader} leads now",
                 units::size(killed_at)
             ),
         );
@@ -241,7 +252,7 @@ async fn next_epoch(
         say(
             output,
             format!(
-                "   {} of new content took {} more than itself in the log",
+                "   {} of new content, {} of log overhead",
                 units::size(committed.new_bytes),
                 units::size(extra)
             ),

@@ -1,17 +1,15 @@
 //! `dev`: a cluster to play with, one child process a node, until Ctrl-C.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use client::{Code, Failure};
 use serde_json::json;
 
+use super::dev_folder::{self, DevFolder};
 use super::local_cluster::{LocalCluster, Settings, canonical};
-use super::output::{self, Output};
-
-/// Marks a folder that `dev` made and may therefore empty.
-const MARKER: &str = "dev-cluster";
+use super::output::Output;
+use super::screen;
 
 /// Arguments of `dev`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +17,7 @@ pub struct DevArgs {
     /// Number of nodes
     #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     nodes: u64,
-    /// Folder of all data [default: epochlog-dev in the temporary directory]
+    /// Folder of all data [default: epochlog/dev in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// gRPC port of the first node; HTTP is ten above, the port for the other nodes twenty
@@ -32,8 +30,12 @@ pub struct DevArgs {
 
 /// Runs the command.
 pub async fn run(args: &DevArgs, output: &Output) -> Result<(), Failure> {
-    let dir = args.data.clone().unwrap_or_else(|| std::env::temp_dir().join("epochlog-dev"));
-    prepare(&dir, args.reset)?;
+    let dir = match &args.data {
+        Some(given) => given.clone(),
+        None => dev_folder::of_the_user()?,
+    };
+    // Ours alone as long as this lives.
+    let _taken = DevFolder::take(&dir, args.reset)?;
     let settings = Settings {
         dir: canonical(&dir),
         nodes: args.nodes,
@@ -44,7 +46,11 @@ pub async fn run(args: &DevArgs, output: &Output) -> Result<(), Failure> {
     let mut cluster = LocalCluster::start(&settings)?;
     let count = cluster.nodes.len();
     let (leader, _) = tokio::select! {
-        ready = cluster.wait_ready(count, Duration::from_secs(60)) => ready?,
+        ready = cluster.wait_ready(count, Duration::from_secs(60)) => ready.map_err(|failure| {
+            // A cluster keeps its nodes and their ports: with other ones, only a new one starts.
+            let fix = format!("{}; `epochlog dev --reset` begins anew with empty folders", failure.fix);
+            failure.fix(fix)
+        })?,
         _ = tokio::signal::ctrl_c() => return Ok(()),
     };
     show(&cluster, leader, output);
@@ -57,39 +63,19 @@ pub async fn run(args: &DevArgs, output: &Output) -> Result<(), Failure> {
         for node in &mut cluster.nodes {
             if let Err(failure) = node.check_alive() {
                 node.kill();
-                output.note(failure.what);
+                output.note(failure.to_string());
             }
         }
         if cluster.nodes.iter().all(|node| node.pid().is_none()) {
             break Err(Failure::new(Code::Internal, "all nodes have ended")
                 .what("dev")
-                .why("see their log files"));
+                .why(format!("{} holds their logs", dir.display()))
+                .fix("see the ends of those logs, then start it again"));
         }
     };
     output.note("stopping");
     cluster.stop();
     ended
-}
-
-fn prepare(dir: &std::path::Path, reset: bool) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| {
-        Failure::new(Code::Usage, "the data folder cannot be used")
-            .what(dir.display().to_string())
-            .why(error.to_string())
-    };
-    let is_ours = dir.join(MARKER).exists();
-    let is_empty = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
-    if !is_ours && !is_empty {
-        return Err(Failure::new(Code::Usage, "the data folder is not one of `epochlog dev`")
-            .what(dir.display().to_string())
-            .why("it holds other things")
-            .fix("name an empty folder with --data"));
-    }
-    if reset && is_ours {
-        fs::remove_dir_all(dir).map_err(cannot)?;
-    }
-    fs::create_dir_all(dir).map_err(cannot)?;
-    fs::write(dir.join(MARKER), "made by `epochlog dev`; `--reset` empties this folder\n").map_err(cannot)
 }
 
 fn show(cluster: &LocalCluster, leader: u64, output: &Output) {
@@ -115,7 +101,7 @@ fn show(cluster: &LocalCluster, leader: u64, output: &Output) {
             node.log.display().to_string(),
         ]
     }));
-    output.line(output::table(&rows));
+    output.line(screen::table(&rows));
     output.line(format!("node {leader} leads. Try, in another terminal:"));
     output.line("");
     output.line(format!("  export EPOCHLOG_ENDPOINTS={endpoints}"));

@@ -9,13 +9,13 @@ pub fn code(failure: &Failure) -> i32 {
         Code::Partial => 3,
         Code::NotFound => 4,
         Code::Conflict | Code::Fenced | Code::TooLate | Code::TooOld | Code::Subsumed => 5,
-        Code::Corrupt => 6,
+        Code::Corrupt | Code::NotLooked => 6,
         Code::NoQuorum | Code::Unavailable if failure.committed == Certainty::Unknown => 124,
         Code::NoQuorum | Code::Unavailable => 7,
         Code::Unauthenticated | Code::PermissionDenied => 8,
         Code::NoSpace | Code::QuotaExceeded => 9,
         Code::Timeout => 124,
-        Code::Interrupted => 130,
+        Code::Interrupted => super::signals::exit_code(),
         Code::SourceChanged | Code::Refused | Code::Internal => 1,
     }
 }
@@ -35,6 +35,7 @@ mod tests {
         // To repeat it tells nothing new: a person has to look.
         assert_eq!(exit(Code::TooOld, Certainty::Unknown), 5);
         assert_eq!(exit(Code::Corrupt, Certainty::None), 6);
+        assert_eq!(exit(Code::NotLooked, Certainty::None), 6);
         assert_eq!(exit(Code::NoQuorum, Certainty::No), 7);
         assert_eq!(exit(Code::PermissionDenied, Certainty::No), 8);
         assert_eq!(exit(Code::NoSpace, Certainty::No), 9);

@@ -43,7 +43,7 @@ pub async fn run(args: &JobArgs, client: &Client, output: &Output) -> Result<(),
     let request = pb::RemoveJobRequest { job: args.job.to_string(), reason: args.reason.clone() };
     client.remove_job(request).await?;
     if output.is_json() {
-        output.json(&json!({ "type": "summary", "job": args.job.to_string(), "removed": true }));
+        output.outcome(json!({ "type": "summary", "job": args.job.to_string(), "removed": true }));
     } else {
         output.line(format!("removed job {}: its epochs start anew", args.job));
     }

@@ -50,7 +50,10 @@ pub struct LocalCluster {
 }
 
 fn cannot(what: impl Into<String>, error: impl ToString) -> Failure {
-    Failure::new(Code::Internal, "the local cluster cannot be started").what(what).why(error.to_string())
+    Failure::new(Code::Internal, "the local cluster cannot be started")
+        .what(what)
+        .why(error.to_string())
+        .fix("see to the folder and its disk, then repeat the command")
 }
 
 impl LocalCluster {
@@ -216,10 +219,11 @@ impl LocalNode {
         match child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => {
-                let text = fs::read_to_string(&self.log).unwrap_or_default();
-                let tail: Vec<&str> = text.lines().rev().take(3).collect();
-                let tail: Vec<&str> = tail.into_iter().rev().collect();
-                Err(cannot(format!("node {} has ended: {status}", self.id), tail.join(" | ")))
+                let log = fs::read(&self.log).unwrap_or_default();
+                Err(Failure::new(Code::Internal, format!("node {} has ended ({status})", self.id))
+                    .what(format!("node {}", self.id))
+                    .why(last_words(&String::from_utf8_lossy(&log)))
+                    .fix(format!("its log says more: {}", self.log.display())))
             }
             Err(error) => Err(cannot(format!("node {}", self.id), error)),
         }
@@ -228,6 +232,19 @@ impl LocalNode {
     /// The published directory of an epoch.
     pub fn published(&self, job: &str, epoch: u64) -> PathBuf {
         self.data.join("epochs").join(job).join(epoch.to_string()).join("files")
+    }
+}
+
+/// Why a node has ended, from the end of its log: the error that it closed with, else its last line.
+fn last_words(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let Some(at) = lines.iter().rposition(|line| line.starts_with("error: ")) else {
+        return (*lines.last().unwrap_or(&"it has said nothing")).to_owned();
+    };
+    let sentence = &lines[at]["error: ".len()..];
+    match lines[at..].iter().find_map(|line| line.strip_prefix("  why   ")) {
+        Some(why) => format!("{sentence}: {why}"),
+        None => sentence.to_owned(),
     }
 }
 
@@ -266,10 +283,13 @@ fn config_text(node: &LocalNode, members: &[String], secret_file: &Path, setting
         ("http", text(node.http.clone())),
     ];
     file.insert("listen".into(), section(listen_section));
-    let cluster_section = vec![
+    let mut cluster_section = vec![
         ("initial_members", list(members.to_vec())),
         ("secret_file", text(secret_file.display().to_string())),
     ];
+    if members.len() == 1 {
+        cluster_section.push(("single", toml::Value::Boolean(true)));
+    }
     file.insert("cluster".into(), section(cluster_section));
     let timeouts = list(vec![low.to_owned(), high.to_owned()]);
     file.insert(
@@ -283,13 +303,27 @@ fn config_text(node: &LocalNode, members: &[String], secret_file: &Path, setting
 fn ports(settings: &Settings) -> Result<Vec<[u16; 3]>, Failure> {
     let count = usize::try_from(settings.nodes).expect("few nodes");
     if let Some(base) = settings.base_port {
-        return (0..count)
+        let ports = (0..count)
             .map(|at| {
                 let first = base.checked_add(u16::try_from(at).ok()?)?;
                 Some([first, first.checked_add(10)?, first.checked_add(20)?])
             })
             .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| Failure::new(Code::Usage, "the base port is too high"));
+            .ok_or_else(|| {
+                Failure::new(Code::Usage, "the base port is too high")
+                    .what(format!("--base-port {base}"))
+                    .fix("name one below 65000")
+            })?;
+        // Told before anything runs: else the nodes of whoever listens there would be taken for ours.
+        for port in ports.iter().flatten() {
+            TcpListener::bind(("127.0.0.1", *port)).map_err(|error| {
+                Failure::new(Code::Usage, "a port is taken")
+                    .what(format!("listen on 127.0.0.1:{port}"))
+                    .why(error.to_string())
+                    .fix("stop what listens there, another `epochlog dev` maybe; or choose others with --base-port")
+            })?;
+        }
+        return Ok(ports);
     }
     let bind = || TcpListener::bind("127.0.0.1:0").map_err(|error| cannot("find free ports", error));
     // All are held until all are found, so that none is found twice.
@@ -301,4 +335,33 @@ fn ports(settings: &Settings) -> Result<Vec<[u16; 3]>, Failure> {
 /// The canonical path, or the path itself where that cannot be told.
 pub fn canonical(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_node_are_a_sentence() {
+        let log = "{\"level\":\"INFO\"}\nerror: the node did not start: its folder is in use\n  what  serve\n  why   /d is in \
+                   use by another process\n  do    stop it\n";
+        assert_eq!(
+            last_words(log),
+            "the node did not start: its folder is in use: /d is in use by another process"
+        );
+        assert_eq!(last_words("a\nb\n"), "b");
+        assert_eq!(last_words(""), "it has said nothing");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_told_before_a_node_runs() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base_port = Some(taken.local_addr().unwrap().port());
+        let dir = std::path::PathBuf::from("/nowhere");
+        let settings =
+            Settings { dir, nodes: 1, base_port, source_roots: vec![], timing: ("1s", "6s", "7s") };
+        let failure = ports(&settings).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.fix.contains("--base-port"), "{failure:?}");
+    }
 }

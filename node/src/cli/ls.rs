@@ -6,7 +6,8 @@ use checkpoint::JobName;
 use client::{Client, Code, Failure, pb};
 use serde_json::json;
 
-use super::output::{self, Format, Output};
+use super::output::{Format, Output};
+use super::screen;
 use crate::units;
 
 /// Arguments of `ls`.
@@ -60,13 +61,20 @@ pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), 
             output.json(&epoch_json(epoch, &reply.silent));
         }
         if output.format == Format::Jsonl {
-            output.json(&json!({ "type": "summary", "epochs": reply.epochs.len() }));
+            output.outcome(json!({ "type": "summary", "epochs": reply.epochs.len() }));
         }
+        return Ok(());
+    }
+    if reply.epochs.is_empty() {
+        output.note(match filtered {
+            true => "no epoch is as asked for",
+            false => "there are no epochs yet: `epochlog commit DIR --job NAME` makes one",
+        });
         return Ok(());
     }
     let mut rows = vec![header(args.job.is_none())];
     rows.extend(reply.epochs.iter().map(|epoch| row(epoch, &reply, args.job.is_none())));
-    output.line(output::table(&rows));
+    output.line(screen::table(&rows));
     Ok(())
 }
 
@@ -127,6 +135,7 @@ pub fn epoch_json(epoch: &pb::Epoch, silent: &[u64]) -> serde_json::Value {
         "new_files": epoch.new_files,
         "log_bytes": epoch.log_bytes,
         "age_ms": epoch.age_ms,
+        "committed_ms": (epoch.sealed_wall_ms > 0).then_some(epoch.sealed_wall_ms),
         "stored": "log",
         "labels": labels,
         "depends_on": epoch.depends_on,

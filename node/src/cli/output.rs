@@ -1,12 +1,22 @@
-//! How answers and failures look: tables for people, JSON for programs.
+//! How answers and failures look: text for people, JSON for programs.
+//!
+//! With JSON a command has one outcome: one object, which is printed when it ends. Where it fails after all, the object
+//! tells the failure, and what is known besides. An answer that cannot be written is a failure, too: whoever asked has
+//! nothing.
 
-use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use client::Failure;
+use checkpoint::error::IoError;
+use client::{Code, Failure};
 use serde_json::{Value, json};
 
-use super::Global;
+use super::{Global, exit, screen};
+
+/// Set before anything else runs when the process has got no stdout: the runtime puts `/dev/null` there, which takes
+/// everything and keeps nothing.
+pub static STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -30,7 +40,17 @@ pub struct Output {
     pub bars: bool,
     /// Details are wanted.
     pub verbose: u8,
-    stdout: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What came of the command, for programs.
+    outcome: Option<Value>,
+    /// There is no stdout.
+    closed: bool,
+    /// Why nothing more is written.
+    broken: Option<io::Error>,
 }
 
 impl Output {
@@ -39,14 +59,18 @@ impl Output {
         let bars = global.output == Format::Table
             && !global.quiet
             && !global.no_progress
-            && std::io::stderr().is_terminal();
+            && io::stderr().is_terminal();
         Output {
             format: global.output,
             quiet: global.quiet,
             bars,
             verbose: global.verbose,
-            stdout: Mutex::new(()),
+            state: Mutex::new(State { closed: STDOUT_CLOSED.load(Ordering::Relaxed), ..State::default() }),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether programs read this.
@@ -54,16 +78,40 @@ impl Output {
         self.format != Format::Table
     }
 
-    /// A line of data.
+    /// Whether nobody gets what is written: whoever goes on for ever ends then.
+    pub fn is_broken(&self) -> bool {
+        self.state().broken.is_some()
+    }
+
+    fn write(&self, text: &str, redraw: bool) {
+        let mut state = self.state();
+        if state.broken.is_none() {
+            let written = match state.closed {
+                true => Err(io::Error::other("it is closed")),
+                false => screen::write(text, redraw),
+            };
+            state.broken = written.err();
+        }
+    }
+
+    /// A line of data, or several.
     pub fn line(&self, text: impl AsRef<str>) {
-        let _one_line_at_a_time = self.stdout.lock();
-        // A closed pipe (`| head`) is no failure.
-        let _ = writeln!(std::io::stdout().lock(), "{}", text.as_ref());
+        self.write(&screen::lines(text.as_ref()), false);
+    }
+
+    /// The same in place of all that the terminal shows.
+    pub fn redraw(&self, text: &str) {
+        self.write(&screen::lines(text), true);
     }
 
     /// An object of data.
     pub fn json(&self, value: &Value) {
-        self.line(value.to_string());
+        self.write(&screen::json(&value.to_string()), false);
+    }
+
+    /// What came of the command, for programs. Printed once, when the command ends.
+    pub fn outcome(&self, value: Value) {
+        self.state().outcome = Some(value);
     }
 
     /// Progress, for programs that asked for it.
@@ -76,18 +124,61 @@ impl Output {
     /// A note for people, on stderr.
     pub fn note(&self, text: impl AsRef<str>) {
         if !self.quiet && !self.is_json() {
-            let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+            // Whether notes can be read is nobody's failure.
+            let _ = writeln!(io::stderr().lock(), "{}", screen::lines(text.as_ref()));
         }
     }
 
-    /// A failure: four lines on stderr, or one JSON object on stdout.
-    pub fn failure(&self, failure: &Failure) {
-        if self.is_json() {
-            self.json(&failure_json(failure));
-        } else {
-            let _ = write!(std::io::stderr().lock(), "{}", block(failure));
+    /// The end of the command: tells what came of it. The number is the exit code.
+    pub fn end(&self, ended: Result<(), Failure>) -> i32 {
+        let outcome = self.state().outcome.take().filter(|_| self.is_json());
+        match (&ended, outcome) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(outcome)) => self.json(&outcome),
+            (Err(failure), outcome) if self.is_json() => self.json(&merged(outcome, failure)),
+            (Err(failure), _) => tell(failure),
+        }
+        let unwritten = self.state().broken.take().and_then(unwritten);
+        match (ended, unwritten) {
+            (Ok(()), None) => 0,
+            (Ok(()), Some(unwritten)) => {
+                tell(&unwritten);
+                exit::code(&unwritten)
+            }
+            (Err(failure), unwritten) => {
+                // The object that should tell it went nowhere.
+                if self.is_json() && unwritten.is_some() {
+                    tell(&failure);
+                }
+                exit::code(&failure)
+            }
         }
     }
+}
+
+/// What it means that stdout cannot be written. A reader that has gone (`| head`) has what it wanted.
+pub fn unwritten(source: io::Error) -> Option<Failure> {
+    (source.kind() != ErrorKind::BrokenPipe).then(|| {
+        let error = IoError { path: "standard output".into(), what: "write", source };
+        Failure::from_io(&error)
+            .sentence("the command was carried out, but its output cannot be written")
+            .what("what it should have printed is lost")
+    })
+}
+
+/// Tells people of a failure.
+pub fn tell(failure: &Failure) {
+    // Where not even this can be written the exit code is all there is.
+    let _ = write!(io::stderr().lock(), "{}", block(failure));
+}
+
+/// A failure, and what is known besides.
+fn merged(outcome: Option<Value>, failure: &Failure) -> Value {
+    let (mut all, told) = (outcome.unwrap_or_else(|| json!({})), failure_json(failure));
+    if let (Some(all), Value::Object(told)) = (all.as_object_mut(), told) {
+        all.extend(told);
+    }
+    all
 }
 
 /// A failure as an object.
@@ -111,44 +202,20 @@ pub fn failure_json(failure: &Failure) -> Value {
 
 /// A failure as a block of at most four lines.
 pub fn block(failure: &Failure) -> String {
-    let mut block = format!("error: {}\n", failure.sentence);
+    let line = |text: &str| screen::cell(&text.replace('\n', " "));
+    let mut block = format!("error: {}\n", line(&failure.sentence));
     for (name, text) in [("what", &failure.what), ("why ", &failure.why), ("do  ", &failure.fix)] {
         if !text.is_empty() {
-            block.push_str(&format!("  {name}  {}\n", text.replace('\n', " ")));
+            block.push_str(&format!("  {name}  {}\n", line(text)));
         }
     }
     block
 }
 
-/// Rows with columns as wide as their widest cell, two spaces apart; the last column is not padded.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| {
-            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-        })
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            line.push_str(cell);
-            if column + 1 < row.len() {
-                let pad = widths[column] + 2 - cell.chars().count();
-                line.extend(std::iter::repeat_n(' ', pad));
-            }
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text.pop();
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use client::{Certainty, Code};
+    use client::Certainty;
 
     fn failure() -> Failure {
         Failure::new(Code::NoQuorum, "no quorum, the epoch was NOT committed")
@@ -166,6 +233,9 @@ mod tests {
           why   node 2 (10.0.0.2:7411) connection refused
           do    start node 2, then repeat the command: it is idempotent. Your directory is untouched.
         ");
+        let hostile = failure().why("a\nerror: faked\x1b[2J");
+        assert_eq!(block(&hostile).lines().count(), 4, "{}", block(&hostile));
+        assert!(!block(&hostile).contains('\x1b'));
     }
 
     #[test]
@@ -183,11 +253,21 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up() {
-        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
-        insta::assert_snapshot!(table(&[row(["EPOCH", "AGE", "ROOT"]), row(["42", "3s", "9f31c2d0"])]), @r"
-        EPOCH  AGE  ROOT
-        42     3s   9f31c2d0
-        ");
+    fn a_failure_after_an_answer_is_one_object_with_both() {
+        let answer = json!({ "type": "summary", "root": "9f31", "committed": "yes" });
+        let value =
+            merged(Some(answer), &Failure::new(Code::Partial, "committed, but").committed(Certainty::Yes));
+        assert_eq!((&value["type"], &value["code"]), (&"error".into(), &"Partial".into()));
+        assert_eq!((&value["root"], &value["committed"]), (&"9f31".into(), &"yes".into()));
+        assert_eq!(merged(None, &failure()), failure_json(&failure()));
+    }
+
+    #[test]
+    fn only_a_reader_that_has_gone_has_what_it_wanted() {
+        assert!(unwritten(io::Error::from_raw_os_error(32)).is_none());
+        let full = unwritten(io::Error::from_raw_os_error(28)).unwrap();
+        assert_eq!(full.code, Code::NoSpace);
+        assert!(full.why.contains("standard output"), "{full:?}");
+        assert_eq!(exit::code(&unwritten(io::Error::other("it is closed")).unwrap()), 1);
     }
 }

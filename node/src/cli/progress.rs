@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::output::Output;
+use super::screen;
 
 /// One piece of long work.
 pub struct Progress<'a> {
@@ -36,12 +37,17 @@ impl<'a> Progress<'a> {
             .progress(&json!({ "type": "progress", "what": self.kind, "bytes": done, "total_bytes": total }));
     }
 
+    /// News for programs that asked for `jsonl`.
+    pub fn tell(&self, news: &serde_json::Value) {
+        self.output.progress(news);
+    }
+
     /// A note above the bar.
     pub fn note(&self, text: &str) {
         if self.output.bars {
-            self.bar.println(text);
+            self.bar.println(screen::cell(text));
         } else {
-            self.output.note(text);
+            self.output.note(screen::cell(text));
         }
     }
 }

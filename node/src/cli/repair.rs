@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use checkpoint::store::layout::Layout;
 use checkpoint::{Disk, RealDisk, Store};
-use client::{Code, Failure};
+use client::{Cause, Code, Failure};
 use nativelog::machine::Machine;
+use nativelog::snapshot::SnapshotError;
 use nativelog::store::{LogStore, OpenError, Options};
-use raft::{RejoinError, RejoinStep, Rejoined};
+use raft::{RejoinError, RejoinStep, Rejoined, TransferError};
 use serde_json::json;
 
 use super::output::Output;
@@ -18,8 +19,8 @@ use super::progress::Progress;
 use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
-use crate::refusal::{ServeError, UNREPAIRABLE};
-use crate::{handles, node, telemetry, units};
+use crate::refusal::{ServeError, UNREPAIRABLE, WIPED};
+use crate::{handles, node, pressure, telemetry, units};
 
 const WHAT: &str = "repair";
 
@@ -46,9 +47,17 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
             output
                 .note("start the node; `epochlog verify --repair` mends what has rotted in published epochs");
             if output.is_json() {
-                output.json(&json!({ "type": "summary", "repaired": false }));
+                output.outcome(json!({ "type": "summary", "repaired": false }));
             }
             return Ok(());
+        }
+        Found::Empty => {
+            return Err(Failure::new(Code::Usage, "there is nothing to repair")
+                .what(WHAT)
+                .why(format!("{}: this folder has never been part of a cluster", config.data_dir.display()))
+                .fix(format!(
+                    "`epochlog serve` starts a node of a new cluster. In a cluster that is there: {WIPED}"
+                )));
         }
         Found::Damaged(claim, why) => (claim, why),
     };
@@ -61,7 +70,7 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
     output.note(format!("to be repaired: {why}"));
     let rejoined = rejoin(&config, &claim, output).await?;
     if output.is_json() {
-        output.json(&json!({
+        output.outcome(json!({
             "type": "summary",
             "repaired": true,
             "node": config.id,
@@ -84,6 +93,8 @@ pub async fn run(args: &RepairArgs, output: &Output, verbose: u8) -> Result<(), 
 enum Found {
     /// It would start.
     Good,
+    /// There is nothing in it: a new node, or one that was wiped.
+    Empty,
     /// It would not, and a new log helps. The folder is ours as long as the claim lives.
     Damaged(Claim, String),
 }
@@ -92,12 +103,14 @@ enum Found {
 fn look(config: &Config) -> Result<Found, ServeError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&config.data_dir);
-    let claim = identity::claim(&config.data_dir, config.id)?;
-    if claim.is_new {
-        // Never the beginning of a node: that is for `serve`.
-        let dir = config.data_dir.clone();
-        return Err(identity::IdentityError::NoIdentity { dir }.into());
+    // Never the beginning of a node: that is for `serve`.
+    if identity::look(&config.data_dir, config.id, &config.cluster)?.is_none() {
+        return match layout.log_dir().exists() {
+            true => Err(identity::IdentityError::NoIdentity { dir: config.data_dir.clone() }.into()),
+            false => Ok(Found::Empty),
+        };
     }
+    let claim = identity::claim(&config.data_dir, config.id, &config.cluster)?;
     let log = match LogStore::open(disk.clone(), &layout, claim.identity, Options::default()) {
         Ok((log, _)) => log,
         Err(error @ OpenError::Damaged { .. }) => return Ok(Found::Damaged(claim, error.to_string())),
@@ -107,8 +120,10 @@ fn look(config: &Config) -> Result<Found, ServeError> {
     let started = Machine::start(store, log.clone(), &layout.catalog_dir());
     let found = match started {
         Ok(machine) => {
+            let (purged, last) = log.log_state();
+            let empty = purged.is_none() && last.is_none() && log.vote().is_none();
             machine.shutdown();
-            Found::Good
+            if empty { Found::Empty } else { Found::Good }
         }
         Err(error @ nativelog::machine::StartError::NotCovered { .. }) => {
             log.shutdown();
@@ -121,7 +136,7 @@ fn look(config: &Config) -> Result<Found, ServeError> {
 
 fn open_store(disk: Arc<dyn Disk>, config: &Config) -> Result<Arc<Store>, ServeError> {
     let store = Store::open(disk, &config.data_dir);
-    Ok(Arc::new(store.map_err(|error| ServeError::Store(error.to_string()))?))
+    Ok(Arc::new(store?))
 }
 
 async fn rejoin(config: &Config, claim: &Claim, output: &Output) -> Result<Rejoined, Failure> {
@@ -172,12 +187,49 @@ fn refused(error: &RejoinError) -> Failure {
             Code::NoQuorum,
             format!("start the other nodes: a majority of them must be up; then repeat. {KEPT}"),
         ),
+        // What the system says here is known by its cause, wherever it was met.
+        RejoinError::Log(OpenError::Io { source, .. })
+        | RejoinError::Snapshot(SnapshotError::Io { source, .. })
+            if Cause::of(source).is_want() =>
+        {
+            let cause = Cause::of(source);
+            (cause.code, format!("{}. {KEPT}", cause.fix))
+        }
+        RejoinError::Transfer(TransferError::Here(why)) if pressure::is_short(why) => {
+            (Code::NoSpace, format!("make room on this node's disk, then repeat. {KEPT}"))
+        }
+        RejoinError::Log(_) | RejoinError::Snapshot(_) | RejoinError::Transfer(TransferError::Here(_)) => {
+            (Code::Internal, format!("see to this node's disk (writable, not full), then repeat. {KEPT}"))
+        }
         RejoinError::State(_) | RejoinError::Transfer(_) => {
             (Code::Unavailable, format!("see to the other nodes and the network, then repeat. {KEPT}"))
         }
-        RejoinError::Log(_) | RejoinError::Snapshot(_) => {
-            (Code::Internal, format!("see to this node's disk (writable, not full), then repeat. {KEPT}"))
-        }
     };
     Failure::new(code, "the node was NOT repaired").what(WHAT).why(error.to_string()).fix(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_to_a_repair_is_told_by_its_cause() {
+        let os = std::io::Error::from_raw_os_error;
+        let log = |number| RejoinError::Log(OpenError::Io { what: "write".into(), source: os(number) });
+        let full = SnapshotError::Io { what: "write".into(), source: os(28) };
+        let here = |why: &str| RejoinError::Transfer(TransferError::Here(why.into()));
+        for (error, code) in [
+            (log(28), Code::NoSpace),
+            (log(13), Code::PermissionDenied),
+            (log(5), Code::Internal),
+            (RejoinError::Snapshot(full), Code::NoSpace),
+            (here(&pressure::gives_way(2)), Code::NoSpace),
+            (here("a thread of this node panicked"), Code::Internal),
+            (RejoinError::Transfer(TransferError::Stopped), Code::Unavailable),
+        ] {
+            let failure = refused(&error);
+            assert_eq!(failure.code, code, "{failure:?}");
+            assert!(failure.fix.contains("nothing was changed") && !failure.why.is_empty(), "{failure:?}");
+        }
+    }
 }

@@ -57,7 +57,7 @@ pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), 
         client.expire(request).await?;
     }
     if output.is_json() {
-        output.json(&json!({
+        output.outcome(json!({
             "type": "summary", "job": epoch.job, "epoch": epoch.epoch, "bytes": epoch.bytes,
             "removed": !args.dry_run,
         }));
@@ -98,8 +98,11 @@ fn ask(name: &str, epoch: &pb::Epoch) -> Result<(), Failure> {
 
 /// Asks on the terminal; anything but a yes is a no.
 pub fn said_yes(question: &str) -> bool {
-    eprint!("{question} [y/N] ");
-    let _ = std::io::stderr().flush();
+    let mut stderr = std::io::stderr().lock();
+    // Who cannot be asked does not say yes.
+    if write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush()).is_err() {
+        return false;
+    }
     let mut answer = String::new();
     let _ = std::io::stdin().lock().read_line(&mut answer);
     matches!(answer.trim(), "y" | "Y" | "yes")

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use checkpoint::error::IoError;
 use client::{Code, Failure};
 use raft::Secret;
 use serde_json::json;
@@ -35,22 +36,18 @@ pub fn run(args: &SecretArgs, output: &Output) -> Result<(), Failure> {
     let SecretCommand::New(args) = &args.command;
     let Some(file) = &args.file else {
         let text = Secret::new_text();
-        if output.is_json() {
-            output.json(&json!({ "type": "secret", "secret": text }));
-        } else {
+        output.outcome(json!({ "type": "secret", "secret": text }));
+        if !output.is_json() {
             output.line(text);
         }
         return Ok(());
     };
-    make(file).map_err(|error| refused(file, &error))?;
-    if output.is_json() {
-        output.json(&json!({ "type": "secret", "file": file.display().to_string() }));
-    } else {
-        output.note(format!(
-            "{} holds a new secret: copy it to every node, and start each with --secret-file",
-            file.display()
-        ));
-    }
+    make(file).map_err(|error| refused(file, error))?;
+    output.outcome(json!({ "type": "secret", "file": file.display().to_string() }));
+    output.note(format!(
+        "{} holds a new secret: copy it to every node, and start each with --secret-file",
+        file.display()
+    ));
     Ok(())
 }
 
@@ -64,14 +61,14 @@ pub fn make(file: &Path) -> io::Result<()> {
     made.sync_all()
 }
 
-fn refused(file: &Path, error: &io::Error) -> Failure {
-    let failure = Failure::new(Code::Usage, "no secret was made").what("secret new");
-    if error.kind() == io::ErrorKind::AlreadyExists {
-        return failure
+fn refused(file: &Path, source: io::Error) -> Failure {
+    let failure = match source.kind() {
+        io::ErrorKind::AlreadyExists => Failure::new(Code::Usage, "")
             .why(format!("{} is there already: nodes may know the secret in it", file.display()))
-            .fix("use that file, or name another one");
-    }
-    failure.why(format!("{}: {error}", file.display())).fix("name a file in a folder that you may write to")
+            .fix("use that file, or name another one"),
+        _ => Failure::from_io(&IoError { path: file.to_owned(), what: "make", source }),
+    };
+    failure.sentence("no secret was made").what("secret new")
 }
 
 #[cfg(test)]
@@ -86,8 +83,11 @@ mod tests {
         Secret::read(&file).unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
         let again = make(&file).unwrap_err();
-        let failure = refused(&file, &again);
+        let failure = refused(&file, again);
         assert!(failure.why.contains("is there already") && !failure.fix.is_empty(), "{failure:?}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        let nowhere = dir.path().join("no/such/folder");
+        let failure = refused(&nowhere, make(&nowhere).unwrap_err());
+        assert!(failure.code == Code::Usage && !failure.fix.is_empty(), "{failure:?}");
     }
 }

@@ -1,11 +1,15 @@
 //! `serve`: one node, until a signal or a fault ends it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use checkpoint::error::IoError;
 use client::{Code, Failure};
+use serde_json::json;
 
 use super::output::Output;
 use crate::config::{Config, Overrides};
+use crate::refusal::ServeError;
 use crate::{handles, node, opening, telemetry};
 
 /// Which node it is: the flags that `serve`, `repair` and `config show` share.
@@ -22,13 +26,24 @@ pub struct NodeArgs {
 impl NodeArgs {
     /// The checked configuration, for the command `what`.
     pub fn load(&self, what: &str) -> Result<Config, Failure> {
+        // What the system says of the file is told in its own words.
+        self.text(what)?;
         Config::load(self.config.as_deref(), &self.overrides).map_err(|error| unusable(what, error.0))
+    }
+
+    /// The configuration as far as it goes, and the keys that it lacks; for the command `what`.
+    pub fn draft(&self, what: &str) -> Result<(Config, Vec<&'static str>), Failure> {
+        Config::load_draft(self.config.as_deref(), &self.overrides).map_err(|error| unusable(what, error.0))
     }
 
     /// The file's text; empty without one.
     pub fn text(&self, what: &str) -> Result<String, Failure> {
         let Some(file) = &self.config else { return Ok(String::new()) };
-        std::fs::read_to_string(file).map_err(|error| unusable(what, format!("{}: {error}", file.display())))
+        std::fs::read_to_string(file).map_err(|source| {
+            Failure::from_io(&IoError { path: file.clone(), what: "read", source })
+                .sentence("the configuration cannot be read")
+                .what(what)
+        })
     }
 }
 
@@ -36,7 +51,7 @@ fn unusable(what: &str, why: String) -> Failure {
     Failure::new(Code::Usage, "the configuration cannot be used")
         .what(what)
         .why(why)
-        .fix("correct it; `epochlog serve --check` tests it without starting, `epochlog config show --origin --id 1 --data-dir DIR` without a file shows every key")
+        .fix("correct it; `epochlog config reference` explains every key")
 }
 
 /// Arguments of `serve`.
@@ -44,7 +59,7 @@ fn unusable(what: &str, why: String) -> Failure {
 pub struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
-    /// Check configuration, disk and ports, then exit
+    /// Say what a start would do, by configuration, ports, secret, disk and folder, then exit
     #[arg(long)]
     check: bool,
     /// Stop when stdin closes: for whoever starts nodes as children
@@ -70,34 +85,40 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
     node::serve(config).await.map_err(|error| error.failure("serve"))
 }
 
-/// Tests what a start would need, without touching the data folder.
+/// Says what a start would do, line by line, without touching the data folder.
 async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
-    let mut problems = Vec::new();
+    let (mut good, mut problems) = (vec!["configuration".to_owned()], Vec::new());
     let peers = config.secret_file.as_ref().map(|_| ("gRPC for peers", config.peers));
     for (name, address) in [("gRPC", config.grpc), ("HTTP", config.http)].into_iter().chain(peers) {
         match tokio::net::TcpListener::bind(address).await {
-            Ok(_) => output.line(format!("ok     {name} can listen on {address}")),
-            Err(error) => problems.push(format!("{name} cannot listen on {address}: {error}")),
+            Ok(_) => good.push(format!("{name} can listen on {address}")),
+            Err(error) => problems.push(ServeError::Listen { name, address, error }.failure("serve --check")),
         }
     }
     match (&config.secret_file, config.secret()) {
-        (Some(file), Ok(_)) => output.line(format!("ok     {} holds the secret", file.display())),
+        (Some(file), Ok(_)) => good.push(format!("{} holds the secret", file.display())),
         (None, Ok(_)) => {}
-        (_, Err(error)) => problems.push(error.to_string()),
+        (_, Err(error)) => problems.push(ServeError::from(error).failure("serve --check")),
     }
     match opening::check_disk(config) {
-        Ok(line) => output.line(format!("ok     {line}")),
-        Err(why) => problems.push(why),
+        Ok(line) => good.push(line),
+        Err(failure) => problems.push(failure),
     }
-    for problem in &problems {
-        output.line(format!("WRONG  {problem}"));
+    match opening::check_folder(config) {
+        Ok(line) => good.push(line),
+        // As the start would say it.
+        Err(error) => problems.push(error.failure("serve --check")),
     }
-    if problems.is_empty() {
-        output.line("ok     configuration");
-        return Ok(());
+    if !output.is_json() {
+        good.iter().for_each(|line| output.line(format!("ok     {line}")));
+        problems.iter().for_each(|problem| output.line(format!("WRONG  {}", problem.why)));
     }
-    Err(Failure::new(Code::Usage, "this node could not start")
+    let wrong: Vec<_> = problems.iter().map(|problem| problem.why.clone()).collect();
+    output.outcome(json!({ "type": "summary", "ok": good, "wrong": wrong }));
+    let Some(worst) = problems.first() else { return Ok(()) };
+    let fixes: BTreeSet<_> = problems.iter().map(|problem| problem.fix.as_str()).collect();
+    Err(Failure::new(worst.code, "this node would not start")
         .what("serve --check")
-        .why(problems.join("; "))
-        .fix("correct what is named"))
+        .why(wrong.join("; "))
+        .fix(fixes.into_iter().collect::<Vec<_>>().join("; ")))
 }

@@ -7,7 +7,8 @@ use client::{Client, Failure, pb};
 use serde_json::json;
 
 use super::ls::epoch_json;
-use super::output::{self, Output};
+use super::output::Output;
+use super::screen;
 use super::target::Target;
 use crate::units;
 
@@ -44,7 +45,7 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
         }
         return Ok(());
     }
-    output.line(output::table(&facts(&epoch, &reply)));
+    output.line(screen::table(&facts(&epoch, &reply)));
     if args.tree {
         output.line("");
         reply.entries.iter().for_each(|entry| output.line(tree_line(entry)));
@@ -52,7 +53,7 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
         output.line("");
         let rows: Vec<_> =
             reply.entries.iter().filter(|entry| entry.kind() == pb::EntryKind::File).map(row).collect();
-        output.line(output::table(&rows));
+        output.line(screen::table(&rows));
     }
     if reply.cut {
         output.note(
@@ -77,7 +78,7 @@ fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
         ("size", format!("{}, {} files", units::size(epoch.bytes), epoch.files)),
         ("new", format!("{}, {} files", units::size(epoch.new_bytes), epoch.new_files)),
         ("in the log", units::size(epoch.log_bytes)),
-        ("age", units::age(Duration::from_millis(epoch.age_ms))),
+        ("committed", committed(epoch)),
         ("published on", format!("{} of {}: {}{silent}", published.len(), reply.voters, names(published))),
     ];
     if !epoch.flags.is_empty() {
@@ -91,6 +92,16 @@ fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
     rows.extend(epoch.labels.iter().map(|label| ("label", format!("{}={}", label.key, label.value))));
     rows.extend(epoch.depends_on.iter().map(|name| ("depends on", name.clone())));
     rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
+}
+
+/// When it was sealed, and how long ago.
+fn committed(epoch: &pb::Epoch) -> String {
+    let age = units::age(Duration::from_millis(epoch.age_ms));
+    let at = i64::try_from(epoch.sealed_wall_ms).ok().filter(|ms| *ms > 0);
+    match at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+        Some(at) => format!("{} ({age} ago)", at.strftime("%Y-%m-%d %H:%M:%S UTC")),
+        None => format!("{age} ago"),
+    }
 }
 
 fn path_of(entry: &pb::ManifestEntry) -> String {
@@ -120,6 +131,14 @@ fn tree_line(entry: &pb::ManifestEntry) -> String {
     }
 }
 
+/// Bytes as JSON carries them, where it can; of the root and of what is no text, what people are shown.
+fn text_of(bytes: &[u8], shown: &str) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() => text.to_owned(),
+        _ => shown.to_owned(),
+    }
+}
+
 fn entry_json(entry: &pb::ManifestEntry) -> serde_json::Value {
     let kind = match entry.kind() {
         pb::EntryKind::Directory => "directory",
@@ -128,7 +147,7 @@ fn entry_json(entry: &pb::ManifestEntry) -> serde_json::Value {
     };
     let mut value = json!({
         "type": "entry",
-        "path": path_of(entry),
+        "path": text_of(&entry.path, &path_of(entry)),
         "kind": kind,
         "mode": format!("{:04o}", entry.mode),
         "size": entry.size,
@@ -137,7 +156,29 @@ fn entry_json(entry: &pb::ManifestEntry) -> serde_json::Value {
         value["digest"] = units::hex(&entry.digest).into();
     }
     if entry.kind() == pb::EntryKind::Symlink {
-        value["target"] = checkpoint::epoch::escape(&entry.target).into();
+        value["target"] = text_of(&entry.target, &checkpoint::epoch::escape(&entry.target)).into();
+    }
+    // JSON has no bytes: what is no text is escaped, and stands beside it as it is.
+    for (name, bytes) in [("path_hex", &entry.path), ("target_hex", &entry.target)] {
+        if std::str::from_utf8(bytes).is_err() {
+            value[name] = units::hex(bytes).into();
+        }
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_a_path_as_it_is_and_what_is_no_text_beside_it() {
+        let of =
+            |path: &'static [u8]| entry_json(&pb::ManifestEntry { path: path.into(), ..Default::default() });
+        assert_eq!(of(b"a\nb\\c")["path"], "a\nb\\c");
+        assert!(of(b"a").get("path_hex").is_none());
+        let odd = of(b"a\xff");
+        assert_eq!((&odd["path"], &odd["path_hex"]), (&"a\\xff".into(), &"61ff".into()));
+        assert_eq!(of(b"")["path"], ".");
+    }
 }

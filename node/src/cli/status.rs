@@ -1,4 +1,6 @@
-//! `status`: the nodes, who leads, who lags, how much space there is.
+//! `status`: what is wrong; then the nodes, who leads, who lags, how much space there is.
+
+mod wrong;
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -8,12 +10,12 @@ use serde_json::{Value, json};
 
 use super::ls::quarantined_json;
 use super::output::{self, Format, Output};
+use super::screen;
 use crate::units;
+use wrong::judge;
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Cursor to the upper left corner, and everything below it cleared.
-const REDRAW: &str = "\x1b[H\x1b[J";
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -30,19 +32,17 @@ pub async fn run(args: &StatusArgs, client: &Client, output: &Output) -> Result<
     }
     let reply = client.status(true).await?;
     match output.is_json() {
-        true => output.json(&status_json(&reply)),
+        true => output.outcome(status_json(&reply)),
         false => output.line(text(&reply, output.verbose > 0)),
     }
-    match reply.leader {
-        Some(_) => Ok(()),
-        None => Err(Failure::new(Code::NoQuorum, "the cluster has no leader")
-            .what("status")
-            .why("no node that answers leads or follows a leader")
-            .fix("start the nodes that are unreachable")),
+    match judge(&reply).no_quorum {
+        None => Ok(()),
+        Some((why, fix)) => Err(Failure::new(Code::NoQuorum, "no quorum").what("status").why(why).fix(fix)),
     }
 }
 
-/// Looks again and again; ends by Ctrl-C alone. A cluster that does not answer is a thing to look at, too.
+/// Looks again and again; ends by Ctrl-C, or when nobody reads on. A cluster that does not answer is a thing to look
+/// at, too.
 async fn watch(client: &Client, output: &Output) -> Result<(), Failure> {
     let redraw = output.format == Format::Table && std::io::stdout().is_terminal();
     loop {
@@ -55,8 +55,14 @@ async fn watch(client: &Client, output: &Output) -> Result<(), Failure> {
             let block = looked
                 .map_or_else(|failure| output::block(&failure), |reply| text(&reply, output.verbose > 0));
             let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
-            let head = if redraw { REDRAW } else { "" };
-            output.line(format!("{head}{now}  {}\n", block.trim_end()));
+            let round = format!("{now}  {}\n", block.trim_end());
+            match redraw {
+                true => output.redraw(&round),
+                false => output.line(round),
+            }
+        }
+        if output.is_broken() {
+            return Ok(());
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -65,7 +71,16 @@ async fn watch(client: &Client, output: &Output) -> Result<(), Failure> {
 /// The status for people; `verbose` adds what is seldom looked for.
 fn text(reply: &pb::StatusReply, verbose: bool) -> String {
     let leader = reply.leader.map_or_else(|| "none".to_owned(), |leader| format!("node {leader}"));
-    let mut text = format!("cluster {}  leader {leader}  term {}\n", reply.cluster_name, reply.term);
+    let verdict = judge(reply);
+    let mut text: String =
+        verdict.wrong.iter().map(|wrong| format!("WRONG  {}\n", screen::cell(wrong))).collect();
+    text.push_str(&format!(
+        "cluster {}  leader {leader}  term {}  {} of {} voters answer\n",
+        screen::cell(&reply.cluster_name),
+        reply.term,
+        verdict.reachable,
+        verdict.voters
+    ));
     let columns = [
         "NODE",
         "ROLE",
@@ -85,12 +100,12 @@ fn text(reply: &pb::StatusReply, verbose: bool) -> String {
     let columns = columns.iter().chain(more.iter().filter(|_| verbose));
     let mut rows = vec![columns.map(|name| (*name).to_owned()).collect()];
     rows.extend(reply.nodes.iter().map(|node| row(node, verbose)));
-    text.push_str(&output::table(&rows));
+    text.push_str(&screen::table(&rows));
     for node in &reply.nodes {
         for note in
             [&node.why, &node.stalled, &node.short_of_space].into_iter().filter(|note| !note.is_empty())
         {
-            text.push_str(&format!("\nnode {}: {note}", node.id));
+            text.push_str(&format!("\nnode {}: {}", node.id, screen::cell(note)));
         }
     }
     for content in &reply.quarantined {
@@ -101,7 +116,7 @@ fn text(reply: &pb::StatusReply, verbose: bool) -> String {
             "\nquarantined: content {digest} ({}) of {}: {}",
             units::size(content.bytes),
             content.epochs.join(", "),
-            found.join("; ")
+            screen::cell(&found.join("; "))
         ));
     }
     text
@@ -152,7 +167,13 @@ fn catch_up(node: &pb::NodeStatus) -> String {
 
 /// The status as an object.
 pub fn status_json(reply: &pb::StatusReply) -> Value {
+    let verdict = judge(reply);
     json!({
+        "type": "summary",
+        "quorum": verdict.no_quorum.is_none(),
+        "voters": verdict.voters,
+        "voters_reachable": verdict.reachable,
+        "wrong": verdict.wrong,
         "cluster": reply.cluster_name,
         "leader": reply.leader,
         "term": reply.term,
@@ -211,12 +232,14 @@ mod tests {
             disk_free: 1 << 30,
             disk_total: 1 << 40,
             ledger_digest: "9f31c2d0aa".into(),
+            voter: true,
             ..pb::NodeStatus::default()
         };
         let lost = pb::NodeStatus {
             id: 3,
             role: "unreachable".into(),
             grpc: "c:1".into(),
+            voter: true,
             why: "connection refused".into(),
             ..pb::NodeStatus::default()
         };
@@ -250,7 +273,10 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_called_zero() {
         insta::assert_snapshot!(text(&reply(), false), @r"
-        cluster prod  leader node 1  term 4
+        WRONG  2 of 3 voters answer: one more failure stops all commits; start node 3
+        WRONG  node 2: 2 epochs are missing; `epochlog verify --all-nodes` tells more
+        WRONG  in quarantine, because no majority has a good copy: train@7
+        cluster prod  leader node 1  term 4  2 of 3 voters answer
         NODE  ROLE         GRPC  LAG  FLUSHED  APPLIED  PUBLISHED  SNAPSHOT  WAL      DISK FREE  MISSING  CATCH-UP        LEDGER
         1     leader       a:1   0    91       90       89         50        3.0 MiB  1.0 GiB    0        -               9f31c2d0
         2     follower     a:1   0    91       90       89         50        3.0 MiB  ?          2        25% of 4.0 MiB  9f31c2d0
@@ -260,8 +286,20 @@ mod tests {
         ");
         assert!(text(&reply(), true).contains("a:2   7"));
         let json = status_json(&reply());
+        assert_eq!(
+            (&json["quorum"], &json["voters"], &json["voters_reachable"]),
+            (&true.into(), &3.into(), &2.into())
+        );
         assert_eq!(json["nodes"][0]["disk_free"], 1 << 30);
         assert!(json["nodes"][1]["disk_free"].is_null());
         assert_eq!(json["quarantined"][0]["found"][1]["node"], 2);
+    }
+
+    #[test]
+    fn what_a_node_says_cannot_pass_for_what_the_command_says() {
+        let mut reply = reply();
+        reply.nodes[2].why = "away\nWRONG  all is lost\x1b[2J".into();
+        let text = text(&reply, false);
+        assert!(!text.contains("\nWRONG  all is lost") && !text.contains('\x1b'), "{text}");
     }
 }

@@ -11,7 +11,7 @@ use nativelog::ledger::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
 use nativelog::record::{Kind, LogRecord, proto};
 
 use super::origin::{Next, Opening, Origin};
-use super::{Driver, no};
+use super::{Driver, is_closed_here, no};
 
 /// Whether the rejection is for a sealed epoch that bears the number.
 pub(super) fn is_taken(rejected: &Rejected) -> bool {
@@ -28,7 +28,9 @@ impl Driver<'_> {
         self.order.epoch = Some(sealed.epoch);
         let root = match self.root(origin).await {
             Ok(root) => root,
-            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
+            Err(failure) if failure.code == Code::Interrupted || is_closed_here::<O>(&failure) => {
+                return Err(failure);
+            }
             Err(failure) => {
                 return Err(no::changed_since(&self.order, &sealed.root, sealed.position, &failure.why));
             }

@@ -1,12 +1,16 @@
 //! Every way in which a commit says no, or does not know, in words for people.
 
 use checkpoint::Digest;
+use checkpoint::limits::EPOCH_MAX;
 use client::{Certainty, Code, Commit, Failure, SPLIT_OR_RAISE};
 use nativelog::ledger::{Reason, Rejected};
 use nativelog::record::LogId;
 
 use super::Order;
 
+/// What to do about a job whose numbers are spent.
+const ANOTHER_JOB: &str = "commit under another --job; once nothing of this one is needed any more, `epochlog job rm` lets its \
+     numbers start anew";
 const UNTOUCHED: &str = "Your directory is untouched.";
 
 /// The ledger rejected a record: certainly not committed by it, unless it is too old to know.
@@ -40,13 +44,13 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
             Code::TooLate,
             "too late, the epoch was NOT committed",
             format!("{}: epoch {current}", rejected.detail),
-            format!("commit an epoch above {current}"),
+            above(current),
         ),
         Reason::Subsumed => (
             Code::Subsumed,
             "a later epoch came first, this epoch was NOT committed",
             format!("epoch {current} of the job is committed"),
-            format!("commit an epoch above {current}"),
+            above(current),
         ),
         Reason::Ended => (
             Code::Conflict,
@@ -101,6 +105,20 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
         _ => false,
     };
     Failure { of_the_log, ..failure }
+}
+
+/// What to do when the job has gone on to epoch `current`.
+fn above(current: u64) -> String {
+    if current < EPOCH_MAX { format!("commit an epoch above {current}") } else { ANOTHER_JOB.to_owned() }
+}
+
+/// The job has used the highest number that there is.
+pub fn out_of_numbers(order: &Order) -> Failure {
+    Failure::new(Code::QuotaExceeded, "the job is out of epoch numbers, the epoch was NOT committed")
+        .what(order.name())
+        .why(format!("an epoch of the job had number {EPOCH_MAX} (2^53) or more, and numbers only rise"))
+        .fix(ANOTHER_JOB)
+        .committed(Certainty::No)
 }
 
 /// The log has forgotten what became of commits as old as this one.

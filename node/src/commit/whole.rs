@@ -115,6 +115,7 @@ fn whole_record(
             })
             .collect(),
         root: wire::digest(&root),
+        wall_ms: 0,
     };
     Ok(LogRecord::new(Kind::Whole(whole), Bytes::from(payload)))
 }

@@ -1,39 +1,15 @@
 //! The file as it is written: its sections, and what is refused in it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::settings::{self, LATER, Otherwise, SETTINGS};
 use super::{ConfigError, fail};
 
-/// Every key this version knows, as `section.key`.
-pub const KNOWN: [&str; 23] = [
-    "node.id",
-    "node.cluster",
-    "node.data_dir",
-    "node.advertise",
-    "node.source_roots",
-    "listen.grpc",
-    "listen.peers",
-    "listen.http",
-    "cluster.initial_members",
-    "cluster.join",
-    "cluster.secret_file",
-    "raft.heartbeat",
-    "raft.election_timeout",
-    "storage.chunk_size",
-    "storage.reserve_free",
-    "limits.max_epoch_size",
-    "limits.max_files",
-    "limits.attempt_ttl",
-    "tls.cert",
-    "tls.key",
-    "tls.ca",
-    "auth.token_file",
-    "log.format",
-];
-/// Sections of features that later versions have.
-const LATER: [&str; 5] = ["retention", "scheduler", "worker", "disk", "job"];
+/// From this likeness on (Jaro and Winkler's, at most 1) a key is worth naming beside one that nobody knows.
+const LIKE_ENOUGH: f64 = 0.85;
 
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -62,11 +38,13 @@ pub struct ListenSection {
     pub grpc: Option<String>,
     pub peers: Option<String>,
     pub http: Option<String>,
+    pub insecure: bool,
 }
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ClusterSection {
     pub initial_members: Vec<String>,
+    pub single: bool,
     pub secret_file: Option<PathBuf>,
 }
 #[derive(Debug, Default, Deserialize)]
@@ -110,27 +88,54 @@ impl SizeText {
     }
 }
 
+/// Reads the file's text; whatever is no key of this version is refused by name.
+pub fn parse(text: &str) -> Result<File, ConfigError> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| at_line(text, &error))?;
+    check_keys(&table)?;
+    toml::from_str(text).map_err(|error| at_line(text, &error))
+}
+
+/// The line of each key in the file; of a file that does not parse, none.
+pub fn lines(text: &str) -> BTreeMap<String, usize> {
+    let mut lines = BTreeMap::new();
+    let Ok(table) = toml::de::DeTable::parse(text) else { return lines };
+    for (section, keys) in table.get_ref() {
+        for (key, _) in keys.get_ref().as_table().into_iter().flatten() {
+            let line = text[..key.span().start].matches('\n').count() + 1;
+            lines.insert(format!("{}.{}", section.get_ref(), key.get_ref()), line);
+        }
+    }
+    lines
+}
+
+/// What is wrong and where, with the key that it is about and the form that this wants.
+fn at_line(text: &str, error: &toml::de::Error) -> ConfigError {
+    let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+    // A value may go on for several lines, the key stands on the first.
+    let keys = lines(text);
+    let about = keys.iter().filter(|(_, at)| **at <= line).max_by_key(|(_, at)| **at);
+    match about.and_then(|(key, at)| Some((settings::find(key)?, *at))) {
+        Some((setting, at)) => fail(format!("line {at}: {} wants {}", setting.key, setting.unit)),
+        None => fail(format!("line {line}: {}", error.message())),
+    }
+}
+
 /// Refuses keys that nobody knows and keys that only later versions know.
-pub fn check_keys(table: &toml::Table) -> Result<(), ConfigError> {
+fn check_keys(table: &toml::Table) -> Result<(), ConfigError> {
     for (section, value) in table {
         if LATER.contains(&section.as_str()) {
             return Err(fail(format!("[{section}] is not in this version: remove the section")));
         }
-        let known_section = KNOWN.iter().any(|known| known.split('.').next() == Some(section));
-        if !known_section {
-            return Err(fail(format!("unknown key {section:?}{}", nearest(section, sections()))));
+        if !settings::sections().any(|known| known == section) {
+            return Err(unknown(section));
         }
         let Some(keys) = value.as_table() else {
             return Err(fail(format!("{section:?} must be a section: write [{section}]")));
         };
         for (key, value) in keys {
             let path = format!("{section}.{key}");
-            if !KNOWN.contains(&path.as_str()) {
-                let near = nearest(&path, KNOWN.into_iter());
-                return Err(fail(format!("unknown key {path:?}{near}")));
-            }
-            let later = matches!(section.as_str(), "tls" | "auth") || path == "cluster.join";
-            if later && !is_empty(value) {
+            let Some(setting) = settings::find(&path) else { return Err(unknown(&path)) };
+            if setting.otherwise == Otherwise::Later && !is_empty(value) {
                 return Err(fail(format!("{path:?} is not in this version: leave it empty or remove it")));
             }
         }
@@ -142,13 +147,25 @@ fn is_empty(value: &toml::Value) -> bool {
     value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn sections() -> impl Iterator<Item = &'static str> {
-    KNOWN.iter().filter_map(|known| known.split('.').next()).chain(LATER)
+fn unknown(path: &str) -> ConfigError {
+    match nearest(path) {
+        Some(near) => fail(format!("unknown key {path:?}: the nearest known key is {near:?}")),
+        None => fail(format!("unknown key {path:?}")),
+    }
 }
 
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
-    match known.max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b))) {
-        Some(best) => format!(": the nearest known key is {best:?}"),
-        None => String::new(),
+/// The key or section that was meant, when one is near.
+fn nearest(path: &str) -> Option<&'static str> {
+    let known = SETTINGS.iter().map(|setting| setting.key).chain(settings::sections()).chain(LATER);
+    let (likeness, best) =
+        known.map(|known| (likeness(path, known), known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (likeness >= LIKE_ENOUGH).then_some(best)
+}
+
+/// By the names alone, for the section is forgotten as easily; of two keys of one name, the one in the same section.
+fn likeness(path: &str, known: &str) -> f64 {
+    fn name(path: &str) -> &str {
+        path.rsplit('.').next().unwrap_or(path)
     }
+    strsim::jaro_winkler(name(path), name(known)) + strsim::jaro_winkler(path, known) / 1000.0
 }

@@ -1,6 +1,5 @@
 //! The configuration that a node goes by, key by key, and where each value comes from.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +8,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use toml::Value;
 
-use super::{Config, LogFormat, Overrides, Reserve};
+use super::settings::{self, Otherwise};
+use super::{Config, LogFormat, Overrides, Reserve, file};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,69 +38,47 @@ impl fmt::Display for Origin {
 /// One value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
-    /// `section.key`; one without a section cannot stand in a file.
+    /// `section.key`.
     pub key: &'static str,
-    /// The value; secrets are masked.
-    pub value: Value,
+    /// The value; secrets are masked. `None` when it must be given and nobody has.
+    pub value: Option<Value>,
     /// Where it comes from.
     pub origin: Origin,
 }
 
-/// Keys that flags and environment can say, by the flag's id.
-const FLAGS: [(&str, &str); 11] = [
-    ("node.id", "id"),
-    ("node.cluster", "cluster"),
-    ("node.data_dir", "data_dir"),
-    ("node.advertise", "advertise"),
-    ("node.source_roots", "source_roots"),
-    ("listen.grpc", "listen"),
-    ("listen.peers", "listen_peers"),
-    ("listen.http", "http"),
-    ("cluster.initial_members", "peers"),
-    ("cluster.secret_file", "secret_file"),
-    ("insecure", "insecure"),
-];
-
-/// All values of `config`, which was made of this file and these flags. Keys of features that this version
-/// does not have are left out.
-pub fn shown(config: &Config, file: Option<&Path>, text: &str, matches: &ArgMatches) -> Vec<Shown> {
-    let lines = lines(text);
+/// All values of `config`, which was made of this file and these flags and lacks what is `missing`. Keys of features
+/// that this version does not have are left out.
+pub fn shown(
+    config: &Config,
+    missing: &[&str],
+    path: Option<&Path>,
+    text: &str,
+    matches: &ArgMatches,
+) -> Vec<Shown> {
+    let lines = file::lines(text);
     let flags = Overrides::augment_args(clap::Command::new("flags"));
     values(config)
         .into_iter()
         .map(|(key, value)| {
             let from_line = || {
                 let line = lines.get(key)?;
-                Some(Origin::File(file?.to_owned(), *line))
+                Some(Origin::File(path?.to_owned(), *line))
             };
             let origin = from_flag(key, &flags, matches).or_else(from_line).unwrap_or(Origin::Default);
-            Shown { key, value: masked(key, value), origin }
+            let value = (!missing.contains(&key)).then(|| masked(key, value));
+            Shown { key, value, origin }
         })
         .collect()
 }
 
 fn from_flag(key: &str, flags: &clap::Command, matches: &ArgMatches) -> Option<Origin> {
-    let (_, id) = FLAGS.iter().find(|(known, _)| *known == key)?;
+    let id = settings::find(key)?.flag;
     let flag = flags.get_arguments().find(|flag| flag.get_id() == id)?;
     match matches.value_source(id)? {
         ValueSource::CommandLine => Some(Origin::Flag(flag.get_long()?.to_owned())),
         ValueSource::EnvVariable => Some(Origin::Environment(flag.get_env()?.to_string_lossy().into_owned())),
         _ => None,
     }
-}
-
-/// The line of each key in the file.
-fn lines(text: &str) -> BTreeMap<String, usize> {
-    let mut lines = BTreeMap::new();
-    // What does not parse is refused elsewhere.
-    let Ok(table) = toml::de::DeTable::parse(text) else { return lines };
-    for (section, keys) in table.get_ref() {
-        for (key, _) in keys.get_ref().as_table().into_iter().flatten() {
-            let line = text[..key.span().start].matches('\n').count() + 1;
-            lines.insert(format!("{}.{}", section.get_ref(), key.get_ref()), line);
-        }
-    }
-    lines
 }
 
 fn values(config: &Config) -> Vec<(&'static str, Value)> {
@@ -120,7 +98,7 @@ fn values(config: &Config) -> Vec<(&'static str, Value)> {
         LogFormat::Json => "json",
     };
     let (low, high) = config.election_timeout;
-    let mut values = vec![
+    vec![
         ("node.id", number(config.id)),
         ("node.cluster", text(&config.cluster)),
         ("node.data_dir", text(&config.data_dir.display().to_string())),
@@ -129,7 +107,9 @@ fn values(config: &Config) -> Vec<(&'static str, Value)> {
         ("listen.grpc", text(&config.grpc.to_string())),
         ("listen.peers", text(&config.peers.to_string())),
         ("listen.http", text(&config.http.to_string())),
+        ("listen.insecure", Value::Boolean(config.insecure)),
         ("cluster.initial_members", list(members)),
+        ("cluster.single", Value::Boolean(config.single)),
         ("cluster.secret_file", text(&secret_file)),
         ("raft.heartbeat", text(&duration(config.heartbeat))),
         ("raft.election_timeout", list(vec![duration(low), duration(high)])),
@@ -139,11 +119,7 @@ fn values(config: &Config) -> Vec<(&'static str, Value)> {
         ("limits.max_files", number(config.limits.files_max)),
         ("limits.attempt_ttl", text(&duration(config.attempt_ttl))),
         ("log.format", text(format)),
-    ];
-    if config.insecure {
-        values.push(("insecure", Value::Boolean(true)));
-    }
-    values
+    ]
 }
 
 /// A size that reads back as the same number of bytes.
@@ -177,18 +153,28 @@ pub fn to_toml(shown: &[Shown], origins: bool) -> String {
     let mut section = "";
     for Shown { key, value, origin } in shown {
         let comment = if origins { format!("  # {origin}") } else { String::new() };
-        let Some((of, name)) = key.split_once('.') else {
-            // No key of the file: it can only be said with a flag.
-            text.push_str(&format!("# --{key}{comment}\n"));
-            continue;
-        };
+        let Some((of, name)) = key.split_once('.') else { continue };
         if of != section {
             section = of;
             text.push_str(&format!("[{section}]\n"));
         }
-        text.push_str(&format!("{name} = {value}{comment}\n"));
+        match value {
+            Some(value) => text.push_str(&format!("{name} = {value}{comment}\n")),
+            None => text.push_str(&format!("# {name} must be given{}\n", otherwise(key))),
+        }
     }
     text.trim_end().to_owned()
+}
+
+/// How a key that must be given is given by a flag.
+fn otherwise(key: &str) -> String {
+    match settings::find(key).and_then(super::flag) {
+        Some((flag, _)) if settings::find(key).map(|known| known.otherwise) == Some(Otherwise::Missing) => {
+            format!(": --{flag}")
+        }
+        Some((flag, _)) => format!(": --{flag}, or --single for a cluster of one"),
+        None => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -203,25 +189,28 @@ mod tests {
         let command = Overrides::augment_args(clap::Command::new("x").no_binary_name(true));
         let matches = command.try_get_matches_from(args).unwrap();
         let over = Overrides::from_arg_matches(&matches).unwrap();
-        let config = Config::parse(FILE, &over).unwrap();
-        let shown = shown(&config, Some(Path::new("n.toml")), FILE, &matches);
+        let (config, missing) = Config::draft(FILE, &over).unwrap();
+        let shown = shown(&config, &missing, Some(Path::new("n.toml")), FILE, &matches);
         (config, shown)
     }
 
     #[test]
     fn each_value_names_its_origin() {
-        let (_, shown) = shown_with(&["--id", "8", "--peers", "8=127.0.0.1:7431"]);
+        let (_, shown) = shown_with(&["--id", "8", "--peers", "8=127.0.0.1:7431,9=127.0.0.1:7432"]);
         let origin = |key| shown.iter().find(|shown| shown.key == key).unwrap().origin.to_string();
         assert_eq!(origin("node.id"), "flag --id");
         assert_eq!(origin("node.data_dir"), "n.toml:5");
         assert_eq!(origin("raft.election_timeout"), "n.toml:8");
         assert_eq!(origin("log.format"), "default");
         assert_eq!(origin("cluster.initial_members"), "flag --peers");
+        let secret = shown.iter().find(|shown| shown.key == "cluster.secret_file").unwrap();
+        assert_eq!(secret.value, None, "there are others to prove it to");
+        assert!(to_toml(&shown, false).contains("\n# secret_file must be given: --secret-file"));
     }
 
     #[test]
     fn what_is_shown_reads_back_as_the_same_configuration() {
-        let (config, shown) = shown_with(&[]);
+        let (config, shown) = shown_with(&["--single", "--insecure"]);
         for origins in [false, true] {
             let text = to_toml(&shown, origins);
             let again = Config::parse(&text, &Overrides::default()).unwrap();
@@ -230,10 +219,19 @@ mod tests {
     }
 
     #[test]
+    fn what_must_be_given_is_said_and_all_else_is_shown() {
+        let (_, shown) = shown_with(&[]);
+        let text = to_toml(&shown, true);
+        assert!(text.contains("\n# initial_members must be given: --peers, or --single"), "{text}");
+        assert!(text.contains("\nhttp = \"127.0.0.1:7421\"  # default"), "{text}");
+    }
+
+    #[test]
     fn secrets_are_masked() {
         let text = |text: &str| Value::String(text.into());
         assert_eq!(masked("disk.main.secret_access_key", text("abc")), text("********"));
         assert_eq!(masked("auth.token_file", text("/etc/t")), text("/etc/t"));
+        assert_eq!(masked("cluster.secret_file", text("/etc/s")), text("/etc/s"));
         assert_eq!(masked("node.id", text("1")), text("1"));
     }
 }

@@ -10,7 +10,6 @@ use nativelog::ledger::{Go, Walk};
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
 use super::{JOBS_MAX, keep, opts};
-use crate::api::age;
 use crate::epochs;
 use crate::node::Node;
 use crate::vitals::Vitals;
@@ -71,6 +70,17 @@ impl Now {
             "raft_has_leader",
             "1 while this node reaches a leader",
             flag(node.replica.leader().is_some() && !cut_off),
+        );
+        let voters = node.voters();
+        let others = voters.iter().filter(|voter| **voter != node.config.id);
+        let reachable = 1 + others.filter(|voter| node.replica.silence(**voter).is_none()).count();
+        self.gauge("voters", "Nodes that vote", voters.len() as f64);
+        self.gauge("voters_reachable", "Voters that answer this node, itself included", reachable as f64);
+        self.gauge(
+            "quorum",
+            "1 while a majority of the voters answers this node and it reaches a leader: 0 says that nothing can be \
+             committed here",
+            flag(!cut_off && node.replica.leader().is_some() && reachable > voters.len() / 2),
         );
         self.gauge("raft_term", "The term this node is in", standing.term as f64);
         self.gauge("raft_applied_index", "Last log index in this node's ledger", applied as f64);
@@ -170,7 +180,7 @@ impl Now {
         );
         let latest = self.gauges(
             "epoch_latest_timestamp_seconds",
-            "When the job's newest epoch was made; of .others the oldest of them",
+            "When the job's newest epoch was sealed, by the leader's clock; of .others the oldest of them",
             &["job"],
         );
         let size = self.gauges(
@@ -250,8 +260,14 @@ impl Job {
             job.bytes += bytes;
             // The newest good one is the first that is met.
             if job.made.is_none() && epoch.is_good() {
-                let age_ms = age(epoch.labels(), epoch.sealed_log_ms(), log_ms);
-                job.made = Some(now.saturating_sub(Duration::from_millis(age_ms)));
+                job.made = Some(match epoch.sealed_wall_ms() {
+                    0 => {
+                        let since_ms = log_ms.saturating_sub(epoch.sealed_log_ms());
+                        now.saturating_sub(Duration::from_millis(since_ms))
+                    }
+                    // As it stands in the log: the same on every node, whatever the clock of this one says.
+                    wall_ms => Duration::from_millis(wall_ms),
+                });
                 job.newest_bytes = Some(bytes);
             }
             Go::On

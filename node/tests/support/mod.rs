@@ -68,7 +68,7 @@ impl Node {
         let (data, config, http) = (dir.join("data"), dir.join("node.toml"), port());
         let text = format!(
             "[node]\nid = 1\ndata_dir = {data:?}\nsource_roots = [{roots:?}]\n[listen]\ngrpc = \"{endpoint}\"\nhttp = \"{http}\"\n\
-             [raft]\nheartbeat = \"50ms\"\nelection_timeout = [\"200ms\", \"400ms\"]\n[storage]\nreserve_free = {reserve:?}\n"
+             [cluster]\nsingle = true\n[raft]\nheartbeat = \"50ms\"\nelection_timeout = [\"200ms\", \"400ms\"]\n[storage]\nreserve_free = {reserve:?}\n"
         );
         std::fs::write(&config, text).unwrap();
         let child = command.args(["serve", "--config"]).arg(&config).stderr(Stdio::null()).spawn().unwrap();

@@ -28,34 +28,43 @@ impl Trio {
     pub fn start(dir: &Path) -> Trio {
         let endpoints: Vec<String> = (0..3).map(|_| port()).collect();
         let peers: Vec<String> = (0..3).map(|_| port()).collect();
-        let members: Vec<String> = (1..).zip(&peers).map(|(id, at)| format!("{id}={at}")).collect();
-        let secret = dir.join("secret");
-        make_secret(&secret);
+        make_secret(&dir.join("secret"));
         let config = dir.join("timing.toml");
         let timing = "[raft]\nheartbeat = \"150ms\"\nelection_timeout = [\"1500ms\", \"2400ms\"]\n";
         std::fs::write(&config, format!("{timing}[storage]\nreserve_free = \"1 MiB\"\n")).unwrap();
-        let node = |((id, endpoint), peers): ((u64, &String), &String)| {
-            Command::new(env!("CARGO_BIN_EXE_epochlog"))
-                .args(["serve", "--cluster", "trio", "--id", &id.to_string(), "--listen", endpoint])
-                .args(["--http", &port(), "--peers", &members.join(","), "--listen-peers", peers])
-                .arg("--secret-file")
-                .arg(&secret)
-                .arg("--data-dir")
-                .arg(dir.join(format!("n{id}")))
-                .arg("--config")
-                .arg(&config)
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap()
-        };
-        let nodes = (1..).zip(&endpoints).zip(&peers).map(node).collect();
-        Trio { nodes, endpoints, peers }
+        let mut trio = Trio { nodes: Vec::new(), endpoints, peers };
+        trio.nodes = (0..3).map(|at| trio.node(dir, at)).collect();
+        trio
+    }
+
+    /// Starts one of them.
+    pub fn node(&self, dir: &Path, at: usize) -> Child {
+        let id = at + 1;
+        let members: Vec<String> =
+            (1..).zip(&self.peers).map(|(id, at): (usize, &String)| format!("{id}={at}")).collect();
+        Command::new(env!("CARGO_BIN_EXE_epochlog"))
+            .args(["serve", "--cluster", "trio", "--id", &id.to_string(), "--listen", &self.endpoints[at]])
+            .args(["--http", &port(), "--peers", &members.join(","), "--listen-peers", &self.peers[at]])
+            .arg("--secret-file")
+            .arg(dir.join("secret"))
+            .arg("--data-dir")
+            .arg(dir.join(format!("n{id}")))
+            .arg("--config")
+            .arg(dir.join("timing.toml"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     /// Runs a command against one node.
     pub fn ask(&self, node: usize, args: &[&str]) -> Output {
+        self.ask_within("20s", node, args)
+    }
+
+    /// The same with less patience.
+    pub fn ask_within(&self, timeout: &str, node: usize, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
-        command.args(["-e", &self.endpoints[node], "--timeout", "20s"]).args(args).output().unwrap()
+        command.args(["-e", &self.endpoints[node], "--timeout", timeout]).args(args).output().unwrap()
     }
 
     /// Which node leads, once all know.

@@ -60,6 +60,15 @@ mod tests {
         assert_eq!(config.enable_pre_vote, Some(true));
     }
 
+    /// Each step of the commit index is a message, and a step is an fsync of a majority at least.
+    #[test]
+    fn a_ledger_may_be_busy_for_a_while_before_consensus_waits_for_it() {
+        const STEPS_A_SECOND: u64 = 4000;
+        const SECONDS: u64 = 16;
+        let config = settings(&ReplicaConfig::new(1, [0; 16], "c", vec![])).unwrap();
+        assert!(config.state_machine_channel_size >= Some(STEPS_A_SECOND * SECONDS));
+    }
+
     #[test]
     fn an_election_faster_than_the_heartbeat_is_refused() {
         let mut config = ReplicaConfig::new(1, [0; 16], "c", vec![]);

@@ -134,6 +134,10 @@ impl Disk for SlowDisk {
         RealDisk.remove_dir(path)
     }
 
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_tree(path)
+    }
+
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
         RealDisk.set_mode(path, mode)
     }

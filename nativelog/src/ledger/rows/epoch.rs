@@ -17,6 +17,10 @@ pub(super) fn put(value: &mut Writer, record: &EpochRecord) {
     value.raw(record.commit.as_bytes()).u64(record.plan);
     value.option(record.base).u64(record.sealed_log_ms);
     put_labels(value, &record.labels, &record.depends_on);
+    // Behind the rest, and not at all when it was not told: rows from before it was kept are what they were.
+    if record.sealed_wall_ms > 0 {
+        value.u64(record.sealed_wall_ms);
+    }
 }
 
 /// The epoch, as yet without content and pins.
@@ -26,8 +30,26 @@ pub(super) fn take(value: &mut Reader<'_>, job: &JobName, epoch: u64) -> Result<
     let base = value.option()?;
     let sealed_log_ms = value.u64()?;
     let (labels, depends_on) = take_labels(value)?;
+    let sealed_wall_ms = match value.rest.is_empty() {
+        true => 0,
+        false => match value.u64()? {
+            0 => return Err(DecodeError("a time that was not told is not written")),
+            ms => ms,
+        },
+    };
     let (content, pins) = (Arc::default(), BTreeMap::new());
-    Ok(EpochRecord { sealed, commit, plan, base, labels, depends_on, sealed_log_ms, content, pins })
+    Ok(EpochRecord {
+        sealed,
+        commit,
+        plan,
+        base,
+        labels,
+        depends_on,
+        sealed_log_ms,
+        sealed_wall_ms,
+        content,
+        pins,
+    })
 }
 
 pub(super) fn put_content(value: &mut Writer, ids: &[u32]) {

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::digest::Digest;
+use checkpoint::epoch::RelPath;
 use checkpoint::limits;
-use checkpoint::plan::{Plan, PlanEntry};
+use checkpoint::pattern::Pattern;
+use checkpoint::plan::{BitsLost, Plan, PlanEntry};
 use checkpoint::split::{Coverage, Splitter};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,19 +34,29 @@ impl Run<'_> {
         if let Some(plan) = &self.plan {
             return Ok(plan.clone());
         }
-        let (dir, limits) = (self.dir.clone(), self.commit.limits);
-        let scanned = tokio::task::spawn_blocking(move || Plan::scan(&dir, &limits)).await;
+        let (dir, limits, choice) = (self.dir.clone(), self.commit.limits, self.commit.choice.clone());
+        let scanned = tokio::task::spawn_blocking(move || Plan::scan_chosen(&dir, &limits, &choice)).await;
         let plan = scanned
             .expect("a scan does not panic")
             .map_err(|error| wire::plan_failure(&self.what, &error))?;
-        let plan = Arc::new(plan);
-        (self.on)(Event::Planned { files: plan.files(), bytes: plan.bytes() });
+        (self.on)(Event::Planned {
+            files: plan.files(),
+            bytes: plan.bytes(),
+            captured: pb::Captured::InPlace,
+            bits_lost: plan.bits_lost.clone(),
+        });
+        let plan = Arc::new(if self.commit.immutable { plan.ignoring_links() } else { plan });
         self.plan = Some(plan.clone());
         Ok(plan)
     }
 
     fn start(&self, plan: Option<&Plan>) -> pb::Start {
         let commit = &self.commit;
+        // Who streams has chosen already.
+        let chosen = |patterns: &[Pattern]| match plan {
+            None => patterns.iter().map(|pattern| pattern.text().into()).collect(),
+            Some(_) => Vec::new(),
+        };
         pb::Start {
             job: commit.job.to_string(),
             epoch: commit.epoch,
@@ -68,6 +80,8 @@ impl Run<'_> {
             plan_pages: plan.map_or(0, |plan| wire::id(wire::pages(&plan.entries).len())),
             chunk_bytes: 0,
             immutable: commit.immutable,
+            include: chosen(&commit.choice.include),
+            exclude: chosen(&commit.choice.exclude),
         }
     }
 
@@ -151,6 +165,10 @@ impl Run<'_> {
                     }
                 }
                 Reply::Working(_) => {}
+                Reply::Planned(planned) => {
+                    self.moved = Instant::now();
+                    (self.on)(from_planned(&planned));
+                }
                 Reply::Progress(progress) => {
                     self.moved = Instant::now();
                     (self.on)(Event::Progress(progress));
@@ -212,6 +230,16 @@ impl Run<'_> {
                 let _ = sender.blocking_send(pb::CommitRequest { kind: Some(last) });
             });
         });
+    }
+}
+
+fn from_planned(planned: &pb::Planned) -> Event {
+    let first = RelPath::parse(&planned.bits_lost_first).ok().filter(|_| planned.bits_lost > 0);
+    Event::Planned {
+        files: planned.files,
+        bytes: planned.bytes,
+        captured: planned.captured(),
+        bits_lost: first.map(|first| BitsLost { directories: planned.bits_lost, first }),
     }
 }
 

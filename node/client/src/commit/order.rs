@@ -2,6 +2,7 @@
 
 use checkpoint::epoch::{CommitId, JobName};
 use checkpoint::limits::Limits;
+use checkpoint::pattern::{Choice, Pattern};
 
 /// What to commit, and how.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Commit {
     pub take_over: bool,
     /// An epoch of this number that is there already is a success, whatever it holds.
     pub if_not_exists: bool,
+    /// Which entries of the directory.
+    pub choice: Choice,
     /// The caller promises that files never change in place.
     pub immutable: bool,
     /// Let a node on this machine read the directory itself.
@@ -50,6 +53,7 @@ impl Commit {
             wait_all: false,
             take_over: false,
             if_not_exists: false,
+            choice: Choice::default(),
             immutable: false,
             by_path: true,
             limits: Limits::default(),
@@ -80,6 +84,10 @@ impl Commit {
         }
         for name in &self.depends_on {
             words.extend(["--depends-on".to_owned(), quoted(name)]);
+        }
+        for (flag, patterns) in [("--include", &self.choice.include), ("--exclude", &self.choice.exclude)] {
+            let text = |pattern: &Pattern| quoted(&String::from_utf8_lossy(&pattern.text()));
+            words.extend(patterns.iter().flat_map(|pattern| [flag.to_owned(), text(pattern)]));
         }
         // With a token the take-over is done: the token stands for it.
         let flags = [
@@ -119,13 +127,14 @@ mod tests {
         commit.labels = vec![("note".into(), "it's late".into())];
         commit.wait_all = true;
         commit.take_over = true;
+        commit.choice.exclude = vec![Pattern::new(b"**/*.log"), Pattern::new(b"-x")];
         let endpoints = ["a:1".to_owned(), "b:2".to_owned()];
         let id = "ab".repeat(16);
         assert_eq!(
             commit.command("my dir", &endpoints),
             format!(
                 "epochlog -e a:1,b:2 commit 'my dir' --job etl --epoch 7 --commit-id {id}.31 \
-                 --label 'note=it'\\''s late' --wait all --take-over"
+                 --label 'note=it'\\''s late' --exclude '**/*.log' --exclude ./-x --wait all --take-over"
             )
         );
         // The take-over is done.

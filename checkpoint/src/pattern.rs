@@ -15,11 +15,43 @@ impl Pattern {
         Pattern(parts.map(<[u8]>::to_vec).collect())
     }
 
+    /// The pattern as text: [`Pattern::new`] makes the same of it.
+    pub fn text(&self) -> Vec<u8> {
+        if self.0.is_empty() { b".".to_vec() } else { self.0.join(&b'/') }
+    }
+
     /// Whether the pattern means this path, or a directory above it.
     pub fn matches(&self, path: &RelPath) -> bool {
         let components: Vec<&[u8]> = path.components().collect();
         let parts: Vec<&[u8]> = self.0.iter().map(Vec::as_slice).collect();
         path_matches(&parts, &components)
+    }
+}
+
+/// Which entries of a directory are wanted. By default all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Only what one of these means, and the directories above it; empty: everything.
+    pub include: Vec<Pattern>,
+    /// Nothing that one of these means: it goes before `include`.
+    pub exclude: Vec<Pattern>,
+}
+
+impl Choice {
+    /// Whether this is everything.
+    pub fn is_all(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
+
+    /// Whether the entry is left out with everything below it.
+    pub fn excludes(&self, path: &RelPath) -> bool {
+        self.exclude.iter().any(|pattern| pattern.matches(path))
+    }
+
+    /// Whether the entry is wanted for itself, and not only for what it holds.
+    pub fn takes(&self, path: &RelPath) -> bool {
+        let included = self.include.is_empty() || self.include.iter().any(|pattern| pattern.matches(path));
+        included && !self.excludes(path)
     }
 }
 
@@ -87,5 +119,32 @@ mod tests {
             let path = RelPath::parse(path.as_bytes()).unwrap();
             assert_eq!(Pattern::new(pattern.as_bytes()).matches(&path), expected, "{pattern} {path}");
         }
+    }
+
+    #[test]
+    fn a_pattern_is_told_by_its_text() {
+        for (pattern, text) in [("a/*.sst", "a/*.sst"), ("./a//b/", "a/b"), ("/", "."), ("**", "**")] {
+            let pattern = Pattern::new(pattern.as_bytes());
+            assert_eq!(pattern.text(), text.as_bytes());
+            assert_eq!(Pattern::new(&pattern.text()), pattern);
+        }
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_included_again() {
+        let patterns = |all: &[&str]| all.iter().map(|one| Pattern::new(one.as_bytes())).collect();
+        let choice =
+            Choice { include: patterns(&["a", "**/*.sst"]), exclude: patterns(&["a/tmp", "**/*.log"]) };
+        for (path, taken) in [
+            ("a/1", true),
+            ("a/tmp/1.sst", false),
+            ("b/1.sst", true),
+            ("b/1", false),
+            ("b", false),
+            ("a/x.log", false),
+        ] {
+            assert_eq!(choice.takes(&RelPath::parse(path.as_bytes()).unwrap()), taken, "{path}");
+        }
+        assert!(Choice::default().is_all() && Choice::default().takes(&RelPath::root()) && !choice.is_all());
     }
 }

@@ -1,0 +1,196 @@
+//! Nodes that send what does not verify, and how many calls a restore takes.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use checkpoint::restore::{Pattern, RestoreError, RestoreOptions, Restored, digest_dir, restore};
+use checkpoint::{Limits, Manifest};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+use crate::connect::Options;
+use crate::pb::epochlog_server::{Epochlog, EpochlogServer};
+use crate::pb::fetch_reply::Kind;
+use crate::wire;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Sends the files of a directory; damaged, with digests to fit, unless it is asked for the copy of another node.
+#[derive(Clone)]
+struct Sender {
+    dir: Arc<std::path::PathBuf>,
+    manifest: Arc<Manifest>,
+    damaged: bool,
+    asked: Arc<Mutex<Vec<pb::FetchRequest>>>,
+}
+
+impl Sender {
+    fn chunks(&self, request: &pb::FetchRequest) -> Vec<Result<pb::FetchReply, Status>> {
+        let mut chunks = Vec::new();
+        for index in request.files.iter().flat_map(|range| range.from..range.to) {
+            let entry = &self.manifest.entries[index as usize];
+            if entry.size == 0 {
+                continue;
+            }
+            let mut payload = std::fs::read(self.dir.join(entry.path.as_os_str())).unwrap();
+            if self.damaged && !request.elsewhere {
+                payload[0] ^= 1;
+            }
+            let digest = checkpoint::digest::content(&payload);
+            let chunk = pb::FileChunk {
+                file: index,
+                offset: 0,
+                digest: wire::digest(&digest),
+                payload: payload.into(),
+                zeros: 0,
+            };
+            chunks.push(Ok(pb::FetchReply { kind: Some(Kind::Chunk(chunk)) }));
+        }
+        chunks
+    }
+}
+
+#[tonic::async_trait]
+impl Epochlog for Sender {
+    type CommitStream = Answers<pb::CommitReply>;
+    type FetchStream = Answers<pb::FetchReply>;
+    type VerifyStream = Answers<pb::VerifyReply>;
+
+    async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let request = request.into_inner();
+        let chunks = self.chunks(&request);
+        self.asked.lock().unwrap().push(request);
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn commit(
+        &self,
+        _: Request<Streaming<pb::CommitRequest>>,
+    ) -> Result<Response<Self::CommitStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn open_writer(
+        &self,
+        _: Request<pb::OpenWriterRequest>,
+    ) -> Result<Response<pb::OpenWriterReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn reached(&self, _: Request<pb::ReachedRequest>) -> Result<Response<pb::ReachedReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn show(&self, _: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn expire(&self, _: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn remove_job(
+        &self,
+        _: Request<pb::RemoveJobRequest>,
+    ) -> Result<Response<pb::RemoveJobReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn published_on(
+        &self,
+        _: Request<pb::PublishedOnRequest>,
+    ) -> Result<Response<pb::PublishedOnReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// A node for each: whether it is damaged.
+struct Site {
+    scratch: tempfile::TempDir,
+    manifest: Arc<Manifest>,
+    endpoints: Vec<String>,
+    asked: Arc<Mutex<Vec<pb::FetchRequest>>>,
+}
+
+impl Site {
+    async fn new(damaged: &[bool]) -> Site {
+        let scratch = tempfile::tempdir().unwrap();
+        let source = scratch.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        for n in 100..200 {
+            std::fs::write(source.join(n.to_string()), n.to_string()).unwrap();
+        }
+        let manifest = Arc::new(digest_dir(&source, &Limits::default()).unwrap());
+        let (asked, dir) = (Arc::<Mutex<Vec<pb::FetchRequest>>>::default(), Arc::new(source));
+        let mut endpoints = Vec::new();
+        for damaged in damaged.iter().copied() {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            endpoints.push(listener.local_addr().unwrap().to_string());
+            let (dir, manifest, asked) = (dir.clone(), manifest.clone(), asked.clone());
+            let sender = Sender { dir, manifest, damaged, asked };
+            let server = tonic::transport::Server::builder().add_service(EpochlogServer::new(sender));
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            tokio::spawn(server.serve_with_incoming(incoming));
+        }
+        Site { scratch, manifest, endpoints, asked }
+    }
+
+    fn restore(&self, to: &str, options: &RestoreOptions) -> Result<Restored, RestoreError> {
+        let client = Client::new(self.endpoints.clone(), Options { timeout: Duration::from_secs(10) });
+        let head = pb::Head { job: "job".into(), epoch: 1, ..pb::Head::default() };
+        let fetched = Fetched { head, manifest: (*self.manifest).clone() };
+        let mut content = ReplicaContent::new(Arc::new(client), &fetched);
+        content.end_with(&options.stop);
+        let to = self.scratch.path().join(to);
+        tokio::task::block_in_place(|| restore(&self.manifest, &to, options, &mut content, &|_| {}))
+    }
+
+    fn root(&self, of: &str) -> checkpoint::Digest {
+        digest_dir(&self.scratch.path().join(of), &Limits::default()).unwrap().root()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_verify_is_fetched_from_another_replica() {
+    for damaged in [&[true, false][..], &[true], &[true, true, false]] {
+        let site = Site::new(damaged).await;
+        let done = site.restore("to", &RestoreOptions::default());
+        assert_eq!(done.unwrap_or_else(|e| panic!("{damaged:?}: {e}")).files, 100);
+        assert_eq!(site.root("to"), site.root("source"), "{damaged:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_fetched_by_one_call() {
+    let site = Site::new(&[false]).await;
+    // Every other file.
+    let only = (100..200).step_by(2).map(|n| Pattern::new(n.to_string().as_bytes())).collect();
+    let options = RestoreOptions { only: Some(only), ..RestoreOptions::default() };
+    assert_eq!(site.restore("part", &options).unwrap().files, 50);
+    let asked = site.asked.lock().unwrap();
+    assert_eq!(asked.len(), 1, "one call for all ranges");
+    assert_eq!(asked[0].files.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_nothing_is_not_waited_for_once_the_restore_shall_end() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut site = Site::new(&[false]).await;
+    site.endpoints = vec![mute.local_addr().unwrap().to_string()];
+    let options = RestoreOptions::default();
+    let stop = options.stop.clone();
+    let stopper = tokio::spawn(async move {
+        let connection = mute.accept().await;
+        stop.set();
+        connection
+    });
+    let started = Instant::now();
+    assert!(matches!(site.restore("to", &options), Err(RestoreError::Stopped)));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(std::fs::read_dir(site.scratch.path()).unwrap().count(), 1, "nothing but the source is there");
+    drop(stopper);
+}

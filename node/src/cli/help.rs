@@ -1,0 +1,68 @@
+//! What stands at the end of help: how epochs are named, examples, exit codes.
+
+macro_rules! which {
+    () => {
+        "JOB is the newest epoch of a job, JOB@42 its epoch 42, JOB@-1 the one before the newest, JOB@-2 the one before that."
+    };
+}
+
+/// At the end of `epochlog --help`.
+pub const OF_ALL: &str = concat!(
+    which!(),
+    "
+
+Exit codes:
+    0  done
+    1  other: the source changed, refused, a node that a fault has stopped
+    2  usage or configuration
+    3  committed, but not on all nodes as asked; or the directory has changed since
+    4  not found
+    5  conflict, or too old to know
+    6  damaged, or not looked at
+    7  no quorum, or no node reached: to repeat is safe
+    8  not permitted
+    9  no space, or over a limit
+  124  no answer in time; of a commit: outcome unknown, to repeat is safe
+  130  interrupted"
+);
+
+/// At the end of `epochlog show --help`.
+pub const WHICH: &str = which!();
+
+/// At the end of `epochlog dev --help`.
+pub const DEV: &str = "Examples:
+  epochlog dev
+  epochlog dev --nodes 5 --data ./play --base-port 8411";
+
+/// At the end of `epochlog serve --help`.
+pub const SERVE: &str = "Examples:
+  epochlog config reference > node.toml        every key, explained, to be changed
+  epochlog serve --config node.toml --check    what a start would do
+  epochlog serve --config node.toml
+  epochlog serve --single --id 1 --data-dir ./data    one node alone, without a second copy of anything";
+
+/// At the end of `epochlog commit --help`.
+pub const COMMIT: &str = "The directory must stay as it is until the command returns. By a change of its files the commit is \
+refused, never torn; writes through a mapped file (mmap) may not be seen.
+
+Examples:
+  epochlog commit ./chk-42 --job wordcount --epoch 42
+  epochlog commit ./ckpt --job train --label step=1000 --immutable
+  epochlog commit ./chk-42 --job wordcount --epoch 42 --wait all    also wait until every node has the directory";
+
+/// At the end of `epochlog restore --help`.
+pub const RESTORE: &str = concat!(
+    which!(),
+    "
+
+Examples:
+  epochlog restore wordcount --to ./chk
+  epochlog restore wordcount@41 --to ./chk
+  epochlog restore wordcount --to ./chk --if-exists    for a first start, when there may be no epoch yet"
+);
+
+/// At the end of `epochlog ls --help`.
+pub const LS: &str = "Examples:
+  epochlog ls
+  epochlog ls wordcount --limit 0              all epochs of a job
+  epochlog ls wordcount --since 1h --label step=1000";
