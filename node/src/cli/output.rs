@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use checkpoint::error::IoError;
-use client::{Code, Failure};
+use client::Failure;
 use serde_json::{Value, json};
 
 use super::{Global, exit, screen};
@@ -215,7 +215,7 @@ pub fn block(failure: &Failure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use client::Certainty;
+    use client::{Certainty, Code};
 
     fn failure() -> Failure {
         Failure::new(Code::NoQuorum, "no quorum, the epoch was NOT committed")
