@@ -129,7 +129,9 @@ impl Temp {
             match made {
                 Ok(Some(dir)) => return Ok(Temp { parent, name, path, dir, stays: false }),
                 // By its name: no more than an empty directory can go.
-                Ok(None) => drop(unlinkat(&parent, &name, AtFlags::REMOVEDIR)),
+                Ok(None) => {
+                    let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
+                }
                 Err(e) => {
                     let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
                     return Err(at("open", &path)(e.into()).into());
