@@ -268,7 +268,7 @@ mod tests {
         let accepted = look(dir.path()).1;
         assert!(covers(&accepted) && !covers(&Others::default()));
         // Shorter is no more, longer is; so is another entry in the place of one.
-        for (data, good) in [(&b"fo"[..], true), (b"longer", false), (b"four", true)] {
+        for (data, good) in [(&b"fo"[..], true), (&b"longer"[..], false), (&b"four"[..], true)] {
             fs::write(tree.join("f"), data).unwrap();
             assert_eq!(covers(&accepted), good, "{data:?}");
         }

@@ -104,22 +104,29 @@ pub(super) struct Temp {
 impl Temp {
     /// Makes one in `parent`, which is called `path`, to be filled.
     pub(super) fn make(parent: &OwnedFd, path: &Path, prefix: &Prefix) -> Result<Temp, RestoreError> {
-        let temp = Temp::make_as(parent, path, &|| prefix.make())?;
+        // With the mark from the first moment on; once more for who has a umask that takes it away.
+        let temp = Temp::make_as(parent, path, MARKED, &|| prefix.make())?;
         mark_to_go(&temp.dir);
         Ok(temp)
     }
 
     /// Makes one for what was there before. It has no mark.
     pub(super) fn make_old(parent: &OwnedFd, path: &Path, prefix: &Prefix) -> Result<Temp, RestoreError> {
-        Temp::make_as(parent, path, &|| old_of(&prefix.make()))
+        Temp::make_as(parent, path, 0o700, &|| old_of(&prefix.make()))
     }
 
-    fn make_as(parent: &OwnedFd, path: &Path, name: &dyn Fn() -> OsString) -> Result<Temp, RestoreError> {
+    fn make_as(
+        parent: &OwnedFd,
+        path: &Path,
+        mode: u32,
+        name: &dyn Fn() -> OsString,
+    ) -> Result<Temp, RestoreError> {
         let parent = parent.try_clone().map_err(at("open", path))?;
         for _ in 0..TRIES_MAX {
             let name = name();
             let path = path.join(&name);
-            mkdirat(&parent, &name, Mode::RWXU).map_err(|e| at("make the directory", &path)(e.into()))?;
+            let made = mkdirat(&parent, &name, Mode::from_raw_mode(mode));
+            made.map_err(|e| at("make the directory", &path)(e.into()))?;
             let opened = reach(Step::Open).and_then(|()| open_made(parent.as_fd(), &name));
             let made = opened.map(|dir| {
                 // What was opened is what was made, and nobody looks at it just now to sweep it.
@@ -128,8 +135,8 @@ impl Temp {
             });
             match made {
                 Ok(Some(dir)) => return Ok(Temp { parent, name, path, dir, stays: false }),
-                // By its name: no more than an empty directory can go.
-                Ok(None) => {
+                // By its name: no more than an empty directory can go. Who sweeps may have been quicker.
+                Ok(None) | Err(Errno::NOENT) => {
                     let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
                 }
                 Err(e) => {
@@ -203,7 +210,7 @@ impl Temp {
 fn open_made(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     let named = openat(parent, name, OPEN_DIR | OFlags::PATH, Mode::empty())?;
     let mode = fstat(&named)?.st_mode & 0o7777;
-    if mode & 0o700 != 0o700 && mode & !0o2700 == 0 {
+    if mode & 0o700 != 0o700 && mode & !0o3700 == 0 {
         chmod(format!("/proc/self/fd/{}", named.as_raw_fd()).as_str(), Mode::RWXU)?;
     }
     openat(&named, c".", OPEN_DIR, Mode::empty())
