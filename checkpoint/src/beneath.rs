@@ -3,11 +3,12 @@
 
 pub mod descent;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, chmod, mkdirat, openat, openat2, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, chmod, fstat, mkdirat, openat, openat2, statat};
 use rustix::io::Errno;
 
 use crate::epoch::RelPath;
@@ -61,6 +62,14 @@ pub fn make_dir(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
         chmod(format!("/proc/self/fd/{}", made.as_raw_fd()).as_str(), Mode::RWXU)?;
     }
     Ok(())
+}
+
+/// Whether the name `name` of `parent` stands for the open directory `dir`.
+pub fn is_at(dir: impl AsFd, parent: impl AsFd, name: &OsStr) -> bool {
+    match (fstat(dir), statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod strict;
 pub(crate) use aligned::aligned;
 pub use real::RealDisk;
 pub(crate) use real::next_data;
-pub(crate) use removal::remove_beneath;
+pub(crate) use removal::remove_held;
 pub use strict::{Fault, StrictDisk};
 
 use std::ffi::OsString;

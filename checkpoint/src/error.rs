@@ -169,7 +169,8 @@ pub enum Unpublished {
     Io(#[from] IoError),
 }
 
-/// Why a directory was not restored. Nothing appeared at the target, and nothing else was left behind.
+/// Why a directory was not restored. Nothing appeared at the target, and nothing else was left behind, unless it is
+/// told.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The target is there, and not empty.
@@ -218,7 +219,19 @@ pub enum RestoreError {
         /// What the source says.
         source: crate::restore::SourceError,
     },
+    /// It failed, and something of it, or of an earlier one, could not be removed.
+    #[error("{error}; could not remove {}", paths(left))]
+    Left {
+        /// Why it failed.
+        error: Box<RestoreError>,
+        /// What is left.
+        left: Vec<PathBuf>,
+    },
     /// The disk refused.
     #[error(transparent)]
     Io(#[from] IoError),
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

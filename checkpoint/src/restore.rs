@@ -5,8 +5,19 @@
 //! **Where.** Beside the target, so that one rename puts it in its place, over an empty directory too. A directory
 //! that cannot be renamed (a mount point, the directory that somebody stands in, one whose parent is closed to us) is
 //! filled from a temporary directory inside it: content first, then its few top names. What was made of missing
-//! parents, and every temporary name, is gone again when a restore fails or is [stopped](Stop); what a killed one left is
-//! swept by the next one to the same target. Whatever can be refused is refused before anything is made.
+//! parents, and every temporary name, is gone again when a restore fails or is [stopped](Stop); what a killed one was
+//! writing is swept by the next one to the same target. Whatever can be refused is refused before anything is made.
+//!
+//! **What was there before** is removed last, when nothing can fail any more. Until then it has, or gets with the
+//! exchange, a name that says so: `.NAME.epochlog-tmp-…-old` beside the target, `.epochlog-tmp-…-old` inside of one that
+//! cannot be renamed. A restore that is killed or whose machine loses power leaves the target as it was, or new, with
+//! one exception each:
+//! - a directory that cannot be renamed may hold a part of the old or of the new names by then, or none; the old ones
+//!   that miss lie in its `-old` directory, and the next restore, with or without `force`, takes the rest for a target;
+//! - where a file system cannot exchange two names, the target may be missing, and is the `-old` directory beside it.
+//!
+//! The next restore that succeeds removes an `-old` directory only if the killed one was done with it, and nothing lies
+//! in it that no restore wrote; else it stays, and is told in [`Restored::left`].
 //!
 //! **What an earlier restore wrote** is replaced with `force` alone; anything else wants `delete_others`. Each entry says
 //! for itself which it is: a restore sets the time of last modification of what it writes, in its fraction of a second,
@@ -20,13 +31,16 @@
 //!
 //! The time is kept everywhere, costs one call and no byte, and every program that writes to a file, or brings one of
 //! its own, sets another: so changed files and files of others are told one by one. Where times have no fraction, or a
-//! copy has dropped it, the answer is *not ours*, which deletes nothing. By chance a file of somebody else passes once
+//! copy has dropped it, the answer is *not ours*, which deletes nothing. It is not seen when a file was changed in place
+//! and its time is not: after a power cut that has kept the bytes and lost the time, and on tmpfs for what is written
+//! through a shared mapping (`mmap`), which sets no time there. By chance a file of somebody else passes once
 //! in a million where times are kept to the microsecond, once in a thousand million where to the nanosecond.
 
 mod appear;
 mod fill;
 mod known;
 mod place;
+mod steps;
 mod target;
 mod temp;
 mod write;
@@ -58,6 +72,8 @@ pub struct RestoreOptions {
     pub force: bool,
     /// With `force`: replace whatever else is there too.
     pub delete_others: bool,
+    /// With `force`: replace this too, which [`RestoreError::Others`] has told, and nothing that is more than it.
+    pub accepted: Option<Others>,
     /// Share the blocks of local content instead of copying them (reflink), or refuse. Another name for the same inode
     /// would let whoever writes to it damage every epoch that shares it.
     pub link: bool,
@@ -65,6 +81,13 @@ pub struct RestoreOptions {
     pub only: Option<Vec<Pattern>>,
     /// Ends the restore when it is set.
     pub stop: Stop,
+}
+
+impl RestoreOptions {
+    fn may_lose(&self, found: &Others) -> bool {
+        let accepts = |accepted: &Others| accepted.covers(found);
+        found.entries == 0 || self.delete_others || self.accepted.as_ref().is_some_and(accepts)
+    }
 }
 
 /// Tells a restore from another thread to end. Clones share it.
@@ -98,7 +121,8 @@ pub struct Restored {
     pub fetched_bytes: u64,
     /// What was there before and went.
     pub replaced: Option<Replaced>,
-    /// What should have been removed and could not be: of the old directory, or of a restore that was killed.
+    /// What should have been removed and could not be, of the old directory or of a restore that was killed; and what
+    /// such a one may have left that somebody may want.
     pub left: Vec<PathBuf>,
 }
 

@@ -4,11 +4,14 @@
 
 use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fstat, openat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fchmod, fstat, openat,
+    openat2, statx,
+};
 use rustix::io::Errno;
 
 use super::WITHOUT_OPENAT2;
@@ -56,7 +59,7 @@ impl Descent {
         let before = fstat(&self.here)?;
         let below = step(self.here.as_fd(), name.as_bytes(), self.opens_up)?;
         // Where openat2 is missing, nothing else has asked.
-        if fstat(&below)?.st_dev != before.st_dev && WITHOUT_OPENAT2.load(Ordering::Relaxed) {
+        if WITHOUT_OPENAT2.load(Ordering::Relaxed) && is_other_mount(&self.here, &below)? {
             return Err(Errno::XDEV.into());
         }
         self.above.push(id_of(&before));
@@ -103,12 +106,38 @@ impl Descent {
     }
 }
 
+/// Whether two open directories were reached by different mounts: another file system, or the same one mounted a second
+/// time (a bind mount).
+///
+/// # Errors
+/// Those of the system.
+pub fn is_other_mount(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
+    if fstat(&one)?.st_dev != fstat(&other)?.st_dev {
+        return Ok(true);
+    }
+    Ok(mount_of(one.as_fd()) != mount_of(other.as_fd()))
+}
+
+// The number of its mount, where the kernel tells.
+fn mount_of(dir: BorrowedFd<'_>) -> Option<u64> {
+    match statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(told) if told.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Some(told.stx_mnt_id),
+        // Kernels before 5.8, and sandboxes.
+        _ => mount_by_proc(dir),
+    }
+}
+
+fn mount_by_proc(dir: BorrowedFd<'_>) -> Option<u64> {
+    let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", dir.as_raw_fd())).ok()?;
+    told.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
 fn id_of(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
 fn stat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
-    Ok(rustix::fs::statat(dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
+    Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Whether an error says that the name stands for something else than a directory.
@@ -130,9 +159,8 @@ fn step(dir: BorrowedFd<'_>, name: &[u8], opens_up: bool) -> io::Result<OwnedFd>
         // Its owner took the right to read it from himself; a path descriptor needs none.
         Err(e) if opens_up && is(&e, Errno::ACCESS) => {
             let closed = open_dir(dir, name, READ | OFlags::PATH)?;
-            let by_number = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&closed));
-            rustix::fs::chmodat(CWD, by_number.as_str(), Mode::RWXU, rustix::fs::AtFlags::empty())
-                .map_err(|_| e)?;
+            let by_number = format!("/proc/self/fd/{}", closed.as_raw_fd());
+            rustix::fs::chmodat(CWD, by_number.as_str(), Mode::RWXU, AtFlags::empty()).map_err(|_| e)?;
             openat(&closed, c".", READ, Mode::empty())?
         }
         opened => opened?,
@@ -186,6 +214,44 @@ mod tests {
         // The directory goes elsewhere: its parent is another one now.
         fs::rename(dir.path().join("t/a/b"), dir.path().join("out/b")).unwrap();
         assert!(way.leave().is_err());
+    }
+
+    #[test]
+    fn the_number_of_a_mount_is_what_the_kernel_lists() {
+        let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        // The topmost mount of a place is its last line.
+        let listed = |place: &str| {
+            let of_place = list.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
+            of_place.into_iter().find(|line| line[4] == place).map(|line| line[0].parse::<u64>().unwrap())
+        };
+        let [root, proc] = ["/", "/proc"].map(|place| parent(std::path::Path::new(place)));
+        for (dir, place) in [(&root, "/"), (&proc, "/proc")] {
+            let listed = listed(place);
+            assert_eq!((mount_of(dir.as_fd()), mount_by_proc(dir.as_fd())), (listed, listed), "{place}");
+        }
+        assert!(is_other_mount(&root, &proc).unwrap());
+        assert!(!is_other_mount(&root, &root).unwrap());
+    }
+
+    /// Where this process may mount nothing, the numbers above must do.
+    #[test]
+    fn a_bind_mount_of_the_same_file_system_is_another_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let [out, below] = ["out", "t/a"].map(|name| dir.path().join(name));
+        fs::create_dir_all(&below).unwrap();
+        fs::create_dir(&out).unwrap();
+        let mount = |command: &str, args: &[&std::path::Path]| {
+            let mut command = std::process::Command::new(command);
+            command.args(args).stderr(std::process::Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        let mounted = mount("mount", &[std::path::Path::new("--bind"), &out, &below]);
+        let [one, other] = [dir.path(), below.as_path()].map(parent);
+        assert_eq!(fstat(&one).unwrap().st_dev, fstat(&other).unwrap().st_dev);
+        let found = is_other_mount(&one, &other);
+        drop(other);
+        assert!(!mounted || mount("umount", &[&below]));
+        assert_eq!(found.unwrap(), mounted);
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::beneath::descent::{Descent, is_no_directory};
+use crate::beneath::is_at;
 
 /// Removes a file or a whole tree; nothing there is fine.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
@@ -28,16 +29,41 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// The same for the name `name` of the open directory `parent`.
-pub fn remove_beneath(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
+fn remove_beneath(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
     let parent = parent.as_fd();
-    let mut way = match Descent::begin_to_remove(parent, name) {
+    let way = match Descent::begin_to_remove(parent, name) {
         Ok(way) => way,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) if is_no_directory(&e) => return unlink(parent, name, AtFlags::empty()),
         Err(e) => return Err(e),
     };
-    // Of every directory on the way: its name, and those of the directories in it that are left.
-    let mut left = vec![(name.to_owned(), unlink_files(&way)?)];
+    empty(way)?;
+    unlink(parent, name, AtFlags::REMOVEDIR)
+}
+
+/// Removes the open directory `dir`, which has the name `name` of `parent`. Whatever else gets that name meanwhile
+/// stays, unless it is an empty directory.
+///
+/// # Errors
+/// Those of the system; when it has not that name (any more). Then what is in it may have gone.
+pub fn remove_held(dir: impl AsFd, parent: impl AsFd, name: &OsStr) -> io::Result<()> {
+    let (dir, parent) = (dir.as_fd(), parent.as_fd());
+    let moved = || io::Error::other("it was moved or replaced by somebody else");
+    if !is_at(dir, parent, name) {
+        // Nothing of it is left when somebody else has removed it.
+        return if fstat(dir)?.st_nlink == 0 { Ok(()) } else { Err(moved()) };
+    }
+    empty(Descent::begin_to_remove(dir, OsStr::new("."))?)?;
+    if !is_at(dir, parent, name) {
+        return Err(moved());
+    }
+    unlink(parent, name, AtFlags::REMOVEDIR)
+}
+
+// Removes everything below the directory that was reached.
+fn empty(mut way: Descent) -> io::Result<()> {
+    // Of every directory on the way down: its name, and those of the directories in it that are left.
+    let mut left = vec![(OsString::new(), unlink_files(&way)?)];
     while let Some((_, inner)) = left.last_mut() {
         if let Some(dir) = inner.pop() {
             match way.enter(&dir) {
@@ -59,8 +85,7 @@ pub fn remove_beneath(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
         way.leave()?;
         unlink(way.here(), &emptied, AtFlags::REMOVEDIR)?;
     }
-    drop(way);
-    unlink(parent, name, AtFlags::REMOVEDIR)
+    Ok(())
 }
 
 fn unlink(dir: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> io::Result<()> {
@@ -136,6 +161,24 @@ mod tests {
         fs::write(tree.join(deep).join("f"), b"x").unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());
+    }
+
+    #[test]
+    fn what_is_held_is_removed_and_nothing_that_has_its_name_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let [tree, moved] = ["tree", "moved"].map(|name| dir.path().join(name));
+        let parent = fs::File::open(dir.path()).unwrap();
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        let held = fs::File::open(&tree).unwrap();
+        // Another directory takes its name.
+        fs::rename(&tree, &moved).unwrap();
+        fs::create_dir_all(tree.join("precious")).unwrap();
+        assert!(remove_held(&held, &parent, OsStr::new("tree")).is_err());
+        assert!(tree.join("precious").is_dir() && moved.join("a/b").is_dir());
+        remove_held(&held, &parent, OsStr::new("moved")).unwrap();
+        assert!(!moved.exists() && tree.join("precious").is_dir());
+        // It is gone already.
+        remove_held(&held, &parent, OsStr::new("moved")).unwrap();
     }
 
     /// A directory is swapped for a symlink to another one again and again while its tree is removed.

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, fchmod, symlinkat, syncfs};
+use rustix::fs::{Mode, OFlags, fchmod, openat, symlinkat, syncfs};
+use rustix::io::retry_on_intr;
 
 use super::known::{mark, mark_symlink};
+use super::steps::{Step, sync};
 use super::write::{Writer, local_file};
 use super::{ContentSource, RestoreError, RestoreOptions, Restored, Stop};
 use crate::beneath::{make_dir, open_beneath, open_parent};
@@ -48,6 +50,47 @@ pub(super) fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Ve
     if chosen.is_empty() { Err(RestoreError::NothingMatches) } else { Ok(chosen) }
 }
 
+// A file with content that lies on this machine, if blocks are to be shared with it.
+fn first_local<'a>(
+    manifest: &'a Manifest,
+    chosen: &[usize],
+    options: &RestoreOptions,
+    source: &dyn ContentSource,
+) -> Result<Option<(&'a ManifestEntry, File)>, RestoreError> {
+    let mut chosen = chosen.iter().map(|index| &manifest.entries[*index]);
+    let Some(entry) = chosen.find(|entry| entry.size > 0).filter(|_| options.link) else { return Ok(None) };
+    match source.local(entry).and_then(|path| local_file(&path)) {
+        Some(file) => Ok(Some((entry, file))),
+        None => Err(RestoreError::Link(
+            "there is no replica on this machine whose files this user can read".into(),
+        )),
+    }
+}
+
+fn cannot_share(path: &Path, error: &io::Error) -> RestoreError {
+    RestoreError::Link(format!(
+        "{} and the replica do not lie on one file system that lets files share blocks ({error})",
+        path.parent().unwrap_or(path).display()
+    ))
+}
+
+/// Refuses before anything is made or swept, if it can be told by then: that blocks cannot be shared where that is asked
+/// for. `nearest` is a directory on the file system of the target `path`.
+pub(super) fn may_link(
+    manifest: &Manifest,
+    chosen: &[usize],
+    options: &RestoreOptions,
+    source: &dyn ContentSource,
+    nearest: &OwnedFd,
+    path: &Path,
+) -> Result<(), RestoreError> {
+    let Some((_, file)) = first_local(manifest, chosen, options, source)? else { return Ok(()) };
+    // A file without a name; file systems that have none tell later.
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let Ok(probe) = openat(nearest, c".", flags, Mode::RUSR | Mode::WUSR) else { return Ok(()) };
+    reflink_copy::reflink_file(&file, &File::from(probe)).map_err(|e| cannot_share(path, &e))
+}
+
 /// What is made, and where.
 pub(super) struct Filling<'a> {
     pub(super) manifest: &'a Manifest,
@@ -58,8 +101,9 @@ pub(super) struct Filling<'a> {
     pub(super) path: &'a Path,
     /// What is at the target, if it may be used.
     pub(super) old: Option<&'a OwnedFd>,
-    /// Directories up to this depth keep a mode in which they can be moved.
-    pub(super) open_depth: Option<usize>,
+    /// Directories up to this depth keep the mode that they were made with: the root the one by which it is swept, and
+    /// what has to be moved one in which it can be.
+    pub(super) open_depth: usize,
     pub(super) restored: Restored,
     // Files that are not synced yet.
     pub(super) files: Vec<OwnedFd>,
@@ -103,27 +147,14 @@ impl Filling<'_> {
         self.path.join(entry.path.as_os_str())
     }
 
-    // Before anything is written: blocks can be shared with what lies on this machine, if that is asked for.
+    // Before anything is written: where nobody could tell before anything was made.
     fn may_link(&self, source: &dyn ContentSource) -> Result<(), RestoreError> {
-        let has_content = |index: &&usize| self.manifest.entries[**index].size > 0;
-        let Some(first) = self.chosen.iter().find(has_content).filter(|_| self.options.link) else {
+        let Some((entry, file)) = first_local(self.manifest, self.chosen, self.options, source)? else {
             return Ok(());
-        };
-        let entry = &self.manifest.entries[*first];
-        let Some(file) = source.local(entry).and_then(|path| local_file(&path)) else {
-            return Err(RestoreError::Link(
-                "there is no replica on this machine whose files this user can read".into(),
-            ));
         };
         let full = self.full(entry);
         let probe = Writer { dir: self.root.as_fd(), entry, full: &full, stop: &self.options.stop };
-        match probe.can_share(&file)? {
-            Ok(()) => Ok(()),
-            Err(e) => Err(RestoreError::Link(format!(
-                "{} and the replica do not lie on one file system that lets files share blocks ({e})",
-                self.path.parent().unwrap_or(self.path).display()
-            ))),
-        }
+        probe.can_share(&file)?.map_err(|e| cannot_share(self.path, &e))
     }
 
     // Makes an entry from what is on this machine. False: its content has to be fetched.
@@ -214,7 +245,7 @@ impl Filling<'_> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let dir =
                 open_beneath(self.root, &entry.path, flags, Mode::empty()).map_err(at("open", &full))?;
-            if self.open_depth.is_none_or(|depth| entry.path.depth() > depth) {
+            if entry.path.depth() > self.open_depth {
                 fchmod(&dir, Mode::from_raw_mode(entry.mode))
                     .map_err(|e| at("set the mode of", &full)(e.into()))?;
             }
@@ -224,13 +255,13 @@ impl Filling<'_> {
             }
         }
         let root = self.root.try_clone().map_err(at("open", self.path))?;
-        let sync = move || -> io::Result<()> {
+        let sync_all = move || -> io::Result<()> {
             if all {
-                return Ok(syncfs(&root)?);
+                return Ok(retry_on_intr(|| syncfs(&root))?);
             }
-            to_sync.iter().try_for_each(|file| -> io::Result<()> { Ok(rustix::fs::fsync(file)?) })
+            to_sync.iter().try_for_each(|file| -> io::Result<()> { Ok(sync(Step::SyncNew, file)?) })
         };
-        unless_stopped(&self.options.stop, sync)?.map_err(at("sync what was written to", self.path))?;
+        unless_stopped(&self.options.stop, sync_all)?.map_err(at("sync what was written to", self.path))?;
         Ok(())
     }
 }

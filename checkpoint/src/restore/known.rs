@@ -30,12 +30,23 @@ pub struct Others {
     pub bytes: u64,
     /// The first few, escaped.
     pub some: Vec<String>,
+    // Sum of the checksums of all their paths, in whatever order they were found.
+    paths: u64,
 }
 
 impl Others {
+    /// Whether `found` is no more than this: the same entries, and no more bytes in them.
+    pub fn covers(&self, found: &Others) -> bool {
+        found.entries == 0
+            || (self.entries, self.paths) == (found.entries, found.paths) && found.bytes <= self.bytes
+    }
+
     fn add(&mut self, path: &Path, bytes: u64) {
         self.entries += 1;
         self.bytes += bytes;
+        let sum = checksum(&[path.as_os_str().as_bytes()]);
+        let sum = u64::from_le_bytes(sum[..8].try_into().expect("eight bytes"));
+        self.paths = self.paths.wrapping_add(sum);
         if self.some.len() < NAMES_MAX {
             self.some.push(escape(path.as_os_str().as_bytes()));
         }
@@ -102,13 +113,14 @@ pub(super) struct Survey {
     /// Entries that an earlier restore wrote.
     pub(super) known: u64,
     pub(super) others: Others,
+    /// How many of the others are empty directories.
+    pub(super) hollow: u64,
 }
 
-/// Looks through the directory `name` of `parent`, which is told as `target`, without the names in it that `stay`.
-/// Reads no content.
+/// Looks through the open directory `dir`, whatever its name stands for by now; it is told as `target`. Without the
+/// names in it that `stay`. Reads no content.
 pub(super) fn survey(
-    parent: impl AsFd,
-    name: &OsStr,
+    dir: impl AsFd,
     target: &Path,
     stay: &dyn Fn(&OsStr) -> bool,
 ) -> Result<Survey, RestoreError> {
@@ -116,7 +128,7 @@ pub(super) fn survey(
     // From the target on.
     let mut path = PathBuf::new();
     let failed = |path: &Path, e: io::Error| RestoreError::from(at("read", &target.join(path))(e));
-    let mut way = Descent::begin(parent, name).map_err(|e| failed(&path, e))?;
+    let mut way = Descent::begin(dir, OsStr::new(".")).map_err(|e| failed(&path, e))?;
     let mut left = vec![survey.look(&way, &path, stay).map_err(|e| failed(&path, e))?];
     while let Some(inner) = left.last_mut() {
         let Some(dir) = inner.pop() else {
@@ -190,6 +202,7 @@ impl Survey {
             self.known += 1;
         } else {
             self.others.add(path, if kind.is_file() { stat.st_size as u64 } else { 0 });
+            self.hollow += u64::from(kind.is_dir());
         }
     }
 }
@@ -214,8 +227,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn look(dir: &Path) -> (u64, Others) {
-        let parent = File::open(dir).unwrap();
-        let survey = survey(&parent, OsStr::new("t"), &dir.join("t"), &|_| false).unwrap();
+        let tree = dir.join("t");
+        let survey = survey(File::open(&tree).unwrap(), &tree, &|_| false).unwrap();
         (survey.known, survey.others)
     }
 
@@ -243,6 +256,27 @@ mod tests {
         let (known, others) = look(dir.path());
         assert_eq!((known, others.entries, others.bytes), (1, 3, 14));
         assert_eq!(others.to_string(), "3 entries (copy, g, d/e/mine)");
+    }
+
+    #[test]
+    fn others_cover_no_more_than_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("t");
+        fs::create_dir_all(tree.join("e")).unwrap();
+        fs::write(tree.join("f"), b"four").unwrap();
+        let covers = |accepted: &Others| accepted.covers(&look(dir.path()).1);
+        let accepted = look(dir.path()).1;
+        assert!(covers(&accepted) && !covers(&Others::default()));
+        // Shorter is no more, longer is; so is another entry in the place of one.
+        for (data, good) in [(&b"fo"[..], true), (&b"longer"[..], false), (&b"four"[..], true)] {
+            fs::write(tree.join("f"), data).unwrap();
+            assert_eq!(covers(&accepted), good, "{data:?}");
+        }
+        fs::rename(tree.join("f"), tree.join("g")).unwrap();
+        assert!(!covers(&accepted));
+        fs::remove_file(tree.join("g")).unwrap();
+        fs::remove_dir(tree.join("e")).unwrap();
+        assert!(covers(&accepted) && covers(&Others::default()), "nothing is no more than anything");
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! From nothing to a directory at the target: looked at, swept, filled under a temporary name, moved into place, the old
 //! one removed last.
 
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, mkdirat, open};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
 
 use super::appear::appear;
-use super::fill::{Filling, choose};
-use super::place::{How, Place, look};
-use super::temp::{Temp, sweep};
-use super::{ContentSource, Replaced, RestoreError, RestoreOptions, Restored};
+use super::fill::{Filling, choose, may_link};
+use super::place::{Above, How, Place, look};
+use super::steps::{Step, sync};
+use super::temp::{OPEN_DIR, Temp, sweep};
+use super::{ContentSource, RestoreError, RestoreOptions, Restored};
 use crate::error::{IoError, at};
 use crate::manifest::Manifest;
 
@@ -26,22 +28,38 @@ pub(super) fn restore(
     let chosen = choose(manifest, options)?;
     let mode = manifest.entries.first().map_or(0o700, |root| root.mode);
     let place = look(target, options, mode)?;
+    restore_to(&place, manifest, &chosen, options, source, progress)
+}
+
+fn restore_to(
+    place: &Place,
+    manifest: &Manifest,
+    chosen: &[usize],
+    options: &RestoreOptions,
+    source: &mut dyn ContentSource,
+    progress: &dyn Fn(u64),
+) -> Result<Restored, RestoreError> {
     options.stop.check()?;
-    let parents = Parents::make(&place.parent)?;
+    let nearest = match &place.how {
+        How::Inside(dir) => dir,
+        How::New | How::Empty(_) | How::Exchange(_) => &place.above.dir,
+    };
+    may_link(manifest, chosen, options, source, nearest, &place.target)?;
+    let parents = Parents::make(&place.above)?;
     let result = parents
         .sync()
         .map_err(RestoreError::from)
-        .and_then(|()| write(&place, manifest, &chosen, options, source, progress));
+        .and_then(|()| write(place, &parents.dir, manifest, chosen, options, source, progress));
     if result.is_err() {
         parents.remove();
     }
-    let mut restored = result?;
-    restored.replaced = place.old.map(|old| Replaced { restored: old.known, others: old.others });
-    Ok(restored)
+    result
 }
 
+// Below `parent`, which is the directory that holds the target.
 fn write(
     place: &Place,
+    parent: &OwnedFd,
     manifest: &Manifest,
     chosen: &[usize],
     options: &RestoreOptions,
@@ -50,41 +68,79 @@ fn write(
 ) -> Result<Restored, RestoreError> {
     let (holder, path) = match &place.how {
         How::Inside(dir) => (dir.try_clone().map_err(at("open", &place.target))?, &place.target),
-        _ => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let parent = open(&place.parent, flags, Mode::empty());
-            (parent.map_err(|e| at("open", &place.parent)(e.into()))?, &place.parent)
-        }
+        _ => (read(parent).map_err(at("open", &place.parent))?, &place.parent),
     };
     let mut left = sweep(holder.as_fd(), path, &place.prefix, false);
-    let temp = Temp::make(&holder, path, &place.prefix)?;
-    let result = check_layer(place, &holder, &temp).and_then(|()| {
-        let filling = Filling {
-            manifest,
-            chosen,
-            options,
-            root: &temp.dir,
-            path: &temp.path,
-            old: match &place.how {
-                How::Exchange(dir) | How::Inside(dir) => Some(dir),
-                How::New | How::Empty => None,
-            },
-            open_depth: matches!(place.how, How::Inside(_)).then_some(1),
-            restored: Restored::default(),
-            files: Vec::new(),
-        };
-        let restored = filling.run(source, progress)?;
+    let mut temp = match Temp::make(&holder, path, &place.prefix) {
+        Ok(temp) => temp,
+        Err(e) => return Err(and_left(e, left)),
+    };
+    let filled = check_layer(place, &holder, &temp)
+        .and_then(|()| fill(place, &temp, manifest, chosen, options, source, progress));
+    let result = filled.and_then(|restored| {
         options.stop.check()?;
-        left.extend(appear(place, &temp, manifest, chosen, options)?);
-        Ok(restored)
+        Ok((restored, appear(place, &mut temp, manifest, chosen, options)?))
     });
-    // Now the old directory, if there was one; after an error, what was written so far.
+    // What was written so far, or, where names were moved out of it, what is left of it.
     let removed = temp.remove();
-    let mut restored = result?;
-    left.extend(removed);
-    left.extend(sweep(holder.as_fd(), path, &place.prefix, true));
-    restored.left = left;
-    Ok(restored)
+    match result {
+        Ok((mut restored, appeared)) => {
+            restored.replaced = appeared.replaced;
+            // What could not be swept before is tried once more.
+            restored.left = appeared.left;
+            restored.left.extend(removed);
+            restored.left.extend(sweep(holder.as_fd(), path, &place.prefix, true));
+            restored.left.sort();
+            restored.left.dedup();
+            Ok(restored)
+        }
+        Err(e) => {
+            left.extend(removed);
+            Err(and_left(e, left))
+        }
+    }
+}
+
+fn and_left(error: RestoreError, mut left: Vec<PathBuf>) -> RestoreError {
+    match error {
+        error if left.is_empty() => error,
+        RestoreError::Left { error, left: more } => {
+            left.extend(more);
+            RestoreError::Left { error, left }
+        }
+        error => RestoreError::Left { error: Box::new(error), left },
+    }
+}
+
+fn fill(
+    place: &Place,
+    temp: &Temp,
+    manifest: &Manifest,
+    chosen: &[usize],
+    options: &RestoreOptions,
+    source: &mut dyn ContentSource,
+    progress: &dyn Fn(u64),
+) -> Result<Restored, RestoreError> {
+    let filling = Filling {
+        manifest,
+        chosen,
+        options,
+        root: &temp.dir,
+        path: &temp.path,
+        old: match &place.how {
+            How::Exchange(dir) | How::Inside(dir) => Some(dir),
+            How::New | How::Empty(_) => None,
+        },
+        open_depth: if matches!(place.how, How::Inside(_)) { 1 } else { 0 },
+        restored: Restored::default(),
+        files: Vec::new(),
+    };
+    filling.run(source, progress)
+}
+
+// The same directory, to read and to sync it.
+fn read(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn check_layer(place: &Place, holder: &OwnedFd, temp: &Temp) -> Result<(), RestoreError> {
@@ -94,54 +150,59 @@ fn check_layer(place: &Place, holder: &OwnedFd, temp: &Temp) -> Result<(), Resto
     let probe = c"probe";
     mkdirat(&temp.dir, probe, Mode::RWXU).map_err(|e| at("make a directory in", &temp.path)(e.into()))?;
     let checked = place.check_layer(holder, &temp.name);
-    let gone = rustix::fs::unlinkat(&temp.dir, probe, rustix::fs::AtFlags::REMOVEDIR);
+    let gone = unlinkat(&temp.dir, probe, AtFlags::REMOVEDIR);
     gone.map_err(|e| at("remove a directory in", &temp.path)(e.into()))?;
     checked
 }
 
-// Directories above the target that were missing, outermost first.
-struct Parents(Vec<PathBuf>);
+// Directories above the target that were missing.
+struct Parents {
+    // Outermost first: what holds it, its name, and what it is called.
+    made: Vec<(OwnedFd, OsString, PathBuf)>,
+    // The last of them, or that which was there.
+    dir: OwnedFd,
+}
 
 impl Parents {
-    fn make(dir: &Path) -> Result<Parents, RestoreError> {
-        let mut missing = Vec::new();
-        let mut above = Some(dir);
-        while let Some(dir) = above.filter(|dir| !dir.as_os_str().is_empty()) {
-            match std::fs::metadata(dir) {
-                Ok(_) => break,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => missing.push(dir.to_path_buf()),
-                Err(e) => return Err(at("look at", dir)(e).into()),
-            }
-            above = dir.parent();
-        }
-        let mut made = Parents(Vec::new());
-        for dir in missing.into_iter().rev() {
-            match std::fs::create_dir(&dir) {
-                Ok(()) => made.0.push(dir),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => {
-                    made.remove();
-                    return Err(at("make the directory", &dir)(e).into());
-                }
+    fn make(above: &Above) -> Result<Parents, RestoreError> {
+        let dir = above.dir.try_clone().map_err(at("open", &above.path))?;
+        let mut parents = Parents { made: Vec::new(), dir };
+        let mut path = above.path.clone();
+        for name in &above.missing {
+            path.push(name);
+            if let Err(e) = parents.step(name, &path) {
+                parents.remove();
+                return Err(at("make the directory", &path)(e).into());
             }
         }
-        Ok(made)
+        Ok(parents)
+    }
+
+    fn step(&mut self, name: &OsStr, path: &Path) -> io::Result<()> {
+        let holder = self.dir.try_clone()?;
+        match mkdirat(&holder, name, Mode::from_raw_mode(0o777)) {
+            Ok(()) => self.made.push((holder, name.to_owned(), path.to_path_buf())),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+        self.dir = openat(&self.dir, name, OPEN_DIR | OFlags::PATH, Mode::empty())?;
+        Ok(())
     }
 
     // Those above first, so that none is durable without its name.
     fn sync(&self) -> Result<(), IoError> {
-        for dir in &self.0 {
-            let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
-            let above = above.unwrap_or(Path::new("."));
-            File::open(above).and_then(|above| above.sync_all()).map_err(at("sync", above))?;
+        for (holder, _, path) in &self.made {
+            let above = path.parent().unwrap_or(path);
+            let synced = read(holder).and_then(|dir| Ok(sync(Step::SyncNew, dir)?));
+            synced.map_err(at("sync", above))?;
         }
         Ok(())
     }
 
     fn remove(&self) {
-        for dir in self.0.iter().rev() {
+        for (holder, name, _) in self.made.iter().rev() {
             // Somebody else may have put something there.
-            let _ = std::fs::remove_dir(dir);
+            let _ = unlinkat(holder, name, AtFlags::REMOVEDIR);
         }
     }
 }

@@ -88,19 +88,31 @@ pub(super) fn expire_until(inner: &Inner, job: &JobName, epoch: u64, index: u64)
     take_away(inner, job, epoch)
 }
 
+/// Whether a job has a folder here. What somebody has put in its place is none: a symlink would lead to names that are
+/// not ours. Nothing of the job is there, and nothing there is changed.
+fn is_folder(disk: &dyn Disk, job_dir: &Path) -> Result<bool, IoError> {
+    match disk.stat(job_dir) {
+        Ok(stat) if stat.kind == FileKind::Directory => Ok(true),
+        Ok(_) => {
+            tracing::warn!(path = %job_dir.display(), "no folder of a job: it is left alone");
+            Ok(false)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(at("stat", job_dir)(e)),
+    }
+}
+
 /// As [`expire`], for who holds the names.
 pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), StoreError> {
     let (disk, layout) = (&*inner.disk, &inner.layout);
     let (dir, job_dir) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
+    if !is_folder(disk, &job_dir)? {
+        return Ok(());
+    }
     let trash = free_name(disk, &layout.trash_dir(), &format!("epoch-{job}.{epoch}"))?;
     let moved = match disk.rename(&dir, &trash) {
         Ok(()) => true,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            if disk.stat(&job_dir).is_err() {
-                return Ok(());
-            }
-            false
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
         Err(e) => return Err(at("move to the trash", &dir)(e).into()),
     };
     let avoid = inner.avoided(job);
@@ -126,6 +138,9 @@ pub(super) fn remove_job(inner: &Inner, job: &JobName) -> Result<(), StoreError>
     let job_dir = inner.layout.job_dir(job);
     // Also where the folder stays: a job that is made later under the name has other epochs.
     inner.all_avoided().remove(job);
+    if !is_folder(&*inner.disk, &job_dir)? {
+        return Ok(());
+    }
     match epochs(&*inner.disk, &job_dir) {
         Ok(epochs) if epochs.is_empty() => {}
         Ok(_) => return Ok(()),
@@ -165,7 +180,7 @@ pub(super) fn avoid(inner: &Inner, job: &JobName, epochs: BTreeSet<u64>) -> Resu
         true => drop(inner.all_avoided().remove(job)),
         false => drop(inner.all_avoided().insert(job.clone(), epochs.clone())),
     }
-    if inner.disk.stat(&job_dir).is_err() {
+    if !is_folder(&*inner.disk, &job_dir)? {
         return Ok(());
     }
     point_latest(&*inner.disk, &job_dir, None, &epochs).map_err(at("point `latest` in", &job_dir))?;

@@ -56,6 +56,25 @@ fn a_link_or_a_file_in_the_place_of_an_epoch_or_a_job_makes_way() {
     }
 }
 
+#[test]
+fn nothing_expires_through_a_link_in_the_place_of_a_job() {
+    let temp = tempfile::tempdir().unwrap();
+    let [data, outside] = ["data", "victim"].map(|name| temp.path().join(name));
+    std::fs::create_dir(&data).unwrap();
+    std::fs::create_dir_all(outside.join("1/files")).unwrap();
+    std::fs::write(outside.join("1/precious"), b"x").unwrap();
+    symlink("1", outside.join("latest")).unwrap();
+    let store = Store::open(Arc::new(RealDisk), &data).unwrap();
+    symlink(&outside, data.join("epochs/job")).unwrap();
+    let before = walk(&outside);
+    store.expire(&job("job"), 1).unwrap();
+    store.expire_until(&job("job"), 1, u64::MAX).unwrap();
+    store.avoid(&job("job"), [1].into()).unwrap();
+    store.remove_job(&job("job")).unwrap();
+    assert_eq!(walk(&outside), before, "something was removed through a link");
+    assert!(data.join("epochs/job").is_symlink());
+}
+
 fn mixed_tree_at(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     mixed_tree(dir);

@@ -175,6 +175,57 @@ fn what_no_restore_wrote_is_never_removed_unasked() {
 }
 
 #[test]
+fn what_was_agreed_to_goes_and_nothing_more() {
+    let site = site();
+    site.restore(&site.target, &RestoreOptions::default()).unwrap();
+    std::fs::remove_file(site.target.join("large")).unwrap();
+    std::fs::write(site.target.join("mine"), b"x").unwrap();
+    let result = site.restore(&site.target, &force());
+    let Err(RestoreError::Others { others, .. }) = result else { panic!("{result:?}") };
+    let agreed = RestoreOptions { accepted: Some(others.clone()), ..force() };
+    // Something came before the second look.
+    let late = site.target.join("late");
+    std::fs::write(&late, b"y").unwrap();
+    let (result, fetched) = site.restore_by(&site.target, &agreed, &mut |_| {});
+    let Err(RestoreError::Others { others: more, .. }) = result else { panic!("{result:?}") };
+    assert_eq!((more.entries, fetched), (2, 0));
+    std::fs::remove_file(&late).unwrap();
+    // Something comes after it.
+    let (result, _) = site.restore_by(&site.target, &agreed, &mut |_| std::fs::write(&late, b"y").unwrap());
+    assert!(matches!(result, Err(RestoreError::Others { .. })), "{result:?}");
+    assert_eq!(std::fs::read(&late).unwrap(), b"y");
+    std::fs::remove_file(&late).unwrap();
+    assert_eq!(site.restore(&site.target, &agreed).unwrap().replaced.unwrap().others, others);
+    // Who agrees to everything is told what it was in the end.
+    std::fs::remove_file(site.target.join("large")).unwrap();
+    let all = RestoreOptions { delete_others: true, ..force() };
+    let (done, _) = site.restore_by(&site.target, &all, &mut |_| std::fs::write(&late, b"y").unwrap());
+    assert_eq!(done.unwrap().replaced.unwrap().others.some, ["late"]);
+    assert_eq!(walk(&site.target), walk(&site.source));
+}
+
+#[test]
+fn blocks_that_cannot_be_shared_are_refused_before_anything_changes() {
+    let site = site();
+    let stale = ".target.epochlog-tmp-0123456789abcdef";
+    killed(&site.temp.path().join(stale));
+    let link = RestoreOptions { link: true, ..RestoreOptions::default() };
+    assert!(matches!(site.restore(&site.target, &link), Err(RestoreError::Link(_))));
+    assert_eq!(site.names(), [stale, "source"]);
+}
+
+#[test]
+fn a_way_that_leads_back_from_what_is_not_there_is_refused() {
+    let site = site();
+    // Every look at a part of that path finds nothing; made from the left it would lead elsewhere.
+    let to = site.temp.path().join("missing/../source/below/target");
+    let result = site.restore(&to, &RestoreOptions::default());
+    assert!(matches!(result, Err(RestoreError::Target { .. })), "{result:?}");
+    assert!(!site.source.join("below").exists());
+    assert_eq!(site.names(), ["source"]);
+}
+
+#[test]
 fn what_is_written_there_during_the_restore_is_not_lost() {
     let site = site();
     site.restore(&site.target, &RestoreOptions::default()).unwrap();
@@ -221,12 +272,18 @@ fn a_stopped_restore_leaves_the_target_as_it_was_and_nothing_else() {
     assert_eq!(site.names(), ["source", "target"]);
 }
 
+/// What a restore leaves that is killed while it writes.
+fn killed(at: &Path) {
+    std::fs::create_dir_all(at.join("half")).unwrap();
+    chmod(at, 0o1700);
+}
+
 #[test]
 fn what_a_killed_restore_left_is_swept_by_the_next_to_the_same_target() {
     let site = site();
     let stale = ["target", "other"].map(|name| format!(".{name}.epochlog-tmp-0123456789abcdef"));
     for name in &stale {
-        std::fs::create_dir_all(site.temp.path().join(name).join("half")).unwrap();
+        killed(&site.temp.path().join(name));
     }
     // A refused one sweeps nothing.
     std::fs::create_dir(&site.target).unwrap();

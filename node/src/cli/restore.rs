@@ -29,6 +29,12 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
     /// Replace what an earlier restore wrote there; asks before anything else there goes
+    ///
+    /// The old directory goes last, when the new one is in its place for good. Cut off before (kill -9, no power), the
+    /// target is as it was. Only a directory that cannot be renamed, as a mount point, may then hold a part of its old or
+    /// new content or none, and a file system that cannot exchange two names may have nothing at the target: what was
+    /// there before lies in a directory `….epochlog-tmp-…-old`, inside of the mount point or beside the target. Restores
+    /// leave it there and name it: move it back, or remove it.
     #[arg(long)]
     force: bool,
     /// With --force: remove everything else in the directory too, without asking
@@ -91,6 +97,7 @@ pub async fn run(args: &RestoreArgs, client: &Client, output: &Output) -> Result
     let options = RestoreOptions {
         force: args.force,
         delete_others: args.delete_others,
+        accepted: None,
         link: args.link,
         only: (!args.only.is_empty()).then(|| args.only.clone()),
         stop,
@@ -129,21 +136,23 @@ pub async fn restore(
         drop(progress);
         match restored {
             Ok(restored) => return Ok((restored, local)),
-            // Refused before anything was written: it may begin once more.
+            // Nothing was changed: it may begin once more.
             Err(RestoreError::Others { others, .. }) if may_ask(output) => {
                 let question = format!("remove {others} from {}, which no restore wrote?", to.display());
-                options.delete_others = tokio::select! {
+                let yes = tokio::select! {
                     answer = tokio::task::spawn_blocking(move || said_yes(&question)) => answer.unwrap_or(false),
                     () = signals::is_set(&options.stop) => {
                         return Err(signals::interrupted(INTERRUPTED, &what));
                     }
                 };
-                if !options.delete_others {
+                if !yes {
                     return Err(Failure::new(Code::Refused, "nothing was removed or restored")
                         .what(what)
                         .why(format!("{} holds {others}", to.display()))
                         .fix("name another directory"));
                 }
+                // To what was told; what comes meanwhile is asked for again.
+                options.accepted = Some(others);
             }
             Err(error) => return Err(failure(&what, error)),
         }
@@ -192,6 +201,12 @@ fn failure(what: &str, error: RestoreError) -> Failure {
                 .fix("`epochlog show JOB@EPOCH --files` lists what there is; `**/NAME` matches at any depth")
         }
         RestoreError::Stopped => return signals::interrupted(INTERRUPTED, what),
+        RestoreError::Left { error, left } => {
+            let failure = failure(what, *error);
+            let left = list(&left);
+            let why = if failure.why.is_empty() { String::new() } else { format!("{}; ", failure.why) };
+            return failure.why(format!("{why}could not remove {left}: look at it and remove it yourself"));
+        }
         RestoreError::Corrupt { .. } => {
             Failure::new(Code::Corrupt, "the content did not verify, nothing was restored")
                 .why(why)
@@ -236,10 +251,16 @@ fn went(restored: &Restored, to: &Path) -> Vec<String> {
         }
         lines.push(line);
     }
-    lines.extend(
-        restored.left.iter().map(|path| format!("could not remove {}: remove it yourself", path.display())),
-    );
+    if !restored.left.is_empty() {
+        let left = list(&restored.left);
+        lines
+            .push(format!("left {left}, of this restore or a killed one: look at it and remove it yourself"));
+    }
     lines
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn report(args: &RestoreArgs, fetched: &Fetched, restored: &Restored, was_local: bool, output: &Output) {
