@@ -85,7 +85,8 @@ impl LastLook<'_> {
     fn read_again(&self, place: usize) -> Result<(), SplitError> {
         let path = &self.plan.entries[place].path;
         for _ in 0..READINGS_MAX {
-            let mut file = SourceFile::open(self.root, self.dir, path, self.plan.stamps[place], self.devices)?;
+            let mut file =
+                SourceFile::open(self.root, self.dir, path, self.plan.stamps[place], self.devices)?;
             let before = file.now()?;
             if file.hash(|_| {})? != self.digests[place] {
                 return Err(changed(path, "its content changed, although its times do not tell"));

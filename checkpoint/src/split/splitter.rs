@@ -375,8 +375,7 @@ mod tests {
         let scan = || Plan::scan(dir.path(), &Limits::default()).unwrap();
         let is_read_twice = |plan: &Plan| {
             let covered = Coverage::new();
-            let mut splitter =
-                Splitter::new(dir.path(), plan, CHUNK_BYTES_MIN, &covered, &|_| None).unwrap();
+            let mut splitter = Splitter::new(dir.path(), plan, CHUNK_BYTES_MIN, &covered, &|_| None).unwrap();
             splitter.by_ref().for_each(|piece| drop(piece.unwrap()));
             splitter.fresh.contains(&1)
         };
