@@ -106,6 +106,11 @@ impl Plan {
         scan::scan(dir, limits, choice)
     }
 
+    /// Scans the very same directory once more, for what this scan was to choose. `dir` is its name, for messages.
+    pub(crate) fn scan_again(&self, dir: &Path) -> Result<Plan, PlanError> {
+        scan::scan_open(self.root.clone(), dir, &Limits::default(), &self.choice)
+    }
+
     /// What has certainly changed from this scan to a later one of the same directory: the path, and how. Links that
     /// came and went are no change, see [`Plan::touched`].
     pub fn change(&self, later: &Plan) -> Option<(String, String)> {
@@ -136,7 +141,7 @@ impl Plan {
         let stamps = self.stamps.iter().zip(&later.stamps);
         let files = self.entries.iter().zip(stamps).enumerate();
         let moved = files.filter(|(_, (entry, (before, now)))| {
-            let proven = before.is_still(now) && !before.is_fresh_at(self.began);
+            let proven = before.is_still(now) && !before.is_fresh_at(self.began, later.began);
             entry.kind == EntryKind::File && entry.size > 0 && !proven
         });
         moved.map(|(place, _)| place).collect()

@@ -7,6 +7,7 @@ mod coverage;
 mod last_look;
 mod read;
 mod splitter;
+mod unseen;
 
 pub use crate::error::SplitError;
 pub use coverage::Coverage;

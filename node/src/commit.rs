@@ -52,7 +52,7 @@ use crate::node::Node;
 use crate::pressure;
 pub use order::Order;
 use origin::{Broken, Origin, Replies};
-use pieces::{Begun, Stopped};
+use pieces::{Begun, GivenUp, Stopped};
 
 /// Commits what `origin` brings; answers when it is durable on a quorum, or says no, or says unknown.
 pub async fn commit<O: Origin>(
@@ -158,15 +158,10 @@ impl Driver<'_> {
     ) -> Result<SealedEpoch, Failure> {
         match failure.code {
             // The source: it changed, is not to be read, is not there.
-            Code::SourceChanged | Code::Refused | Code::PermissionDenied | Code::Usage => match self
-                .abort(attempt, &failure.why)
-                .await
-            {
-                // The client reads it, and compares.
-                Some(_) if is_closed_here::<O>(&failure) => Err(failure),
-                Some((root, position)) => Err(no::changed_since(&self.order, &root, position, &failure.why)),
-                None => Err(failure),
-            },
+            Code::SourceChanged | Code::Refused | Code::PermissionDenied | Code::Usage => {
+                let given_up = self.abort(attempt, &failure.why).await;
+                Err(of_the_source(&self.order, is_closed_here::<O>(&failure), given_up, failure))
+            }
             Code::Interrupted | Code::NoQuorum | Code::Timeout | Code::Internal => Err(failure),
             _ => {
                 let current =
@@ -300,6 +295,18 @@ fn is_closed_here<O: Origin>(failure: &Failure) -> bool {
     O::HASHED_HERE && failure.code == Code::PermissionDenied
 }
 
+/// The answer when the source went wrong and the attempt was given up for it.
+fn of_the_source(order: &Order, is_closed_here: bool, given_up: GivenUp, failure: Failure) -> Failure {
+    match given_up {
+        // The client reads it, and compares.
+        GivenUp::Sealed(..) if is_closed_here => failure,
+        GivenUp::Sealed(root, position) => no::changed_since(order, &root, position, &failure.why),
+        // A client that streams at once comes back to this attempt, and it may end under its hands.
+        GivenUp::Unanswered if is_closed_here => no::closed(order, &failure.why),
+        GivenUp::Unanswered | GivenUp::Gone => failure,
+    }
+}
+
 /// A sealed epoch as the API tells it.
 fn sealed_pb(sealed: &SealedEpoch) -> pb::Committed {
     pb::Committed {
@@ -316,5 +323,59 @@ fn sealed_pb(sealed: &SealedEpoch) -> pb::Committed {
         already: sealed.already,
         expired: sealed.expired,
         ..pb::Committed::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use checkpoint::{Choice, Pattern};
+    use nativelog::record::LogId;
+
+    use super::*;
+
+    fn order() -> Order {
+        Order {
+            job: "job".parse().unwrap(),
+            epoch: Some(5),
+            token: None,
+            commit_id: CommitId::from_bytes([7; 16]),
+            born: Some(3),
+            labels: Vec::new(),
+            depends_on: Vec::new(),
+            take_over: false,
+            if_not_exists: false,
+            choice: Choice { include: vec![Pattern::new(b"**/*.sst")], exclude: vec![Pattern::new(b"tmp")] },
+            immutable: true,
+            patience: Duration::from_secs(30),
+            chunk_bytes: 1 << 20,
+            declared_bytes: 0,
+            plan_digest: Digest::NONE,
+            plan_entries: 1,
+            plan_pages: 1,
+        }
+    }
+
+    #[test]
+    fn a_client_is_sent_to_stream_only_when_nothing_is_left_of_what_was_begun() {
+        let closed = || Failure::new(Code::PermissionDenied, "permission denied").committed(Certainty::No);
+        let position = LogId { term: 1, node: 1, index: 9 };
+        let answered = |given_up, is_closed_here| of_the_source(&order(), is_closed_here, given_up, closed());
+        // `PermissionDenied` becomes StreamIt.
+        assert_eq!(answered(GivenUp::Gone, true).code, Code::PermissionDenied);
+        assert_eq!(answered(GivenUp::Sealed(Digest::NONE, position), true).code, Code::PermissionDenied);
+        let late = answered(GivenUp::Unanswered, true);
+        assert_eq!((late.code, late.committed), (Code::Unavailable, Certainty::No), "{late:?}");
+        // What a client may not read is its own affair.
+        assert_eq!(answered(GivenUp::Unanswered, false).code, Code::PermissionDenied);
+        let sealed = answered(GivenUp::Sealed(Digest::NONE, position), false);
+        assert_eq!((sealed.code, sealed.committed), (Code::Partial, Certainty::Yes), "{sealed:?}");
+    }
+
+    #[test]
+    fn the_command_to_repeat_tells_what_was_chosen() {
+        let fix = no::unknown(&order(), "no answer").fix;
+        assert!(fix.contains("--include '**/*.sst' --exclude tmp") && fix.contains("--immutable"), "{fix}");
     }
 }

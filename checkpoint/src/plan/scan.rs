@@ -19,9 +19,19 @@ use crate::pattern::Choice;
 
 // `dir` may be a magic link of procfs, which leads to an open directory: it alone is followed.
 pub(super) fn scan(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
-    let began = SystemTime::now();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open(dir, flags, Mode::empty()).map_err(|e| at("open the directory", dir)(e.into()))?;
+    scan_open(Arc::new(root), dir, limits, choice)
+}
+
+/// The same of a directory that is open; `dir` is its name, for messages.
+pub(super) fn scan_open(
+    root: Arc<OwnedFd>,
+    dir: &Path,
+    limits: &Limits,
+    choice: &Choice,
+) -> Result<Plan, PlanError> {
+    let began = SystemTime::now();
     let stat = fstat(&root).map_err(|e| at("stat", dir)(e.into()))?;
     let mut walk = Walk { dir, limits, choice, found: Vec::new(), left: Vec::new(), bytes: 0 };
     walk.take(RelPath::root(), &stat, None)?;
@@ -36,7 +46,7 @@ pub(super) fn scan(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan,
     let (entries, stamps): (Vec<_>, Vec<_>) = walk.found.into_iter().unzip();
     let mut checker = PlanChecker::new(*limits);
     entries.iter().try_for_each(|entry| checker.push(entry.borrowed()))?;
-    Ok(Plan { entries, bits_lost, stamps, root: Arc::new(root), began, choice: choice.clone() })
+    Ok(Plan { entries, bits_lost, stamps, root, began, choice: choice.clone() })
 }
 
 fn bits_lost(found: &[(PlanEntry, Stamp)]) -> Option<BitsLost> {

@@ -12,6 +12,11 @@ use rustix::fs::FileType;
 /// Two writes that are closer together than this may leave the same times: file systems take them from a clock that
 /// ticks every 10 ms at worst (kernels before 6.13), and once more as long for the rounding.
 const TICK: Duration = Duration::from_millis(20);
+/// The same where a time has no fraction of a second: file systems that keep none (ext3, ext4 with small inodes, HFS+)
+/// or only every other second (vfat).
+const COARSE_TICK: Duration = Duration::from_millis(2020);
+/// A write that began before a file was scanned, and is under way still, has moved its ctime less long ago than this.
+const RECENT: Duration = Duration::from_secs(60);
 
 /// What identifies the state of an entry of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +70,32 @@ impl Stamp {
     pub(crate) fn is_fresh_for(&self, now: SystemTime) -> Option<Duration> {
         let left = self.ripe()?.duration_since(now).ok()?;
         // A time that lies far ahead is no matter of ticks: a clock was set back.
-        (!left.is_zero() && left <= 2 * TICK).then_some(left)
+        (!left.is_zero() && left <= 2 * self.tick()).then_some(left)
     }
 
-    /// Whether a change at `moment` or later may have left this very stamp.
-    pub(crate) fn is_fresh_at(&self, moment: SystemTime) -> bool {
-        self.ripe().is_some_and(|ripe| ripe > moment)
+    /// Whether a change at `moment` or later may have left this very stamp, which was taken before `now`.
+    pub(crate) fn is_fresh_at(&self, moment: SystemTime, now: SystemTime) -> bool {
+        // As above: what lies far ahead of now was made by a clock that was set back since.
+        self.ripe().is_some_and(|ripe| ripe > moment && ripe <= now + 2 * self.tick())
+    }
+
+    /// Whether a write that had begun before `moment` may have been under way then.
+    pub(crate) fn is_recent_at(&self, moment: SystemTime) -> bool {
+        self.moved().and_then(|moved| moved.checked_add(RECENT)).is_some_and(|over| over > moment)
     }
 
     // From here on every change has another ctime.
     fn ripe(&self) -> Option<SystemTime> {
+        self.moved()?.checked_add(self.tick())
+    }
+
+    fn moved(&self) -> Option<SystemTime> {
         let (seconds, nanos) = self.ctime?;
-        let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
-        UNIX_EPOCH.checked_add(since)?.checked_add(TICK)
+        UNIX_EPOCH.checked_add(Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?))
+    }
+
+    fn tick(&self) -> Duration {
+        if self.ctime.is_some_and(|(_, nanos)| nanos == 0) { COARSE_TICK } else { TICK }
     }
 
     /// The same inode with the same content, as far as length and mtime tell.
@@ -91,7 +109,12 @@ mod tests {
     use super::*;
 
     const FILE: Stamp =
-        Stamp { dev: 1, ino: 2, len: 3, mode: 0o100_644, mtime: (100, 0), ctime: Some((100, 0)) };
+        Stamp { dev: 1, ino: 2, len: 3, mode: 0o100_644, mtime: (100, 0), ctime: Some((100, MS)) };
+    const MS: i64 = 1_000_000;
+
+    fn at(millis: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(millis)
+    }
 
     #[test]
     fn links_change_nothing_and_content_mode_and_place_do() {
@@ -117,15 +140,37 @@ mod tests {
 
     #[test]
     fn a_stamp_is_fresh_for_two_ticks() {
-        let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
-        assert_eq!(FILE.is_fresh_for(at(100_000)), Some(TICK));
-        assert_eq!(FILE.is_fresh_for(at(100_015)), Some(Duration::from_millis(5)));
-        assert_eq!(FILE.is_fresh_for(at(100_020)), None);
+        assert_eq!(FILE.is_fresh_for(at(100_001)), Some(TICK));
+        assert_eq!(FILE.is_fresh_for(at(100_016)), Some(Duration::from_millis(5)));
+        assert_eq!(FILE.is_fresh_for(at(100_021)), None);
         assert_eq!(FILE.is_fresh_for(at(90_000)), None, "the clock was set back");
         assert_eq!(Stamp { ctime: None, ..FILE }.is_fresh_for(at(100_000)), None);
         // A scan that takes long comes to some directories when they have just changed.
-        assert!(
-            FILE.is_fresh_at(at(90_000)) && FILE.is_fresh_at(at(100_019)) && !FILE.is_fresh_at(at(100_020))
-        );
+        let now = at(100_030);
+        assert!(FILE.is_fresh_at(at(90_000), now) && FILE.is_fresh_at(at(100_020), now));
+        assert!(!FILE.is_fresh_at(at(100_021), now));
+        assert!(!FILE.is_fresh_at(at(90_000), at(90_100)), "the clock was set back");
+    }
+
+    #[test]
+    fn where_times_have_no_fraction_a_tick_is_two_seconds() {
+        for mode in [0o100_644, 0o040_755] {
+            let coarse = Stamp { mode, ctime: Some((100, 0)), ..FILE };
+            assert_eq!(coarse.is_fresh_for(at(100_000)), Some(COARSE_TICK));
+            assert_eq!(coarse.is_fresh_for(at(101_990)), Some(Duration::from_millis(30)));
+            assert_eq!(coarse.is_fresh_for(at(102_020)), None);
+            // Of a server whose clock is a little ahead.
+            assert_eq!(coarse.is_fresh_for(at(99_000)), Some(Duration::from_millis(3020)));
+            assert_eq!(coarse.is_fresh_for(at(90_000)), None, "the clock was set back");
+            assert!(coarse.is_fresh_at(at(101_999), at(102_000)));
+            assert!(!coarse.is_fresh_at(at(102_020), at(102_100)));
+        }
+    }
+
+    #[test]
+    fn a_stamp_is_recent_for_a_minute() {
+        assert!(FILE.is_recent_at(at(100_000)) && FILE.is_recent_at(at(160_000)));
+        assert!(!FILE.is_recent_at(at(160_001)));
+        assert!(!Stamp { ctime: None, ..FILE }.is_recent_at(at(100_000)), "nobody writes in place");
     }
 }

@@ -4,21 +4,26 @@
 //! stamp was too fresh to prove anything, content decides: a file is read again and must have the digest of what was
 //! read before, a directory is listed again, a symlink read again. So links may come and go without pause, and what
 //! was overwritten in place is found although its mtime was put back.
+//!
+//! Where only some entries are wanted, directories that held none of them are not in the plan. So the directory is
+//! scanned once more then: one of them may hold some by now.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::SplitError;
 use super::read::{SourceFile, changed, check_name, lost};
+use super::unseen::Devices;
 use crate::beneath::{open_beneath, open_parent};
 use crate::digest::Digest;
 use crate::epoch::{EntryKind, RelPath};
-use crate::plan::{Plan, PlanEntry};
+use crate::plan::{Plan, PlanEntry, PlanError};
 
 // A file whose links move all the time, also while it is read again, is taken when so many more readings agree.
 const READINGS_MAX: u32 = 3;
@@ -29,18 +34,20 @@ pub(super) struct LastLook<'a> {
     pub(super) plan: &'a Plan,
     /// By entry: the digest of what was read.
     pub(super) digests: &'a [Digest],
-    /// Files whose stamp was too fresh to prove anything when they were read.
+    /// Files whose stamp proved nothing when they were read.
     pub(super) fresh: &'a BTreeSet<u32>,
+    pub(super) devices: &'a Devices,
 }
 
 impl LastLook<'_> {
     pub(super) fn take(&self) -> Result<(), SplitError> {
+        let now = SystemTime::now();
         let planned = self.plan.entries.iter().zip(&self.plan.stamps);
         for (place, (entry, stamp)) in planned.enumerate() {
             let is_still = check_name(self.root, self.dir, &entry.path, stamp)?;
             let is_fresh = match entry.kind {
                 EntryKind::File => self.fresh.contains(&(place as u32)),
-                EntryKind::Directory | EntryKind::Symlink => stamp.is_fresh_at(self.plan.began),
+                EntryKind::Directory | EntryKind::Symlink => stamp.is_fresh_at(self.plan.began, now),
             };
             if is_still && !is_fresh {
                 continue;
@@ -53,13 +60,33 @@ impl LastLook<'_> {
                 EntryKind::Symlink => self.read_link_again(entry)?,
             }
         }
-        Ok(())
+        if self.plan.choice.include.is_empty() { Ok(()) } else { self.scan_again() }
+    }
+
+    fn scan_again(&self) -> Result<(), SplitError> {
+        let later = self.plan.scan_again(self.dir).map_err(|error| match error {
+            PlanError::SourceChanged { path, why } | PlanError::Refused { path, why } => {
+                SplitError::SourceChanged { path, why }
+            }
+            PlanError::Limit { .. } => changed(&RelPath::root(), error.to_string()),
+            PlanError::Io(error) => error.into(),
+        })?;
+        // Of the directories above it none is named for it.
+        let is_new = |path: &RelPath| self.plan.choice.takes(path) && !self.plan.has(path);
+        if let Some(entry) = later.entries.iter().find(|entry| is_new(&entry.path)) {
+            return Err(changed(&entry.path, "it is new"));
+        }
+        match self.plan.change(&later) {
+            Some((path, why)) => Err(SplitError::SourceChanged { path, why }),
+            None => Ok(()),
+        }
     }
 
     fn read_again(&self, place: usize) -> Result<(), SplitError> {
         let path = &self.plan.entries[place].path;
         for _ in 0..READINGS_MAX {
-            let mut file = SourceFile::open(self.root, self.dir, path, self.plan.stamps[place])?;
+            let mut file =
+                SourceFile::open(self.root, self.dir, path, self.plan.stamps[place], self.devices)?;
             let before = file.now()?;
             if file.hash(|_| {})? != self.digests[place] {
                 return Err(changed(path, "its content changed, although its times do not tell"));
@@ -125,7 +152,8 @@ mod tests {
         std::fs::write(dir.path().join("a"), b"behind").unwrap();
         let plan = Plan::scan(dir.path(), &Limits::default()).unwrap();
         let look = |fresh: &BTreeSet<u32>| {
-            LastLook { root: &plan.root, dir: dir.path(), plan: &plan, digests: &read, fresh }.take()
+            let (root, devices) = (&plan.root, &Devices::default());
+            LastLook { root, dir: dir.path(), plan: &plan, digests: &read, fresh, devices }.take()
         };
         look(&BTreeSet::new()).unwrap();
         let found = look(&BTreeSet::from([1])).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 //! that changes meanwhile is told from one that did not.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,6 +12,7 @@ use rustix::fs::{Advice, AtFlags, Mode, OFlags, fadvise, fstat, statat};
 use rustix::io::Errno;
 
 use super::SplitError;
+use super::unseen::{Devices, has_writer};
 use crate::beneath::{open_beneath, open_parent};
 use crate::digest::{Digest, Hasher};
 use crate::disk::next_data;
@@ -19,8 +20,8 @@ use crate::epoch::RelPath;
 use crate::error::at;
 use crate::plan::Stamp;
 
-// A file of at least so many bytes waits until its stamp is no longer fresh, which is at most 20 ms; a shorter one is
-// read twice: so a tiny epoch that was written just now costs no time.
+// A file of at least so many bytes waits until its stamp is no longer fresh, which is at most 20 ms (2 s where times have
+// no fraction); a shorter one is read twice: so a tiny epoch that was written just now costs no time.
 const WAIT_BYTES_MIN: u64 = 1 << 20;
 
 pub(super) fn changed(path: &RelPath, why: impl Into<String>) -> SplitError {
@@ -55,6 +56,7 @@ impl SourceFile {
         dir: &Path,
         path: &RelPath,
         stamp: Stamp,
+        devices: &Devices,
     ) -> Result<SourceFile, SplitError> {
         let full = dir.join(path.as_os_str());
         // NONBLOCK: should it have become a fifo, opening it must not wait.
@@ -70,8 +72,11 @@ impl SourceFile {
         };
         let mut file = SourceFile { fd, path: path.clone(), full, stamp, data: None, is_fresh: false };
         // Before the stamp is compared: from then on no write goes unseen.
-        if stamp.ctime.is_some() {
-            file.close_to_mapped_writes();
+        if stamp.ctime.is_some()
+            && let Err(error) = devices.close_to_mapped_writes(&file.fd, stamp.dev)
+        {
+            // What the source's own disk cannot take is still there to be read.
+            tracing::debug!(path = %file.full.display(), %error, "cannot flush");
         }
         match stamp.is_fresh_for(SystemTime::now()) {
             Some(left) if stamp.len >= WAIT_BYTES_MIN => std::thread::sleep(left),
@@ -89,20 +94,9 @@ impl SourceFile {
         self.stamp.len
     }
 
-    // Whoever has the file mapped writes to a page that is in memory alone as often as he likes, and no time moves.
-    // A page that is being written back is closed to that: the next write through a mapping is a fault, and that
-    // moves the times. On file systems that write nothing back (tmpfs) nothing helps. Not fdatasync, which also waits
-    // for the disk and for the journal: some 20,000 fresh files would wait for it one by one.
-    #[expect(unsafe_code, reason = "there is no safe wrapper of this call")]
-    fn close_to_mapped_writes(&self) {
-        // First wait for what is on its way already: a page that is, and was written to since, would be left out.
-        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
-        // SAFETY: the call takes a descriptor that is open, and numbers; it touches no memory of ours.
-        let failed = unsafe { libc::sync_file_range(self.fd.as_raw_fd(), 0, 0, flags) } != 0;
-        if failed {
-            // What the source's own disk cannot take is still there to be read.
-            tracing::debug!(path = %self.full.display(), error = %io::Error::last_os_error(), "cannot flush");
-        }
+    /// Whether a write that began before `moment`, the scan, may be under way still. It has moved the times by then.
+    pub(super) fn may_be_written_since(&self, moment: SystemTime) -> bool {
+        self.stamp.is_recent_at(moment) && has_writer(&self.fd)
     }
 
     /// Its state now.

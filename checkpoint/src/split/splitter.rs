@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::last_look::LastLook;
 use super::read::SourceFile;
+use super::unseen::Devices;
 use super::{Coverage, PackedFile, Piece, SplitError};
 use crate::digest::{self, Digest, DigestTree};
 use crate::disk::aligned;
@@ -32,6 +33,7 @@ pub struct Splitter<'a> {
     digests: Vec<Digest>,
     // Files that are read again in the end, whatever their stamps say then.
     fresh: BTreeSet<u32>,
+    devices: Devices,
     next: usize,
     large: Option<Large>,
     pack: Pack,
@@ -102,6 +104,7 @@ impl<'a> Splitter<'a> {
             previous,
             digests: vec![Digest::NONE; plan.entries.len()],
             fresh: BTreeSet::new(),
+            devices: Devices::default(),
             next: 0,
             large: None,
             pack: Pack::default(),
@@ -139,8 +142,8 @@ impl<'a> Splitter<'a> {
 
     fn look_again(&self) -> Result<(), SplitError> {
         assert!(self.ended && self.next == self.plan.entries.len(), "every piece must be taken first");
-        let Splitter { root, dir, plan, digests, fresh, .. } = self;
-        LastLook { root, dir, plan, digests, fresh }.take()
+        let Splitter { root, dir, plan, digests, fresh, devices, .. } = self;
+        LastLook { root, dir, plan, digests, fresh, devices }.take()
     }
 
     fn went(&self, bytes: u64) {
@@ -190,8 +193,8 @@ impl<'a> Splitter<'a> {
 
     fn start_file(&mut self, file: u32, entry: &PlanEntry) -> Result<(), SplitError> {
         let stamp = self.plan.stamps[file as usize];
-        let mut source = SourceFile::open(&self.root, &self.dir, &entry.path, stamp)?;
-        if source.is_fresh {
+        let mut source = SourceFile::open(&self.root, &self.dir, &entry.path, stamp, &self.devices)?;
+        if source.is_fresh || source.may_be_written_since(self.plan.began) {
             self.fresh.insert(file);
         }
         if entry.size < PACK_FILE_BYTES_MAX {
@@ -353,5 +356,45 @@ impl Iterator for Splitter<'_> {
             self.ended = true;
         }
         piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+    use crate::limits::Limits;
+
+    // One write that began before the scan moves no time again: what it does must be read by reading twice.
+    #[test]
+    fn a_file_that_somebody_has_open_for_writing_is_read_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        std::fs::write(&file, b"content").unwrap();
+        let scan = || Plan::scan(dir.path(), &Limits::default()).unwrap();
+        let is_read_twice = |plan: &Plan| {
+            let covered = Coverage::new();
+            let mut splitter = Splitter::new(dir.path(), plan, CHUNK_BYTES_MIN, &covered, &|_| None).unwrap();
+            splitter.by_ref().for_each(|piece| drop(piece.unwrap()));
+            splitter.fresh.contains(&1)
+        };
+        // Once its stamp alone is no reason, and no other test forks with a handle of it.
+        let settles = |what: &str| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while scan().stamps[1].is_fresh_for(SystemTime::now()).is_some() || is_read_twice(&scan()) {
+                assert!(Instant::now() < deadline, "{what}: it is read twice for ever");
+                std::thread::yield_now();
+            }
+        };
+        settles("written");
+        let writer = std::fs::File::options().write(true).open(&file).unwrap();
+        assert!(is_read_twice(&scan()));
+        let mut long_ago = scan();
+        long_ago.stamps[1].ctime = long_ago.stamps[1].ctime.map(|(seconds, nanos)| (seconds - 100, nanos));
+        assert!(!is_read_twice(&long_ago));
+        assert!(!is_read_twice(&scan().ignoring_links()));
+        drop(writer);
+        settles("closed");
     }
 }

@@ -261,11 +261,40 @@ fn what_is_left_out_may_change() {
         assert_eq!(read_chosen(dir, &choice, 5, churn).unwrap(), root);
         let small = || write(dir, "logs/c/small", b"new", 0o644);
         let found = read_chosen(dir, &choice, 5, small);
-        // Where nothing was wanted nobody looks again.
-        assert_eq!(found.unwrap(), root);
+        // What is left out is not looked at. Where nothing was wanted, something may be by now.
+        match choice.include.is_empty() {
+            true => assert_eq!(found.unwrap(), root),
+            false => assert!(found.unwrap_err().to_string().starts_with("logs/c/small: ")),
+        }
         std::fs::remove_dir_all(dir.join("logs/c")).unwrap();
         let b = || write(dir, "b/small", b"other", 0o644);
         read_chosen(dir, &choice, 5, b).unwrap_err();
         write(dir, "b/small", b"small", 0o644);
+    }
+}
+
+// A directory that held nothing wanted is not in the plan: what comes there while others are read is found all the same.
+#[test]
+fn what_is_wanted_and_comes_to_a_directory_that_held_nothing_is_found() {
+    let choice = Choice { include: vec![Pattern::new(b"a"), Pattern::new(b"**/*.sst")], ..Choice::default() };
+    for after in [0, 5, 10] {
+        let temp = source();
+        let dir = temp.path();
+        std::fs::create_dir_all(dir.join("y/empty")).unwrap();
+        let root = read_chosen(dir, &choice, after, || write(dir, "y/1.log", b"x", 0o644)).unwrap();
+        for path in ["y/2.sst", "y/empty/2.sst", "new/deep/2.sst"] {
+            let found = read_chosen(dir, &choice, after, || write(dir, path, b"x", 0o644)).unwrap_err();
+            assert!(found.to_string().starts_with(&format!("{path}: ")), "{found}");
+            std::fs::remove_file(dir.join(path)).unwrap();
+        }
+        // The directory itself moves, and another takes its name.
+        let moved = dir.with_extension("moved");
+        let away = || {
+            std::fs::rename(dir, &moved).unwrap();
+            write(dir, "y/2.sst", b"x", 0o644);
+        };
+        assert_eq!(read_chosen(dir, &choice, after, away).unwrap(), root, "after {after}");
+        std::fs::remove_dir_all(dir).unwrap();
+        std::fs::rename(&moved, dir).unwrap();
     }
 }

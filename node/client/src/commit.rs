@@ -6,6 +6,9 @@
 //! fenced, subsumed or too late, or that its epoch is another's. Whatever else goes wrong at a later node leaves it unknown. The same holds for a commit
 //! under an id that is not new: an earlier run of it may have sealed, and a node that cannot ask the log does not know.
 //!
+//! Once a node has said that it holds the directory captured, the program may change it. So the commit ends with that
+//! node: nobody reads the directory again for it, here or elsewhere.
+//!
 //! The writer's token that the first node names is kept: a commit that was cut off never joins the
 //! writer that took over meanwhile.
 
@@ -40,7 +43,8 @@ pub enum Event {
         files: u64,
         /// Their bytes.
         bytes: u64,
-        /// Whether the program may go on with its directory already.
+        /// Whether the program may go on with its directory already. Then the commit ends with the node that says so,
+        /// should that fail: nobody else has the directory as it was.
         captured: pb::Captured,
         /// Directories that lose a bit of their mode.
         bits_lost: Option<BitsLost>,
@@ -78,7 +82,8 @@ enum Ended {
     Hung,
     /// It has seen nothing of the commit.
     Unreached(Failure),
-    StreamIt,
+    /// It cannot read the directory, and nothing is left of what it began.
+    StreamIt(String),
 }
 
 impl Client {
@@ -106,6 +111,8 @@ impl Client {
             dir: dir.to_owned(),
             place: None,
             plan: None,
+            asked: commit.epoch,
+            captured: false,
             unheard: commit.born.is_none(),
             earlier: commit.born.is_some(),
             commit,
@@ -115,6 +122,9 @@ impl Client {
             durable: None,
             moved: Instant::now(),
         };
+        if let Some(failure) = run.commit.unwritable() {
+            return Err(run.final_no(failure.what(run.what.clone())));
+        }
         let place = place::of(dir).map_err(|source| {
             let error = IoError { path: dir.to_owned(), what: "read", source };
             let failure = Failure::from_io(&error)
@@ -151,6 +161,10 @@ struct Run<'a> {
     dir: PathBuf,
     place: Option<pb::SourcePath>,
     plan: Option<Arc<Plan>>,
+    /// The epoch that the caller gave; `commit` has the one that it was opened as.
+    asked: Option<u64>,
+    /// A node holds the directory captured, and the program knows: nobody else may read it.
+    captured: bool,
     commit: Commit,
     on: &'a (dyn Fn(Event) + Send + Sync),
     /// An earlier node that has not answered may have sealed.
@@ -184,7 +198,9 @@ impl Run<'_> {
                         return Ok(done);
                     }
                     Ended::Failed(failure) if !failure.is_transient() => return Err(self.final_no(failure)),
-                    Ended::StreamIt => Failure::new(Code::Unavailable, "the node refused the stream"),
+                    Ended::StreamIt(why) => {
+                        Failure::new(Code::Unavailable, "the node cannot read the directory").why(why)
+                    }
                     Ended::Failed(failure) => {
                         // This node knows what became of what it was handed; of others it does not.
                         self.maybe |= failure.committed == Certainty::Unknown;
@@ -201,6 +217,9 @@ impl Run<'_> {
                     }
                     Ended::Unreached(failure) => failure,
                 };
+                if self.captured {
+                    return Err(self.lost_with(endpoint, failure));
+                }
                 let known = reasons.insert(endpoint.clone(), failure.why.clone());
                 if known.as_ref() != Some(&failure.why) {
                     let endpoint = endpoint.clone();
@@ -227,17 +246,30 @@ impl Run<'_> {
         }
         let unheard = std::mem::take(&mut self.unheard);
         let mut ended = self.at(endpoint, patience).await;
-        if unheard && matches!(&ended, Ok(Ended::Failed(failure)) if failure.code == Code::TooOld) {
+        if unheard
+            && let Ok(Ended::Failed(failure)) = &mut ended
+            && failure.code == Code::TooOld
+        {
             // The node was far behind when it said how far the log is. Nothing has come of an id that is new.
             self.commit.born = None;
+            if self.captured {
+                (failure.code, failure.committed) = (Code::Unavailable, Certainty::No);
+                return ended.unwrap_or_else(Ended::Failed);
+            }
             if let Err(failure) = self.be_born(endpoint, true, patience).await {
                 return Ended::Unreached(failure);
             }
             ended = self.at(endpoint, patience).await;
         }
-        if matches!(ended, Ok(Ended::StreamIt)) {
+        if matches!(ended, Ok(Ended::StreamIt(_))) {
             self.place = None;
-            ended = self.at(endpoint, patience).await;
+            // Nothing is left there: no seal, and the number that it had may be another commit's.
+            self.handing = Arc::default();
+            self.commit.epoch = self.asked;
+            self.what = what(&self.commit);
+            if !self.captured {
+                ended = self.at(endpoint, patience).await;
+            }
         }
         let ended = ended.unwrap_or_else(Ended::Failed);
         if !matches!(ended, Ended::BrokeOff(_) | Ended::Hung) {
@@ -295,6 +327,29 @@ impl Run<'_> {
             what: self.what.clone(),
             fix: format!("repeat, it is idempotent: {}", self.command()),
             epoch: self.commit.epoch,
+            ..failure
+        }
+    }
+
+    /// What is known when the node that held the directory captured does not go on.
+    fn lost_with(&self, endpoint: &str, failure: Failure) -> Failure {
+        let why = format!(
+            "{endpoint}: {}: {}; the capture went with it, and your program may have changed the directory since",
+            failure.sentence, failure.why
+        );
+        let failure = Failure { why, what: self.what.clone(), ..failure };
+        if self.is_open() {
+            return self.unknown(failure);
+        }
+        // Another commit, of the directory as it will be: an attempt of this one may be open with its plan.
+        let by_path = self.place.is_some();
+        let anew = Commit { epoch: self.asked, born: None, by_path, ..self.commit.clone() };
+        let command = anew.command(&self.dir.to_string_lossy(), &self.client.endpoints());
+        Failure {
+            committed: Certainty::No,
+            code: if failure.code == Code::Timeout { Code::Unavailable } else { failure.code },
+            sentence: "the captured directory is lost, the epoch was NOT committed".into(),
+            fix: format!("commit the directory as it is now, when it is whole: {command}"),
             ..failure
         }
     }

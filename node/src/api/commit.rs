@@ -196,9 +196,8 @@ async fn held_and_committed(
     let what = format!("commit {}", start.job);
     within_limits(start).map_err(|why| refused(&what, &why))?;
     let captures = node.store.layout().capture_dir();
-    let patterns = |all: &[bytes::Bytes]| all.iter().map(|one| Pattern::new(one)).collect();
-    let choice = Choice { include: patterns(&start.include), exclude: patterns(&start.exclude) };
-    let wanted = capture::Wanted { choice, immutable: start.immutable, limits: node.config.limits };
+    let wanted =
+        capture::Wanted { choice: choice(start), immutable: start.immutable, limits: node.config.limits };
     let begun = start.clone();
     let hold = move || {
         let held = capture::hold(&dir, &captures, &wanted)?;
@@ -240,6 +239,11 @@ fn planned(held: &Held) -> pb::Planned {
     }
 }
 
+fn choice(start: &pb::Start) -> Choice {
+    let patterns = |all: &[bytes::Bytes]| all.iter().map(|one| Pattern::new(one)).collect();
+    Choice { include: patterns(&start.include), exclude: patterns(&start.exclude) }
+}
+
 fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
     let what = format!("commit {}", start.job);
     let job = super::job_name(&start.job).map_err(|failure| failure.committed(Certainty::No))?;
@@ -268,6 +272,8 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         depends_on: start.depends_on.clone(),
         take_over: start.take_over,
         if_not_exists: start.if_not_exists,
+        choice: choice(start),
+        immutable: start.immutable,
         patience: Duration::from_millis(start.wait_ms).clamp(PATIENCE_MIN, PATIENCE_MAX),
         chunk_bytes: if start.chunk_bytes == 0 { node.config.chunk_bytes } else { start.chunk_bytes },
         declared_bytes: start.declared_bytes,

@@ -50,7 +50,8 @@ pub struct CommitArgs {
     /// Promise that files never change in place once written: they are held by hard links, so that the program may go on
     ///
     /// Without it a file that changes while it is read is found, also when its times are put back, and also when it is
-    /// written through a mapping; not so on tmpfs, where a program that has a file mapped must stand still.
+    /// written through a mapping; not so on tmpfs, where a program that has a file mapped must stand still. What one
+    /// single write call does that began before the command may go unseen.
     #[arg(long)]
     immutable: bool,
     /// Take the job over: whatever other writers have begun ends, and none of them can finish an epoch any more

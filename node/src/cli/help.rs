@@ -43,7 +43,8 @@ pub const SERVE: &str = "Examples:
 
 /// At the end of `epochlog commit --help`.
 pub const COMMIT: &str = "The directory must stay as it is until the command returns. By a change of its files the commit is \
-refused, never torn; writes through a mapped file (mmap) may not be seen.
+refused, never torn. Not seen may be writes through a mapped file (mmap) on tmpfs, writes of other machines on network \
+file systems, and what one single write call does that began before the command.
 
 Examples:
   epochlog commit ./chk-42 --job wordcount --epoch 42

@@ -159,6 +159,15 @@ pub fn no_space(order: &Order, why: &str) -> Failure {
         .committed(Certainty::No)
 }
 
+/// This node may not read the directory, and the log has not acknowledged in time that it gives up what it had begun.
+pub fn closed(order: &Order, why: &str) -> Failure {
+    Failure::new(Code::Unavailable, "the node may not read the directory, the epoch was NOT committed")
+        .what(order.name())
+        .why(format!("{why}; and its attempt could not be given up in time"))
+        .fix(format!("repeat the command. {UNTOUCHED}"))
+        .committed(Certainty::No)
+}
+
 /// No quorum, or none in time, and no seal on its way.
 pub fn no_quorum(order: &Order, (code, sentence): (Code, &str), why: &str) -> Failure {
     Failure::new(code, format!("{sentence}, the epoch was NOT committed"))
@@ -220,6 +229,8 @@ fn command(order: &Order) -> String {
         depends_on: order.depends_on.clone(),
         take_over: order.take_over,
         if_not_exists: order.if_not_exists,
+        choice: order.choice.clone(),
+        immutable: order.immutable,
         ..Commit::new(order.job.clone())
     };
     commit.command("DIR", &[])

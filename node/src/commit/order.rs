@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use checkpoint::{CommitId, Digest, JobName};
+use checkpoint::{Choice, CommitId, Digest, JobName};
 use client::wire;
 use nativelog::record::{Kind, LogRecord, proto};
 
@@ -28,6 +28,10 @@ pub struct Order {
     pub take_over: bool,
     /// An epoch of this number that is there already is a success, whatever it holds.
     pub if_not_exists: bool,
+    /// Which entries of the directory; of a stream, what is left to choose: everything.
+    pub choice: Choice,
+    /// Its files never change in place.
+    pub immutable: bool,
     /// Time without progress after which the commit is given up.
     pub patience: Duration,
     /// Chunk size, bytes.

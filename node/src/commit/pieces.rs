@@ -69,6 +69,15 @@ fn forget<K: Send + 'static, V: Send + 'static>(known: BTreeMap<K, V>) {
     }
 }
 
+/// What became of an attempt that was given up.
+pub(super) enum GivenUp {
+    Gone,
+    /// It had sealed before.
+    Sealed(Digest, LogId),
+    /// The log has not said: it stays open until its time to live, or ends at any moment.
+    Unanswered,
+}
+
 /// What Begin led to.
 pub(super) enum Begun {
     Open(Attempt),
@@ -346,18 +355,20 @@ impl Driver<'_> {
     }
 
     /// Gives the attempt up, so that its space comes back; a failure here leaves it to its time to live.
-    /// Answers with root and position when it is sealed.
-    pub(super) async fn abort(&mut self, attempt: u64, why: &str) -> Option<(Digest, LogId)> {
+    pub(super) async fn abort(&mut self, attempt: u64, why: &str) -> GivenUp {
         let reason: String = why.chars().take(200).collect();
         let abort = self.node.replica.propose(compose::abort(attempt, reason));
         match tokio::time::timeout(Duration::from_secs(5), abort).await {
-            Ok(Ok((_, Verdict::Rejected(rejected)))) => return rejected.root.zip(rejected.position),
-            Ok(Ok(_)) => {}
+            Ok(Ok((_, Verdict::Rejected(rejected)))) => {
+                let sealed = rejected.root.zip(rejected.position);
+                return sealed.map_or(GivenUp::Gone, |(root, position)| GivenUp::Sealed(root, position));
+            }
+            Ok(Ok(_)) => return GivenUp::Gone,
             Ok(Err(error)) => {
                 tracing::warn!(attempt, %error, "the attempt stays open until its time to live")
             }
             Err(_) => tracing::warn!(attempt, "the attempt stays open until its time to live"),
         }
-        None
+        GivenUp::Unanswered
     }
 }

@@ -90,6 +90,7 @@ impl Run<'_> {
     /// A node that works on the commit says so every second, and one that cannot go on says so at once: after
     /// `patience` without a word the next one is asked.
     pub(super) async fn at(&mut self, endpoint: &str, patience: Duration) -> Result<Ended, Failure> {
+        assert!(!self.captured, "who holds the capture is asked last");
         let mut stub = self.client.stub(endpoint)?;
         let plan = match &self.place {
             Some(_) => None,
@@ -132,8 +133,10 @@ impl Run<'_> {
         let mut hints = BTreeMap::new();
         let mut committed: Option<pb::Committed> = None;
         // The node has its own, equal, timeout and says more than we can: it may speak first.
-        let patience = patience.min(self.client.options.timeout) + FIRST_WORD;
+        let timeout = self.client.options.timeout;
         loop {
+            // Where the capture is, nobody else can take its place.
+            let patience = if self.captured { timeout } else { patience.min(timeout) } + FIRST_WORD;
             let reply = match tokio::time::timeout(patience, replies.message()).await {
                 Ok(Ok(Some(pb::CommitReply { kind: Some(reply) }))) => reply,
                 Ok(Ok(Some(pb::CommitReply { kind: None }))) => continue,
@@ -167,6 +170,7 @@ impl Run<'_> {
                 Reply::Working(_) => {}
                 Reply::Planned(planned) => {
                     self.moved = Instant::now();
+                    self.captured = planned.captured() != pb::Captured::InPlace;
                     (self.on)(from_planned(&planned));
                 }
                 Reply::Progress(progress) => {
@@ -189,7 +193,7 @@ impl Run<'_> {
                     }
                 }
                 Reply::Failed(failed) => return Ok(Ended::Failed(Failure::from_pb(failed))),
-                Reply::StreamIt(_) => return Ok(Ended::StreamIt),
+                Reply::StreamIt(stream_it) => return Ok(Ended::StreamIt(stream_it.why)),
             }
         }
     }

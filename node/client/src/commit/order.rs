@@ -4,6 +4,8 @@ use checkpoint::epoch::{CommitId, JobName};
 use checkpoint::limits::Limits;
 use checkpoint::pattern::{Choice, Pattern};
 
+use crate::failure::{Certainty, Code, Failure};
+
 /// What to commit, and how.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -58,6 +60,18 @@ impl Commit {
             by_path: true,
             limits: Limits::default(),
         }
+    }
+
+    /// What is wrong with patterns that no command could repeat.
+    pub(super) fn unwritable(&self) -> Option<Failure> {
+        let mut patterns = self.choice.include.iter().chain(&self.choice.exclude).map(Pattern::text);
+        let odd = patterns.find(|pattern| std::str::from_utf8(pattern).is_err())?;
+        Some(
+            Failure::new(Code::Usage, "a pattern cannot be used, the epoch was NOT committed")
+                .why(format!("{:?} is not UTF-8", String::from_utf8_lossy(&odd)))
+                .fix("write ? for each byte that is no text: it stands for any byte of a name")
+                .committed(Certainty::No),
+        )
     }
 
     /// The command that repeats this commit of `dir`: idempotent, under the same commit id.

@@ -1,11 +1,20 @@
-//! What a commit is told when nobody can be asked.
+//! What a commit is told when nobody can be asked, and when nodes break off, hang or refuse at the wrong moment.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use checkpoint::JobName;
+use checkpoint::pattern::{Choice, Pattern};
+use tokio::sync::oneshot;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::connect::Options;
+use crate::pb::commit_reply::Kind as Reply;
+use crate::pb::epochlog_server::{Epochlog, EpochlogServer};
 
 /// Nobody listens there.
 async fn nobody() -> String {
@@ -40,4 +49,225 @@ async fn a_repeat_that_reached_nobody_is_unknown() {
     let commit = Commit { born: Some(7), ..Commit::new(JobName::try_from("job").unwrap()) };
     let gone = client.commit(Path::new("/nowhere/at/all"), commit, &|_| {}).await.unwrap_err();
     assert_eq!(gone.committed, Certainty::Unknown, "{gone}");
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What a node says to one call of Commit; then it breaks off, or hangs.
+#[derive(Default)]
+struct Act {
+    says: Vec<Reply>,
+    /// It hangs; this goes when its client goes.
+    hangs: Option<oneshot::Sender<()>>,
+}
+
+fn says<const N: usize>(says: [Reply; N]) -> Act {
+    Act { says: says.into(), hangs: None }
+}
+
+/// A node that has learned what to say.
+#[derive(Clone, Default)]
+struct Actor {
+    acts: Arc<Mutex<VecDeque<Act>>>,
+    starts: Arc<Mutex<Vec<pb::Start>>>,
+}
+
+impl Actor {
+    fn new<const N: usize>(acts: [Act; N]) -> Actor {
+        Actor { acts: Arc::new(Mutex::new(acts.into())), starts: Arc::default() }
+    }
+
+    async fn endpoint(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder().add_service(EpochlogServer::new(self.clone()));
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        endpoint
+    }
+
+    fn starts(&self) -> Vec<pb::Start> {
+        self.starts.lock().unwrap().clone()
+    }
+}
+
+#[tonic::async_trait]
+impl Epochlog for Actor {
+    type CommitStream = Answers<pb::CommitReply>;
+    type FetchStream = Answers<pb::FetchReply>;
+    type VerifyStream = Answers<pb::VerifyReply>;
+
+    async fn commit(
+        &self,
+        request: Request<Streaming<pb::CommitRequest>>,
+    ) -> Result<Response<Self::CommitStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.and_then(|first| first.kind);
+        let Some(pb::commit_request::Kind::Start(start)) = first else {
+            return Err(Status::invalid_argument("the first message is no Start"));
+        };
+        self.starts.lock().unwrap().push(start);
+        tokio::spawn(async move { while let Ok(Some(_)) = requests.message().await {} });
+        let Act { says, hangs } = self.acts.lock().unwrap().pop_front().unwrap_or_default();
+        let says = tokio_stream::iter(says).map(|kind| Ok(pb::CommitReply { kind: Some(kind) }));
+        let answers: Self::CommitStream = match hangs {
+            None => Box::pin(says),
+            Some(goes) => Box::pin(says.chain(tokio_stream::pending()).map(move |reply| {
+                let _goes = &goes;
+                reply
+            })),
+        };
+        Ok(Response::new(answers))
+    }
+    async fn reached(&self, _: Request<pb::ReachedRequest>) -> Result<Response<pb::ReachedReply>, Status> {
+        Ok(Response::new(pb::ReachedReply { applied: 7 }))
+    }
+    async fn open_writer(
+        &self,
+        _: Request<pb::OpenWriterRequest>,
+    ) -> Result<Response<pb::OpenWriterReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn fetch(&self, _: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn show(&self, _: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn expire(&self, _: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn remove_job(
+        &self,
+        _: Request<pb::RemoveJobRequest>,
+    ) -> Result<Response<pb::RemoveJobReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn published_on(
+        &self,
+        _: Request<pb::PublishedOnRequest>,
+    ) -> Result<Response<pb::PublishedOnReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+fn planned(captured: pb::Captured) -> Reply {
+    Reply::Planned(pb::Planned { captured: captured.into(), ..pb::Planned::default() })
+}
+
+fn opened(epoch: u64) -> Reply {
+    Reply::Opened(pb::Opened { attempt: 1, epoch, ..pb::Opened::default() })
+}
+
+fn failed(code: Code, committed: Certainty) -> Reply {
+    Reply::Failed(Failure::new(code, "it says no").why("of this").committed(committed).to_pb())
+}
+
+fn stream_it() -> Reply {
+    Reply::StreamIt(pb::StreamIt { why: "permission denied".into() })
+}
+
+fn done() -> Act {
+    says([Reply::Committed(pb::Committed::default())])
+}
+
+/// A commit of an empty directory at these nodes.
+async fn commit_at(nodes: &[&Actor], epoch: Option<u64>) -> Result<Done, Failure> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut endpoints = Vec::new();
+    for node in nodes {
+        endpoints.push(node.endpoint().await);
+    }
+    let client = Client::new(endpoints, Options { timeout: Duration::from_secs(3) });
+    let commit = Commit { epoch, ..Commit::new(JobName::try_from("job").unwrap()) };
+    client.commit(dir.path(), commit, &|_| {}).await
+}
+
+#[tokio::test]
+async fn a_commit_ends_with_the_node_that_held_its_directory_captured() {
+    use Certainty::{No, Unknown};
+    use pb::Captured::{Cloned, InPlace, Linked};
+    let (goes, _client_is_there) = oneshot::channel();
+    let hanging = Act { says: vec![planned(Cloned), opened(5)], hangs: Some(goes) };
+    for (first, committed) in [
+        (says([planned(Cloned)]), Unknown),
+        (says([planned(Linked), opened(5)]), Unknown),
+        (hanging, Unknown),
+        (says([planned(Cloned), opened(5), failed(Code::NoQuorum, No)]), No),
+        (says([planned(Cloned), failed(Code::Unavailable, No)]), No),
+        (says([planned(Cloned), failed(Code::Timeout, Unknown)]), Unknown),
+        (says([planned(Linked), opened(5), stream_it()]), No),
+        // Its id is new, whatever the node knows.
+        (says([planned(Cloned), failed(Code::TooOld, Unknown)]), No),
+    ] {
+        let said = format!("{:?}, hangs: {}", first.says, first.hangs.is_some());
+        // Whoever read the directory now would have what the program has made of it meanwhile.
+        let (one, other) = (Actor::new([first, done()]), Actor::new([done()]));
+        let failure = commit_at(&[&one, &other], None).await.unwrap_err();
+        assert_eq!(failure.committed, committed, "{said}: {failure:?}");
+        assert!(failure.why.contains("the capture went with it"), "{said}: {failure:?}");
+        assert_eq!((one.starts().len(), other.starts().len()), (1, 0), "{said}");
+        // What is unknown is asked for again; what is not there is committed anew, as the next epoch.
+        assert_eq!(failure.fix.contains("--commit-id"), committed == Unknown, "{said}: {failure:?}");
+        assert!(committed == Unknown || !failure.fix.contains("--epoch"), "{said}: {failure:?}");
+    }
+    // Read in place it is left alone until there is an answer, and another node may read it.
+    let (one, other) = (Actor::new([says([planned(InPlace), opened(5)])]), Actor::new([done()]));
+    commit_at(&[&one, &other], None).await.unwrap();
+    assert_eq!((one.starts().len(), other.starts().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_commit_that_is_streamed_in_the_end_asks_for_the_epoch_that_its_caller_gave() {
+    for asked in [None, Some(9)] {
+        let first = says([planned(pb::Captured::InPlace), opened(9), stream_it()]);
+        let node = Actor::new([first, done()]);
+        commit_at(&[&node], asked).await.unwrap();
+        let starts = node.starts();
+        assert_eq!(starts.len(), 2);
+        assert!(starts[0].source.is_some() && starts[1].source.is_none());
+        // Number 9 was given up, and may be another's by now.
+        assert_eq!((starts[0].epoch, starts[1].epoch), (asked, asked));
+    }
+}
+
+#[test]
+fn what_is_stopped_before_it_is_streamed_is_not_committed() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(1).build().unwrap();
+    // The scan does not come to its turn.
+    let (free, wait) = std::sync::mpsc::channel::<()>();
+    runtime.spawn_blocking(move || wait.recv());
+    let failure = runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (goes, gone) = oneshot::channel();
+        let node = Actor::new([Act { says: vec![stream_it()], hangs: Some(goes) }]);
+        let client = Client::new([node.endpoint().await], Options::default());
+        let commit = Commit::new(JobName::try_from("job").unwrap());
+        // Once the client has heard it, and has left that call.
+        let stop = async { drop(gone.await) };
+        client.commit_until(dir.path(), commit, &|_| {}, stop).await.unwrap_err()
+    });
+    assert_eq!((failure.code, failure.committed), (Code::Interrupted, Certainty::No), "{failure:?}");
+    drop(free);
+}
+
+#[tokio::test]
+async fn a_pattern_that_no_command_can_repeat_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = Client::new([nobody().await], Options::default());
+    let choice = Choice { exclude: vec![Pattern::new(b"a"), Pattern::new(b"\xff*")], ..Choice::default() };
+    let commit = Commit { choice, ..Commit::new(JobName::try_from("job").unwrap()) };
+    let failure = client.commit(dir.path(), commit, &|_| {}).await.unwrap_err();
+    assert_eq!((failure.code, failure.committed), (Code::Usage, Certainty::No), "{failure:?}");
+    assert!(failure.why.contains("UTF-8"), "{failure:?}");
 }
