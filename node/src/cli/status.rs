@@ -266,7 +266,6 @@ mod tests {
             leader: Some(1),
             term: 4,
             nodes: vec![node, blind, lost],
-            ..pb::StatusReply::default()
         }
     }
 
