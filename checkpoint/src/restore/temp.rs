@@ -392,7 +392,7 @@ mod tests {
             Ok(())
         };
         let swept = at_steps(swap, || sweep(parent.as_fd(), dir.path(), &prefix, false)).unwrap();
-        assert_eq!(swept, [stale.clone()]);
+        assert_eq!(swept, std::slice::from_ref(&stale));
         assert!(stale.join("inner").is_dir());
         fs::rename(&stale, &precious).unwrap();
         // The same between the making of a temporary and its opening.

@@ -250,7 +250,7 @@ fn what_a_killed_restore_has_put_aside_in_a_directory_that_stays_is_kept_and_tol
     let old = old_in(&site.volume).unwrap();
     // Nothing but names of ours is there now: that is an empty directory, and needs no force.
     let done = site.restore(&RestoreOptions::default(), &|_| {}).unwrap();
-    assert_eq!(done.left, [old.clone()]);
+    assert_eq!(done.left, std::slice::from_ref(&old));
     assert_eq!(fs::read(old.join("mine")).unwrap(), b"precious");
     // To a directory that goes as a whole it is what it is: somebody's.
     fs::rename(&site.volume, site.temp.path().join("target")).unwrap();
@@ -325,7 +325,7 @@ fn where_names_cannot_be_exchanged_the_old_directory_is_never_lost() {
     let old = old_in(site.temp.path()).unwrap();
     assert!(error.to_string().contains(&old.display().to_string()), "{error}");
     let done = site.beside(&RestoreOptions::default()).unwrap();
-    assert_eq!(done.left, [old.clone()]);
+    assert_eq!(done.left, std::slice::from_ref(&old));
     assert_eq!(fs::metadata(&old).unwrap().ino(), before);
     assert!(site.is_restored(&old) && site.is_restored(&target));
 }
