@@ -118,11 +118,11 @@ pub fn hostile_requests(cluster: &mut Cluster, rng: &mut Rng) {
 
 /// By path, only what lies under the source roots is read, symlinks followed or not.
 fn outside_the_roots(cluster: &Cluster, runtime: &tokio::runtime::Runtime, endpoint: &str, rng: &mut Rng) {
-    let secret = cluster.folder().join("secret");
+    let secret = cluster.folder().join("hidden");
     random_directory(&secret, 1, 100, rng);
     let link = cluster.source("way-out");
     std::os::unix::fs::symlink(&secret, &link).expect("the scratch folder can be written");
-    let sneaky = cluster.source("../secret");
+    let sneaky = cluster.source("../hidden");
     for (number, path) in (1000..).zip([&secret, &link, &sneaky, &PathBuf::from("/proc/self/root")]) {
         let mut source = client::place::of(path).expect("it is a directory");
         source.dir = path.as_os_str().as_bytes().to_vec().into();

@@ -246,7 +246,12 @@ pub fn plan_failure(what: &str, error: &PlanError) -> Failure {
 
 /// A source that the operating system does not let be read. Where a node may not, by path, the client streams.
 fn unread(error: &IoError) -> Failure {
-    Failure::from_io(error).sentence("the source cannot be read, the epoch was NOT committed")
+    let failure = Failure::from_io(error).sentence("the source cannot be read, the epoch was NOT committed");
+    if failure.code != Code::PermissionDenied {
+        return failure;
+    }
+    let fix = format!("{}; or leave it out with --exclude", failure.fix);
+    failure.fix(fix)
 }
 
 #[cfg(test)]

@@ -285,9 +285,11 @@ mod tests {
         let (said, _there) = said_to([7; NONCE_BYTES], &one, 2).await;
         let (_, told) = heard_by(&two, async |nonce| said_to(nonce, &one, 2).await.0).await;
         assert_eq!(told.len(), 3 + Proof::BYTES);
-        for answer in
-            [told, vec![HEARD; 3 + Proof::BYTES], [&[HEARD, 0, 0][..], &said[said.len() - 32..]].concat()]
-        {
+        for answer in [
+            told,
+            [&[HEARD, 0, 0][..], &[1; Proof::BYTES]].concat(),
+            [&[HEARD, 0, 0][..], &said[said.len() - 32..]].concat(),
+        ] {
             let (mut here, mut there) = duplex(4096);
             let faking = async {
                 there.write_all(&[&OPENING[..], &[9; NONCE_BYTES]].concat()).await.unwrap();
