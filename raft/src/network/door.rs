@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::transport::server::Connected;
@@ -103,20 +103,16 @@ async fn greet(known: Arc<Known>, mut stream: TcpStream) -> Option<Proven> {
     // Small answers must not wait for each other. A socket that does not take it is gone.
     stream.set_nodelay(true).ok()?;
     match tokio::time::timeout(GREETING, greeting::answer(&known, &mut stream)).await {
-        Ok(Ok(node)) => Some(Proven { stream, caller: Caller(node) }),
-        Ok(Err(Unheard::Io(error))) => {
-            tracing::debug!(from, %error, "a connection brought no greeting");
-            None
-        }
+        Ok(Ok(node)) => return Some(Proven { stream, caller: Caller(node) }),
+        Ok(Err(Unheard::Io(error))) => tracing::debug!(from, %error, "a connection brought no greeting"),
         Ok(Err(unheard @ (Unheard::Unproven | Unheard::Refused(_)))) => {
             known.not_let_in(&from, &unheard.to_string());
-            None
         }
-        Err(_) => {
-            tracing::debug!(from, "a connection brought no greeting in time");
-            None
-        }
+        Err(_) => tracing::debug!(from, "a connection brought no greeting in time"),
     }
+    // At once, whoever else may hold the socket.
+    drop(stream.shutdown().await);
+    None
 }
 
 impl Connected for Proven {
