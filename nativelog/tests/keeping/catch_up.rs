@@ -99,7 +99,8 @@ fn bring_attempt(source: &Source<'_>, to: &Replica, lacks: &AttemptLacks) -> Opt
     for packed in &lacks.packed {
         let path = layout.tree_dir(attempt).join(packed.path.as_os_str());
         let data = source.bytes(&path, 0, packed.size);
-        to.store.unpack(attempt, &[Unpacked { path: &packed.path, mode: packed.mode, data: &data }]).ok()?;
+        // As the transfer does it: the performer may be at the same pack.
+        to.machine.unpack(attempt, &[Unpacked { path: &packed.path, mode: packed.mode, data: &data }]).ok()?;
     }
     Some(())
 }
