@@ -34,13 +34,14 @@ pub const TERM_MAX: u64 = 1 << 63;
 /// # Errors
 /// In words: one is too far ahead.
 pub fn in_reach(own: u64, named: impl IntoIterator<Item = u64>) -> Result<(), String> {
-    let (highest, words) = match own {
-        0 => (TERM_MAX, "above 2^63".to_owned()),
-        _ => (own.saturating_add(AHEAD_MAX), format!("more than 2^32 above term {own} of this node")),
+    let highest = match own {
+        0 => TERM_MAX,
+        _ => own.saturating_add(AHEAD_MAX),
     };
     match named.into_iter().find(|term| *term > highest) {
         None => Ok(()),
-        Some(term) => Err(too_far(term, &words)),
+        Some(term) if own == 0 => Err(too_far(term, "above 2^63")),
+        Some(term) => Err(too_far(term, &format!("more than 2^32 above term {own} of this node"))),
     }
 }
 

@@ -94,7 +94,7 @@ mod tests {
     fn a_secret_that_could_not_be_written_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("secret");
-        let full = |made: &mut File| {
+        let full = |made: &mut File| -> io::Result<()> {
             made.write_all(b"half")?;
             Err(io::ErrorKind::StorageFull.into())
         };
@@ -103,7 +103,7 @@ mod tests {
         Secret::read(&file).unwrap();
         // What is not of this try stays.
         let moved = dir.path().join("moved");
-        let other = |_: &mut File| {
+        let other = |_: &mut File| -> io::Result<()> {
             fs::rename(&moved, dir.path().join("elsewhere"))?;
             fs::write(&moved, "another")?;
             Err(io::ErrorKind::StorageFull.into())
