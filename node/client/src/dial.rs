@@ -54,6 +54,8 @@ pub fn was_refused(status: &tonic::Status) -> bool {
     causes(status).any(|error| error.downcast_ref().is_some_and(refused))
 }
 
-fn causes(status: &tonic::Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(status.source(), |error| error.source())
+fn causes<'s>(status: &'s tonic::Status) -> impl Iterator<Item = &'s (dyn Error + 'static)> {
+    let below =
+        |error: &&'s (dyn Error + 'static)| -> Option<&'s (dyn Error + 'static)> { (**error).source() };
+    std::iter::successors(status.source(), below)
 }
