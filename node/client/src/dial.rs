@@ -45,17 +45,22 @@ impl Service<Uri> for Dialer {
 
 /// Whether the call failed before a byte of it was sent.
 pub fn never_connected(status: &tonic::Status) -> bool {
-    causes(status).any(|error| error.is::<tonic::ConnectError>())
+    is_caused(status, |error| error.is::<tonic::ConnectError>())
 }
 
 /// Whether the machine answered that nobody listens there.
 pub fn was_refused(status: &tonic::Status) -> bool {
     let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    causes(status).any(|error| error.downcast_ref().is_some_and(refused))
+    is_caused(status, |error| error.downcast_ref::<io::Error>().is_some_and(refused))
 }
 
-fn causes<'s>(status: &'s tonic::Status) -> impl Iterator<Item = &'s (dyn Error + 'static)> {
-    let below =
-        |error: &&'s (dyn Error + 'static)| -> Option<&'s (dyn Error + 'static)> { (**error).source() };
-    std::iter::successors(status.source(), below)
+fn is_caused(status: &tonic::Status, by: impl Fn(&(dyn Error + 'static)) -> bool) -> bool {
+    let mut source = Error::source(status);
+    while let Some(error) = source {
+        if by(error) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
