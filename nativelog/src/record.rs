@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use header::{HEADER_BYTES_MAX, Header, HeaderError};
+pub use header::{HEADER_BYTES_MAX, Header, HeaderError, TEXTS_BYTES_MAX, texts_bytes};
 pub use proto::Record;
 pub use proto::record::Kind;
 
@@ -21,6 +21,8 @@ pub use proto::record::Kind;
 pub const RECORD_VERSION: u32 = 5;
 /// The oldest record version that this code understands.
 pub const RECORD_VERSION_MIN: u32 = 4;
+/// Since this version a Seal and a Whole tell when they were proposed.
+pub const STAMPED_SINCE: u32 = 5;
 
 /// A position in the log: who led when the entry was proposed, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -85,8 +87,8 @@ impl LogRecord {
             _ => {}
         }
         // The version that has the field; one that this binary does not know stays what it is, and is refused.
-        if (RECORD_VERSION_MIN..RECORD_VERSION).contains(&header.version) {
-            header.version = RECORD_VERSION;
+        if (RECORD_VERSION_MIN..STAMPED_SINCE).contains(&header.version) {
+            header.version = STAMPED_SINCE;
         }
         LogRecord { header: Arc::new(Header::new(header)), ..self.clone() }
     }

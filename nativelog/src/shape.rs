@@ -13,7 +13,7 @@ use checkpoint::plan::{check_entries, entries};
 use checkpoint::{CommitId, Digest, JobName, Limits};
 
 pub use crate::record::HEADER_BYTES_MAX;
-use crate::record::{Header, Kind, LogRecord, RECORD_VERSION, RECORD_VERSION_MIN, proto};
+use crate::record::{Header, Kind, LogRecord, RECORD_VERSION, RECORD_VERSION_MIN, STAMPED_SINCE, proto};
 
 /// Why a record is refused before it reaches the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,10 @@ pub fn check_shape(header: &Header, payload: Option<&[u8]>) -> Result<(), ShapeE
         return Err(ShapeError::PayloadBytes { said: header.payload_bytes, found: payload.len() as u64 });
     }
     let kind = header.kind.as_ref().ok_or(ShapeError::Field("a record of no known kind"))?;
+    // A binary that knows no later version than 4 does not see the field, and would keep another ledger.
+    if header.version < STAMPED_SINCE && is_stamped(kind) {
+        return Err(ShapeError::Field("a record of version 4 does not tell the time of a seal"));
+    }
     match kind {
         Kind::Chunk(chunk) => check_chunk(chunk, header.payload_bytes, payload),
         Kind::Pack(pack) => {
@@ -86,6 +90,14 @@ pub fn check_shape(header: &Header, payload: Option<&[u8]>) -> Result<(), ShapeE
             Err(ShapeError::PayloadBytes { said: header.payload_bytes, found: 0 })
         }
         kind => check_bare(kind),
+    }
+}
+
+fn is_stamped(kind: &Kind) -> bool {
+    match kind {
+        Kind::Seal(seal) => seal.wall_ms != 0,
+        Kind::Whole(whole) => whole.wall_ms != 0,
+        _ => false,
     }
 }
 
@@ -317,6 +329,18 @@ mod tests {
             assert!(matches!(error, ShapeError::Digest { .. }), "{error}");
             assert_eq!(check_shape(&record.header, None), Ok(()), "the header alone is well formed");
         }
+    }
+
+    #[test]
+    fn a_record_of_before_the_field_tells_no_time() {
+        let seal = compose::seal(7, content(b"root"));
+        let old = altered(&seal, |record| record.version = STAMPED_SINCE - 1);
+        assert_eq!(check_shape(&old, None), Ok(()));
+        let told = altered(&seal.sealed_at(5), |record| record.version = STAMPED_SINCE - 1);
+        assert!(matches!(check_shape(&told, None), Err(ShapeError::Field(_))));
+        // The leader's own stamp makes it one of the version that has the field.
+        let stamped = LogRecord::from_parts(told.into(), Bytes::new()).sealed_at(6);
+        assert_eq!(check(&stamped), Ok(()));
     }
 
     #[test]

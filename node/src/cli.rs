@@ -198,10 +198,12 @@ pub fn main() -> i32 {
     };
     let ended = runtime.block_on(async {
         // These answer Ctrl-C themselves.
-        let own_end = matches!(
-            cli.command,
-            Command::Serve(_) | Command::Dev(_) | Command::Demo(_) | Command::Commit(_) | Command::Restore(_)
-        );
+        let own_end = match &cli.command {
+            Command::Status(args) => args.ends_by_ctrl_c(),
+            Command::Serve(_) | Command::Dev(_) | Command::Demo(_) => true,
+            Command::Commit(_) | Command::Restore(_) => true,
+            _ => false,
+        };
         if own_end {
             return run(&cli, &matches, &output).await;
         }

@@ -93,7 +93,7 @@ pub fn check_folder(config: &Config) -> Result<String, ServeError> {
             let uuid = found.cluster.map_or_else(String::new, |uuid| format!(" ({})", units::hex(&uuid)));
             let (id, name) = (config.id, &config.cluster);
             format!(
-                "{dir} is the folder of node {id} of the cluster {name:?}{uuid}: a start goes on with it, when its log is whole"
+                "{dir} is the folder of node {id} of the cluster {name:?}{uuid}: a start goes on with it, when its log is whole and names the same members: that is looked at then"
             )
         }
         None if config.single => format!(

@@ -85,6 +85,7 @@ const DISK: &str =
 
 const PORT: &str = "free the port, or choose another with --listen, --listen-peers and --http";
 const OTHER: &str = "nothing was changed: start the version of epochlog that ran here last";
+const SECRET_OWNER: &str = "nothing was changed: chown the file to the node's user or to root, or make a copy as that user: `install -m 600 FILE COPY`";
 const SECRET: &str = "nothing was changed: give it the file that the other nodes have, readable for the node's user alone (chmod 600); \
      `epochlog secret new FILE` makes one for a new cluster";
 const FOLDER: &str = "nothing was changed: correct node.id or node.data_dir";
@@ -144,6 +145,9 @@ impl ServeError {
             },
             ServeError::Secret(SecretError::Io { error, .. }) if Cause::of(error).is_want() => {
                 of_the_system(error, "its secret cannot be read")
+            }
+            ServeError::Secret(SecretError::Foreign { .. }) => {
+                (Code::Usage, "its secret is somebody else's", SECRET_OWNER)
             }
             ServeError::Secret(_) => (Code::Usage, "its secret cannot be used", SECRET),
             ServeError::Contradicts(_) => (Code::Usage, "the configuration contradicts its log", MEMBERS),
@@ -275,6 +279,8 @@ mod tests {
             ),
             (ServeError::Replica("x".into()), Code::Internal, "log lines"),
             (SecretError::Open { path: dir() }.into(), Code::Usage, "chmod 600"),
+            (SecretError::Foreign { path: dir(), owner: 7, user: 8 }.into(), Code::Usage, "chown"),
+            (SecretError::NoFile { path: dir() }.into(), Code::Usage, "epochlog secret new"),
             (SecretError::Io { path: dir(), error: io() }.into(), Code::Usage, "epochlog secret new"),
             (SecretError::Io { path: dir(), error: os(13) }.into(), Code::PermissionDenied, "a user who may"),
         ];

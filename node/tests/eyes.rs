@@ -5,7 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -239,6 +239,7 @@ async fn a_watched_status_is_one_object_a_round_until_it_is_interrupted() {
     let mut watch = Command::new(env!("CARGO_BIN_EXE_epochlog"))
         .args(["-e", &node.endpoint, "-o", "jsonl", "status", "--watch"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
@@ -254,9 +255,15 @@ async fn a_watched_status_is_one_object_a_round_until_it_is_interrupted() {
     }
     let killed = Command::new("kill").args(["-INT", &watch.id().to_string()]).status().unwrap();
     assert!(killed.success());
-    assert_eq!(watch.wait().unwrap().code(), Some(130));
-    let last: serde_json::Value = serde_json::from_str(&lines.last().unwrap().unwrap()).unwrap();
-    assert_eq!(last["code"], "Interrupted");
+    // That is how it is meant to end: no failure, and no word of one.
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
+    for line in lines {
+        let round: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        assert_eq!(round["leader"], 1, "{round}");
+    }
+    let mut said = String::new();
+    watch.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
 
     let ready = node.get("/readyz");
     assert!(ready.0.starts_with("HTTP/1.1 200"), "{ready:?}");

@@ -13,7 +13,8 @@
 //! | how far is committed, in heartbeats too | the same |
 //! | its ledger's digest at some position | this ledger's at that position, under equal rules |
 //!
-//! **Guarantees**: once a contradiction is found nothing is appended, truncated, installed or applied here.
+//! **Guarantees**: once a contradiction is found nothing is appended, truncated, installed or applied here. Nothing that
+//! contradicts is ever taken in.
 //!
 //! Leaders, by term and number, never fall along a log, and a leader's has all that is committed: so where an entry of it
 //! is of a later leader than one that is applied here at or behind its index, or of an earlier one than one at or before
@@ -22,9 +23,13 @@
 //!
 //! What stops a replica (`ending`) watches it from above; it knows neither the consensus nor the life of a replica.
 //!
-//! **Never**: believes a leader of an older term. Its entries may differ from what was committed since.
+//! **Never**: believes a leader of an older term. Its entries may differ from what was committed since. Never stops for who is
+//! no member in the log of this node: that is somebody of another history, and refused.
 
-use std::collections::{BTreeMap, VecDeque};
+mod ledgers;
+mod told;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,20 +39,19 @@ use nativelog::machine::Machine;
 use nativelog::record::LogId;
 use nativelog::store::LogStore;
 use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::Status;
 
+use crate::identity::Known;
 use crate::network::convert::{from_position, position};
 use crate::proto;
+use crate::snapshot;
+use ledgers::{LedgerAt, Ledgers};
+use told::Told;
 
-/// Indexes at which ledgers are compared are multiples of this.
-const EVERY: u64 = 64;
-/// Own digests that are kept, the newest.
-const KEPT: usize = 256;
-/// Digests of leaders at positions that are not applied here yet, at most.
-const AWAITED: usize = 64;
 /// See the module.
 pub(crate) struct Agreement {
     node: u64,
+    known: Arc<Known>,
     machine: Arc<Machine>,
     log: LogStore,
     /// Entries that are applied here.
@@ -55,8 +59,7 @@ pub(crate) struct Agreement {
     here: Mutex<Here>,
     ledgers: Mutex<Ledgers>,
     found: watch::Sender<Option<String>>,
-    /// What nodes answered to this one as leader that contradict it.
-    told: Mutex<BTreeMap<u64, String>>,
+    told: Told,
 }
 
 /// What is applied here.
@@ -67,39 +70,22 @@ struct Here {
     snapshot: Option<LogId>,
 }
 
-/// A ledger at one position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct LedgerAt {
-    at: LogId,
-    rules: u32,
-    /// See [`DIGEST_FORM`].
-    form: u32,
-    digest: Digest,
-}
-
-#[derive(Default)]
-struct Ledgers {
-    /// Own, in order of positions.
-    own: VecDeque<LedgerAt>,
-    /// Of leaders, by index, ahead of what is applied here.
-    awaited: BTreeMap<u64, (u64, LedgerAt)>,
-}
-
 impl Agreement {
-    /// For `node`, of which nobody has said anything yet.
-    pub fn new(node: u64, machine: Arc<Machine>, log: LogStore) -> Arc<Agreement> {
+    /// For this node, of which nobody has said anything yet.
+    pub fn new(known: Arc<Known>, machine: Arc<Machine>, log: LogStore) -> Arc<Agreement> {
         let applied = machine.applied();
         let here = Here { last: machine.ledger().applied(), snapshot: None };
         let newest = machine.newest_snapshot().map(|newest| newest.position);
         let agreement = Agreement {
-            node,
+            node: known.node(),
+            known,
             machine,
             log,
             applied,
             here: Mutex::new(here),
             ledgers: Mutex::default(),
             found: watch::Sender::new(None),
-            told: Mutex::default(),
+            told: Told::default(),
         };
         // It may have been installed just before the last end, and the log not be purged yet.
         newest.into_iter().for_each(|newest| agreement.installs(newest));
@@ -163,10 +149,12 @@ impl Agreement {
         why
     }
 
-    /// Whether a leader's append or heartbeat may be taken in. `vote` tells the vote that binds this node.
+    /// Whether a leader's append or heartbeat may be taken in, which is of `from` by its vote. `vote` tells the vote that
+    /// binds this node.
     ///
     /// # Errors
-    /// With [`Code::DataLoss`]: it contradicts what is applied here, or something did before.
+    /// With [`DataLoss`](tonic::Code::DataLoss): it contradicts what is applied here, or something did before. With
+    /// [`InvalidArgument`](tonic::Code::InvalidArgument): it tells of a ledger, and not of which.
     pub fn heed(
         &self,
         from: u64,
@@ -186,13 +174,33 @@ impl Agreement {
             let led = (led.term, led.node);
             led >= vote() && self.log.log_state().1.is_none_or(|last| led >= (last.term, last.node))
         });
-        match differs.filter(|_| led) {
-            Some((own, given)) => {
-                let what = format!("has entry {given} in its log where node {} has applied {own}", self.node);
-                Err(Status::data_loss(self.contradiction(from, &what)))
-            }
-            None => Ok(()),
+        if !led {
+            return Ok(());
         }
+        if let Some((own, given)) = differs {
+            let what = format!("has entry {given} in its log where node {} has applied {own}", self.node);
+            return Err(self.contradicts(from, &what));
+        }
+        request.ledger.as_ref().map_or(Ok(()), |ledger| self.compare_with(from, ledger))
+    }
+
+    /// Answers a leader that contradicts what is applied here; stops this node, if it is a member.
+    fn contradicts(&self, from: u64, what: &str) -> Status {
+        if self.lists(from) {
+            return Status::data_loss(self.contradiction(from, what));
+        }
+        Status::data_loss(format!(
+            "node {from} {what}: it is no member in the log of node {}, so nothing of it is taken in",
+            self.node
+        ))
+    }
+
+    /// Whether the log here names `node` as a member. One that names nobody has nothing that could be contradicted.
+    fn lists(&self, node: u64) -> bool {
+        // Asked of what is kept beside the ledger: a heartbeat does not wait until that is free.
+        self.known.incarnation_of(node).is_some()
+            || snapshot::logged(&self.log, &self.machine)
+                .is_ok_and(|members| members.is_empty() || members.iter().any(|(member, _)| *member == node))
     }
 
     /// What is applied here and cannot be in a log with this entry.
@@ -234,22 +242,15 @@ impl Agreement {
     /// A leader's ledger was another one at this position.
     pub fn applied(&self, id: LogId) -> Result<(), String> {
         self.here().last = Some(id);
-        let index = id.index;
-        if !index.is_multiple_of(EVERY) {
+        if !ledgers::is_looked_at(id.index) {
             return self.holds();
         }
         let Some(now) = self.now() else { return self.holds() };
-        let awaited = {
-            let mut ledgers = self.ledgers();
-            ledgers.own.push_back(now);
-            if ledgers.own.len() > KEPT {
-                ledgers.own.pop_front();
-            }
-            let later = ledgers.awaited.split_off(&(index + 1));
-            std::mem::replace(&mut ledgers.awaited, later).remove(&index)
-        };
-        if let Some((leader, given)) = awaited {
-            self.compare(leader, given, now)?;
+        let awaited = self.ledgers().push(now);
+        if let Some((leader, given)) = awaited
+            && let Some(what) = given.contradicts(&now, self.node)
+        {
+            return Err(self.contradiction(leader, &what));
         }
         self.holds()
     }
@@ -262,7 +263,7 @@ impl Agreement {
 
     /// What this node as leader says of its ledger: at the newest position that others will look at too.
     pub fn own(&self) -> Option<proto::LedgerAt> {
-        let newest = *self.ledgers().own.back()?;
+        let newest = self.ledgers().newest()?;
         Some(proto::LedgerAt {
             position: Some(position(newest.at)),
             rules: newest.rules,
@@ -271,69 +272,30 @@ impl Agreement {
         })
     }
 
-    /// A leader says what its ledger is; what cannot be compared yet waits until it can.
-    ///
-    /// # Errors
-    /// With [`Code::DataLoss`]: this ledger is another one.
-    pub fn compare_with(&self, from: u64, given: &proto::LedgerAt) -> Result<(), Status> {
+    /// What a leader says that its ledger is; what cannot be compared yet waits until it can.
+    fn compare_with(&self, from: u64, given: &proto::LedgerAt) -> Result<(), Status> {
         let at = given.position.as_ref().map(from_position);
         let digest = Digest::from_slice(&given.digest);
         let (Some(at), Some(digest)) = (at, digest) else {
             return Err(Status::invalid_argument("a ledger without its position or digest"));
         };
         let given = LedgerAt { at, rules: given.rules, form: given.form, digest };
-        let own = {
-            let mut ledgers = self.ledgers();
-            let newest = ledgers.own.back().map(|own| own.at.index);
-            if at.index.is_multiple_of(EVERY) && newest.is_none_or(|newest| newest < at.index) {
-                ledgers.awaited.insert(at.index, (from, given));
-                if ledgers.awaited.len() > AWAITED {
-                    ledgers.awaited.pop_first();
-                }
-            }
-            ledgers.own.iter().rev().find(|own| own.at.index == at.index).copied()
-        };
-        match own {
-            Some(own) => self.compare(from, given, own).map_err(Status::data_loss),
+        let listed = self.lists(from);
+        let own = self.ledgers().at_or_awaited(given, listed.then_some(from));
+        match own.and_then(|own| given.contradicts(&own, self.node)) {
+            Some(what) => Err(self.contradicts(from, &what)),
             None => Ok(()),
         }
     }
 
-    fn compare(&self, leader: u64, given: LedgerAt, own: LedgerAt) -> Result<(), String> {
-        // The rules follow from the records, but a binary may not know those of the other, nor make digests alike.
-        let comparable = given.rules == own.rules && given.form == own.form;
-        if given == own || (given.at == own.at && !comparable) {
-            return Ok(());
-        }
-        let (at, node) = (own.at, self.node);
-        let what = match given.at == own.at {
-            true => format!(
-                "at {at} its ledger is {} where that of node {node} is {}",
-                given.digest.short(),
-                own.digest.short()
-            ),
-            false => format!("has entry {} in its log where node {node} has applied {at}", given.at),
-        };
-        Err(self.contradiction(leader, &what))
-    }
-
     /// What a node answered to this one as leader.
     pub fn heard(&self, node: u64, answer: Result<(), &Status>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match answer {
-            Ok(()) => drop(told.remove(&node)),
-            Err(status) if status.code() == Code::DataLoss => {
-                if told.insert(node, status.message().to_owned()).is_none() {
-                    tracing::error!(node, why = status.message(), "a node contradicts this leader");
-                }
-            }
-            Err(_) => {}
-        }
+        self.told.heard(node, answer);
     }
 
     /// What nodes said that contradict this one, by node, until they follow again.
     pub fn told(&self) -> BTreeMap<u64, String> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.told.now()
     }
 }
 
@@ -348,6 +310,11 @@ mod tests {
     use nativelog::compose;
     use nativelog::record::{Body, Entry};
     use nativelog::store::{Identity, Options};
+    use prost::Message;
+    use tonic::Code;
+
+    use crate::config::ReplicaConfig;
+    use ledgers::EVERY;
 
     impl Agreement {
         /// Over a log and a ledger below `dir`, both empty.
@@ -357,7 +324,25 @@ mod tests {
             let owner = Identity { node, incarnation: [node as u8; 16] };
             let (log, _) = LogStore::open(disk, &Layout::new(dir), owner, Options::default()).unwrap();
             let machine = Machine::start(store, log.clone(), &dir.join("catalog")).unwrap();
-            Agreement::new(node, machine, log)
+            let known = Known::new(&ReplicaConfig::new(node, owner.incarnation, "c", vec![]));
+            Agreement::new(known, machine, log)
+        }
+
+        /// A first entry with these members.
+        fn has_members(&self, nodes: &[u64]) {
+            let members = nodes.iter().map(|node| proto::Member { node: *node, address: "a:1".to_owned() });
+            let configs = vec![proto::Voters { nodes: nodes.to_vec() }];
+            let members = proto::Membership { configs, members: members.collect() };
+            self.applies_entry(Entry {
+                id: LogId { term: 0, node: 1, index: 0 },
+                body: Body::Membership(members.encode_to_vec().into()),
+            });
+        }
+
+        fn applies_entry(&self, entry: Entry) {
+            self.log.append(vec![entry.clone()], Box::new(|done| done.unwrap()));
+            self.machine.apply(&entry).unwrap();
+            self.applied(entry.id).unwrap();
         }
 
         /// Ticks up to the entry at `last`, all of term 2.
@@ -366,12 +351,15 @@ mod tests {
             let next = *self.applied.borrow();
             for index in next..=last {
                 let id = LogId { term: 2, node: 1, index };
-                let entry = Entry { id, body: Body::Record(compose::tick(1)) };
-                self.log.append(vec![entry.clone()], Box::new(|done| done.unwrap()));
-                self.machine.apply(&entry).unwrap();
-                self.applied(id).unwrap();
+                self.applies_entry(Entry { id, body: Body::Record(compose::tick(1)) });
             }
         }
+    }
+
+    /// A heartbeat of node 1, which leads in `term`, with what it says of its ledger.
+    fn beat(term: u64, ledger: &proto::LedgerAt) -> proto::AppendRequest {
+        let vote = Some(proto::Vote { term, node: 1, committed: true });
+        proto::AppendRequest { vote, ledger: Some(ledger.clone()), ..Default::default() }
     }
 
     fn append(term: u64, previous: LogId, committed: Option<LogId>) -> proto::AppendRequest {
@@ -456,37 +444,50 @@ mod tests {
         agreement.applies(EVERY + 6);
         let own = agreement.own().unwrap();
         assert_eq!(own.position.unwrap().index, EVERY);
-        agreement.compare_with(1, &own).unwrap();
+        let heed = |ledger: &proto::LedgerAt| agreement.heed(1, || (2, 1), &beat(2, ledger));
+        heed(&own).unwrap();
         let newer = proto::LedgerAt { rules: own.rules + 1, digest: vec![7; 32].into(), ..own.clone() };
-        agreement.compare_with(1, &newer).unwrap();
-        agreement
-            .compare_with(1, &proto::LedgerAt { form: own.form + 1, rules: own.rules, ..newer })
-            .unwrap();
+        heed(&newer).unwrap();
+        heed(&proto::LedgerAt { form: own.form + 1, rules: own.rules, ..newer }).unwrap();
+        // Who does not lead any more is not believed, now and later.
+        let wrong = proto::LedgerAt { digest: vec![7; 32].into(), ..own.clone() };
+        agreement.heed(1, || (3, 2), &beat(2, &wrong)).unwrap();
+        assert_eq!(heed(&proto::LedgerAt::default()).unwrap_err().code(), Code::InvalidArgument);
+        agreement.holds().unwrap();
         // The leader is ahead: it waits until this node is there.
         let at = proto::Position { index: 2 * EVERY, ..own.position.unwrap() };
         let ahead = proto::LedgerAt { position: Some(at), digest: vec![7; 32].into(), ..own.clone() };
-        agreement.compare_with(1, &ahead).unwrap();
+        heed(&ahead).unwrap();
         agreement.applies(2 * EVERY - 1);
         let id = LogId { term: 2, node: 1, index: 2 * EVERY };
         agreement.machine.apply(&Entry { id, body: Body::Blank }).unwrap();
         let why = agreement.applied(id).unwrap_err();
         assert!(why.contains("at T2-N1.128 its ledger is 07070707"), "{why}");
-        assert!(agreement.compare_with(1, &proto::LedgerAt::default()).is_err());
         agreement.log.shutdown();
     }
 
     #[test]
-    fn a_node_that_follows_again_contradicts_no_more() {
+    fn who_is_no_member_is_refused_and_stops_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let agreement = Agreement::of_an_empty_log(1, dir.path());
-        agreement.heard(2, Err(&Status::unavailable("not there")));
-        assert!(agreement.told().is_empty());
-        agreement.heard(2, Err(&Status::data_loss("another ledger")));
-        assert_eq!(agreement.told()[&2], "another ledger");
-        agreement.heard(2, Err(&Status::unavailable("not there")));
-        assert_eq!(agreement.told().len(), 1);
-        agreement.heard(2, Ok(()));
-        assert!(agreement.told().is_empty());
+        let agreement = Agreement::of_an_empty_log(2, dir.path());
+        agreement.has_members(&[1, 2, 3]);
+        agreement.applies(EVERY + 6);
+        let id = |term, index| LogId { term, node: 1, index };
+        let other = append(3, id(2, 9), Some(id(3, 7)));
+        let wrong = proto::LedgerAt { digest: vec![7; 32].into(), ..agreement.own().unwrap() };
+        let at = proto::Position { index: 2 * EVERY, ..wrong.position.unwrap() };
+        let ahead = proto::LedgerAt { position: Some(at), ..wrong.clone() };
+        for request in [&other, &beat(3, &wrong)] {
+            let why = agreement.heed(9, || (2, 1), request).unwrap_err();
+            assert!(why.code() == Code::DataLoss && why.message().contains("node 9"), "{why}");
+            agreement.holds().unwrap();
+        }
+        // Nor does it later, when this node is where it said it was.
+        agreement.heed(9, || (2, 1), &beat(3, &ahead)).unwrap();
+        agreement.applies(2 * EVERY);
+        // The same from a member is a contradiction.
+        assert!(agreement.heed(3, || (2, 1), &other).is_err());
+        assert!(agreement.holds().unwrap_err().contains("node 3 leads"));
         agreement.log.shutdown();
     }
 }

@@ -52,7 +52,8 @@ struct FromLog {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Trouble {
-    Greeting,
+    Unproven,
+    Refused,
     Header,
     Group,
     Cluster,
@@ -155,9 +156,14 @@ impl Known {
         self.judge(header, Check::Introduction).map(|()| header.from).map_err(|(_, why)| why)
     }
 
-    /// A connection from the address `from` was not let in; logged once a minute.
-    pub(crate) fn not_let_in(&self, from: &str, why: &str) {
-        if self.is_due(0, Trouble::Greeting) {
+    /// A connection from the address `from` was not let in; logged once a minute for all who did not prove the secret, and
+    /// for each `proved` node that did: whoever knocks without it hides no member with a wrong name or id.
+    pub(crate) fn not_let_in(&self, from: &str, proved: Option<u64>, why: &str) {
+        let due = match proved {
+            Some(node) => self.is_due(node, Trouble::Refused),
+            None => self.is_due(0, Trouble::Unproven),
+        };
+        if due {
             tracing::warn!(node = self.node, from, why, "a connection for peers is refused");
         }
     }
@@ -178,15 +184,20 @@ impl Known {
         metadata.insert_bin(KEY, BinaryMetadataValue::from_bytes(&header.encode_to_vec()));
     }
 
-    /// Checks the header of an incoming call and says who calls.
+    /// Checks the header of a call that came over a connection that node `proved` has proved, and says who calls.
     ///
     /// # Errors
     /// `FailedPrecondition` with the reason in words; logged once per peer and minute.
-    pub fn admit(&self, metadata: &MetadataMap, check: Check) -> Result<u64, Status> {
+    pub fn admit(&self, proved: u64, metadata: &MetadataMap, check: Check) -> Result<u64, Status> {
         let header = match read_header(metadata) {
             Ok(header) => header,
-            Err(why) => return Err(self.refuse(0, Trouble::Header, why)),
+            Err(why) => return Err(self.refuse(proved, Trouble::Header, why)),
         };
+        // First: what somebody says in another's name has no effect here, not even that this node was wiped.
+        if header.from != proved {
+            let why = format!("this connection was proved by node {proved}, not by node {}", header.from);
+            return Err(self.refuse(proved, Trouble::Header, why));
+        }
         match self.judge(&header, check) {
             Ok(()) => Ok(header.from),
             Err((trouble, why)) => Err(self.refuse(header.from, trouble, why)),
@@ -319,22 +330,22 @@ mod tests {
 
     #[test]
     fn strangers_may_call_while_nothing_is_known() {
-        assert_eq!(known(2, "c").admit(&call(&known(1, "c"), 2, Check::Full), Check::Full).unwrap(), 1);
+        assert_eq!(known(2, "c").admit(1, &call(&known(1, "c"), 2, Check::Full), Check::Full).unwrap(), 1);
     }
 
     #[test]
     fn another_cluster_group_or_target_is_refused() {
         let two = known(2, "c");
-        let other = two.admit(&call(&known(1, "d"), 2, Check::Full), Check::Full).unwrap_err();
+        let other = two.admit(1, &call(&known(1, "d"), 2, Check::Full), Check::Full).unwrap_err();
         assert!(other.message().contains("cluster"), "{other}");
-        let target = two.admit(&call(&known(1, "c"), 3, Check::Full), Check::Full).unwrap_err();
+        let target = two.admit(1, &call(&known(1, "c"), 3, Check::Full), Check::Full).unwrap_err();
         assert!(target.message().contains("this is node 2"), "{target}");
         let (one, two) = (known(1, "c"), known(2, "c"));
         learn(&one, 7, &[]);
         learn(&two, 8, &[]);
-        let uuid = two.admit(&call(&one, 2, Check::Introduction), Check::Introduction).unwrap_err();
+        let uuid = two.admit(1, &call(&one, 2, Check::Introduction), Check::Introduction).unwrap_err();
         assert!(uuid.message().contains("another cluster of the same name"), "{uuid}");
-        assert!(two.admit(&MetadataMap::new(), Check::Full).is_err());
+        assert!(two.admit(1, &MetadataMap::new(), Check::Full).is_err());
     }
 
     #[test]
@@ -344,7 +355,7 @@ mod tests {
         let here = Known::new(&config);
         let caller = known(1, "prod");
         learn(&caller, 9, &[(1, 1), (3, 3)]);
-        let status = here.admit(&call(&caller, 3, Check::Full), Check::Full).unwrap_err();
+        let status = here.admit(1, &call(&caller, 3, Check::Full), Check::Full).unwrap_err();
         assert!(status.message().contains("belongs to another cluster"), "{status}");
         assert!(!status.message().contains("0909") && !status.message().contains("0808"), "{status}");
     }
@@ -354,16 +365,16 @@ mod tests {
         let (one, two, three) = (known(1, "c"), known(2, "c"), known(3, "c"));
         learn(&one, 7, &[(1, 1), (2, 2)]);
         // Neither listed nor with the uuid.
-        let status = one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap_err();
+        let status = one.admit(3, &call(&three, 1, Check::Full), Check::Full).unwrap_err();
         assert!(status.message().contains("not known in the log"), "{status}");
-        assert!(one.admit(&call(&three, 1, Check::Introduction), Check::Introduction).is_ok());
+        assert!(one.admit(3, &call(&three, 1, Check::Introduction), Check::Introduction).is_ok());
         // A listed member that has not applied Genesis yet, in both directions.
-        assert_eq!(one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
-        assert_eq!(two.admit(&call(&one, 2, Check::Full), Check::Full).unwrap(), 1);
+        assert_eq!(one.admit(2, &call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
+        assert_eq!(two.admit(1, &call(&one, 2, Check::Full), Check::Full).unwrap(), 1);
         // A fresh member catches up; then it leads, and the log of one does not list it yet.
-        assert!(three.admit(&call(&one, 3, Check::Full), Check::Full).is_ok());
+        assert!(three.admit(1, &call(&one, 3, Check::Full), Check::Full).is_ok());
         learn(&three, 7, &[(1, 1), (2, 2), (3, 3)]);
-        assert_eq!(one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
+        assert_eq!(one.admit(3, &call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
     }
 
     #[test]
@@ -371,9 +382,9 @@ mod tests {
         let members = vec![(1, "a:1".to_owned()), (2, "b:1".to_owned())];
         let one = Known::new(&ReplicaConfig::new(1, [1; 16], "c", members));
         let (two, three) = (known(2, "c"), known(3, "c"));
-        assert_eq!(one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
+        assert_eq!(one.admit(2, &call(&two, 1, Check::Full), Check::Full).unwrap(), 2);
         let refused = || {
-            let status = one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap_err();
+            let status = one.admit(3, &call(&three, 1, Check::Full), Check::Full).unwrap_err();
             assert!(status.message().contains("node 3 is not known in the log"), "{status}");
         };
         refused();
@@ -382,14 +393,14 @@ mod tests {
         refused();
         // A node that was away hears of members that are newer than its log.
         learn(&one, 7, &[(1, 1), (2, 2)]);
-        assert_eq!(one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
+        assert_eq!(one.admit(3, &call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
         // Also while it knows its cluster from its folder alone.
         let config = ReplicaConfig::new(1, [1; 16], "c", vec![(1, "a:1".to_owned()), (2, "b:1".to_owned())]);
         let fresh = Known::new(&ReplicaConfig { cluster: Some([7; 16]), ..config });
-        assert_eq!(fresh.admit(&call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
+        assert_eq!(fresh.admit(3, &call(&three, 1, Check::Full), Check::Full).unwrap(), 3);
         // In another incarnation than the log's it is not.
         learn(&one, 7, &[(1, 1), (2, 2), (3, 33)]);
-        let wiped = one.admit(&call(&three, 1, Check::Full), Check::Full).unwrap_err();
+        let wiped = one.admit(3, &call(&three, 1, Check::Full), Check::Full).unwrap_err();
         assert!(wiped.message().contains("another incarnation"), "{wiped}");
     }
 
@@ -410,20 +421,32 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_strangers_hides_no_refusal_of_a_node() {
+        let one = known(1, "c");
+        assert!(one.is_due(0, Trouble::Unproven) && !one.is_due(0, Trouble::Unproven));
+        for node in [2, 3] {
+            assert!(one.is_due(node, Trouble::Refused) && !one.is_due(node, Trouble::Refused));
+        }
+    }
+
+    #[test]
     fn a_wiped_node_is_refused_in_both_directions() {
         let (one, two) = (known(1, "c"), known(2, "c"));
         learn(&one, 7, &[(1, 1), (2, 99)]);
+        // In the name of a member, by who has proved to be another node.
+        let in_its_name = two.admit(3, &call(&one, 2, Check::Full), Check::Full).unwrap_err();
+        assert!(in_its_name.message().contains("proved by node 3"), "{in_its_name}");
         assert_eq!(*two.known_otherwise().borrow(), None);
-        let target = two.admit(&call(&one, 2, Check::Full), Check::Full).unwrap_err();
+        let target = two.admit(1, &call(&one, 2, Check::Full), Check::Full).unwrap_err();
         assert!(target.message().contains("it must not come back under this id"), "{target}");
         assert_eq!(*two.known_otherwise().borrow(), Some(1), "and it hears of it");
         assert_eq!(target.code(), tonic::Code::FailedPrecondition);
-        let source = one.admit(&call(&two, 1, Check::Full), Check::Full).unwrap_err();
+        let source = one.admit(2, &call(&two, 1, Check::Full), Check::Full).unwrap_err();
         assert!(source.message().contains("node 2 is known with another incarnation"), "{source}");
         assert!(
             !source.message().contains("6363") && !target.message().contains("0202"),
             "{source} {target}"
         );
-        assert!(one.admit(&call(&two, 1, Check::Introduction), Check::Introduction).is_ok());
+        assert!(one.admit(2, &call(&two, 1, Check::Introduction), Check::Introduction).is_ok());
     }
 }

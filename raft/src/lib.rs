@@ -16,13 +16,13 @@
 //! | `propose`, `propose/*` | records to the leader, wherever it is, and judged there |
 //! | `read` | linearizable reads |
 //! | `membership`, `identity` | the beginning of a cluster; who is who in every peer call |
-//! | `secret`, `terms` | what peers prove to each other; terms that nobody believes |
+//! | `secret`, `own_vote`, `terms` | what peers prove to each other; whose votes, and which terms, nobody believes |
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
 //! | `transfer`, `transfer/*` | content on its way between replicas, and the receiver of snapshots |
 //! | `repair`, `repair/*`, `quarantine` | what is missing or damaged here, refetched; content that nobody can serve |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
-//! | `agreement` | whether this node's history is that of the cluster |
+//! | `agreement`, `agreement/*` | whether this node's history is that of the cluster |
 //! | `quarantine` | content that nobody can serve, and its way back |
 //! | `ending` | how a replica ends, by itself or when it is told to |
 //! | `status`, `clock` | what a replica says about itself; log time |
@@ -46,6 +46,7 @@ mod life;
 mod log_store;
 mod membership;
 pub mod network;
+mod own_vote;
 mod peer;
 mod propose;
 pub mod proto;

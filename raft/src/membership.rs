@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use nativelog::compose;
-use nativelog::machine::Machine;
 use nativelog::store::LogStore;
 use tonic::Status;
 
@@ -18,7 +17,6 @@ use crate::leader::Leadership;
 use crate::network::peers::Lane;
 use crate::propose::Proposer;
 use crate::proto;
-use crate::snapshot::members_in;
 
 /// How long a member has for an introduction.
 const HELLO: Duration = Duration::from_secs(2);
@@ -167,14 +165,11 @@ impl Members {
         for (node, reply) in asked.await {
             let reply = reply.map_err(|status| format!("node {node}: {}", status.message()))?;
             if !reply.empty {
-                let whose = if reply.cluster.is_empty() {
-                    String::new()
-                } else {
-                    format!(" {}", hex(&reply.cluster))
-                };
+                // Which one is for who looks closely: logs go further than a uuid should.
+                tracing::debug!(node, cluster = hex(&reply.cluster), "it is not empty");
                 return Err(format!(
-                    "node {node} belongs to a cluster{whose} already, this node is empty: \
-                 if its data folder was wiped, it must not come back under this id"
+                    "node {node} belongs to a cluster already, this node is empty: if its data folder was wiped, it \
+                     must not come back under this id"
                 ));
             }
             if sorted(reply.initial_members) != mine {
@@ -242,19 +237,6 @@ impl Members {
             }
         }
     }
-}
-
-/// The members that the log of this node has, the newest of them; none in an empty one.
-///
-/// # Errors
-/// The log cannot be read.
-pub(crate) fn logged(log: &LogStore, machine: &Machine) -> std::io::Result<Vec<(u64, String)>> {
-    // What is appended holds, whether it is applied or not; what the log has forgotten a snapshot knows.
-    let newest = match log.last_membership(u64::MAX)? {
-        Some(newest) => Some(newest),
-        None => machine.last_membership()?,
-    };
-    members_in(newest.as_ref())
 }
 
 /// Ok when the configuration names the members that the log has, or the log has none yet.

@@ -39,6 +39,7 @@ use crate::config::{LEDGER_BYTES_MAX, ReplicaConfig};
 use crate::identity::{Check, Known, hex};
 use crate::network::convert;
 use crate::network::peers::{Lane, Peers};
+use crate::own_vote;
 use crate::propose::propose_to;
 use crate::proto::{self, rejoin_part::Part};
 use crate::snapshot::members_of;
@@ -275,6 +276,7 @@ async fn ask(peers: &Peers, peer: u64, term: u64) -> Result<Result<State, proto:
     let vote = convert::take_vote(head.vote.as_ref()).map_err(wrong)?;
     let named = terms::of_snapshot(head.meta.as_ref()).chain([vote.term]);
     terms::in_reach(term, named).map_err(wrong)?;
+    own_vote::is_of(peer, head.vote.as_ref()).map_err(|status| wrong(status.message()))?;
     if !vote.committed || vote.term <= term {
         return Err(wrong(format!("its vote is of term {}, and must be above {term}", vote.term)));
     }

@@ -39,7 +39,7 @@ use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
 use crate::transfer::{Transfer, Transfers};
-use crate::{clock, ending, proto};
+use crate::{clock, ending, proto, snapshot};
 
 /// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
 #[derive(Clone)]
@@ -100,15 +100,14 @@ impl Replica {
         if owner.node != node || owner.incarnation != config.incarnation {
             return Err(StartError::Identity);
         }
-        let logged =
-            membership::logged(&log, &machine).map_err(|error| StartError::Raft(error.to_string()))?;
+        let logged = snapshot::logged(&log, &machine).map_err(|error| StartError::Raft(error.to_string()))?;
         membership::agree(&config.members, &logged).map_err(StartError::Members)?;
         let config = Arc::new(config);
         let life = Life::new(node);
         let intake = Intake::new(&config, log.clone(), machine.clone());
         let known = Known::new(&config);
         let peers = Peers::new(&config, known.clone());
-        let agreement = Agreement::new(node, machine.clone(), log.clone());
+        let agreement = Agreement::new(known.clone(), machine.clone(), log.clone());
         let clients = Factory::new(peers.clone(), intake.heard().clone(), agreement.clone());
         let consensus = Consensus::start(&config, clients, &log, &machine, &known, &agreement).await?;
         let quorum = Quorum::new(&config, consensus.clone(), peers.clone(), life.clone());

@@ -6,9 +6,9 @@
 //! **Never** shown: neither the secret nor its key is in any log line, error or `Debug`.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What the key is derived for: another use of the same text has another key.
@@ -17,6 +17,8 @@ const CONTEXT: &str = "epochlog 2026-11-30 peers prove the secret of their clust
 const TEXT_CHARS_MIN: usize = 32;
 /// A longer file is no secret, in bytes.
 const FILE_BYTES_MAX: u64 = 4096;
+/// The number of the user who may read everything anyway.
+const ROOT: u32 = 0;
 /// Rights of people who are neither the owner nor of its group.
 const OTHERS: u32 = 0o007;
 
@@ -42,6 +44,24 @@ pub enum SecretError {
         /// Why.
         error: io::Error,
     },
+    /// It is a folder, a fifo or something else that keeps nothing.
+    #[error("{path} is no regular file, and only such a one can keep a secret")]
+    NoFile {
+        /// What it is called.
+        path: PathBuf,
+    },
+    /// Somebody else can read and change it.
+    #[error(
+        "{path} belongs to user {owner}, who can read and change it, and this process runs as user {user}"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+        /// The number of the user that this process runs as.
+        user: u32,
+    },
     /// Everybody on the machine may read it.
     #[error("{path} may be read or written by every user of this machine")]
     Open {
@@ -65,11 +85,12 @@ impl Secret {
     /// [`SecretError`].
     pub fn read(path: &Path) -> Result<Secret, SecretError> {
         let io = |error| SecretError::Io { path: path.to_owned(), error };
-        let file = File::open(path).map_err(io)?;
+        // A fifo that nobody writes would never open otherwise. Files do not heed it.
+        let file: File =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
         // Of the file that is open: the name may mean another one by now.
-        if file.metadata().map_err(io)?.mode() & OTHERS != 0 {
-            return Err(SecretError::Open { path: path.to_owned() });
-        }
+        let user = rustix::process::geteuid().as_raw();
+        keeps_a_secret(path, &file.metadata().map_err(io)?, user)?;
         let mut text = String::new();
         file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(io)?;
         Secret::of(&text).map_err(|why| SecretError::Text { path: path.to_owned(), why })
@@ -104,6 +125,23 @@ impl Secret {
     /// The proof over `said`.
     pub(crate) fn prove(&self, said: &[u8]) -> Proof {
         Proof(blake3::keyed_hash(&self.key, said))
+    }
+}
+
+/// Whether the file at `path`, which is like this, can keep a secret of `user`. Root reads what it is told to: it reads for
+/// others, as with `serve --check`, or in a container whose files are of somebody outside.
+fn keeps_a_secret(path: &Path, like: &Metadata, user: u32) -> Result<(), SecretError> {
+    let path = || path.to_owned();
+    if !like.is_file() {
+        return Err(SecretError::NoFile { path: path() });
+    }
+    let owner = like.uid();
+    if ![ROOT, user].contains(&owner) && user != ROOT {
+        return Err(SecretError::Foreign { path: path(), owner, user });
+    }
+    match like.mode() & OTHERS {
+        0 => Ok(()),
+        _ => Err(SecretError::Open { path: path() }),
     }
 }
 
@@ -148,6 +186,34 @@ mod tests {
         assert!(read.prove(b"said") != read.prove(b"other"));
         assert!(read.prove(b"said") != Secret::of_nobody().prove(b"said"));
         assert_eq!(format!("{read:?}"), "Secret(********)");
+    }
+
+    #[test]
+    fn what_is_no_file_of_ones_own_keeps_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, Secret::new_text()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut like = std::fs::metadata(&path).unwrap();
+        if like.uid() == ROOT {
+            // What is root's is anybody's who may read it.
+            assert!(keeps_a_secret(&path, &like, 7).is_ok());
+            std::os::unix::fs::chown(&path, Some(7), None).unwrap();
+            like = std::fs::metadata(&path).unwrap();
+        }
+        let owner = like.uid();
+        assert!(keeps_a_secret(&path, &like, owner).is_ok());
+        assert!(keeps_a_secret(&path, &like, ROOT).is_ok(), "root reads for others");
+        let other = keeps_a_secret(&path, &like, owner + 1);
+        assert!(matches!(other, Err(SecretError::Foreign { .. })), "{other:?}");
+        assert!(matches!(Secret::read(dir.path()), Err(SecretError::NoFile { .. })));
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+        // On a thread of its own: one that waits for a writer would wait for ever.
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(Secret::read(&fifo).map(drop)));
+        let read = told.recv_timeout(std::time::Duration::from_secs(30)).expect("it does not wait");
+        assert!(matches!(read, Err(SecretError::NoFile { .. })), "{read:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use nativelog::machine::{Machine, Pin};
 use nativelog::record::LogId;
 use nativelog::snapshot::{Capture, SnapshotMeta};
+use nativelog::store::LogStore;
 use openraft::BasicNode;
 use tokio::task::spawn_blocking;
 
@@ -121,4 +122,17 @@ pub fn members_in(kept: Option<&(LogId, Bytes)>) -> io::Result<Vec<(u64, String)
 pub fn kept_members(members: &StoredMembers) -> Option<(LogId, Bytes)> {
     let id = members.log_id().as_ref()?;
     Some((log_id(id), encode_members(members.membership())))
+}
+
+/// The members that the log of this node has, the newest of them; none in an empty one.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn logged(log: &LogStore, machine: &Machine) -> io::Result<Vec<(u64, String)>> {
+    // What is appended holds, whether it is applied or not; what the log has forgotten a snapshot knows.
+    let newest = match log.last_membership(u64::MAX)? {
+        Some(newest) => Some(newest),
+        None => machine.last_membership()?,
+    };
+    members_in(newest.as_ref())
 }

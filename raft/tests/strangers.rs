@@ -182,6 +182,74 @@ async fn a_term_far_ahead_is_refused_also_from_a_peer_and_the_leader_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_peer_brings_no_vote_but_its_own() {
+    let cluster = Cluster::start("voices", 3).await;
+    let leader = cluster.leader().await;
+    let target = cluster.follower().await;
+    cluster.agree().await;
+    let (term, third) = (target.replica.status().term, 6 - leader - target.id);
+    let mut peer = caller(quick(third, [third as u8; 16], "voices", vec![]), (target.id, &target.address));
+    // In the leader's name: in its present term, and in the next one.
+    for term in [term, term + 1] {
+        let vote = Some(proto::Vote { term, node: leader, committed: true });
+        let candidate =
+            || proto::VoteRequest { vote, last: position(term, 1 << 20), leadership_transfer: true };
+        let append = || proto::AppendRequest { vote, ..Default::default() };
+        let transfer = proto::TransferRequest { from_leader: vote, to: target.id, last: None };
+        let mut head = snapshot(term);
+        if let Some(proto::snapshot_part::Part::Head(head)) = &mut head.part {
+            head.vote = vote;
+        }
+        let calls = [
+            no(peer.vote(candidate())).await,
+            no(peer.pre_vote(candidate())).await,
+            no(peer.heartbeat(append())).await,
+            no(peer.transfer_leader(transfer)).await,
+            no(peer.install_snapshot(tokio_stream::iter([head]))).await,
+            {
+                let stream = peer.stream_append(tokio_stream::iter([append()])).await.unwrap();
+                stream.into_inner().message().await.unwrap_err()
+            },
+        ];
+        for refused in calls {
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+            assert!(refused.message().contains(&format!("a vote of node {leader}")), "{refused}");
+        }
+    }
+    assert_eq!(target.replica.status().term, term);
+    assert_eq!(cluster.leader().await, leader);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_of_another_history_that_no_log_lists_stops_nobody() {
+    let cluster = Cluster::start("lists", 3).await;
+    commit_epoch(&cluster, "job", 1, 1 << 20).await;
+    let ledger = cluster.agree().await;
+    let target = cluster.follower().await;
+    let term = target.replica.status().term;
+    // It was told the uuid, as whoever asks with the secret is.
+    let config = quick(9, [9; 16], "lists", vec![]);
+    let config = ReplicaConfig { cluster: target.replica.cluster(), ..config };
+    let mut stranger = caller(config, (target.id, &target.address));
+    let vote = Some(proto::Vote { term: term + 1, node: 9, committed: true });
+    let other = Some(proto::Position { term: term + 1, node: 9, index: 1 });
+    for request in [
+        proto::AppendRequest { vote, committed: other, ..Default::default() },
+        proto::AppendRequest { vote, previous: other, ..Default::default() },
+    ] {
+        let refused = no(stranger.heartbeat(request)).await;
+        assert!(refused.message().contains("no member in the log"), "{refused}");
+    }
+    assert_eq!(*target.replica.fatal().borrow(), None);
+    assert_eq!(target.replica.status().term, term);
+    assert_eq!(cluster.agree().await, ledger);
+    commit_epoch(&cluster, "job", 2, 4096).await;
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_node_tells_the_others_where_clients_reach_it() {
     let cluster = Cluster::start("addresses", 3).await;
     cluster.leader().await;

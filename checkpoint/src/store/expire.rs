@@ -47,7 +47,10 @@ pub(super) fn point_latest(
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
     };
-    let there = |epoch: u64| disk.stat(&job_dir.join(epoch.to_string())).is_ok();
+    let there = |epoch: u64| {
+        let found = disk.stat(&job_dir.join(epoch.to_string()));
+        found.is_ok_and(|stat| stat.kind == FileKind::Directory)
+    };
     let pointed = current.as_deref().and_then(parse);
     let newest = match (new, pointed) {
         // The usual case needs no look at the whole folder.
@@ -76,8 +79,8 @@ pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), Sto
 /// As [`expire`], for what was sealed at or below a log index.
 pub(super) fn expire_until(inner: &Inner, job: &JobName, epoch: u64, index: u64) -> Result<(), StoreError> {
     let _names = inner.lock_names();
-    match read_envelope(&*inner.disk, &inner.layout.manifest_file(job, epoch)) {
-        Ok(Some(there)) if there.position.index > index => return Ok(()),
+    match sealed_at(inner, job, epoch) {
+        Ok(Some(sealed)) if sealed > index => return Ok(()),
         Ok(_) => {}
         Err(error @ StoreError::Manifest { .. }) => {
             tracing::warn!(%job, epoch, %error, "an expired epoch does not say when it was sealed");
@@ -88,18 +91,43 @@ pub(super) fn expire_until(inner: &Inner, job: &JobName, epoch: u64, index: u64)
     take_away(inner, job, epoch)
 }
 
-/// Whether a job has a folder here. What somebody has put in its place is none: a symlink would lead to names that are
-/// not ours. Nothing of the job is there, and nothing there is changed.
-fn is_folder(disk: &dyn Disk, job_dir: &Path) -> Result<bool, IoError> {
-    match disk.stat(job_dir) {
-        Ok(stat) if stat.kind == FileKind::Directory => Ok(true),
-        Ok(_) => {
-            tracing::warn!(path = %job_dir.display(), "no folder of a job: it is left alone");
-            Ok(false)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(at("stat", job_dir)(e)),
+/// The log index at which an epoch was sealed; `None` when it is not here, or does not say. Each name is looked at before
+/// what is below it is opened: a file or a loop in the place of one of ours could never be read, and would be tried for ever.
+fn sealed_at(inner: &Inner, job: &JobName, epoch: u64) -> Result<Option<u64>, StoreError> {
+    let (disk, layout) = (&*inner.disk, &inner.layout);
+    let manifest = layout.manifest_file(job, epoch);
+    if !is_folder(disk, &layout.job_dir(job))? || !is_folder(disk, &layout.epoch_dir(job, epoch))? {
+        return Ok(None);
     }
+    match kind_of(disk, &manifest)? {
+        Some(FileKind::File) => Ok(read_envelope(disk, &manifest)?.map(|there| there.position.index)),
+        Some(_) => {
+            tracing::warn!(path = %manifest.display(), "no manifest: the expired epoch does not say when it was sealed");
+            Ok(None)
+        }
+        None => Ok(None),
+    }
+}
+
+fn kind_of(disk: &dyn Disk, path: &Path) -> Result<Option<FileKind>, IoError> {
+    match disk.stat(path) {
+        Ok(stat) => Ok(Some(stat.kind)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at("stat", path)(e)),
+    }
+}
+
+/// Whether a job or an epoch has a folder here. What somebody has put in its place is none: a symlink would lead to names
+/// that are not ours. Nothing of it is there, and nothing there is changed.
+fn is_folder(disk: &dyn Disk, dir: &Path) -> Result<bool, IoError> {
+    Ok(match kind_of(disk, dir)? {
+        Some(FileKind::Directory) => true,
+        Some(_) => {
+            tracing::warn!(path = %dir.display(), "no folder of ours: it is left alone");
+            false
+        }
+        None => false,
+    })
 }
 
 /// As [`expire`], for who holds the names.
@@ -110,11 +138,13 @@ pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), 
         return Ok(());
     }
     let trash = free_name(disk, &layout.trash_dir(), &format!("epoch-{job}.{epoch}"))?;
-    let moved = match disk.rename(&dir, &trash) {
-        Ok(()) => true,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-        Err(e) => return Err(at("move to the trash", &dir)(e).into()),
-    };
+    // What is no folder is not what was published, and not ours to remove; a publish moves it aside.
+    let moved = is_folder(disk, &dir)?
+        && match disk.rename(&dir, &trash) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(at("move to the trash", &dir)(e).into()),
+        };
     let avoid = inner.avoided(job);
     let point = || point_latest(disk, &job_dir, None, &avoid).map_err(at("point `latest` in", &job_dir));
     let sync = || inner.sync_dir(&job_dir);

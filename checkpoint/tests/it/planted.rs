@@ -75,6 +75,42 @@ fn nothing_expires_through_a_link_in_the_place_of_a_job() {
     assert!(data.join("epochs/job").is_symlink());
 }
 
+#[test]
+fn what_has_expired_is_done_with_whatever_stands_in_its_place() {
+    type Plant = fn(&Path);
+    let plants: [(&str, Plant); 4] = [
+        ("epochs/job", |job| std::fs::write(job, b"a file").unwrap()),
+        ("epochs/job", |job| symlink("job", job).unwrap()),
+        ("epochs/job/1", |job| {
+            std::fs::create_dir(job).unwrap();
+            std::fs::write(job.join("1"), b"a file").unwrap();
+        }),
+        ("epochs/job/1", |job| {
+            std::fs::create_dir(job).unwrap();
+            symlink("1", job.join("1")).unwrap();
+        }),
+    ];
+    for (at, (stays, plant)) in plants.into_iter().enumerate() {
+        let data = tempfile::tempdir().unwrap();
+        let store = Store::open(Arc::new(RealDisk), data.path()).unwrap();
+        plant(&data.path().join("epochs/job"));
+        // Twice: nothing is left to be tried again.
+        for _ in 0..2 {
+            store.expire_until(&job("job"), 1, u64::MAX).unwrap_or_else(|error| panic!("{at}: {error}"));
+            store.expire(&job("job"), 1).unwrap_or_else(|error| panic!("{at}: {error}"));
+        }
+        assert!(std::fs::symlink_metadata(data.path().join(stays)).is_ok(), "{at}: {stays} is not ours");
+    }
+    // Of an epoch whose manifest is a loop nobody can say when it was sealed: it goes.
+    let data = tempfile::tempdir().unwrap();
+    let store = Store::open(Arc::new(RealDisk), data.path()).unwrap();
+    let epoch = data.path().join("epochs/job/1");
+    std::fs::create_dir_all(epoch.join("files")).unwrap();
+    symlink("manifest", epoch.join("manifest")).unwrap();
+    store.expire_until(&job("job"), 1, 7).unwrap();
+    assert!(!epoch.exists());
+}
+
 fn mixed_tree_at(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     mixed_tree(dir);

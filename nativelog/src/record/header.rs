@@ -17,6 +17,18 @@ pub const HEADER_BYTES_MAX: usize = PART_BYTES_MAX + HEADER_SLACK;
 /// What a header may hold beside a page of a plan: labels at their limits do not fit, a pack's list does.
 const HEADER_SLACK: usize = 128 << 10;
 
+/// What labels and the names of epochs to depend on may take together, as [`texts_bytes`] counts them. Beside them a Begin or
+/// a Whole has the longest name of a job, a page of a plan, 64 packed files and the time that its leader adds: all that fits, so
+/// that what is begun is not refused for its size later.
+pub const TEXTS_BYTES_MAX: usize = HEADER_SLACK - (16 << 10);
+/// What the encoding adds to a text, at most.
+const TEXT_FRAME_BYTES: usize = 8;
+
+/// Bytes that such texts take in a header, at most.
+pub fn texts_bytes<'a>(texts: impl IntoIterator<Item = &'a str>) -> usize {
+    texts.into_iter().map(|text| text.len() + TEXT_FRAME_BYTES).sum()
+}
+
 /// A decoded header with its encoded form; reads as the [`Record`] it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
@@ -95,6 +107,44 @@ mod tests {
         assert_eq!(header.kind, plain.kind);
         assert_eq!(&header.wire()[..], &bytes[..]);
         assert_eq!(header.record_bytes(), plain.record_bytes() + 8);
+    }
+
+    #[test]
+    fn the_largest_whole_epoch_fits_with_its_texts_and_the_time_of_its_seal() {
+        use crate::record::{Kind, LogRecord, proto};
+        use checkpoint::limits::{JOB_NAME_BYTES_MAX, LABELS_MAX, WHOLE_ENTRIES_MAX};
+        let digest = || Bytes::from(vec![7; 32]);
+        let value = "v".repeat(TEXTS_BYTES_MAX / LABELS_MAX - 2 * TEXT_FRAME_BYTES - 1);
+        let label = || proto::Label { key: "k".into(), value: value.clone() };
+        let labels: Vec<_> = std::iter::repeat_with(label).take(LABELS_MAX).collect();
+        let texts = labels.iter().flat_map(|label| [label.key.as_str(), label.value.as_str()]);
+        assert_eq!(texts_bytes(texts), TEXTS_BYTES_MAX);
+        let begin = proto::Begin {
+            job: "j".repeat(JOB_NAME_BYTES_MAX),
+            epoch: Some(u64::MAX),
+            token: Some(u64::MAX),
+            commit_id: Bytes::from(vec![7; 16]),
+            declared_bytes: u64::MAX,
+            chunk_bytes: u32::MAX,
+            base: Some(u64::MAX),
+            labels,
+            plan_digest: digest(),
+            plan_pages: u32::MAX,
+            plan_entries: u32::MAX,
+            attempt: Some(u64::MAX),
+            born: u64::MAX,
+            depends_on: Vec::new(),
+        };
+        let file = || proto::PackedFile { file: u32::MAX, offset: u32::MAX, len: u32::MAX, digest: digest() };
+        let whole = proto::Whole {
+            begin: Some(begin),
+            entries: vec![7; PART_BYTES_MAX].into(),
+            files: std::iter::repeat_with(file).take(WHOLE_ENTRIES_MAX).collect(),
+            root: digest(),
+            wall_ms: 0,
+        };
+        let stamped = LogRecord::new(Kind::Whole(whole), Bytes::new()).sealed_at(u64::MAX);
+        assert!(stamped.header.wire().len() <= HEADER_BYTES_MAX, "{}", stamped.header.wire().len());
     }
 
     #[test]

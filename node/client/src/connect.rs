@@ -11,7 +11,7 @@ use checkpoint::limits::CHUNK_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
 use uncopied::Outlet;
 
-use crate::dial::{Dialer, never_connected};
+use crate::dial::{Dialer, never_connected, was_refused};
 use crate::failure::{Code, Failure};
 use crate::pb;
 use crate::pb::epochlog_client::EpochlogClient;
@@ -23,6 +23,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Pause before the endpoints are asked once more.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// For how long all endpoints may refuse a connection before a look is given up: one that starts again listens by then.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
 /// For how long an index that the log has reached is given to new ids.
 const REACHED_KEPT: Duration = Duration::from_secs(600);
 /// What a node has more than its caller to say that something of a verify does not move: its own, and a peer's.
@@ -117,10 +119,21 @@ impl Client {
         F: Fn(Stub) -> R,
         R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        self.everywhere(what, call).await.map_err(|unanswered| unanswered.failure)
+        self.everywhere(what, self.options.timeout, call).await.map_err(|unanswered| unanswered.failure)
     }
 
-    async fn everywhere<T, F, R>(&self, what: &str, call: F) -> Result<T, Unanswered>
+    /// As [`anywhere`](Client::anywhere), for who only looks: a machine that says that nobody listens there is an answer,
+    /// when all of them say so. Who changes something waits for a node that comes back.
+    async fn looking<T, F, R>(&self, what: &str, call: F) -> Result<T, Failure>
+    where
+        F: Fn(Stub) -> R,
+        R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        self.everywhere(what, REFUSED_PATIENCE, call).await.map_err(|unanswered| unanswered.failure)
+    }
+
+    /// `refused_for`: how long all endpoints may refuse a connection.
+    async fn everywhere<T, F, R>(&self, what: &str, refused_for: Duration, call: F) -> Result<T, Unanswered>
     where
         F: Fn(Stub) -> R,
         R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
@@ -129,9 +142,11 @@ impl Client {
         let mut reasons = BTreeMap::new();
         let mut hung = BTreeMap::<String, u32>::new();
         let mut maybe = false;
+        let mut refused_since = None;
         loop {
             let mut last = None;
-            let mut no_quorum = true;
+            let (mut no_quorum, mut refused) = (true, true);
+            let round = Instant::now();
             let endpoints = self.endpoints();
             for endpoint in &endpoints {
                 let stub = self.stub(endpoint).map_err(|failure| Unanswered { failure, maybe })?;
@@ -158,11 +173,15 @@ impl Client {
                 // A node that has no quorum has put nothing into the log; one that broke off may have.
                 maybe |= failure.code != Code::NoQuorum && !never_connected(&status);
                 no_quorum &= failure.code == Code::NoQuorum;
+                refused &= was_refused(&status);
                 reasons.insert(endpoint.clone(), failure.why.clone());
                 last = Some(telling(last, failure));
             }
             // Nodes that have no quorum know it for a while already when they say so.
-            let hopeless = endpoints.is_empty() || no_quorum && !maybe;
+            let since = *refused_since.get_or_insert(round);
+            refused_since = refused_since.filter(|_| refused);
+            let nobody_there = refused && since.elapsed() >= refused_for;
+            let hopeless = endpoints.is_empty() || no_quorum && !maybe || nobody_there;
             if Instant::now() + ROUND_PAUSE >= deadline || hopeless {
                 return Err(Unanswered { failure: unavailable(what, &reasons, last), maybe });
             }
@@ -172,7 +191,7 @@ impl Client {
 
     /// Who is in the cluster and how far. With `all`, the node asks the others.
     pub async fn status(&self, all: bool) -> Result<pb::StatusReply, Failure> {
-        self.anywhere("status", |mut stub| async move {
+        self.looking("status", |mut stub| async move {
             stub.status(pb::StatusRequest { all, light: false }).await
         })
         .await
@@ -180,7 +199,7 @@ impl Client {
 
     /// Sealed epochs.
     pub async fn list(&self, request: pb::ListRequest) -> Result<pb::ListReply, Failure> {
-        self.anywhere("list epochs", |mut stub| {
+        self.looking("list epochs", |mut stub| {
             let request = request.clone();
             async move { stub.list(request).await }
         })
@@ -189,7 +208,7 @@ impl Client {
 
     /// One epoch.
     pub async fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowReply, Failure> {
-        self.anywhere("show an epoch", |mut stub| {
+        self.looking("show an epoch", |mut stub| {
             let request = request.clone();
             async move { stub.show(request).await }
         })
@@ -200,7 +219,7 @@ impl Client {
     pub async fn expire(&self, request: pb::ExpireRequest) -> Result<pb::ExpireReply, Failure> {
         let names: Vec<_> = request.epochs.iter().map(|epoch| format!("{}@{epoch}", request.job)).collect();
         let what = format!("rm {}", names.join(" "));
-        let expired = self.everywhere(&what, |mut stub| {
+        let expired = self.everywhere(&what, self.options.timeout, |mut stub| {
             let request = request.clone();
             async move { stub.expire(request).await }
         });
@@ -418,6 +437,20 @@ mod tests {
             (nobody.code, nobody.sentence.as_str()),
             (Code::Unavailable, "no node of the cluster could be reached")
         );
+    }
+
+    #[tokio::test]
+    async fn a_look_ends_when_nobody_listens_and_a_change_waits() {
+        let nobody = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let client = |timeout| Client::new([nobody(), nobody()], Options { timeout });
+        let (began, long) = (Instant::now(), Duration::from_secs(600));
+        let failure = client(long).list(pb::ListRequest::default()).await.unwrap_err();
+        assert_eq!(failure.code, Code::Unavailable, "{failure:?}");
+        assert!(began.elapsed() < long / 2, "it waited for nobody");
+        let (began, time) = (Instant::now(), 2 * REFUSED_PATIENCE);
+        let failure = client(time).remove_job(pb::RemoveJobRequest::default()).await.unwrap_err();
+        assert_eq!(failure.code, Code::Unavailable, "{failure:?}");
+        assert!(began.elapsed() >= time - 2 * ROUND_PAUSE, "a node that starts again would have been missed");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Connections to endpoints. One that does not come about in time is told apart from one that broke: nothing was
 //! sent on it.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -44,9 +45,19 @@ impl Service<Uri> for Dialer {
 
 /// Whether the call failed before a byte of it was sent.
 pub fn never_connected(status: &tonic::Status) -> bool {
-    let mut source = std::error::Error::source(status);
+    is_caused(status, |error| error.is::<tonic::ConnectError>())
+}
+
+/// Whether the machine answered that nobody listens there.
+pub fn was_refused(status: &tonic::Status) -> bool {
+    let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_caused(status, |error| error.downcast_ref::<io::Error>().is_some_and(refused))
+}
+
+fn is_caused(status: &tonic::Status, by: impl Fn(&(dyn Error + 'static)) -> bool) -> bool {
+    let mut source = Error::source(status);
     while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
+        if by(error) {
             return true;
         }
         source = error.source();

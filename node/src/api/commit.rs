@@ -11,6 +11,7 @@ use checkpoint::limits::{EPOCH_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use checkpoint::{Choice, CommitId, Digest, Pattern, RelPath};
 use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
 use nativelog::background::{self, BULK, UPKEEP};
+use nativelog::record::{TEXTS_BYTES_MAX, texts_bytes};
 use pb::commit_reply::Kind as Reply;
 use pb::commit_request::Kind as Request;
 use rustix::fs::{Mode, OFlags};
@@ -297,6 +298,13 @@ fn within_limits(start: &pb::Start) -> Result<(), String> {
             "at most {DEPENDS_ON_MAX} epochs to depend on, with names of at most {LABEL_BYTES_MAX} bytes"
         ));
     }
+    let labels = start.labels.iter().flat_map(|label| [label.key.as_str(), label.value.as_str()]);
+    if texts_bytes(labels.chain(start.depends_on.iter().map(String::as_str))) > TEXTS_BYTES_MAX {
+        return Err(format!(
+            "labels and the names of epochs to depend on have at most {} KiB together",
+            TEXTS_BYTES_MAX >> 10
+        ));
+    }
     let patterns = start.include.len() + start.exclude.len();
     if patterns > PATTERNS_MAX
         || start.include.iter().chain(&start.exclude).any(|p| p.len() > LABEL_BYTES_MAX)
@@ -366,6 +374,11 @@ mod tests {
         assert!(within_limits(&pb::Start { labels, ..Default::default() }).is_err());
         let depends_on = vec![String::new(); DEPENDS_ON_MAX + 1];
         assert!(within_limits(&pb::Start { depends_on, ..Default::default() }).is_err());
+        let label = pb::Label { key: "k".into(), value: "v".repeat(LABEL_BYTES_MAX) };
+        let few = |labels| vec![label.clone(); labels];
+        assert!(within_limits(&pb::Start { labels: few(20), ..Default::default() }).is_ok());
+        let together = within_limits(&pb::Start { labels: few(30), ..Default::default() }).unwrap_err();
+        assert!(together.contains("112 KiB together"), "{together}");
         let exclude = vec![Default::default(); PATTERNS_MAX + 1];
         assert!(within_limits(&pb::Start { exclude, ..Default::default() }).is_err());
         let numbered = |epoch| within_limits(&pb::Start { epoch: Some(epoch), ..Default::default() });

@@ -274,14 +274,16 @@ fn epoch_pb(found: Found) -> pb::Epoch {
     }
 }
 
-/// Age of an epoch for people, in milliseconds: by the clock of the leader that sealed it; where that is not known, so much
-/// log time as has passed since.
+/// Age of an epoch for people, in milliseconds: by this node's clock and that of the leader that sealed it, and never less than
+/// the log time that has passed since (`since_ms`), which is no clock's. So an epoch that was sealed by a clock far ahead, or is
+/// looked at by one that is behind, grows old all the same. Where the leader's clock is not known log time is all there is.
 pub fn age(sealed_wall_ms: u64, since_ms: u64) -> u64 {
     if sealed_wall_ms == 0 {
         return since_ms;
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(sealed_wall_ms)
+    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    now.saturating_sub(sealed_wall_ms).max(since_ms)
 }
 
 #[cfg(test)]
@@ -291,7 +293,8 @@ mod tests {
     #[test]
     fn an_age_is_by_the_seal_and_by_log_time_where_that_tells_none() {
         assert_eq!(age(0, 7_000), 7_000);
-        assert_eq!(age(u64::MAX, 7_000), 0, "the clock of a leader may be ahead");
+        assert_eq!(age(u64::MAX, 0), 0, "the clock of a leader may be ahead");
+        assert_eq!(age(u64::MAX, 7_000), 7_000, "and the epoch ages all the same");
         assert!(age(1, 0) > 1_700_000_000_000);
     }
 

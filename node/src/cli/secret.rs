@@ -1,8 +1,8 @@
 //! `secret new`: what all nodes of a cluster share, and prove to each other.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use checkpoint::error::IoError;
@@ -51,14 +51,29 @@ pub fn run(args: &SecretArgs, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a new secret to a new file.
+/// Writes a new secret to a new file. Where that fails there is no file.
 ///
 /// # Errors
 /// It is there already, or cannot be written.
 pub fn make(file: &Path) -> io::Result<()> {
+    make_with(file, |made| {
+        made.write_all(format!("{}\n", Secret::new_text()).as_bytes())?;
+        made.sync_all()
+    })
+}
+
+fn make_with(file: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    made.write_all(format!("{}\n", Secret::new_text()).as_bytes())?;
-    made.sync_all()
+    write(&mut made).inspect_err(|_| {
+        // Only what was made here: somebody may have put another file in its place meanwhile.
+        let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        if let (Ok(made), Ok(there)) = (made.metadata(), fs::symlink_metadata(file))
+            && same(&made, &there)
+        {
+            // What went wrong is told; that a part of it stayed, the next try tells.
+            drop(fs::remove_file(file));
+        }
+    })
 }
 
 fn refused(file: &Path, source: io::Error) -> Failure {
@@ -74,6 +89,28 @@ fn refused(file: &Path, source: io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_that_could_not_be_written_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        let full = |made: &mut File| -> io::Result<()> {
+            made.write_all(b"half")?;
+            Err(io::ErrorKind::StorageFull.into())
+        };
+        assert_eq!(make_with(&file, full).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        make(&file).unwrap();
+        Secret::read(&file).unwrap();
+        // What is not of this try stays.
+        let moved = dir.path().join("moved");
+        let other = |_: &mut File| -> io::Result<()> {
+            fs::rename(&moved, dir.path().join("elsewhere"))?;
+            fs::write(&moved, "another")?;
+            Err(io::ErrorKind::StorageFull.into())
+        };
+        assert!(make_with(&moved, other).is_err());
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "another");
+    }
 
     #[test]
     fn a_secret_is_for_its_owner_and_never_overwritten() {

@@ -25,10 +25,20 @@ pub struct StatusArgs {
     watch: bool,
 }
 
+impl StatusArgs {
+    /// Whether Ctrl-C is how it is meant to end.
+    pub fn ends_by_ctrl_c(&self) -> bool {
+        self.watch
+    }
+}
+
 /// Runs the command.
 pub async fn run(args: &StatusArgs, client: &Client, output: &Output) -> Result<(), Failure> {
     if args.watch {
-        return watch(client, output).await;
+        return tokio::select! {
+            ended = watch(client, output) => ended,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        };
     }
     let reply = client.status(true).await?;
     match output.is_json() {

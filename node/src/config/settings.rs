@@ -121,7 +121,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "cluster.secret_file",
         "secret_file",
-        "a file that only the node's user may read",
+        "a file of the node's user or of root that others may not read",
         Follows("must be given, but for cluster.single"),
         "The secret that the nodes of the cluster prove to each other, the same on all of them. `epochlog secret new FILE` \
          makes one.",

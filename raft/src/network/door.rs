@@ -1,10 +1,13 @@
 //! The door for peers: connections come in here, and only those that have proved the secret (`greeting`) go on to HTTP/2.
 //!
 //! **Guarantees.** What has not proved it costs a socket and a few KiB, for [`GREETING`] at most; at most
-//! [`UNPROVEN_MAX`] of them are there, and when more come the oldest goes. So whoever fills the door has to come faster
-//! than a peer needs for its greeting, and proved connections are out of his reach.
+//! [`UNPROVEN_MAX`] of them are there. When more come, the oldest goes of the address that has the most: whoever fills
+//! the door from one address pushes out himself, however fast he comes. Proved connections are out of his reach. One that
+//! is proved and says nothing more, as when it broke just then, goes after [`FIRST_WORDS`]; from then on HTTP/2's own
+//! pings tell.
 
-use std::collections::VecDeque;
+mod sources;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +17,13 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::transport::server::Connected;
 
 use super::greeting::{self, Unheard};
 use crate::identity::Known;
+use sources::{Source, Sources};
 
 /// A greeting takes at most so long.
 const GREETING: Duration = Duration::from_secs(5);
@@ -26,6 +31,9 @@ const GREETING: Duration = Duration::from_secs(5);
 const UNPROVEN_MAX: usize = 256;
 /// Pause after a connection could not be accepted: the process may have no more files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is proved has to say so much within this time, which is what HTTP/2 begins with.
+const FIRST_WORDS: Duration = Duration::from_secs(5);
+const FIRST_WORDS_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 
 /// The node that a connection is of, as it was proved; an extension of every request that comes over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +44,22 @@ pub struct Caller(pub u64);
 pub struct Proven {
     stream: TcpStream,
     caller: Caller,
+    first_words: Option<FirstWords>,
+}
+
+/// The other side has not begun yet.
+#[derive(Debug)]
+struct FirstWords {
+    lacking: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Proven {
+    fn new(stream: TcpStream, caller: Caller, time: Duration) -> Proven {
+        let until = Box::pin(sleep(time));
+        let first_words = FirstWords { lacking: FIRST_WORDS_BYTES, until };
+        Proven { stream, caller, first_words: Some(first_words) }
+    }
 }
 
 /// What may go on, of the connections that come.
@@ -43,19 +67,41 @@ pub fn proven<S>(known: Arc<Known>, incoming: S) -> impl Stream<Item = io::Resul
 where
     S: Stream<Item = io::Result<TcpStream>> + Send,
 {
+    pausing(known, incoming, ACCEPT_PAUSE)
+}
+
+/// As [`proven`], with another pause.
+fn pausing<S>(
+    known: Arc<Known>,
+    incoming: S,
+    pause: Duration,
+) -> impl Stream<Item = io::Result<Proven>> + Send
+where
+    S: Stream<Item = io::Result<TcpStream>> + Send,
+{
     async_stream::stream! {
         let mut incoming = std::pin::pin!(incoming);
         let mut greetings = Greetings::default();
+        // Greetings go on while nothing is accepted: each that ends gives a file back.
+        let mut paused: Option<Instant> = None;
         loop {
             let came = tokio::select! {
-                came = incoming.next() => Came::New(came),
+                came = async {
+                    if let Some(until) = paused {
+                        sleep_until(until).await;
+                    }
+                    incoming.next().await
+                } => Came::New(came),
                 proven = greetings.next() => Came::Greeted(proven),
             };
             match came {
-                Came::New(Some(Ok(stream))) => greetings.begin(known.clone(), stream),
+                Came::New(Some(Ok(stream))) => {
+                    paused = None;
+                    greetings.begin(known.clone(), stream);
+                }
                 Came::New(Some(Err(error))) => {
                     tracing::warn!(%error, "a peer's connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    paused = Some(Instant::now() + pause);
                 }
                 Came::New(None) => return,
                 Came::Greeted(Some(proven)) => yield Ok(proven),
@@ -75,18 +121,14 @@ enum Came {
 #[derive(Default)]
 struct Greetings {
     tasks: JoinSet<Option<Proven>>,
-    oldest_first: VecDeque<AbortHandle>,
+    sources: Sources,
 }
 
 impl Greetings {
     fn begin(&mut self, known: Arc<Known>, stream: TcpStream) {
-        self.oldest_first.retain(|greeting| !greeting.is_finished());
-        if self.oldest_first.len() >= UNPROVEN_MAX
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            oldest.abort();
-        }
-        self.oldest_first.push_back(self.tasks.spawn(greet(known, stream)));
+        let source = Source::of(stream.peer_addr().ok());
+        self.sources.make_room(UNPROVEN_MAX);
+        self.sources.push(source, self.tasks.spawn(greet(known, stream)));
     }
 
     /// One that has ended, with the connection when that may go on. Waits for ever while there is none.
@@ -103,11 +145,10 @@ async fn greet(known: Arc<Known>, mut stream: TcpStream) -> Option<Proven> {
     // Small answers must not wait for each other. A socket that does not take it is gone.
     stream.set_nodelay(true).ok()?;
     match tokio::time::timeout(GREETING, greeting::answer(&known, &mut stream)).await {
-        Ok(Ok(node)) => return Some(Proven { stream, caller: Caller(node) }),
+        Ok(Ok(node)) => return Some(Proven::new(stream, Caller(node), FIRST_WORDS)),
         Ok(Err(Unheard::Io(error))) => tracing::debug!(from, %error, "a connection brought no greeting"),
-        Ok(Err(unheard @ (Unheard::Unproven | Unheard::Refused(_)))) => {
-            known.not_let_in(&from, &unheard.to_string());
-        }
+        Ok(Err(unheard @ Unheard::Unproven)) => known.not_let_in(&from, None, &unheard.to_string()),
+        Ok(Err(Unheard::Refused { node, why })) => known.not_let_in(&from, Some(node), &why),
         Err(_) => tracing::debug!(from, "a connection brought no greeting in time"),
     }
     // At once, whoever else may hold the socket.
@@ -129,7 +170,17 @@ impl AsyncRead for Proven {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let Some(first) = &mut self.first_words else { return read };
+        first.lacking = first.lacking.saturating_sub(buffer.filled().len() - before);
+        if first.lacking == 0 {
+            self.first_words = None;
+        } else if read.is_pending() && first.until.as_mut().poll(context).is_ready() {
+            let why = "a connection that was proved, and on which nothing came then";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
+        read
     }
 }
 
@@ -165,8 +216,11 @@ impl AsyncWrite for Proven {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::net::SocketAddr;
+
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
     use tokio_stream::wrappers::TcpListenerStream;
 
     use super::*;
@@ -179,25 +233,113 @@ mod tests {
         Known::new(&ReplicaConfig { secret, ..ReplicaConfig::new(node, [node as u8; 16], "c", vec![]) })
     }
 
+    /// A connection to `address` from another address of this machine.
+    async fn connect_from(from: [u8; 4], address: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        socket.connect(address).await.unwrap()
+    }
+
+    /// One more silent connection, which the door has seen: it has had the opening.
+    async fn one_more(silent: &mut VecDeque<TcpStream>, address: SocketAddr) {
+        let mut stream = connect_from([127, 0, 0, 1], address).await;
+        stream.read_exact(&mut [0; 40]).await.unwrap();
+        silent.push_back(stream);
+        if silent.len() > UNPROVEN_MAX {
+            silent.pop_front();
+        }
+    }
+
     #[tokio::test]
-    async fn a_peer_gets_in_past_any_number_of_silent_connections() {
+    async fn a_peer_gets_in_past_any_number_of_silent_connections_however_slow_it_is() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let door = tokio::spawn(async move {
             let mut door = std::pin::pin!(proven(known(2), TcpListenerStream::new(listener)));
             door.next().await.unwrap().unwrap()
         });
-        let mut silent = Vec::new();
-        for _ in 0..UNPROVEN_MAX + 40 {
-            silent.push(TcpStream::connect(address).await.unwrap());
+        let mut silent = VecDeque::new();
+        for _ in 0..UNPROVEN_MAX {
+            one_more(&mut silent, address).await;
         }
-        let mut peer = TcpStream::connect(address).await.unwrap();
-        knock(&known(1), 2, &mut peer).await.unwrap();
-        let let_in = door.await.unwrap();
-        assert_eq!(let_in.connect_info(), Caller(1));
-        // The first of them had to go: it has had the opening, and then the end.
+        let mut peer = connect_from([127, 0, 0, 2], address).await;
+        // A long way: the whole door is filled anew before a word of the peer is there, and while it speaks.
+        for _ in 0..UNPROVEN_MAX + 40 {
+            one_more(&mut silent, address).await;
+        }
+        let flood = async {
+            while !silent.is_empty() {
+                one_more(&mut silent, address).await;
+            }
+        };
+        let one = known(1);
+        tokio::select! {
+            knocked = knock(&one, 2, &mut peer) => knocked.unwrap(),
+            () = flood => unreachable!("it goes on"),
+        }
+        assert_eq!(door.await.unwrap().connect_info(), Caller(1));
+    }
+
+    #[tokio::test]
+    async fn where_all_are_silent_the_oldest_goes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let door = tokio::spawn(async move {
+            let mut door = std::pin::pin!(proven(known(2), TcpListenerStream::new(listener)));
+            door.next().await
+        });
+        let mut first = connect_from([127, 0, 0, 1], address).await;
+        first.read_exact(&mut [0; 40]).await.unwrap();
+        let mut silent = VecDeque::new();
+        for _ in 0..UNPROVEN_MAX {
+            one_more(&mut silent, address).await;
+        }
         let mut told = Vec::new();
-        let ended = silent[0].read_to_end(&mut told).await;
-        assert!(ended.is_err() || told.len() <= 40, "{told:?}");
+        let ended = first.read_to_end(&mut told).await;
+        assert!(ended.is_err() || told.is_empty(), "{told:?}");
+        door.abort();
+    }
+
+    #[tokio::test]
+    async fn greetings_go_on_while_nothing_can_be_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (there, _) = listener.accept().await.unwrap();
+        let no_files = || io::Error::from_raw_os_error(24);
+        let incoming = tokio_stream::iter([Ok(there), Err(no_files())]).chain(tokio_stream::pending());
+        let mut door = std::pin::pin!(pausing(known(2), incoming, Duration::from_secs(3600)));
+        let one = known(1);
+        let (let_in, knocked) = tokio::join!(
+            tokio::time::timeout(Duration::from_secs(60), door.next()),
+            knock(&one, 2, &mut peer),
+        );
+        knocked.unwrap();
+        assert_eq!(let_in.unwrap().unwrap().unwrap().connect_info(), Caller(1));
+    }
+
+    #[tokio::test]
+    async fn a_proved_connection_that_says_nothing_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (there, _) = listener.accept().await.unwrap();
+        peer.write_all(&[7; FIRST_WORDS_BYTES - 1]).await.unwrap();
+        let mut proven = Proven::new(there, Caller(1), Duration::from_millis(500));
+        let mut came = [0; FIRST_WORDS_BYTES];
+        proven.read_exact(&mut came[1..]).await.unwrap();
+        let late = tokio::time::timeout(Duration::from_secs(60), proven.read(&mut came)).await;
+        let late = late.unwrap().unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_has_begun_may_be_silent_for_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (there, _) = listener.accept().await.unwrap();
+        peer.write_all(&[7; FIRST_WORDS_BYTES]).await.unwrap();
+        let mut proven = Proven::new(there, Caller(1), Duration::from_millis(500));
+        proven.read_exact(&mut [0; FIRST_WORDS_BYTES]).await.unwrap();
+        let silent = tokio::time::timeout(Duration::from_secs(1), proven.read(&mut [0; 1])).await;
+        assert!(silent.is_err(), "{silent:?}");
     }
 }

@@ -52,8 +52,13 @@ pub enum Unheard {
     #[error("who called has not proved the secret of the cluster")]
     Unproven,
     /// It knows the secret, and is refused.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{why}")]
+    Refused {
+        /// The node that it says it is.
+        node: u64,
+        /// Why.
+        why: String,
+    },
 }
 
 /// What both sides have said, which the proofs are over.
@@ -188,7 +193,7 @@ pub async fn answer(
     bytes.extend_from_slice(proof.bytes());
     stream.write_all(&bytes).await?;
     stream.flush().await?;
-    judged.map_err(Unheard::Refused)
+    judged.map_err(|why| Unheard::Refused { node: header.from, why })
 }
 
 #[cfg(test)]
@@ -320,9 +325,9 @@ mod tests {
         let (one, two, three) = (known(1, TEXT), known(2, TEXT), known(3, TEXT));
         // Somebody sits at the address of node 2, takes what node 1 says to it, and gives that to somebody else.
         let (back, _) = heard_by(&one, async |nonce| said_to(nonce, &one, 2).await.0).await;
-        assert!(matches!(&back, Err(Unheard::Refused(why)) if why.contains("node 1")), "{back:?}");
+        assert!(matches!(&back, Err(Unheard::Refused { why, .. }) if why.contains("node 1")), "{back:?}");
         let (on, _) = heard_by(&three, async |nonce| said_to(nonce, &one, 2).await.0).await;
-        assert!(matches!(&on, Err(Unheard::Refused(why)) if why.contains("not node 2")), "{on:?}");
+        assert!(matches!(&on, Err(Unheard::Refused { why, .. }) if why.contains("not node 2")), "{on:?}");
         // Nor does the answer of a listener prove a caller.
         let (said, _there) = said_to([7; NONCE_BYTES], &one, 2).await;
         let head = said[..said.len() - Proof::BYTES].to_vec();

@@ -20,6 +20,7 @@ use crate::consensus::Consensus;
 use crate::intake::Intake;
 use crate::network::REFUSED_ENTRY;
 use crate::network::convert::{self, Append};
+use crate::own_vote;
 use crate::propose::Proposer;
 use crate::proto::{self, append_reply::Outcome};
 use crate::terms;
@@ -163,6 +164,7 @@ async fn ingress(
     let intake = &door.intake;
     // First: what is far ahead must not look like the history of a cluster, which would stop this node.
     terms::in_reach(door.agreement.term(), terms::of_append(&request)).map_err(Status::invalid_argument)?;
+    own_vote::is_of(door.from, request.vote.as_ref())?;
     door.agreement.heed(door.from, || door.consensus.binding(), &request)?;
     let request = convert::take_append(request).map_err(|unread| match unread.entry {
         Some(index) => refused_entry(index, &unread.why),

@@ -2,7 +2,8 @@
 //!
 //! Every call is first checked by [`Known::admit`](crate::identity::Known::admit), then answered by the room whose
 //! business it is. A call that did not come through the door for peers, over a connection that was proved, is refused
-//! before anything of it is looked at; so is one that names a term out of reach (`terms`).
+//! before anything of it is looked at; so is one that names a term out of reach (`terms`), or brings the vote of another node
+//! than proved its connection (`own_vote`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::leader::Leadership;
 use crate::membership::Members;
 use crate::network::convert;
 use crate::network::door::Caller;
+use crate::own_vote;
 use crate::propose::{self, Proposer};
 use crate::proto::{self, peer_server};
 use crate::rejoin;
@@ -64,13 +66,7 @@ impl PeerService {
         let Some(Caller(proved)) = request.extensions().get::<Caller>().copied() else {
             return Err(Status::unauthenticated("this call is for peers, over a connection that was proved"));
         };
-        let from = self.rooms.members.known.admit(request.metadata(), check)?;
-        match from == proved {
-            true => Ok(from),
-            false => Err(Status::failed_precondition(format!(
-                "this connection was proved by node {proved}, not by node {from}"
-            ))),
-        }
+        self.rooms.members.known.admit(proved, request.metadata(), check)
     }
 
     /// Refuses terms that are too far ahead of this node's.
@@ -79,9 +75,9 @@ impl PeerService {
     }
 
     /// Refuses what a candidate must not say.
-    fn is_vote(&self, request: &proto::VoteRequest) -> Result<(), Status> {
-        let last = terms::of_position(request.last.as_ref());
-        self.in_reach(terms::of_vote(request.vote.as_ref()).into_iter().chain(last))
+    fn is_candidate(&self, from: u64, request: &proto::VoteRequest) -> Result<(), Status> {
+        terms::of_a_candidate(self.rooms.agreement.term(), request).map_err(bad)?;
+        own_vote::is_of(from, request.vote.as_ref())
     }
 
     fn proposer(&self) -> &Arc<Proposer> {
@@ -116,15 +112,15 @@ impl peer_server::Peer for PeerService {
     }
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
-        self.admit(&request, Check::Full)?;
-        self.is_vote(request.get_ref())?;
+        let from = self.admit(&request, Check::Full)?;
+        self.is_candidate(from, request.get_ref())?;
         self.rooms.agreement.holds().map_err(Status::data_loss)?;
         Ok(Response::new(self.proposer().consensus.heed_vote(request.get_ref()).await?))
     }
 
     async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
-        self.admit(&request, Check::Full)?;
-        self.is_vote(request.get_ref())?;
+        let from = self.admit(&request, Check::Full)?;
+        self.is_candidate(from, request.get_ref())?;
         Ok(Response::new(self.proposer().consensus.heed_pre_vote(request.get_ref()).await?))
     }
 
@@ -132,19 +128,19 @@ impl peer_server::Peer for PeerService {
         let from = self.admit(&request, Check::Full)?;
         let (proposer, request) = (self.proposer(), request.into_inner());
         self.in_reach(terms::of_append(&request))?;
+        own_vote::is_of(from, request.vote.as_ref())?;
         self.rooms.agreement.heed(from, || proposer.consensus.binding(), &request)?;
-        if let Some(ledger) = &request.ledger {
-            self.rooms.agreement.compare_with(from, ledger)?;
-        }
         Ok(Response::new(appends::heartbeat(proposer, request).await?))
     }
 
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
-        self.admit(&request, Check::Full)?;
+        let from = self.admit(&request, Check::Full)?;
         self.not_closing()?;
-        let last = terms::of_position(request.get_ref().last.as_ref());
-        self.in_reach(terms::of_vote(request.get_ref().from_leader.as_ref()).into_iter().chain(last))?;
-        Ok(Response::new(self.proposer().consensus.heed_transfer(request.get_ref()).await?))
+        let request = request.get_ref();
+        let (vote, last) = (request.from_leader.as_ref(), request.last.as_ref());
+        self.in_reach(terms::of_vote(vote).into_iter().chain(terms::of_position(last)))?;
+        own_vote::is_of(from, vote)?;
+        Ok(Response::new(self.proposer().consensus.heed_transfer(request).await?))
     }
 
     type StreamAppendStream = Replies<proto::AppendReply>;

@@ -24,6 +24,7 @@ use super::receive::{self, Owed, OwedEpoch};
 use super::turn::is_stopped;
 use crate::config::LEDGER_BYTES_MAX;
 use crate::network::convert;
+use crate::own_vote;
 use crate::proto::{self, snapshot_part::Part};
 use crate::snapshot::members_of;
 use crate::terms;
@@ -64,6 +65,7 @@ pub async fn serve(
     let mine = transfers.consensus.vote();
     let named = terms::of_snapshot(head.meta.as_ref()).chain([vote.term]);
     terms::in_reach(mine.term, named).map_err(bad)?;
+    own_vote::is_of(from, head.vote.as_ref())?;
     if mine > vote {
         return Ok(proto::SnapshotReply { vote: convert::put_vote(mine) });
     }
