@@ -25,6 +25,7 @@ use nativelog::store::LogStore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use crate::begins::RoomJudge;
 use crate::config::{PROPOSAL_BYTES, ReplicaConfig, RoomProbe};
 use crate::error::ProposeError;
 
@@ -117,6 +118,8 @@ pub(crate) struct Intake {
     heard: Arc<Heard>,
     /// Whether this node has room just now.
     room: RoomProbe,
+    /// Whether what begins has room.
+    judge: RoomJudge,
     /// Sees when this node has a hand in commits.
     foreground: Arc<Foreground>,
 }
@@ -138,6 +141,7 @@ impl Intake {
             told: RwLock::default(),
             heard: Arc::default(),
             room: config.room.clone(),
+            judge: config.judge.clone(),
             foreground: Arc::default(),
         })
     }
@@ -155,6 +159,11 @@ impl Intake {
     /// Whether this node has room just now.
     pub fn room(&self) -> &RoomProbe {
         &self.room
+    }
+
+    /// Whether what begins has room.
+    pub fn judge(&self) -> &RoomJudge {
+        &self.judge
     }
 
     /// Waits for room for `record`, which is to be proposed.
@@ -211,7 +220,7 @@ impl Intake {
     /// Why entries with content are not taken from a leader now. While there is a reason, space is short: what is
     /// garbage is given back at once, and nothing is fetched.
     pub fn takes_no_content(&self) -> Option<String> {
-        self.refusal.why().or_else(|| self.stalled()).or_else(|| (self.room.0)())
+        self.refusal.why().or_else(|| self.stalled()).or_else(|| (self.room.0)(0))
     }
 
     /// Why content is not proposed here now: this node is short of space, or so many of the voters are that no

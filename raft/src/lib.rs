@@ -65,6 +65,7 @@ pub mod testing;
 mod transfer;
 mod types;
 
+pub use begins::{RoomJudge, Rooms, Sight};
 pub use config::{
     APPEND_BYTES, Keeping, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, RoomProbe, WINDOW_BYTES,
 };
