@@ -189,6 +189,11 @@ impl Node {
         Ok(Space { garbage: self.replica.machine().garbage().bytes, lacking, ..space })
     }
 
+    /// How many voters are short of space, as far as they told it lately; this node too.
+    pub fn full_voters(&self) -> usize {
+        self.voters_space().iter().filter(|voter| voter.short.is_some()).count()
+    }
+
     /// What is known of all voters while this node leads.
     fn voters_space(&self) -> Vec<Voter> {
         let own = self.config.id;

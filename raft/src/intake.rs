@@ -18,6 +18,7 @@ mod space;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use nativelog::machine::Machine;
 use nativelog::record::{Kind, LogRecord};
@@ -61,6 +62,11 @@ impl Heard {
     /// This peer refused content for want of space.
     pub fn is_short(&self, peer: u64, why: &str) {
         self.refusals.is_short(peer, why);
+    }
+
+    /// Peers that have refused content all the time since so long ago.
+    pub fn short_for_long(&self, time: Duration) -> Vec<u64> {
+        self.refusals.for_long(time)
     }
 
     /// This peer says that this entry is not what it should be, and why: it will never take it.
@@ -156,6 +162,11 @@ impl Intake {
         &self.heard
     }
 
+    /// Bytes that may be on their way here, and that a disk which is short keeps room for.
+    pub fn append_bytes(&self) -> u64 {
+        self.append_bytes as u64
+    }
+
     /// Whether this node has room just now.
     pub fn room(&self) -> &RoomProbe {
         &self.room
@@ -247,8 +258,8 @@ impl Intake {
         }
     }
 
-    /// The log knows of a full disk before anybody has looked.
-    fn stalled(&self) -> Option<String> {
+    /// Why the log waits for room, while it does: it knows of a full disk before anybody has looked.
+    pub fn stalled(&self) -> Option<String> {
         let stalled = self.log.stalled();
         let why = stalled.borrow();
         why.as_ref().map(|why| format!("node {} is short of space: {why}", self.node))
@@ -287,8 +298,6 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use std::time::Duration;
 
     use bytes::Bytes;
     use checkpoint::store::layout::Layout;

@@ -74,6 +74,11 @@ impl Ledger {
         self.open.values().map(|attempt| self.spoken_for(attempt)).fold(0, u64::saturating_add)
     }
 
+    /// How many attempts are open.
+    pub fn attempts_open(&self) -> usize {
+        self.open.len()
+    }
+
     /// The open attempts, oldest first, and what each has spoken for.
     pub fn spoken(&self) -> impl Iterator<Item = Spoken> {
         self.attempts().map(|info| {
