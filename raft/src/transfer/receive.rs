@@ -179,6 +179,9 @@ async fn content_of(gather: &Gather, ledger: &Ledger, info: &EpochInfo) -> Resul
 /// # Errors
 /// [`TransferError`]; what came is kept.
 pub async fn bring(gather: &Gather, contents: Vec<Content>) -> Result<(), TransferError> {
+    if contents.is_empty() {
+        return gather.check_stop();
+    }
     let bytes = contents.iter().map(|content| content.size).sum();
     gather.fits(bytes)?;
     gather.progress().lacks(bytes);
