@@ -38,7 +38,7 @@ pub struct RoomProbe(pub Arc<dyn Fn(u64) -> Option<String> + Send + Sync>);
 impl RoomProbe {
     /// There is always room.
     pub fn always() -> RoomProbe {
-        RoomProbe(Arc::new(|_| None))
+        RoomProbe(Arc::new(|_: u64| None))
     }
 }
 

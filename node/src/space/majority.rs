@@ -122,9 +122,9 @@ fn words(lack: &Lack<'_>, ask: Ask, spoken: &[Spoken]) -> String {
 
 fn of_voter(voter: &Voter, space: &Space, needed: u64) -> String {
     let Voter { node, leads, short, .. } = voter;
-    let leads = if *leads { ", which leads," } else { "" };
+    let leads = if *leads { " (it leads)" } else { "" };
     let mut why = format!(
-        "node {node}{leads} has {} free, {} stay reserved",
+        "node {node} has {} free, {} stay reserved{leads}",
         units::size(space.free),
         units::size(space.reserve)
     );
@@ -210,8 +210,7 @@ mod tests {
         let no = of(plain.clone());
         assert_eq!(
             no.why,
-            "5.0 MiB are needed; node 2, which leads, has 1.0 MiB free, 2.0 MiB stay reserved; \
-             node 3 does not answer"
+            "5.0 MiB are needed; node 2 has 1.0 MiB free, 2.0 MiB stay reserved (it leads); node 3 does not answer"
         );
         assert_eq!((no.attempt, no.soon), (0, false));
         let garbage = Voter { space: Some(Space { garbage: 3 * MIB, ..space(0, 1) }), ..plain.clone() };

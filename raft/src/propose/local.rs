@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use nativelog::background::{self, BULK};
-use nativelog::ledger::{NotAdmitted, Verdict};
+use nativelog::ledger::{Accepted, NotAdmitted, Verdict};
 use nativelog::record::{Kind, LogId, LogRecord};
 use nativelog::shape::{ShapeError, check_record, check_zeros};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -104,7 +104,8 @@ async fn write(
                 None => break ticket,
                 Some(not_now) => {
                     leadership.release(ticket);
-                    return not_now;
+                    let verdict = proposer.machine.ledger().check(&record.header);
+                    return sealed_already(verdict).unwrap_or(not_now);
                 }
             },
             Err(not) => match *not {
@@ -173,6 +174,12 @@ async fn write(
         drop(permit);
     });
     Taken::Written(written)
+}
+
+/// The answer to a repeat of what is sealed: it needs no entry, and is the same for ever.
+fn sealed_already(verdict: Verdict) -> Option<Taken> {
+    let is = matches!(&verdict, Verdict::Accepted(Accepted::Sealed(sealed)) if sealed.already);
+    is.then(|| Taken::Answered(Ok((LogId::default(), verdict))))
 }
 
 /// The wall clock, milliseconds since 1970. People read it, no verdict does.

@@ -154,8 +154,9 @@ async fn install(
         tracing::info!(from, %position, "a snapshot is received; what it refers to is fetched first");
         let mut gather = transfers.gather_by(by_ledger(&ledger), stop).with_holder(from);
         if !has_room {
-            let none =
-                RoomProbe(Arc::new(|_| Some("there is none for the list of what would come".to_owned())));
+            let none = RoomProbe(Arc::new(|_: u64| {
+                Some("there is none for the list of what would come".to_owned())
+            }));
             gather = gather.with_room(&none, transfers.intake.append_bytes());
         }
         let came = receive::complete(&gather, &Arc::new(transfers.machine.clone()), &ledger).await;

@@ -182,7 +182,7 @@ pub async fn bring(gather: &Gather, contents: Vec<Content>) -> Result<(), Transf
     if contents.is_empty() {
         return gather.check_stop();
     }
-    let bytes = contents.iter().map(|content| content.size).sum();
+    let bytes: u64 = contents.iter().map(|content| content.size).sum();
     gather.fits(bytes)?;
     gather.progress().lacks(bytes);
     gather.bring(contents).await
@@ -309,7 +309,7 @@ async fn attempts<H: Home>(
     let unreadable: Vec<u64> = lost.iter().map(|(attempt, _)| *attempt).collect();
     let (looking, wanted) = (home.clone(), ledger.clone());
     let lacking = blocking(move || looking.lacking(&wanted)).await?.map_err(here)?;
-    let must = lacking.iter().map(must_have_bytes).sum();
+    let must: u64 = lacking.iter().map(must_have_bytes).sum();
     gather.fits_what_is_kept(must).map_err(|error| match error {
         TransferError::Full(why) => TransferError::Full(format!(
             "open attempts have {must} bytes here that must not be owed, more than is kept for them: end one with \
@@ -374,7 +374,7 @@ fn does_not_fit(content: &Content) -> Lost {
 async fn pages(gather: &Gather, ledger: &Arc<Ledger>) -> Result<Vec<(u64, String)>, TransferError> {
     let (store, wanted) = (gather.store().clone(), ledger.clone());
     let lacking = blocking(move || lacking_pages(&store, &wanted)).await?;
-    let bytes = lacking.iter().map(|page| u64::from(page.bytes)).sum();
+    let bytes: u64 = lacking.iter().map(|page| u64::from(page.bytes)).sum();
     gather.fits_what_is_kept(bytes)?;
     gather.progress().lacks(bytes);
     let mut lost: Vec<(u64, String)> = Vec::new();
