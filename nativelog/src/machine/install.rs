@@ -48,7 +48,7 @@ impl Machine {
     /// # Errors
     /// [`SnapshotError`]: there is no room.
     pub fn make_ready(&self, capture: &Capture) -> Result<(), SnapshotError> {
-        let mut snapshots = lock(&self.snapshots);
+        let snapshots = lock(&self.snapshots);
         let _paused = self.performer.pause();
         self.let_go_of_whole_log()?;
         snapshots.folder.make_ready(capture).map_err(|source| {

@@ -194,7 +194,7 @@ impl Folder {
     }
 
     /// Has blocks allocated for this snapshot and debts of an ordinary size.
-    pub fn make_ready(&mut self, capture: &Capture) -> io::Result<()> {
+    pub fn make_ready(&self, capture: &Capture) -> io::Result<()> {
         self.spare.allocate_for(capture.ledger.len() as u64)
     }
 

@@ -100,7 +100,7 @@ async fn write(
         }
         let sight = asks.then(|| intake.judge().0.look());
         match leadership.admit(&proposer.machine, record, sight.as_ref()) {
-            Ok(ticket) => match no_content().filter(|_| asks) {
+            Ok(ticket) => match if asks { no_content() } else { None } {
                 None => break ticket,
                 Some(not_now) => {
                     leadership.release(ticket);
