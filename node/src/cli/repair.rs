@@ -20,7 +20,7 @@ use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
 use crate::refusal::{ServeError, UNREPAIRABLE, WIPED};
-use crate::{handles, node, pressure, telemetry, units};
+use crate::{handles, node, telemetry, units};
 
 const WHAT: &str = "repair";
 

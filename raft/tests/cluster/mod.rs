@@ -1,6 +1,11 @@
 //! Replicas in one process, over loopback and real disks.
 
-#![allow(clippy::unwrap_used, dead_code, reason = "tests; not every test file uses everything")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unused_imports,
+    reason = "tests; not every test file uses everything"
+)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
