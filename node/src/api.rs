@@ -1,6 +1,7 @@
 //! The public gRPC API. Each call parses what comes in, asks the node, and answers; a failure is a
 //! `Failure`, which travels in the status. No answer holds a path, an incarnation or the uuid of the cluster.
 
+mod attempts;
 mod commit;
 mod fetch;
 mod read;
@@ -79,6 +80,17 @@ impl Epochlog for Api {
 
     async fn expire(&self, request: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
         self.answer(write::expire(&self.node, request.into_inner()).await)
+    }
+
+    async fn attempts(
+        &self,
+        request: Request<pb::AttemptsRequest>,
+    ) -> Result<Response<pb::AttemptsReply>, Status> {
+        self.answer(attempts::list(&self.node, request.into_inner()).await)
+    }
+
+    async fn abort(&self, request: Request<pb::AbortRequest>) -> Result<Response<pb::AbortReply>, Status> {
+        self.answer(attempts::abort(&self.node, request.into_inner()).await)
     }
 
     async fn remove_job(

@@ -4,6 +4,7 @@
 //! there is one place that turns failures into text and exit codes (`output`), and one through which all text goes on
 //! its way to the terminal (`screen`).
 
+mod abort;
 mod commit;
 mod completions;
 mod config;
@@ -16,6 +17,7 @@ mod help;
 mod job;
 mod local_cluster;
 mod ls;
+mod open;
 pub mod output;
 mod progress;
 mod repair;
@@ -154,7 +156,7 @@ pub enum Command {
     /// Write an epoch back as a directory
     #[command(after_help = help::RESTORE)]
     Restore(restore::RestoreArgs),
-    /// List epochs
+    /// List epochs, or open attempts
     #[command(after_help = help::LS)]
     Ls(ls::LsArgs),
     /// Show one epoch
@@ -170,6 +172,9 @@ pub enum Command {
     Repair(repair::RepairArgs),
     /// Remove an epoch
     Rm(rm::RmArgs),
+    /// End an open attempt, of a writer that is gone
+    #[command(after_help = help::ABORT)]
+    Abort(abort::AbortArgs),
     /// What is done to a whole job
     Job(job::JobArgs),
     /// Show the configuration of a node, or explain every key
@@ -236,6 +241,7 @@ async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Fai
         Command::Verify(args) => verify::run(args, &client(), output).await,
         Command::Repair(args) => repair::run(args, output, cli.global.verbose).await,
         Command::Rm(args) => rm::run(args, &client(), output).await,
+        Command::Abort(args) => abort::run(args, &client(), output).await,
         Command::Job(args) => job::run(args, &client(), output).await,
         Command::Config(args) => {
             let matches = matches.subcommand_matches("config").expect("it is the command");

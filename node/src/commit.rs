@@ -126,11 +126,6 @@ impl Driver<'_> {
         if self.order.epoch.is_none() && self.has_spent_its_numbers() {
             return Err(no::out_of_numbers(&self.order));
         }
-        if let Err(no_space) = self.node.check_space(self.order.declared_bytes, &self.order.name()).await
-            && let Some(answer) = self.without_space(no_space, origin).await
-        {
-            return answer;
-        }
         if self.order.is_tiny() {
             return self.whole(origin).await;
         }
@@ -206,27 +201,6 @@ impl Driver<'_> {
         let ledger = self.node.replica.machine().ledger();
         let found = ledger.epoch(&self.order.job, epoch);
         Ok(found.map(|found| SealedEpoch { already: true, ..SealedEpoch::clone(&found.sealed) }))
-    }
-
-    /// The answer where there is no space for something new. A repeat needs none, and its answer must not be "not
-    /// committed" when it was: it is looked up, because a leader that is short takes no Begin. `None` for an
-    /// attempt that is open: its space is reserved.
-    async fn without_space<O: Origin>(
-        &mut self,
-        no_space: Failure,
-        origin: &mut O,
-    ) -> Option<Result<SealedEpoch, Failure>> {
-        if let Err(failure) = self.barrier().await {
-            return Some(Err(failure));
-        }
-        let verdict = self.node.replica.machine().ledger().check(&self.order.first_record().header);
-        Some(match verdict {
-            Verdict::Accepted(Accepted::Begun { resumed: true, .. }) => return None,
-            Verdict::Accepted(Accepted::Sealed(sealed)) => self.sealed_already(&sealed, origin).await,
-            Verdict::Accepted(_) => Err(no_space),
-            Verdict::Rejected(taken) if compare::is_taken(&taken) => self.compare(&taken, origin).await,
-            Verdict::Rejected(rejected) => Err(no::rejected(&self.order.name(), &rejected)),
-        })
     }
 
     async fn open_writer(&mut self) -> Result<(), Failure> {

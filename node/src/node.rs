@@ -11,7 +11,7 @@ use checkpoint::{JobName, Store};
 use client::{Client, Code, Options, Stub};
 use nativelog::background::{self, BULK};
 use nativelog::performer::Publication;
-use raft::{Replica, ReplicaConfig, RoomProbe, Secret};
+use raft::{Replica, ReplicaConfig, RoomJudge, RoomProbe, Secret};
 use tokio::sync::{Mutex, watch};
 use tonic_health::server::HealthReporter;
 
@@ -22,7 +22,7 @@ use crate::known::{self, Known};
 use crate::metrics::Metrics;
 use crate::opening::{Opened, open};
 use crate::refusal::ServeError;
-use crate::space::{Space, Spaces};
+use crate::space::{Gate, Space, Spaces};
 use crate::{epochs, housekeeping, pressure, servers};
 
 /// Open calls have so long to end when the node stops.
@@ -191,12 +191,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (opening, counting) = (config.clone(), metrics.clone());
     let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
     let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
-    let replica = Replica::start(replica_config(&config, secret, &claim), log, machine.clone())
-        .await
-        .map_err(|error| match error {
-            raft::StartError::Members(why) => ServeError::Contradicts(why),
-            other => ServeError::Replica(other.to_string()),
-        })?;
+    let gate = Arc::new(Gate::default());
+    let settings =
+        ReplicaConfig { judge: RoomJudge(gate.clone()), ..replica_config(&config, secret, &claim) };
+    let replica = Replica::start(settings, log, machine.clone()).await.map_err(|error| match error {
+        raft::StartError::Members(why) => ServeError::Contradicts(why),
+        other => ServeError::Replica(other.to_string()),
+    })?;
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),
@@ -208,6 +209,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         replica: replica.clone(),
         config,
     });
+    gate.opens_for(&node);
     let (stop, stopping) = watch::channel(false);
     let health = HealthReporter::new();
     servers::say_serving(&health).await;
@@ -272,9 +274,9 @@ pub(crate) fn replica_config(config: &Config, secret: Secret, claim: &Claim) -> 
         replica.in_flight_bytes = replica.in_flight_bytes.min(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     let (node, dir, reserve) = (config.id, config.data_dir.clone(), config.reserve);
-    replica.room = RoomProbe(Arc::new(move || {
+    replica.room = RoomProbe(Arc::new(move |more| {
         let space = Space::of(&dir, reserve).ok()?;
-        pressure::takes_no_content(&space).then(|| pressure::words(node, &space))
+        pressure::takes_no_content(&space, more).then(|| pressure::words(node, &space))
     }));
     replica
 }

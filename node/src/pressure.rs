@@ -67,9 +67,10 @@ pub fn in_flight_bytes(space: &Space) -> u64 {
     if space.reserve == 0 { u64::MAX } else { ballast_bytes(space) / IN_FLIGHT_SHARE }
 }
 
-/// Whether content would take what is kept for what makes room, at this moment; [`steps`] says how long that holds.
-pub fn takes_no_content(space: &Space) -> bool {
-    space.inodes_short || space.free < space.reserve / 2
+/// Whether so many bytes of content would take what is kept for what makes room, at this moment; [`steps`] says how long
+/// that holds.
+pub fn takes_no_content(space: &Space, bytes: u64) -> bool {
+    space.inodes_short || space.free < (space.reserve / 2).saturating_add(bytes)
 }
 
 /// What to do, where `before` is what was done before. A log that has stalled for want of space is short
@@ -77,7 +78,7 @@ pub fn takes_no_content(space: &Space) -> bool {
 pub fn steps(space: &Space, before: Steps, stalled: bool) -> Steps {
     let forced = stalled || space.inodes_short;
     let below = |was: bool, limit: u64| forced || space.free < if was { space.reserve } else { limit };
-    let short = stalled || takes_no_content(space) || before.short && space.free < space.reserve;
+    let short = stalled || takes_no_content(space, 0) || before.short && space.free < space.reserve;
     let tight = short || below(before.tight, space.reserve - space.reserve / 4);
     let wanted = ballast_bytes(space);
     let plenty = space.reserve.saturating_add(2 * wanted);

@@ -1,28 +1,33 @@
-//! Free space: here, and on the other voters as they tell it. A commit is not begun where one of the
-//! live voters would run below its reserve; a verdict never depends on it.
+//! Free space: here, and on the other voters as they tell it. What begins needs room on a majority of the voters that
+//! includes the leader; a verdict never depends on it.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `majority` | whether a majority has room, and the words where it has not |
+//! | `gate` | the leader's replica asks there |
+
+mod gate;
+mod majority;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use client::{Certainty, Code, Failure, pb};
-
+use client::pb;
 use raft::VoterSpace;
 
 use crate::config::Reserve;
 use crate::node::Node;
 use crate::pressure;
-use crate::units;
+
+pub use gate::Gate;
+use majority::Voter;
 
 /// What a voter told longer ago is not counted: it is not live.
 const FRESH: Duration = Duration::from_secs(10);
 /// How long a voter may take to tell.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a commit waits for space that is about to come back.
-const GIVING_BACK_PATIENCE: Duration = Duration::from_secs(10);
-/// Pause before it is looked for again.
-const GIVING_BACK_PAUSE: Duration = Duration::from_millis(200);
 /// One in so many inodes stays free, where they are counted.
 const INODES_RESERVED: u64 = 50;
 
@@ -115,11 +120,6 @@ impl Told {
         self.when.elapsed() < FRESH
     }
 
-    /// As it is when `held` bytes are committed: what was since it told takes room there too.
-    fn by_now(&self, held: u64) -> Space {
-        self.space.with(held.saturating_sub(self.held))
-    }
-
     fn for_replica(&self) -> VoterSpace {
         let in_flight_bytes = pressure::in_flight_bytes(&self.space);
         VoterSpace { live: self.is_fresh(), short: self.short.clone(), in_flight_bytes }
@@ -128,15 +128,6 @@ impl Told {
 
 /// A voter that has told nothing yet.
 const SILENT: VoterSpace = VoterSpace { live: false, short: None, in_flight_bytes: u64::MAX };
-
-/// A voter that has no room for a commit.
-#[derive(Debug, PartialEq, Eq)]
-struct NoRoom {
-    node: u64,
-    space: Space,
-    /// Why it takes no content, as it told; its bytes may look like enough.
-    short: Option<String>,
-}
 
 impl Spaces {
     /// Asks all other voters, and tells the replica; one that does not answer keeps what it told before, until that
@@ -173,12 +164,20 @@ impl Spaces {
             .map(|(id, _)| *id)
     }
 
-    /// A live voter that is short of space, or has no room for `needed` bytes when `held` are committed by now.
-    fn without_room(&self, needed: u64, held: u64) -> Option<NoRoom> {
+    /// What is known of these voters, as they told it lately.
+    fn of(&self, voters: impl Iterator<Item = u64>) -> Vec<Voter> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = told.iter().filter(|(_, told)| told.is_fresh());
-        live.map(|(node, told)| NoRoom { node: *node, space: told.by_now(held), short: told.short.clone() })
-            .find(|voter| voter.short.is_some() || !voter.space.has_room_for(needed))
+        let known = voters.map(|node| {
+            let told = told.get(&node).filter(|told| told.is_fresh());
+            Voter {
+                node,
+                leads: false,
+                space: told.map(|told| told.space),
+                held: told.map_or(0, |told| told.held),
+                short: told.and_then(|told| told.short.clone()),
+            }
+        });
+        known.collect()
     }
 }
 
@@ -190,63 +189,20 @@ impl Node {
         Ok(Space { garbage: self.replica.machine().garbage().bytes, lacking, ..space })
     }
 
-    /// Refuses a commit for which a live voter has no room. Where it has none only because something that
-    /// was removed is still to be given back, that is waited for, a little.
-    pub async fn check_space(&self, declared: u64, what: &str) -> Result<(), Failure> {
-        let deadline = Instant::now() + GIVING_BACK_PATIENCE;
-        let mut asked = false;
-        loop {
-            let (needed, held) = {
-                let ledger = self.replica.machine().ledger();
-                // What open attempts may still bring is spoken for.
-                (declared.saturating_add(ledger.reserved_bytes()), ledger.held_bytes())
-            };
-            let Some(voter) = self.without_room(needed, held) else { return Ok(()) };
-            // What they told a while ago is not reason enough.
-            if !std::mem::replace(&mut asked, true) {
-                self.spaces.refresh(self).await;
-                continue;
-            }
-            if !voter.space.will_have_room_for(needed) || Instant::now() >= deadline {
-                return Err(no_space(what, &voter, needed));
-            }
-            if voter.node == self.config.id {
-                self.reclaim();
-            }
-            tokio::time::sleep(GIVING_BACK_PAUSE).await;
-            self.spaces.refresh(self).await;
-        }
+    /// How many voters are short of space, as far as they told it lately; this node too.
+    pub fn full_voters(&self) -> usize {
+        self.voters_space().iter().filter(|voter| voter.short.is_some()).count()
     }
 
-    fn without_room(&self, needed: u64, held: u64) -> Option<NoRoom> {
-        let here = self.space().ok().map(|space| space.with(0)).filter(|space| !space.has_room_for(needed));
-        let here = here.map(|space| NoRoom { node: self.config.id, space, short: None });
-        here.or_else(|| self.spaces.without_room(needed, held))
+    /// What is known of all voters while this node leads.
+    fn voters_space(&self) -> Vec<Voter> {
+        let own = self.config.id;
+        let mut voters = self.spaces.of(self.voters().into_iter().filter(|id| *id != own));
+        let held = self.replica.machine().ledger().held_bytes();
+        let (space, short) = (self.space().ok(), self.short.borrow().clone());
+        voters.push(Voter { node: own, leads: true, space, held, short });
+        voters
     }
-}
-
-fn no_space(what: &str, NoRoom { node, space, short }: &NoRoom, needed: u64) -> Failure {
-    let mut why = format!(
-        "node {node} has {} free, {} stay reserved, {} are needed",
-        units::size(space.free),
-        units::size(space.reserve),
-        units::size(needed)
-    );
-    if let Some(short) = short.as_ref().filter(|_| space.has_room_for(needed)) {
-        why.clone_from(short);
-    } else if space.inodes_short {
-        why = format!("node {node} has hardly any inodes left; {why}");
-    }
-    if space.garbage > 0 {
-        why.push_str(&format!("; {} that were removed are being given back", units::size(space.garbage)));
-    }
-    Failure::new(Code::NoSpace, "no space, the epoch was NOT committed")
-        .what(what)
-        .why(why)
-        .fix(format!(
-            "make room on node {node}, or remove old epochs with `epochlog rm`. Your directory is untouched."
-        ))
-        .committed(Certainty::No)
 }
 
 #[cfg(test)]
@@ -277,36 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_committed_since_a_voter_told_is_counted() {
-        let spaces = Spaces::default();
-        let there = space(200, 1000, 50);
-        let told = Told { when: Instant::now(), space: there, short: None, held: 500 };
-        let tell = |told: &Told| spaces.told.lock().unwrap().insert(2, told.clone());
-        let no_room = |space| Some(NoRoom { node: 2, space, short: None });
-        tell(&told);
-        assert_eq!(spaces.without_room(100, 500), None);
-        assert_eq!(spaces.without_room(100, 550), None);
-        assert_eq!(spaces.without_room(100, 551), no_room(Space { free: 149, ..there }));
-        assert_eq!(spaces.without_room(100, 400), None, "what was removed is not room yet");
-        assert_eq!(spaces.without_room(151, 400), no_room(there));
-        let lacking = Space { lacking: 60, ..there };
-        tell(&Told { space: lacking, ..told.clone() });
-        assert_eq!(spaces.without_room(100, 500), no_room(Space { free: 140, ..lacking }));
-        let short = Some("it makes room".to_owned());
-        tell(&Told { short: short.clone(), ..told });
-        assert_eq!(spaces.without_room(0, 500), Some(NoRoom { node: 2, space: there, short }));
-    }
-
-    #[test]
     fn only_what_was_told_lately_counts() {
         let spaces = Spaces::default();
         let full = space(1, 1000, 50);
         let old = Instant::now().checked_sub(FRESH * 2).unwrap();
-        spaces.told.lock().unwrap().insert(2, Told { when: old, space: full, short: None, held: 0 });
-        assert_eq!(spaces.without_room(1, 0), None);
-        let now = Instant::now();
-        spaces.told.lock().unwrap().insert(3, Told { when: now, space: full, short: None, held: 0 });
-        assert_eq!(spaces.without_room(1, 0), Some(NoRoom { node: 3, space: full, short: None }));
+        let mut told = spaces.told.lock().unwrap();
+        told.insert(2, Told { when: old, space: full, short: None, held: 7 });
+        told.insert(3, Told { when: Instant::now(), space: full, short: None, held: 7 });
+        drop(told);
+        let known: Vec<_> = spaces.of([2, 3, 4].into_iter()).iter().map(|voter| voter.space).collect();
+        assert_eq!(known, [None, Some(full), None]);
     }
 
     #[test]
@@ -323,20 +259,5 @@ mod tests {
         tell(3, now, 60);
         tell(4, now, 70);
         assert_eq!(spaces.roomiest(), Some(4));
-    }
-
-    #[test]
-    fn a_refusal_names_node_and_bytes() {
-        let refused = |space, short: Option<&str>| {
-            no_space("commit a@1", &NoRoom { node: 2, space, short: short.map(str::to_owned) }, 5 << 20)
-        };
-        let failure = refused(space(1 << 20, 1 << 30, 1 << 21), None);
-        assert_eq!(failure.code, Code::NoSpace);
-        assert_eq!(failure.why, "node 2 has 1.0 MiB free, 2.0 MiB stay reserved, 5.0 MiB are needed");
-        let soon = refused(Space { garbage: 3 << 20, ..space(0, 1, 0) }, None);
-        assert!(soon.why.ends_with("3.0 MiB that were removed are being given back"), "{}", soon.why);
-        let gives_way = pressure::gives_way(2);
-        assert_eq!(refused(space(1 << 30, 1 << 31, 1 << 21), Some(&gives_way)).why, gives_way);
-        assert!(refused(space(0, 1, 0), Some(&gives_way)).why.starts_with("node 2 has 0 B free"));
     }
 }

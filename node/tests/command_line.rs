@@ -44,6 +44,7 @@ fn help_lists_what_there_is_and_nothing_else() {
         "digest",
         "verify",
         "rm",
+        "abort",
         "job",
         "repair",
         "config",
@@ -63,7 +64,7 @@ fn what_every_command_has_stands_apart_and_examples_and_exit_codes_at_the_end() 
     for line in ["JOB@-1 the one before the newest", "\n    7  no quorum", "\n  124  no answer in time"] {
         assert!(all.contains(line), "{line:?} is not in\n{all}");
     }
-    for command in ["commit", "restore", "ls", "serve", "dev"] {
+    for command in ["commit", "restore", "ls", "abort", "serve", "dev"] {
         let text = stdout(&epochlog(&[command, "--help"]));
         let (own, global) =
             text.split_once("\nGlobal options:").expect("a heading for what every command has");
@@ -80,6 +81,9 @@ fn usage_errors_exit_with_2() {
         &["restore", "job@x", "--to", "d"],
         &["restore", "../job", "--to", "d"],
         &["rm", "job", "--yes"],
+        &["abort", "job", "--yes"],
+        &["abort", "job@-1", "--yes"],
+        &["ls", "--open", "--limit", "3"],
         &["job", "rm", "../job", "--yes"],
         &["commit", ".", "--commit-id", "12.x"],
         &["commit", ".", "--epoch", "9007199254740993"],

@@ -110,6 +110,9 @@ async fn metrics_move_with_what_they_measure() {
         "garbage_bytes",
         "log_stalled",
         "space_short",
+        "voters_full",
+        "attempts_open",
+        "attempts_spoken_for_bytes",
         "disk_ballast_bytes",
         "jobs",
     ] {

@@ -143,6 +143,12 @@ impl Epochlog for Mute {
     async fn expire(&self, _: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
         Err(Status::unimplemented(""))
     }
+    async fn attempts(&self, _: Request<pb::AttemptsRequest>) -> Result<Response<pb::AttemptsReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn abort(&self, _: Request<pb::AbortRequest>) -> Result<Response<pb::AbortReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
     async fn remove_job(
         &self,
         _: Request<pb::RemoveJobRequest>,

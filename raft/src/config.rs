@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::begins::RoomJudge;
 use crate::secret::Secret;
 
 /// Bytes of proposals that a node keeps unanswered, whatever their origin.
@@ -29,14 +30,15 @@ pub const FRAME_BYTES: u32 = 1 << 20;
 /// HTTP/2 flow control window of a peer connection, in bytes.
 pub const WINDOW_BYTES: u32 = 8 << 20;
 
-/// Says why content must not be taken in just now, while that is so. Asked for every part: it must be quick.
+/// Says why so many more bytes of content must not be taken in just now, while that is so; 0 asks whether any may. Asked
+/// for every part: it must be quick.
 #[derive(Clone)]
-pub struct RoomProbe(pub Arc<dyn Fn() -> Option<String> + Send + Sync>);
+pub struct RoomProbe(pub Arc<dyn Fn(u64) -> Option<String> + Send + Sync>);
 
 impl RoomProbe {
     /// There is always room.
     pub fn always() -> RoomProbe {
-        RoomProbe(Arc::new(|| None))
+        RoomProbe(Arc::new(|_: u64| None))
     }
 }
 
@@ -89,6 +91,8 @@ pub struct ReplicaConfig {
     /// Why this node cannot take content now. Beside [`crate::Replica::refuse_appends`], which holds until it is
     /// taken back, this answers for the moment.
     pub room: RoomProbe,
+    /// Whether a majority of the voters has room for what begins; asked while this node leads.
+    pub judge: RoomJudge,
     /// When snapshots are taken, the log is purged and space is given back.
     pub keeping: Keeping,
 }
@@ -174,6 +178,7 @@ impl ReplicaConfig {
             tick: Duration::from_secs(1),
             in_flight_bytes: PROPOSAL_BYTES,
             room: RoomProbe::always(),
+            judge: RoomJudge::always(),
             keeping: Keeping::default(),
         }
     }

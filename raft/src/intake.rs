@@ -18,6 +18,7 @@ mod space;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use nativelog::machine::Machine;
 use nativelog::record::{Kind, LogRecord};
@@ -25,6 +26,7 @@ use nativelog::store::LogStore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use crate::begins::RoomJudge;
 use crate::config::{PROPOSAL_BYTES, ReplicaConfig, RoomProbe};
 use crate::error::ProposeError;
 
@@ -60,6 +62,11 @@ impl Heard {
     /// This peer refused content for want of space.
     pub fn is_short(&self, peer: u64, why: &str) {
         self.refusals.is_short(peer, why);
+    }
+
+    /// Peers that have refused content all the time since so long ago.
+    pub fn short_for_long(&self, time: Duration) -> Vec<u64> {
+        self.refusals.for_long(time)
     }
 
     /// This peer says that this entry is not what it should be, and why: it will never take it.
@@ -117,6 +124,8 @@ pub(crate) struct Intake {
     heard: Arc<Heard>,
     /// Whether this node has room just now.
     room: RoomProbe,
+    /// Whether what begins has room.
+    judge: RoomJudge,
     /// Sees when this node has a hand in commits.
     foreground: Arc<Foreground>,
 }
@@ -138,6 +147,7 @@ impl Intake {
             told: RwLock::default(),
             heard: Arc::default(),
             room: config.room.clone(),
+            judge: config.judge.clone(),
             foreground: Arc::default(),
         })
     }
@@ -152,9 +162,19 @@ impl Intake {
         &self.heard
     }
 
+    /// Bytes that may be on their way here, and that a disk which is short keeps room for.
+    pub fn append_bytes(&self) -> u64 {
+        self.append_bytes as u64
+    }
+
     /// Whether this node has room just now.
     pub fn room(&self) -> &RoomProbe {
         &self.room
+    }
+
+    /// Whether what begins has room.
+    pub fn judge(&self) -> &RoomJudge {
+        &self.judge
     }
 
     /// Waits for room for `record`, which is to be proposed.
@@ -211,7 +231,7 @@ impl Intake {
     /// Why entries with content are not taken from a leader now. While there is a reason, space is short: what is
     /// garbage is given back at once, and nothing is fetched.
     pub fn takes_no_content(&self) -> Option<String> {
-        self.refusal.why().or_else(|| self.stalled()).or_else(|| (self.room.0)())
+        self.refusal.why().or_else(|| self.stalled()).or_else(|| (self.room.0)(0))
     }
 
     /// Why content is not proposed here now: this node is short of space, or so many of the voters are that no
@@ -238,8 +258,8 @@ impl Intake {
         }
     }
 
-    /// The log knows of a full disk before anybody has looked.
-    fn stalled(&self) -> Option<String> {
+    /// Why the log waits for room, while it does: it knows of a full disk before anybody has looked.
+    pub fn stalled(&self) -> Option<String> {
         let stalled = self.log.stalled();
         let why = stalled.borrow();
         why.as_ref().map(|why| format!("node {} is short of space: {why}", self.node))
@@ -278,8 +298,6 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use std::time::Duration;
 
     use bytes::Bytes;
     use checkpoint::store::layout::Layout;

@@ -9,6 +9,12 @@
 //! it is long, something waits to be given back, or space is short; a follower that is away for a moment
 //! finds its entries. Snapshots that turn out to be dear are taken less often: they get 5 % of the time.
 //!
+//! A follower that is full refuses the entries that bring content, and with them all that stand behind, the record that
+//! would make room for it too. Where nothing is committed any more because of that, the leader cuts its log above
+//! what that follower has: then it gets a snapshot, in which content is owed, and what stands behind it comes through
+//! ([`Stuck`]). What is cut is applied here and in two durable snapshots, like everything that is purged; entries that are
+//! not committed stand behind it and stay.
+//!
 //! **Never.** Nothing here decides what goes: records did. A snapshot that cannot be written is tried again and
 //! stops nothing.
 
@@ -19,6 +25,7 @@ use checkpoint::store::Reclaimed;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nativelog::machine::{Garbage, Machine};
+use nativelog::record::LogId;
 use nativelog::snapshot::{SnapshotError, SnapshotMeta};
 use nativelog::store::LogStore;
 use tokio::sync::Notify;
@@ -36,6 +43,10 @@ const SHARE: u32 = 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What cannot be published here holds the log until it is this many times as long as one that is purged.
 const HELD_LOGS: u64 = 4;
+/// A follower has refused content for so long, and nothing was committed since, before the log is cut for it.
+const STUCK: Duration = Duration::from_secs(3);
+/// Pause before it is cut once more.
+const CUT_AGAIN: Duration = Duration::from_secs(10);
 /// The longest pause after a round, however dear it was and however little it could give back.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -101,7 +112,11 @@ impl Keeper {
     /// Looks and works until this node stops.
     pub async fn run(self: Arc<Self>) {
         let mut looks = Looks::default();
+        let mut stuck = Stuck::default();
         while !self.life.is_closing() {
+            if stuck.look(&self) {
+                self.cut_log().await;
+            }
             if let Some(round) = looks.look(&self) {
                 let mut dear = Duration::ZERO;
                 let turn = self.turn.lock().await;
@@ -139,6 +154,56 @@ struct Round {
     purge: bool,
     give_back: bool,
     hurry: bool,
+}
+
+/// Whether this leader's log stands still because of followers that are full.
+#[derive(Default)]
+struct Stuck {
+    /// What was committed when it was seen to stand still, and since when it does.
+    since: Option<(u64, Instant)>,
+    cut: Option<Instant>,
+}
+
+impl Stuck {
+    /// Whether the log has to be cut. Execution: B is full and has entries up to 5; A and C commit up to 9; A dies. C leads,
+    /// and its own entry 10 cannot be committed, because B refuses 6. C cuts its log up to 9, which it has applied; B takes
+    /// the snapshot at 9, and then 10. Had A and C not committed 7 to 9, they would come to B behind the snapshot at 6, in
+    /// the bounded part that it lets in.
+    fn look(&mut self, keeper: &Keeper) -> bool {
+        let view = keeper.consensus.view();
+        let count = |at: Option<LogId>| at.map_or(0, |at| at.index + 1);
+        let (committed, last) = (count(view.committed), keeper.log.log_state().1);
+        if committed >= count(last) {
+            self.since = None;
+            return false;
+        }
+        let since = match self.since {
+            Some((at, since)) if at == committed => since,
+            _ => self.since.insert((committed, Instant::now())).1,
+        };
+        if since.elapsed() < STUCK || self.cut.is_some_and(|cut| cut.elapsed() < CUT_AGAIN) {
+            return false;
+        }
+        let applied = keeper.machine.marks().applied;
+        let purged = *keeper.log.purged().borrow();
+        // Of one that has no more than was purged here, the next thing is a snapshot anyhow.
+        let fed_by_log = |peer: &u64| {
+            let has = view.matched.get(peer).copied().flatten().map(|at| at.index + 1);
+            has.is_none_or(|has| purged <= has && has < applied) && purged < applied
+        };
+        let short = keeper.intake.heard().short_for_long(STUCK);
+        let cut = short.iter().any(fed_by_log);
+        if cut {
+            tracing::warn!(
+                node = keeper.node,
+                ?short,
+                committed,
+                "nothing is committed while these nodes are full: they get a snapshot"
+            );
+            self.cut = Some(Instant::now());
+        }
+        cut
+    }
 }
 
 /// What was seen before.
@@ -205,6 +270,13 @@ impl Looks {
 }
 
 impl Keeper {
+    /// Purges all that is applied, if nothing else keeps it.
+    async fn cut_log(&self) {
+        if let Err(error) = self.reclaim_now().await {
+            tracing::warn!(node = self.node, %error, "the log could not be cut for a follower that is full; it is tried again");
+        }
+    }
+
     /// True when the log got shorter or something was given back.
     async fn work(&self, round: &Round, dear: &mut Duration) -> Result<bool, KeepError> {
         let before = *self.log.purged().borrow();

@@ -16,6 +16,7 @@ use nativelog::store::Vote;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::begins::Sight;
 use crate::consensus::Consensus;
 use crate::error::ProposeError;
 use crate::life::Life;
@@ -78,10 +79,18 @@ impl Leadership {
         }
     }
 
-    /// Judges `record` against the ledger and what this leadership has on its way into it.
-    pub fn admit(&self, machine: &Machine, record: &LogRecord) -> Result<Ticket, Box<NotAdmitted>> {
+    /// Judges `record` against the ledger and what this leadership has on its way into it; whether there is room for what
+    /// it begins says `sight`.
+    pub fn admit(
+        &self,
+        machine: &Machine,
+        record: &LogRecord,
+        sight: Option<&Sight>,
+    ) -> Result<Ticket, Box<NotAdmitted>> {
         let mut admission = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
-        admission.admit(&machine.ledger(), &record.header).map_err(Box::new)
+        let ledger = machine.ledger();
+        let has_room = |ask| sight.map_or(Ok(()), |sight| sight(&ledger, ask));
+        admission.admit_if(&ledger, &record.header, has_room).map_err(Box::new)
     }
 
     /// The record of `ticket` was applied, or surely never entered the log.

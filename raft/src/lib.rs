@@ -10,6 +10,7 @@
 //! | `log_store`, `state_machine`, `snapshot`, `types` | openraft over `nativelog`'s log store and machine |
 //! | `network`, `network/*` | four connections to each peer, and openraft's clients over them; the door for those of peers |
 //! | `intake`, `intake/*` | what is let in, and how much: proposals, entries, content on a disk that is nearly full |
+//! | `begins` | whether there is room for what begins: asked at the leader, of whoever knows the disks |
 //! | `leader` | this node's leadership, and who leads else |
 //! | `quorum` | whether a majority and the leader answer this node |
 //! | `hand_over`, `hand_over/*` | a leader that should not lead lets another one |
@@ -32,6 +33,7 @@
 //! table of contents included. `docs/decisions/` says why it is built this way.
 
 mod agreement;
+mod begins;
 mod clock;
 mod config;
 mod consensus;
@@ -66,6 +68,7 @@ pub mod testing;
 mod transfer;
 mod types;
 
+pub use begins::{RoomJudge, Rooms, Sight};
 pub use config::{
     APPEND_BYTES, Keeping, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, RoomProbe, WINDOW_BYTES,
 };

@@ -332,6 +332,10 @@ async fn fetch(
         }
         Err(error) => return Err(error.into()),
     };
+    // Somebody is there to make room, and nothing waits for this node meanwhile.
+    if let Some(why) = owed.full {
+        return Err(TransferError::Full(why).into());
+    }
     settle_leaning(peers, me, leader, &owed.leaning).await?;
     // The next start finds that they have no directory, and asks for them again.
     for receive::OwedEpoch { job, epoch, why } in owed.epochs {

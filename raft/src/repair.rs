@@ -154,8 +154,7 @@ async fn mend(
     // A good copy may lie on the shelves already: put back by hand.
     let (looking, wanted) = (store.clone(), contents.clone());
     let lacking = blocking(move || looking.lacking_of(wanted.into_iter())).await??;
-    gather.progress().lacks(lacking.iter().map(|content| content.size).sum());
-    gather.bring(lacking).await?;
+    receive::bring(gather, lacking).await?;
     let healing = store.clone();
     done.names = blocking(move || healing.heal_all(&contents)).await??.names;
     proven(&store, job, epoch).await?;

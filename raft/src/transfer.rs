@@ -22,7 +22,7 @@
 //! | `serve`, `source`, `copies`, `outlet` | what peers may fetch here: checked before it leaves, bounded, behind commits |
 //!
 //! **Never.** Nothing is installed before all that it refers to is here, verified and fsynced, but for *sealed* content
-//! that every live peer says it has no good copy of: that is owed, its epochs are missing here, and it is asked for
+//! that every live peer says it has no good copy of, or that this disk has no room for: that is owed, its epochs are missing here, and it is asked for
 //! again and again. A staged range or a page is never owed: an attempt with one that nobody can serve is ended by a record
 //! first, and so is one that leans on sealed content which a majority has looked for in vain.
 //! A record is made only of what nodes say that have carried out what they are asked about.
@@ -130,6 +130,6 @@ impl Transfers {
     fn gather_by(&self, brought: Brought, stop: Stop) -> Gather {
         let (peers, store) = (self.peers.clone(), self.machine.store().clone());
         Gather::new(peers, store, self.node, self.progress.clone(), brought, stop)
-            .with_room(self.intake.room())
+            .with_room(self.intake.room(), self.intake.append_bytes())
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use checkpoint::JobName;
 use cluster::{Cluster, Commit, accepted, directory, quick, within};
 use nativelog::compose;
-use nativelog::ledger::Accepted;
+use nativelog::ledger::{Accepted, Reason, Verdict};
 use nativelog::record::{Kind, LogRecord};
 use raft::ProposeError;
 use raft::proto::{self, entry::Body};
@@ -286,5 +286,39 @@ async fn one_node_is_a_cluster_and_keeps_its_identity_over_a_restart() {
     cluster.leader().await;
     assert_eq!(cluster.nodes[&1].replica.cluster(), Some(identity));
     assert!(cluster.nodes[&1].replica.read_barrier().await.unwrap() > position);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_that_begin_through_two_nodes_only_one_gets_the_room_for_one() {
+    let cluster = Cluster::start("room", 3).await;
+    let source = directory(1 << 20);
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    // Enough for one of them and half of another.
+    cluster.room.set_majority(3 << 19);
+    for round in 0..10u8 {
+        let begin = |commit: u8, job: &str| {
+            let commit = Commit::of(source.path(), job, commit);
+            compose::begin(&commit.opening, &commit.pages)
+        };
+        let through = [&cluster.nodes[&leader].replica, &follower.replica];
+        let (one, other) = tokio::join!(
+            through[0].propose(begin(2 * round + 1, "one")),
+            through[1].propose(begin(2 * round + 2, "other")),
+        );
+        let verdicts = [one.unwrap().1, other.unwrap().1];
+        let begun = verdicts.iter().find_map(|verdict| match verdict {
+            Verdict::Accepted(Accepted::Begun { attempt, .. }) => Some(*attempt),
+            _ => None,
+        });
+        let refused = verdicts.iter().filter_map(Verdict::rejected).map(|no| no.reason);
+        assert_eq!(refused.collect::<Vec<_>>(), [Reason::NoSpace], "{verdicts:?}");
+        // Its end frees the room.
+        let abort = compose::abort(begun.expect("one of them"), "test");
+        assert!(follower.replica.propose(abort).await.unwrap().1.is_accepted());
+    }
+    let open = cluster.nodes[&leader].machine.ledger().attempts().count();
+    assert_eq!(open, 0);
     cluster.shutdown().await;
 }

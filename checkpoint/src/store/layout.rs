@@ -16,6 +16,7 @@
 //!     incoming/<digest>                  content that is being brought, survives restarts
 //!     trash/                             on its way out: emptied at every start
 //!     ballast                            given up when the disk is full
+//!     spare                              blocks for the next ledger snapshot
 //!   capture/
 //!   epochs/<job>/<epoch>/{manifest,files/}
 //!   epochs/<job>/latest                  symlink
@@ -153,6 +154,10 @@ impl Layout {
     /// Allocated, so that it can be given up when the disk is full.
     pub fn ballast(&self) -> PathBuf {
         self.group.join("ballast")
+    }
+    /// Allocated, so that a ledger snapshot can be written on a disk that is full.
+    pub fn spare_snapshot(&self) -> PathBuf {
+        self.group.join("spare")
     }
     /// Sources while they are read.
     pub fn capture_dir(&self) -> PathBuf {

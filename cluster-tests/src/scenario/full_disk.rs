@@ -1,5 +1,7 @@
 //! Full disks: of the leader, of one follower, of all nodes; filled by epochs, and by a file of somebody else down to
-//! the last byte. Nobody stops, nothing acknowledged is lost, removing works, and service goes on when there is room.
+//! the last byte. Nobody stops, nothing acknowledged is lost, removing works, and service goes on when there is room. One
+//! full disk alone is not everybody's: commits go on, its node is shown, falls behind and comes home; also when another
+//! node dies meanwhile.
 
 use std::path::Path;
 
@@ -62,13 +64,55 @@ impl Drop for Full {
 /// When a node ends, something acknowledged is lost, or service does not go on.
 pub fn full(name: &str, disk: FullDisk, whose: Whose, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
     let Some(mut full) = Full::start(name, disk, whose) else { return };
-    progress(format!("{whose:?}, {:?}: {}", disk.kind, full.by_epochs(disk, rng)));
+    let filled = match whose {
+        Whose::Leader | Whose::Follower => full.alone(disk, whose, rng),
+        Whose::Followers | Whose::All => full.by_epochs(disk, rng),
+    };
+    progress(format!("{whose:?}, {:?}: {filled}", disk.kind));
     full.still_all_there(rng);
     // Leadership may have moved since.
     if whose == Whose::Leader {
         full.make_leader(1);
     }
     progress(format!("{whose:?}, {:?}: {}", disk.kind, full.by_a_foreign_file(disk, whose, rng)));
+    full.still_all_there(rng);
+}
+
+/// One node is full and behind, and the leader, which has everything, dies: what is removed through the third one frees
+/// the full one, and commits go on with these two.
+///
+/// # Panics
+/// When a node ends, something acknowledged is lost, or service does not go on.
+pub fn and_another_one_dies(name: &str, disk: FullDisk, rng: &mut Rng, progress: &mut dyn FnMut(String)) {
+    let Some(mut full) = Full::start(name, disk, Whose::Follower) else { return };
+    full.fill_alone(disk, Whose::Follower, rng);
+    let dead = full.cluster.leader();
+    let third = (2..=full.cluster.options.nodes).find(|id| *id != dead).expect("three nodes");
+    // What is acknowledged may still be on its way to the third one.
+    let newest = full.commits.epoch;
+    let path = full.cluster.node(third).published("full", newest);
+    wait_until(
+        PATIENCE,
+        "the third node to have all",
+        || if path.is_dir() { Ok(()) } else { Err("not yet") },
+    );
+    full.cluster.kill9(dead);
+    // The oldest: the full one has them.
+    wait_until(2 * PATIENCE, "removals with the full node's word", || {
+        full.commits.remove_below(2, rng);
+        match full.commits.committed().len() {
+            0..=2 => Ok(()),
+            left => Err(format!("{left} are left")),
+        }
+    });
+    wait_until(2 * PATIENCE, "the full node to have room", || match full.is_full(1) {
+        true => Err(full.cluster.node(1).log_tail()),
+        false => Ok(()),
+    });
+    let tries = full.goes_on(disk.epoch_bytes, rng);
+    progress(format!("node 1 full, node {dead} dead: freed by what was removed, went on at try {tries}"));
+    full.cluster.restart(dead);
+    full.pids.clear();
     full.still_all_there(rng);
 }
 
@@ -132,6 +176,48 @@ impl Full {
             self.cluster.wait_ready();
         }
         panic!("node {id} was not elected in {ELECTIONS_MAX} elections");
+    }
+
+    /// Epoch after epoch until the one small disk is full, and some more: whatever is refused is refused by it alone.
+    fn fill_alone(&mut self, disk: FullDisk, whose: Whose, rng: &mut Rng) -> usize {
+        let most = 4 * disk.disk_bytes / disk.epoch_bytes;
+        let (mut beyond, mut refused) = (0, 0);
+        for _ in 0..most {
+            if let Some(output) = self.refused(disk.epoch_bytes, rng) {
+                refused += 1;
+                // A leader that is full hands over, and a commit may meet it just then.
+                let may = if whose == Whose::Leader { 1 } else { 0 };
+                assert!(refused <= may, "one full disk of {whose:?} is everybody's: {output}");
+            }
+            beyond += u64::from(beyond > 0 || self.is_full(1));
+            if beyond > 3 {
+                self.nobody_ended();
+                return self.commits.committed().len();
+            }
+        }
+        panic!("{most} epochs of {} bytes fit on {} bytes", disk.epoch_bytes, disk.disk_bytes);
+    }
+
+    /// Whether `status` says that this node is full.
+    fn is_full(&self, id: u64) -> bool {
+        let Ok(status) = self.cluster.status() else { return false };
+        let wrong = status["wrong"].as_array().cloned().unwrap_or_default();
+        let line = format!("node {id} is full: ");
+        wrong.iter().any(|wrong| wrong.as_str().is_some_and(|wrong| wrong.starts_with(&line)))
+    }
+
+    /// The one small disk is full, and commits go on; it comes home when enough was removed.
+    fn alone(&mut self, disk: FullDisk, whose: Whose, rng: &mut Rng) -> String {
+        let all = self.fill_alone(disk, whose, rng);
+        self.commits.remove_below(2, rng);
+        wait_until(2 * PATIENCE, "the full node to have room", || match self.is_full(1) {
+            true => Err(self.cluster.node(1).log_tail()),
+            false => Ok(()),
+        });
+        let tries = self.goes_on(disk.epoch_bytes, rng);
+        format!(
+            "{all} epochs went on beside it, and it came home after all but two were removed (try {tries})"
+        )
     }
 
     /// Epoch after epoch until one is refused; removing the older half makes room for more.

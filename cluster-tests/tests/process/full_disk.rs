@@ -22,6 +22,15 @@ fn a_full_disk_of_a_follower_stops_nothing() {
 }
 
 #[test]
+fn a_full_follower_is_freed_by_a_removal_when_another_node_is_dead() {
+    story("a_full_follower_and_a_dead_leader", |rng| {
+        let size =
+            FullDisk { kind: Kind::Tmpfs, disk_bytes: 96 << 20, epoch_bytes: 8 << 20, during_upload: false };
+        full_disk::and_another_one_dies("full-and-dead", size, rng, &mut say);
+    });
+}
+
+#[test]
 fn full_disks_of_both_followers_lose_nothing_and_take_removals() {
     story("full_disks_of_both_followers", tmpfs(Whose::Followers));
 }

@@ -5,11 +5,15 @@
 //! belongs to one term of one leader: it is made anew when leadership is won, after the ledger has
 //! applied that term's first entry, and dropped when it is lost. Within its term a ticket is released
 //! only when its record was applied, or surely never entered the log.
+//!
+//! Room is given out in the same way, and under the same lock: of two records that begin something at the same moment,
+//! wherever they come from, the second one is asked with what the first may bring.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use checkpoint::Digest;
 
+use super::room::{Ask, NoRoom};
 use super::tables::Ledger;
 use super::verdict::{Reason, Rejected, Verdict};
 use crate::record::{Header, Kind, Record};
@@ -24,6 +28,8 @@ pub struct Admission {
     ranges: BTreeMap<(u64, u32, u64), (u64, Digest)>,
     /// Pages in flight by attempt.
     pages: BTreeSet<(u64, u32)>,
+    /// Bytes that records in flight have asked for, by ticket.
+    asked: BTreeMap<u64, u64>,
 }
 
 /// A record that may be proposed. Give it back with [`Admission::release`].
@@ -40,6 +46,8 @@ pub enum NotAdmitted {
     Duplicate,
     /// The plan of what it seals was not read yet, see [`Ledger::gathering`]: admit it again after that.
     Ungathered,
+    /// It begins something for which there is no room.
+    NoRoom(NoRoom),
 }
 
 #[derive(Debug)]
@@ -81,6 +89,20 @@ impl Admission {
     /// # Errors
     /// The record must not be proposed; see [`NotAdmitted`].
     pub fn admit(&mut self, ledger: &Ledger, header: &Header) -> Result<Ticket, NotAdmitted> {
+        self.admit_if(ledger, header, |_| Ok(()))
+    }
+
+    /// The same, where what begins something also needs room. `has_room` is asked last, when nothing else stands against
+    /// the record; it must be quick, and reads no disk.
+    ///
+    /// # Errors
+    /// The record must not be proposed; see [`NotAdmitted`].
+    pub fn admit_if(
+        &mut self,
+        ledger: &Ledger,
+        header: &Header,
+        has_room: impl FnOnce(Ask) -> Result<(), NoRoom>,
+    ) -> Result<Ticket, NotAdmitted> {
         if let Some(Kind::Part(part)) = &header.kind {
             if self.pages.contains(&(part.attempt, part.page)) {
                 return Err(NotAdmitted::Duplicate);
@@ -101,7 +123,9 @@ impl Admission {
         let Some((attempt, ranges)) = pieces_of(header, ledger) else {
             return match verdict {
                 Verdict::Rejected(_) => Err(NotAdmitted::Answered(verdict)),
-                Verdict::Accepted(_) => Ok(self.ticket(Held::Nothing)),
+                Verdict::Accepted(_) => {
+                    self.admit_asking(ledger, ledger.asks_for(header, &verdict), has_room)
+                }
             };
         };
         if !verdict.is_accepted() {
@@ -116,6 +140,7 @@ impl Admission {
 
     /// The record was applied, or surely never entered the log.
     pub fn release(&mut self, ticket: Ticket) {
+        self.asked.remove(&ticket.0);
         match self.held.remove(&ticket.0).expect("a ticket is released once, where it was given") {
             Held::Ranges(ranges) => {
                 for range in ranges {
@@ -127,6 +152,21 @@ impl Admission {
             }
             Held::Nothing => {}
         }
+    }
+
+    fn admit_asking(
+        &mut self,
+        ledger: &Ledger,
+        needed: Option<u64>,
+        has_room: impl FnOnce(Ask) -> Result<(), NoRoom>,
+    ) -> Result<Ticket, NotAdmitted> {
+        let Some(needed) = needed else { return Ok(self.ticket(Held::Nothing)) };
+        let on_their_way = self.asked.values().copied().fold(0, u64::saturating_add);
+        let spoken_for = ledger.reserved_bytes().saturating_add(on_their_way);
+        has_room(Ask { needed, spoken_for, held: ledger.held_bytes() }).map_err(NotAdmitted::NoRoom)?;
+        let ticket = self.ticket(Held::Nothing);
+        self.asked.insert(ticket.0, needed);
+        Ok(ticket)
     }
 
     fn admit_page(&mut self, page: (u64, u32), pages: u32) -> Result<Ticket, NotAdmitted> {

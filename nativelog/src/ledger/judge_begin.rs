@@ -154,13 +154,34 @@ impl Ledger {
                 gives_way.push(*id);
             }
         }
-        let lacks = match (places, own, all) {
+        let of_all = own == 0 && places == 0;
+        let (lacks, named) = match (places, own, all) {
             (0, 0, 0) => return Ok(gives_way),
-            (0, 0, _) => "all open attempts have 4,000,000 entries",
-            (0, ..) => "the open attempts of the job have 1,000,000 entries",
-            _ => "the job has 64 open attempts",
+            (0, ..) => {
+                let whose = if of_all { "all open attempts" } else { "the open attempts of the job" };
+                let (has, most) = if of_all {
+                    (self.planned, rules.planned_max)
+                } else {
+                    (of_job, rules.planned_of_job_max)
+                };
+                let lacks =
+                    format!("the plan has {entries} entries, and {whose} have {has} of at most {most}");
+                let open = self.open.keys().filter(|id| of_all || job.open.contains(*id));
+                (lacks, open.max_by_key(|id| entries_of(*id)).map(|id| (*id, "most")))
+            }
+            _ => {
+                let lacks = format!("the job has {} open attempts", job.open.len());
+                let longest = job.open.iter().min_by_key(|id| self.open[*id].last_ms);
+                (lacks, longest.map(|id| (*id, "the longest silent")))
+            }
         };
-        Err(Rejected::new(Reason::Quota, format!("{lacks}, and too few have been silent for 5 minutes")))
+        let named_as = |(id, what): (u64, &str)| {
+            let Terms { job, epoch, .. } = &self.open[&id].terms;
+            format!(" ({what}: {job}@{epoch})")
+        };
+        let who = named.map(named_as).unwrap_or_default();
+        let detail = format!("{lacks}{who}, and too few have been silent for 5 minutes");
+        Err(Rejected::new(Reason::Quota, detail).current(named.map_or(0, |(id, _)| id)))
     }
 
     /// An attempt has one writer, the commit that began it, whatever the others' plans say: equal names and sizes

@@ -84,6 +84,8 @@ pub struct AttemptInfo {
     pub plan_digest: Digest,
     /// Pages of its plan.
     pub plan_pages: u32,
+    /// Entries of its plan.
+    pub plan_entries: u32,
     /// Pages that are in the log.
     pub pages_here: u32,
     /// Bytes of files that are covered.
@@ -309,21 +311,6 @@ impl Ledger {
         contents.map(|content| (content.digest, content.bytes)).collect()
     }
 
-    /// Bytes that a replica of this ledger has on its disk: sealed content once, and what open attempts have brought.
-    pub fn held_bytes(&self) -> u64 {
-        let open = self.open.values().map(|attempt| attempt.covered_bytes);
-        open.fold(self.content.bytes(), u64::saturating_add)
-    }
-
-    /// Bytes that open attempts may still bring: what free space must hold beside the rest.
-    pub fn reserved_bytes(&self) -> u64 {
-        let left = |attempt: &Attempt| attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes);
-        self.open
-            .values()
-            .map(|attempt| left(attempt).saturating_add(overhead(attempt)))
-            .fold(0, u64::saturating_add)
-    }
-
     /// The cluster's uuid, once its first record is applied.
     pub fn cluster(&self) -> Option<[u8; 16]> {
         self.cluster
@@ -395,6 +382,7 @@ impl Ledger {
             base: terms.base,
             plan_digest: terms.plan_digest,
             plan_pages: terms.plan_pages,
+            plan_entries: terms.plan_entries,
             pages_here: attempt.pages.len() as u32,
             covered_bytes: attempt.covered_bytes,
             files_missing: attempt.missing,
@@ -403,11 +391,6 @@ impl Ledger {
             age_ms: self.log_ms - attempt.begun_ms,
         }
     }
-}
-
-/// What an attempt takes beyond its files' bytes: a block for each entry, and its headers.
-fn overhead(attempt: &Attempt) -> u64 {
-    u64::from(attempt.terms.plan_entries) * 4096
 }
 
 pub(super) fn epoch_info(record: &EpochRecord) -> EpochInfo {

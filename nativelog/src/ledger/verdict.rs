@@ -125,6 +125,8 @@ pub enum Reason {
     Busy,
     /// Older than what the log remembers: what became of it cannot be told.
     TooOld,
+    /// The voters' disks have no room for it: a leader's word before it proposes, and no verdict of the log.
+    NoSpace,
 }
 
 /// A record that this binary cannot judge: the replica must stop, not answer.
@@ -210,7 +212,7 @@ impl Rejected {
 }
 
 impl Reason {
-    pub(super) const ALL: [(Reason, proto::Reason, &'static str); 16] = [
+    pub(super) const ALL: [(Reason, proto::Reason, &'static str); 17] = [
         (Reason::Malformed, proto::Reason::Malformed, "malformed"),
         (Reason::Fenced, proto::Reason::Fenced, "fenced"),
         (Reason::Conflict, proto::Reason::Conflict, "conflict"),
@@ -227,6 +229,7 @@ impl Reason {
         (Reason::Ended, proto::Reason::Ended, "ended"),
         (Reason::Busy, proto::Reason::Busy, "busy"),
         (Reason::TooOld, proto::Reason::TooOld, "too-old"),
+        (Reason::NoSpace, proto::Reason::NoSpace, "no-space"),
     ];
 
     /// The reason's one word, as in logs and JSON.

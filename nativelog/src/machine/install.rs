@@ -36,6 +36,36 @@ impl Machine {
         Ok(pin)
     }
 
+    /// The same for a catch-up that is not going to bring any content, because there is no room even for that list.
+    pub fn expect_nothing(&self, ledger: &Ledger) -> Pin {
+        self.pin_for(ledger)
+    }
+
+    /// Does before an install what would need room in it: copies what only the log has that is about to go, and keeps
+    /// blocks for the snapshot. What fails here has cost nothing, and may be tried again; an install that fails is the end
+    /// of the node. Blocks.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: there is no room.
+    pub fn make_ready(&self, capture: &Capture) -> Result<(), SnapshotError> {
+        let snapshots = lock(&self.snapshots);
+        let _paused = self.performer.pause();
+        self.let_go_of_whole_log()?;
+        snapshots.folder.make_ready(capture).map_err(|source| {
+            let what = format!("keep room for a snapshot in {}", self.store.layout().group_dir().display());
+            SnapshotError::Io { what, source }
+        })
+    }
+
+    /// The log that holds them is about to go.
+    fn let_go_of_whole_log(&self) -> Result<(), SnapshotError> {
+        let ground = self.ground();
+        ground.set_aside().and_then(|()| ground.file_trees(u64::MAX)).map_err(|source| {
+            let what = format!("write in {}", self.store.layout().staging_dir().display());
+            SnapshotError::Io { what, source }
+        })
+    }
+
     /// Content of `coming` that the own ledger has not; looked up in parts, between which it moves on. What it lets go of
     /// after it was looked up is owed by the record that did so, and not unlinked before, for the pin knows it. What it
     /// takes up stays as long as it holds it, listed or not.
@@ -71,12 +101,7 @@ impl Machine {
                 return Ok(());
             }
             drop(old);
-            // The log that holds them is about to go.
-            let ground = self.ground();
-            ground.set_aside().and_then(|()| ground.file_trees(u64::MAX)).map_err(|source| {
-                let what = format!("write in {}", self.store.layout().staging_dir().display());
-                SnapshotError::Io { what, source }
-            })?;
+            self.let_go_of_whole_log()?;
             succession(&self.store, self.dues.debts(u64::MAX), &ledger).map_err(unlisted)?
         };
         debts.healing.extend(out_of_quarantine(&self.ledger(), &ledger));

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use checkpoint::disk::lacks_room;
 use checkpoint::store::{Store, StoreError};
 
 use crate::dues::{Debts, Expected, out_of_quarantine, succession};
@@ -16,8 +17,9 @@ use crate::snapshot::{Capture, Folder, OpenFault, SnapshotError, ledger_of};
 pub fn plant(store: &Store, capture: &Capture) -> Result<(), SnapshotError> {
     let ledger = checked(capture)?;
     let dir = store.layout().snapshots_dir();
+    let spare = store.layout().spare_snapshot();
     let (mut folder, found, _) =
-        Folder::open(store.disk().clone(), dir.clone()).map_err(|fault| match fault {
+        Folder::open(store.disk().clone(), dir.clone(), spare).map_err(|fault| match fault {
             OpenFault::Version(path) => {
                 SnapshotError::NotNow(format!("{path} was made by another version of this program"))
             }
@@ -55,8 +57,15 @@ pub fn unlisted(error: StoreError) -> SnapshotError {
     SnapshotError::Io { what, source: io::Error::other(error) }
 }
 
-/// Two files, so that one that rots costs nothing and the log can be purged at once.
+/// Two files, so that one that rots costs nothing and the log can be purged at once. On a disk that is full the second
+/// may have to wait: the first is durable, and the next snapshot is the other one.
 pub fn keep_twice(folder: &mut Folder, capture: &Capture, debts: &Debts) -> Result<(), SnapshotError> {
     folder.keep(capture, debts)?;
-    folder.keep(capture, debts)
+    match folder.keep(capture, debts) {
+        Err(SnapshotError::Io { what, source }) if lacks_room(&source) => {
+            tracing::warn!(what, %source, "a snapshot from elsewhere is kept once, there is no room for a second file");
+            Ok(())
+        }
+        kept => kept,
+    }
 }

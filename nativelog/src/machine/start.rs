@@ -55,7 +55,8 @@ impl Machine {
             move |why| log.fail(why)
         });
         let dir = store.layout().snapshots_dir();
-        let (folder, found, damaged) = Folder::open(store.disk().clone(), dir.clone())?;
+        let (folder, found, damaged) =
+            Folder::open(store.disk().clone(), dir.clone(), store.layout().spare_snapshot())?;
         let expected = Expected::read(&**store.disk(), &dir).map_err(io_error("read what was expected"))?;
         let Beginning { mut ledger, debts } = begin(&store, &log, found, &damaged)?;
         let catalog = project::open(catalog_dir, &mut ledger);

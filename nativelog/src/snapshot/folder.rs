@@ -1,18 +1,19 @@
 //! The files in `snapshots/`: at most two good ones, damaged ones under another name, no temporary ones.
 //!
 //! A snapshot has its name only after its bytes are durable, and counts as kept only after its name is. The
-//! one it replaces is unlinked after that; after a failed sync none is ever kept again (`checkpoint::disk::StrictDisk`). A damaged one is renamed, never unlinked before two newer are kept.
+//! one it replaces becomes the [`Spare`] after that, or is unlinked; after a failed sync none is ever kept again (`checkpoint::disk::StrictDisk`). A damaged one is renamed, never unlinked before two newer are kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use checkpoint::disk::{Disk, Open};
+use checkpoint::disk::Disk;
 use checkpoint::durable::ignore_missing;
 
 use super::capture::{Capture, SnapshotError, SnapshotMeta};
 use super::file::{self, Wrong};
+use super::spare::Spare;
 use crate::dues::Debts;
 use crate::ledger::Ledger;
 
@@ -42,6 +43,7 @@ pub struct Folder {
     dir: PathBuf,
     /// Newest first.
     kept: Vec<Kept>,
+    spare: Spare,
 }
 
 /// A snapshot as it was found at a start.
@@ -73,12 +75,14 @@ fn parse_name(name: &str) -> Option<Name> {
 
 impl Folder {
     /// Opens the folder: temporary files go, damaged snapshots get another name, all but the two newest good ones go.
-    /// Answers with the newest that decodes, and what was found damaged.
+    /// Answers with the newest that decodes, and what was found damaged. Blocks for another one are kept in `spare`.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
+        spare: PathBuf,
     ) -> Result<(Folder, Option<FoundSnapshot>, Vec<String>), OpenFault> {
-        let mut folder = Folder { disk, dir, kept: Vec::new() };
+        let spare = Spare::new(disk.clone(), spare);
+        let mut folder = Folder { disk, dir, kept: Vec::new(), spare };
         let names = folder.list()?;
         let (mut newest, mut damaged) = (None, Vec::new());
         for name in names {
@@ -102,6 +106,7 @@ impl Folder {
                 }
             }
         }
+        folder.spare.keep_enough_for(folder.newest_bytes());
         Ok((folder, newest, damaged))
     }
 
@@ -173,36 +178,37 @@ impl Folder {
         let index = capture.meta.position.index;
         let before = self.kept.iter().filter(|kept| kept.name.0 == index).map(|kept| kept.name.1 + 1);
         let name = (index, before.max().unwrap_or(0));
-        self.write(name, &file::parts(capture, debts))?;
+        let parts = file::parts(capture, debts);
+        self.write(name, &parts)?;
         self.kept.insert(0, Kept { name, meta: capture.meta.clone() });
         for old in self.kept.split_off(self.kept.len().min(2)) {
-            self.unlink(&self.path(old.name));
+            let old = self.path(old.name);
+            match self.spare.take(&old) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => self.unlink(&old),
+            }
         }
         self.forget_damaged();
+        self.spare.keep_enough_for(parts.iter().map(|part| part.len() as u64).sum());
         Ok(())
+    }
+
+    /// Has blocks allocated for this snapshot and debts of an ordinary size.
+    pub fn make_ready(&self, capture: &Capture) -> io::Result<()> {
+        self.spare.allocate_for(capture.ledger.len() as u64)
+    }
+
+    fn newest_bytes(&self) -> u64 {
+        let newest = self.kept.first().and_then(|kept| self.disk.stat(&self.path(kept.name)).ok());
+        newest.map_or(0, |stat| stat.len)
     }
 
     fn write(&mut self, name: Name, parts: &[Bytes]) -> Result<(), SnapshotError> {
         let path = self.path(name);
         let temp = self.dir.join(format!("{}{TEMP}", file_name(name)));
-        let written = ignore_missing(self.disk.unlink(&temp))
-            .and_then(|()| self.write_synced(&temp, parts))
-            .and_then(|()| self.disk.rename(&temp, &path));
-        if let Err(source) = written {
-            self.unlink(&temp);
-            return Err(io_error("write", &path, source));
-        }
+        let written = self.spare.write(&self.dir, &temp, &path, parts);
+        written.map_err(|source| io_error("write", &path, source))?;
         self.disk.sync_dir(&self.dir).map_err(|source| io_error("sync", &self.dir, source))
-    }
-
-    fn write_synced(&self, path: &Path, parts: &[Bytes]) -> io::Result<()> {
-        let file = self.disk.open(path, Open::CreateNew)?;
-        let mut at = 0;
-        for part in parts {
-            file.write_at(part, at)?;
-            at += part.len() as u64;
-        }
-        file.sync_all()
     }
 
     /// Damaged snapshots below two good ones are of no use to anybody.

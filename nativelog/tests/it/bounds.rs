@@ -228,6 +228,9 @@ fn open_plans_have_room_and_the_silent_give_way() {
         let full = step(&mut ledger, &begin_large(job, 20, 1));
         assert_eq!(reason(&full), Some("quota"));
         assert!(full.rejected().unwrap().detail.contains(why), "{full}");
+        // Its own need, who has the rest, and which of them has most.
+        assert!(full.rejected().unwrap().detail.contains("the plan has 1 entries"), "{full}");
+        assert!(full.rejected().unwrap().detail.contains("(most: job"), "{full}");
     }
     for _ in 0..4 {
         step(&mut ledger, &compose::tick(TICK_MS_MAX));
@@ -258,7 +261,12 @@ fn open_plans_have_room_and_the_silent_give_way() {
     for n in 0..64 {
         assert!(step(&mut ledger, &begin_large(0, n, 1)).is_accepted());
     }
-    assert_eq!(reason(&step(&mut ledger, &begin_large(0, 64, 1))), Some("quota"));
+    let full = step(&mut ledger, &begin_large(0, 64, 1));
+    assert_eq!(reason(&full), Some("quota"));
+    assert!(
+        full.rejected().unwrap().detail.contains("64 open attempts (the longest silent: job0@"),
+        "{full}"
+    );
     for _ in 0..5 {
         step(&mut ledger, &compose::tick(TICK_MS_MAX));
     }

@@ -5,5 +5,6 @@ mod bounds;
 mod directory;
 mod history;
 mod random;
+mod room;
 mod sealing;
 mod story;

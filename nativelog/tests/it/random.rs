@@ -346,6 +346,7 @@ proptest! {
                 Ok(ticket) => in_flight.push_back((record, ticket)),
                 Err(NotAdmitted::Answered(_) | NotAdmitted::Duplicate) => {}
                 Err(NotAdmitted::Ungathered) => unreachable!("only a seal needs that"),
+                Err(NotAdmitted::NoRoom(_)) => unreachable!("only what begins something asks for room"),
             }
             while drain && !in_flight.is_empty() {
                 let (record, ticket) = in_flight.pop_front().unwrap();

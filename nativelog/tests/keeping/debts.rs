@@ -1,10 +1,13 @@
 //! What this node owes the records below a snapshot survives a start from it.
 
+use std::path::Path;
+
+use checkpoint::disk::Disk;
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::performer::Publication;
 
 use crate::directory::Directory;
-use crate::house::{ENOSPC, assert_baseline, open_behind, snapshots, start};
+use crate::house::{DATA, ENOSPC, assert_baseline, open_behind, snapshots, start};
 use crate::replica::job;
 
 #[test]
@@ -157,6 +160,43 @@ fn an_expired_folder_that_could_not_be_removed_goes_after_a_restart() {
 }
 
 #[test]
+fn a_snapshot_is_written_where_blocks_are_kept_for_it() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    let spare = Path::new(DATA).join("groups/main/spare");
+    for round in 0..4 {
+        let had = disk.stat(&spare).unwrap().len;
+        replica.commit_blanks(1);
+        disk.clear_ops();
+        // As on a disk that is full to the last byte.
+        disk.fail_next(OpKind::Create, ".snap", ENOSPC);
+        replica.keep().unwrap();
+        disk.clear_failures();
+        let ops = disk.ops();
+        let at = |kind: OpKind, path: &str| {
+            ops.iter().position(|op| op.kind == kind && op.path.to_string_lossy().contains(path)).unwrap()
+        };
+        // No old snapshot has its name still when it is written over.
+        let (named, synced) = (at(OpKind::Rename, ".snap.tmp"), at(OpKind::SyncDir, "snapshots"));
+        assert!(named < synced && synced < at(OpKind::Write, ".snap.tmp"), "round {round}");
+        let written =
+            ops.iter().filter(|op| op.kind == OpKind::Write && op.path.to_string_lossy().contains(".snap"));
+        assert!(written.clone().count() > 0);
+        assert!(written.map(|op| op.offset + op.len).all(|end| end <= had), "round {round}: {had} bytes");
+        assert_eq!(snapshots(&disk).len(), 2.min(round + 1));
+    }
+    // What could not be written leaves it as it was.
+    let had = disk.stat(&spare).unwrap().len;
+    replica.commit_blanks(1);
+    disk.fail_next(OpKind::Write, ".snap", ENOSPC);
+    replica.keep().unwrap_err();
+    assert_eq!(disk.stat(&spare).unwrap().len, had);
+    assert_eq!(snapshots(&disk).len(), 2);
+    replica.stop();
+}
+
+#[test]
 fn a_full_disk_leaves_no_half_written_snapshot() {
     let disk = CrashDisk::new();
     let mut replica = start(&disk);
@@ -164,7 +204,7 @@ fn a_full_disk_leaves_no_half_written_snapshot() {
     let first = replica.keep().unwrap();
     replica.commit_blanks(1);
     let before = snapshots(&disk);
-    for kind in [OpKind::Create, OpKind::Write, OpKind::Rename] {
+    for kind in [OpKind::Write, OpKind::Rename] {
         disk.fail_next(kind, ".snap", ENOSPC);
         let error = replica.keep().unwrap_err().to_string();
         assert!(error.contains("cannot write") && error.contains(".snap"), "{error}");

@@ -32,10 +32,10 @@ macro_rules! costs {
     };
 }
 
-costs!(REQUEST_READS_MAX => CommitRequest, OpenWriterRequest, ReachedRequest, ListRequest, ShowRequest, ExpireRequest, RemoveJobRequest, FetchRequest,
+costs!(REQUEST_READS_MAX => CommitRequest, OpenWriterRequest, ReachedRequest, ListRequest, ShowRequest, ExpireRequest, AttemptsRequest, AbortRequest, RemoveJobRequest, FetchRequest,
     StatusRequest, VerifyRequest, PublishedOnRequest);
 // A client trusts the nodes that it asks with more: a listing is long, and it is the only one to decode it.
-costs!(1 << 23 => CommitReply, OpenWriterReply, ReachedReply, ListReply, ShowReply, ExpireReply, RemoveJobReply, FetchReply, StatusReply,
+costs!(1 << 23 => CommitReply, OpenWriterReply, ReachedReply, ListReply, ShowReply, ExpireReply, AttemptsReply, AbortReply, RemoveJobReply, FetchReply, StatusReply,
     VerifyReply, PublishedOnReply);
 
 /// [`ProstCodec`] with a bound.

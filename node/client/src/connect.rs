@@ -245,6 +245,24 @@ impl Client {
         }
     }
 
+    /// Open attempts.
+    pub async fn attempts(&self, request: pb::AttemptsRequest) -> Result<pb::AttemptsReply, Failure> {
+        self.anywhere("list open attempts", |mut stub| {
+            let request = request.clone();
+            async move { stub.attempts(request).await }
+        })
+        .await
+    }
+
+    /// Ends the open attempt that the request names by its id: to repeat it is safe, what has ended stays ended.
+    pub async fn abort(&self, request: pb::AbortRequest) -> Result<pb::AbortReply, Failure> {
+        self.anywhere(&format!("abort {}@{}", request.job, request.epoch), |mut stub| {
+            let request = request.clone();
+            async move { stub.abort(request).await }
+        })
+        .await
+    }
+
     /// Forgets a job that has no epochs and no open attempts: its numbers start anew.
     pub async fn remove_job(&self, request: pb::RemoveJobRequest) -> Result<pb::RemoveJobReply, Failure> {
         self.anywhere("remove a job", |mut stub| {

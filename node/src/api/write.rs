@@ -73,7 +73,7 @@ pub async fn remove_job(node: &Node, request: pb::RemoveJobRequest) -> Result<pb
             return Err(Failure::new(Code::Refused, "the job is not empty, nothing was changed")
                 .what(what)
                 .why(no.detail)
-                .fix("remove its epochs with `epochlog rm`; an open attempt ends when its time to live is over"));
+                .fix("remove its epochs with `epochlog rm`; `epochlog ls --open` shows its open attempts, `epochlog abort JOB@EPOCH` ends one"));
         }
         Ok((_, Verdict::Rejected(no))) if no.reason == Reason::NotFound => {
             return Err(Failure::new(Code::NotFound, "there is no such job")
@@ -95,7 +95,7 @@ async fn propose(node: &Node, record: LogRecord, what: &str) -> Result<(LogId, A
     }
 }
 
-fn no_answer(node: &Node, what: &str, error: &ProposeError) -> Failure {
+pub(super) fn no_answer(node: &Node, what: &str, error: &ProposeError) -> Failure {
     let (code, sentence) = match error {
         ProposeError::Unavailable { .. } | ProposeError::Fault { .. } => node.no_way(),
         ProposeError::Unknown { .. } => (Code::Timeout, "no quorum has answered"),
@@ -106,7 +106,7 @@ fn no_answer(node: &Node, what: &str, error: &ProposeError) -> Failure {
         .fix("see `epochlog status`, then repeat the command")
 }
 
-fn rejection(what: &str, rejected: &Rejected) -> Failure {
+pub(super) fn rejection(what: &str, rejected: &Rejected) -> Failure {
     let (code, sentence, fix) = match rejected.reason {
         Reason::NotFound => (Code::NotFound, "there is no such epoch", "`epochlog ls` lists what there is"),
         Reason::Protected => (
@@ -118,6 +118,7 @@ fn rejection(what: &str, rejected: &Rejected) -> Failure {
         Reason::Conflict | Reason::Busy => {
             (Code::Conflict, "this contradicts what is there", "see the reason above")
         }
+        Reason::NoSpace => (Code::NoSpace, "no space", "see the reason above"),
         Reason::Quota => (Code::QuotaExceeded, "over a limit", "see the reason above"),
         Reason::TooOld => (
             Code::TooOld,

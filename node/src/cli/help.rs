@@ -66,4 +66,15 @@ Examples:
 pub const LS: &str = "Examples:
   epochlog ls
   epochlog ls wordcount --limit 0              all epochs of a job
-  epochlog ls wordcount --since 1h --label step=1000";
+  epochlog ls wordcount --since 1h --label step=1000
+  epochlog ls --open                           what is being written, how far it is, and the room that is kept for it";
+
+/// At the end of `epochlog abort --help`.
+pub const ABORT: &str = "A commit that was cut off stays open, so that a repeat goes on with it. The room that it has not \
+filled is kept for two minutes after it was last heard of; the rest goes when it ends: by itself when nobody has gone on \
+with it for an hour (attempt_ttl), or by this command. A writer that still runs is told that it was aborted, and has \
+committed nothing; one that has sealed its epoch first keeps it.
+
+Examples:
+  epochlog ls --open
+  epochlog abort wordcount@42";

@@ -1,4 +1,4 @@
-//! `ls [JOB]`: sealed epochs, newest first.
+//! `ls [JOB]`: sealed epochs, newest first; with `--open` the attempts that have not become one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use client::{Client, Code, Failure, pb};
 use serde_json::json;
 
 use super::output::{Format, Output};
-use super::screen;
+use super::{open, screen};
 use crate::units;
 
 /// Arguments of `ls`.
@@ -24,6 +24,9 @@ pub struct LsArgs {
     /// Only epochs with this label; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// Open attempts instead: what is being written, or was begun and never ended
+    #[arg(long, conflicts_with_all = ["limit", "since", "label"])]
+    open: bool,
     /// Answer from the node's own knowledge, without the leader
     #[arg(long)]
     stale: bool,
@@ -31,6 +34,10 @@ pub struct LsArgs {
 
 /// Runs the command.
 pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), Failure> {
+    if args.open {
+        let job = args.job.as_ref().map(ToString::to_string).unwrap_or_default();
+        return open::run(job, args.stale, client, output).await;
+    }
     let filtered = args.since.is_some() || !args.label.is_empty();
     let younger_ms =
         args.since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1));

@@ -20,7 +20,7 @@ use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
 use crate::refusal::{ServeError, UNREPAIRABLE, WIPED};
-use crate::{handles, node, pressure, telemetry, units};
+use crate::{handles, node, telemetry, units};
 
 const WHAT: &str = "repair";
 
@@ -195,7 +195,7 @@ fn refused(error: &RejoinError) -> Failure {
             let cause = Cause::of(source);
             (cause.code, format!("{}. {KEPT}", cause.fix))
         }
-        RejoinError::Transfer(TransferError::Here(why)) if pressure::is_short(why) => {
+        RejoinError::Transfer(TransferError::Full(_)) => {
             (Code::NoSpace, format!("make room on this node's disk, then repeat. {KEPT}"))
         }
         RejoinError::Log(_) | RejoinError::Snapshot(_) | RejoinError::Transfer(TransferError::Here(_)) => {
@@ -218,12 +218,13 @@ mod tests {
         let log = |number| RejoinError::Log(OpenError::Io { what: "write".into(), source: os(number) });
         let full = SnapshotError::Io { what: "write".into(), source: os(28) };
         let here = |why: &str| RejoinError::Transfer(TransferError::Here(why.into()));
+        let no_room = RejoinError::Transfer(TransferError::Full("node 2 is short of space".into()));
         for (error, code) in [
             (log(28), Code::NoSpace),
             (log(13), Code::PermissionDenied),
             (log(5), Code::Internal),
             (RejoinError::Snapshot(full), Code::NoSpace),
-            (here(&pressure::gives_way(2)), Code::NoSpace),
+            (no_room, Code::NoSpace),
             (here("a thread of this node panicked"), Code::Internal),
             (RejoinError::Transfer(TransferError::Stopped), Code::Unavailable),
         ] {

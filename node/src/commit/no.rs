@@ -12,6 +12,8 @@ use super::Order;
 const ANOTHER_JOB: &str = "commit under another --job; once nothing of this one is needed any more, `epochlog job rm` lets its \
      numbers start anew";
 const UNTOUCHED: &str = "Your directory is untouched.";
+/// What to do about attempts of others that are in the way.
+const END_ONE: &str = "`epochlog ls --open` shows the open attempts, `epochlog abort JOB@EPOCH` ends one that nobody goes on with";
 
 /// The ledger rejected a record: certainly not committed by it, unless it is too old to know.
 pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
@@ -58,12 +60,30 @@ pub fn rejected(what: &str, rejected: &Rejected) -> Failure {
             rejected.detail.clone(),
             format!("repeat the command. {UNTOUCHED}"),
         ),
+        // Other attempts are in the way, not a limit of its own.
+        Reason::Quota if current != 0 => (
+            Code::QuotaExceeded,
+            "too many open attempts, the epoch was NOT committed",
+            rejected.detail.clone(),
+            format!("{END_ONE}; or repeat when one of them has been silent for 5 minutes. {UNTOUCHED}"),
+        ),
         Reason::Quota => (
             Code::QuotaExceeded,
             "over a limit, the epoch was NOT committed",
             rejected.detail.clone(),
             SPLIT_OR_RAISE.to_owned(),
         ),
+        Reason::NoSpace => {
+            let end_one = if current == 0 { String::new() } else { format!("{END_ONE}; or ") };
+            (
+                Code::NoSpace,
+                "no space, the epoch was NOT committed",
+                rejected.detail.clone(),
+                format!(
+                    "{end_one}make room on the node named, or remove old epochs with `epochlog rm`. {UNTOUCHED}"
+                ),
+            )
+        }
         Reason::NotFound => (
             Code::Unavailable,
             "content it refers to is gone, the epoch was NOT committed",

@@ -9,7 +9,7 @@ use checkpoint::{Coverage, Digest};
 use client::{Failure, pb};
 use nativelog::background::{self, UPKEEP};
 use nativelog::compose;
-use nativelog::ledger::{Accepted, AttemptInfo, Covering, Reason, Rejected, SealedEpoch, Verdict};
+use nativelog::ledger::{Accepted, AttemptInfo, Covering, LAPSES_MS, Reason, Rejected, SealedEpoch, Verdict};
 use nativelog::machine::Machine;
 use nativelog::record::{Kind, LogId, LogRecord};
 use pb::commit_reply::Kind as Reply;
@@ -25,6 +25,8 @@ use super::{Driver, no};
 const LIFE_EVERY: Duration = Duration::from_secs(10);
 /// A client that lives is heard of within this time, by a piece or by the sign of life that it sends every 3 s.
 const HEARD_WITHIN: Duration = Duration::from_secs(6);
+/// A client that was not heard of for so long has no room kept for it any more, by log time or a little before.
+const ROOM_LAPSES: Duration = Duration::from_millis(LAPSES_MS);
 /// More known files are forgotten on a thread that nobody waits for.
 const MANY: usize = 4096;
 /// Progress is told at most this often.
@@ -166,6 +168,9 @@ impl Driver<'_> {
                 self.settled(settled, &mut window).await?;
                 continue;
             };
+            if !O::HASHED_HERE && heard.elapsed() >= ROOM_LAPSES {
+                self.ask_again(attempt.id).await?;
+            }
             heard = Instant::now();
             match next {
                 Next::Alive => {}
@@ -187,6 +192,16 @@ impl Driver<'_> {
         let sealed = self.seal(attempt.id, root).await?;
         self.ended("seal");
         Ok(sealed)
+    }
+
+    /// The client has stood still for so long that others may have been given the room that was kept for it: it asks
+    /// anew before anything more of it comes.
+    async fn ask_again(&mut self, attempt: u64) -> Result<(), Stopped> {
+        match self.begin(Some(attempt)).await? {
+            Begun::Open(_) => Ok(()),
+            Begun::Sealed(sealed) => Err(Stopped::Sealed(Box::new(sealed))),
+            Begun::Taken(_) => Err(no::ended(&self.order.name()).into()),
+        }
     }
 
     /// Brings the plan into the log; answers with what the newest epoch knows of its files, digests and sizes in bytes:

@@ -157,6 +157,25 @@ impl Now {
 
     /// A disk that does not tell has no samples: 0 would be a lie.
     fn disk(&self, node: &Node) {
+        self.gauge(
+            "voters_full",
+            "Voters that are short of space and take no content, as they told this node lately, itself included",
+            node.full_voters() as f64,
+        );
+        let (attempts, kept) = {
+            let ledger = node.replica.machine().ledger();
+            (ledger.attempts_open(), ledger.reserved_bytes())
+        };
+        self.gauge(
+            "attempts_open",
+            "Epochs that were begun and are neither sealed nor given up",
+            attempts as f64,
+        );
+        self.gauge(
+            "attempts_spoken_for_bytes",
+            "Room that is kept for what open attempts may still bring",
+            kept as f64,
+        );
         let Ok(space) = node.space() else { return };
         self.gauge("disk_free_bytes", "Free bytes of the file system of the data folder", space.free as f64);
         self.gauge("disk_total_bytes", "Size of that file system", space.total as f64);

@@ -10,10 +10,19 @@ use tokio::sync::Notify;
 /// A follower that refused something so long ago may take it now.
 const LATELY: Duration = Duration::from_secs(5);
 
+/// A peer that refused content for want of space.
+#[derive(Debug)]
+struct Short {
+    /// Without a pause, as far as is known.
+    since: Instant,
+    last: Instant,
+    why: String,
+}
+
 /// Who refused what, when, and in which words.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
-    short: Mutex<BTreeMap<u64, (Instant, String)>>,
+    short: Mutex<BTreeMap<u64, Short>>,
     entries: Mutex<BTreeMap<u64, (Instant, u64, String)>>,
     /// The entry of a majority's refusal that this node has looked at and has no fault in.
     cleared: Mutex<Option<u64>>,
@@ -27,14 +36,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Refusals {
     /// This peer refused content for want of space.
     pub fn is_short(&self, peer: u64, why: &str) {
-        lock(&self.short).insert(peer, (Instant::now(), why.to_owned()));
+        let now = Instant::now();
+        let mut short = lock(&self.short);
+        let before = short.get(&peer).filter(|before| before.last.elapsed() < LATELY);
+        let since = before.map_or(now, |before| before.since);
+        short.insert(peer, Short { since, last: now, why: why.to_owned() });
+    }
+
+    /// Peers that have refused content all the time since so long ago.
+    pub fn for_long(&self, time: Duration) -> Vec<u64> {
+        let short = lock(&self.short);
+        let long =
+            short.iter().filter(|(_, short)| short.last.elapsed() < LATELY && short.since.elapsed() >= time);
+        long.map(|(peer, _)| *peer).collect()
     }
 
     /// Peers that refused content lately, and why.
     pub fn lately(&self) -> BTreeMap<u64, String> {
         let mut short = lock(&self.short);
-        short.retain(|_, (at, _)| at.elapsed() < LATELY);
-        short.iter().map(|(peer, (_, why))| (*peer, why.clone())).collect()
+        short.retain(|_, short| short.last.elapsed() < LATELY);
+        short.iter().map(|(peer, short)| (*peer, short.why.clone())).collect()
     }
 
     /// This peer refused this entry for what it is.
@@ -97,6 +118,24 @@ mod tests {
         assert_eq!(refusals.by_majority(&voters), Some((7, "bad".into())));
         assert_eq!(refusals.by_majority(&[1, 2, 3, 4, 5]), None);
         assert_eq!(refusals.by_majority(&[1, 2]), Some((7, "bad".into())));
+    }
+
+    #[test]
+    fn a_peer_is_short_for_as_long_as_it_refuses_without_a_pause() {
+        let refusals = Refusals::default();
+        let ago = |time: Duration| Instant::now().checked_sub(time).unwrap();
+        refusals.is_short(2, "full");
+        assert_eq!(refusals.for_long(Duration::from_secs(3)), Vec::<u64>::new());
+        let long = Short { since: ago(LATELY), last: ago(LATELY / 2), why: String::new() };
+        lock(&refusals.short).insert(2, long);
+        refusals.is_short(2, "still full");
+        assert_eq!(refusals.for_long(Duration::from_secs(3)), [2]);
+        assert_eq!(refusals.lately()[&2], "still full");
+        let paused = Short { since: ago(LATELY * 3), last: ago(LATELY * 2), why: String::new() };
+        lock(&refusals.short).insert(2, paused);
+        assert_eq!(refusals.for_long(Duration::from_secs(3)), Vec::<u64>::new());
+        refusals.is_short(2, "full again");
+        assert_eq!(refusals.for_long(Duration::from_secs(3)), Vec::<u64>::new());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use nativelog::background::{self, BULK};
-use nativelog::ledger::{NotAdmitted, Verdict};
+use nativelog::ledger::{Accepted, NotAdmitted, Verdict};
 use nativelog::record::{Kind, LogId, LogRecord};
 use nativelog::shape::{ShapeError, check_record, check_zeros};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::proposal::{Outcome, Proposal, malformed};
 use super::proposer::Proposer;
+use crate::begins;
 use crate::consensus;
 use crate::error::ProposeError;
 use crate::intake::Permit;
@@ -70,12 +71,21 @@ async fn write(
     if let Err(error) = proposer.life.running().and_then(|()| proposer.quorum().reached()) {
         return Taken::Answered(Err(error));
     }
+    let intake = &proposer.intake;
+    let asks = begins::may_ask(record);
+    let no_content = || {
+        let why = intake.proposes_no_content(|| proposer.consensus.view().voters)?;
+        Some(Taken::Answered(Err(ProposeError::unavailable(why))))
+    };
+    // What asks for room is judged first: what became of it, or that there is none, is an answer for good.
     if record.brings_content()
-        && let Some(why) = proposer.intake.proposes_no_content(|| proposer.consensus.view().voters)
+        && !asks
+        && let Some(not_now) = no_content()
     {
-        return Taken::Answered(Err(ProposeError::unavailable(why)));
+        return not_now;
     }
-    proposer.intake.foreground().touch();
+    intake.foreground().touch();
+    let mut asking = begins::Asking::default();
     let ticket = loop {
         if proposer.machine.ledger().ungathered(&record.header).is_some() {
             let (machine, header) = (proposer.machine.clone(), record.header.clone());
@@ -88,8 +98,16 @@ async fn write(
                 }
             }
         }
-        match leadership.admit(&proposer.machine, record) {
-            Ok(ticket) => break ticket,
+        let sight = asks.then(|| intake.judge().0.look());
+        match leadership.admit(&proposer.machine, record, sight.as_ref()) {
+            Ok(ticket) => match if asks { no_content() } else { None } {
+                None => break ticket,
+                Some(not_now) => {
+                    leadership.release(ticket);
+                    let verdict = proposer.machine.ledger().check(&record.header);
+                    return sealed_already(verdict).unwrap_or(not_now);
+                }
+            },
             Err(not) => match *not {
                 NotAdmitted::Answered(verdict) => {
                     return Taken::Answered(Ok((LogId::default(), verdict)));
@@ -97,6 +115,18 @@ async fn write(
                 NotAdmitted::Duplicate => return Taken::Duplicate,
                 // It became complete just now, or was silent for long.
                 NotAdmitted::Ungathered => {}
+                NotAdmitted::NoRoom(no) => {
+                    let again = tokio::select! {
+                        again = asking.again(intake.judge(), no) => again,
+                        () = leadership.ended() => {
+                            let why = "leadership changed while room was looked for";
+                            return Taken::Answered(Err(ProposeError::unavailable(why)));
+                        }
+                    };
+                    if let Err(no) = again {
+                        return Taken::Answered(Ok((LogId::default(), begins::no_room(no))));
+                    }
+                }
             },
         }
     };
@@ -144,6 +174,12 @@ async fn write(
         drop(permit);
     });
     Taken::Written(written)
+}
+
+/// The answer to a repeat of what is sealed: it needs no entry, and is the same for ever.
+fn sealed_already(verdict: Verdict) -> Option<Taken> {
+    let is = matches!(&verdict, Verdict::Accepted(Accepted::Sealed(sealed)) if sealed.already);
+    is.then(|| Taken::Answered(Ok((LogId::default(), verdict))))
 }
 
 /// The wall clock, milliseconds since 1970. People read it, no verdict does.

@@ -130,6 +130,7 @@ impl Contents {
         let (stop, stopped) = watch::channel(false);
         let _turn = self.transfers.turn().wait(stop.clone()).await;
         let gather = self.transfers.gather(stopped);
+        gather.fits(bytes)?;
         let brought = gather.bring(vec![Content { digest, mode: ANY_MODE, size: bytes }]).await;
         drop(stop);
         brought

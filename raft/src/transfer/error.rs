@@ -1,5 +1,9 @@
 //! Why a transfer did not come to its end.
 
+use std::io;
+
+use checkpoint::disk::lacks_room;
+
 use super::lost::Lost;
 
 /// Why a transfer did not come to its end. What came is kept and need not come again.
@@ -35,12 +39,29 @@ pub enum TransferError {
         /// What is in the way.
         why: String,
     },
+    /// This node's disk has no room for it. Sealed content is owed then; what open attempts have is not.
+    #[error("this node has no room for it: {0}")]
+    Full(String),
     /// This node's disk refuses.
     #[error("this node cannot take it: {0}")]
     Here(String),
     /// Somebody ended it.
     #[error("the transfer was ended")]
     Stopped,
+}
+
+impl TransferError {
+    /// What the disk says.
+    pub(crate) fn of_disk(why: &(dyn std::error::Error + 'static)) -> TransferError {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);
+        while let Some(error) = cause {
+            if error.downcast_ref::<io::Error>().is_some_and(lacks_room) {
+                return TransferError::Full(why.to_string());
+            }
+            cause = error.source();
+        }
+        TransferError::Here(why.to_string())
+    }
 }
 
 /// Runs `work`, which waits for the disk, on a thread of its own.

@@ -56,6 +56,8 @@ pub struct Gather {
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Stop,
     room: RoomProbe,
+    /// Bytes that a disk which is short keeps room for.
+    kept_bytes: u64,
     away: Arc<Mutex<HashMap<u64, Instant>>>,
     /// Counts batches: each begins at another peer.
     turns: Arc<AtomicUsize>,
@@ -104,6 +106,7 @@ impl Gather {
             progress,
             stop,
             room: RoomProbe::always(),
+            kept_bytes: 0,
             away: Arc::default(),
             turns: Arc::default(),
             lost: Arc::default(),
@@ -112,9 +115,9 @@ impl Gather {
         }
     }
 
-    /// The same, for a disk that may be short of space.
-    pub fn with_room(mut self, room: &RoomProbe) -> Gather {
-        self.room = room.clone();
+    /// The same, for a disk that may be short of space, and keeps room for so many bytes that may not be owed.
+    pub fn with_room(mut self, room: &RoomProbe, kept_bytes: u64) -> Gather {
+        (self.room, self.kept_bytes) = (room.clone(), kept_bytes);
         self
     }
 
@@ -134,12 +137,26 @@ impl Gather {
         &self.progress
     }
 
-    /// Fails when the transfer has to end.
+    /// Fails when the transfer has to end, or nothing more fits on this disk.
     pub fn check(&self) -> Result<(), TransferError> {
-        if is_stopped(&self.stop) {
-            return Err(TransferError::Stopped);
-        }
-        (self.room.0)().map_or(Ok(()), |why| Err(TransferError::Here(why)))
+        self.fits(0)
+    }
+
+    /// Fails when the transfer has to end, or so many more bytes do not fit on this disk.
+    pub fn fits(&self, bytes: u64) -> Result<(), TransferError> {
+        self.check_stop()?;
+        (self.room.0)(bytes).map_or(Ok(()), |why| Err(TransferError::Full(why)))
+    }
+
+    /// Whether so many bytes that may not be owed fit: a disk that is short keeps room for what is on its way to it, and
+    /// that is what they are. All or none, so that what was brought for one try does not add up over many.
+    pub fn fits_what_is_kept(&self, bytes: u64) -> Result<(), TransferError> {
+        if bytes <= self.kept_bytes { self.check_stop() } else { self.fits(bytes) }
+    }
+
+    /// Fails when the transfer has to end.
+    pub fn check_stop(&self) -> Result<(), TransferError> {
+        if is_stopped(&self.stop) { Err(TransferError::Stopped) } else { Ok(()) }
     }
 
     /// All peers, beginning with another one every time; those that did not answer lately come last.
@@ -351,7 +368,7 @@ impl Gather {
         // Also when it ends early: what the thread has must not be opened again before it lets go.
         let (wanted, written) =
             writer.await.map_err(|_| TransferError::Here("a thread of this node panicked".into()))?;
-        written.map_err(TransferError::Here)?;
+        written?;
         if let Some(None) = trouble {
             return Err(TransferError::Stopped);
         }
@@ -416,20 +433,20 @@ impl Gather {
     }
 }
 
-fn here(error: impl std::fmt::Display) -> TransferError {
-    TransferError::Here(error.to_string())
+fn here(error: impl std::error::Error + 'static) -> TransferError {
+    TransferError::of_disk(&error)
 }
 
-type Written = (Vec<Incoming>, Result<(), String>);
+type Written = (Vec<Incoming>, Result<(), TransferError>);
 
 /// Writes parts behind what is there until no more come.
 fn write(mut wanted: Vec<Incoming>, mut parts: mpsc::Receiver<(usize, Bytes)>, room: &RoomProbe) -> Written {
     while let Some((item, data)) = parts.blocking_recv() {
-        if let Some(why) = (room.0)() {
-            return (wanted, Err(why));
+        if let Some(why) = (room.0)(0) {
+            return (wanted, Err(TransferError::Full(why)));
         }
         if let Err(error) = wanted[item].write(&data) {
-            return (wanted, Err(error.to_string()));
+            return (wanted, Err(here(error)));
         }
     }
     (wanted, Ok(()))

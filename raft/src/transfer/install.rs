@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use checkpoint::disk::lacks_room;
 use nativelog::compose;
 use nativelog::ledger::{Ledger, Verdict};
 use nativelog::snapshot::{Capture, SnapshotMeta};
@@ -22,7 +23,7 @@ use super::lost::leans_no_more;
 use super::progress::Stage;
 use super::receive::{self, Owed, OwedEpoch};
 use super::turn::is_stopped;
-use crate::config::LEDGER_BYTES_MAX;
+use crate::config::{LEDGER_BYTES_MAX, RoomProbe};
 use crate::network::convert;
 use crate::own_vote;
 use crate::proto::{self, snapshot_part::Part};
@@ -123,8 +124,12 @@ async fn install(
     let news = applied.is_none_or(|applied| applied.index < position.index);
     if news && let Some(why) = transfers.intake.takes_no_content() {
         make_room(transfers, &ledger).await;
-        // The sender comes again, when there is some.
-        return Err(Status::resource_exhausted(why));
+        // The log's writer waits for room: it could not let go of its log. The sender comes again.
+        if let Some(why) = transfers.intake.stalled() {
+            return Err(Status::resource_exhausted(why));
+        }
+        // The ledger is taken all the same: what makes room stands in it, or comes behind it.
+        tracing::warn!(from, %position, why, "a snapshot comes to a node that is full: what does not fit is owed");
     }
     // Held until the snapshot is installed.
     let mut pin = None;
@@ -134,13 +139,28 @@ async fn install(
         // is here already and not referred to yet is not given back meanwhile.
         let (machine, coming) = (transfers.machine.clone(), ledger.clone());
         let expected = blocking(move || machine.expect(&coming)).await;
-        let expected = expected.map_err(|e| Status::unavailable(e.to_string()))?;
-        pin = Some(expected.map_err(|e| Status::resource_exhausted(e.to_string()))?);
+        let (expected, has_room) = match expected.map_err(|e| Status::unavailable(e.to_string()))? {
+            Ok(pin) => (pin, true),
+            // There is no room for the list of what comes: nothing comes.
+            Err(error) if lacks_room(&error) => {
+                let (machine, coming) = (transfers.machine.clone(), ledger.clone());
+                let pinned = blocking(move || machine.expect_nothing(&coming)).await;
+                (pinned.map_err(|e| Status::unavailable(e.to_string()))?, false)
+            }
+            Err(error) => return Err(Status::resource_exhausted(error.to_string())),
+        };
+        pin = Some(expected);
         let members = members_of(&capture.meta).map_err(|e| bad(e.to_string()))?;
         transfers.peers.learn(&members);
         transfers.progress.begin(Stage::Snapshot, Some(position.index));
         tracing::info!(from, %position, "a snapshot is received; what it refers to is fetched first");
-        let gather = transfers.gather_by(by_ledger(&ledger), stop).with_holder(from);
+        let mut gather = transfers.gather_by(by_ledger(&ledger), stop).with_holder(from);
+        if !has_room {
+            let none = RoomProbe(Arc::new(|_: u64| {
+                Some("there is none for the list of what would come".to_owned())
+            }));
+            gather = gather.with_room(&none, transfers.intake.append_bytes());
+        }
         let came = receive::complete(&gather, &Arc::new(transfers.machine.clone()), &ledger).await;
         let fetched = transfers.progress.watch().borrow().fetched_bytes;
         match came {
@@ -152,7 +172,7 @@ async fn install(
                     end_attempts(transfers, attempts).await;
                 }
                 return Err(match error {
-                    TransferError::Here(why) => Status::resource_exhausted(why),
+                    TransferError::Here(why) | TransferError::Full(why) => Status::resource_exhausted(why),
                     other => Status::unavailable(other.to_string()),
                 });
             }
@@ -161,6 +181,14 @@ async fn install(
         if let Err(why) = settle_leaning(transfers, &owed, &voters).await {
             transfers.progress.end(false);
             return Err(Status::unavailable(why));
+        }
+        // Last of all: what fails for want of room here is tried again, and would be the end of this node in there.
+        let (machine, coming) = (transfers.machine.clone(), capture.clone());
+        let ready = blocking(move || machine.make_ready(&coming)).await;
+        if let Err(why) = ready.map_err(|e| e.to_string()).and_then(|ready| ready.map_err(|e| e.to_string()))
+        {
+            transfers.progress.end(false);
+            return Err(Status::resource_exhausted(why));
         }
         let owes = owed.epochs.len();
         tracing::info!(from, %position, fetched, owes, "what the snapshot refers to is here, but for what is owed; it is installed");

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use checkpoint::disk::lacks_room;
 use checkpoint::limits::CHUNK_BYTES_MAX;
 use checkpoint::store::{Content, StoreError, Unpacked, Unpublished};
 use checkpoint::{Envelope, JobName, Manifest, Store, digest};
@@ -71,20 +70,16 @@ impl Home for Arc<Machine> {
     }
 }
 
-fn here(error: impl std::fmt::Display) -> TransferError {
-    TransferError::Here(error.to_string())
+fn here(error: impl std::error::Error + 'static) -> TransferError {
+    TransferError::of_disk(&error)
 }
 
 /// Where there is no room, nothing else finds any. What is in the way of one epoch is in the way of no other.
 fn unfit((job, epoch): &(JobName, u64), why: &(impl std::error::Error + 'static)) -> TransferError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);
-    while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(lacks_room) {
-            return here(why);
-        }
-        cause = error.source();
+    match TransferError::of_disk(why) {
+        TransferError::Here(why) => TransferError::Unfit { what: format!("{job}@{epoch}"), why },
+        full => full,
     }
-    TransferError::Unfit { what: format!("{job}@{epoch}"), why: why.to_string() }
 }
 
 /// A sealed epoch that is owed: nobody who lives has all of it, or something is in its place.
@@ -105,10 +100,19 @@ pub struct Owed {
     pub epochs: Vec<OwedEpoch>,
     /// Sealed content that open attempts lean on, of epochs or of nobody else any more.
     pub leaning: Vec<Lost>,
+    /// Why there is no room here for some of it, if that is why.
+    pub full: Option<String>,
 }
 
-/// Makes the disk of `home` hold everything that `ledger` refers to, but for sealed content that is nowhere to be had:
-/// what lacks it is the answer.
+/// Makes the disk of `home` hold everything that `ledger` refers to, but for sealed content that is nowhere to be had or
+/// does not fit: what lacks it is the answer.
+///
+/// One epoch that does not fit keeps no other out, and a disk on which nothing fits still takes the ledger: else the
+/// record that makes room could never reach it. What is owed so is no copy less than there was. It was sealed, so a
+/// majority of the disks has it, whatever this one lacks; and what is sealed over it later by an attempt that reuses it
+/// leans on those same disks. Bytes of open attempts are not sealed, and count on this node from the moment that it
+/// acknowledges anything above them: they have to fit, in the room that is kept for what is on its way, or nothing is
+/// taken over.
 ///
 /// # Errors
 /// [`TransferError`]; what came is kept.
@@ -122,7 +126,7 @@ pub async fn complete<H: Home>(
     let epochs = blocking(move || unpublished(&store, &wanted)).await??;
     gather.progress().epochs(epochs.len());
     let mut left = epochs.len();
-    let mut owed = Vec::new();
+    let (mut owed, mut full) = (Vec::new(), None);
     let mut manifests = futures::stream::iter(epochs)
         .map(|unpublished| manifest_of(gather.clone(), unpublished, at).boxed())
         .buffered(MANIFESTS_AHEAD);
@@ -134,19 +138,28 @@ pub async fn complete<H: Home>(
             Err(error) => Err(error),
         };
         if let Err(error) = came {
+            if let TransferError::Full(why) = &error {
+                full.get_or_insert_with(|| why.clone());
+            }
             owed.push(owing(&info, error)?);
         }
         left -= 1;
         gather.progress().epochs(left);
     }
-    let leaning = attempts(gather, home, ledger, at).await?;
-    Ok(Owed { epochs: owed, leaning })
+    let leaning = attempts(gather, home, ledger, at, &mut full).await?;
+    Ok(Owed { epochs: owed, leaning, full })
 }
 
 /// What is nowhere to be had, or has no place here, is owed; everything else ends the transfer.
 fn owing(info: &EpochInfo, error: TransferError) -> Result<OwedEpoch, TransferError> {
-    let (TransferError::Nowhere { .. } | TransferError::Unfit { .. }) = &error else { return Err(error) };
+    use TransferError::{Full, Nowhere, Unfit};
+    let (Nowhere { .. } | Unfit { .. } | Full(_)) = &error else { return Err(error) };
     let (job, epoch, why) = (info.sealed.job.clone(), info.sealed.epoch, error.to_string());
+    if let Full(_) = &error {
+        // It is said once that this node is full, and not of every epoch.
+        tracing::debug!(%job, epoch, why, "an epoch does not fit: it is owed");
+        return Ok(OwedEpoch { job, epoch, why });
+    }
     tracing::error!(%job, epoch, why, "not all of this epoch can be put in place: it is owed, and tried again");
     Ok(OwedEpoch { job, epoch, why })
 }
@@ -158,8 +171,21 @@ async fn content_of(gather: &Gather, ledger: &Ledger, info: &EpochInfo) -> Resul
         contents.map(|(digest, size)| Content { digest, mode: ANY_MODE, size }).collect();
     let store = gather.store().clone();
     let lacking = blocking(move || store.lacking_of(contents.into_iter())).await?.map_err(here)?;
-    gather.progress().lacks(lacking.iter().map(|content| content.size).sum());
-    gather.bring(lacking).await
+    bring(gather, lacking).await
+}
+
+/// Brings contents, if all of them fit.
+///
+/// # Errors
+/// [`TransferError`]; what came is kept.
+pub async fn bring(gather: &Gather, contents: Vec<Content>) -> Result<(), TransferError> {
+    if contents.is_empty() {
+        return gather.check_stop();
+    }
+    let bytes: u64 = contents.iter().map(|content| content.size).sum();
+    gather.fits(bytes)?;
+    gather.progress().lacks(bytes);
+    gather.bring(contents).await
 }
 
 async fn manifest_of(
@@ -167,6 +193,10 @@ async fn manifest_of(
     NotHere { info, ended }: NotHere,
     at: u64,
 ) -> (EpochInfo, Result<Found<(Envelope, Manifest)>, TransferError>) {
+    // There may be very many manifests.
+    if let Err(error) = gather.check() {
+        return (info, Err(error));
+    }
     if ended {
         return (info, Ok(Found::Ended));
     }
@@ -217,8 +247,7 @@ pub async fn epoch<H: Home>(
     }
     let (store, tree) = (gather.store().clone(), manifest.clone());
     let lacking = blocking(move || store.lacking(&tree)).await?.map_err(here)?;
-    gather.progress().lacks(lacking.iter().map(|content: &Content| content.size).sum());
-    gather.bring(lacking).await?;
+    bring(gather, lacking).await?;
     let (home, of) = (home.clone(), (envelope.job.clone(), envelope.epoch));
     blocking(move || home.adopt(envelope, manifest)).await?.map_err(|why| unfit(&of, &why))
 }
@@ -248,8 +277,7 @@ async fn mend_directory(
     });
     let Some(contents) = damaged.await?.map_err(|why| unfit(&of, &why))? else { return Ok(false) };
     tracing::warn!(%job, epoch, "the directory was there without its manifest, which a peer had");
-    gather.progress().lacks(contents.iter().map(|content: &Content| content.size).sum());
-    gather.bring(contents.clone()).await?;
+    bring(gather, contents.clone()).await?;
     let (store, told, tree) = (gather.store().clone(), envelope.clone(), manifest.clone());
     let left = blocking(move || {
         store.heal_by(&contents, &told, &tree)?;
@@ -268,29 +296,41 @@ async fn mend_directory(
     }
 }
 
-/// Brings what open attempts lack, but for sealed content that they lean on and nobody has: that is the answer.
+/// Brings what open attempts lack, but for sealed content that they lean on and nobody has, or that does not fit: that is
+/// the answer, and why it does not fit.
 async fn attempts<H: Home>(
     gather: &Gather,
     home: &Arc<H>,
     ledger: &Arc<Ledger>,
     at: u64,
+    full: &mut Option<String>,
 ) -> Result<Vec<Lost>, TransferError> {
     let mut lost = pages(gather, ledger).await?;
     let unreadable: Vec<u64> = lost.iter().map(|(attempt, _)| *attempt).collect();
     let (looking, wanted) = (home.clone(), ledger.clone());
     let lacking = blocking(move || looking.lacking(&wanted)).await?.map_err(here)?;
+    let must: u64 = lacking.iter().map(must_have_bytes).sum();
+    gather.fits_what_is_kept(must).map_err(|error| match error {
+        TransferError::Full(why) => TransferError::Full(format!(
+            "open attempts have {must} bytes here that must not be owed, more than is kept for them: end one with \
+             `epochlog abort`, or make room; {why}"
+        )),
+        other => other,
+    })?;
     let mut unpacked = false;
     let mut leaning = BTreeMap::new();
     for lacks in lacking {
         if unreadable.contains(&lacks.attempt) {
             continue;
         }
-        let ranges: u64 = lacks.ranges.iter().map(|(_, _, len, _)| len).sum();
-        let packed: u64 = lacks.packed.iter().map(|file| file.size).sum();
-        let reused: u64 = lacks.reused.iter().map(|content| content.size).sum();
-        gather.progress().lacks(ranges + packed + reused);
-        match gather.bring(lacks.reused.clone()).await {
+        gather.progress().lacks(must_have_bytes(&lacks));
+        match bring(gather, lacks.reused.clone()).await {
             Ok(()) => {}
+            // Sealed as well, and asked for again like what is nowhere to be had; but nobody has looked in vain.
+            Err(TransferError::Full(why)) => {
+                full.get_or_insert(why);
+                leaning.extend(lacks.reused.iter().map(|content| (content.digest, does_not_fit(content))));
+            }
             Err(TransferError::Nowhere { lost, .. }) => {
                 leaning.extend(lost.into_iter().map(|lost| (lost.digest, lost)));
             }
@@ -318,16 +358,29 @@ async fn attempts<H: Home>(
     Ok(leaning.into_values().collect())
 }
 
+/// Bytes of an open attempt that may not be owed.
+fn must_have_bytes(lacks: &AttemptLacks) -> u64 {
+    let ranges = lacks.ranges.iter().map(|(_, _, len, _)| len).sum::<u64>();
+    ranges + lacks.packed.iter().map(|file| file.size).sum::<u64>()
+}
+
+fn does_not_fit(content: &Content) -> Lost {
+    let Content { digest, size: bytes, .. } = *content;
+    Lost { digest, bytes, brought: 0, found: BTreeMap::new(), not_yet: true }
+}
+
 /// Brings pages of plans: what is in the trees of open attempts is known by them. Answers with the attempts of which
 /// nobody has a page. What came is still to be synced.
 async fn pages(gather: &Gather, ledger: &Arc<Ledger>) -> Result<Vec<(u64, String)>, TransferError> {
     let (store, wanted) = (gather.store().clone(), ledger.clone());
     let lacking = blocking(move || lacking_pages(&store, &wanted)).await?;
-    gather.progress().lacks(lacking.iter().map(|page| u64::from(page.bytes)).sum());
+    let bytes: u64 = lacking.iter().map(|page| u64::from(page.bytes)).sum();
+    gather.fits_what_is_kept(bytes)?;
+    gather.progress().lacks(bytes);
     let mut lost: Vec<(u64, String)> = Vec::new();
     for of_attempt in lacking.chunk_by(|one, next| one.attempt == next.attempt) {
         for group in grouped(of_attempt, |page| u64::from(page.bytes)) {
-            gather.check()?;
+            gather.check_stop()?;
             let came = match gather.pages(&group).await {
                 Ok(came) => came,
                 Err(error @ TransferError::Nowhere { .. }) => {
@@ -373,7 +426,7 @@ async fn place<H: Home>(
         write(home, vec![placed(attempt, &range, Brought::Zeros(range.len))]).await?;
     }
     for group in grouped(&bytes, |range| range.len) {
-        gather.check()?;
+        gather.check_stop()?;
         let Found::Here(came) = gather.ranges(attempt, at, &group).await? else { return Ok(()) };
         let came = group.iter().zip(came).map(|(range, data)| placed(attempt, range, Brought::Bytes(data)));
         write(home, came.collect()).await?;
@@ -399,7 +452,7 @@ async fn unpack<H: Home>(
 ) -> Result<(), TransferError> {
     let attempt = lacks.attempt;
     for group in grouped(&lacks.packed, |file| file.size) {
-        gather.check()?;
+        gather.check_stop()?;
         let Found::Here(came) = gather.packed(attempt, at, &group).await? else { return Ok(()) };
         let home = home.clone();
         let written = blocking(move || {

@@ -1,6 +1,11 @@
 //! Replicas in one process, over loopback and real disks.
 
-#![allow(clippy::unwrap_used, dead_code, reason = "tests; not every test file uses everything")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unused_imports,
+    reason = "tests; not every test file uses everything"
+)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,9 +28,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 
+pub mod content;
 pub mod proxy;
+pub mod room;
 pub mod slow;
+pub use content::{directory, directory_of, noise};
 use proxy::Proxy;
+use room::Room;
 use slow::SlowDisk;
 
 /// What all nodes of all clusters here know.
@@ -80,6 +89,8 @@ pub struct Cluster {
     pub disks: BTreeMap<u64, SlowDisk>,
     /// What each node keeps in flight, in bytes.
     pub in_flight_bytes: usize,
+    /// Room on the disks.
+    pub room: Room,
 }
 
 /// Nothing is purged unless a test asks for it.
@@ -232,6 +243,7 @@ impl Cluster {
             keeping,
             disks: (1..=size).map(|id| (id, SlowDisk::default())).collect(),
             in_flight_bytes,
+            room: Room::of(1..=size),
         };
         for (id, listener) in (1..=size).zip(listeners) {
             let config = cluster.config(id, [id as u8; 16]);
@@ -246,7 +258,8 @@ impl Cluster {
         let config = quick(id, incarnation, self.name, self.members.clone());
         let clients_at = format!("client.example:{id}");
         let (keeping, in_flight_bytes) = (self.keeping.clone(), self.in_flight_bytes);
-        ReplicaConfig { keeping, in_flight_bytes, clients_at, ..config }
+        let (room, judge) = (self.room.probe(id), self.room.judge());
+        ReplicaConfig { keeping, in_flight_bytes, clients_at, room, judge, ..config }
     }
 
     /// The data folder of a node.
@@ -470,31 +483,4 @@ pub async fn accepted(stream: &ProposalStream, record: LogRecord) -> Accepted {
         (_, Verdict::Accepted(accepted)) => accepted,
         (_, rejected) => panic!("{rejected}"),
     }
-}
-
-/// A directory with a bit of everything.
-pub fn directory(big_bytes: usize) -> tempfile::TempDir {
-    directory_of(big_bytes, 0)
-}
-
-/// Bytes that no other `number` has.
-pub fn noise(bytes: usize, number: u8) -> Vec<u8> {
-    let seed = u32::from(number).wrapping_mul(0x9e37_79b9);
-    (0..bytes as u32 / 4).flat_map(|n| (n ^ seed).wrapping_mul(2_654_435_761).to_le_bytes()).collect()
-}
-
-/// A directory with a bit of everything, whose big file no other `number` has: half of it in files of 4 MiB.
-pub fn directory_of(big_bytes: usize, number: u8) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let big = noise(big_bytes, number);
-    std::fs::write(dir.path().join("big"), &big[..big.len() / 2]).unwrap();
-    for (at, part) in big[big.len() / 2..].chunks(4 << 20).enumerate() {
-        std::fs::write(dir.path().join(format!("part{at}")), part).unwrap();
-    }
-    std::fs::create_dir(dir.path().join("sub")).unwrap();
-    std::fs::write(dir.path().join("sub/small"), b"small").unwrap();
-    std::fs::write(dir.path().join("sub/own"), format!("own {number}")).unwrap();
-    std::fs::write(dir.path().join("empty"), b"").unwrap();
-    std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
-    dir
 }

@@ -61,6 +61,15 @@ pub fn judge(reply: &pb::StatusReply) -> Verdict {
     wrong.extend(wiped.iter().map(|node| {
         format!("node {}: its data folder was wiped, so it cannot come back; go on without it", node.id)
     }));
+    let with_room = answer.iter().filter(|node| !is_full(node)).count();
+    if no_quorum.is_none() && with_room < majority && with_room < answer.len() {
+        wrong.push(format!(
+            "NO ROOM: {with_room} of {} voters {} content, {majority} are needed: nothing new can be committed, but \
+             `epochlog rm` works; make room, or end what is open (`epochlog ls --open`)",
+            voters.len(),
+            if with_room == 1 { "takes" } else { "take" }
+        ));
+    }
     for node in &answer {
         let full = [&node.stalled, &node.short_of_space].into_iter().find(|why| !why.is_empty());
         if let Some(why) = full {
@@ -89,6 +98,11 @@ pub fn judge(reply: &pb::StatusReply) -> Verdict {
         wrong.push(format!("in quarantine, because no majority has a good copy: {}{more}", names.join(", ")));
     }
     Verdict { voters: voters.len(), reachable: answer.len(), no_quorum, wrong }
+}
+
+/// Whether it takes no content for want of room.
+fn is_full(node: &pb::NodeStatus) -> bool {
+    !node.stalled.is_empty() || !node.short_of_space.is_empty()
 }
 
 /// Whether it takes part. A learner has lost what made it a voter, or has not begun.
@@ -180,6 +194,22 @@ mod tests {
         let learner = judge(&cluster(Some(1), &["leader", "learner", "unreachable"]));
         assert_eq!(learner.reachable, 1);
         assert!(learner.no_quorum.is_some());
+    }
+
+    #[test]
+    fn too_few_nodes_with_room_are_said_before_each_of_the_full_ones() {
+        let mut one = cluster(Some(1), &["leader", "follower", "follower"]);
+        one.nodes[1].short_of_space = "node 2 is short of space".into();
+        assert!(first(&one).starts_with("node 2 is full"), "one full disk is not everybody's");
+        one.nodes[2].role = "unreachable".into();
+        let wrong = judge(&one).wrong;
+        assert!(wrong[0].starts_with("2 of 3 voters answer: one more failure"), "{wrong:?}");
+        assert!(wrong[1].starts_with("NO ROOM: 1 of 3 voters takes content, 2 are needed"), "{wrong:?}");
+        assert!(wrong[2].starts_with("node 2 is full"), "{wrong:?}");
+        let mut alone = cluster(Some(1), &["leader"]);
+        assert!(judge(&alone).wrong.is_empty());
+        alone.nodes[0].stalled = "the log waits".into();
+        assert!(first(&alone).starts_with("NO ROOM: 0 of 1 voters take content"), "{:?}", judge(&alone));
     }
 
     #[test]

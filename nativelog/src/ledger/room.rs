@@ -1,0 +1,114 @@
+//! Room: what a record that begins something may bring, and what is spoken for already. It is the arithmetic of whoever
+//! proposes, with what it knows of the disks; no verdict depends on it.
+//!
+//! An attempt has spoken for what it may still bring from its Begin until it ends, or until no record has named it for
+//! [`LAPSES_MS`]: whoever is gone does not keep others out until the attempt's time to live is over. Its writer, when it
+//! comes back after that, asks anew, like everybody else. So an attempt is counted once at most: as spoken for, or as
+//! asking.
+
+use super::attempt::Attempt;
+use super::query::AttemptInfo;
+use super::tables::Ledger;
+use super::verdict::{Accepted, Verdict};
+use crate::record::{Kind, Record, proto};
+
+/// An attempt that no record has named for so long, in milliseconds of log time, has spoken for nothing any more.
+pub const LAPSES_MS: u64 = 120_000;
+/// What an entry of a plan takes beside its content: a block, and its headers.
+const ENTRY_BYTES: u64 = 4096;
+
+/// What is asked of free space, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// What the record may bring, itself and by those that follow.
+    pub needed: u64,
+    /// What others may: open attempts that were heard of, and records that are on their way into the log.
+    pub spoken_for: u64,
+    /// What a replica of this ledger has on its disk.
+    pub held: u64,
+}
+
+/// There is no room for what begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoRoom {
+    /// For people: what is needed, where it is lacking, and who has spoken for how much.
+    pub why: String,
+    /// There will be some in a moment by itself.
+    pub soon: bool,
+    /// The attempt that has spoken for most, when that is in the way; else 0.
+    pub attempt: u64,
+}
+
+/// What an open attempt has spoken for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoken {
+    /// The attempt.
+    pub info: AttemptInfo,
+    /// Bytes; 0 when nobody has heard of it for long.
+    pub bytes: u64,
+}
+
+/// What a Begin may bring, in bytes: the one place that says what a plan takes on a disk.
+fn planned(begin: &proto::Begin) -> u64 {
+    takes(begin.declared_bytes, begin.plan_entries)
+}
+
+fn takes(content_bytes: u64, entries: u32) -> u64 {
+    content_bytes.saturating_add(u64::from(entries) * ENTRY_BYTES)
+}
+
+/// What an open attempt may still bring, in bytes.
+fn left(attempt: &Attempt) -> u64 {
+    takes(attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes), attempt.terms.plan_entries)
+}
+
+impl Ledger {
+    /// Bytes that a replica of this ledger has on its disk: sealed content once, and what open attempts have brought.
+    pub fn held_bytes(&self) -> u64 {
+        let open = self.open.values().map(|attempt| attempt.covered_bytes);
+        open.fold(self.content.bytes(), u64::saturating_add)
+    }
+
+    /// Bytes that open attempts may still bring that were heard of: what free space must hold beside the rest.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.open.values().map(|attempt| self.spoken_for(attempt)).fold(0, u64::saturating_add)
+    }
+
+    /// How many attempts are open.
+    pub fn attempts_open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The open attempts, oldest first, and what each has spoken for.
+    pub fn spoken(&self) -> impl Iterator<Item = Spoken> {
+        self.attempts().map(|info| {
+            let bytes = self.open.get(&info.id).map_or(0, |attempt| self.spoken_for(attempt));
+            Spoken { info, bytes }
+        })
+    }
+
+    fn spoken_for(&self, attempt: &Attempt) -> u64 {
+        if self.has_lapsed_since(attempt) { 0 } else { left(attempt) }
+    }
+
+    fn has_lapsed_since(&self, attempt: &Attempt) -> bool {
+        self.log_ms - attempt.last_ms >= LAPSES_MS
+    }
+
+    /// Bytes that a record asks for which is answered like this: it begins something, or goes on with an attempt that has
+    /// spoken for nothing any more.
+    pub(super) fn asks_for(&self, record: &Record, verdict: &Verdict) -> Option<u64> {
+        let Verdict::Accepted(accepted) = verdict else { return None };
+        match (record.kind.as_ref()?, accepted) {
+            (Kind::Begin(_), Accepted::Begun { attempt, resumed: true, .. }) => {
+                let attempt = self.open.get(attempt)?;
+                self.has_lapsed_since(attempt).then(|| left(attempt))
+            }
+            (Kind::Begin(begin), Accepted::Begun { .. }) => Some(planned(begin)),
+            (Kind::Whole(whole), Accepted::Sealed(sealed)) if !sealed.already => {
+                whole.begin.as_ref().map(planned)
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What asks for room, and what is spoken for.
+
+use checkpoint::{CommitId, JobName};
+use nativelog::compose::{self, Opening, Pages};
+use nativelog::ledger::{Admission, Ask, Ledger, NoRoom, NotAdmitted, TICK_MS_MAX, Ticket, Verdict};
+use nativelog::{LogId, LogRecord};
+
+use crate::directory::{CHUNK, Directory};
+
+/// A block for each entry: the directory itself and its file.
+const ENTRIES_BYTES: u64 = 2 * 4096;
+
+fn opening(commit: u8) -> Opening {
+    Opening {
+        job: JobName::try_from("train").unwrap(),
+        epoch: Some(u64::from(commit)),
+        token: None,
+        commit: CommitId::from_bytes([commit; 16]),
+        born: 0,
+        chunk_bytes: CHUNK as u32,
+        base: None,
+        labels: Vec::new(),
+        depends_on: Vec::new(),
+    }
+}
+
+fn directory(bytes: u64) -> Directory {
+    Directory::parse(&format!("state:{bytes}=1"))
+}
+
+fn begin(commit: u8, bytes: u64) -> LogRecord {
+    compose::begin(&opening(commit), &Pages::new(&directory(bytes).entries))
+}
+
+fn whole(commit: u8, bytes: u64) -> LogRecord {
+    let directory = directory(bytes);
+    let pack = directory.pack(&directory.files());
+    let pages = Pages::new(&directory.entries);
+    compose::whole(&opening(commit), &pages, &[pack], directory.root()).unwrap()
+}
+
+fn step(ledger: &mut Ledger, record: &LogRecord) -> Verdict {
+    let index = ledger.applied().map_or(1, |id| id.index + 1);
+    ledger.step(LogId { term: 1, node: 1, index }, &record.header).unwrap().verdict
+}
+
+/// Admits a record, and tells what was asked for it.
+fn asked(
+    admission: &mut Admission,
+    ledger: &Ledger,
+    record: &LogRecord,
+) -> (Result<Ticket, NotAdmitted>, Option<Ask>) {
+    let mut seen = None;
+    let admitted = admission.admit_if(ledger, &record.header, |ask| {
+        seen = Some(ask);
+        Ok(())
+    });
+    (admitted, seen)
+}
+
+#[test]
+fn of_two_that_begin_at_once_the_second_is_asked_with_what_the_first_may_bring() {
+    let (mut ledger, mut admission) = (Ledger::default(), Admission::new());
+    let (first, ask) = asked(&mut admission, &ledger, &begin(1, 60_000));
+    let needed = 60_000 + ENTRIES_BYTES;
+    assert_eq!(ask, Some(Ask { needed, spoken_for: 0, held: 0 }));
+    let (second, ask) = asked(&mut admission, &ledger, &whole(2, 500));
+    assert_eq!(ask, Some(Ask { needed: 500 + ENTRIES_BYTES, spoken_for: needed, held: 0 }));
+    admission.release(second.unwrap());
+    // Where there is no room nothing is held.
+    let no = NoRoom { why: "full".into(), soon: false, attempt: 0 };
+    let refused = admission.admit_if(&ledger, &begin(3, 70_000).header, |_| Err(no.clone()));
+    assert_eq!(refused, Err(NotAdmitted::NoRoom(no)));
+    // Once it is applied the ledger knows it.
+    assert!(step(&mut ledger, &begin(1, 60_000)).is_accepted());
+    admission.release(first.unwrap());
+    let (third, ask) = asked(&mut admission, &ledger, &begin(4, 0));
+    assert_eq!(ask.map(|ask| ask.spoken_for), Some(needed));
+    admission.release(third.unwrap());
+    assert_eq!(admission.in_flight(), 0);
+}
+
+#[test]
+fn an_attempt_that_nobody_hears_of_has_spoken_for_nothing_and_asks_again() {
+    let (mut ledger, mut admission) = (Ledger::default(), Admission::new());
+    let begin = begin(1, 60_000);
+    assert!(step(&mut ledger, &begin).is_accepted());
+    let needed = 60_000 + ENTRIES_BYTES;
+    assert_eq!(ledger.reserved_bytes(), needed);
+    // Its sign of life asks for nothing: it has its room.
+    let (alive, ask) = asked(&mut admission, &ledger, &begin);
+    assert_eq!(ask, None);
+    admission.release(alive.unwrap());
+    step(&mut ledger, &compose::tick(TICK_MS_MAX));
+    assert_eq!(ledger.reserved_bytes(), needed);
+    step(&mut ledger, &compose::tick(TICK_MS_MAX));
+    assert_eq!(ledger.reserved_bytes(), 0);
+    assert_eq!(ledger.spoken().map(|spoken| (spoken.info.epoch, spoken.bytes)).collect::<Vec<_>>(), [(1, 0)]);
+    // Another may have the room now; and when it comes back, it asks for what it still lacks.
+    let (back, ask) = asked(&mut admission, &ledger, &begin);
+    assert_eq!(ask, Some(Ask { needed, spoken_for: 0, held: 0 }));
+    assert!(step(&mut ledger, &begin).is_accepted());
+    admission.release(back.unwrap());
+    assert_eq!(ledger.reserved_bytes(), needed);
+}
+
+#[test]
+fn a_repeat_of_what_is_sealed_needs_no_room() {
+    let (mut ledger, mut admission) = (Ledger::default(), Admission::new());
+    assert!(step(&mut ledger, &whole(1, 500)).is_accepted());
+    let (repeat, ask) = asked(&mut admission, &ledger, &whole(1, 500));
+    assert!(repeat.is_ok() && ask.is_none(), "{ask:?}");
+}

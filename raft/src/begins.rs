@@ -1,0 +1,139 @@
+//! What begins something needs room on a majority of the voters, this leader among them.
+//!
+//! Asked here, where all that begins comes together and what is on its way is known, not at the node that a client has
+//! contacted: of two commits through two nodes the second one is asked with what the first may bring. How much room there
+//! is whoever builds the replica knows ([`RoomJudge`]); it is no verdict, and the log never says it.
+//!
+//! ```text
+//!  admitted but for room ─▶ the voters are asked anew ─▶ judged again ─▶ none, and none to come: no
+//!                                     ▲                     └─ it comes back in a moment ─┐
+//!                                     └────────── a pause, for 10 s at most ──────────────┘
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use nativelog::ledger::{Ask, Ledger, NoRoom, Reason, Rejected, Verdict};
+use nativelog::record::{Kind, LogRecord};
+use tokio::time::Instant;
+
+/// How long a record waits for room that is about to come back.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before it is looked for again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What one look at the disks says of whatever asks for room. It reads no disk and waits for nobody: the ledger is held
+/// while it is asked.
+pub type Sight = Box<dyn Fn(&Ledger, Ask) -> Result<(), NoRoom> + Send + Sync>;
+
+/// Knows how much room the voters have.
+pub trait Rooms: Send + Sync {
+    /// What is known now of this node's disk and of those of the other voters.
+    fn look(&self) -> Sight;
+    /// Asks the other voters anew, and gives back here what can be.
+    fn ask_anew(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Whether what begins has room. Only a leader asks.
+#[derive(Clone)]
+pub struct RoomJudge(pub Arc<dyn Rooms>);
+
+impl RoomJudge {
+    /// There is always room.
+    pub fn always() -> RoomJudge {
+        RoomJudge(Arc::new(Always))
+    }
+}
+
+impl fmt::Debug for RoomJudge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RoomJudge")
+    }
+}
+
+struct Always;
+
+impl Rooms for Always {
+    fn look(&self) -> Sight {
+        Box::new(|_, _| Ok(()))
+    }
+
+    fn ask_anew(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+/// Whether a record may ask for room.
+pub fn may_ask(record: &LogRecord) -> bool {
+    matches!(record.header.kind, Some(Kind::Begin(_) | Kind::Whole(_)))
+}
+
+/// The answer to a record for which there is no room.
+pub fn no_room(no: NoRoom) -> Verdict {
+    Verdict::Rejected(Rejected::new(Reason::NoSpace, no.why).current(no.attempt))
+}
+
+/// One record that asks.
+#[derive(Debug, Default)]
+pub struct Asking {
+    since: Option<Instant>,
+}
+
+impl Asking {
+    /// Returns when it may be judged again.
+    ///
+    /// # Errors
+    /// There is no room, and none comes back in time.
+    pub async fn again(&mut self, judge: &RoomJudge, no: NoRoom) -> Result<(), NoRoom> {
+        match self.since {
+            // What they told a while ago is not reason enough.
+            None => self.since = Some(Instant::now()),
+            Some(since) if no.soon && since.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            Some(_) => return Err(no),
+        }
+        judge.0.ask_anew().await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting(AtomicU32);
+
+    impl Rooms for Counting {
+        fn look(&self) -> Sight {
+            Box::new(|_, _| Ok(()))
+        }
+
+        fn ask_anew(&self) -> BoxFuture<'_, ()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            async {}.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_voters_are_asked_before_a_no_and_waited_for_while_room_comes_back() {
+        let counting = Arc::new(Counting::default());
+        let judge = RoomJudge(counting.clone());
+        let asked = || counting.0.load(Ordering::Relaxed);
+        let no = |soon| NoRoom { why: "full".into(), soon, attempt: 7 };
+        let mut asking = Asking::default();
+        assert_eq!(asking.again(&judge, no(false)).await, Ok(()));
+        assert_eq!(asking.again(&judge, no(false)).await, Err(no(false)));
+        assert_eq!(asked(), 1);
+        // It waits for what comes back, and not for ever.
+        assert_eq!(asking.again(&judge, no(true)).await, Ok(()));
+        assert_eq!(asked(), 2);
+        let mut long_ago = Asking { since: Instant::now().checked_sub(PATIENCE) };
+        assert_eq!(long_ago.again(&judge, no(true)).await, Err(no(true)));
+        assert_eq!(asked(), 2);
+    }
+}

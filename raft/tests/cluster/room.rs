@@ -1,0 +1,80 @@
+//! Disks that say that they are full, and a leader that is told how much room a majority has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use nativelog::ledger::NoRoom;
+use raft::{Replica, RoomJudge, RoomProbe, Rooms, Sight};
+
+/// What a full node says.
+pub const FULL: &str = "it is short of space";
+
+/// Bytes that fit on the disk of each node, and on a majority of them.
+#[derive(Clone)]
+pub struct Room {
+    each: BTreeMap<u64, Arc<AtomicU64>>,
+    majority: Arc<Majority>,
+}
+
+struct Majority(AtomicU64);
+
+impl Rooms for Majority {
+    fn look(&self) -> Sight {
+        let room = self.0.load(Ordering::Relaxed);
+        Box::new(move |_, ask| match ask.needed.saturating_add(ask.spoken_for) <= room {
+            true => Ok(()),
+            false => Err(NoRoom { why: format!("{ask:?}"), soon: false, attempt: 0 }),
+        })
+    }
+
+    fn ask_anew(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+impl Room {
+    /// As much as anybody wants.
+    pub fn of(nodes: impl Iterator<Item = u64>) -> Room {
+        let each = nodes.map(|id| (id, Arc::new(AtomicU64::new(u64::MAX)))).collect();
+        Room { each, majority: Arc::new(Majority(AtomicU64::new(u64::MAX))) }
+    }
+
+    /// As a node with this id is asked.
+    pub fn probe(&self, id: u64) -> RoomProbe {
+        let room = self.each[&id].clone();
+        RoomProbe(Arc::new(move |more| {
+            let left = room.load(Ordering::Relaxed);
+            (left == 0 || more > left).then(|| FULL.to_owned())
+        }))
+    }
+
+    /// As a leader asks.
+    pub fn judge(&self) -> RoomJudge {
+        RoomJudge(self.majority.clone())
+    }
+
+    /// A majority has so much from now on.
+    pub fn set_majority(&self, bytes: u64) {
+        self.majority.0.store(bytes, Ordering::Relaxed);
+    }
+
+    /// This node is full from now on.
+    pub fn fill(&self, replica: &Replica) {
+        self.each[&replica.node()].store(0, Ordering::Relaxed);
+        replica.refuse_appends(Some(FULL.to_owned()));
+    }
+
+    /// Its disk is, and the node has not noticed yet: it lets in nothing at all.
+    pub fn fill_to_the_last_byte(&self, id: u64) {
+        self.each[&id].store(0, Ordering::Relaxed);
+    }
+
+    /// It has room for so many bytes again.
+    pub fn free(&self, replica: &Replica, bytes: u64) {
+        self.each[&replica.node()].store(bytes, Ordering::Relaxed);
+        replica.refuse_appends(None);
+    }
+}
