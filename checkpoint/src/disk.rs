@@ -5,13 +5,14 @@
 //! [`StrictDisk`] one on which a failed sync is final.
 
 mod aligned;
+mod around;
 mod real;
 mod removal;
 mod strict;
 
 pub(crate) use aligned::aligned;
-pub use real::RealDisk;
-pub(crate) use real::next_data;
+pub(crate) use around::write_around;
+pub use real::{RealDisk, next_data};
 pub(crate) use removal::remove_held;
 pub use strict::{Fault, StrictDisk};
 
@@ -210,6 +211,12 @@ pub trait DiskFile: Send + Sync + Debug {
     /// takes that, so that a long range takes no longer than what lies in it. May be repeated.
     fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
         write_zeros(self, offset, offset.saturating_add(len).min(self.len()?))
+    }
+    /// The first range at or after `at`, and before `end`, that may hold anything but zeros: start and end, bytes. `None`:
+    /// up to `end` there are zeros. Where the file system knows no holes, all of it is data.
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        let end = end.min(self.len()?);
+        Ok((at < end).then_some((at, end)))
     }
     /// Forgets clean cached pages, so that the next reads come from the device.
     fn drop_cache(&self) -> io::Result<()>;

@@ -202,7 +202,10 @@ fn copy_range(source: &File, target: &File, mut at: u64, end: u64) -> io::Result
 
 /// The next range that holds data at or after `at`, within `len`; `None` when
 /// only a hole is left. Moves the file's cursor.
-pub(crate) fn next_data(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
+///
+/// # Errors
+/// Those of `lseek`; a file system that cannot tell holes is none.
+pub fn next_data(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match seek(&file, SeekFrom::Data(at)) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),
@@ -374,6 +377,10 @@ impl DiskFile for RealFile {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        if at >= end { Ok(None) } else { next_data(&self.file, at, end) }
     }
 
     fn drop_cache(&self) -> io::Result<()> {

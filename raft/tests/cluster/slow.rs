@@ -198,6 +198,10 @@ impl DiskFile for SlowFile {
         self.file.clear(offset, len)
     }
 
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        self.file.next_data(at, end)
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         self.file.drop_cache()
     }

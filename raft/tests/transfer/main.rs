@@ -6,6 +6,7 @@
 mod catch_up;
 #[path = "../cluster/mod.rs"]
 mod cluster;
+mod holes;
 mod hostile;
 mod lives;
 mod looks;
