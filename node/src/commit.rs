@@ -126,7 +126,7 @@ impl Driver<'_> {
         if self.order.epoch.is_none() && self.has_spent_its_numbers() {
             return Err(no::out_of_numbers(&self.order));
         }
-        if let Err(no_space) = self.node.check_space(self.order.declared_bytes, &self.order.name()).await
+        if let Err(no_space) = self.node.check_space(self.order.stored_bytes, &self.order.name()).await
             && let Some(answer) = self.without_space(no_space, origin).await
         {
             return answer;
@@ -351,6 +351,7 @@ mod tests {
             patience: Duration::from_secs(30),
             chunk_bytes: 1 << 20,
             declared_bytes: 0,
+            stored_bytes: 0,
             plan_digest: Digest::NONE,
             plan_entries: 1,
             plan_pages: 1,

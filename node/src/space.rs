@@ -105,7 +105,7 @@ struct Told {
     space: Space,
     /// Why it takes no content.
     short: Option<String>,
-    /// What the ledger here held then.
+    /// What had been brought to all by then.
     held: u64,
 }
 
@@ -115,7 +115,7 @@ impl Told {
         self.when.elapsed() < FRESH
     }
 
-    /// As it is when `held` bytes are committed: what was since it told takes room there too.
+    /// As it is when `held` bytes were brought: what was since it told takes room there too.
     fn by_now(&self, held: u64) -> Space {
         self.space.with(held.saturating_sub(self.held))
     }
@@ -144,7 +144,7 @@ impl Spaces {
     pub async fn refresh(&self, node: &Node) {
         let others: Vec<u64> = node.voters().into_iter().filter(|id| *id != node.config.id).collect();
         // Before they are asked: what is committed meanwhile counts once too often rather than never.
-        let held = node.replica.machine().ledger().held_bytes();
+        let held = node.replica.machine().ledger().brought_bytes();
         let answers = others.iter().filter_map(|id| {
             let id = *id;
             let (_, mut stub) = node.peer(id)?;
@@ -190,16 +190,16 @@ impl Node {
         Ok(Space { garbage: self.replica.machine().garbage().bytes, lacking, ..space })
     }
 
-    /// Refuses a commit for which a live voter has no room. Where it has none only because something that
+    /// Refuses a commit of `stored` bytes for which a live voter has no room. Where it has none only because something that
     /// was removed is still to be given back, that is waited for, a little.
-    pub async fn check_space(&self, declared: u64, what: &str) -> Result<(), Failure> {
+    pub async fn check_space(&self, stored: u64, what: &str) -> Result<(), Failure> {
         let deadline = Instant::now() + GIVING_BACK_PATIENCE;
         let mut asked = false;
         loop {
             let (needed, held) = {
                 let ledger = self.replica.machine().ledger();
                 // What open attempts may still bring is spoken for.
-                (declared.saturating_add(ledger.reserved_bytes()), ledger.held_bytes())
+                (stored.saturating_add(ledger.reserved_bytes()), ledger.brought_bytes())
             };
             let Some(voter) = self.without_room(needed, held) else { return Ok(()) };
             // What they told a while ago is not reason enough.

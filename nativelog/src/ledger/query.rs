@@ -76,6 +76,8 @@ pub struct AttemptInfo {
     pub commit: CommitId,
     /// Sum of its files' sizes, in bytes.
     pub declared_bytes: u64,
+    /// Bytes of them that take room on a disk, at most: the rest are holes.
+    pub stored_bytes: u64,
     /// Its chunk size in bytes: a resumed commit must split by this one.
     pub chunk_bytes: u32,
     /// The epoch it builds on.
@@ -309,19 +311,16 @@ impl Ledger {
         contents.map(|content| (content.digest, content.bytes)).collect()
     }
 
-    /// Bytes that a replica of this ledger has on its disk: sealed content once, and what open attempts have brought.
-    pub fn held_bytes(&self) -> u64 {
-        let open = self.open.values().map(|attempt| attempt.covered_bytes);
-        open.fold(self.content.bytes(), u64::saturating_add)
+    /// Payloads of the records that were accepted since this ledger was made or read, bytes. From one look to the next the
+    /// disk of each replica fills by so much, whatever holes the files have; what was removed meanwhile is not counted.
+    pub fn brought_bytes(&self) -> u64 {
+        self.brought
     }
 
-    /// Bytes that open attempts may still bring: what free space must hold beside the rest.
+    /// Bytes that open attempts may still bring: what free space must hold beside the rest. Holes are free.
     pub fn reserved_bytes(&self) -> u64 {
-        let left = |attempt: &Attempt| attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes);
-        self.open
-            .values()
-            .map(|attempt| left(attempt).saturating_add(overhead(attempt)))
-            .fold(0, u64::saturating_add)
+        let reserved = |attempt: &Attempt| attempt.left_bytes().saturating_add(overhead(attempt));
+        self.open.values().map(reserved).fold(0, u64::saturating_add)
     }
 
     /// The cluster's uuid, once its first record is applied.
@@ -391,6 +390,7 @@ impl Ledger {
             token: terms.token,
             commit: terms.commit,
             declared_bytes: terms.declared_bytes,
+            stored_bytes: terms.stored_bytes,
             chunk_bytes: terms.chunk_bytes,
             base: terms.base,
             plan_digest: terms.plan_digest,
