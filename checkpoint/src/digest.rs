@@ -1,6 +1,15 @@
 //! Digests: BLAKE3 and its tree. A piece of a file carries the value of its
 //! subtree, and the subtree values of all pieces merge into the file's real
 //! BLAKE3, the one that `b3sum` prints. Nothing else in the project hashes.
+//!
+//! Zeros are not hashed run by run: `zeros` knows the values of long ones, and [`FileHasher`] takes them by their
+//! length, so that a file costs what its data cost and not what its holes do.
+
+mod file;
+mod zeros;
+
+pub use file::FileHasher;
+pub use zeros::zeros;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -122,30 +131,6 @@ pub fn subtree(file_len: u64, offset: u64, data: &[u8]) -> Digest {
     Digest(hasher.finalize_non_root())
 }
 
-/// [`subtree`] of `len` zero bytes, in bounded memory.
-///
-/// # Panics
-/// When the range is no subtree (see [`is_subtree`]).
-pub fn zeros(file_len: u64, offset: u64, len: u64) -> Digest {
-    assert!(is_subtree(file_len, offset, len), "{offset}+{len} of {file_len} is no subtree");
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(offset);
-    update_zeros(&mut hasher, len);
-    if offset == 0 && len == file_len {
-        return Digest(*hasher.finalize().as_bytes());
-    }
-    Digest(hasher.finalize_non_root())
-}
-
-fn update_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    while len > 0 {
-        let take = len.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..take as usize]);
-        len -= take;
-    }
-}
-
 /// Whether every byte is zero.
 pub fn is_zero(data: &[u8]) -> bool {
     // In lanes of 64 bytes, so that the compiler makes wide compares of it.
@@ -155,7 +140,7 @@ pub fn is_zero(data: &[u8]) -> bool {
     }
 }
 
-/// An incremental hash of a whole content.
+/// An incremental hash of a content that is no file, or a small one: [`FileHasher`] is for what may have holes.
 #[derive(Clone, Debug, Default)]
 pub struct Hasher(blake3::Hasher);
 
@@ -168,11 +153,6 @@ impl Hasher {
     /// Takes the next bytes.
     pub fn update(&mut self, data: &[u8]) {
         self.0.update(data);
-    }
-
-    /// Takes `len` zero bytes.
-    pub fn update_zeros(&mut self, len: u64) {
-        update_zeros(&mut self.0, len);
     }
 
     /// The digest of everything taken so far.

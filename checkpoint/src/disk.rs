@@ -5,13 +5,14 @@
 //! [`StrictDisk`] one on which a failed sync is final.
 
 mod aligned;
+mod around;
 mod real;
 mod removal;
 mod strict;
 
 pub(crate) use aligned::aligned;
-pub use real::RealDisk;
-pub(crate) use real::next_data;
+pub(crate) use around::write_around;
+pub use real::{RealDisk, next_data};
 pub(crate) use removal::remove_held;
 pub use strict::{Fault, StrictDisk};
 
@@ -209,7 +210,13 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Makes what lies in the range read as zeros; the length stays. Blocks go back to the disk where the file system
     /// takes that, so that a long range takes no longer than what lies in it. May be repeated.
     fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
-        write_zeros(self, offset, offset.saturating_add(len).min(self.len()?))
+        overwrite_data(self, offset, offset.saturating_add(len).min(self.len()?))
+    }
+    /// The first range at or after `at`, and before `end`, that may hold anything but zeros: start and end, bytes. `None`:
+    /// up to `end` there are zeros. Where the file system knows no holes, all of it is data.
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        let end = end.min(self.len()?);
+        Ok((at < end).then_some((at, end)))
     }
     /// Forgets clean cached pages, so that the next reads come from the device.
     fn drop_cache(&self) -> io::Result<()>;
@@ -227,6 +234,15 @@ pub trait DiskFile: Send + Sync + Debug {
         }
         Ok(())
     }
+}
+
+/// Without holes being made: what is no hole of `[at, end)` is overwritten with zeros.
+fn overwrite_data<F: DiskFile + ?Sized>(file: &F, mut at: u64, end: u64) -> io::Result<()> {
+    while let Some((start, until)) = file.next_data(at, end)? {
+        write_zeros(file, start, until)?;
+        at = until;
+    }
+    Ok(())
 }
 
 /// Overwrites `[at, end)`.

@@ -1,11 +1,12 @@
 //! The plan: what a source directory looks like, entry by entry, before a byte
 //! of it is read. Refuses by name whatever cannot be reproduced on a replica,
-//! and never opens anything but directories.
+//! and never opens anything but directories, and files that have holes.
 
 mod check;
 mod encoding;
 mod scan;
 mod stamp;
+mod stored;
 
 pub use crate::error::PlanError;
 pub use check::{PlanChecker, check_entries};
@@ -78,6 +79,7 @@ pub struct Plan {
     /// Directories that lose a bit of their mode; `None` when none does.
     pub bits_lost: Option<BitsLost>,
     pub(crate) stamps: Vec<Stamp>,
+    pub(crate) stored: u64,
     // Open since the scan: the directory may get another name, or its name another directory.
     pub(crate) root: Arc<OwnedFd>,
     // When the scan began.
@@ -178,6 +180,12 @@ impl Plan {
     /// Sum of the files' sizes, bytes.
     pub fn bytes(&self) -> u64 {
         self.entries.iter().map(|e| e.size).sum()
+    }
+
+    /// Bytes that the files take on a replica, at most: holes of the source take none, in units of 64 KiB. Zeros that are
+    /// written out there count like other bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored
     }
 
     /// The number of regular files.

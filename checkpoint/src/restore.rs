@@ -153,6 +153,20 @@ impl SourceError {
     }
 }
 
+/// Where content goes to.
+pub trait Sink {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// The target's disk refuses, more came than there should be, or the restore was stopped.
+    fn data(&mut self, data: &[u8]) -> io::Result<()>;
+    /// Takes `len` zero bytes: a hole.
+    ///
+    /// # Errors
+    /// As [`Sink::data`].
+    fn zeros(&mut self, len: u64) -> io::Result<()>;
+}
+
 /// Where content comes from. What it gives is verified, not trusted.
 pub trait ContentSource {
     /// Told once, before the first fetch: which entries will be fetched, in this order. Between them lie only entries
@@ -161,12 +175,7 @@ pub trait ContentSource {
 
     /// Hands the content of a file, from its first byte to its last, to `sink`. `index` is the entry's place in the
     /// manifest.
-    fn fetch(
-        &mut self,
-        index: usize,
-        entry: &ManifestEntry,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-    ) -> Result<(), SourceError>;
+    fn fetch(&mut self, index: usize, entry: &ManifestEntry, sink: &mut dyn Sink) -> Result<(), SourceError>;
 
     /// What was fetched of this file last is not the sealed content. True when another copy may be: then the file is
     /// fetched again from its first byte.
@@ -199,7 +208,7 @@ impl ContentSource for LocalTree {
         &mut self,
         _index: usize,
         entry: &ManifestEntry,
-        _sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        _sink: &mut dyn Sink,
     ) -> Result<(), SourceError> {
         let path = self.files.join(entry.path.as_os_str());
         Err(SourceError::failed(format!("{} does not hold the sealed content", path.display())))

@@ -474,6 +474,12 @@ impl DiskFile for CrashFile {
         Ok(())
     }
 
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut world = self.disk.world();
+        world.reading(&self.path)?;
+        Ok(world.next_data(self.ino, at, end))
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         let mut world = self.disk.world();
         world.reading(&self.path)?;

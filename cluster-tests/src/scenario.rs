@@ -23,6 +23,7 @@ pub mod same_epoch;
 pub mod slow_disk;
 pub mod small_contents;
 pub mod sources;
+pub mod sparse;
 pub mod wire;
 pub mod writers;
 pub mod years;

@@ -235,6 +235,7 @@ fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {
         plan_entries: plan.entries,
         born: opening.born,
         attempt: None,
+        stored_bytes: None,
     }
 }
 

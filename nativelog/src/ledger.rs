@@ -98,6 +98,7 @@ impl Ledger {
             Ok(change) => {
                 let verdict = Verdict::Accepted(change.accepted(id));
                 self.place_held();
+                self.brought = self.brought.saturating_add(header.payload_bytes);
                 let effects = self.apply(change, id, header.record_bytes());
                 Step { verdict, effects }
             }

@@ -18,7 +18,7 @@ pub use proto::Record;
 pub use proto::record::Kind;
 
 /// The newest record version that this code writes and understands. A new field raises it: see `docs/format.md`.
-pub const RECORD_VERSION: u32 = 5;
+pub const RECORD_VERSION: u32 = 6;
 /// The oldest record version that this code understands.
 pub const RECORD_VERSION_MIN: u32 = 4;
 /// Since this version a Seal and a Whole tell when they were proposed.

@@ -171,7 +171,7 @@ fn check_chunk(chunk: &proto::Chunk, payload_bytes: u64, payload: Option<&[u8]>)
     Ok(())
 }
 
-/// A run of zeros has no payload whose digest a replica could check, and 64 MiB of them take 15 ms to hash: who
+/// A run of zeros has no payload whose digest a replica could check, and beside data they may take 15 ms to hash: who
 /// proposes does it ([`check_zeros`]), and the root covers what the others take from it.
 fn check_zero(zero: &proto::Zero) -> Result<(), ShapeError> {
     digest(&zero.digest)?;
@@ -182,7 +182,7 @@ fn check_zero(zero: &proto::Zero) -> Result<(), ShapeError> {
 }
 
 /// The digest of a run of zeros, for who proposes it; `Ok` for any other record and for one whose digests this
-/// process made. Takes 15 ms for the longest run: not for a thread that others wait for.
+/// process made. Most are looked up, and some take 15 ms: not for a thread that others wait for.
 ///
 /// # Errors
 /// A header that [`check_shape`] refuses, or another digest.

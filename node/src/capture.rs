@@ -10,14 +10,15 @@
 //! descriptor without following a symlink, whatever others do to it meanwhile.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkpoint::beneath::{open_beneath, open_parent};
-use checkpoint::digest::Hasher;
+use checkpoint::digest::FileHasher;
+use checkpoint::disk::next_data;
 use checkpoint::durable::remove_tree;
 use checkpoint::plan::{BitsLost, PlanError};
 use checkpoint::{Choice, Digest, EntryKind, Limits, Plan, RealDisk, RelPath};
@@ -137,18 +138,29 @@ fn changed(
 }
 
 fn digest_of(root: &OwnedFd, path: &RelPath) -> io::Result<Digest> {
-    let mut file =
-        fs::File::from(open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?);
-    let mut hasher = Hasher::new();
+    let file = fs::File::from(open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?);
+    let (mut at, size) = (0, file.metadata()?.len());
+    let mut hasher = FileHasher::new();
     let mut room = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut room) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(bytes) => hasher.update(&room[..bytes]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    while at < size {
+        let (start, end) = next_data(&file, at, size)?.unwrap_or((size, size));
+        hasher.zeros(start - at);
+        at = start;
+        while at < end {
+            let want = (end - at).min(room.len() as u64) as usize;
+            match file.read_at(&mut room[..want], at) {
+                // It was cut meanwhile.
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(bytes) => {
+                    hasher.data(&room[..bytes]);
+                    at += bytes as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
+    Ok(hasher.finish())
 }
 
 /// Same file system, and for clones one that can: tried with one file.

@@ -325,6 +325,7 @@ mod tests {
             patience: Duration::from_secs(30),
             chunk_bytes: 1 << 20,
             declared_bytes: 0,
+            stored_bytes: 0,
             plan_digest: Digest::NONE,
             plan_entries: 1,
             plan_pages: 1,

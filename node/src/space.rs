@@ -110,7 +110,7 @@ struct Told {
     space: Space,
     /// Why it takes no content.
     short: Option<String>,
-    /// What the ledger here held then.
+    /// What had been brought to all by then.
     held: u64,
 }
 
@@ -135,7 +135,7 @@ impl Spaces {
     pub async fn refresh(&self, node: &Node) {
         let others: Vec<u64> = node.voters().into_iter().filter(|id| *id != node.config.id).collect();
         // Before they are asked: what is committed meanwhile counts once too often rather than never.
-        let held = node.replica.machine().ledger().held_bytes();
+        let held = node.replica.machine().ledger().brought_bytes();
         let answers = others.iter().filter_map(|id| {
             let id = *id;
             let (_, mut stub) = node.peer(id)?;
@@ -198,7 +198,7 @@ impl Node {
     fn voters_space(&self) -> Vec<Voter> {
         let own = self.config.id;
         let mut voters = self.spaces.of(self.voters().into_iter().filter(|id| *id != own));
-        let held = self.replica.machine().ledger().held_bytes();
+        let held = self.replica.machine().ledger().brought_bytes();
         let (space, short) = (self.space().ok(), self.short.borrow().clone());
         voters.push(Voter { node: own, leads: true, space, held, short });
         voters

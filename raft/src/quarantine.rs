@@ -46,6 +46,10 @@ impl Outlet for Nowhere {
         true
     }
 
+    fn zeros(&mut self, _: u64) -> bool {
+        true
+    }
+
     fn working(&mut self) -> bool {
         true
     }

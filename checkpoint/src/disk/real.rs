@@ -17,7 +17,7 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 
 use super::aligned::DIRECT_ALIGN;
-use super::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat, write_zeros};
+use super::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat, overwrite_data};
 use crate::beneath::make_dir;
 
 // Size of a thread's buffer for direct writes.
@@ -202,7 +202,10 @@ fn copy_range(source: &File, target: &File, mut at: u64, end: u64) -> io::Result
 
 /// The next range that holds data at or after `at`, within `len`; `None` when
 /// only a hole is left. Moves the file's cursor.
-pub(crate) fn next_data(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
+///
+/// # Errors
+/// Those of `lseek`; a file system that cannot tell holes is none.
+pub fn next_data(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match seek(&file, SeekFrom::Data(at)) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),
@@ -284,19 +287,6 @@ fn write_direct(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     })
 }
 
-impl RealFile {
-    // Without holes being made: what is no hole is overwritten.
-    fn clear_data(&self, mut at: u64, end: u64) -> io::Result<()> {
-        while at < end
-            && let Some((start, until)) = next_data(&self.file, at, end)?
-        {
-            write_zeros(self, start, until)?;
-            at = until;
-        }
-        Ok(())
-    }
-}
-
 impl DiskFile for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buf, offset)
@@ -370,10 +360,14 @@ impl DiskFile for RealFile {
             match fallocate(&self.file, punch, offset, end - offset) {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return self.clear_data(offset, end),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return overwrite_data(self, offset, end),
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        if at >= end { Ok(None) } else { next_data(&self.file, at, end) }
     }
 
     fn drop_cache(&self) -> io::Result<()> {
@@ -425,8 +419,10 @@ mod tests {
             direct: None,
         };
         type Clear = fn(&RealFile, u64, u64) -> io::Result<()>;
-        let clears: [Clear; 2] =
-            [|file, from, end| file.clear(from, end - from), |file, from, end| file.clear_data(from, end)];
+        let clears: [Clear; 2] = [
+            |file, from, end| file.clear(from, end - from),
+            |file, from, end| overwrite_data(file, from, end),
+        ];
         for clear in clears {
             for at in [0, 5000, 1 << 38, (1 << 39) - 3] {
                 file.write_at(&[7; 10], at).unwrap();

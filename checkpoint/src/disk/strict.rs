@@ -215,6 +215,9 @@ impl DiskFile for StrictFile {
     fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
         self.file.clear(offset, len)
     }
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        self.file.next_data(at, end)
+    }
     fn drop_cache(&self) -> io::Result<()> {
         self.file.drop_cache()
     }

@@ -1,5 +1,5 @@
 //! The walk. Everything is reached from the root's descriptor without following
-//! a symlink; only directories are opened.
+//! a symlink; only directories are opened, and files that have holes.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, statat};
 use rustix::io::Errno;
 
-use super::{BitsLost, Plan, PlanChecker, PlanEntry, PlanError, Stamp};
+use super::{BitsLost, Plan, PlanChecker, PlanEntry, PlanError, Stamp, stored};
 use crate::beneath::open_beneath;
 use crate::epoch::{EntryKind, RelPath};
 use crate::error::at;
@@ -33,7 +33,7 @@ pub(super) fn scan_open(
 ) -> Result<Plan, PlanError> {
     let began = SystemTime::now();
     let stat = fstat(&root).map_err(|e| at("stat", dir)(e.into()))?;
-    let mut walk = Walk { dir, limits, choice, found: Vec::new(), left: Vec::new(), bytes: 0 };
+    let mut walk = Walk { dir, limits, choice, found: Vec::new(), left: Vec::new(), bytes: 0, stored: 0 };
     walk.take(RelPath::root(), &stat, None)?;
     while let Some(path) = walk.left.pop() {
         walk.list(&root, &path)?;
@@ -42,11 +42,11 @@ pub(super) fn scan_open(
     if !choice.include.is_empty() {
         drop_empty(&mut walk.found, choice);
     }
-    let bits_lost = bits_lost(&walk.found);
+    let (bits_lost, stored) = (bits_lost(&walk.found), walk.stored);
     let (entries, stamps): (Vec<_>, Vec<_>) = walk.found.into_iter().unzip();
     let mut checker = PlanChecker::new(*limits);
     entries.iter().try_for_each(|entry| checker.push(entry.borrowed()))?;
-    Ok(Plan { entries, bits_lost, stamps, root, began, choice: choice.clone() })
+    Ok(Plan { entries, bits_lost, stamps, stored, root, began, choice: choice.clone() })
 }
 
 fn bits_lost(found: &[(PlanEntry, Stamp)]) -> Option<BitsLost> {
@@ -77,6 +77,7 @@ struct Walk<'a> {
     found: Vec<(PlanEntry, Stamp)>,
     left: Vec<RelPath>,
     bytes: u64,
+    stored: u64,
 }
 
 impl Walk<'_> {
@@ -132,6 +133,8 @@ impl Walk<'_> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 size = stat.st_size as u64;
+                let (fd, name) = at.expect("the root was opened as a directory");
+                self.stored = self.stored.saturating_add(stored::stored_bytes(fd, name, stat));
                 EntryKind::File
             }
             FileType::Directory => EntryKind::Directory,

@@ -9,21 +9,59 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, openat, unlinkat};
 
-use super::{ContentSource, RestoreError, SourceError, Stop};
-use crate::digest::{Hasher, is_zero};
-use crate::disk::next_data;
+use super::{ContentSource, RestoreError, Sink, SourceError, Stop};
+use crate::digest::FileHasher;
+use crate::disk::{next_data, write_around};
 use crate::error::at;
-use crate::limits::HOLE_BYTES_MIN;
 use crate::manifest::ManifestEntry;
 
 const READ_BYTES: usize = 1 << 20;
-// So much of a hole is hashed before it is looked whether the restore shall end.
-const HOLE_STEP_BYTES: u64 = 64 << 20;
 
 /// A regular file of this machine, through no symlink in its last component.
 pub(super) fn local_file(path: &Path) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     open(path, flags, Mode::empty()).ok().map(File::from)
+}
+
+/// What comes of one file: hashed and written, its long runs of zeros left as holes.
+struct Filling<'a> {
+    file: &'a File,
+    stop: &'a Stop,
+    hasher: FileHasher,
+    offset: u64,
+    size: u64,
+    too_much: bool,
+}
+
+impl Filling<'_> {
+    fn take(&mut self, len: u64) -> io::Result<()> {
+        if self.stop.is_set() {
+            return Err(io::Error::other("it was stopped"));
+        }
+        if len > self.size - self.offset {
+            self.too_much = true;
+            return Err(io::Error::other("more came than it has"));
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Filling<'_> {
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.take(data.len() as u64)?;
+        self.hasher.data(data);
+        write_around(data, self.offset, |part, at| self.file.write_all_at(part, at))?;
+        self.offset += data.len() as u64;
+        Ok(())
+    }
+
+    fn zeros(&mut self, len: u64) -> io::Result<()> {
+        self.take(len)?;
+        // The file is new, and gets its length in the end.
+        self.hasher.zeros(len);
+        self.offset += len;
+        Ok(())
+    }
 }
 
 /// Writes one entry into the directory `dir`.
@@ -109,24 +147,11 @@ impl Writer<'_> {
         index: usize,
         source: &mut dyn ContentSource,
     ) -> Result<Option<String>, RestoreError> {
-        let mut hasher = Hasher::new();
-        let mut offset = 0;
         let size = self.entry.size;
-        let mut too_much = false;
-        let mut sink = |data: &[u8]| {
-            if self.stop.is_set() {
-                return Err(io::Error::other("it was stopped"));
-            }
-            if data.len() as u64 > size - offset {
-                too_much = true;
-                return Err(io::Error::other("more came than it has"));
-            }
-            hasher.update(data);
-            write_with_holes(file, data, offset)?;
-            offset += data.len() as u64;
-            Ok(())
-        };
-        let fetched = source.fetch(index, self.entry, &mut sink);
+        let mut filling =
+            Filling { file, stop: self.stop, hasher: FileHasher::new(), offset: 0, size, too_much: false };
+        let fetched = source.fetch(index, self.entry, &mut filling);
+        let Filling { hasher, offset, too_much, .. } = filling;
         self.stop.check()?;
         if too_much {
             return Ok(Some(format!("more than its {size} bytes came")));
@@ -152,7 +177,8 @@ impl Writer<'_> {
     }
 
     fn copy(&self, from: &File, to: &File) -> Result<bool, RestoreError> {
-        let good = self.read(from, |data, offset| write_with_holes(to, data, offset))?;
+        let good =
+            self.read(from, |data, offset| write_around(data, offset, |part, at| to.write_all_at(part, at)))?;
         to.set_len(self.entry.size).map_err(at("set the length of", self.full))?;
         Ok(good)
     }
@@ -163,25 +189,21 @@ impl Writer<'_> {
         from: &File,
         mut each: impl FnMut(&[u8], u64) -> io::Result<()>,
     ) -> Result<bool, RestoreError> {
-        let mut hasher = Hasher::new();
+        let mut hasher = FileHasher::new();
         let mut room = vec![0; self.entry.size.clamp(1, READ_BYTES as u64) as usize];
         let mut offset = 0;
         while offset < self.entry.size {
             let Ok(data) = next_data(from, offset, self.entry.size) else { return Ok(false) };
             let (start, end) = data.unwrap_or((self.entry.size, self.entry.size));
-            while offset < start {
-                self.stop.check()?;
-                let step = (start - offset).min(HOLE_STEP_BYTES);
-                hasher.update_zeros(step);
-                offset += step;
-            }
+            hasher.zeros(start - offset);
+            offset = start;
             while offset < end {
                 self.stop.check()?;
                 let want = (end - offset).min(room.len() as u64) as usize;
                 match from.read_at(&mut room[..want], offset) {
                     Ok(0) | Err(_) => return Ok(false),
                     Ok(n) => {
-                        hasher.update(&room[..n]);
+                        hasher.data(&room[..n]);
                         each(&room[..n], offset).map_err(at("write", self.full))?;
                         offset += n as u64;
                     }
@@ -194,20 +216,4 @@ impl Writer<'_> {
             io::Seek::seek(&mut from, io::SeekFrom::Start(offset)).and_then(|_| from.read(&mut room[..1]));
         Ok(hasher.finish() == self.entry.digest && matches!(more, Ok(0)))
     }
-}
-
-// Aligned runs of zeros are not written: the file's length makes them holes.
-fn write_with_holes(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
-    let step = HOLE_BYTES_MIN as u64;
-    let (mut at_byte, mut pending) = (0, 0);
-    while at_byte < data.len() {
-        let place = offset + at_byte as u64;
-        let len = ((step - place % step) as usize).min(data.len() - at_byte);
-        if len == HOLE_BYTES_MIN && is_zero(&data[at_byte..at_byte + len]) {
-            file.write_all_at(&data[pending..at_byte], offset + pending as u64)?;
-            pending = at_byte + len;
-        }
-        at_byte += len;
-    }
-    file.write_all_at(&data[pending..], offset + pending as u64)
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::SplitError;
 use super::unseen::{Devices, has_writer};
 use crate::beneath::{open_beneath, open_parent};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, FileHasher};
 use crate::disk::next_data;
 use crate::epoch::RelPath;
 use crate::error::at;
@@ -149,21 +149,22 @@ impl SourceFile {
 
     /// The digest of the whole file; tells how many bytes it went through.
     pub(super) fn hash(&mut self, mut went: impl FnMut(u64)) -> Result<Digest, SplitError> {
-        let mut hasher = Hasher::new();
+        let mut hasher = FileHasher::new();
         let mut room = Vec::with_capacity(self.len().min(1 << 20) as usize);
         let mut offset = 0;
         while offset < self.len() {
             let hole = self.hole_end(offset)?;
             if hole > offset {
-                hasher.update_zeros(hole - offset);
+                hasher.zeros(hole - offset);
                 went(hole - offset);
                 offset = hole;
                 continue;
             }
-            let take = (self.len() - offset).min(1 << 20) as usize;
+            let data_end = self.data.map_or(u64::MAX, |(_, end)| end);
+            let take = (self.len().min(data_end) - offset).min(1 << 20) as usize;
             room.clear();
             self.read(&mut room, offset, take)?;
-            hasher.update(&room);
+            hasher.data(&room);
             went(take as u64);
             offset += take as u64;
         }

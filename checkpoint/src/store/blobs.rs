@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use super::layout::Layout;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, FileHasher};
 use crate::disk::{Disk, DiskFile, FileKind, Open, Stat};
 use crate::error::{IoError, at};
 
@@ -157,7 +157,7 @@ pub(super) fn parse(name: &OsStr) -> Option<Key> {
 /// The digest of a file's content.
 pub(super) fn hash_file(disk: &dyn Disk, path: &Path) -> io::Result<Digest> {
     let file = disk.open(path, Open::Read)?;
-    let mut hasher = Hasher::new();
+    let mut hasher = FileHasher::new();
     hash_range(&*file, 0, u64::MAX, &mut hasher)?;
     Ok(hasher.finish())
 }
@@ -165,31 +165,40 @@ pub(super) fn hash_file(disk: &dyn Disk, path: &Path) -> io::Result<Digest> {
 /// The digest of a file as if it went on with zeros to `size`.
 pub(super) fn hash_staged(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Digest> {
     let file = disk.open(path, Open::Read)?;
-    let mut hasher = Hasher::new();
+    let mut hasher = FileHasher::new();
     let end = hash_range(&*file, 0, size, &mut hasher)?;
-    hasher.update_zeros(size - end);
+    hasher.zeros(size - end);
     Ok(hasher.finish())
 }
 
-/// Takes the bytes of a file from `offset` to `end` or to where it ends. Where that was.
+/// Takes the bytes of a file from `offset` to `end` or to where it ends, holes without reading them. Where that was.
 pub(super) fn hash_range(
     file: &dyn DiskFile,
     mut offset: u64,
     end: u64,
-    hasher: &mut Hasher,
+    hasher: &mut FileHasher,
 ) -> io::Result<u64> {
-    let left = file.len()?.min(end).saturating_sub(offset);
-    let mut room = vec![0; left.clamp(1, READ_BYTES as u64) as usize];
+    let end = file.len()?.min(end);
+    let mut room = Vec::new();
     while offset < end {
-        let want = (end - offset).min(room.len() as u64) as usize;
-        match file.read_at(&mut room[..want], offset) {
-            Ok(0) => break,
-            Ok(n) => {
-                hasher.update(&room[..n]);
-                offset += n as u64;
+        let (start, until) = file.next_data(offset, end)?.unwrap_or((end, end));
+        hasher.zeros(start - offset);
+        offset = start;
+        if room.is_empty() {
+            room.resize((end - start).min(READ_BYTES as u64) as usize, 0);
+        }
+        while offset < until {
+            let want = (until - offset).min(room.len() as u64) as usize;
+            match file.read_at(&mut room[..want], offset) {
+                // It was cut meanwhile.
+                Ok(0) => return Ok(offset),
+                Ok(n) => {
+                    hasher.data(&room[..n]);
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
         }
     }
     Ok(offset)

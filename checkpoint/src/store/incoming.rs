@@ -3,11 +3,17 @@
 //! It is written to `incoming/<digest>` front to back, so that what is there when a process dies is where
 //! the next one goes on, and becomes a blob ([`Store::shelve`]) only after all of it was checked and synced.
 //!
-//! **What is trusted after a restart.** Before the first byte beyond each multiple of [`SYNC_BYTES`] is
-//! written, everything up to there is synced. So a file that is longer than such a multiple holds what came
+//! **What is trusted after a restart.** Before the file grows beyond a multiple of [`SYNC_BYTES`], everything that was
+//! done to it below is synced. So a file that is longer than such a multiple holds what came
 //! up to there, whatever else a power cut has torn; what lies beyond is brought again. A file of the full
 //! length is read and counts when its digest fits. Hence a digest that does not fit in the end is never the
 //! fault of this disk's past, but of who sent it. Within one process every byte counts.
+//!
+//! **Zeros** are not written, whether they come as bytes or by their length: aligned runs of 64 KiB stay holes. They
+//! are there because the file has nothing in their place: what an earlier process left beyond what is trusted is cut off
+//! first, and a cut is synced like a write before the file grows beyond the next multiple (it could be lost, and
+//! what comes behind it not). The file's length is behind while a hole is its end, and is set when all has come, or when
+//! who brings it pauses.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::{Entry, HashMap};
@@ -15,8 +21,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::digest::{Digest, Hasher};
-use crate::disk::{DiskFile, Open};
+use crate::digest::{Digest, FileHasher};
+use crate::disk::{DiskFile, Open, write_around};
 use crate::durable::ignore_missing;
 use crate::epoch::EntryKind;
 use crate::error::{IoError, at};
@@ -47,7 +53,7 @@ pub(super) enum Arriving {
     // Somebody is writing it.
     Open,
     // So many bytes were written, and this is what they hash to.
-    Paused(u64, Box<Hasher>),
+    Paused(u64, Box<FileHasher>),
 }
 
 pub(super) type Arrivals = HashMap<Digest, Arriving>;
@@ -60,10 +66,20 @@ pub struct Incoming {
     // None while nothing was written, and again once everything was.
     file: Option<Box<dyn DiskFile>>,
     // Of all bytes that came: those in the file and those in `tail`.
-    hasher: Hasher,
-    // A multiple of a block, until the end has come.
+    hasher: FileHasher,
+    // A multiple of a block, until the end has come. Zeros that end it may be none of the file's yet.
     written: u64,
     tail: Vec<u8>,
+    // The file's length; more when a write went wrong.
+    len: u64,
+    // A multiple of SYNC_BYTES, beyond which the file may grow once all that was done to it is synced.
+    synced: u64,
+    // Something was done to it since.
+    unsynced: bool,
+    // Its name was synced.
+    named: bool,
+    // A write went wrong: what lies beyond `written` must not stay there, for it may come to be a hole.
+    torn: bool,
     // It has become a blob, or was thrown away.
     pub(super) ended: bool,
 }
@@ -115,16 +131,9 @@ impl Incoming {
     /// # Errors
     /// The disk refuses, or it would grow past its size: then nothing is taken.
     pub fn write(&mut self, mut data: &[u8]) -> Result<(), StoreError> {
-        let room = self.content.size - self.have();
-        if data.len() as u64 > room {
-            let why = format!("{} bytes came where {room} are missing", data.len());
-            let e = io::Error::new(io::ErrorKind::InvalidData, why);
-            return Err(at("write", &self.path())(e).into());
-        }
+        self.check_room(data.len() as u64)?;
         while !data.is_empty() {
-            if self.tail.len() == BLOCK_BYTES {
-                self.flush()?;
-            }
+            self.flush_block()?;
             let taken = if self.tail.is_empty() && data.len() >= BLOCK_BYTES {
                 let to_sync = (SYNC_BYTES - self.written % SYNC_BYTES) as usize;
                 let whole = (data.len() / BLOCK_BYTES * BLOCK_BYTES).min(to_sync);
@@ -135,9 +144,46 @@ impl Incoming {
                 self.tail.extend_from_slice(&data[..some]);
                 some
             };
-            self.hasher.update(&data[..taken]);
+            self.hasher.data(&data[..taken]);
             data = &data[taken..];
         }
+        self.end_if_whole()
+    }
+
+    /// Adds `len` zero bytes at the end, as [`Incoming::write`] does; however many, they take no room and no time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn zeros(&mut self, mut len: u64) -> Result<(), StoreError> {
+        self.check_room(len)?;
+        while len > 0 {
+            self.flush_block()?;
+            let block = BLOCK_BYTES as u64;
+            let taken = if self.tail.is_empty() && len >= block {
+                self.written += len / block * block;
+                len / block * block
+            } else {
+                let some = len.min(block - self.tail.len() as u64);
+                self.tail.resize(self.tail.len() + some as usize, 0);
+                some
+            };
+            self.hasher.zeros(taken);
+            len -= taken;
+        }
+        self.end_if_whole()
+    }
+
+    fn check_room(&self, len: u64) -> Result<(), StoreError> {
+        let room = self.content.size - self.have();
+        if len <= room {
+            return Ok(());
+        }
+        let e =
+            io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes came where {room} are missing"));
+        Err(at("write", &self.path())(e).into())
+    }
+
+    fn end_if_whole(&mut self) -> Result<(), StoreError> {
         if self.have() == self.content.size {
             self.flush()?;
             // Many that are complete wait for the others of their batch: without a handle each.
@@ -147,8 +193,21 @@ impl Incoming {
         Ok(())
     }
 
-    /// Writes what waits for the rest of its block.
+    fn flush_block(&mut self) -> Result<(), StoreError> {
+        if self.tail.len() == BLOCK_BYTES { self.put_tail() } else { Ok(()) }
+    }
+
+    /// Writes what waits for the rest of its block; the file is as long as what has come.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        self.put_tail()?;
+        if self.torn || self.len < self.written {
+            let end = self.written;
+            self.grow(end, |file| file.set_len(end))?;
+        }
+        Ok(())
+    }
+
+    fn put_tail(&mut self) -> Result<(), StoreError> {
         if !self.tail.is_empty() {
             let tail = std::mem::take(&mut self.tail);
             let result = self.put(&tail);
@@ -159,10 +218,24 @@ impl Incoming {
         Ok(())
     }
 
+    // Writes what is no hole behind what is there; at most up to the next multiple of SYNC_BYTES.
     fn put(&mut self, data: &[u8]) -> Result<(), StoreError> {
+        write_around(data, self.written, |part, place| {
+            self.grow(place + part.len() as u64, |file| file.write_at(part, place))
+        })?;
+        self.written += data.len() as u64;
+        Ok(())
+    }
+
+    // Does something to the file that makes it end at `end`, or behind it.
+    fn grow(
+        &mut self,
+        end: u64,
+        how: impl FnOnce(&dyn DiskFile) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
         let path = self.path();
         let file = match &mut self.file {
-            Some(file) => file,
+            Some(file) => &**file,
             none => {
                 let disk = &self.inner.disk;
                 // What is small is written at once, and goes through the cache like all small files.
@@ -171,18 +244,32 @@ impl Incoming {
                 } else {
                     disk.open_direct(&path, Open::Create)
                 };
-                none.insert(file.map_err(at("open", &path))?)
+                &**none.insert(file.map_err(at("open", &path))?)
             }
         };
-        if self.written > 0 && self.written.is_multiple_of(SYNC_BYTES) {
-            file.sync_data().map_err(at("sync", &path))?;
-            if self.written == SYNC_BYTES {
-                let dir = self.inner.layout.incoming_dir();
-                self.inner.sync_dir(&dir)?;
-            }
+        if self.torn {
+            self.unsynced = true;
+            self.len = self.written.min(self.len);
+            file.set_len(self.len).map_err(at("cut", &path))?;
+            self.torn = false;
         }
-        file.write_at(data, self.written).map_err(at("write", &path))?;
-        self.written += data.len() as u64;
+        let below = end.saturating_sub(1) / SYNC_BYTES * SYNC_BYTES;
+        if below > self.synced {
+            if self.unsynced {
+                file.sync_data().map_err(at("sync", &path))?;
+                if !self.named {
+                    let dir = self.inner.layout.incoming_dir();
+                    self.inner.sync_dir(&dir)?;
+                    self.named = true;
+                }
+            }
+            (self.synced, self.unsynced) = (below, false);
+        }
+        self.torn = true;
+        self.unsynced = true;
+        how(file).map_err(at("write", &path))?;
+        self.torn = false;
+        self.len = self.len.max(end);
         Ok(())
     }
 
@@ -263,9 +350,14 @@ impl Store {
             inner: self.inner.clone(),
             content,
             file: None,
-            hasher: Hasher::new(),
+            hasher: FileHasher::new(),
             written: 0,
             tail: Vec::new(),
+            len: 0,
+            synced: 0,
+            unsynced: false,
+            named: false,
+            torn: false,
             // Until it has taken over what is there, it leaves that alone.
             ended: true,
         };
@@ -298,7 +390,7 @@ impl Store {
 
 impl Incoming {
     // Goes on after what lies in the file.
-    fn resume(&mut self, paused: Option<(u64, Box<Hasher>)>) -> io::Result<()> {
+    fn resume(&mut self, paused: Option<(u64, Box<FileHasher>)>) -> io::Result<()> {
         let (path, size) = (self.path(), self.content.size);
         let stat = match self.inner.disk.stat(&path) {
             Ok(stat) => stat,
@@ -320,6 +412,10 @@ impl Incoming {
         if self.written < stat.len {
             file.set_len(self.written)?;
         }
+        // Whether the cut is durable is not known; what lies below the last multiple is.
+        (self.len, self.unsynced) = (self.written, true);
+        self.synced = self.written.saturating_sub(1) / SYNC_BYTES * SYNC_BYTES;
+        self.named = self.synced > 0;
         // Back to a whole block, so that the next writes are aligned.
         let over = self.written % BLOCK_BYTES as u64;
         if self.written < size && over > 0 {
@@ -338,7 +434,7 @@ impl Incoming {
         file.sync_data()?;
         file.drop_cache()?;
         let synced = len.saturating_sub(1) / SYNC_BYTES * SYNC_BYTES;
-        let mut hasher = Hasher::new();
+        let mut hasher = FileHasher::new();
         if len > self.content.size || hash_range(file, 0, synced, &mut hasher)? != synced {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::blobs::{hash_range, is_rot};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, FileHasher};
 use crate::disk::{Disk, FileKind, Open, says_nothing};
 use crate::epoch::{EntryKind, RelPath, escape};
 use crate::error::{IoError, at};
@@ -168,7 +168,7 @@ impl VerifyReport {
 /// The digest of a file's content, with a sign of life now and then.
 fn hash_watched(disk: &dyn Disk, path: &Path, on: &dyn Fn()) -> io::Result<Digest> {
     let file = disk.open(path, Open::Read)?;
-    let (mut hasher, mut at) = (Hasher::new(), 0);
+    let (mut hasher, mut at) = (FileHasher::new(), 0);
     loop {
         let to = at + STEP_BYTES;
         at = hash_range(&*file, at, to, &mut hasher)?;

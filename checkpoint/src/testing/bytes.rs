@@ -57,6 +57,23 @@ impl Bytes {
         self.len = self.len.max(offset + data.len() as u64);
     }
 
+    /// The first pages in a row that were ever written, as far as they lie in `[at, end)`.
+    pub(super) fn next_data(&self, at: u64, end: u64) -> Option<(u64, u64)> {
+        let end = end.min(self.len);
+        if at >= end {
+            return None;
+        }
+        let mut data: Option<(u64, u64)> = None;
+        for page in self.pages.range(at / PAGE..end.div_ceil(PAGE)).map(|(page, _)| page * PAGE) {
+            match &mut data {
+                Some((_, until)) if *until < page => break,
+                Some((_, until)) => *until = page + PAGE,
+                None => data = Some((page.max(at), page + PAGE)),
+            }
+        }
+        data.map(|(start, until)| (start, until.min(end))).filter(|(start, until)| start < until)
+    }
+
     pub(super) fn set_len(&mut self, len: u64) {
         if len < self.len {
             let inside = (len % PAGE) as usize;

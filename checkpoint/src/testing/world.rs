@@ -299,6 +299,11 @@ impl World {
         }
     }
 
+    pub(super) fn next_data(&self, ino: u64, at: u64, end: u64) -> Option<(u64, u64)> {
+        let Body::File { live, .. } = &self.inode(ino).body else { return None };
+        live.next_data(at, end)
+    }
+
     pub(super) fn write(&mut self, ino: u64, data: &[u8], offset: u64) {
         let now = self.count;
         let inode = self.inode_mut(ino);

@@ -6,6 +6,7 @@ mod support;
 mod crash_points;
 mod golden_manifest;
 mod healing;
+mod holes;
 mod hostile_paths;
 mod incoming;
 mod many_links;

@@ -1,11 +1,10 @@
 //! Where a directory may be restored to, and what a restore never removes.
 
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use checkpoint::restore::{
-    ContentSource, Pattern, RestoreError, RestoreOptions, SourceError, Stop, restore, verify_dir,
+    ContentSource, Pattern, RestoreError, RestoreOptions, Sink, SourceError, Stop, restore, verify_dir,
 };
 use checkpoint::{Manifest, ManifestEntry};
 
@@ -23,11 +22,11 @@ impl ContentSource for Elsewhere<'_> {
         &mut self,
         _index: usize,
         entry: &ManifestEntry,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        sink: &mut dyn Sink,
     ) -> Result<(), SourceError> {
         (self.at)(self.fetched);
         self.fetched += 1;
-        Ok(sink(&std::fs::read(self.dir.join(entry.path.as_os_str())).unwrap())?)
+        Ok(sink.data(&std::fs::read(self.dir.join(entry.path.as_os_str())).unwrap())?)
     }
 }
 

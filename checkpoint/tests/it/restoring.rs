@@ -1,12 +1,11 @@
 //! Restores appear whole, verified, or not at all.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use checkpoint::restore::{
-    ContentSource, LocalTree, Pattern, RestoreError, RestoreOptions, SourceError, restore, verify_dir,
+    ContentSource, LocalTree, Pattern, RestoreError, RestoreOptions, Sink, SourceError, restore, verify_dir,
 };
 use checkpoint::{Manifest, ManifestEntry};
 
@@ -31,13 +30,13 @@ impl ContentSource for Remote {
         &mut self,
         _index: usize,
         entry: &ManifestEntry,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        sink: &mut dyn Sink,
     ) -> Result<(), SourceError> {
         let mut data = self.contents[entry.path.as_bytes()].clone();
         (self.damage)(&mut data);
         self.fetched.push(entry.path.to_string());
         for part in data.chunks(70_001) {
-            sink(part)?;
+            sink.data(part)?;
         }
         Ok(())
     }
@@ -106,7 +105,7 @@ fn a_copy_that_does_not_verify_is_rejected_and_another_one_fetched() {
             &mut self,
             index: usize,
             entry: &ManifestEntry,
-            sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+            sink: &mut dyn Sink,
         ) -> Result<(), SourceError> {
             assert!(self.2.iter().any(|range| range.contains(&index)), "{index} was not to be expected");
             let good = self.1.get(&index).copied().unwrap_or(false);
@@ -195,7 +194,7 @@ fn local_content_is_copied_or_shared_or_else_fetched() {
             &mut self,
             index: usize,
             entry: &ManifestEntry,
-            sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+            sink: &mut dyn Sink,
         ) -> Result<(), SourceError> {
             self.1.fetch(index, entry, sink)
         }

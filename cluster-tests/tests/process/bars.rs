@@ -8,6 +8,7 @@ use cluster_tests::scenario::many_files::{self, ManyFiles};
 use cluster_tests::scenario::rotten::{self, Rotten};
 use cluster_tests::scenario::slow_disk::{self, SlowDisk};
 use cluster_tests::scenario::small_contents::{self, SmallContents};
+use cluster_tests::scenario::sparse::{self, Sparse};
 
 use crate::{measured_story, say, story};
 
@@ -39,6 +40,16 @@ fn small_contents_take_little_memory_and_a_killed_node_is_back() {
             before: None,
         };
         small_contents::small_contents("small-contents", &size, rng, &mut say);
+    });
+}
+
+#[test]
+fn a_hole_of_a_hundred_gib_costs_nothing() {
+    measured_story("sparse", |rng| {
+        // Of a build for tests on a busy machine. Whoever reads or hashes the hole anywhere needs minutes.
+        let (commit, each) = (Duration::from_secs(20), Duration::from_secs(30));
+        let size = Sparse { bytes: 100 << 30, islands: 5, disk_bytes: None, commit, each };
+        sparse::a_hole_costs_nothing("sparse", size, rng, &mut say);
     });
 }
 

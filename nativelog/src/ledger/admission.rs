@@ -163,7 +163,7 @@ impl Admission {
         let Some(needed) = needed else { return Ok(self.ticket(Held::Nothing)) };
         let on_their_way = self.asked.values().copied().fold(0, u64::saturating_add);
         let spoken_for = ledger.reserved_bytes().saturating_add(on_their_way);
-        has_room(Ask { needed, spoken_for, held: ledger.held_bytes() }).map_err(NotAdmitted::NoRoom)?;
+        has_room(Ask { needed, spoken_for, held: ledger.brought_bytes() }).map_err(NotAdmitted::NoRoom)?;
         let ticket = self.ticket(Held::Nothing);
         self.asked.insert(ticket.0, needed);
         Ok(ticket)

@@ -25,6 +25,8 @@ pub(super) struct Terms {
     pub token: u64,
     pub commit: CommitId,
     pub declared_bytes: u64,
+    /// At most `declared_bytes`, which are those of a plan without holes.
+    pub stored_bytes: u64,
     pub chunk_bytes: u32,
     pub base: Option<u64>,
     pub labels: Vec<(String, String)>,
@@ -128,6 +130,16 @@ impl Attempt {
             sum: Sum::default(),
             tree: None,
         }
+    }
+
+    /// Bytes that it may still bring to a disk: what is not covered, and of what has holes no more than was said to be
+    /// there. Of what came its records tell, whose bytes are those of the payloads and a little; zeros have none, and
+    /// reused content covers without any.
+    pub fn left_bytes(&self) -> u64 {
+        let Terms { declared_bytes, stored_bytes, .. } = self.terms;
+        let came = self.log_bytes.min(self.covered_bytes);
+        let uncovered = declared_bytes.saturating_sub(self.covered_bytes);
+        uncovered.min(stored_bytes.saturating_sub(came))
     }
 
     pub fn plan_is_complete(&self) -> bool {

@@ -51,8 +51,6 @@ pub(super) struct Contents {
     slots: Slots<Content>,
     free: Free,
     index: ByDigest,
-    /// Of all that is held.
-    bytes: u64,
     /// Over ids, digests, lengths and where it was brought; how often content is held follows from epochs and attempts.
     sum: Sum,
 }
@@ -60,8 +58,8 @@ pub(super) struct Contents {
 impl Contents {
     /// The rows alone, for a snapshot: nothing is found in it, and nothing may be changed.
     pub fn rows(&self) -> Contents {
-        let Contents { slots, bytes, sum, .. } = self;
-        Contents { slots: slots.clone(), bytes: *bytes, sum: *sum, ..Contents::default() }
+        let Contents { slots, sum, .. } = self;
+        Contents { slots: slots.clone(), sum: *sum, ..Contents::default() }
     }
 
     /// Finds content by its digest.
@@ -77,11 +75,6 @@ impl Contents {
 
     fn get_mut(&mut self, id: u32) -> &mut Content {
         self.slots.at(id).as_mut().expect("an id that is held names content")
-    }
-
-    /// Bytes of all content that is held.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     /// The content in a slot, if there is any.
@@ -111,7 +104,6 @@ impl Contents {
             None => self.slots.push(content),
         };
         self.sum.put_stirred(&content.digest, summed(id, &content));
-        self.bytes = self.bytes.saturating_add(*bytes);
         let slots = &self.slots;
         self.index.insert(digest, id, |id| digest_in(slots, id));
         Some(id)
@@ -173,7 +165,6 @@ impl Contents {
         }
         let content = *content;
         self.sum.take_stirred(&content.digest, summed(id, &content));
-        self.bytes = self.bytes.saturating_sub(content.bytes);
         assert!(self.index.remove(&content.digest, id), "held content is in the index");
         self.free.put(id);
         self.slots.at(id).take()
@@ -202,7 +193,6 @@ impl Contents {
             }
             let slots = &built.slots;
             built.index.insert(&content.digest, id, |id| digest_in(slots, id));
-            built.bytes = built.bytes.saturating_add(content.bytes);
             built.sum.put_stirred(&content.digest, summed(id, &content));
         }
         // Free slots cost no row, and next to no memory: a ledger from elsewhere may say that there are very many.
@@ -215,9 +205,7 @@ impl Contents {
 /// The index follows from the rest.
 impl PartialEq for Contents {
     fn eq(&self, other: &Self) -> bool {
-        (self.bytes, self.sum) == (other.bytes, other.sum)
-            && self.slots == other.slots
-            && self.free == other.free
+        self.sum == other.sum && self.slots == other.slots && self.free == other.free
     }
 }
 
@@ -313,7 +301,6 @@ mod tests {
         contents.release(3);
         contents.release(8);
         let rows: Vec<_> = contents.iter().map(|(id, content)| (id, *content)).collect();
-        assert_eq!(contents.bytes(), 1 + 2 + 4 + 5 + 6 + 7);
         assert_eq!(Contents::rebuild(contents.slots(), rows.into_iter()), Some(contents));
     }
 

@@ -102,6 +102,7 @@ mod tests {
             token: 0,
             commit: CommitId::from_bytes([0; 16]),
             declared_bytes: 0,
+            stored_bytes: 0,
             chunk_bytes: CHUNK as u32,
             base: None,
             labels: Vec::new(),

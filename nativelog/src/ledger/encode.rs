@@ -46,6 +46,7 @@ impl Ledger {
             held: _,
             paged: _,
             gone: _,
+            brought: _,
         } = self;
         Frozen(Ledger {
             applied: *applied,

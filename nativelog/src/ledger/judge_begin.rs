@@ -314,6 +314,9 @@ fn plain_terms(begin: &proto::Begin, job: JobName, rules: &Rules) -> Result<Term
         token: 0,
         commit,
         declared_bytes: begin.declared_bytes,
+        stored_bytes: begin
+            .stored_bytes
+            .map_or(begin.declared_bytes, |bytes| bytes.min(begin.declared_bytes)),
         chunk_bytes: begin.chunk_bytes,
         base: begin.base,
         labels: begin.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),

@@ -76,6 +76,8 @@ pub struct AttemptInfo {
     pub commit: CommitId,
     /// Sum of its files' sizes, in bytes.
     pub declared_bytes: u64,
+    /// Bytes of them that take room on a disk, at most: the rest are holes.
+    pub stored_bytes: u64,
     /// Its chunk size in bytes: a resumed commit must split by this one.
     pub chunk_bytes: u32,
     /// The epoch it builds on.
@@ -378,6 +380,7 @@ impl Ledger {
             token: terms.token,
             commit: terms.commit,
             declared_bytes: terms.declared_bytes,
+            stored_bytes: terms.stored_bytes,
             chunk_bytes: terms.chunk_bytes,
             base: terms.base,
             plan_digest: terms.plan_digest,

@@ -24,7 +24,7 @@ pub struct Ask {
     pub needed: u64,
     /// What others may: open attempts that were heard of, and records that are on their way into the log.
     pub spoken_for: u64,
-    /// What a replica of this ledger has on its disk.
+    /// What was brought to each replica so far, as [`Ledger::brought_bytes`] counts it.
     pub held: u64,
 }
 
@@ -50,7 +50,8 @@ pub struct Spoken {
 
 /// What a Begin may bring, in bytes: the one place that says what a plan takes on a disk.
 fn planned(begin: &proto::Begin) -> u64 {
-    takes(begin.declared_bytes, begin.plan_entries)
+    let stored = begin.stored_bytes.map_or(begin.declared_bytes, |stored| stored.min(begin.declared_bytes));
+    takes(stored, begin.plan_entries)
 }
 
 fn takes(content_bytes: u64, entries: u32) -> u64 {
@@ -59,14 +60,14 @@ fn takes(content_bytes: u64, entries: u32) -> u64 {
 
 /// What an open attempt may still bring, in bytes.
 fn left(attempt: &Attempt) -> u64 {
-    takes(attempt.terms.declared_bytes.saturating_sub(attempt.covered_bytes), attempt.terms.plan_entries)
+    takes(attempt.left_bytes(), attempt.terms.plan_entries)
 }
 
 impl Ledger {
-    /// Bytes that a replica of this ledger has on its disk: sealed content once, and what open attempts have brought.
-    pub fn held_bytes(&self) -> u64 {
-        let open = self.open.values().map(|attempt| attempt.covered_bytes);
-        open.fold(self.content.bytes(), u64::saturating_add)
+    /// Payloads of the records that were accepted since this ledger was made or read, bytes. From one look to the next the
+    /// disk of each replica fills by so much, whatever holes the files have; what was removed meanwhile is not counted.
+    pub fn brought_bytes(&self) -> u64 {
+        self.brought
     }
 
     /// Bytes that open attempts may still bring that were heard of: what free space must hold beside the rest.

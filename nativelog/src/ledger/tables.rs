@@ -43,6 +43,8 @@ pub struct Ledger {
     /// For the next step, see `paging.rs`.
     pub(super) paged: Option<Box<Paged>>,
     pub(super) gone: Gone,
+    /// Of this process alone, see [`Ledger::brought_bytes`].
+    pub(super) brought: u64,
 }
 
 impl Default for Ledger {
@@ -66,6 +68,7 @@ impl Default for Ledger {
             held: None,
             paged: None,
             gone: Gone::default(),
+            brought: 0,
         }
     }
 }

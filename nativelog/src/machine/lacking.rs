@@ -132,17 +132,24 @@ impl StagedFile {
     }
 
     fn is_zero(&self, offset: u64, len: u64) -> bool {
-        let mut room = vec![0; READ_BYTES];
-        let mut at = offset;
-        while at < offset + len {
-            let part = &mut room[..(offset + len - at).min(READ_BYTES as u64) as usize];
-            part.fill(0);
-            if self.read(part, at).is_err() || !is_zero(part) {
-                return false;
+        let Some(file) = &self.file else { return true };
+        let (mut room, mut at, end) = (Vec::new(), offset, offset + len);
+        loop {
+            let (start, until) = match file.next_data(at, end) {
+                Ok(Some(data)) => data,
+                Ok(None) => return true,
+                Err(_) => return false,
+            };
+            at = start;
+            while at < until {
+                room.clear();
+                room.resize((until - at).min(READ_BYTES as u64) as usize, 0);
+                if self.read(&mut room, at).is_err() || !is_zero(&room) {
+                    return false;
+                }
+                at += room.len() as u64;
             }
-            at += part.len() as u64;
         }
-        true
     }
 
     /// Fills what the file has; the rest stays.

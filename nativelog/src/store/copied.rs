@@ -72,23 +72,31 @@ impl Copied {
         &self.path
     }
 
-    /// Copies ranges that were written since, durably.
+    /// Copies ranges that were written or cleared since, durably; holes as holes.
     pub fn follow(&self, ranges: &[Range<u64>]) -> Result<(), Failed> {
         let Some(old) = self.old.as_ref().filter(|_| !ranges.is_empty()) else { return Ok(()) };
         let mut buf = vec![0; STEP_BYTES as usize];
         for range in ranges {
             let mut at = range.start;
             while at < range.end {
-                let want = (range.end - at).min(STEP_BYTES) as usize;
-                match old.read_at(&mut buf[..want], at) {
-                    // It was to be written there, and was not.
-                    Ok(0) => break,
-                    Ok(n) => {
-                        self.file.write_at(&buf[..n], at).map_err(Refused)?;
-                        at += n as u64;
+                let data = old.next_data(at, range.end).map_err(Refused)?;
+                let (start, end) = data.unwrap_or((range.end, range.end));
+                if at < start {
+                    // Behind the end of the file it was to be written, and was not: there is nothing there, either.
+                    self.file.clear(at, start - at).map_err(Refused)?;
+                }
+                at = start;
+                while at < end {
+                    let want = (end - at).min(STEP_BYTES) as usize;
+                    match old.read_at(&mut buf[..want], at) {
+                        Ok(0) => at = end,
+                        Ok(n) => {
+                            self.file.write_at(&buf[..n], at).map_err(Refused)?;
+                            at += n as u64;
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(Refused(error)),
                     }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(Refused(error)),
                 }
             }
         }
@@ -117,5 +125,39 @@ fn look(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<Look>, Failed> {
         Ok(_) => Err(Refused(io::Error::other(format!("{} is no file", path.display())))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Refused(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use checkpoint::testing::CrashDisk;
+
+    #[test]
+    fn what_is_cleared_while_it_is_copied_is_a_hole_in_the_copy() {
+        let crash = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(crash.clone());
+        let (path, copy) = (Path::new("/file"), Path::new("/copy"));
+        let file = disk.open(path, Open::Create).unwrap();
+        let end = 256 << 20;
+        for at in [0, 50_000, end] {
+            file.write_at(b"rotten", at).unwrap();
+        }
+        let Ok(copied) = Copied::make(&disk, path, copy, 0, b"mended") else { panic!("it is not copied") };
+        file.write_at(&[0; 6], 50_000).unwrap();
+        file.write_at(b"new", 100 << 20).unwrap();
+        let ranges = [4096..end, end + 3..end + (1 << 20)];
+        assert!(copied.follow(&ranges).is_ok());
+        assert!(matches!(copied.take_place(end), Ok(true)));
+        let mended = disk.open(path, Open::Read).unwrap();
+        let read = |at| {
+            let mut bytes = [1; 3];
+            mended.read_exact_at(&mut bytes, at).unwrap();
+            bytes
+        };
+        assert_eq!((read(0), read(50_000), read(100 << 20), read(end)), (*b"men", [0; 3], *b"new", *b"rot"));
+        let there = disk.stat(path).unwrap();
+        assert!(there.blocks < 1000, "{there:?}");
+        assert_eq!(there.len, end + 6);
     }
 }

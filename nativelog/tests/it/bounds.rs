@@ -275,6 +275,41 @@ fn open_plans_have_room_and_the_silent_give_way() {
 }
 
 #[test]
+fn holes_reserve_no_room_and_zeros_give_none_back() {
+    const GIB: u64 = 1 << 30;
+    let mut ledger = Ledger::default();
+    let directory = Directory::parse("sparse:1=1");
+    let pages = Pages::new(&directory.entries);
+    let begin = |stored_bytes| {
+        let record = compose::begin(&opening(1, Some(1), 0), &pages);
+        let mut header = nativelog::record::Header::clone(&record.header).into_record();
+        let Some(Kind::Begin(begin)) = &mut header.kind else { unreachable!() };
+        (begin.declared_bytes, begin.stored_bytes) = (100 * GIB, stored_bytes);
+        LogRecord::from_parts(std::sync::Arc::new(nativelog::record::Header::new(header)), Default::default())
+    };
+    let reserved = |stored_bytes| {
+        let mut ledger = Ledger::default();
+        assert!(step(&mut ledger, &begin(stored_bytes)).is_accepted());
+        // As another replica has it, that takes the ledger as a whole.
+        let taken = Ledger::decode(&ledger.encode()).unwrap();
+        assert_eq!((taken.digest(), taken.reserved_bytes()), (ledger.digest(), ledger.reserved_bytes()));
+        taken.reserved_bytes()
+    };
+    let dense = reserved(None);
+    assert!(dense > 100 * GIB);
+    assert!(reserved(Some(320 << 10)) < 1 << 20, "holes are free");
+    assert_eq!(reserved(Some(u64::MAX)), dense, "no more than was declared");
+    assert!(step(&mut ledger, &begin(Some(320 << 10))).is_accepted());
+    assert_eq!(ledger.attempts().next().unwrap().stored_bytes, 320 << 10);
+    // What was brought counts, not what files have, and stays counted.
+    assert_eq!(ledger.brought_bytes(), 0);
+    assert!(step(&mut ledger, &whole(7, None)).is_accepted());
+    assert_eq!(ledger.brought_bytes(), 20);
+    assert_eq!(step(&mut ledger, &compose::expire(&job(), vec![2], true, "", Vec::new())), Verdict::DONE);
+    assert_eq!(ledger.brought_bytes(), 20);
+}
+
+#[test]
 fn expiry_gives_back_all_content() {
     let job = job();
     let mut ledger = Ledger::default();

@@ -204,6 +204,7 @@ async fn held_and_committed(
         let held = capture::hold(&dir, &captures, &wanted)?;
         let start = pb::Start {
             declared_bytes: held.plan.bytes(),
+            stored_bytes: Some(held.plan.stored_bytes()),
             plan_digest: wire::digest(&held.plan.digest()),
             plan_entries: wire::id(held.plan.entries.len()),
             plan_pages: wire::id(wire::pages(&held.plan.entries).len()),
@@ -278,6 +279,7 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         patience: Duration::from_millis(start.wait_ms).clamp(PATIENCE_MIN, PATIENCE_MAX),
         chunk_bytes: if start.chunk_bytes == 0 { node.config.chunk_bytes } else { start.chunk_bytes },
         declared_bytes: start.declared_bytes,
+        stored_bytes: start.stored_bytes.unwrap_or(u64::MAX).min(start.declared_bytes),
         plan_digest,
         plan_entries: start.plan_entries,
         plan_pages: start.plan_pages,

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use checkpoint::digest::{self, Digest, Hasher};
+use checkpoint::digest::{self, Digest, FileHasher};
+use checkpoint::disk::next_data;
 use checkpoint::disk::says_nothing;
 use checkpoint::store::StoreError;
 use checkpoint::{EntryKind, JobName, Manifest, ManifestEntry};
@@ -346,40 +347,66 @@ impl Reading<'_> {
         }
         let mut at = offset;
         while at < entry.size {
-            let len = CHUNK_BYTES.min(entry.size - at);
-            let mut payload = vec![0; usize::try_from(len).expect("at most 1 MiB")];
-            file.read_exact_at(&mut payload, at).map_err(bad)?;
-            if small && at == 0 && digest::content(&payload) != entry.digest {
-                return Err(other());
+            let whole = (entry.size, entry.size);
+            // What is small is checked as it is sent: all of it.
+            let (start, end) = match small {
+                true => (at, entry.size),
+                false => next_data(&file, at, entry.size).map_err(bad)?.unwrap_or(whole),
+            };
+            if at < start {
+                let (file, zeros) = (wire::id(index), start - at);
+                self.outlet.tell(Kind::Chunk(pb::FileChunk {
+                    file,
+                    offset: at,
+                    zeros,
+                    ..Default::default()
+                }))?;
+                at = start;
             }
-            let mut chunk = pb::FileChunk { file: wire::id(index), offset: at, ..pb::FileChunk::default() };
-            if digest::is_zero(&payload) {
-                chunk.zeros = len;
-            } else {
-                chunk.digest = wire::digest(&digest::content(&payload));
-                chunk.payload = payload.into();
+            while at < end {
+                let len = CHUNK_BYTES.min(end - at);
+                let mut payload = vec![0; usize::try_from(len).expect("at most 1 MiB")];
+                file.read_exact_at(&mut payload, at).map_err(bad)?;
+                if small && at == 0 && digest::content(&payload) != entry.digest {
+                    return Err(other());
+                }
+                let mut chunk = pb::FileChunk { file: wire::id(index), offset: at, ..Default::default() };
+                if digest::is_zero(&payload) {
+                    chunk.zeros = len;
+                } else {
+                    chunk.digest = wire::digest(&digest::content(&payload));
+                    chunk.payload = payload.into();
+                }
+                self.outlet.tell(Kind::Chunk(chunk))?;
+                at += len;
             }
-            self.outlet.tell(Kind::Chunk(chunk))?;
-            at += len;
         }
         Ok(())
     }
 
     fn hash(&mut self, file: &File, bad: impl Fn(io::Error) -> Failure) -> Result<Digest, Failure> {
-        let mut hasher = Hasher::new();
+        let mut hasher = FileHasher::new();
         let mut buffer = vec![0; CHUNK_BYTES as usize];
-        let mut at = 0;
-        loop {
-            match file.read_at(&mut buffer, at) {
-                Ok(0) => return Ok(hasher.finish()),
-                Ok(read) => {
-                    hasher.update(&buffer[..read]);
-                    at += read as u64;
-                    self.outlet.going_on()?;
+        let (mut at, size) = (0, file.metadata().map_err(&bad)?.len());
+        while at < size {
+            let (start, end) = next_data(file, at, size).map_err(&bad)?.unwrap_or((size, size));
+            hasher.zeros(start - at);
+            at = start;
+            while at < end {
+                let want = (end - at).min(CHUNK_BYTES) as usize;
+                match file.read_at(&mut buffer[..want], at) {
+                    // It was cut meanwhile.
+                    Ok(0) => return Ok(hasher.finish()),
+                    Ok(read) => {
+                        hasher.data(&buffer[..read]);
+                        at += read as u64;
+                        self.outlet.going_on()?;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(bad(error)),
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(bad(error)),
             }
         }
+        Ok(hasher.finish())
     }
 }

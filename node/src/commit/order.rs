@@ -38,6 +38,8 @@ pub struct Order {
     pub chunk_bytes: u32,
     /// Sum of the sizes of the plan's files, bytes.
     pub declared_bytes: u64,
+    /// Bytes of them that take room on a disk, at most: the rest are holes.
+    pub stored_bytes: u64,
     /// Digest of the plan.
     pub plan_digest: Digest,
     /// Entries of the plan.
@@ -73,6 +75,7 @@ impl Order {
             plan_entries: self.plan_entries,
             born: self.born.unwrap_or(0),
             attempt,
+            stored_bytes: (self.stored_bytes < self.declared_bytes).then_some(self.stored_bytes),
         }
     }
 

@@ -201,8 +201,8 @@ fn held_until(proposer: &Proposer, record: &LogRecord) -> Option<Instant> {
     proposer.intake.held_until(record, || proposer.consensus.view().voters)
 }
 
-/// Hashes what the record says are zeros, beside the runtime and one run at a time: 100 bytes from a client cost
-/// 15 ms, and followers leave it to the leader. `None` when the process ends.
+/// Whether what the record says are zeros have that digest, beside the runtime and one run at a time: 100 bytes from a
+/// client may cost 15 ms of hashing, and followers leave it to the leader. `None` when the process ends.
 async fn zeros_are_true(record: &LogRecord) -> Option<Result<(), ShapeError>> {
     static TURN: Semaphore = Semaphore::const_new(1);
     if record.is_digested_here() || !matches!(record.header.kind, Some(Kind::Zero(_))) {

@@ -164,7 +164,7 @@ impl Gather {
             len: range.len,
             digest: range.digest.as_bytes().to_vec().into(),
         });
-        let request = proto::RangesRequest { attempt, at, ranges: wanted.collect() };
+        let request = proto::RangesRequest { attempt, at, ranges: wanted.collect(), holes: true };
         let mut client = ask::client(&self.peers, peer)?;
         let answer = ask::opened(&self.stop, client.fetch_ranges(request)).await?;
         let sizes = ranges.iter().map(|range| range.len).collect();
@@ -283,7 +283,10 @@ impl Gather {
             if !is_good(item, &data) {
                 return Err(came_wrong("bytes that do not verify"));
             }
-            self.progress.fetched(data.len() as u64);
+            match digest::is_zero(&data) {
+                true => self.progress.spared(data.len() as u64),
+                false => self.progress.fetched(data.len() as u64),
+            }
             good.push(data);
         }
         Ok(Ok(good))

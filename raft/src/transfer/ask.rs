@@ -50,6 +50,8 @@ pub struct Missed {
 pub enum Event {
     /// The next bytes of an item.
     Data(usize, Bytes),
+    /// So many zero bytes of an item come next; no more than it may have.
+    Zeros(usize, u64),
     /// The item is not to be had there.
     Missed(usize, Missed),
 }
@@ -112,7 +114,7 @@ impl Items {
                 Ok(Ok(None)) => return Ok(None),
                 Ok(Ok(Some(part))) => part,
             };
-            if part.data.is_empty() && part.miss() == Miss::None {
+            if part.data.is_empty() && part.zeros == 0 && part.miss() == Miss::None {
                 continue;
             }
             return self.take(part).map(Some).map_err(|why| Trouble::Peer(why.into()));
@@ -129,15 +131,20 @@ impl Items {
             self.got = 0;
             return Ok(Event::Missed(item, Missed { miss: part.miss(), why: part.why }));
         }
-        self.got += part.data.len() as u64;
-        if self.got > self.sizes[item] {
+        if part.zeros > 0 && !part.data.is_empty() {
+            return Err("a part is both bytes and zeros");
+        }
+        let left = self.sizes[item] - self.got;
+        let came = part.zeros.max(part.data.len() as u64);
+        if came > left {
             return Err("an item is longer than it should be");
         }
+        self.got += came;
         if self.exact && self.got == self.sizes[item] {
             self.item += 1;
             self.got = 0;
         }
-        Ok(Event::Data(item, part.data))
+        Ok(if part.zeros > 0 { Event::Zeros(item, part.zeros) } else { Event::Data(item, part.data) })
     }
 
     /// All items at once, in memory: the caller bounded their sizes.
@@ -146,6 +153,11 @@ impl Items {
         while let Some(event) = self.next().await? {
             match event {
                 Event::Missed(item, missed) => got[item] = Err(missed),
+                Event::Zeros(item, len) => {
+                    if let Ok(parts) = &mut got[item] {
+                        parts.push(vec![0; len as usize].into());
+                    }
+                }
                 Event::Data(item, data) => {
                     if let Ok(parts) = &mut got[item] {
                         parts.push(data);

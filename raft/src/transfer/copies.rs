@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::Store;
-use checkpoint::digest::{self, Digest, Hasher};
+use checkpoint::digest::{self, Digest, FileHasher};
 use checkpoint::disk::{DiskFile, Open, Stat};
 
 use super::ask::Missed;
-use super::outlet::{Outlet, Sent, Unsent, send, unread, why_unread};
+use super::outlet::{Outlet, Sent, Unsent, send, send_part, unread, why_unread};
 use crate::config::PART_BYTES;
 use crate::proto::Miss;
 
@@ -182,26 +182,37 @@ impl Good {
     }
 
     fn hash(&self, out: &mut dyn Outlet) -> Result<Digest, Unsent> {
-        let mut hasher = Hasher::new();
+        let mut hasher = FileHasher::new();
         let mut room = vec![0; PART_BYTES];
         let mut at = 0;
-        loop {
-            match self.file.read_at(&mut room, at) {
-                Ok(0) => {
-                    hasher.update_zeros(self.size.saturating_sub(at));
-                    return Ok(hasher.finish());
-                }
-                Ok(n) => {
-                    hasher.update(&room[..n]);
-                    at += n as u64;
-                    if !out.working() {
-                        return Err(Unsent::Gone);
+        while at < self.size {
+            let (start, end) = self.next_data(at)?;
+            hasher.zeros(start - at);
+            at = start;
+            while at < end {
+                let want = (end - at).min(PART_BYTES as u64) as usize;
+                match self.file.read_at(&mut room[..want], at) {
+                    // It was cut meanwhile.
+                    Ok(0) => return Ok(hasher.finish()),
+                    Ok(n) => {
+                        hasher.data(&room[..n]);
+                        at += n as u64;
+                        if !out.working() {
+                            return Err(Unsent::Gone);
+                        }
                     }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(unread("the blob", &error)),
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(unread("the blob", &error)),
             }
         }
+        Ok(hasher.finish())
+    }
+
+    /// The next bytes at or after `at` that may be no zeros: start and end, both its size when there are none.
+    fn next_data(&self, at: u64) -> Result<(u64, u64), Unsent> {
+        let next = self.file.next_data(at, self.there).map_err(|error| unread("the blob", &error))?;
+        Ok(next.unwrap_or((self.size, self.size)))
     }
 
     /// Sends it from the wanted offset on.
@@ -209,10 +220,17 @@ impl Good {
         if let Some(whole) = &self.whole {
             return send(&whole.slice(wanted.offset.min(self.size) as usize..), out);
         }
-        for at in (wanted.offset..self.size).step_by(PART_BYTES) {
-            let part = self.read(at, (self.size - at).min(PART_BYTES as u64));
-            if !out.part(part.map_err(|error| unread("the blob", &error))?) {
+        let mut at = wanted.offset;
+        while at < self.size {
+            let (start, end) = self.next_data(at)?;
+            if at < start && !out.zeros(start - at) {
                 return Err(Unsent::Gone);
+            }
+            at = start;
+            while at < end {
+                let len = (end - at).min(PART_BYTES as u64);
+                send_part(self.read(at, len).map_err(|error| unread("the blob", &error))?, out)?;
+                at += len;
             }
         }
         Ok(())
@@ -240,6 +258,11 @@ mod tests {
     impl Outlet for Taken {
         fn part(&mut self, data: Bytes) -> bool {
             self.0.extend_from_slice(&data);
+            true
+        }
+
+        fn zeros(&mut self, len: u64) -> bool {
+            self.0.resize(self.0.len() + len as usize, 0);
             true
         }
 

@@ -349,7 +349,7 @@ impl Gather {
             let brought = asked.get(&digest).copied().unwrap_or_default();
             self.wanted_of(peer, digest, size, one.have(), brought)
         });
-        let request = proto::BlobsRequest { blobs: blobs.collect() };
+        let request = proto::BlobsRequest { blobs: blobs.collect(), holes: true };
         let sizes: Vec<u64> = request.blobs.iter().map(|blob| blob.size - blob.offset).collect();
         let (parts, taken) = mpsc::channel(AHEAD);
         let room = self.room.clone();
@@ -393,7 +393,7 @@ impl Gather {
     /// Whether `peer` has a good copy: it verifies all of it and sends the last byte.
     pub async fn has(&self, peer: u64, digest: Digest, size: u64) -> Result<bool, TransferError> {
         let blob = self.wanted_of(peer, digest, size, size - 1, 0);
-        let request = proto::BlobsRequest { blobs: vec![blob] };
+        let request = proto::BlobsRequest { blobs: vec![blob], holes: true };
         let asked = async {
             let mut client = ask::client(&self.peers, peer)?;
             let answer = ask::opened(&self.stop, client.fetch_blobs(request)).await?;
@@ -411,22 +411,30 @@ impl Gather {
         peer: u64,
         request: proto::BlobsRequest,
         sizes: Vec<u64>,
-        parts: mpsc::Sender<(usize, Bytes)>,
+        parts: mpsc::Sender<(usize, Part)>,
         why: &mut BTreeMap<usize, Said>,
     ) -> Result<(), Trouble> {
         let mut client = ask::client(&self.peers, peer)?;
         let answer = ask::opened(&self.stop, client.fetch_blobs(request)).await?;
         let mut items = Items::exactly(answer, sizes, &self.stop);
         while let Some(event) = items.next().await? {
-            match event {
-                Event::Missed(item, missed) => drop(why.insert(item, Said::missed(missed))),
+            let part = match event {
+                Event::Missed(item, missed) => {
+                    why.insert(item, Said::missed(missed));
+                    continue;
+                }
                 Event::Data(item, data) => {
                     self.progress.fetched(data.len() as u64);
-                    // The writer ends before only when the disk refuses, and says so itself.
-                    if parts.send((item, data)).await.is_err() {
-                        return Ok(());
-                    }
+                    (item, Part::Data(data))
                 }
+                Event::Zeros(item, len) => {
+                    self.progress.spared(len);
+                    (item, Part::Zeros(len))
+                }
+            };
+            // The writer ends before only when the disk refuses, and says so itself.
+            if parts.send(part).await.is_err() {
+                return Ok(());
             }
         }
         Ok(())
@@ -437,15 +445,26 @@ fn here(error: impl std::error::Error + 'static) -> TransferError {
     TransferError::of_disk(&error)
 }
 
+/// What comes of one content.
+enum Part {
+    Data(Bytes),
+    /// So many zero bytes.
+    Zeros(u64),
+}
+
 type Written = (Vec<Incoming>, Result<(), TransferError>);
 
 /// Writes parts behind what is there until no more come.
-fn write(mut wanted: Vec<Incoming>, mut parts: mpsc::Receiver<(usize, Bytes)>, room: &RoomProbe) -> Written {
-    while let Some((item, data)) = parts.blocking_recv() {
+fn write(mut wanted: Vec<Incoming>, mut parts: mpsc::Receiver<(usize, Part)>, room: &RoomProbe) -> Written {
+    while let Some((item, part)) = parts.blocking_recv() {
         if let Some(why) = (room.0)(0) {
             return (wanted, Err(TransferError::Full(why)));
         }
-        if let Err(error) = wanted[item].write(&data) {
+        let written = match part {
+            Part::Data(data) => wanted[item].write(&data),
+            Part::Zeros(len) => wanted[item].zeros(len),
+        };
+        if let Err(error) = written {
             return (wanted, Err(here(error)));
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use checkpoint::digest::is_zero;
 use checkpoint::disk::says_nothing;
 
 use super::ask::Missed;
@@ -13,6 +14,8 @@ use crate::proto::Miss;
 pub trait Outlet {
     /// Takes the next bytes of the item. False when nobody wants more.
     fn part(&mut self, data: Bytes) -> bool;
+    /// Takes `len` zero bytes. False when nobody wants more.
+    fn zeros(&mut self, len: u64) -> bool;
     /// Says that work goes on. False when nobody waits for it.
     fn working(&mut self) -> bool;
 }
@@ -49,9 +52,13 @@ pub fn why_unread(what: &str, error: &io::Error) -> Missed {
 /// Sends all of it.
 pub fn send(data: &Bytes, out: &mut dyn Outlet) -> Sent {
     for at in (0..data.len()).step_by(PART_BYTES) {
-        if !out.part(data.slice(at..data.len().min(at + PART_BYTES))) {
-            return Err(Unsent::Gone);
-        }
+        send_part(data.slice(at..data.len().min(at + PART_BYTES)), out)?;
     }
     Ok(())
+}
+
+/// Sends at most [`PART_BYTES`]; zeros by their length, also where they were written out.
+pub fn send_part(data: Bytes, out: &mut dyn Outlet) -> Sent {
+    let wanted = if is_zero(&data) { out.zeros(data.len() as u64) } else { out.part(data) };
+    if wanted { Ok(()) } else { Err(Unsent::Gone) }
 }

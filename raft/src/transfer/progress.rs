@@ -78,6 +78,11 @@ impl Progress {
         });
     }
 
+    /// So many zero bytes are there, and did not come: they were told by their number.
+    pub(crate) fn spared(&self, bytes: u64) {
+        self.now.send_modify(|now| now.lacking_bytes = now.lacking_bytes.saturating_sub(bytes));
+    }
+
     /// Something that had come is thrown away and lacking again.
     pub(crate) fn came_wrong(&self, bytes: u64) {
         self.now.send_modify(|now| {

@@ -422,13 +422,18 @@ async fn place<H: Home>(
     };
     let (zeros, bytes): (Vec<Range>, Vec<Range>) = ranges.into_iter().partition(is_zeros);
     for range in zeros {
-        gather.progress().fetched(range.len);
+        gather.progress().spared(range.len);
         write(home, vec![placed(attempt, &range, Brought::Zeros(range.len))]).await?;
     }
     for group in grouped(&bytes, |range| range.len) {
         gather.check_stop()?;
         let Found::Here(came) = gather.ranges(attempt, at, &group).await? else { return Ok(()) };
-        let came = group.iter().zip(came).map(|(range, data)| placed(attempt, range, Brought::Bytes(data)));
+        let came = group.iter().zip(came).map(|(range, data)| {
+            // A hole there is one here.
+            let zeros = digest::is_zero(&data);
+            let data = if zeros { Brought::Zeros(range.len) } else { Brought::Bytes(data) };
+            placed(attempt, range, data)
+        });
         write(home, came.collect()).await?;
     }
     Ok(())

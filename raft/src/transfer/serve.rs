@@ -20,7 +20,7 @@ use tonic::Status;
 use super::copies::Blob;
 use super::outlet::{Outlet, Unsent};
 use super::source::{Range, Source};
-use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX};
+use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, PART_BYTES};
 use crate::intake::Foreground;
 use crate::network::convert::from_position;
 use crate::proto::{self, ItemPart};
@@ -72,7 +72,10 @@ impl Service {
         let job = JobName::try_from(request.job.as_str()).map_err(|_| bad("no job name"))?;
         let root = digest_of(&request.root)?;
         let (epoch, attempt, at) = (request.epoch, request.attempt, request.at);
-        self.serve(1, move |source, _, out| source.manifest(&job, epoch, (attempt, root), at, out)).await
+        let read = move |source: &Source, _, out: &mut dyn Outlet| {
+            source.manifest(&job, epoch, (attempt, root), at, out)
+        };
+        self.serve(1, false, read).await
     }
 
     /// Blobs, each from an offset on.
@@ -86,7 +89,7 @@ impl Service {
             let proto::BlobWanted { size, offset, brought, anew, .. } = *blob;
             blobs.push(Blob { digest: digest_of(&blob.digest)?, size, offset, brought, anew });
         }
-        self.serve(blobs.len(), move |source, item, out| source.blob(&blobs[item], out)).await
+        self.serve(blobs.len(), request.holes, move |source, item, out| source.blob(&blobs[item], out)).await
     }
 
     /// Covered ranges of an open attempt.
@@ -97,7 +100,10 @@ impl Service {
             return Err(bad(format!("more than {ITEM_BYTES_MAX} bytes in one request")));
         }
         let (attempt, at) = (request.attempt, request.at);
-        self.serve(ranges.len(), move |source, item, out| source.range(attempt, at, &ranges[item], out)).await
+        let read = move |source: &Source, item: usize, out: &mut dyn Outlet| {
+            source.range(attempt, at, &ranges[item], out)
+        };
+        self.serve(request.ranges.len(), request.holes, read).await
     }
 
     /// Packed files of an open attempt.
@@ -111,7 +117,10 @@ impl Service {
             files.push((file.file, file.size, digest_of(&file.digest)?));
         }
         let (attempt, at) = (request.attempt, request.at);
-        self.serve(files.len(), move |source, item, out| source.packed(attempt, at, files[item], out)).await
+        let read = move |source: &Source, item: usize, out: &mut dyn Outlet| {
+            source.packed(attempt, at, files[item], out)
+        };
+        self.serve(request.files.len(), false, read).await
     }
 
     /// Pages of the plan of an open attempt.
@@ -129,19 +138,21 @@ impl Service {
         if pages.iter().map(|page| u64::from(page.bytes)).sum::<u64>() > ITEM_BYTES_MAX {
             return Err(bad(format!("more than {ITEM_BYTES_MAX} bytes in one request")));
         }
-        self.serve(pages.len(), move |source, item, out| source.page(&pages[item], out)).await
+        self.serve(pages.len(), false, move |source, item, out| source.page(&pages[item], out)).await
     }
 
     /// The payload of a log entry.
     pub async fn payload(self: &Arc<Self>, request: proto::PayloadRequest) -> Result<Parts, Status> {
         let id = from_position(request.position.as_ref().ok_or_else(|| bad("no position"))?);
-        self.serve(1, move |source, _, out| source.payload(id, out)).await
+        self.serve(1, false, move |source, _, out| source.payload(id, out)).await
     }
 
-    /// Reads `items` in order on a thread of its own. A miss is an answer; the rest goes on.
+    /// Reads `items` in order on a thread of its own. A miss is an answer; the rest goes on. Zeros leave by their length
+    /// where the caller takes `holes`.
     async fn serve(
         self: &Arc<Self>,
         items: usize,
+        holes: bool,
         read: impl Fn(&Source, usize, &mut dyn Outlet) -> Result<(), Unsent> + Send + 'static,
     ) -> Result<Parts, Status> {
         let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await;
@@ -157,6 +168,7 @@ impl Service {
                 runtime,
                 foreground: service.foreground.clone(),
                 item: 0,
+                holes,
                 since: Instant::now(),
                 told: Instant::now(),
             };
@@ -170,6 +182,7 @@ impl Service {
                             data: Bytes::new(),
                             miss: missed.miss.into(),
                             why: missed.why,
+                            zeros: 0,
                         };
                         if !out.send(part) {
                             return;
@@ -205,6 +218,8 @@ struct Wire {
     runtime: Handle,
     foreground: Arc<Foreground>,
     item: u32,
+    /// The caller takes zeros by their length.
+    holes: bool,
     /// When the last part had left.
     since: Instant,
     told: Instant,
@@ -228,6 +243,21 @@ impl Wire {
 impl Outlet for Wire {
     fn part(&mut self, data: Bytes) -> bool {
         self.send(ItemPart { item: self.item, data, ..ItemPart::default() })
+    }
+
+    fn zeros(&mut self, mut len: u64) -> bool {
+        static ZEROS: [u8; PART_BYTES] = [0; PART_BYTES];
+        if self.holes {
+            return len == 0 || self.send(ItemPart { item: self.item, zeros: len, ..ItemPart::default() });
+        }
+        while len > 0 {
+            let now = len.min(PART_BYTES as u64);
+            if !self.part(Bytes::from_static(&ZEROS[..now as usize])) {
+                return false;
+            }
+            len -= now;
+        }
+        true
     }
 
     fn working(&mut self) -> bool {

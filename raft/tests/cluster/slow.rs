@@ -67,7 +67,7 @@ pub struct SlowDisk {
     pub spoils_sent: Arc<AtomicBool>,
 }
 
-/// Blobs are verified in reads of this many bytes, and the last one sent is shorter.
+/// Blobs are sent in exact reads of this many bytes, and the last one is shorter; whoever verifies one takes what comes.
 const WHOLE_READ: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -157,12 +157,16 @@ impl Disk for SlowDisk {
 
 impl DiskFile for SlowFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let read = self.file.read_at(buf, offset)?;
+        self.file.read_at(buf, offset)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)?;
         let spoils = self.spoils.as_ref().is_some_and(|spoils| spoils.load(Ordering::Relaxed));
-        if spoils && offset > 0 && read > 0 && buf.len() < WHOLE_READ {
+        if spoils && offset > 0 && buf.len() < WHOLE_READ {
             buf[0] ^= 0x40;
         }
-        Ok(read)
+        Ok(())
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
@@ -196,6 +200,10 @@ impl DiskFile for SlowFile {
 
     fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
         self.file.clear(offset, len)
+    }
+
+    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        self.file.next_data(at, end)
     }
 
     fn drop_cache(&self) -> io::Result<()> {

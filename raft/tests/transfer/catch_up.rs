@@ -303,7 +303,7 @@ async fn bytes_that_a_peer_sends_wrong_are_thrown_away_and_come_from_another() {
         let digest: Digest = name.split('.').next().unwrap().parse().unwrap();
         let digest = digest.as_bytes().to_vec().into();
         let wanted = BlobWanted { digest, size, ..Default::default() };
-        let answer = client.fetch_blobs(BlobsRequest { blobs: vec![wanted] }).await.unwrap();
+        let answer = client.fetch_blobs(BlobsRequest { blobs: vec![wanted], holes: false }).await.unwrap();
         let mut parts = answer.into_inner();
         while let Some(part) = parts.message().await.unwrap() {
             assert_eq!(part.miss(), Miss::None);

@@ -25,7 +25,7 @@ async fn requests_out_of_bounds_are_refused() {
     let blob = |size, offset| proto::BlobWanted { digest: digest(), size, offset, ..Default::default() };
     let short = proto::BlobWanted { digest: Bytes::from_static(b"short"), size: 5, ..Default::default() };
     for blobs in [vec![], vec![blob(5, 0); 513], vec![blob(5, 5)], vec![short]] {
-        let refused = client.fetch_blobs(proto::BlobsRequest { blobs }).await.unwrap_err();
+        let refused = client.fetch_blobs(proto::BlobsRequest { blobs, holes: false }).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
     let range =
@@ -38,7 +38,7 @@ async fn requests_out_of_bounds_are_refused() {
         vec![range(0, 4 << 20); 9],
     ];
     for ranges in lists {
-        let request = proto::RangesRequest { attempt: 1, at: 1, ranges };
+        let request = proto::RangesRequest { attempt: 1, at: 1, ranges, holes: false };
         let refused = client.fetch_ranges(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
@@ -64,7 +64,8 @@ async fn requests_out_of_bounds_are_refused() {
         assert_eq!(answer.message().await.unwrap().unwrap().miss(), miss);
     }
     let blobs = vec![blob(5, 0)];
-    let mut answer = client.fetch_blobs(proto::BlobsRequest { blobs }).await.unwrap().into_inner();
+    let mut answer =
+        client.fetch_blobs(proto::BlobsRequest { blobs, holes: false }).await.unwrap().into_inner();
     let part = answer.message().await.unwrap().unwrap();
     assert_eq!(part.miss(), proto::Miss::NotFound);
     assert!(answer.message().await.unwrap().is_none());
@@ -94,7 +95,7 @@ async fn only_an_attempt_without_an_epoch_is_said_to_have_ended() {
     for attempt in [sealed, aborted, open, at + 7] {
         let range =
             proto::RangeWanted { file: 1, file_bytes: 2 << 20, offset: 0, len: 1 << 20, digest: digest() };
-        let request = proto::RangesRequest { attempt, at, ranges: vec![range] };
+        let request = proto::RangesRequest { attempt, at, ranges: vec![range], holes: false };
         let mut answer = client.fetch_ranges(request).await.unwrap().into_inner();
         let ranges = answer.message().await.unwrap().unwrap().miss();
         let files = vec![proto::PackedWanted { file: 1, size: 5, digest: digest() }];

@@ -161,7 +161,7 @@ async fn bytes_that_come_wrong_are_not_the_word_of_who_sent_them() {
 async fn serve(cluster: &Cluster, from: u64, node: &Node, (digest, size): (Digest, u64)) {
     let mut client = caller(cluster.name, from, (node.id, &node.address));
     let wanted = BlobWanted { digest: digest.as_bytes().to_vec().into(), size, ..Default::default() };
-    let answer = client.fetch_blobs(BlobsRequest { blobs: vec![wanted] }).await.unwrap();
+    let answer = client.fetch_blobs(BlobsRequest { blobs: vec![wanted], holes: false }).await.unwrap();
     let mut parts = answer.into_inner();
     while let Some(part) = parts.message().await.unwrap() {
         assert_eq!(part.miss(), Miss::None);

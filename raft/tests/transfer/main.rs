@@ -7,6 +7,7 @@ mod catch_up;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod full;
+mod holes;
 mod hostile;
 mod lives;
 mod looks;

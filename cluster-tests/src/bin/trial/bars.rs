@@ -10,11 +10,12 @@ use cluster_tests::scenario::rotten::{self, Rotten};
 use cluster_tests::scenario::same_epoch::{self, SameEpoch};
 use cluster_tests::scenario::slow_disk::{self, SlowDisk};
 use cluster_tests::scenario::small_contents::{self, SmallContents};
+use cluster_tests::scenario::sparse::{self, Sparse};
 
 use crate::{Stage, Tell, say};
 
 /// Name, what is to be reached, and the story.
-pub const BARS: [(&str, &str, Tell); 13] = [
+pub const BARS: [(&str, &str, Tell); 14] = [
     ("many-files", "200,000 files are published, small commits keep their p99 within 5 times", many_files),
     (
         "small-contents",
@@ -45,6 +46,11 @@ pub const BARS: [(&str, &str, Tell); 13] = [
     ("windows", "a wire that is up for a second between cuts is used", windows),
     ("thin-wire", "200 MiB over 10 Mbit/s, small commits keep a p99 under 5 s", thin_wire),
     ("same-epoch", "8 writers of one epoch, 200 rounds, one root each", same_epoch),
+    (
+        "sparse",
+        "100 GiB of hole with 320 KiB in it: committed within 2 s, everywhere as small as its source",
+        sparse,
+    ),
     ("writer-gone", "a dead writer hinders its successor for 30 s at most", |stage| {
         same_epoch::a_dead_writer_hinders_briefly("writer-gone", 256 << 20, &mut stage.rng, &mut say)
     }),
@@ -97,6 +103,17 @@ fn small_contents(stage: &mut Stage) {
         before: stage.before.clone(),
     };
     small_contents::small_contents("small-contents", &size, &mut stage.rng, &mut say);
+}
+
+fn sparse(stage: &mut Stage) {
+    let size = Sparse {
+        bytes: 100 << 30,
+        islands: 5,
+        disk_bytes: Some(20 << 30),
+        commit: Duration::from_secs(2),
+        each: Duration::from_secs(5),
+    };
+    sparse::a_hole_costs_nothing("sparse", size, &mut stage.rng, &mut say);
 }
 
 fn slow_leader(stage: &mut Stage) {

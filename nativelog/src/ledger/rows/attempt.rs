@@ -18,6 +18,10 @@ pub(super) fn put(value: &mut Writer, attempt: &Attempt) {
     put_labels(value, &terms.labels, &terms.depends_on);
     value.u64(attempt.log_bytes).u64(attempt.begun_ms).u64(attempt.last_ms);
     put_checking(value, attempt.checking.as_deref());
+    // Behind the rest, and not at all where there are no holes: rows from before it was kept are what they were.
+    if terms.stored_bytes < terms.declared_bytes {
+        value.u64(terms.stored_bytes);
+    }
 }
 
 /// The attempt, as yet without a plan.
@@ -38,6 +42,7 @@ pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, Deco
         token,
         commit,
         declared_bytes,
+        stored_bytes: declared_bytes,
         chunk_bytes,
         base,
         labels,
@@ -50,6 +55,12 @@ pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, Deco
     attempt.begun_ms = value.u64()?;
     attempt.last_ms = value.u64()?;
     attempt.checking = take_checking(value, plan)?;
+    if !value.rest.is_empty() {
+        attempt.terms.stored_bytes = value.u64()?;
+        if attempt.terms.stored_bytes >= declared_bytes {
+            return Err(DecodeError("stored bytes of a plan without holes are not written"));
+        }
+    }
     Ok(attempt)
 }
 

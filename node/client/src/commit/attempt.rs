@@ -75,6 +75,7 @@ impl Run<'_> {
             if_not_exists: commit.if_not_exists,
             source: if plan.is_none() { self.place.clone() } else { None },
             declared_bytes: plan.map_or(0, Plan::bytes),
+            stored_bytes: plan.map(Plan::stored_bytes),
             plan_digest: plan.map_or_else(Default::default, |plan| plan.digest().as_bytes().to_vec().into()),
             plan_entries: plan.map_or(0, |plan| wire::id(plan.entries.len())),
             plan_pages: plan.map_or(0, |plan| wire::id(wire::pages(&plan.entries).len())),

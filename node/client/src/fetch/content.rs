@@ -4,16 +4,14 @@
 //! other is left, to have it from another node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use checkpoint::digest::{self, Digest};
 use checkpoint::manifest::ManifestEntry;
-use checkpoint::restore::{ContentSource, SourceError, Stop};
+use checkpoint::restore::{ContentSource, Sink, SourceError, Stop};
 use tonic::Streaming;
 
 use super::{Fetched, next};
@@ -22,8 +20,6 @@ use crate::failure::{Code, Failure};
 use crate::pb::fetch_reply::Kind;
 use crate::{pb, wire};
 
-/// Zero bytes are handed on in pieces of this size.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Rounds over all endpoints before content is given up.
 const ROUNDS_MAX: usize = 3;
 /// Ranges of files in one call: a node takes no more.
@@ -248,19 +244,6 @@ fn fits(chunk: &pb::FileChunk, file: u32, offset: u64, size: u64) -> bool {
     chunk.file == file && chunk.offset == offset && len > 0 && len <= size - offset
 }
 
-fn hand_on(payload: &Bytes, len: u64, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    if !payload.is_empty() {
-        return sink(payload);
-    }
-    let mut left = len;
-    while left > 0 {
-        let now = left.min(ZEROS.len() as u64);
-        sink(&ZEROS[..usize::try_from(now).expect("at most 64 KiB")])?;
-        left -= now;
-    }
-    Ok(())
-}
-
 /// Reads one chunk and checks it against the digest that came with it, when the range is a subtree.
 async fn read_chunk(
     stream: &mut Streaming<pb::FetchReply>,
@@ -294,19 +277,16 @@ impl ContentSource for ReplicaContent {
         self.open = None;
     }
 
-    fn fetch(
-        &mut self,
-        index: usize,
-        entry: &ManifestEntry,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-    ) -> Result<(), SourceError> {
+    fn fetch(&mut self, index: usize, entry: &ManifestEntry, sink: &mut dyn Sink) -> Result<(), SourceError> {
         let file = wire::id(index);
         let mut offset = 0;
         while offset < entry.size {
             let chunk = self.next_chunk(file, offset, entry.size)?;
-            let len = length(&chunk);
-            hand_on(&chunk.payload, len, sink)?;
-            offset += len;
+            match chunk.payload.is_empty() {
+                true => sink.zeros(chunk.zeros)?,
+                false => sink.data(&chunk.payload)?,
+            }
+            offset += length(&chunk);
         }
         if let Some(open) = &mut self.open {
             // Beyond the last one it was asked for there is none.
