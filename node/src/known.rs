@@ -1,38 +1,130 @@
 //! What a new epoch can refer to instead of sending it: the files of the newest epoch that is published here.
+//!
+//! They are looked up in its manifest where it lies, page by page of the new plan, both in the order of paths: an epoch of
+//! a million files takes a window of 64 KiB here, for every commit that is under way.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use checkpoint::store::StoreError;
-use checkpoint::{Digest, EntryKind, JobName, Store};
+use checkpoint::store::{StoreError, Walk};
+use checkpoint::{Digest, EntryKind, JobName, PlanEntry, RelPath, Store};
+use nativelog::background::{self, BULK};
 use nativelog::machine::Machine;
-
-/// Size and digest of files by path.
-pub type Known = BTreeMap<Vec<u8>, (u64, Digest)>;
 
 /// So many are looked up while apply waits.
 const LOOKED_UP_AT_ONCE: usize = 4096;
 
-/// The files of the newest epoch that is published here, but for those whose content the ledger would not refer to.
-/// Reads the disk.
-///
-/// # Errors
-/// The manifest cannot be read.
-pub fn files(store: &Store, machine: &Machine, job: &JobName) -> Result<Known, StoreError> {
-    let Some(newest) = store.epochs(job)?.into_iter().max() else { return Ok(Known::new()) };
-    let Some((_, manifest)) = store.manifest(job, newest)? else { return Ok(Known::new()) };
-    // What the ledger says of one may be old by the next slice, or when a reference to it is judged: then that is refused.
-    let known = looked_up(
-        &manifest.entries,
-        || machine.ledger(),
-        |ledger, entry| {
-            entry.kind == EntryKind::File
-                && entry.size > 0
-                && ledger.content(&entry.digest).is_some()
-                && !ledger.is_quarantined(&entry.digest)
-        },
-    );
-    let known = known.into_iter().map(|entry| (entry.path.as_bytes().to_vec(), (entry.size, entry.digest)));
-    Ok(known.collect())
+/// A file that is asked for: its index, path and size in bytes.
+type Wanted = (u32, RelPath, u64);
+
+/// The files of one epoch.
+pub struct Known(Option<Reading>);
+
+struct Reading {
+    machine: Arc<Machine>,
+    job: JobName,
+    files: Files,
+}
+
+/// A walk through files in the order of their paths.
+struct Files {
+    walk: Walk,
+    /// The first one that was not asked for yet, once it was met.
+    ahead: Option<(RelPath, u64, Digest)>,
+}
+
+impl Known {
+    /// No epoch, no files.
+    pub fn nothing() -> Known {
+        Known(None)
+    }
+
+    /// Those of the newest epoch that is published here; none when its manifest cannot be read.
+    pub async fn of(store: Arc<Store>, machine: Arc<Machine>, job: JobName) -> Known {
+        let of = job.clone();
+        let open = move || {
+            let Some(newest) = store.epochs(&of)?.into_iter().max() else { return Ok(None) };
+            store.manifest_file(&of, newest)
+        };
+        let opened = background::run("newest-files", BULK, open).await;
+        let file = read(&job, opened).flatten();
+        Known(file.map(|file| Reading { machine, job, files: Files { walk: file.walk(), ahead: None } }))
+    }
+
+    /// Of a run of entries, which continues the last one, those that this epoch has with the same size and whose content
+    /// the ledger would refer to: their index, `first` and so on, and the content.
+    pub async fn among(&mut self, first: u32, entries: &[PlanEntry]) -> Vec<(u32, Digest)> {
+        let Some(Reading { machine, job, mut files }) = self.0.take() else { return Vec::new() };
+        let with_content = |(_, entry): &(u32, &PlanEntry)| entry.kind == EntryKind::File && entry.size > 0;
+        let wanted: Vec<Wanted> = (first..)
+            .zip(entries)
+            .filter(with_content)
+            .map(|(file, entry)| (file, entry.path.clone(), entry.size))
+            .collect();
+        let ledger = machine.clone();
+        let look = move || {
+            let found = files.among(&wanted)?;
+            // What the ledger says of one may be old by the next slice, or when a reference to it is judged: then that
+            // is refused.
+            let known = looked_up(
+                &found,
+                || ledger.ledger(),
+                |ledger, (_, digest)| ledger.content(digest).is_some() && !ledger.is_quarantined(digest),
+            );
+            let known: Vec<(u32, Digest)> = known.into_iter().copied().collect();
+            Ok((files, known))
+        };
+        let looked = background::run("newest-files", BULK, look).await;
+        let Some((files, known)) = read(&job, looked) else { return Vec::new() };
+        self.0 = Some(Reading { machine, job, files });
+        known
+    }
+}
+
+/// What was read, when it could be.
+fn read<T>(job: &JobName, read: Option<Result<T, StoreError>>) -> Option<T> {
+    match read {
+        Some(Ok(read)) => Some(read),
+        Some(Err(error)) => {
+            tracing::warn!(%job, %error, "the newest manifest cannot be read: nothing more is reused");
+            None
+        }
+        None => {
+            tracing::error!(%job, "reading the newest manifest panicked: nothing more is reused");
+            None
+        }
+    }
+}
+
+impl Files {
+    /// Those of `wanted` that are among them with the same size, and their contents. Paths rise, over all calls.
+    fn among(&mut self, wanted: &[Wanted]) -> Result<Vec<(u32, Digest)>, StoreError> {
+        let mut found = Vec::new();
+        for (file, path, size) in wanted {
+            if self.ahead.as_ref().is_none_or(|(ahead, ..)| ahead < path) && !self.skip_to(path)? {
+                break;
+            }
+            if let Some((_, _, digest)) =
+                self.ahead.as_ref().filter(|(at, bytes, _)| (at, bytes) == (path, size))
+            {
+                found.push((*file, *digest));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Goes on to the first file at this path or behind it. False when there is none.
+    fn skip_to(&mut self, path: &RelPath) -> Result<bool, StoreError> {
+        self.ahead = None;
+        while self.ahead.is_none() {
+            let stepped = self.walk.step(|_, entry, digest| {
+                let is_it = entry.kind == EntryKind::File && entry.path >= path.borrowed();
+                is_it.then(|| (entry.path.to_rel_path(), entry.size, digest))
+            })?;
+            let Some(ahead) = stepped else { return Ok(false) };
+            self.ahead = ahead;
+        }
+        Ok(true)
+    }
 }
 
 /// Those that are wanted, looked up in slices under a guard that is taken anew for each. Nothing is copied under it.

@@ -164,12 +164,11 @@ fn split(
     opening: &Opening,
     send: &mpsc::Sender<Result<Next, Broken>>,
 ) -> Result<Option<Digest>, checkpoint::split::SplitError> {
-    let known: BTreeMap<&[u8], Digest> = opening
-        .hints
-        .iter()
-        .filter_map(|(file, digest)| Some((plan.entries.get(*file as usize)?.path.as_bytes(), *digest)))
-        .collect();
-    let previous = |entry: &PlanEntry| known.get(entry.path.as_bytes()).copied();
+    // By the order of the plan: a table by path would take as much memory as the plan.
+    let previous = |entry: &PlanEntry| {
+        let file = plan.entries.binary_search_by(|other| other.path.cmp(&entry.path)).ok()?;
+        opening.hints.get(&wire::id(file)).copied()
+    };
     let mut splitter = Splitter::new(dir, plan, opening.chunk_bytes, &opening.coverage, &previous)?;
     for piece in splitter.by_ref() {
         if send.blocking_send(Ok(Next::Piece(piece?))).is_err() {
