@@ -4,12 +4,12 @@
 //! component. [`RealDisk`] is the operating system's,
 //! [`StrictDisk`] one on which a failed sync is final.
 
-mod aligned;
+mod pool;
 mod real;
 mod removal;
 mod strict;
 
-pub(crate) use aligned::aligned;
+pub use pool::{BUFFER_BYTES, Lease, Pool};
 pub use real::RealDisk;
 pub(crate) use real::next_data;
 pub(crate) use removal::remove_held;

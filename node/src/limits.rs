@@ -65,6 +65,16 @@ pub const SMALL_PLAN_ENTRIES: u64 = 16 << 10;
 /// A directory is scanned until it has more entries than there is room for, then room for so many times as many is waited
 /// for, with nothing in hand, and it is scanned anew: all but the last scan together cost a seventh of it at most.
 pub const PLAN_STEP: u64 = 8;
+/// Bytes of what commits by path have read and not everybody has let go of, over all of them: being filled, queued, in a
+/// window, on the way to the leader or the followers, in the log's cache. A splitter waits for what is beyond.
+///
+/// It is enough for what may be in each of these places: 32 MiB in the cache, which the next payloads push out, 48 MiB of
+/// proposals, and one buffer for packs in the hand of each splitter. So whatever waits, something moves: a splitter waits
+/// for buffers of pieces that wait for the log, and the log waits for no buffer.
+pub const SPLIT_BUFFERS_BYTES: usize = 96 << 20;
+/// Bytes of content that was read for clients and is on its way to them. As many as [`CONTENTS`] can have out: the bound is
+/// for the day when those become more. Who takes nothing for a minute is left, and gives his back.
+pub const READ_BUFFERS_BYTES: usize = 64 << 20;
 /// Looks at the ledger that may take long, lists of a hundred thousand epochs among them. Each holds a thread and an
 /// answer.
 pub const LOOKS_AT_ONCE: usize = 16;

@@ -18,6 +18,7 @@ use crate::api::Reads;
 use crate::config::Config;
 use crate::identity::Claim;
 use crate::known::Known;
+use crate::memory::Buffers;
 use crate::metrics::Metrics;
 use crate::opening::{Opened, open};
 use crate::refusal::ServeError;
@@ -46,6 +47,8 @@ pub struct Node {
     pub spaces: Spaces,
     /// Reads of content for Fetch.
     pub reads: Reads,
+    /// Where content is read to.
+    pub(crate) buffers: Buffers,
     /// How many calls of a kind are worked on at once.
     pub(crate) turns: AllTurns,
     /// What is counted.
@@ -189,6 +192,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),
+        buffers: Buffers::default(),
         turns: AllTurns::default(),
         short: watch::Sender::new(None),
         reclaimed: Arc::default(),

@@ -203,7 +203,13 @@ async fn held_and_committed(
     let (_room, held, start) = held(node, start, &dir, &what).await?;
     replies.send(Reply::Planned(planned(&held))).await;
     let order = order(node, &start)?;
-    let mut origin = Local::new(order.name(), held.dir.clone(), held.plan.clone(), replies.clone());
+    let mut origin = Local::new(
+        order.name(),
+        held.dir.clone(),
+        held.plan.clone(),
+        node.buffers.split.clone(),
+        replies.clone(),
+    );
     let committed = commit::commit(node, order, &mut origin, replies).await?;
     // A capture may be large: its removal is nobody's wait.
     tokio::spawn(background::run("capture", UPKEEP, move || drop(held)));

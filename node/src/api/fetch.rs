@@ -376,17 +376,20 @@ impl Reading<'_> {
         let mut at = offset;
         while at < entry.size {
             let len = CHUNK_BYTES.min(entry.size - at);
-            let mut payload = vec![0; usize::try_from(len).expect("at most 1 MiB")];
-            file.read_exact_at(&mut payload, at).map_err(bad)?;
-            if small && at == 0 && digest::content(&payload) != entry.digest {
+            let mut payload = node.buffers.read.take(usize::try_from(len).expect("at most 1 MiB"));
+            let room = payload.room();
+            let start = room.len();
+            room.resize(start + len as usize, 0);
+            file.read_exact_at(&mut room[start..], at).map_err(bad)?;
+            if small && at == 0 && digest::content(payload.as_ref()) != entry.digest {
                 return Err(other());
             }
             let mut chunk = pb::FileChunk { file: index, offset: at, ..pb::FileChunk::default() };
-            if digest::is_zero(&payload) {
+            if digest::is_zero(payload.as_ref()) {
                 chunk.zeros = len;
             } else {
-                chunk.digest = wire::digest(&digest::content(&payload));
-                chunk.payload = payload.into();
+                chunk.digest = wire::digest(&digest::content(payload.as_ref()));
+                chunk.payload = payload.freeze();
             }
             self.outlet.tell(Kind::Chunk(chunk))?;
             at += len;

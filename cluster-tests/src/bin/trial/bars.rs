@@ -6,6 +6,7 @@ use std::time::Duration;
 use cluster_tests::scenario::cut_leader::{self, CutOff, Thin, Windows};
 use cluster_tests::scenario::eio;
 use cluster_tests::scenario::many_files::{self, ManyFiles};
+use cluster_tests::scenario::memory::{self, Memory};
 use cluster_tests::scenario::rotten::{self, Rotten};
 use cluster_tests::scenario::same_epoch::{self, SameEpoch};
 use cluster_tests::scenario::slow_disk::{self, SlowDisk};
@@ -14,13 +15,14 @@ use cluster_tests::scenario::small_contents::{self, SmallContents};
 use crate::{Stage, Tell, say};
 
 /// Name, what is to be reached, and the story.
-pub const BARS: [(&str, &str, Tell); 13] = [
+pub const BARS: [(&str, &str, Tell); 14] = [
     ("many-files", "200,000 files are published, small commits keep their p99 within 5 times", many_files),
     (
         "small-contents",
         "200,000 files of 20 bytes: 256 MiB a node, half the cost, back within 2 s",
         small_contents,
     ),
+    ("memory", "256 MiB a node under every load, and home in 256 MiB after having been away for all", memory),
     ("slow-leader", "the leader's disk takes 60 MB/s: 256 MiB a node, and committed", slow_leader),
     ("hanging-sync", "a sync of 30 s at the leader: another leader within 5 s, committed", |stage| {
         let (hang, limit) = (Duration::from_secs(30), Duration::from_secs(5));
@@ -97,6 +99,19 @@ fn small_contents(stage: &mut Stage) {
         before: stage.before.clone(),
     };
     small_contents::small_contents("small-contents", &size, &mut stage.rng, &mut say);
+}
+
+fn memory(stage: &mut Stage) {
+    let size = Memory {
+        large: (16, 128 << 20),
+        small: vec![20_000, 200_000],
+        commits: (16, 128 << 20),
+        restores: (16, 500_000),
+        plans: (100, 990_000),
+        rss_max: 256 << 20,
+        home_bytes: 256 << 20,
+    };
+    memory::memory("memory", &size, &mut stage.rng, &mut say);
 }
 
 fn slow_leader(stage: &mut Stage) {
