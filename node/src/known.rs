@@ -142,6 +142,67 @@ mod tests {
     use super::*;
     use std::cell::{Cell, RefCell};
 
+    use checkpoint::digest::content;
+    use checkpoint::manifest::{Envelope, Position, encode_file};
+    use checkpoint::{Manifest, ManifestEntry, RealDisk};
+
+    fn path(name: &str) -> RelPath {
+        RelPath::parse(name.as_bytes()).unwrap()
+    }
+
+    /// An epoch with these files, whose content is their name.
+    fn published(store: &Store, job: &JobName, names: &[&str]) {
+        let entry = |name: &str, kind, size: usize| ManifestEntry {
+            path: path(name),
+            kind,
+            mode: 0o700,
+            size: size as u64,
+            digest: if kind == EntryKind::File { content(name.as_bytes()) } else { Digest::NONE },
+            target: Vec::new(),
+        };
+        let mut entries = vec![entry("", EntryKind::Directory, 0), entry("d", EntryKind::Directory, 0)];
+        entries.extend(names.iter().map(|name| entry(name, EntryKind::File, name.len())));
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let manifest = Manifest { entries };
+        let envelope = Envelope {
+            job: job.clone(),
+            epoch: 1,
+            attempt: 1,
+            position: Position { term: 1, node: 1, index: 2 },
+            root: manifest.root(),
+            labels: Vec::new(),
+            depends_on: Vec::new(),
+            base: None,
+            sealed_log_ms: 0,
+        };
+        std::fs::create_dir_all(store.layout().epoch_dir(job, 1)).unwrap();
+        let bytes = encode_file(&envelope, &manifest.encode());
+        std::fs::write(store.layout().manifest_file(job, 1), bytes).unwrap();
+    }
+
+    #[test]
+    fn files_of_the_same_path_and_size_are_found_page_by_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
+        let job: JobName = "job".parse().unwrap();
+        published(&store, &job, &["a", "b", "d/x", "d/y", "f", "z"]);
+        let walk = || store.manifest_file(&job, 1).unwrap().unwrap().walk();
+        let wanted = |first: u32, names: &[(&str, u64)]| -> Vec<Wanted> {
+            (first..).zip(names).map(|(file, (name, size))| (file, path(name), *size)).collect()
+        };
+        let mut files = Files { walk: walk(), ahead: None };
+        // "0" is before all, "b" has another size, "c" is new, "d" was a folder, "e" is new.
+        let page = wanted(7, &[("0", 1), ("a", 1), ("b", 2), ("c", 1), ("d", 1), ("d/x", 3), ("e", 1)]);
+        assert_eq!(files.among(&page).unwrap(), [(8, content(b"a")), (12, content(b"d/x"))]);
+        // The next page goes on where that one was.
+        let page = wanted(14, &[("f", 1), ("g", 1), ("z", 1), ("zz", 1), ("zzz", 1)]);
+        assert_eq!(files.among(&page).unwrap(), [(14, content(b"f")), (16, content(b"z"))]);
+        assert!(files.among(&wanted(19, &[("zzzz", 1)])).unwrap().is_empty());
+        let mut none = Files { walk: walk(), ahead: None };
+        assert!(none.among(&[]).unwrap().is_empty());
+        assert_eq!(none.among(&wanted(0, &[("z", 1)])).unwrap(), [(0, content(b"z"))]);
+    }
+
     /// Notes for how many it was held.
     struct Guard<'a> {
         for_so_many: Cell<usize>,

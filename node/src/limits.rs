@@ -75,6 +75,11 @@ pub const SPLIT_BUFFERS_BYTES: usize = 96 << 20;
 /// Bytes of content that was read for clients and is on its way to them. As many as [`CONTENTS`] can have out: the bound is
 /// for the day when those become more. Who takes nothing for a minute is left, and gives his back.
 pub const READ_BUFFERS_BYTES: usize = 64 << 20;
+/// Bytes that a client may send on one call, and on one connection, before the node has taken them: two chunks. Of 16
+/// clients that stream at once 32 MiB are unread.
+pub const CLIENT_STREAM_BYTES: u32 = 2 << 20;
+/// See [`CLIENT_STREAM_BYTES`].
+pub const CLIENT_CONNECTION_BYTES: u32 = 2 * CLIENT_STREAM_BYTES;
 /// Looks at the ledger that may take long, lists of a hundred thousand epochs among them. Each holds a thread and an
 /// answer.
 pub const LOOKS_AT_ONCE: usize = 16;
