@@ -71,7 +71,7 @@ impl Known {
                 |ledger, (_, digest)| ledger.content(digest).is_some() && !ledger.is_quarantined(digest),
             );
             let known: Vec<(u32, Digest)> = known.into_iter().copied().collect();
-            Ok((files, known))
+            Ok::<_, StoreError>((files, known))
         };
         let looked = background::run("newest-files", BULK, look).await;
         let Some((files, known)) = read(&job, looked) else { return Vec::new() };

@@ -240,7 +240,7 @@ async fn held(
                 plan_pages: wire::id(wire::pages(&held.plan.entries).len()),
                 ..begun
             };
-            Ok((held, start))
+            Ok::<_, PlanError>((held, start))
         };
         match background::run("capture", BULK, hold).await.ok_or_else(|| panicked(what))? {
             Ok((held, start)) => return Ok((room, held, start)),

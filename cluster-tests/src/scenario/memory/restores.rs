@@ -39,7 +39,7 @@ pub fn many_restores(name: &str, size: ManyRestores, _rng: &mut Rng, progress: &
     let node = cluster.node(1);
     // What the commit took is given back.
     let mut before = rss(node);
-    let _calm = wait_until(crate::cluster::PATIENCE, "the node to come to rest", || {
+    wait_until(crate::cluster::PATIENCE, "the node to come to rest", || {
         std::thread::sleep(std::time::Duration::from_secs(1)); // the span over which rest is judged
         let now = rss(node);
         let rests = now + (1 << 20) >= before;
@@ -91,7 +91,6 @@ async fn restored(endpoint: String, job: String, epoch: u64) -> u64 {
     let which = Some(pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) });
     let request = pb::FetchRequest { job, which, stale: true, ..pb::FetchRequest::default() };
     let mut manifest = (0, 0);
-    let mut content = 0;
     for content_too in [false, true] {
         let request = pb::FetchRequest { content: content_too, ..request.clone() };
         let mut replies = stub.fetch(request).await.expect("the call is opened").into_inner();
@@ -99,13 +98,11 @@ async fn restored(endpoint: String, job: String, epoch: u64) -> u64 {
             match reply.kind {
                 Some(Kind::Head(head)) => manifest.0 = head.manifest_bytes,
                 Some(Kind::Manifest(part)) => manifest.1 += part.len() as u64,
-                Some(Kind::Chunk(chunk)) => content += chunk.payload.len(),
                 Some(Kind::Failed(failed)) => panic!("{failed:?}"),
-                Some(Kind::Working(_)) | None => {}
+                Some(Kind::Chunk(_) | Kind::Working(_)) | None => {}
             }
         }
         assert!(manifest.0 > 0 && manifest.0 == manifest.1, "{manifest:?}: the manifest came in part");
     }
-    let _ = content;
     manifest.0
 }
