@@ -91,9 +91,12 @@ impl Verifier {
     fn read(&self, inner: &Weak<Inner>) {
         let mut state = self.state();
         loop {
-            let next = state.jobs.iter_mut().find_map(|(attempt, job)| Some((*attempt, job.left.pop()?)));
+            let next = state.jobs.iter_mut().find_map(|(attempt, job)| {
+                let wanted = job.left.pop()?;
+                job.reading += 1;
+                Some((*attempt, wanted))
+            });
             let (Some((attempt, wanted)), Some(inner)) = (next, inner.upgrade()) else { break };
-            state.jobs.entry(attempt).and_modify(|job| job.reading += 1);
             drop(state);
             // What is bad, or cannot be read, is met again by whoever links to it.
             let _ = look(&inner, &wanted);
@@ -141,7 +144,7 @@ fn of_one(inner: &Arc<Inner>, publish: &Publish) -> Result<(), Unpublished> {
         return Ok(());
     }
     let left = unknown(inner, publish);
-    let bytes = left.iter().map(|wanted| wanted.size).sum();
+    let bytes: u64 = left.iter().map(|wanted| wanted.size).sum();
     if bytes <= AT_ONCE_BYTES {
         return left.iter().try_for_each(|wanted| look(inner, wanted));
     }
