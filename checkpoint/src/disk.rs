@@ -4,14 +4,14 @@
 //! component. [`RealDisk`] is the operating system's,
 //! [`StrictDisk`] one on which a failed sync is final.
 
-mod aligned;
 mod around;
+mod pool;
 mod real;
 mod removal;
 mod strict;
 
-pub(crate) use aligned::aligned;
 pub(crate) use around::write_around;
+pub use pool::{BUFFER_BYTES, Lease, Pool};
 pub use real::{RealDisk, next_data};
 pub(crate) use removal::remove_held;
 pub use strict::{Fault, StrictDisk};

@@ -164,6 +164,14 @@ pub enum Unpublished {
         /// Its root.
         found: String,
     },
+    /// Content that it reuses was not read since the start, and is read now.
+    #[error("what it reuses is read and verified first: {} of {} MiB are left", left >> 20, bytes >> 20)]
+    Verifying {
+        /// All of it, bytes.
+        bytes: u64,
+        /// What is still to be read, bytes.
+        left: u64,
+    },
     /// The disk refused.
     #[error(transparent)]
     Io(#[from] IoError),

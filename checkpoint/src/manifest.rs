@@ -5,19 +5,26 @@
 //! never a tree that could be written outside its directory.
 
 mod envelope;
+mod stream;
 
 pub use crate::error::ManifestError;
 pub use envelope::{Envelope, Position};
+pub use stream::{FileCollector, TreeCollector, TreeDecoder, write_file};
+pub(crate) use stream::{is_whole, one};
+
+use std::convert::Infallible;
 
 use crate::digest::{Digest, Hasher, content};
-use crate::epoch::{EntryKind, RelPath};
+use crate::epoch::{EntryKind, PathRef, RelPath};
 use crate::limits::Limits;
 use crate::plan::{EntryRef, PlanChecker, PlanEntry, put_head, put_short};
 
+// Largest envelope, bytes.
+pub(crate) const ENVELOPE_BYTES_MAX: usize = 8 << 20;
 /// The bytes a canonical tree starts with.
 const TREE_MAGIC: &[u8] = b"epochlog tree 1\n";
-// A root is hashed in runs of about this many bytes: a million entries would take 80 MB at once.
-const HASH_BYTES: usize = 256 << 10;
+// A tree is hashed, written and read in runs of about this many bytes: a million entries would take 80 MB at once.
+const RUN_BYTES: usize = 256 << 10;
 
 /// One entry of a sealed directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +48,12 @@ impl ManifestEntry {
     pub fn new(entry: &PlanEntry, digest: Digest) -> ManifestEntry {
         let PlanEntry { path, kind, mode, size, target } = entry.clone();
         ManifestEntry { path, kind, mode, size, digest, target }
+    }
+
+    /// A copy of an entry that lies elsewhere, with its content's digest.
+    pub fn copied(entry: EntryRef<'_>, digest: Digest) -> ManifestEntry {
+        let EntryRef { path, kind, mode, size, target } = entry;
+        ManifestEntry { path: path.to_rel_path(), kind, mode, size, digest, target: target.to_vec() }
     }
 
     fn borrowed(&self) -> EntryRef<'_> {
@@ -68,17 +81,30 @@ pub fn root_of(entries: &[PlanEntry], digests: &[Digest]) -> Digest {
 // The digest of the canonical bytes of these entries.
 fn hashed<'a>(count: usize, entries: impl Iterator<Item = (EntryRef<'a>, &'a Digest)>) -> Digest {
     let mut hasher = Hasher::new();
-    let mut bytes = Vec::with_capacity(2 * HASH_BYTES);
+    let update = |run: &[u8]| {
+        hasher.update(run);
+        Ok::<_, Infallible>(())
+    };
+    let Ok(()) = runs(Vec::with_capacity(2 * RUN_BYTES), count, entries, update);
+    hasher.finish()
+}
+
+// The canonical bytes in runs of about `RUN_BYTES`; the first begins with what `bytes` holds already.
+fn runs<'a, E>(
+    mut bytes: Vec<u8>,
+    count: usize,
+    entries: impl Iterator<Item = (EntryRef<'a>, &'a Digest)>,
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     put_magic(&mut bytes, count);
     for (entry, digest) in entries {
         put_entry(&mut bytes, entry, digest);
-        if bytes.len() >= HASH_BYTES {
-            hasher.update(&bytes);
+        if bytes.len() >= RUN_BYTES {
+            each(&bytes)?;
             bytes.clear();
         }
     }
-    hasher.update(&bytes);
-    hasher.finish()
+    each(&bytes)
 }
 
 fn put_magic(bytes: &mut Vec<u8>, count: usize) {
@@ -108,7 +134,11 @@ pub struct Manifest {
 impl Manifest {
     /// The digest of the canonical bytes: equal roots, identical directories.
     pub fn root(&self) -> Digest {
-        hashed(self.entries.len(), self.entries.iter().map(|entry| (entry.borrowed(), &entry.digest)))
+        hashed(self.entries.len(), self.borrowed())
+    }
+
+    fn borrowed(&self) -> impl Iterator<Item = (EntryRef<'_>, &Digest)> {
+        self.entries.iter().map(|entry| (entry.borrowed(), &entry.digest))
     }
 
     /// The number of regular files.
@@ -131,30 +161,31 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(32 + self.entries.len() * 80);
         put_magic(&mut bytes, self.entries.len());
-        self.entries.iter().for_each(|entry| put_entry(&mut bytes, entry.borrowed(), &entry.digest));
+        self.borrowed().for_each(|(entry, digest)| put_entry(&mut bytes, entry, digest));
         bytes
     }
 
     /// Reads canonical bytes; refuses every other form and every hostile tree.
     pub fn decode(bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let mut read = Reader { bytes, at: 0 };
-        if read.take(TREE_MAGIC.len())? != TREE_MAGIC {
-            return Err(ManifestError::Malformed { at: 0, why: "not a tree of version 1" });
-        }
-        let count = read.u32()? as usize;
-        let everything = Limits { files_max: u64::from(u32::MAX), bytes_max: u64::MAX, ..Limits::default() };
-        let mut checker = PlanChecker::new(everything);
+        let count = read.count()?;
+        let mut checker = any_tree();
         // An entry takes at least five bytes: a false count reserves no more than the input's size.
-        let mut entries = Vec::with_capacity(count.min(bytes.len() / 5));
+        let mut entries = Vec::with_capacity((count as usize).min(bytes.len() / 5));
         for _ in 0..count {
-            let entry = read.entry()?;
-            checker.push(entry.borrowed())?;
-            entries.push(entry);
+            let (entry, digest) = read.entry()?;
+            checker.push(entry)?;
+            entries.push(ManifestEntry::copied(entry, digest));
         }
         read.end()?;
         checker.finish()?;
         Ok(Manifest { entries })
     }
+}
+
+// What no plan was too large for was sealed.
+fn any_tree() -> PlanChecker {
+    PlanChecker::new(Limits { files_max: u64::from(u32::MAX), bytes_max: u64::MAX, ..Limits::default() })
 }
 
 /// The bytes of an epoch's manifest file: envelope, then tree.
@@ -229,7 +260,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn entry(&mut self) -> Result<ManifestEntry, ManifestError> {
+    // The number of entries, behind the magic.
+    fn count(&mut self) -> Result<u32, ManifestError> {
+        if self.take(TREE_MAGIC.len())? != TREE_MAGIC {
+            return Err(ManifestError::Malformed { at: 0, why: "not a tree of version 1" });
+        }
+        self.u32()
+    }
+
+    fn entry(&mut self) -> Result<(EntryRef<'a>, Digest), ManifestError> {
         let kind = match self.take(1)? {
             b"f" => EntryKind::File,
             b"d" => EntryKind::Directory,
@@ -237,22 +276,22 @@ impl<'a> Reader<'a> {
             _ => return Err(self.wrong("an entry of unknown kind")),
         };
         let mode = u32::from(self.u16()?);
-        let path = RelPath::parse(self.short()?).map_err(|e| {
+        let path = PathRef::parse(self.short()?).map_err(|e| {
             ManifestError::Entries(crate::plan::PlanError::Refused { path: e.path, why: e.why.into() })
         })?;
-        let mut entry = ManifestEntry { path, kind, mode, size: 0, digest: Digest::NONE, target: Vec::new() };
+        let (mut size, mut digest, mut target) = (0, Digest::NONE, &[][..]);
         match kind {
             EntryKind::File => {
-                entry.size = self.u64()?;
-                entry.digest = Digest::from_bytes(self.array()?);
-                if entry.size == 0 && entry.digest != content(&[]) {
+                size = self.u64()?;
+                digest = Digest::from_bytes(self.array()?);
+                if size == 0 && digest != content(&[]) {
                     return Err(self.wrong("an empty file with the digest of something"));
                 }
             }
             EntryKind::Directory => {}
-            EntryKind::Symlink => entry.target = self.short()?.to_vec(),
+            EntryKind::Symlink => target = self.short()?,
         }
-        Ok(entry)
+        Ok((EntryRef { path, kind, mode, size, target }, digest))
     }
 }
 

@@ -13,6 +13,7 @@ mod heal;
 mod incoming;
 pub mod layout;
 mod link;
+mod manifests;
 mod mend;
 mod publish;
 mod reclaim;
@@ -20,12 +21,15 @@ mod recover;
 mod shelve;
 mod staging;
 mod syncing;
+mod verified;
 mod verify;
+mod verifying;
 
 pub use crate::error::{StoreError, Unpublished};
 pub use heal::{Healed, Unread};
 pub use incoming::{Content, Incoming, IncomingError, SYNC_BYTES};
 pub use layout::Layout;
+pub use manifests::{ManifestFile, Walk};
 pub use reclaim::Reclaimed;
 pub use verify::{Problem, VerifyReport};
 
@@ -36,15 +40,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::digest::Digest;
-use crate::disk::{Disk, Fault, Open, StrictDisk};
+use crate::disk::{Disk, DiskFile, Fault, Open, StrictDisk};
 use crate::epoch::{EntryKind, JobName, RelPath};
 use crate::error::at;
-use crate::manifest::{self, Envelope, Manifest, ManifestError};
+use crate::manifest::{ENVELOPE_BYTES_MAX, Envelope, Manifest, ManifestError};
 
 // Largest manifest that is read back, bytes: a million entries of longest paths are below.
 const MANIFEST_BYTES_MAX: u64 = 4 << 30;
-// Largest envelope, bytes.
-const ENVELOPE_BYTES_MAX: usize = 8 << 20;
 
 /// Where the content of a manifest's entry comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +101,8 @@ struct Inner {
     unsynced_files: AtomicUsize,
     fault: Fault,
     blobs: blobs::Known,
+    verifier: Arc<verifying::Verifier>,
+    manifests: manifests::Manifests,
     // Content that is being brought. Locked for moments only, never while names are waited for.
     arriving: Mutex<incoming::Arrivals>,
     // Held while the ballast changes.
@@ -140,6 +144,8 @@ impl Store {
             unsynced_files: AtomicUsize::new(0),
             fault,
             blobs: blobs::Known::default(),
+            verifier: Arc::default(),
+            manifests: manifests::Manifests::default(),
             arriving: Mutex::default(),
             ballast: Mutex::default(),
             avoided: Mutex::default(),
@@ -188,12 +194,20 @@ impl Store {
     /// Envelope and tree of a published epoch, checked against each other.
     pub fn manifest(&self, job: &JobName, epoch: u64) -> Result<Option<(Envelope, Manifest)>, StoreError> {
         let path = self.layout().manifest_file(job, epoch);
-        let bytes = match self.disk().read_file(&path, MANIFEST_BYTES_MAX) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(at("read", &path)(e).into()),
-        };
-        manifest::decode_file(&bytes).map(Some).map_err(|source| StoreError::Manifest { path, source })
+        match self.disk().open(&path, Open::Read) {
+            Ok(file) => manifests::decode(&*file, &path).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(at("read", &path)(e).into()),
+        }
+    }
+
+    /// The manifest of a published epoch, to be sent in ranges or read entry by entry: takes no memory for them. One that
+    /// was not looked at lately is compared with its root first, all of it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub fn manifest_file(&self, job: &JobName, epoch: u64) -> Result<Option<ManifestFile>, StoreError> {
+        manifests::open(&self.inner, job, epoch)
     }
 
     /// The numbers of the epochs of a job that are published here, rising.
@@ -232,6 +246,7 @@ impl Store {
 
     /// Removes what was built for an attempt (its tree and manifest). Staged files stay: the log names them.
     pub fn discard(&self, attempt: u64) -> Result<(), StoreError> {
+        self.inner.verifier.forget(attempt);
         expire::discard(&self.inner, attempt)
     }
 
@@ -307,16 +322,20 @@ impl Store {
 pub(crate) use verify::verify_tree;
 
 fn read_envelope(disk: &dyn Disk, path: &Path) -> Result<Option<Envelope>, StoreError> {
+    match disk.open(path, Open::Read) {
+        Ok(file) => open_envelope(&*file, path).map(|(envelope, _)| Some(envelope)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at("read", path)(e).into()),
+    }
+}
+
+// The envelope at the front of a manifest file, and its bytes.
+fn open_envelope(file: &dyn DiskFile, path: &Path) -> Result<(Envelope, u64), StoreError> {
     let wrong = |source| StoreError::Manifest { path: path.to_path_buf(), source };
     let io = |e: io::Error| match e.kind() {
         // It was cut.
         io::ErrorKind::UnexpectedEof => wrong(ManifestError::Malformed { at: 0, why: "it ends too early" }),
         _ => StoreError::from(at("read", path)(e)),
-    };
-    let file = match disk.open(path, Open::Read) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io(e)),
     };
     let mut head = [0; 16];
     file.read_exact_at(&mut head, 0).map_err(io)?;
@@ -326,5 +345,6 @@ fn read_envelope(disk: &dyn Disk, path: &Path) -> Result<Option<Envelope>, Store
     }
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0).map_err(io)?;
-    Ok(Some(Envelope::decode(&bytes).map_err(wrong)?.0))
+    let (envelope, used) = Envelope::decode(&bytes).map_err(wrong)?;
+    Ok((envelope, used as u64))
 }

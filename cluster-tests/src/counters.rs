@@ -48,6 +48,20 @@ pub fn peak_rss(node: &Node) -> u64 {
     field(node, "status", "VmHWM:") * 1024
 }
 
+/// From now on the peak is that of what comes.
+///
+/// # Panics
+/// When the kernel does not let it be set.
+pub fn reset_peak_rss(node: &Node) {
+    let pid = node.pid().expect("every node runs while it is measured");
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("our own child's peak can be set");
+}
+
+/// Resident memory of a node now, in bytes.
+pub fn rss(node: &Node) -> u64 {
+    field(node, "status", "VmRSS:") * 1024
+}
+
 fn written(node: &Node) -> u64 {
     field(node, "io", "write_bytes:")
 }

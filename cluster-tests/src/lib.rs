@@ -8,6 +8,7 @@
 //! - [`usage`], [`counters`], [`metrics`], [`wal`]: what a node takes, what the kernel counted, what it says of itself,
 //!   what its log is as bytes;
 //! - [`disks`], [`netns`], [`load`]: file systems that can fill, wires that can be cut, commits in the background;
+//! - [`control_group`]: processes that may have only so much memory;
 //! - [`probe`]: small commits in a fixed rhythm, and how long each took;
 //! - [`needs`]: what a story needs of the machine, and the one way to leave it out for want of it;
 //! - [`seed`], [`wait`], [`scratch`], [`trace`]: one seed, conditions with deadlines, folders that go away, strace.
@@ -17,6 +18,7 @@
 pub mod binary;
 pub mod cli;
 pub mod cluster;
+pub mod control_group;
 pub mod counters;
 pub mod disks;
 pub mod inputs;

@@ -22,9 +22,11 @@ pub enum Need {
     Netns,
     /// Limiting what a loop device takes in a second (the group `blkio` of control groups).
     Throttle,
+    /// Limiting the memory of a process (the group `memory` of control groups).
+    Memory,
 }
 
-const ALL: [Need; 5] = [Need::Root, Need::Strace, Need::Mounts, Need::Netns, Need::Throttle];
+const ALL: [Need; 6] = [Need::Root, Need::Strace, Need::Mounts, Need::Netns, Need::Throttle, Need::Memory];
 
 static SKIPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,6 +39,7 @@ impl Need {
             Need::Mounts => "mounts",
             Need::Netns => "netns",
             Need::Throttle => "throttle",
+            Need::Memory => "memory",
         }
     }
 }

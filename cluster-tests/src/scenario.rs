@@ -13,6 +13,7 @@ pub mod identical;
 pub mod identity;
 pub mod kills;
 pub mod many_files;
+pub mod memory;
 pub mod order;
 pub mod purging;
 pub mod readme;

@@ -9,17 +9,29 @@ use std::sync::Arc;
 use checkpoint::JobName;
 use nativelog::ledger::{EpochInfo, EpochView, Go, Walk};
 use nativelog::machine::Machine;
+use tokio::sync::Semaphore;
+
+use crate::limits;
 
 /// So many names are copied while apply waits.
 const NAMES: usize = 4096;
 
-/// Looks on a thread that may be blocked.
+/// Their turns, over all callers.
+static LOOKS: Semaphore = Semaphore::const_new(limits::LOOKS_AT_ONCE);
+
+/// Looks on a thread that may be blocked, when its turn has come.
 pub async fn elsewhere<T: Send + 'static>(
     machine: &Arc<Machine>,
     look: impl FnOnce(&Machine) -> T + Send + 'static,
 ) -> T {
     let machine = machine.clone();
-    let looked = tokio::task::spawn_blocking(move || look(&machine)).await;
+    // It goes with the look, which ends also when nobody waits for it any more.
+    let turn = LOOKS.acquire().await.expect("nobody closes it");
+    let looked = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        look(&machine)
+    })
+    .await;
     looked.expect("a look at the ledger does not panic")
 }
 

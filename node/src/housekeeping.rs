@@ -35,6 +35,7 @@ pub async fn run(node: Arc<Node>, mut claim: Claim) {
             let idle = node.replica.is_idle();
             if idle {
                 node.replica.log().rest();
+                node.buffers.trim();
             }
             memory = tokio::task::spawn_blocking(move || {
                 memory.look(idle);

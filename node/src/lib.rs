@@ -11,6 +11,7 @@
 //! | `refusal` | why a node does not start, and what to do |
 //! | `config`, `units` | TOML, flags, environment; sizes and durations |
 //! | `capture` | a source that holds still while it is read |
+//! | `limits`, `turns` | every bound of a node; calls that wait for their turn |
 //! | `space`, `pressure` | free space of the voters; what is done when it runs out |
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
 //! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
@@ -28,6 +29,7 @@ pub mod housekeeping;
 pub mod http;
 pub mod identity;
 mod known;
+pub mod limits;
 mod memory;
 pub mod metrics;
 pub mod node;
@@ -38,6 +40,7 @@ pub mod refusal;
 pub mod servers;
 pub mod space;
 pub mod telemetry;
+mod turns;
 pub mod units;
 pub mod vitals;
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use checkpoint::{JobName, Store};
 use client::{Client, Code, Options, Stub};
-use nativelog::background::{self, BULK};
 use nativelog::performer::Publication;
 use raft::{Replica, ReplicaConfig, RoomJudge, RoomProbe, Secret};
 use tokio::sync::{Mutex, watch};
@@ -18,11 +17,13 @@ use tonic_health::server::HealthReporter;
 use crate::api::Reads;
 use crate::config::Config;
 use crate::identity::Claim;
-use crate::known::{self, Known};
+use crate::known::Known;
+use crate::memory::Buffers;
 use crate::metrics::Metrics;
 use crate::opening::{Opened, open};
 use crate::refusal::ServeError;
 use crate::space::{Gate, Space, Spaces};
+use crate::turns::AllTurns;
 use crate::{epochs, housekeeping, pressure, servers};
 
 /// Open calls have so long to end when the node stops.
@@ -46,6 +47,10 @@ pub struct Node {
     pub spaces: Spaces,
     /// Reads of content for Fetch.
     pub reads: Reads,
+    /// Where content is read to.
+    pub(crate) buffers: Buffers,
+    /// How many calls of a kind are worked on at once.
+    pub(crate) turns: AllTurns,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Why no new content is taken, while the node is short of space.
@@ -150,31 +155,18 @@ impl Node {
         }
     }
 
-    /// Size and digest of the files of the job's newest epoch that is published here and may be
-    /// referred to, by path. One that is just being published is waited for, a little: sending its
-    /// content again would take longer.
+    /// The files of the job's newest epoch that is published here and may be referred to. One that is just being
+    /// published is waited for, a little: sending its content again would take longer.
     pub async fn newest_files(&self, job: &JobName) -> Known {
         let wanted = job.clone();
         let newest =
             epochs::elsewhere(self.replica.machine(), move |machine| epochs::newest(machine, &wanted));
-        let Some(newest) = newest.await.map(|found| found.sealed) else { return Known::new() };
+        let Some(newest) = newest.await.map(|found| found.sealed) else { return Known::nothing() };
         let deadline = Instant::now() + PUBLISHING_PATIENCE;
         if let Err(why) = self.wait_published(job, newest.epoch, newest.root.as_bytes(), deadline).await {
             tracing::debug!(%job, epoch = newest.epoch, why, "an older epoch is taken for references");
         }
-        let (store, machine, wanted) = (self.store.clone(), self.replica.machine().clone(), job.clone());
-        let read = move || known::files(&store, &machine, &wanted);
-        match background::run("newest-files", BULK, read).await {
-            Some(Ok(known)) => known,
-            Some(Err(error)) => {
-                tracing::warn!(%job, %error, "the newest manifest cannot be read: nothing is reused");
-                Known::new()
-            }
-            None => {
-                tracing::error!(%job, "reading the newest manifest panicked: nothing is reused");
-                Known::new()
-            }
-        }
+        Known::of(self.store.clone(), self.replica.machine().clone(), job.clone()).await
     }
 }
 
@@ -201,6 +193,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),
+        buffers: Buffers::default(),
+        turns: AllTurns::default(),
         short: watch::Sender::new(None),
         reclaimed: Arc::default(),
         others: Client::new(Vec::<String>::new(), Options::default()),

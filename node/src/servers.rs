@@ -14,9 +14,9 @@ use tonic_health::server::HealthReporter;
 use uncopied::Inlet;
 
 use crate::api::Api;
-use crate::http;
 use crate::node::Node;
 use crate::refusal::ServeError;
+use crate::{http, limits};
 
 /// Calls of the API whose requests carry payloads.
 const WITH_PAYLOADS: &[&str] = &["/epochlog.Epochlog/Commit"];
@@ -38,6 +38,8 @@ pub async fn grpc(
         .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
     let api = Inlet::new(api, WITH_PAYLOADS);
     raft::network::server()
+        .initial_stream_window_size(limits::CLIENT_STREAM_BYTES)
+        .initial_connection_window_size(limits::CLIENT_CONNECTION_BYTES)
         .add_service(api)
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health),

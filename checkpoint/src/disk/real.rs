@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
-use super::aligned::DIRECT_ALIGN;
+use super::pool::DIRECT_ALIGN;
 use super::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat, overwrite_data};
 use crate::beneath::make_dir;
 

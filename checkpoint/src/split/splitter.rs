@@ -13,7 +13,7 @@ use super::read::SourceFile;
 use super::unseen::Devices;
 use super::{Coverage, PackedFile, Piece, SplitError};
 use crate::digest::{self, Digest, DigestTree};
-use crate::disk::aligned;
+use crate::disk::{Lease, Pool};
 use crate::epoch::EntryKind;
 use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PACK_BYTES_MAX, PACK_FILE_BYTES_MAX, PACK_FILES_MAX, REUSE_FILES_MAX,
@@ -41,6 +41,8 @@ pub struct Splitter<'a> {
     ready: VecDeque<Piece>,
     ended: bool,
     bytes_read: Arc<AtomicU64>,
+    // Where payloads are read to.
+    buffers: Pool,
 }
 
 // A file of more than one pack's worth, being read.
@@ -56,7 +58,7 @@ struct Large {
 #[derive(Default)]
 struct Pack {
     files: Vec<PackedFile>,
-    payload: Vec<u8>,
+    payload: Option<Lease>,
     // Where each content stands, so that equal ones stand once.
     places: HashMap<Digest, u32>,
 }
@@ -68,13 +70,14 @@ impl Pack {
         }
         self.places.clear();
         let files = std::mem::take(&mut self.files);
+        let filled = self.payload.take()?;
         // A record is kept for a while, and one of tiny files fills little of the buffer: that is used again then.
-        let payload = if self.payload.len() < self.payload.capacity() / 2 {
-            let payload = Bytes::copy_from_slice(&self.payload);
-            self.payload.clear();
+        let payload = if filled.len() < filled.capacity() / 2 {
+            let payload = Bytes::copy_from_slice(filled.as_ref());
+            self.payload.insert(filled).truncate(0);
             payload
         } else {
-            Bytes::from(std::mem::take(&mut self.payload))
+            filled.freeze()
         };
         Some(Piece::Pack { files, payload })
     }
@@ -112,7 +115,14 @@ impl<'a> Splitter<'a> {
             ready: VecDeque::new(),
             ended: false,
             bytes_read: Arc::default(),
+            buffers: Pool::unbounded(),
         })
+    }
+
+    /// Payloads are read to these buffers, which many splitters may share. Each waits while too many of them are out, with
+    /// one of 1 MiB in hand at most: those of its pieces have to get along without it.
+    pub fn with_buffers(self, buffers: &Pool) -> Self {
+        Splitter { buffers: buffers.clone(), ..self }
     }
 
     /// Bytes of the source that were read so far, of the plan's [`Plan::bytes`]; for progress, from any thread.
@@ -221,22 +231,22 @@ impl<'a> Splitter<'a> {
 
     fn read_small(&mut self, file: u32, entry: &PlanEntry, source: &SourceFile) -> Result<(), SplitError> {
         let len = entry.size as usize;
-        if self.pack.payload.len() + len > PACK_BYTES_MAX || self.pack.files.len() == PACK_FILES_MAX {
+        let packed = self.pack.payload.as_ref().map_or(0, Lease::len);
+        if packed + len > PACK_BYTES_MAX || self.pack.files.len() == PACK_FILES_MAX {
             self.ready.extend(self.pack.take());
         }
         // Read to where it would stand in the pack; taken back when it is not needed there.
-        if self.pack.payload.capacity() == 0 {
-            self.pack.payload.reserve_exact(PACK_BYTES_MAX.min(self.plan.bytes() as usize));
-        }
-        let start = self.pack.payload.len();
-        source.read(&mut self.pack.payload, 0, len)?;
+        let room = PACK_BYTES_MAX.min(self.plan.bytes() as usize);
+        let payload = self.pack.payload.get_or_insert_with(|| self.buffers.take(room));
+        let start = payload.len();
+        source.read(payload.room(), 0, len)?;
         source.check()?;
-        self.went(entry.size);
-        let digest = digest::content(&self.pack.payload[start..]);
+        let digest = digest::content(&payload.as_ref()[start..]);
         self.digests[file as usize] = digest;
         let covered = self.covered.has_file(file);
         if covered || (self.previous)(entry) == Some(digest) {
-            self.pack.payload.truncate(start);
+            payload.truncate(start);
+            self.went(entry.size);
             if !covered {
                 self.add_reuse(file, digest);
             }
@@ -244,7 +254,7 @@ impl<'a> Splitter<'a> {
         }
         let offset = match self.pack.places.get(&digest) {
             Some(place) => {
-                self.pack.payload.truncate(start);
+                payload.truncate(start);
                 *place
             }
             None => {
@@ -252,6 +262,7 @@ impl<'a> Splitter<'a> {
                 start as u32
             }
         };
+        self.went(entry.size);
         self.pack.files.push(PackedFile { file, offset, len: len as u32, digest });
         Ok(())
     }
@@ -275,13 +286,15 @@ impl<'a> Splitter<'a> {
                 run
             }
             Some(_) => {
-                self.pieces_of(&mut large, offset, &Bytes::from(vec![0; chunk as usize]));
+                let zeros = Bytes::from(vec![0; chunk as usize]);
+                self.pieces_of(&mut large, offset, &zeros, zeros.len());
                 chunk
             }
             None => {
-                let read = |room: &mut Vec<u8>| large.source.read(room, offset, chunk as usize);
-                let data = aligned(chunk as usize, read)?;
-                self.pieces_of(&mut large, offset, &data);
+                let mut data = self.buffers.take(chunk as usize);
+                large.source.read(data.room(), offset, chunk as usize)?;
+                let data = data.freeze();
+                self.pieces_of(&mut large, offset, &data, data.len());
                 chunk
             }
         };
@@ -299,8 +312,9 @@ impl<'a> Splitter<'a> {
     }
 
     // A chunk without zeros is one piece. One with zeros in it is halved until they stand alone, so that a small
-    // island in a sparse file costs 64 KiB and not a chunk.
-    fn pieces_of(&mut self, large: &mut Large, offset: u64, data: &Bytes) {
+    // island in a sparse file costs 64 KiB and not a chunk: neither in the log, nor, as a copy, in memory, where a slice
+    // keeps all `whole` bytes that it is of.
+    fn pieces_of(&mut self, large: &mut Large, offset: u64, data: &Bytes, whole: usize) {
         const UNIT: usize = CHUNK_BYTES_MIN as usize;
         let len = data.len() as u64;
         if digest::is_zero(data) && !self.is_torn(large.file, offset, len) {
@@ -309,13 +323,15 @@ impl<'a> Splitter<'a> {
         let halves = data.chunks(UNIT).any(digest::is_zero) || self.is_torn(large.file, offset, len);
         if data.len() > UNIT && halves {
             let left = data.len().next_power_of_two() / 2;
-            self.pieces_of(large, offset, &data.slice(..left));
-            return self.pieces_of(large, offset + left as u64, &data.slice(left..));
+            self.pieces_of(large, offset, &data.slice(..left), whole);
+            return self.pieces_of(large, offset + left as u64, &data.slice(left..), whole);
         }
         let digest = digest::subtree(large.source.len(), offset, data);
         large.tree.insert(offset, len, digest).expect("runs follow each other in order");
         if !self.covered.has(large.file, offset, len) {
-            let (file, file_bytes, payload) = (large.file, large.source.len(), data.clone());
+            let copies = data.len() < whole / 2;
+            let payload = if copies { Bytes::copy_from_slice(data) } else { data.clone() };
+            let (file, file_bytes) = (large.file, large.source.len());
             self.ready.push_back(Piece::Chunk { file, offset, digest, file_bytes, payload });
         }
     }
@@ -364,7 +380,35 @@ mod tests {
     use std::time::{Duration, Instant, SystemTime};
 
     use super::*;
-    use crate::limits::Limits;
+    use crate::limits::{CHUNK_BYTES_DEFAULT, Limits};
+
+    // A preallocated file with a small island a chunk must not hold as many chunks in memory as it has islands.
+    #[test]
+    fn small_pieces_of_a_chunk_hold_no_buffer_and_large_ones_do() {
+        let chunk = CHUNK_BYTES_DEFAULT as usize;
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = vec![0; 4 * chunk];
+        data[chunk + 1] = 1;
+        data[2 * chunk + 1] = 2;
+        data[3 * chunk..].fill(3);
+        std::fs::write(dir.path().join("a"), &data).unwrap();
+        std::fs::write(dir.path().join("b"), [4; 5000]).unwrap();
+        let plan = Plan::scan(dir.path(), &Limits::default()).unwrap();
+        let covered = Coverage::new();
+        let buffers = Pool::new(8 * chunk);
+        let splitter = Splitter::new(dir.path(), &plan, CHUNK_BYTES_DEFAULT, &covered, &|_| None).unwrap();
+        let pieces: Vec<Piece> = splitter.with_buffers(&buffers).map(Result::unwrap).collect();
+        let small = CHUNK_BYTES_MIN as usize;
+        let held = |len: usize| {
+            let is = |piece: &&Piece| matches!(piece, Piece::Chunk { payload, .. } if payload.len() == len);
+            pieces.iter().filter(is).count()
+        };
+        assert_eq!((held(small), held(chunk)), (2, 1), "{pieces:?}");
+        // The whole chunk; the pack fills so little of its buffer that it was copied.
+        assert_eq!(buffers.out(), chunk);
+        drop(pieces);
+        assert_eq!(buffers.out(), 0);
+    }
 
     // One write that began before the scan moves no time again: what it does must be read by reading twice.
     #[test]

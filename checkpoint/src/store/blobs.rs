@@ -2,60 +2,22 @@
 //! an inode has no room for another link. A blob's name appears only after its
 //! content and mode are durable; it is never written in place.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
 
 use super::layout::Layout;
 use crate::digest::{Digest, FileHasher};
 use crate::disk::{Disk, DiskFile, FileKind, Open, Stat};
 use crate::error::{IoError, at};
 
+pub(super) use super::verified::Known;
 pub(super) use crate::disk::is_rot;
 
-// Blobs that this process has verified and remembers, at most.
-const VERIFIED_MAX: usize = 200_000;
 const READ_BYTES: usize = 1 << 20;
 
 /// Which inode of a content: digest, mode, number.
 pub(super) type Key = (Digest, u32, u32);
-
-/// What this process knows of blobs.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    // Verified once: as long as inode and time of change stay, it is not read again.
-    verified: Mutex<BTreeMap<Key, (u64, i128)>>,
-}
-
-impl Known {
-    fn verified(&self) -> MutexGuard<'_, BTreeMap<Key, (u64, i128)>> {
-        self.verified.lock().expect("a thread panicked while it remembered a blob")
-    }
-
-    pub(super) fn remember(&self, key: Key, stat: &Stat) {
-        let mut verified = self.verified();
-        if verified.len() >= VERIFIED_MAX {
-            verified.clear();
-        }
-        verified.insert(key, (stat.ino, stat.mtime_ns));
-    }
-
-    /// Every inode of this content is read again before it is used again.
-    pub(super) fn forget(&self, digest: Digest) {
-        let mut verified = self.verified();
-        let range = (digest, 0, 0)..=(digest, u32::MAX, u32::MAX);
-        let keys: Vec<Key> = verified.range(range).map(|(key, _)| *key).collect();
-        for key in keys {
-            verified.remove(&key);
-        }
-    }
-
-    fn knows(&self, key: &Key, stat: &Stat) -> bool {
-        self.verified().get(key) == Some(&(stat.ino, stat.mtime_ns))
-    }
-}
 
 /// What is at a blob's name.
 pub(super) enum Found {

@@ -12,11 +12,11 @@ use super::folders::Folders;
 use super::heal::store_error;
 use super::link::{Linker, Step};
 use super::{Content, Inner, Store, StoreError, Unpublished, VerifyReport};
-use crate::digest::{Digest, content};
-use crate::disk::{Disk, FileKind, Stat};
+use crate::digest::Digest;
+use crate::disk::{Disk, FileKind, Open, Stat};
 use crate::epoch::{EntryKind, JobName};
 use crate::error::{IoError, at};
-use crate::manifest::{Envelope, Manifest, ManifestEntry, encode_file};
+use crate::manifest::{Envelope, Manifest, ManifestEntry, write_file};
 
 impl Store {
     /// The contents of a published epoch that do not verify here (rotten or missing files) and have no good blob
@@ -90,7 +90,10 @@ impl Store {
         let (job, epoch) = (&envelope.job, envelope.epoch);
         let (dir, path) = (inner.layout.epoch_dir(job, epoch), inner.layout.manifest_file(job, epoch));
         let temp = Linker::new(inner).temp_name();
-        let write = inner.disk.write_new(&temp, &encode_file(envelope, &manifest.encode()), 0o644);
+        let write = inner.disk.open(&temp, Open::CreateNew).and_then(|file| {
+            write_file(&*file, envelope, manifest)?;
+            file.set_mode(0o644)
+        });
         write.map_err(at("write", &temp))?;
         inner.sync_file(&temp)?;
         inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
@@ -116,7 +119,7 @@ impl Store {
         if !aside::is_real(&*inner.disk, &inner.layout, job, epoch) {
             return Err(StoreError::NotPublished { job: job.to_string(), epoch });
         }
-        let root = content(&manifest.encode());
+        let root = manifest.root();
         let refuse = |why| Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
         if root != envelope.root {
             return refuse(format!("root {root} where {} belongs", envelope.root));

@@ -1,5 +1,6 @@
 //! Publishing: sealed epochs become directories. For the whole batch, in steps:
 //!
+//! 0. what is reused is read, before names are locked (`verifying`);
 //! 1. prepare: directories, symlinks, empty files; staged files get length and mode;
 //! 2. sync contents: nothing gets a blob's name before its bytes and mode are durable;
 //! 3. link: content <-> blob <-> tree; manifest; modes of directories, bottom-up;
@@ -15,23 +16,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::blobs::{Held, hash_staged, is_rot};
 use super::link::{Linker, Step, corrupt, missing};
 use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
-use super::{Inner, Publish, Source, StoreError, Unpublished, aside, expire, read_envelope};
-use crate::digest::{self, content};
+use super::{Inner, Publish, Source, StoreError, Unpublished, aside, expire, read_envelope, verifying};
+use crate::digest::{self, Digest};
 use crate::disk::{Disk, FileKind, Open};
 use crate::durable::ensure_dir;
 use crate::epoch::{EntryKind, JobName};
 use crate::error::{IoError, at};
-use crate::manifest::{ManifestEntry, encode_file};
+use crate::manifest::{ManifestEntry, write_file};
 
-pub(super) fn publish(inner: &Inner, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
+pub(super) fn publish(inner: &Arc<Inner>, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
+    let verifying = verifying::before(inner, batch);
     let _names = inner.lock_names();
     let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
+    epochs.iter_mut().zip(verifying).for_each(|(epoch, why)| epoch.failed = why);
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
     work.each(&mut epochs, Work::link);
@@ -342,18 +346,20 @@ impl Work<'_> {
             self.linker.link_file(entry, own.as_ref(), &path)?;
             shelves.insert(entry.digest.as_bytes()[0]);
         }
-        let bytes = manifest.encode();
-        if content(&bytes) != envelope.root {
+        let building = layout.building_dir(*attempt);
+        let file = building.join("manifest");
+        let mut root = Digest::NONE;
+        // In runs: all of its bytes would take as much memory as the manifest itself.
+        let write = || {
+            let open = self.disk.open(&file, Open::CreateNew)?;
+            root = write_file(&*open, envelope, manifest)?;
+            open.set_mode(0o644)
+        };
+        try_twice(self.disk, &building, &file, write).map_err(at("write", &file))?;
+        if root != envelope.root {
             let why = format!("its root is not the sealed one, {}", envelope.root);
             return Err(Unpublished::Corrupt { path: ".".into(), at: tree, why });
         }
-        let building = layout.building_dir(*attempt);
-        let file = building.join("manifest");
-        let whole = encode_file(envelope, &bytes);
-        drop(bytes);
-        let write = || self.disk.write_new(&file, &whole, 0o644);
-        try_twice(self.disk, &building, &file, write).map_err(at("write", &file))?;
-        drop(whole);
         epoch.names.push(|| ToSync::File(file));
         // A parent sorts before its content: backwards is bottom-up.
         for entry in manifest.entries.iter().rev().filter(|entry| entry.kind == EntryKind::Directory) {

@@ -1,7 +1,6 @@
 //! Comparing a directory with its manifest, entry by entry. Reads everything,
 //! changes nothing, follows no symlink.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -50,15 +49,13 @@ pub(crate) fn verify_tree(
     on: &dyn Fn(),
 ) -> Result<VerifyReport, IoError> {
     let mut report = VerifyReport::default();
-    let expected: BTreeMap<&[u8], &ManifestEntry> =
-        manifest.entries.iter().map(|entry| (entry.path.as_bytes(), entry)).collect();
     let mut seen = 0;
     let mut left = vec![RelPath::root()];
     while let Some(path) = left.pop() {
         on();
         let full = dir.join(path.as_os_str());
         let full = if path.is_root() { dir.to_path_buf() } else { full };
-        let Some(entry) = expected.get(path.as_bytes()) else {
+        let Some(entry) = manifest.find(&path) else {
             report.add(&path, "it should not be there");
             continue;
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cluster_tests::scenario::cut_leader::{self, CutOff, Thin, Windows};
 use cluster_tests::scenario::eio;
 use cluster_tests::scenario::many_files::{self, ManyFiles};
+use cluster_tests::scenario::memory::{self, ManyRestores, Memory};
 use cluster_tests::scenario::rotten::{self, Rotten};
 use cluster_tests::scenario::slow_disk::{self, SlowDisk};
 use cluster_tests::scenario::small_contents::{self, SmallContents};
@@ -50,6 +51,30 @@ fn a_hole_of_a_hundred_gib_costs_nothing() {
         let (commit, each) = (Duration::from_secs(20), Duration::from_secs(30));
         let size = Sparse { bytes: 100 << 30, islands: 5, disk_bytes: None, commit, each };
         sparse::a_hole_costs_nothing("sparse", size, rng, &mut say);
+    });
+}
+
+#[test]
+fn many_restores_at_once_take_the_memory_of_a_few() {
+    measured_story("many_restores", |rng| {
+        let size = ManyRestores { files: 40_000, name_bytes: 200, calls: 32, grown_max: 160 << 20 };
+        memory::many_restores("many-restores", size, rng, &mut say);
+    });
+}
+
+#[test]
+fn no_load_takes_more_memory_than_a_node_may_have() {
+    measured_story("memory", |rng| {
+        let size = Memory {
+            large: (4, 24 << 20),
+            small: vec![3_000],
+            commits: (16, 4 << 20),
+            restores: (16, 3_000),
+            plans: (5, 20_000),
+            rss_max: 256 << 20,
+            home_bytes: 256 << 20,
+        };
+        memory::memory("memory", &size, rng, &mut say);
     });
 }
 

@@ -438,6 +438,7 @@ impl Worker {
 
 fn outlook(why: &Unpublished) -> Outlook {
     match why {
+        Unpublished::Verifying { .. } => Outlook::Passes,
         Unpublished::Io(error) if lacks_room(&error.source) => Outlook::Passes,
         _ => Outlook::Lasts,
     }

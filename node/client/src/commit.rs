@@ -397,7 +397,9 @@ impl Run<'_> {
         let sentence = match failure.code {
             Code::NoQuorum => "no quorum, the epoch was NOT committed",
             // What a node said of itself, not of a connection.
-            Code::Unavailable if failure.sentence.ends_with("NOT committed") => &failure.sentence,
+            Code::Unavailable | Code::Busy if failure.sentence.ends_with("NOT committed") => {
+                &failure.sentence
+            }
             _ => "no node answered, the epoch was NOT committed",
         };
         Failure {

@@ -18,6 +18,7 @@ pub use io::Cause;
 pub enum Code {
     NoQuorum,
     Unavailable,
+    Busy,
     Fenced,
     Conflict,
     TooLate,
@@ -43,9 +44,10 @@ pub enum Code {
 pub const SPLIT_OR_RAISE: &str =
     "split the directory, or raise [limits] of the nodes: they go up to 1,000,000 entries and 1 TiB";
 
-const CODES: [(Code, &str); 21] = [
+const CODES: [(Code, &str); 22] = [
     (Code::NoQuorum, "NoQuorum"),
     (Code::Unavailable, "Unavailable"),
+    (Code::Busy, "Busy"),
     (Code::Fenced, "Fenced"),
     (Code::Conflict, "Conflict"),
     (Code::TooLate, "TooLate"),
@@ -178,7 +180,7 @@ impl Failure {
 
     /// Whether another node, or the same a little later, may well answer otherwise.
     pub fn is_transient(&self) -> bool {
-        matches!(self.code, Code::NoQuorum | Code::Unavailable | Code::Timeout)
+        matches!(self.code, Code::NoQuorum | Code::Unavailable | Code::Busy | Code::Timeout)
     }
 
     /// As it travels.
@@ -232,7 +234,7 @@ impl Failure {
             Code::Corrupt => tonic::Code::DataLoss,
             Code::Unauthenticated => tonic::Code::Unauthenticated,
             Code::PermissionDenied => tonic::Code::PermissionDenied,
-            Code::NoSpace | Code::QuotaExceeded => tonic::Code::ResourceExhausted,
+            Code::Busy | Code::NoSpace | Code::QuotaExceeded => tonic::Code::ResourceExhausted,
             Code::Internal => tonic::Code::Internal,
             _ => tonic::Code::FailedPrecondition,
         };

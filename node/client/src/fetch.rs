@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use checkpoint::manifest::Manifest;
+use checkpoint::manifest::{Manifest, ManifestError, TreeCollector};
 use tonic::Streaming;
 
 use crate::connect::{Client, share, telling, unavailable};
@@ -99,15 +99,17 @@ impl Client {
                 return Err(Failure::new(Code::Internal, "the node answered out of order").why("no head"));
             }
         };
-        let mut bytes = Vec::new();
+        let corrupt = |why: String| Failure::new(Code::Corrupt, "the manifest is damaged").why(why);
+        let wrong = |error: ManifestError| corrupt(error.to_string());
+        // Read as it comes: its bytes are never in memory beside its entries.
+        let mut collector = TreeCollector::default();
         while let Some(kind) = next(&mut stream, patience, patience).await? {
             if let Kind::Manifest(more) = kind {
-                bytes.extend_from_slice(&more);
+                collector.push(&more).map_err(wrong)?;
             }
         }
-        let corrupt = |why: String| Failure::new(Code::Corrupt, "the manifest is damaged").why(why);
-        let manifest = Manifest::decode(&bytes).map_err(|error| corrupt(error.to_string()))?;
-        if head.root[..] != manifest.root().as_bytes()[..] {
+        let (manifest, root) = collector.finish().map_err(wrong)?;
+        if head.root[..] != root.as_bytes()[..] {
             return Err(corrupt("it has another root than the epoch".into()));
         }
         Ok(Fetched { head, manifest })

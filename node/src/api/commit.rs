@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use checkpoint::beneath::open_beneath;
 use checkpoint::limits::{EPOCH_MAX, LABEL_BYTES_MAX, LABELS_MAX};
-use checkpoint::{Choice, CommitId, Digest, Pattern, RelPath};
+use checkpoint::plan::PlanError;
+use checkpoint::{Choice, CommitId, Digest, Limits, Pattern, RelPath};
 use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
 use nativelog::background::{self, BULK, UPKEEP};
 use nativelog::record::{TEXTS_BYTES_MAX, texts_bytes};
@@ -23,7 +24,9 @@ use super::Answers;
 use crate::capture::{self, Held, How};
 use crate::commit::origin::{Local, Remote, Replies};
 use crate::commit::{self, Order};
+use crate::limits::{PLAN_STEP, SMALL_PLAN_ENTRIES};
 use crate::node::Node;
+use crate::turns::{Busy, Turn};
 
 /// Answers on their way to the client.
 const REPLIES_QUEUED_MAX: usize = 64;
@@ -196,32 +199,70 @@ async fn held_and_committed(
 ) -> Result<pb::Committed, Failure> {
     let what = format!("commit {}", start.job);
     within_limits(start).map_err(|why| refused(&what, &why))?;
-    let captures = node.store.layout().capture_dir();
-    let wanted =
-        capture::Wanted { choice: choice(start), immutable: start.immutable, limits: node.config.limits };
-    let begun = start.clone();
-    let hold = move || {
-        let held = capture::hold(&dir, &captures, &wanted)?;
-        let start = pb::Start {
-            declared_bytes: held.plan.bytes(),
-            stored_bytes: Some(held.plan.stored_bytes()),
-            plan_digest: wire::digest(&held.plan.digest()),
-            plan_entries: wire::id(held.plan.entries.len()),
-            plan_pages: wire::id(wire::pages(&held.plan.entries).len()),
-            ..begun
-        };
-        Ok((held, start))
-    };
-    let held = background::run("capture", BULK, hold).await;
-    let (held, start) =
-        held.ok_or_else(|| panicked(&what))?.map_err(|error| wire::plan_failure(&what, &error))?;
+    // Both end with the commit, whose plan they stand for.
+    let _source = node.turns.sources.take().await.map_err(|busy| too_many(node, &what, busy))?;
+    let (_room, held, start) = held(node, start, &dir, &what).await?;
     replies.send(Reply::Planned(planned(&held))).await;
     let order = order(node, &start)?;
-    let mut origin = Local::new(order.name(), held.dir.clone(), held.plan.clone(), replies.clone());
+    let mut origin = Local::new(
+        order.name(),
+        held.dir.clone(),
+        held.plan.clone(),
+        node.buffers.split.clone(),
+        replies.clone(),
+    );
     let committed = commit::commit(node, order, &mut origin, replies).await?;
     // A capture may be large: its removal is nobody's wait.
     tokio::spawn(background::run("capture", UPKEEP, move || drop(held)));
     Ok(pb::Committed { by_path: true, ..committed })
+}
+
+/// The source as it will be read, scanned as far as there is room for its plan: until that is all of it, room is waited
+/// for, with nothing in hand.
+async fn held(
+    node: &Node,
+    start: &pb::Start,
+    dir: &Path,
+    what: &str,
+) -> Result<(Option<Turn>, Held, pb::Start), Failure> {
+    let limits = node.config.limits;
+    let mut entries_max = SMALL_PLAN_ENTRIES.min(limits.files_max);
+    let mut room = None;
+    loop {
+        let limits = Limits { files_max: entries_max, ..limits };
+        let wanted = capture::Wanted { choice: choice(start), immutable: start.immutable, limits };
+        let (captures, dir, begun) = (node.store.layout().capture_dir(), dir.to_owned(), start.clone());
+        let hold = move || {
+            let held = capture::hold(&dir, &captures, &wanted)?;
+            let start = pb::Start {
+                declared_bytes: held.plan.bytes(),
+                stored_bytes: Some(held.plan.stored_bytes()),
+                plan_digest: wire::digest(&held.plan.digest()),
+                plan_entries: wire::id(held.plan.entries.len()),
+                plan_pages: wire::id(wire::pages(&held.plan.entries).len()),
+                ..begun
+            };
+            Ok::<_, PlanError>((held, start))
+        };
+        match background::run("capture", BULK, hold).await.ok_or_else(|| panicked(what))? {
+            Ok((held, start)) => return Ok((room, held, start)),
+            Err(PlanError::Limit { unit: "entries", .. }) if entries_max < node.config.limits.files_max => {
+                entries_max = entries_max.saturating_mul(PLAN_STEP).min(node.config.limits.files_max);
+                // What it has is too little: with it in hand it would wait for others who wait for it.
+                drop(room.take());
+                let plans = node.turns.large_plans.take_many(entries_max).await;
+                room = Some(plans.map_err(|busy| too_many(node, what, busy))?);
+            }
+            Err(error) => return Err(wire::plan_failure(what, &error)),
+        }
+    }
+}
+
+/// The failure of a commit by path that got no turn. Nothing of it has begun.
+fn too_many(node: &Node, what: &str, busy: Busy) -> Failure {
+    let failure = node.turns.sources.refused(node.config.id, busy).what(what).committed(Certainty::No);
+    let sentence = format!("{}, the epoch was NOT committed", failure.sentence);
+    failure.sentence(sentence)
 }
 
 /// What the client hears of the scan, and whether its program may go on.

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use checkpoint::digest::{self, Digest, FileHasher};
 use checkpoint::disk::next_data;
 use checkpoint::disk::says_nothing;
-use checkpoint::store::StoreError;
-use checkpoint::{EntryKind, JobName, Manifest, ManifestEntry};
+use checkpoint::store::{ManifestFile, StoreError};
+use checkpoint::{EntryKind, JobName, ManifestEntry};
 use client::{Cause, Code, Failure, pb, place, wire};
 use pb::fetch_reply::Kind;
 use rustix::fs::OFlags;
@@ -24,7 +23,9 @@ use tonic::Status;
 
 use super::reads::State;
 use super::{Answers, current, job_name, read};
+use crate::limits::MANIFEST_PART_BYTES;
 use crate::node::Node;
+use crate::turns::{Turn, Turns};
 
 /// Bytes of one chunk on the wire.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -32,8 +33,6 @@ const CHUNK_BYTES: u64 = 1 << 20;
 const CHUNKS_QUEUED_MAX: usize = 2;
 /// A client that takes nothing for so long has gone or hangs: its call ends.
 const STALL: Duration = Duration::from_secs(60);
-/// How long a call waits for its turn to read content.
-const TURN_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a client that waits is told that the node goes on.
 const WORKING_EVERY: Duration = Duration::from_secs(1);
 /// Ranges of files in one request.
@@ -88,14 +87,6 @@ async fn meanwhile<T>(send: &Send, what: impl Future<Output = T>) -> Result<T, F
     }
 }
 
-/// What was read where a manifest should be.
-enum Read {
-    Nothing,
-    Another,
-    Whole(Manifest),
-    Encoded(Bytes),
-}
-
 async fn answer(
     node: &Arc<Node>,
     request: pb::FetchRequest,
@@ -120,57 +111,83 @@ async fn answer(
     }
     published.map_err(|why| not_here(node, &job, epoch, &why))?;
     let files = node.store.layout().files_dir(&job, epoch);
-    let (store, named, whole) = (node.store.clone(), job.clone(), request.content);
-    // A million entries take long to hash, to encode and to drop.
-    let read = tokio::task::spawn_blocking(move || {
-        let Some((_, manifest)) = store.manifest(&named, epoch)? else { return Ok(Read::Nothing) };
-        if manifest.root() != root {
-            return Ok(Read::Another);
-        }
-        Ok::<_, StoreError>(if whole {
-            Read::Whole(manifest)
-        } else {
-            Read::Encoded(manifest.encode().into())
-        })
-    });
-    let encoded = match read.await.expect("reading a manifest does not panic") {
-        Ok(Read::Encoded(encoded)) => encoded,
-        Ok(Read::Whole(manifest)) => {
-            let started = Instant::now();
-            let mut sent = content(node, manifest, files, &request, send).await;
-            // It may have gone just before this reader came.
-            let here = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
-            if sent.is_err()
-                && let Err(gone) = read::find(node.replica.machine(), &job, Some(here)).await
-            {
-                sent = Err(gone);
-            }
-            if sent.is_ok() {
-                node.metrics.restored(started.elapsed());
-            }
-            return sent;
-        }
-        Ok(Read::Another) => return Err(corrupt(node, "manifest", "it has another root than the epoch")),
-        Ok(Read::Nothing) => return Err(not_here(node, &job, epoch, "its directory is gone")),
-        Err(StoreError::Io(error)) => return Err(unread(node, "manifest", &error.source)),
-        Err(error) => return Err(corrupt(node, "manifest", &error.to_string())),
-    };
-    let head = pb::Head {
-        job: job.to_string(),
-        epoch,
-        root: wire::digest(&root),
-        node: node.config.id,
-        manifest_bytes: encoded.len() as u64,
-        stale: request.stale,
-        // A hint only: without it the client streams.
-        place: is_here.then(|| place::of(&files).ok()).flatten(),
-        age_ms,
-    };
-    tell(send, Kind::Head(head)).await?;
-    node.metrics.restore_begun(&job);
-    for at in (0..encoded.len()).step_by(CHUNK_BYTES as usize) {
-        let to = encoded.len().min(at + CHUNK_BYTES as usize);
-        tell(send, Kind::Manifest(encoded.slice(at..to))).await?;
+    let wanted = Wanted { job, epoch, root, files };
+    if !request.content {
+        let head = pb::Head {
+            job: wanted.job.to_string(),
+            epoch,
+            root: wire::digest(&root),
+            node: node.config.id,
+            stale: request.stale,
+            // A hint only: without it the client streams.
+            place: is_here.then(|| place::of(&wanted.files).ok()).flatten(),
+            age_ms,
+            ..pb::Head::default()
+        };
+        return manifest(node, &wanted, head, send).await;
+    }
+    let started = Instant::now();
+    let mut sent = content(node, &wanted, &request, send).await;
+    // It may have gone just before this reader came.
+    let here = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
+    if sent.is_err()
+        && let Err(gone) = read::find(node.replica.machine(), &wanted.job, Some(here)).await
+    {
+        sent = Err(gone);
+    }
+    if sent.is_ok() {
+        node.metrics.restored(started.elapsed());
+    }
+    sent
+}
+
+/// The epoch that a call is about.
+struct Wanted {
+    job: JobName,
+    epoch: u64,
+    root: Digest,
+    files: PathBuf,
+}
+
+/// Waits for a turn. Who waits has read nothing yet.
+async fn turn(node: &Node, turns: &Turns, send: &Send) -> Result<Turn, Failure> {
+    meanwhile(send, turns.take()).await?.map_err(|busy| turns.refused(node.config.id, busy))
+}
+
+/// The manifest of an epoch that is published here, open and compared with its root.
+async fn open(
+    node: &Node,
+    wanted: &Wanted,
+    turn: Turn,
+    send: &Send,
+) -> Result<(Turn, ManifestFile), Failure> {
+    let Wanted { job, epoch, root, .. } = wanted;
+    let (store, named, epoch) = (node.store.clone(), job.clone(), *epoch);
+    // A million entries take long. The turn ends with the work, also when the caller is gone before.
+    let opening = tokio::task::spawn_blocking(move || (turn, store.manifest_file(&named, epoch)));
+    let (turn, opened) = meanwhile(send, opening).await?.expect("reading a manifest does not panic");
+    match opened {
+        Ok(Some(file)) if file.envelope().root == *root => Ok((turn, file)),
+        Ok(Some(_)) => Err(corrupt(node, "manifest", "it has another root than the epoch")),
+        Ok(None) => Err(not_here(node, job, epoch, "its directory is gone")),
+        Err(error) => Err(unread_manifest(node, error)),
+    }
+}
+
+/// Sends the manifest: ranges of its file, as they are.
+async fn manifest(node: &Node, wanted: &Wanted, head: pb::Head, send: &Send) -> Result<(), Failure> {
+    let turn = turn(node, &node.turns.manifests, send).await?;
+    let (_turn, file) = open(node, wanted, turn, send).await?;
+    let bytes = file.tree_bytes();
+    tell(send, Kind::Head(pb::Head { manifest_bytes: bytes, ..head })).await?;
+    node.metrics.restore_begun(&wanted.job);
+    let file = Arc::new(file);
+    for at in (0..bytes).step_by(MANIFEST_PART_BYTES) {
+        let file = file.clone();
+        let part = tokio::task::spawn_blocking(move || file.tree(at, MANIFEST_PART_BYTES)).await;
+        let part = part.expect("reading a manifest does not panic");
+        let part = part.map_err(|error| unread(node, "manifest", &error.source))?;
+        tell(send, Kind::Manifest(part.into())).await?;
     }
     Ok(())
 }
@@ -191,6 +208,13 @@ fn unread(node: &Node, what: &str, error: &io::Error) -> Failure {
         .what(format!("read {what}"))
         .why(format!("node {}: {what}: {error}", node.config.id))
         .fix(format!("another replica is asked; on that node: {}", Cause::of(error).fix))
+}
+
+fn unread_manifest(node: &Node, error: StoreError) -> Failure {
+    match error {
+        StoreError::Io(error) => unread(node, "manifest", &error.source),
+        error => corrupt(node, "manifest", &error.to_string()),
+    }
 }
 
 fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
@@ -217,6 +241,7 @@ async fn pass_on(
         elsewhere: false,
         ..request.clone()
     };
+    let _turn = turn(node, &node.turns.passed_on, send).await?;
     for id in node.voters().into_iter().filter(|id| *id != node.config.id) {
         let Some((_, mut stub)) = node.peer(id) else { continue };
         let asked = tokio::time::timeout(PUBLISHING_PATIENCE, stub.fetch(request.clone()));
@@ -250,36 +275,40 @@ async fn pass_on(
 
 async fn content(
     node: &Arc<Node>,
-    manifest: Manifest,
-    files: PathBuf,
+    wanted: &Wanted,
     request: &pb::FetchRequest,
     send: &Send,
 ) -> Result<(), Failure> {
-    let wanted = request.files.clone();
-    if wanted.len() > RANGES_MAX {
-        return Err(Failure::new(Code::Usage, "too many ranges of files")
-            .why(format!("{} are named, at most {RANGES_MAX} may be", wanted.len())));
-    }
-    let room = tokio::time::timeout(TURN_PATIENCE, node.reads.room.clone().acquire_owned());
-    let Ok(Ok(permit)) = meanwhile(send, room).await? else {
-        return Err(Failure::new(Code::Unavailable, "the node is busy with other restores")
-            .why(format!("node {}: no turn in {TURN_PATIENCE:?}", node.config.id))
-            .fix("repeat the command a little later, or name other nodes with --endpoints"));
+    let ranges = match &request.files[..] {
+        [] => vec![pb::IdRange { from: 0, to: u32::MAX }],
+        ranges if ranges.len() > RANGES_MAX => {
+            return Err(Failure::new(Code::Usage, "too many ranges of files")
+                .why(format!("{} are named, at most {RANGES_MAX} may be", ranges.len())));
+        }
+        ranges => ranges.to_vec(),
     };
-    let (node, send, mut offset) = (node.clone(), send.clone(), request.start_offset);
-    let anew = request.elsewhere;
+    let turn = turn(node, &node.turns.contents, send).await?;
+    let (turn, manifest) = open(node, wanted, turn, send).await?;
+    let (node, send, files) = (node.clone(), send.clone(), wanted.files.clone());
+    let (mut offset, anew) = (request.start_offset, request.elsewhere);
     let read = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        let _turn = turn;
         let outlet = Outlet { send, runtime: tokio::runtime::Handle::current(), told: Instant::now() };
         let mut reading = Reading { node: &node, files: &files, outlet, anew };
-        let all = [pb::IdRange { from: 0, to: u32::MAX }];
-        let ranges = if wanted.is_empty() { &all[..] } else { &wanted[..] };
-        for range in ranges {
-            let to = (range.to as usize).min(manifest.entries.len());
-            for index in (range.from as usize)..to {
-                let entry = &manifest.entries[index];
-                if entry.kind == EntryKind::File && entry.size > 0 {
-                    reading.send_file(index, entry, std::mem::take(&mut offset))?;
+        let mut walk = manifest.walk();
+        for range in &ranges {
+            walk.seek(range.from).map_err(|error| unread_manifest(&node, error))?;
+            while walk.index() < range.to {
+                let stepped = walk.step(|index, entry, digest| {
+                    let is_sent = entry.kind == EntryKind::File && entry.size > 0;
+                    is_sent.then(|| (index, ManifestEntry::copied(entry, digest)))
+                });
+                match stepped.map_err(|error| unread_manifest(&node, error))? {
+                    None => break,
+                    Some(None) => {}
+                    Some(Some((index, entry))) => {
+                        reading.send_file(index, &entry, std::mem::take(&mut offset))?;
+                    }
                 }
             }
         }
@@ -325,7 +354,7 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Checks one file, then sends it from `offset` on.
-    fn send_file(&mut self, index: usize, entry: &ManifestEntry, offset: u64) -> Result<(), Failure> {
+    fn send_file(&mut self, index: u32, entry: &ManifestEntry, offset: u64) -> Result<(), Failure> {
         let (node, name) = (self.node, entry.path.to_string());
         let bad = |error: io::Error| unread(node, &name, &error);
         let other = || corrupt(node, &name, "its content is not the sealed content");
@@ -354,9 +383,9 @@ impl Reading<'_> {
                 false => next_data(&file, at, entry.size).map_err(bad)?.unwrap_or(whole),
             };
             if at < start {
-                let (file, zeros) = (wire::id(index), start - at);
+                let zeros = start - at;
                 self.outlet.tell(Kind::Chunk(pb::FileChunk {
-                    file,
+                    file: index,
                     offset: at,
                     zeros,
                     ..Default::default()
@@ -365,17 +394,20 @@ impl Reading<'_> {
             }
             while at < end {
                 let len = CHUNK_BYTES.min(end - at);
-                let mut payload = vec![0; usize::try_from(len).expect("at most 1 MiB")];
-                file.read_exact_at(&mut payload, at).map_err(bad)?;
-                if small && at == 0 && digest::content(&payload) != entry.digest {
+                let mut payload = node.buffers.read.take(usize::try_from(len).expect("at most 1 MiB"));
+                let room = payload.room();
+                let start = room.len();
+                room.resize(start + len as usize, 0);
+                file.read_exact_at(&mut room[start..], at).map_err(bad)?;
+                if small && at == 0 && digest::content(payload.as_ref()) != entry.digest {
                     return Err(other());
                 }
-                let mut chunk = pb::FileChunk { file: wire::id(index), offset: at, ..Default::default() };
-                if digest::is_zero(&payload) {
+                let mut chunk = pb::FileChunk { file: index, offset: at, ..pb::FileChunk::default() };
+                if digest::is_zero(payload.as_ref()) {
                     chunk.zeros = len;
                 } else {
-                    chunk.digest = wire::digest(&digest::content(&payload));
-                    chunk.payload = payload.into();
+                    chunk.digest = wire::digest(&digest::content(payload.as_ref()));
+                    chunk.payload = payload.freeze();
                 }
                 self.outlet.tell(Kind::Chunk(chunk))?;
                 at += len;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use checkpoint::JobName;
 use checkpoint::disk::says_nothing;
-use checkpoint::store::StoreError;
-use checkpoint::{JobName, Manifest};
+use checkpoint::store::{StoreError, Walk as Entries};
 use client::{Code, Failure, pb, wire};
 use nativelog::ledger::{EpochInfo, EpochView, Go, QuarantineInfo, Walk};
 use nativelog::machine::Machine;
@@ -130,8 +130,16 @@ async fn entries_of(
     job: &JobName,
     epoch: u64,
 ) -> Result<(Vec<pb::ManifestEntry>, bool), Failure> {
+    let turns = &node.turns.entries;
+    let turn = turns.take().await.map_err(|busy| {
+        turns.refused(node.config.id, busy).what(format!("show {job}@{epoch} with its entries"))
+    })?;
     let (store, wanted) = (node.store.clone(), job.clone());
-    let read = move || store.manifest(&wanted, epoch).map(|found| found.map(|(_, found)| entries_pb(&found)));
+    let read = move || {
+        let _turn = turn;
+        let found = store.manifest_file(&wanted, epoch)?;
+        found.map(|found| entries_pb(found.walk())).transpose()
+    };
     match tokio::task::spawn_blocking(read).await.expect("reading a manifest does not panic") {
         Ok(Some(entries)) => Ok(entries),
         Ok(None) => Err(Failure::new(Code::Unavailable, "this node has not published the epoch yet")
@@ -151,17 +159,18 @@ async fn entries_of(
     }
 }
 
-/// The entries of a manifest, and whether there are more than one answer holds.
-fn entries_pb(manifest: &Manifest) -> (Vec<pb::ManifestEntry>, bool) {
+/// The first entries of a manifest, and whether there are more than one answer holds.
+fn entries_pb(walk: Entries) -> Result<(Vec<pb::ManifestEntry>, bool), StoreError> {
     let (mut entries, mut bytes) = (Vec::new(), 0);
-    for entry in &manifest.entries {
+    for entry in walk {
+        let (_, entry) = entry?;
         bytes += entry.path.as_bytes().len() + entry.target.len() + 64;
         if entries.len() >= ENTRIES_MAX || bytes > ENTRIES_BYTES_MAX {
-            return (entries, true);
+            return Ok((entries, true));
         }
-        entries.push(wire::manifest_entry(entry));
+        entries.push(wire::manifest_entry(&entry));
     }
-    (entries, false)
+    Ok((entries, false))
 }
 
 /// An epoch, and what there was to say of it when it was looked at.

@@ -1,27 +1,21 @@
-//! What all Fetch calls of a node share: how many of them may read content at a time, and which files
-//! were found intact lately.
+//! What all Fetch calls of a node share: which files were found intact lately.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use checkpoint::Digest;
-use tokio::sync::Semaphore;
 
-/// Calls that read content at a time; each holds a blocking thread.
-const READS_MAX: usize = 8;
 /// Files that are remembered.
 const FILES_MAX: usize = 4096;
 /// For how long.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// Reads of content on one node.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reads {
-    /// Room for one more.
-    pub room: Arc<Semaphore>,
     intact: Mutex<HashMap<State, (Digest, Instant)>>,
 }
 
@@ -45,12 +39,6 @@ impl State {
             mtime: (meta.mtime(), meta.mtime_nsec()),
             ctime: (meta.ctime(), meta.ctime_nsec()),
         }
-    }
-}
-
-impl Default for Reads {
-    fn default() -> Self {
-        Reads { room: Arc::new(Semaphore::new(READS_MAX)), intact: Mutex::default() }
     }
 }
 

@@ -20,6 +20,7 @@ use tonic::Status;
 use super::{Answers, job_name, read, status};
 use crate::epochs;
 use crate::node::Node;
+use crate::turns::Turn;
 use crate::units;
 
 type Send = mpsc::Sender<Result<pb::VerifyReply, Status>>;
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the call; one answer an epoch and node.
 pub async fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<pb::VerifyReply>, Failure> {
+    let turns = &node.turns.verifies;
+    turns.may_wait().map_err(|busy| turns.refused(node.config.id, busy).what("verify"))?;
     let wanted = wanted(&node, &request).await?;
     let (send, answers) = mpsc::channel(16);
     let to = Teller { node: node.clone(), send, patience: patience(request.wait_ms) };
@@ -108,9 +111,31 @@ impl Teller {
         self.tell(pb::VerifyReply { node, working: true, ..pb::VerifyReply::default() }).await
     }
 
+    /// Waits for a turn. Who waits has read nothing yet.
+    async fn turn(&self) -> Result<Result<Arc<Turn>, Failure>, Gone> {
+        let turns = &self.node.turns.verifies;
+        let taken = turns.take();
+        tokio::pin!(taken);
+        loop {
+            match tokio::time::timeout(WORKING_EVERY, &mut taken).await {
+                Ok(Ok(turn)) => return Ok(Ok(Arc::new(turn))),
+                Ok(Err(busy)) => return Ok(Err(turns.refused(self.node.config.id, busy))),
+                Err(_) => self.working().await?,
+            }
+        }
+    }
+
     /// Verifies an epoch here, and with `repair` mends what is not as sealed.
     async fn here(&self, job: &JobName, epoch: u64, repair: bool) -> Result<(), Gone> {
-        let Some(found) = self.check(job, epoch).await? else { return Ok(()) };
+        let turn = match self.turn().await? {
+            Ok(turn) => turn,
+            Err(busy) => {
+                let reply = pb::VerifyReply { job: job.to_string(), epoch, ..pb::VerifyReply::default() };
+                let reply = pb::VerifyReply { node: self.node.config.id, ..reply };
+                return self.tell(not_looked(reply, format!("{}: {}", busy.sentence, busy.why))).await;
+            }
+        };
+        let Some(found) = self.check(job, epoch, &turn).await? else { return Ok(()) };
         if found.outcome() != pb::Outcome::Damaged {
             return self.tell(found).await;
         }
@@ -122,7 +147,7 @@ impl Teller {
         }
         match self.mended(job, epoch).await? {
             Ok(()) => {
-                let Some(mut after) = self.check(job, epoch).await? else { return Ok(()) };
+                let Some(mut after) = self.check(job, epoch, &turn).await? else { return Ok(()) };
                 if after.outcome() != pb::Outcome::NotLooked {
                     let still = &after.problems;
                     after.mended = wrong.into_iter().filter(|problem| !still.contains(problem)).collect();
@@ -151,7 +176,12 @@ impl Teller {
     }
 
     /// What this node's copy is; nothing when there is no such epoch any more.
-    async fn check(&self, job: &JobName, epoch: u64) -> Result<Option<pb::VerifyReply>, Gone> {
+    async fn check(
+        &self,
+        job: &JobName,
+        epoch: u64,
+        turn: &Arc<Turn>,
+    ) -> Result<Option<pb::VerifyReply>, Gone> {
         let machine = self.node.replica.machine();
         let reader = machine.read_epoch(job, epoch);
         let sealed = || {
@@ -161,9 +191,10 @@ impl Teller {
         let Some((root, files, bytes)) = sealed() else { return Ok(None) };
         let steps = Arc::new(AtomicU64::new(0));
         let (store, named, counted) = (self.node.store.clone(), job.clone(), steps.clone());
+        let turn = turn.clone();
         let reading = tokio::task::spawn_blocking(move || {
             // Kept until it is read, also when nobody waits any more.
-            let _reader = reader;
+            let _kept = (reader, turn);
             let on = || {
                 counted.fetch_add(1, Ordering::Relaxed);
             };

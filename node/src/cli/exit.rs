@@ -10,8 +10,8 @@ pub fn code(failure: &Failure) -> i32 {
         Code::NotFound => 4,
         Code::Conflict | Code::Fenced | Code::TooLate | Code::TooOld | Code::Subsumed => 5,
         Code::Corrupt | Code::NotLooked => 6,
-        Code::NoQuorum | Code::Unavailable if failure.committed == Certainty::Unknown => 124,
-        Code::NoQuorum | Code::Unavailable => 7,
+        Code::NoQuorum | Code::Unavailable | Code::Busy if failure.committed == Certainty::Unknown => 124,
+        Code::NoQuorum | Code::Unavailable | Code::Busy => 7,
         Code::Unauthenticated | Code::PermissionDenied => 8,
         Code::NoSpace | Code::QuotaExceeded => 9,
         Code::Timeout => 124,
@@ -37,6 +37,7 @@ mod tests {
         assert_eq!(exit(Code::Corrupt, Certainty::None), 6);
         assert_eq!(exit(Code::NotLooked, Certainty::None), 6);
         assert_eq!(exit(Code::NoQuorum, Certainty::No), 7);
+        assert_eq!(exit(Code::Busy, Certainty::No), 7);
         assert_eq!(exit(Code::PermissionDenied, Certainty::No), 8);
         assert_eq!(exit(Code::NoSpace, Certainty::No), 9);
         assert_eq!(exit(Code::Unavailable, Certainty::Unknown), 124);

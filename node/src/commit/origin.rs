@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use checkpoint::disk::Pool;
 use checkpoint::{Coverage, Digest, Piece, Plan, PlanEntry, Splitter};
 use client::{Certainty, Code, Failure, pb, wire};
 use nativelog::background::{self, BULK};
@@ -17,7 +18,7 @@ use tonic::Status;
 use uncopied::Incoming;
 
 /// Pieces between the splitter's thread and the log: each at most one chunk or pack.
-const PIECES_QUEUED_MAX: usize = 8;
+const PIECES_QUEUED_MAX: usize = 2;
 /// Hints in one message.
 const HINTS_A_MESSAGE: usize = 4096;
 
@@ -103,15 +104,16 @@ pub struct Local {
     dir: PathBuf,
     plan: Arc<Plan>,
     pages: std::vec::IntoIter<Range<usize>>,
+    buffers: Pool,
     pieces: Option<mpsc::Receiver<Result<Next, Broken>>>,
     replies: Replies,
 }
 
 impl Local {
-    /// The directory `dir` as `plan` saw it.
-    pub fn new(what: String, dir: PathBuf, plan: Arc<Plan>, replies: Replies) -> Local {
+    /// The directory `dir` as `plan` saw it, read to `buffers`.
+    pub fn new(what: String, dir: PathBuf, plan: Arc<Plan>, buffers: Pool, replies: Replies) -> Local {
         let pages = wire::pages(&plan.entries).into_iter();
-        Local { what, dir, plan, pages, pieces: None, replies }
+        Local { what, dir, plan, pages, buffers, pieces: None, replies }
     }
 }
 
@@ -130,8 +132,9 @@ impl Origin for Local {
         let (send, pieces) = mpsc::channel(PIECES_QUEUED_MAX);
         self.pieces = Some(pieces);
         let (dir, plan, what) = (self.dir.clone(), self.plan.clone(), self.what.clone());
+        let buffers = self.buffers.clone();
         tokio::spawn(background::run("splitter", BULK, move || {
-            let last = match split(&dir, &plan, &opening, &send) {
+            let last = match split(&dir, &plan, &opening, &buffers, &send) {
                 Ok(None) => return,
                 Ok(Some(root)) => Ok(Next::Seal(root)),
                 Err(error) => Err(Broken::GaveUp(Box::new(wire::split_failure(&what, &error)))),
@@ -162,15 +165,16 @@ fn split(
     dir: &std::path::Path,
     plan: &Plan,
     opening: &Opening,
+    buffers: &Pool,
     send: &mpsc::Sender<Result<Next, Broken>>,
 ) -> Result<Option<Digest>, checkpoint::split::SplitError> {
-    let known: BTreeMap<&[u8], Digest> = opening
-        .hints
-        .iter()
-        .filter_map(|(file, digest)| Some((plan.entries.get(*file as usize)?.path.as_bytes(), *digest)))
-        .collect();
-    let previous = |entry: &PlanEntry| known.get(entry.path.as_bytes()).copied();
-    let mut splitter = Splitter::new(dir, plan, opening.chunk_bytes, &opening.coverage, &previous)?;
+    // By the order of the plan: a table by path would take as much memory as the plan.
+    let previous = |entry: &PlanEntry| {
+        let file = plan.entries.binary_search_by(|other| other.path.cmp(&entry.path)).ok()?;
+        opening.hints.get(&wire::id(file)).copied()
+    };
+    let splitter = Splitter::new(dir, plan, opening.chunk_bytes, &opening.coverage, &previous)?;
+    let mut splitter = splitter.with_buffers(buffers);
     for piece in splitter.by_ref() {
         if send.blocking_send(Ok(Next::Piece(piece?))).is_err() {
             return Ok(None);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use checkpoint::plan::{PlanChecker, encode};
 use checkpoint::{Coverage, Digest};
-use client::{Failure, pb};
+use client::{Failure, pb, wire};
 use nativelog::background::{self, UPKEEP};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, AttemptInfo, Covering, LAPSES_MS, Reason, Rejected, SealedEpoch, Verdict};
@@ -212,27 +212,21 @@ impl Driver<'_> {
         origin: &mut O,
         window: &mut Window,
     ) -> Result<(BTreeMap<u32, Digest>, BTreeMap<u32, u64>), Stopped> {
-        let previous = self.node.newest_files(&self.order.job).await;
+        let mut previous = self.node.newest_files(&self.order.job).await;
         // Who scanned the directory here has checked it already.
         let mut checker = (!O::HASHED_HERE).then(|| PlanChecker::new(self.node.config.limits));
         let (mut hints, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         let (mut page, mut file) = (0, 0);
         while let Some(entries) = self.from(origin.page().await)? {
-            for entry in entries.iter() {
-                if let Some(checker) = &mut checker {
-                    checker
-                        .push(entry.borrowed())
-                        .map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
-                }
-                if let Some((size, digest)) = previous.get(entry.path.as_bytes())
-                    && *size == entry.size
-                    && entry.size > 0
-                {
-                    hints.insert(file, *digest);
-                    sizes.insert(file, entry.size);
-                }
-                file += 1;
+            if let Some(checker) = &mut checker {
+                let checked = entries.iter().try_for_each(|entry| checker.push(entry.borrowed()));
+                checked.map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
             }
+            for (known, digest) in previous.among(file, &entries).await {
+                hints.insert(known, digest);
+                sizes.insert(known, entries[(known - file) as usize].size);
+            }
+            file += wire::id(entries.len());
             if page >= attempt.coverage.parts {
                 let part = compose::part(attempt.id, page, encode(entries.iter()).into());
                 self.send(part, Covers::Page(page), 0, window).await?;
@@ -241,7 +235,6 @@ impl Driver<'_> {
         }
         let finished = checker.as_ref().map_or(Ok(()), PlanChecker::finish);
         finished.map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
-        forget(previous);
         self.drain(window).await?;
         Ok((hints, sizes))
     }

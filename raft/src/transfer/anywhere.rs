@@ -2,7 +2,8 @@
 //! Peer after peer, several rounds; checked here before anybody sees it.
 
 use bytes::Bytes;
-use checkpoint::{Digest, Envelope, Manifest, digest, manifest};
+use checkpoint::manifest::FileCollector;
+use checkpoint::{Digest, Envelope, Manifest, digest};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nativelog::ledger::{EpochInfo, Page};
@@ -10,7 +11,7 @@ use nativelog::machine::PackedFile;
 use nativelog::record::LogId;
 
 use super::answers::{Answers, Said};
-use super::ask::{self, Items, Missed, Trouble};
+use super::ask::{self, Event, Items, Missed, Trouble};
 use super::error::TransferError;
 use super::gather::{Gather, ROUNDS};
 use super::source::{Range, agrees};
@@ -90,17 +91,29 @@ impl Gather {
         };
         let mut client = ask::client(&self.peers, peer)?;
         let answer = ask::opened(&self.stop, client.fetch_manifest(request)).await?;
-        let bytes = match Items::at_most(answer, MANIFEST_BYTES_MAX, &self.stop).collect().await?.pop() {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(missed)) => return Ok(Err(missed)),
-            None => return Err(Trouble::Peer("an empty answer".into())),
-        };
-        let decoded = tokio::task::spawn_blocking(move || manifest::decode_file(&bytes)).await;
-        match decoded {
-            Ok(Ok((envelope, tree))) if agrees(&envelope, &info) => Ok(Ok((envelope, tree))),
-            Ok(Ok(_)) => Err(came_wrong("a manifest that says something else than the ledger")),
-            Ok(Err(error)) => Err(came_wrong(error)),
-            Err(_) => Err(came_wrong("a manifest that cannot be read")),
+        let mut items = Items::at_most(answer, MANIFEST_BYTES_MAX, &self.stop);
+        // Read as it comes: its bytes are never in memory beside its entries.
+        let mut collector = FileCollector::default();
+        let mut came = false;
+        while let Some(event) = items.next().await? {
+            let data = match event {
+                Event::Missed(_, missed) => return Ok(Err(missed)),
+                Event::Data(_, data) => data,
+            };
+            came = true;
+            let pushed = tokio::task::spawn_blocking(move || collector.push(&data).map(|()| collector));
+            collector = pushed
+                .await
+                .map_err(|_| came_wrong("a manifest that cannot be read"))?
+                .map_err(came_wrong)?;
+        }
+        if !came {
+            return Err(Trouble::Peer("an empty answer".into()));
+        }
+        match collector.finish() {
+            Ok((envelope, tree)) if agrees(&envelope, &info) => Ok(Ok((envelope, tree))),
+            Ok(_) => Err(came_wrong("a manifest that says something else than the ledger")),
+            Err(error) => Err(came_wrong(error)),
         }
     }
 

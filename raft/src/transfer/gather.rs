@@ -36,6 +36,8 @@ const BATCH_CONTENTS: usize = 256;
 /// streams have a share, but not less than [`BATCH_BYTES_MIN`]: a batch costs a call and syncs.
 const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_BYTES_MIN: u64 = 1 << 20;
+/// Contents that are looked after at once: what is known of each while it is brought takes some 400 bytes.
+const CONTENTS_AT_ONCE: usize = 16 << 10;
 /// Every peer is asked so often for what is lacking.
 pub(super) const ROUNDS: u32 = 4;
 /// Pause before all peers are asked again; twice as long every time.
@@ -207,16 +209,31 @@ impl Gather {
     /// [`TransferError`]; what came is kept.
     pub async fn bring(&self, contents: Vec<Content>) -> Result<(), TransferError> {
         let mut lost: BTreeMap<Digest, Lost> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
+        for some in contents.chunks(CONTENTS_AT_ONCE) {
+            let nowhere = self.bring_some(some).await?;
+            self.lost().extend(nowhere.iter().map(|(digest, lost)| (*digest, lost.clone())));
+            lost.extend(nowhere);
+        }
+        let Some(first) = lost.values().next() else { return Ok(()) };
+        let said = first.found.iter().map(|(peer, why)| format!("node {peer}: {why}"));
+        let why = said.collect::<Vec<_>>().join("; ");
+        let what = format!("content {}", first.digest);
+        Err(TransferError::Nowhere { what, why, lost: lost.into_values().collect() })
+    }
+
+    /// Brings these; answers with what is nowhere to be had.
+    async fn bring_some(&self, contents: &[Content]) -> Result<BTreeMap<Digest, Lost>, TransferError> {
+        let mut lost = BTreeMap::new();
         let known = self.lost().clone();
         let mut rest = Vec::with_capacity(contents.len());
         for content in contents {
             match known.get(&content.digest) {
                 Some(there) => drop(lost.insert(content.digest, there.clone())),
-                None => rest.push(content),
+                None => rest.push(*content),
             }
         }
         // One digest is brought once at a time, also when it is wanted with two modes.
+        let mut seen = BTreeSet::new();
         let (once, again): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|content| seen.insert(content.digest));
         lost.extend(self.bring_each(once).await?);
@@ -225,12 +242,7 @@ impl Gather {
                 lost.extend(self.bring_each(vec![content]).await?);
             }
         }
-        let Some(first) = lost.values().next() else { return Ok(()) };
-        let said = first.found.iter().map(|(peer, why)| format!("node {peer}: {why}"));
-        let why = said.collect::<Vec<_>>().join("; ");
-        let what = format!("content {}", first.digest);
-        self.lost().extend(lost.iter().map(|(digest, lost)| (*digest, lost.clone())));
-        Err(TransferError::Nowhere { what, why, lost: lost.into_values().collect() })
+        Ok(lost)
     }
 
     /// Answers with what is nowhere to be had.

@@ -20,6 +20,7 @@ use futures::{FutureExt, StreamExt};
 use nativelog::ledger::{EpochInfo, Ledger};
 use nativelog::machine::{AttemptLacks, Machine, lacking_pages, write_page};
 use nativelog::store::{Brought, Placed};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::anywhere::{Found, Wanted, grouped};
 use super::error::{TransferError, blocking};
@@ -29,6 +30,8 @@ use super::source::{Range, agrees};
 
 /// Manifests that are fetched ahead.
 const MANIFESTS_AHEAD: usize = 3;
+/// Files of manifests that are in memory at once, at 140 bytes each and more; one larger manifest goes alone.
+const FILES_AT_ONCE: u32 = 128 << 10;
 /// Content whose name on the shelves is not known gets this one.
 const ANY_MODE: u32 = 0o644;
 
@@ -127,11 +130,13 @@ pub async fn complete<H: Home>(
     gather.progress().epochs(epochs.len());
     let mut left = epochs.len();
     let (mut owed, mut full) = (Vec::new(), None);
+    // They wait in the order in which they are taken below, so that the one that is waited for is never behind one that
+    // has come already.
+    let room = Arc::new(Semaphore::new(FILES_AT_ONCE as usize));
     let mut manifests = futures::stream::iter(epochs)
-        .map(|unpublished| manifest_of(gather.clone(), unpublished, at).boxed())
+        .map(|unpublished| manifest_of(gather.clone(), unpublished, at, room.clone()).boxed())
         .buffered(MANIFESTS_AHEAD);
-    while let Some(next) = manifests.next().await {
-        let (info, found) = next;
+    while let Some((info, found, _room)) = manifests.next().await {
         let came = match found {
             Ok(Found::Here((envelope, manifest))) => epoch(gather, home, envelope, Arc::new(manifest)).await,
             Ok(Found::Ended) => content_of(gather, ledger, &info).await,
@@ -192,16 +197,19 @@ async fn manifest_of(
     gather: Gather,
     NotHere { info, ended }: NotHere,
     at: u64,
-) -> (EpochInfo, Result<Found<(Envelope, Manifest)>, TransferError>) {
+    room: Arc<Semaphore>,
+) -> (EpochInfo, Result<Found<(Envelope, Manifest)>, TransferError>, Option<OwnedSemaphorePermit>) {
     // There may be very many manifests.
     if let Err(error) = gather.check() {
-        return (info, Err(error));
+        return (info, Err(error), None);
     }
     if ended {
-        return (info, Ok(Found::Ended));
+        return (info, Ok(Found::Ended), None);
     }
+    let files = u32::try_from(info.sealed.files).unwrap_or(u32::MAX).clamp(1, FILES_AT_ONCE);
+    let room = room.acquire_many_owned(files).await.expect("nobody closes it");
     let found = gather.manifest(&Wanted { info: info.clone(), at }).await;
-    (info, found)
+    (info, found, Some(room))
 }
 
 /// A sealed epoch that is no directory here.

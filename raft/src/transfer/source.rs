@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use checkpoint::digest::{self, Digest};
 use checkpoint::disk::Open;
-use checkpoint::{Envelope, JobName, manifest};
+use checkpoint::store::StoreError;
+use checkpoint::{Envelope, JobName};
 use nativelog::ledger::{EpochInfo, Page};
 use nativelog::machine::Machine;
 use nativelog::record::LogId;
@@ -21,7 +22,7 @@ use nativelog::record::LogId;
 use super::ask::Missed;
 use super::copies::{Blob, Copies, also};
 use super::outlet::{Outlet, Sent, Unsent, missed, send, unread, why_unread};
-use crate::config::MANIFEST_BYTES_MAX;
+use crate::config::PART_BYTES;
 use crate::proto::Miss;
 
 const LAPSED: &str = "the attempt has ended without an epoch";
@@ -91,17 +92,26 @@ impl Source {
             let miss = if ended { Miss::Ended } else { Miss::NotFound };
             return Err(missed(miss, format!("{job}@{epoch} is not published here")));
         }
-        let path = store.layout().manifest_file(job, epoch);
-        let bytes =
-            store.disk().read_file(&path, MANIFEST_BYTES_MAX).map_err(|e| unread("the manifest", &e))?;
-        match manifest::decode_file(&bytes) {
-            Ok((envelope, _)) if is_it(&envelope) && self.is_as_sealed(&envelope) => send(&bytes.into(), out),
-            Ok((envelope, _)) if is_it(&envelope) => {
-                Err(missed(Miss::Corrupt, "the manifest says something else than the ledger"))
-            }
-            Ok(_) => Err(missed(Miss::NotFound, "another epoch has taken its place")),
-            Err(error) => Err(missed(Miss::Corrupt, error.to_string())),
+        // Ranges of the file: its entries would take a gigabyte where six peers' calls read a large one.
+        let file = match store.manifest_file(job, epoch) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(missed(Miss::NotFound, format!("{job}@{epoch} is not published here"))),
+            Err(StoreError::Io(error)) => return Err(unread("the manifest", &error.source)),
+            Err(error) => return Err(missed(Miss::Corrupt, error.to_string())),
+        };
+        if !is_it(file.envelope()) {
+            return Err(missed(Miss::NotFound, "another epoch has taken its place"));
         }
+        if !self.is_as_sealed(file.envelope()) {
+            return Err(missed(Miss::Corrupt, "the manifest says something else than the ledger"));
+        }
+        for at in (0..file.bytes()).step_by(PART_BYTES) {
+            let part = file.range(at, PART_BYTES).map_err(|error| unread("the manifest", &error.source))?;
+            if !out.part(part.into()) {
+                return Err(Unsent::Gone);
+            }
+        }
+        Ok(())
     }
 
     /// False when the ledger has the epoch and says something else of it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cluster_tests::scenario::cut_leader::{self, CutOff, Thin, Windows};
 use cluster_tests::scenario::eio;
 use cluster_tests::scenario::many_files::{self, ManyFiles};
+use cluster_tests::scenario::memory::{self, Memory};
 use cluster_tests::scenario::rotten::{self, Rotten};
 use cluster_tests::scenario::same_epoch::{self, SameEpoch};
 use cluster_tests::scenario::slow_disk::{self, SlowDisk};
@@ -22,6 +23,7 @@ pub const BARS: [(&str, &str, Tell); 14] = [
         "200,000 files of 20 bytes: 256 MiB a node, half the cost, back within 2 s",
         small_contents,
     ),
+    ("memory", "256 MiB a node under every load, and home in 256 MiB after having been away for all", memory),
     ("slow-leader", "the leader's disk takes 60 MB/s: 256 MiB a node, and committed", slow_leader),
     ("hanging-sync", "a sync of 30 s at the leader: another leader within 5 s, committed", |stage| {
         let (hang, limit) = (Duration::from_secs(30), Duration::from_secs(5));
@@ -114,6 +116,19 @@ fn sparse(stage: &mut Stage) {
         each: Duration::from_secs(5),
     };
     sparse::a_hole_costs_nothing("sparse", size, &mut stage.rng, &mut say);
+}
+
+fn memory(stage: &mut Stage) {
+    let size = Memory {
+        large: (16, 128 << 20),
+        small: vec![20_000, 200_000],
+        commits: (16, 128 << 20),
+        restores: (16, 500_000),
+        plans: (100, 990_000),
+        rss_max: 256 << 20,
+        home_bytes: 256 << 20,
+    };
+    memory::memory("memory", &size, &mut stage.rng, &mut say);
 }
 
 fn slow_leader(stage: &mut Stage) {
