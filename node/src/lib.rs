@@ -14,6 +14,7 @@
 //! | `space`, `pressure` | free space of the voters; what is done when it runs out |
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
 //! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
+//! | `guests`, `guests/*` | connections and calls of whoever comes: how many, and who makes room |
 //! | `servers`, `http`, `telemetry` | the ports: for clients, for peers, HTTP; health; log lines |
 //! | `cli`, `cli/*` | what users type, one file a command |
 
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod commit;
 pub mod config;
 mod epochs;
+pub mod guests;
 mod handles;
 pub mod housekeeping;
 pub mod http;

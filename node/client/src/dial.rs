@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
+use crate::failure::Failure;
+
 /// Time to connect to one endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -42,8 +44,12 @@ impl Service<Uri> for Dialer {
     }
 }
 
-/// Whether the call failed before a byte of it was sent.
-pub fn never_connected(status: &tonic::Status) -> bool {
+/// Whether the node has seen nothing of the call: it failed before a byte of it was sent, or the node turned it away at
+/// its door.
+pub fn never_heard(status: &tonic::Status) -> bool {
+    if status.code() == tonic::Code::ResourceExhausted && Failure::from_status(status).is_transient() {
+        return true;
+    }
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         if error.is::<tonic::ConnectError>() {
@@ -52,4 +58,22 @@ pub fn never_connected(status: &tonic::Status) -> bool {
         source = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Code;
+
+    #[test]
+    fn a_call_that_was_turned_away_was_not_heard_and_one_without_space_was() {
+        let under = |failure: Failure| {
+            let status = failure.to_status();
+            let details = status.details().to_vec().into();
+            tonic::Status::with_details(tonic::Code::ResourceExhausted, "busy", details)
+        };
+        assert!(never_heard(&under(Failure::new(Code::Unavailable, "busy"))));
+        assert!(!never_heard(&under(Failure::new(Code::NoSpace, "no space"))));
+        assert!(!never_heard(&Failure::new(Code::Unavailable, "it stops").to_status()));
+    }
 }

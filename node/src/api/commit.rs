@@ -22,6 +22,7 @@ use super::Answers;
 use crate::capture::{self, Held, How};
 use crate::commit::origin::{Local, Remote, Replies};
 use crate::commit::{self, Order};
+use crate::guests::Call;
 use crate::node::Node;
 
 /// Answers on their way to the client.
@@ -37,10 +38,16 @@ const DEPENDS_ON_MAX: usize = 64;
 const PATTERNS_MAX: usize = 256;
 
 /// Runs the call in a task of its own; its answers are the stream.
-pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb::CommitReply> {
+pub fn run(
+    node: Arc<Node>,
+    requests: Incoming<pb::CommitRequest>,
+    place: Option<Arc<Call>>,
+) -> Answers<pb::CommitReply> {
     let (send, answers) = mpsc::channel(REPLIES_QUEUED_MAX);
     let replies = Replies(send);
     tokio::spawn(async move {
+        // A call counts until nobody works on it any more.
+        let _place = place;
         let working = replies.clone();
         let answered = tokio::select! {
             answered = answer(&node, requests, &replies) => answered,

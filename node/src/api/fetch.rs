@@ -23,6 +23,7 @@ use tonic::Status;
 
 use super::reads::State;
 use super::{Answers, current, job_name, read};
+use crate::guests::Call;
 use crate::node::Node;
 
 /// Bytes of one chunk on the wire.
@@ -43,9 +44,16 @@ const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
 type Send = mpsc::Sender<Result<pb::FetchReply, Status>>;
 
 /// Runs the call in a task of its own. Only who is on this machine (`is_here`) is told where the epoch lies.
-pub fn run(node: Arc<Node>, request: pb::FetchRequest, is_here: bool) -> Answers<pb::FetchReply> {
+pub fn run(
+    node: Arc<Node>,
+    request: pb::FetchRequest,
+    is_here: bool,
+    place: Option<Arc<Call>>,
+) -> Answers<pb::FetchReply> {
     let (send, answers) = mpsc::channel(CHUNKS_QUEUED_MAX);
     tokio::spawn(async move {
+        // A call counts until nobody works on it any more.
+        let _place = place;
         if let Err(failure) = answer(&node, request, is_here, &send).await
             && failure.code != Code::Interrupted
         {

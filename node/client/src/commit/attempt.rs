@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Done, Ended, Event, Run, what};
 use crate::connect::REQUEST_BYTES_MAX;
-use crate::dial::never_connected;
+use crate::dial::never_heard;
 use crate::failure::{Code, Failure};
 use crate::pb::commit_reply::Kind as Reply;
 use crate::pb::commit_request::Kind as Request;
@@ -124,7 +124,7 @@ impl Run<'_> {
         let call = stub.commit(uncopied::request(ReceiverStream::new(requests), REQUEST_BYTES_MAX));
         let mut replies = match tokio::time::timeout(patience, call).await {
             Ok(Ok(replies)) => replies.into_inner(),
-            Ok(Err(status)) if never_connected(&status) => {
+            Ok(Err(status)) if never_heard(&status) => {
                 return Ok(Ended::Unreached(Failure::from_status(&status)));
             }
             Ok(Err(status)) => return Ok(Ended::BrokeOff(Failure::from_status(&status))),
@@ -191,6 +191,11 @@ impl Run<'_> {
                     if let Some(committed) = committed.take() {
                         return Ok(Ended::Done(Done { committed, published: Some(published) }));
                     }
+                }
+                // It waits for us no longer: that says nothing of the commit.
+                Reply::Failed(failed) if Code::from_name(&failed.code) == Code::Interrupted => {
+                    let failure = Failure::from_pb(failed);
+                    return Ok(broke_off(committed, format!("{}: {}", failure.sentence, failure.why)));
                 }
                 Reply::Failed(failed) => return Ok(Ended::Failed(Failure::from_pb(failed))),
                 Reply::StreamIt(stream_it) => return Ok(Ended::StreamIt(stream_it.why)),
