@@ -84,7 +84,8 @@ impl Guests {
             Err(most) => {
                 self.metrics.client_refused("call");
                 let what = kind.name();
-                tracing::warn!(
+                // Nothing louder: whoever floods the port is not to fill the log. The metric tells.
+                tracing::debug!(
                     port = self.port,
                     kind = what,
                     most,

@@ -91,7 +91,7 @@ fn enough_files(files: u64) -> Result<(), Failure> {
     if files >= handles::FILES_MIN {
         return Ok(());
     }
-    Err(Failure::new(Code::Refused, "this node would not start")
+    Err(Failure::new(Code::Refused, "this node does not start")
         .what("serve")
         .why(format!("the process may open {files} files, and a node needs {}", handles::FILES_MIN))
         .fix("raise the limit (`ulimit -Hn`, LimitNOFILE= of systemd): 4096 is plenty"))

@@ -45,7 +45,7 @@ impl Guests {
             self.metrics.client_refused("connection");
         }
         let Some(entered) = entered else {
-            tracing::warn!(port = self.port, "a connection was turned away: all that are there are at work");
+            tracing::debug!(port = self.port, "a connection was turned away: all that are there are at work");
             return None;
         };
         self.metrics.client_connection(self.port, 1);
