@@ -19,7 +19,7 @@ use pb::epochlog_server::Epochlog;
 use tonic::{Request, Response, Status, Streaming};
 use uncopied::Incoming;
 
-use crate::guests::{self, Guest};
+use crate::guests;
 use crate::node::Node;
 pub use reads::Reads;
 
@@ -90,8 +90,8 @@ impl Epochlog for Api {
     }
 
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let (is_here, place) = (is_here(&request), guests::held(&request));
-        Ok(Response::new(fetch::run(self.node.clone(), request.into_inner(), is_here, place)))
+        let place = guests::held(&request);
+        Ok(Response::new(fetch::run(self.node.clone(), request.into_inner(), place)))
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
@@ -115,11 +115,6 @@ impl Epochlog for Api {
     ) -> Result<Response<pb::PublishedOnReply>, Status> {
         self.answer(status::published_on(&self.node, request.into_inner()).await)
     }
-}
-
-/// Whether the caller is on this machine: both ends of the connection have the same address.
-fn is_here<T>(request: &Request<T>) -> bool {
-    request.extensions().get::<Guest>().is_some_and(|guest| guest.is_here)
 }
 
 fn job_name(name: &str) -> Result<JobName, Failure> {

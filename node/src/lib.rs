@@ -15,6 +15,7 @@
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
 //! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
 //! | `guests`, `guests/*` | connections and calls of whoever comes: how many, and who makes room |
+//! | `neighbours` | the socket for clients of the same machine and user |
 //! | `servers`, `http`, `telemetry` | the ports: for clients, for peers, HTTP; health; log lines |
 //! | `cli`, `cli/*` | what users type, one file a command |
 
@@ -32,6 +33,7 @@ pub mod identity;
 mod known;
 mod memory;
 pub mod metrics;
+mod neighbours;
 pub mod node;
 pub mod opening;
 mod outward;

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::identity::Claim;
 use crate::known::{self, Known};
 use crate::metrics::Metrics;
+use crate::neighbours::{self, Neighbours};
 use crate::opening::{Opened, open};
 use crate::refusal::ServeError;
 use crate::space::{Space, Spaces};
@@ -46,6 +47,8 @@ pub struct Node {
     pub spaces: Spaces,
     /// Reads of content for Fetch.
     pub reads: Reads,
+    /// What clients on this machine have handed over.
+    pub neighbours: Neighbours,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Why no new content is taken, while the node is short of space.
@@ -200,6 +203,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),
+        neighbours: Neighbours::default(),
         short: watch::Sender::new(None),
         reclaimed: Arc::default(),
         others: Client::new(Vec::<String>::new(), Options::default()),
@@ -214,6 +218,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let grpc_server = tokio::spawn(servers::grpc(node.clone(), grpc, health.clone(), stopping.clone()));
     let peer_server = tokio::spawn(servers::peers(node.clone(), peers, stopping.clone()));
     let http_server = tokio::spawn(servers::http(node.clone(), http, stopping.clone()));
+    neighbours::serve(&node);
     replica.initialize_when_ready();
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
     tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");

@@ -1,7 +1,7 @@
 //! A guest's socket, which the house can end from outside.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,8 +21,6 @@ use super::{Door, Guests};
 #[derive(Debug, Clone, Copy)]
 pub struct Guest {
     pub(super) id: u64,
-    /// Both ends of the connection have the same address.
-    pub is_here: bool,
 }
 
 /// A connection that came in; dropping it makes room.
@@ -37,7 +35,7 @@ pub struct Connection {
 impl Guests {
     /// Lets a connection in, if there is a place for it or somebody who makes one.
     pub(super) fn enter(self: &Arc<Self>, stream: TcpStream) -> Option<Connection> {
-        let (ours, from) = (stream.local_addr().ok()?.ip(), stream.peer_addr().ok()?);
+        let from = stream.peer_addr().ok()?;
         // Small answers must not wait for each other. A socket that does not take it is gone.
         stream.set_nodelay(true).ok()?;
         let entered = self.house().came(from.ip(), Instant::now());
@@ -49,13 +47,9 @@ impl Guests {
             return None;
         };
         self.metrics.client_connection(self.port, 1);
-        let guest = Guest { id: entered.id, is_here: same(ours, from.ip()) };
+        let guest = Guest { id: entered.id };
         Some(Connection { stream, from, guest, end: entered.end, guests: self.clone() })
     }
-}
-
-fn same(one: IpAddr, other: IpAddr) -> bool {
-    one.to_canonical() == other.to_canonical()
 }
 
 impl Drop for Connection {
