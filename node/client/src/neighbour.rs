@@ -333,8 +333,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, b"x").unwrap();
-        let open =
-            |path: &Path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let open = |path: &Path, flags: OFlags| {
+            rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        };
         let hand = [&[HAND][..], &[7; 16]].concat();
         let named = open(dir.path(), OFlags::PATH);
         assert!(said(&hand, &[named]).contains("only names"));

@@ -16,7 +16,9 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 
 use super::bodies::{Answer, Asked};
-use super::{Call, Guest, Guests, Kind};
+use super::connection::Guest;
+use super::house::Kind;
+use super::port::{Call, Guests};
 
 /// Around the services of the port for clients.
 #[derive(Clone)]
@@ -55,7 +57,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let guest = request.extensions().get::<Guest>();
+        let guest = request.extensions().get::<Guest>().map(|guest| guest.id);
         let call = match self.guests.admit(Kind::of(request.uri().path()), guest) {
             Ok(call) => call,
             Err(failure) => return Box::pin(ready(Ok(turned_away(&failure).into_http()))),
@@ -84,7 +86,7 @@ pub async fn of_http(
     request: HttpRequest,
     next: Next,
 ) -> HttpResponse {
-    match guests.admit(Kind::Page, Some(&guest)) {
+    match guests.admit(Kind::Page, Some(guest.id)) {
         Ok(call) => next.run(request).await.map(|body| axum::body::Body::new(Answer::new(body, call))),
         Err(failure) => (StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")).into_response(),
     }

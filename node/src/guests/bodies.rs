@@ -11,8 +11,8 @@ use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
 use super::house::SILENCE;
+use super::port::Call;
 
 /// What a client sends. Time counts against it only while something of it is waited for.
 pub struct Asked {

@@ -7,15 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::extract::connect_info;
-use axum::serve::IncomingStream;
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
 use super::house::End;
-use super::{Door, Guests};
+use super::port::Guests;
 
 /// Whose connection a call came over; an extension of every request.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +25,7 @@ pub struct Guest {
 pub struct Connection {
     stream: TcpStream,
     from: SocketAddr,
-    guest: Guest,
+    pub(super) guest: Guest,
     end: Arc<End>,
     guests: Arc<Guests>,
 }
@@ -67,12 +65,6 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Guest {
         self.guest
-    }
-}
-
-impl connect_info::Connected<IncomingStream<'_, Door>> for Guest {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Guest {
-        stream.io().guest
     }
 }
 

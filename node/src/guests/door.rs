@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use futures::Stream;
 use tokio::net::TcpListener;
 
-use super::{Connection, Guests};
+use super::connection::{Connection, Guest};
+use super::port::Guests;
 
 /// Pause after a connection could not be accepted: the process may have no more files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -89,5 +91,11 @@ impl Listener for Door {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, Door>> for Guest {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Guest {
+        stream.io().guest
     }
 }
