@@ -86,8 +86,9 @@ async fn an_epoch_is_found_on_this_machine_by_its_root_alone() {
     let committed = client.commit(&source, order, &|_| {}).await.unwrap().committed;
     let found = neighbour::find(&node.endpoint, "job", 1, &committed.root).unwrap();
     assert_eq!(found, std::fs::canonicalize(node.data.join("epochs/job/1/files")).unwrap());
+    let root = &committed.root[..];
     for (job, epoch, root) in
-        [("job", 1, &[7; 32][..]), ("job", 2, &committed.root), ("../job", 1, &committed.root), ("", 1, &[])]
+        [("job", 1, &[7; 32][..]), ("job", 2, root), ("../job", 1, root), ("", 1, &root[..9])]
     {
         assert!(neighbour::find(&node.endpoint, job, epoch, root).is_err(), "{job}@{epoch}");
     }
