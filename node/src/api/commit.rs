@@ -17,7 +17,7 @@ use uncopied::Incoming;
 
 use super::Answers;
 use crate::capture::{self, Held, How};
-use crate::commit::origin::{Local, Remote, Replies};
+use crate::commit::origin::{Local, Remote, Replies, is_silence};
 use crate::commit::{self, Order};
 use crate::guests::Call;
 use crate::node::Node;
@@ -80,6 +80,10 @@ async fn answer(
     let start = match requests.message().await {
         Ok(Some(pb::CommitRequest { kind: Some(Request::Start(start)) })) => start,
         Ok(_) => return Err(refused("commit", "the first message must be Start")),
+        Err(status) if is_silence(&status) => {
+            let silent = Failure::new(Code::Interrupted, "the client was silent").what("commit");
+            return Err(silent.why(status.message()));
+        }
         Err(status) => return Err(refused("commit", status.message())),
     };
     let started = Instant::now();

@@ -209,18 +209,15 @@ impl Remote {
             {
                 Err(refused(status.message()))
             }
-            // It was waited for, as every call is that gets a place.
-            Err(status)
-                if matches!(
-                    status.code(),
-                    tonic::Code::DeadlineExceeded | tonic::Code::ResourceExhausted
-                ) =>
-            {
-                Err(Broken::Silent(status.message().to_owned()))
-            }
+            Err(status) if is_silence(&status) => Err(Broken::Silent(status.message().to_owned())),
             Ok(None) | Err(_) => Err(Broken::Gone),
         }
     }
+}
+
+/// Whether a call ends because nothing came on it (`guests`): that is no word of its client.
+pub fn is_silence(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::DeadlineExceeded | tonic::Code::ResourceExhausted)
 }
 
 fn refused(why: &str) -> Broken {

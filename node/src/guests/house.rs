@@ -89,10 +89,11 @@ impl Kind {
     /// Calls of this kind at a time.
     pub fn most(self) -> usize {
         match self {
-            Kind::Commit | Kind::Fetch => 64,
+            Kind::Commit => 64,
+            // Few of them read at a time (`api/reads.rs`); the rest wait for their turn.
+            Kind::Fetch | Kind::Short => 128,
             Kind::Verify => 8,
             Kind::Wait => 256,
-            Kind::Short => 128,
             Kind::Page => 32,
         }
     }
