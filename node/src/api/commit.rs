@@ -52,12 +52,12 @@ pub fn run(
         };
         if let Err(failure) = answered {
             node.metrics.not_committed(&failure);
-            tracing::info!(
-                code = failure.code.name(),
-                what = failure.what,
-                why = failure.why,
-                "a commit failed"
-            );
+            let (code, what, why) = (failure.code.name(), &failure.what, &failure.why);
+            // Whoever opens streams and leaves them is not to fill the log.
+            match failure.code {
+                Code::Interrupted => tracing::debug!(code, what, why, "a commit ended without its client"),
+                _ => tracing::info!(code, what, why, "a commit failed"),
+            }
             replies.send(Reply::Failed(node.outward_failure(failure).to_pb())).await;
         }
     });
