@@ -271,12 +271,21 @@ impl House {
         self.guests.remove(&id);
     }
 
+    /// A call that waits costs its client nothing, and is never silent: with these alone nobody fills the house.
+    fn most(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Wait => kind.most().min(self.connections_max / 4).max(1),
+            _ => kind.most(),
+        }
+    }
+
     /// A call begins; an error says how many of its kind there are, all at work.
     pub fn call_came(&mut self, kind: Kind, guest: Option<u64>, now: Instant) -> Result<Admitted, usize> {
         let at_work = self.calls.values().filter(|call| call.kind == kind && !call.turn.end.is_said());
         let mut ended_another = false;
-        if at_work.count() >= kind.most() {
-            let victim = self.most_silent(kind, guest, now).ok_or(kind.most())?;
+        let most = self.most(kind);
+        if at_work.count() >= most {
+            let victim = self.most_silent(kind, guest, now).ok_or(most)?;
             self.end_call(victim);
             ended_another = true;
         }
@@ -418,6 +427,19 @@ mod tests {
         assert!(same(&mut house, later(start, 1500)).unwrap().ended_another, "a second is one for all");
         // Another kind has its own places.
         assert!(!house.call_came(Kind::Commit, Some(many), soon).unwrap().ended_another);
+    }
+
+    #[test]
+    fn those_who_only_wait_leave_room_for_who_works() {
+        let (start, mut house) = (Instant::now(), House::new(8));
+        for _ in 0..8 {
+            let guest = house.came(A, start).unwrap();
+            let _ = house.call_came(Kind::Wait, Some(guest.id), start);
+        }
+        let came = house.came(B, later(start, 1)).unwrap();
+        assert!(came.ended_another, "six of them have no call");
+        assert_eq!(house.call_came(Kind::Wait, Some(came.id), start).err(), Some(2));
+        assert!(house.call_came(Kind::Commit, Some(came.id), start).is_ok());
     }
 
     #[test]
