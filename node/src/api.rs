@@ -17,10 +17,10 @@ use checkpoint::JobName;
 use client::{Code, Failure, pb};
 use futures::Stream;
 use pb::epochlog_server::Epochlog;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 use uncopied::Incoming;
 
+use crate::guests;
 use crate::node::Node;
 pub use reads::Reads;
 
@@ -53,7 +53,8 @@ impl Epochlog for Api {
         mut request: Request<Streaming<pb::CommitRequest>>,
     ) -> Result<Response<Self::CommitStream>, Status> {
         let requests = Incoming::take(&mut request, client::REQUEST_BYTES_MAX, client::codec::decode)?;
-        Ok(Response::new(commit::run(self.node.clone(), requests)))
+        let place = guests::held(&request);
+        Ok(Response::new(commit::run(self.node.clone(), requests, place)))
     }
 
     async fn open_writer(
@@ -101,8 +102,8 @@ impl Epochlog for Api {
     }
 
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let is_here = is_here(&request);
-        Ok(Response::new(fetch::run(self.node.clone(), request.into_inner(), is_here)))
+        let place = guests::held(&request);
+        Ok(Response::new(fetch::run(self.node.clone(), request.into_inner(), place)))
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
@@ -113,7 +114,8 @@ impl Epochlog for Api {
         &self,
         request: Request<pb::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
-        verify::run(self.node.clone(), request.into_inner())
+        let place = guests::held(&request);
+        verify::run(self.node.clone(), request.into_inner(), place)
             .await
             .map(Response::new)
             .map_err(|failure| self.node.outward_failure(failure).to_status())
@@ -125,12 +127,6 @@ impl Epochlog for Api {
     ) -> Result<Response<pb::PublishedOnReply>, Status> {
         self.answer(status::published_on(&self.node, request.into_inner()).await)
     }
-}
-
-/// Whether the caller is on this machine: both ends of the connection have the same address.
-fn is_here<T>(request: &Request<T>) -> bool {
-    let ends = request.extensions().get::<TcpConnectInfo>();
-    ends.and_then(|ends| Some(ends.local_addr?.ip() == ends.remote_addr?.ip())).unwrap_or(false)
 }
 
 fn job_name(name: &str) -> Result<JobName, Failure> {

@@ -252,6 +252,9 @@ impl Driver<'_> {
         brought.map_err(|broken| match broken {
             Broken::GaveUp(failure) => *failure,
             Broken::Gone => Failure::new(Code::Interrupted, "the client went away").what(self.order.name()),
+            Broken::Silent(why) => {
+                Failure::new(Code::Interrupted, "the client was silent").what(self.order.name()).why(why)
+            }
         })
     }
 

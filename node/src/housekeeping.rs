@@ -32,6 +32,7 @@ pub async fn run(node: Arc<Node>, mut claim: Claim) {
         if slow_round.is_none_or(|last| last.elapsed() >= SLOW_ROUND) {
             slow_round = Some(Instant::now());
             node.spaces.refresh(&node).await;
+            node.neighbours.look();
             let idle = node.replica.is_idle();
             if idle {
                 node.replica.log().rest();

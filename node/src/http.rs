@@ -7,9 +7,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
+use crate::guests::{self, Guests};
 use crate::metrics::scrape;
 use crate::node::Node;
 use crate::units;
@@ -17,14 +19,15 @@ use crate::units;
 /// A replica that is more entries behind is not ready.
 const LAG_ENTRIES_MAX: u64 = 1000;
 
-/// The routes.
-pub fn routes(node: Arc<Node>) -> Router {
+/// The routes, for these guests.
+pub fn routes(node: Arc<Node>, guests: Arc<Guests>) -> Router {
     Router::new()
         .route("/", get(front))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .fallback(nothing_here)
+        .layer(middleware::from_fn_with_state(guests, guests::of_http))
         .with_state(node)
 }
 

@@ -15,6 +15,8 @@
 //! | `space`, `pressure` | free space of the voters; what is done when it runs out |
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
 //! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
+//! | `guests`, `guests/*` | connections and calls of whoever comes: how many, and who makes room |
+//! | `neighbours` | the socket for clients of the same machine and user |
 //! | `servers`, `http`, `telemetry` | the ports: for clients, for peers, HTTP; health; log lines |
 //! | `cli`, `cli/*` | what users type, one file a command |
 
@@ -24,6 +26,7 @@ pub mod cli;
 pub mod commit;
 pub mod config;
 mod epochs;
+pub mod guests;
 mod handles;
 pub mod housekeeping;
 pub mod http;
@@ -32,6 +35,7 @@ mod known;
 pub mod limits;
 mod memory;
 pub mod metrics;
+mod neighbours;
 pub mod node;
 pub mod opening;
 mod outward;

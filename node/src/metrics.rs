@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use checkpoint::JobName;
 use client::{Certainty, Failure, pb};
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
 
 pub use disk::MeteredDisk;
 
@@ -37,6 +39,9 @@ pub struct Metrics {
     restore_seconds: Histogram,
     mismatches: IntCounter,
     fsync_seconds: HistogramVec,
+    client_refused: IntCounterVec,
+    client_connections: IntGaugeVec,
+    client_calls: IntGaugeVec,
     jobs: Mutex<BTreeMap<JobName, JobCounts>>,
 }
 
@@ -101,6 +106,28 @@ impl Metrics {
             .buckets(SHORT.into()),
             &["kind"],
         );
+        let client_refused = IntCounterVec::new(
+            opts(
+                "client_refusals_total",
+                "What was ended or turned away at the ports for clients and HTTP: connection (too many), call (too many of \
+                 its kind), silent (a call that made room for another), idle (nothing came, or an answer was not taken)",
+            ),
+            &["what"],
+        );
+        let client_connections = IntGaugeVec::new(
+            opts(
+                "client_connections",
+                "Connections that are open at the ports for clients (grpc) and HTTP (http)",
+            ),
+            &["port"],
+        );
+        let client_calls = IntGaugeVec::new(
+            opts(
+                "client_calls",
+                "Calls of clients that have a place, by kind: each kind has places of its own",
+            ),
+            &["kind"],
+        );
         let all = "names and labels are constants and valid";
         let metrics = Metrics {
             commits: keep(&registry, commits.expect(all)),
@@ -109,6 +136,9 @@ impl Metrics {
             restore_seconds: keep(&registry, restore_seconds.expect(all)),
             mismatches: keep(&registry, mismatches.expect(all)),
             fsync_seconds: keep(&registry, fsync_seconds.expect(all)),
+            client_refused: keep(&registry, client_refused.expect(all)),
+            client_connections: keep(&registry, client_connections.expect(all)),
+            client_calls: keep(&registry, client_calls.expect(all)),
             jobs: Mutex::default(),
             registry,
         };
@@ -119,7 +149,25 @@ impl Metrics {
         for kind in ["logical", "log", "disk"] {
             metrics.commit_bytes.with_label_values(&[kind]);
         }
+        for what in ["connection", "call", "silent", "idle"] {
+            metrics.client_refused.with_label_values(&[what]);
+        }
         metrics
+    }
+
+    /// A client was turned away, or had to go.
+    pub fn client_refused(&self, what: &'static str) {
+        self.client_refused.with_label_values(&[what]).inc();
+    }
+
+    /// So many connections more, or less.
+    pub fn client_connection(&self, port: &'static str, change: i64) {
+        self.client_connections.with_label_values(&[port]).add(change);
+    }
+
+    /// So many calls more, or less.
+    pub fn client_call(&self, kind: &'static str, change: i64) {
+        self.client_calls.with_label_values(&[kind]).add(change);
     }
 
     /// One stage of a commit has ended.

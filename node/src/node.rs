@@ -20,6 +20,7 @@ use crate::identity::Claim;
 use crate::known::Known;
 use crate::memory::Buffers;
 use crate::metrics::Metrics;
+use crate::neighbours::{self, Neighbours};
 use crate::opening::{Opened, open};
 use crate::refusal::ServeError;
 use crate::space::{Gate, Space, Spaces};
@@ -51,6 +52,8 @@ pub struct Node {
     pub(crate) buffers: Buffers,
     /// How many calls of a kind are worked on at once.
     pub(crate) turns: AllTurns,
+    /// What clients on this machine have handed over.
+    pub neighbours: Neighbours,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Why no new content is taken, while the node is short of space.
@@ -195,6 +198,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         reads: Reads::default(),
         buffers: Buffers::default(),
         turns: AllTurns::default(),
+        neighbours: Neighbours::default(),
         short: watch::Sender::new(None),
         reclaimed: Arc::default(),
         others: Client::new(Vec::<String>::new(), Options::default()),
@@ -210,6 +214,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let grpc_server = tokio::spawn(servers::grpc(node.clone(), grpc, health.clone(), stopping.clone()));
     let peer_server = tokio::spawn(servers::peers(node.clone(), peers, stopping.clone()));
     let http_server = tokio::spawn(servers::http(node.clone(), http, stopping.clone()));
+    neighbours::serve(&node);
     replica.initialize_when_ready();
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
     tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");

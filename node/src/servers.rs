@@ -8,18 +8,23 @@ use client::pb::epochlog_server::EpochlogServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use uncopied::Inlet;
 
 use crate::api::Api;
+use crate::guests::{Admission, Bounds, Door, Guest, Guests};
 use crate::node::Node;
 use crate::refusal::ServeError;
-use crate::{http, limits};
+use crate::{handles, http, limits};
 
 /// Calls of the API whose requests carry payloads.
 const WITH_PAYLOADS: &[&str] = &["/epochlog.Epochlog/Commit"];
+
+/// Calls that one connection may have open; more wait on the client's side. Above what one program makes of one client,
+/// below what all connections together may ([`crate::guests::Kind::most`]).
+const STREAMS_MAX: u32 = 128;
 
 /// Opens a port.
 pub async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -36,18 +41,20 @@ pub async fn grpc(
     let api = EpochlogServer::new(Api::new(node.clone()))
         .max_decoding_message_size(client::REQUEST_BYTES_MAX)
         .max_encoding_message_size(client::MESSAGE_BYTES_MAX);
-    let api = Inlet::new(api, WITH_PAYLOADS);
-    raft::network::server()
-        .initial_stream_window_size(limits::CLIENT_STREAM_BYTES)
-        .initial_connection_window_size(limits::CLIENT_CONNECTION_BYTES)
-        .add_service(api)
+    let services = Routes::new(Inlet::new(api, WITH_PAYLOADS))
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health),
         ))
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
         .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)
-        // Without this, Nagle's algorithm and delayed acknowledgements cost every small answer 40 ms.
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .prepare();
+    let guests = Guests::new("grpc", Bounds::of(handles::files()).clients, node.metrics.clone());
+    let services = Admission::new(services, guests.clone());
+    raft::network::server()
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(limits::CLIENT_STREAM_BYTES)
+        .initial_connection_window_size(limits::CLIENT_CONNECTION_BYTES)
+        .serve_with_incoming_shutdown(services, Door::new(listener, guests).incoming(), async move {
             // An error means that the node is gone altogether.
             let _ = stopping.wait_for(|stop| *stop).await;
         })
@@ -100,7 +107,9 @@ pub async fn http(
     listener: TcpListener,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    axum::serve(listener, http::routes(node))
+    let guests = Guests::new("http", Bounds::of(handles::files()).http, node.metrics.clone());
+    let routes = http::routes(node, guests.clone()).into_make_service_with_connect_info::<Guest>();
+    axum::serve(Door::new(listener, guests), routes)
         .with_graceful_shutdown(async move {
             let _ = stopping.wait_for(|stop| *stop).await;
         })

@@ -46,6 +46,20 @@ fn says(output: &Output, code: i32, words: &[&str]) {
 }
 
 #[test]
+fn a_node_that_may_open_too_few_files_does_not_start_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for check in [&[] as &[&str], &["--check"]] {
+        let (grpc, http) = (port(), port());
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_epochlog"), "serve"]);
+        limited.args(["--single", "--id", "1", "--data-dir", "d", "--listen", &grpc, "--http", &http]);
+        let output = limited.args(check).current_dir(dir.path()).output().unwrap();
+        says(&output, 1, &["may open 100 files", "ulimit -Hn"]);
+    }
+    assert!(!dir.path().join("d").exists());
+}
+
+#[test]
 fn one_node_without_peers_is_started_only_on_purpose() {
     let dir = tempfile::tempdir().unwrap();
     for check in [&["--id", "1", "--data-dir", "d"][..], &["--id", "1", "--data-dir", "d", "--check"]] {

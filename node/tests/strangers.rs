@@ -207,6 +207,14 @@ async fn no_public_answer_tells_who_the_cluster_or_a_node_is_or_where_its_data_l
     }
     let list = client.list(pb::ListRequest { published_on: true, ..Default::default() }).await.unwrap();
     secrets.are_not_in("List", &list.into_inner().encode_to_vec());
+    let manifest = pb::FetchRequest { job: "job".into(), direct: true, ..Default::default() };
+    let mut answers = client.fetch(manifest).await.unwrap().into_inner();
+    let mut heads = 0;
+    while let Some(answer) = answers.message().await.unwrap() {
+        heads += usize::from(matches!(answer.kind, Some(pb::fetch_reply::Kind::Head(_))));
+        secrets.are_not_in("Fetch of a manifest", &answer.encode_to_vec());
+    }
+    assert_eq!(heads, 1);
     // A published file is gone: what is wrong is told by its name, and not by its path.
     let files = dir.path().join(format!("n{}/epochs/job/1/files", leader + 1));
     std::fs::remove_file(files.join("large")).unwrap();

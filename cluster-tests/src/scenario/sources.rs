@@ -227,11 +227,39 @@ pub fn forbidden(name: &str, rng: &mut Rng) {
         let again = caller.spawn_commit(&[1], &source, "forbidden", epoch, &[]).wait().ok();
         assert_eq!(again.summary()["already"], true, "{again}");
     }
-    // Whom nobody lets read it is told so.
+    // Whom nobody lets read it is told so, and gets at it through no node: not through one of root either, which may.
+    for_another_user(&format!("{name}-root"), rng);
     let source = cluster.source("forbidden-1");
     let refused = cluster.commit(&[1], &source, "forbidden", 9, &[]).refused(8, "PermissionDenied");
     assert!(refused.to_string().contains("secret") && refused.to_string().contains("--exclude"), "{refused}");
     cluster.commit(&[1], &source, "forbidden", 9, &["--exclude", "inner/secret"]).ok();
+}
+
+/// Nodes of root read nothing for another user of the machine that he may not read, and tell him no path: what is his own he
+/// streams.
+fn for_another_user(name: &str, rng: &mut Rng) {
+    let cluster = Cluster::start(name, Options::default());
+    let mut stranger = cluster.caller();
+    stranger.shell.user = Some((65_534, 65_534));
+    let closed = cluster.source("closed");
+    fs::create_dir(&closed).expect("the scratch folder can be written");
+    random_file(&closed.join("secret"), 3 << 20, rng);
+    set_mode(&closed.join("secret"), 0o600).expect("our own file takes a mode");
+    for mode in [0o755, 0o711, 0o700] {
+        set_mode(&closed, mode).expect("our own folder takes a mode");
+        stranger.spawn_commit(&[1], &closed, "leak", 1, &[]).wait().refused(8, "PermissionDenied");
+    }
+    assert!(cluster.list("leak").is_empty(), "what he may not read is committed");
+    // The one who may read it commits it by path.
+    let own = cluster.commit(&[1], &closed, "own", 1, &["--wait", "all"]).ok();
+    assert_eq!(own.summary()["by_path"], true, "{own}");
+    let open = cluster.source("open");
+    fs::create_dir(&open).expect("the scratch folder can be written");
+    random_file(&open.join("file"), 3 << 20, rng);
+    set_mode(&open, 0o755).expect("our own folder takes a mode");
+    set_mode(&open.join("file"), 0o644).expect("our own file takes a mode");
+    let streamed = stranger.spawn_commit(&[1], &open, "open", 1, &["--wait", "all"]).wait().ok();
+    assert_eq!(streamed.summary()["by_path"], false, "{streamed}");
 }
 
 /// Files that are overwritten in place once in each commit, their times put back, while links to them come and go:

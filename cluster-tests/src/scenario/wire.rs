@@ -6,7 +6,6 @@ mod forge;
 mod raw;
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -124,9 +123,9 @@ fn outside_the_roots(cluster: &Cluster, runtime: &tokio::runtime::Runtime, endpo
     std::os::unix::fs::symlink(&secret, &link).expect("the scratch folder can be written");
     let sneaky = cluster.source("../hidden");
     for (number, path) in (1000..).zip([&secret, &link, &sneaky, &PathBuf::from("/proc/self/root")]) {
-        let mut source = client::place::of(path).expect("it is a directory");
-        source.dir = path.as_os_str().as_bytes().to_vec().into();
-        let forged = Forged::by_path(source);
+        // Whatever they go by: the node sees where they really lie.
+        let ticket = client::neighbour::hand_over(endpoint, path).expect("the node runs here and is ours");
+        let forged = Forged::handed(ticket);
         let outcome = runtime.block_on(async {
             tokio::time::timeout(ANSWER_WITHIN, forged.send(endpoint, "forged", number)).await
         });

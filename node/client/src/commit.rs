@@ -1,6 +1,6 @@
 //! The client's side of a commit: scan, split, stream; when a node dies, go on at the next one.
 //!
-//! By path where the node proves that it sees the same directory, else as a stream of pieces. The
+//! By path where a node of this machine and user takes the open directory (`neighbour`), else as a stream of pieces. The
 //! answer is never better than what is known: a seal that was handed to a node which then died may
 //! have been committed. Only the log's own word about this commit can make a "no" of it: that it is
 //! fenced, subsumed or too late, or that its epoch is another's. Whatever else goes wrong at a later node leaves it unknown. The same holds for a commit
@@ -27,7 +27,7 @@ use checkpoint::plan::{BitsLost, Plan};
 
 use crate::connect::{Client, share, telling, unavailable};
 use crate::failure::{Certainty, Code, Failure};
-use crate::{pb, place};
+use crate::pb;
 use handing::Handing;
 pub use order::Commit;
 
@@ -109,7 +109,7 @@ impl Client {
             client: self,
             what: what(&commit),
             dir: dir.to_owned(),
-            place: None,
+            by_path: commit.by_path,
             plan: None,
             asked: commit.epoch,
             captured: false,
@@ -125,7 +125,7 @@ impl Client {
         if let Some(failure) = run.commit.unwritable() {
             return Err(run.final_no(failure.what(run.what.clone())));
         }
-        let place = place::of(dir).map_err(|source| {
+        is_directory(dir).map_err(|source| {
             let error = IoError { path: dir.to_owned(), what: "read", source };
             let failure = Failure::from_io(&error)
                 .sentence("the source cannot be read, the epoch was NOT committed")
@@ -133,9 +133,6 @@ impl Client {
                 .committed(Certainty::No);
             run.final_no(failure)
         })?;
-        if run.commit.by_path {
-            run.place = Some(place);
-        }
         let ended = tokio::select! {
             ended = run.go() => Some(ended),
             () = stop => None,
@@ -146,6 +143,15 @@ impl Client {
 
 #[cfg(test)]
 mod tests;
+
+/// What is no directory cannot be committed, by whatever way.
+fn is_directory(dir: &Path) -> std::io::Result<()> {
+    // Through a link, as the scan goes.
+    if std::fs::metadata(dir)?.is_dir() {
+        return Ok(());
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::NotADirectory, "not a directory"))
+}
 
 fn what(commit: &Commit) -> String {
     match commit.epoch {
@@ -159,7 +165,8 @@ struct Run<'a> {
     client: &'a Client,
     what: String,
     dir: PathBuf,
-    place: Option<pb::SourcePath>,
+    /// No node has said yet that it cannot read the directory.
+    by_path: bool,
     plan: Option<Arc<Plan>>,
     /// The epoch that the caller gave; `commit` has the one that it was opened as.
     asked: Option<u64>,
@@ -262,7 +269,7 @@ impl Run<'_> {
             ended = self.at(endpoint, patience).await;
         }
         if matches!(ended, Ok(Ended::StreamIt(_))) {
-            self.place = None;
+            self.by_path = false;
             // Nothing is left there: no seal, and the number that it had may be another commit's.
             self.handing = Arc::default();
             self.commit.epoch = self.asked;
@@ -342,8 +349,7 @@ impl Run<'_> {
             return self.unknown(failure);
         }
         // Another commit, of the directory as it will be: an attempt of this one may be open with its plan.
-        let by_path = self.place.is_some();
-        let anew = Commit { epoch: self.asked, born: None, by_path, ..self.commit.clone() };
+        let anew = Commit { epoch: self.asked, born: None, by_path: self.by_path, ..self.commit.clone() };
         let command = anew.command(&self.dir.to_string_lossy(), &self.client.endpoints());
         Failure {
             committed: Certainty::No,

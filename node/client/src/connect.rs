@@ -11,7 +11,7 @@ use checkpoint::limits::CHUNK_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
 use uncopied::Outlet;
 
-use crate::dial::{Dialer, never_connected, was_refused};
+use crate::dial::{Dialer, never_heard, was_refused};
 use crate::failure::{Code, Failure};
 use crate::pb;
 use crate::pb::epochlog_client::EpochlogClient;
@@ -171,7 +171,7 @@ impl Client {
                     return Err(Unanswered { failure, maybe });
                 }
                 // A node that has no quorum has put nothing into the log; one that broke off may have.
-                maybe |= failure.code != Code::NoQuorum && !never_connected(&status);
+                maybe |= failure.code != Code::NoQuorum && !never_heard(&status);
                 no_quorum &= failure.code == Code::NoQuorum;
                 refused &= was_refused(&status);
                 reasons.insert(endpoint.clone(), failure.why.clone());

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
+use crate::failure::Failure;
+
 /// Time to connect to one endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -43,9 +45,12 @@ impl Service<Uri> for Dialer {
     }
 }
 
-/// Whether the call failed before a byte of it was sent.
-pub fn never_connected(status: &tonic::Status) -> bool {
-    is_caused(status, |error| error.is::<tonic::ConnectError>())
+/// Whether the node has seen nothing of the call: it failed before a byte of it was sent, or the node turned it away at
+/// its door.
+pub fn never_heard(status: &tonic::Status) -> bool {
+    let turned_away = status.code() == tonic::Code::ResourceExhausted;
+    turned_away && Failure::from_status(status).is_transient()
+        || is_caused(status, |error| error.is::<tonic::ConnectError>())
 }
 
 /// Whether the machine answered that nobody listens there.
@@ -63,4 +68,22 @@ fn is_caused(status: &tonic::Status, by: impl Fn(&(dyn Error + 'static)) -> bool
         source = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Code;
+
+    #[test]
+    fn a_call_that_was_turned_away_was_not_heard_and_one_without_space_was() {
+        let under = |failure: Failure| {
+            let status = failure.to_status();
+            let details = status.details().to_vec().into();
+            tonic::Status::with_details(tonic::Code::ResourceExhausted, "busy", details)
+        };
+        assert!(never_heard(&under(Failure::new(Code::Unavailable, "busy"))));
+        assert!(!never_heard(&under(Failure::new(Code::NoSpace, "no space"))));
+        assert!(!never_heard(&Failure::new(Code::Unavailable, "it stops").to_status()));
+    }
 }

@@ -17,7 +17,7 @@ use tonic::Streaming;
 use crate::connect::{Client, share, telling, unavailable};
 use crate::failure::{Code, Failure};
 use crate::pb::fetch_reply::Kind;
-use crate::{pb, place};
+use crate::{neighbour, pb};
 
 /// Rounds over all endpoints before content is given up.
 const ROUNDS_MAX: u32 = 3;
@@ -31,12 +31,16 @@ pub struct Fetched {
     pub head: pb::Head,
     /// The manifest; its root is the one in the head.
     pub manifest: Manifest,
+    /// The endpoint that told it.
+    pub endpoint: String,
 }
 
 impl Fetched {
-    /// The published files, when this machine is the node's and sees them.
+    /// The published files of the node that told the manifest, when it runs on this machine, is the same user's, and
+    /// has them. Asks it.
     pub fn local_files(&self) -> Option<PathBuf> {
-        place::same_directory(self.head.place.as_ref()?).ok()
+        let head = &self.head;
+        neighbour::find(&self.endpoint, &head.job, head.epoch, &head.root).ok()
     }
 }
 
@@ -112,7 +116,7 @@ impl Client {
         if head.root[..] != root.as_bytes()[..] {
             return Err(corrupt("it has another root than the epoch".into()));
         }
-        Ok(Fetched { head, manifest })
+        Ok(Fetched { head, manifest, endpoint: endpoint.to_owned() })
     }
 
     async fn open_fetch(

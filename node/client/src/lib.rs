@@ -18,7 +18,7 @@ mod connect;
 mod dial;
 mod failure;
 mod fetch;
-pub mod place;
+pub mod neighbour;
 pub mod wire;
 
 /// The public protobuf API, `proto/epochlog.proto`.

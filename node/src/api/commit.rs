@@ -1,29 +1,27 @@
 //! The Commit call: from Start to the right origin, and back to the answers.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use checkpoint::beneath::open_beneath;
 use checkpoint::limits::{EPOCH_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use checkpoint::plan::PlanError;
-use checkpoint::{Choice, CommitId, Digest, Limits, Pattern, RelPath};
-use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, place, wire};
+use checkpoint::{Choice, CommitId, Digest, Limits, Pattern};
+use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, wire};
 use nativelog::background::{self, BULK, UPKEEP};
 use nativelog::record::{TEXTS_BYTES_MAX, texts_bytes};
 use pb::commit_reply::Kind as Reply;
 use pb::commit_request::Kind as Request;
-use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use uncopied::Incoming;
 
 use super::Answers;
 use crate::capture::{self, Held, How};
-use crate::commit::origin::{Local, Remote, Replies};
+use crate::commit::origin::{Local, Remote, Replies, is_silence};
 use crate::commit::{self, Order};
+use crate::guests::Call;
 use crate::limits::{PLAN_STEP, SMALL_PLAN_ENTRIES};
 use crate::node::Node;
 use crate::turns::{Busy, Turn};
@@ -41,10 +39,16 @@ const DEPENDS_ON_MAX: usize = 64;
 const PATTERNS_MAX: usize = 256;
 
 /// Runs the call in a task of its own; its answers are the stream.
-pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb::CommitReply> {
+pub fn run(
+    node: Arc<Node>,
+    requests: Incoming<pb::CommitRequest>,
+    place: Option<Arc<Call>>,
+) -> Answers<pb::CommitReply> {
     let (send, answers) = mpsc::channel(REPLIES_QUEUED_MAX);
     let replies = Replies(send);
     tokio::spawn(async move {
+        // A call counts until nobody works on it any more.
+        let _place = place;
         let working = replies.clone();
         let answered = tokio::select! {
             answered = answer(&node, requests, &replies) => answered,
@@ -52,12 +56,12 @@ pub fn run(node: Arc<Node>, requests: Incoming<pb::CommitRequest>) -> Answers<pb
         };
         if let Err(failure) = answered {
             node.metrics.not_committed(&failure);
-            tracing::info!(
-                code = failure.code.name(),
-                what = failure.what,
-                why = failure.why,
-                "a commit failed"
-            );
+            let (code, what, why) = (failure.code.name(), &failure.what, &failure.why);
+            // Whoever opens streams and leaves them is not to fill the log.
+            match failure.code {
+                Code::Interrupted => tracing::debug!(code, what, why, "a commit ended without its client"),
+                _ => tracing::info!(code, what, why, "a commit failed"),
+            }
             replies.send(Reply::Failed(node.outward_failure(failure).to_pb())).await;
         }
     });
@@ -80,12 +84,16 @@ async fn answer(
     let start = match requests.message().await {
         Ok(Some(pb::CommitRequest { kind: Some(Request::Start(start)) })) => start,
         Ok(_) => return Err(refused("commit", "the first message must be Start")),
+        Err(status) if is_silence(&status) => {
+            let silent = Failure::new(Code::Interrupted, "the client was silent").what("commit");
+            return Err(silent.why(status.message()));
+        }
         Err(status) => return Err(refused("commit", status.message())),
     };
     let started = Instant::now();
     let wait_all = start.wait() == pb::Wait::All;
-    let committed = match &start.source {
-        Some(source) => match usable(&node.config.source_roots, source) {
+    let committed = match start.handed.is_empty() {
+        false => match usable(&node.config.source_roots, node.neighbours.take(&start.handed)) {
             Ok(opened) => match by_path(node, &start, opened, replies).await {
                 // Nothing is sealed of what this node may not read. The client may be allowed to.
                 Err(failure) if failure.code == Code::PermissionDenied => {
@@ -99,7 +107,7 @@ async fn answer(
                 return Ok(());
             }
         },
-        None => {
+        true => {
             let order = order(node, &start)?;
             let mut origin = Remote::new(requests, order.plan_pages, replies.clone());
             commit::commit(node, order, &mut origin, replies).await?
@@ -151,33 +159,21 @@ impl Opened {
     }
 }
 
-/// The directory, when it lies under a source root and is the very one that the client sees. It is
-/// opened here, once, without following a symlink; nobody opens it by its name afterwards.
-fn usable(roots: &[PathBuf], source: &pb::SourcePath) -> Result<Opened, String> {
-    let name = PathBuf::from(std::ffi::OsStr::from_bytes(&source.dir));
-    let root = roots.iter().find(|root| name.starts_with(root));
-    let root = root.ok_or_else(|| format!("{} is under none of the node's source roots", name.display()))?;
-    let here = place::boot_id().map_err(|error| format!("this machine tells no boot id: {error}"))?;
-    if source.boot_id.is_empty() || source.boot_id != here {
-        return Err("it is on another machine".into());
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let below = |fd: &OwnedFd, path: &Path| -> Result<OwnedFd, String> {
-        let path = RelPath::parse(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-        open_beneath(fd, &path, flags, Mode::empty()).map_err(|error| format!("{path}: {error}"))
-    };
-    let top = rustix::fs::open("/", flags, Mode::empty()).map_err(|error| format!("/: {error}"))?;
-    let in_top = root.strip_prefix("/").map_err(|_| "the source root is no absolute path".to_owned())?;
-    let in_root = name.strip_prefix(root).expect("it starts with its root");
-    let opened = Opened { fd: below(&below(&top, in_top)?, in_root)?, name };
-    let stat = rustix::fs::fstat(&opened.fd).map_err(|error| error.to_string())?;
-    if (stat.st_dev, stat.st_ino) != (source.dev, source.inode) {
-        return Err(format!("{} is another directory here", opened.name.display()));
-    }
+/// The directory that was handed over, when it lies under a source root. Its client had it open and is the node's own user
+/// (`neighbours`), so that what is below it is no more open to this node than to him: the roots guard nothing, they say
+/// which directories this node is to read for its clients.
+fn usable(roots: &[PathBuf], handed: Option<OwnedFd>) -> Result<Opened, String> {
+    let fd = handed.ok_or("no directory was handed over to this node under that ticket")?;
     // Without procfs the descriptor has no path.
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let opened = Opened { fd, name: name.map_err(|error| format!("this node has no procfs: {error}"))? };
+    if !roots.iter().any(|root| opened.name.starts_with(root)) {
+        return Err(format!("{} is under none of the node's source roots", opened.name.display()));
+    }
+    let stat = rustix::fs::fstat(&opened.fd).map_err(|error| error.to_string())?;
     match rustix::fs::stat(opened.path()) {
         Ok(seen) if (seen.st_dev, seen.st_ino) == (stat.st_dev, stat.st_ino) => Ok(opened),
-        _ => Err("this node has no procfs".into()),
+        _ => Err("the descriptor's path leads elsewhere".into()),
     }
 }
 
@@ -378,32 +374,30 @@ fn refused(what: &str, why: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
-    fn a_source_is_opened_once_beneath_its_root() {
+    fn what_was_handed_over_is_itself_whatever_its_name_becomes() {
         let dir = tempfile::tempdir().unwrap();
         let base = std::fs::canonicalize(dir.path()).unwrap();
         let (root, outside) = (base.join("root"), base.join("outside"));
         std::fs::create_dir_all(root.join("x")).unwrap();
         std::fs::create_dir(&outside).unwrap();
         let roots = [root.clone()];
-        let place = place::of(&root.join("x")).unwrap();
-        let opened = usable(&roots, &place).map_err(drop).unwrap();
-        assert!(usable(&roots, &place::of(&root).unwrap()).is_ok());
-        assert!(usable(&roots, &place::of(&outside).unwrap()).is_err());
+        let open = |path: &Path| Some(OwnedFd::from(std::fs::File::open(path).unwrap()));
+        let opened = usable(&roots, open(&root.join("x"))).map_err(drop).unwrap();
+        assert!(usable(&roots, open(&root)).is_ok());
+        assert!(usable(&roots, open(&outside)).is_err());
+        assert!(usable(&roots, open(&root.join("../outside"))).is_err());
+        assert!(usable(&roots, None).is_err());
 
-        // Another directory takes the name, with the proof of that other one or of this.
-        std::fs::rename(root.join("x"), base.join("moved")).unwrap();
+        // Another directory takes the name.
+        std::fs::rename(root.join("x"), root.join("moved")).unwrap();
         std::os::unix::fs::symlink(&outside, root.join("x")).unwrap();
-        let proof = place::of(&outside).unwrap();
-        assert!(usable(&roots, &pb::SourcePath { dir: place.dir.clone(), ..proof }).is_err());
-        assert!(usable(&roots, &place).is_err());
-        let dots = root.join("../outside").into_os_string().into_encoded_bytes();
-        let proof = place::of(&outside).unwrap();
-        assert!(usable(&roots, &pb::SourcePath { dir: dots.into(), ..proof }).is_err());
-        // What was opened before is still itself.
-        std::fs::write(base.join("moved/file"), b"x").unwrap();
+        assert!(usable(&roots, open(&root.join("x"))).is_err());
+        std::fs::write(root.join("moved/file"), b"x").unwrap();
         assert!(opened.path().join("file").exists());
         let named =
             opened.named(Failure::new(Code::Refused, "r").why(format!("{}/a: no", opened.path().display())));

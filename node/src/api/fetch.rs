@@ -14,7 +14,7 @@ use checkpoint::disk::next_data;
 use checkpoint::disk::says_nothing;
 use checkpoint::store::{ManifestFile, StoreError};
 use checkpoint::{EntryKind, JobName, ManifestEntry};
-use client::{Cause, Code, Failure, pb, place, wire};
+use client::{Cause, Code, Failure, pb, wire};
 use pb::fetch_reply::Kind;
 use rustix::fs::OFlags;
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use tonic::Status;
 
 use super::reads::State;
 use super::{Answers, current, job_name, read};
+use crate::guests::Call;
 use crate::limits::MANIFEST_PART_BYTES;
 use crate::node::Node;
 use crate::turns::{Turn, Turns};
@@ -42,11 +43,13 @@ const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
 
 type Send = mpsc::Sender<Result<pb::FetchReply, Status>>;
 
-/// Runs the call in a task of its own. Only who is on this machine (`is_here`) is told where the epoch lies.
-pub fn run(node: Arc<Node>, request: pb::FetchRequest, is_here: bool) -> Answers<pb::FetchReply> {
+/// Runs the call in a task of its own.
+pub fn run(node: Arc<Node>, request: pb::FetchRequest, place: Option<Arc<Call>>) -> Answers<pb::FetchReply> {
     let (send, answers) = mpsc::channel(CHUNKS_QUEUED_MAX);
     tokio::spawn(async move {
-        if let Err(failure) = answer(&node, request, is_here, &send).await
+        // A call counts until nobody works on it any more.
+        let _place = place;
+        if let Err(failure) = answer(&node, request, &send).await
             && failure.code != Code::Interrupted
         {
             // It fails only when the caller is gone: then there is nobody to tell.
@@ -87,23 +90,18 @@ async fn meanwhile<T>(send: &Send, what: impl Future<Output = T>) -> Result<T, F
     }
 }
 
-async fn answer(
-    node: &Arc<Node>,
-    request: pb::FetchRequest,
-    is_here: bool,
-    send: &Send,
-) -> Result<(), Failure> {
+async fn answer(node: &Arc<Node>, request: pb::FetchRequest, send: &Send) -> Result<(), Failure> {
     let job = job_name(&request.job)?;
     current(node, request.stale, &format!("restore {job}")).await?;
     let found = read::find(node.replica.machine(), &job, request.which).await?;
     let (epoch, root, age_ms) = (found.info.sealed.epoch, found.info.sealed.root, found.age_ms());
     let _reader = node.replica.machine().read_epoch(&job, epoch);
-    if request.elsewhere && !request.direct && pass_on(node, &request, epoch, is_here, send).await? {
+    if request.elsewhere && !request.direct && pass_on(node, &request, epoch, send).await? {
         return Ok(());
     }
     let mut published = node.published(&job, epoch, root.as_bytes());
     if published.is_err() {
-        if !request.direct && pass_on(node, &request, epoch, is_here, send).await? {
+        if !request.direct && pass_on(node, &request, epoch, send).await? {
             return Ok(());
         }
         let deadline = Instant::now() + PUBLISHING_PATIENCE;
@@ -119,8 +117,6 @@ async fn answer(
             root: wire::digest(&root),
             node: node.config.id,
             stale: request.stale,
-            // A hint only: without it the client streams.
-            place: is_here.then(|| place::of(&wanted.files).ok()).flatten(),
             age_ms,
             ..pb::Head::default()
         };
@@ -226,13 +222,7 @@ fn corrupt(node: &Node, what: &str, why: &str) -> Failure {
 }
 
 /// Lets another node answer. False when no other has it either, and nothing was sent.
-async fn pass_on(
-    node: &Node,
-    request: &pb::FetchRequest,
-    epoch: u64,
-    is_here: bool,
-    send: &Send,
-) -> Result<bool, Failure> {
+async fn pass_on(node: &Node, request: &pb::FetchRequest, epoch: u64, send: &Send) -> Result<bool, Failure> {
     let which = pb::Which { kind: Some(pb::which::Kind::Exactly(epoch)) };
     let request = pb::FetchRequest {
         which: Some(which),
@@ -257,12 +247,8 @@ async fn pass_on(
                 Ok(Some(pb::FetchReply { kind: Some(Kind::Working(_)) })) => working(send),
                 // Nothing was sent yet: the next one may have it.
                 Ok(Some(pb::FetchReply { kind: Some(Kind::Failed(_)) }) | None) | Err(_) if first => break,
-                Ok(Some(pb::FetchReply { kind: Some(mut kind) })) => {
+                Ok(Some(pb::FetchReply { kind: Some(kind) })) => {
                     first = false;
-                    // It was told to this node, which may be on its machine when the client is not.
-                    if let (Kind::Head(head), false) = (&mut kind, is_here) {
-                        head.place = None;
-                    }
                     tell(send, kind).await?;
                 }
                 Ok(_) => return Ok(true),

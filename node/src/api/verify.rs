@@ -19,6 +19,7 @@ use tonic::Status;
 
 use super::{Answers, job_name, read, status};
 use crate::epochs;
+use crate::guests::Call;
 use crate::node::Node;
 use crate::turns::Turn;
 use crate::units;
@@ -27,19 +28,27 @@ type Send = mpsc::Sender<Result<pb::VerifyReply, Status>>;
 
 /// How often a caller hears that the node reads on.
 const WORKING_EVERY: Duration = Duration::from_secs(1);
+/// A caller who takes nothing for so long has gone or hangs: his call ends.
+const STALL: Duration = Duration::from_secs(60);
 /// Bounds of the time without progress that a caller may ask for.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the call; one answer an epoch and node.
-pub async fn run(node: Arc<Node>, request: pb::VerifyRequest) -> Result<Answers<pb::VerifyReply>, Failure> {
+pub async fn run(
+    node: Arc<Node>,
+    request: pb::VerifyRequest,
+    place: Option<Arc<Call>>,
+) -> Result<Answers<pb::VerifyReply>, Failure> {
     let turns = &node.turns.verifies;
     turns.may_wait().map_err(|busy| turns.refused(node.config.id, busy).what("verify"))?;
     let wanted = wanted(&node, &request).await?;
     let (send, answers) = mpsc::channel(16);
     let to = Teller { node: node.clone(), send, patience: patience(request.wait_ms) };
     tokio::spawn(async move {
+        // A call counts until nobody works on it any more.
+        let _place = place;
         for (job, epoch) in wanted {
             if to.here(&job, epoch, request.repair).await.is_err() {
                 return;
@@ -103,7 +112,10 @@ impl Teller {
 
     /// What another node has told, which has seen to its own paths.
     async fn pass_on(&self, reply: pb::VerifyReply) -> Result<(), Gone> {
-        self.send.send(Ok(reply)).await.map_err(|_| Gone)
+        match tokio::time::timeout(STALL, self.send.send(Ok(reply))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
     }
 
     async fn working(&self) -> Result<(), Gone> {

@@ -75,6 +75,7 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
     }
     telemetry::start(config.log_format, verbose);
     handles::raise();
+    enough_files(handles::files())?;
     if args.with_parent {
         std::thread::spawn(|| {
             // Ends with the parent, however that ends: as a crash would, which loses nothing.
@@ -83,6 +84,17 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
         });
     }
     node::serve(config).await.map_err(|error| error.failure("serve"))
+}
+
+/// Whether a node can do with so many files.
+fn enough_files(files: u64) -> Result<(), Failure> {
+    if files >= handles::FILES_MIN {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Refused, "this node does not start")
+        .what("serve")
+        .why(format!("the process may open {files} files, and a node needs {}", handles::FILES_MIN))
+        .fix("raise the limit (`ulimit -Hn`, LimitNOFILE= of systemd): 4096 is plenty"))
 }
 
 /// Says what a start would do, line by line, without touching the data folder.
@@ -99,6 +111,10 @@ async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
         (Some(file), Ok(_)) => good.push(format!("{} holds the secret", file.display())),
         (None, Ok(_)) => {}
         (_, Err(error)) => problems.push(ServeError::from(error).failure("serve --check")),
+    }
+    match enough_files(handles::files_at_most()) {
+        Ok(()) => good.push("it may open enough files".into()),
+        Err(failure) => problems.push(failure),
     }
     match opening::check_disk(config) {
         Ok(line) => good.push(line),

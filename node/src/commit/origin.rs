@@ -6,6 +6,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use checkpoint::disk::Pool;
 use checkpoint::{Coverage, Digest, Piece, Plan, PlanEntry, Splitter};
@@ -19,6 +20,8 @@ use uncopied::Incoming;
 
 /// Pieces between the splitter's thread and the log: each at most one chunk or pack.
 const PIECES_QUEUED_MAX: usize = 2;
+/// A client that takes no answer for so long has gone or hangs.
+const STALL: Duration = Duration::from_secs(60);
 /// Hints in one message.
 const HINTS_A_MESSAGE: usize = 4096;
 
@@ -27,9 +30,10 @@ const HINTS_A_MESSAGE: usize = 4096;
 pub struct Replies(pub mpsc::Sender<Result<pb::CommitReply, Status>>);
 
 impl Replies {
-    /// Sends an answer; false when the client is gone.
+    /// Sends an answer; false when the client is gone, or takes nothing any more.
     pub async fn send(&self, kind: Reply) -> bool {
-        self.0.send(Ok(pb::CommitReply { kind: Some(kind) })).await.is_ok()
+        let sent = self.0.send(Ok(pb::CommitReply { kind: Some(kind) }));
+        matches!(tokio::time::timeout(STALL, sent).await, Ok(Ok(())))
     }
 
     /// Sends news that may be left out.
@@ -55,6 +59,8 @@ pub enum Broken {
     GaveUp(Box<Failure>),
     /// The client is gone. The attempt stays open: it may come back through another node.
     Gone,
+    /// Nothing comes from the client though it is there; why it is not waited for. The attempt stays open, too.
+    Silent(String),
 }
 
 /// An attempt as the origin needs to know it.
@@ -207,9 +213,15 @@ impl Remote {
             {
                 Err(refused(status.message()))
             }
+            Err(status) if is_silence(&status) => Err(Broken::Silent(status.message().to_owned())),
             Ok(None) | Err(_) => Err(Broken::Gone),
         }
     }
+}
+
+/// Whether a call ends because nothing came on it (`guests`): that is no word of its client.
+pub fn is_silence(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::DeadlineExceeded | tonic::Code::ResourceExhausted)
 }
 
 fn refused(why: &str) -> Broken {

@@ -78,7 +78,7 @@ pub const SETTINGS: &[Setting] = &[
         "source_roots",
         "a list of folders",
         Value("[]"),
-        "What lies below these folders the node reads by itself when a client on the same machine commits it. \
+        "What lies below these folders the node reads by itself when a client of the same machine and user commits it. \
          All else is streamed by the client.",
     ),
     row("listen.grpc", "listen", "HOST:PORT", Value("\"127.0.0.1:7411\""), "Where the node answers clients."),

@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -27,7 +28,7 @@ use sources::{Source, Sources};
 
 /// A greeting takes at most so long.
 const GREETING: Duration = Duration::from_secs(5);
-/// Connections that have not proved anything yet.
+/// Connections that have not proved anything yet, where the process may open many files; at most an eighth of those.
 const UNPROVEN_MAX: usize = 256;
 /// Pause after a connection could not be accepted: the process may have no more files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -117,6 +118,12 @@ enum Came {
     Greeted(Option<Proven>),
 }
 
+/// How many connections may be there that have proved nothing.
+fn unproven_max() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files / 8).unwrap_or(usize::MAX).clamp(16, UNPROVEN_MAX)
+}
+
 /// Greetings that go on; they end with this.
 #[derive(Default)]
 struct Greetings {
@@ -127,7 +134,7 @@ struct Greetings {
 impl Greetings {
     fn begin(&mut self, known: Arc<Known>, stream: TcpStream) {
         let source = Source::of(stream.peer_addr().ok());
-        self.sources.make_room(UNPROVEN_MAX);
+        self.sources.make_room(unproven_max());
         self.sources.push(source, self.tasks.spawn(greet(known, stream)));
     }
 

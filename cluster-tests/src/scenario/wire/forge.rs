@@ -27,7 +27,7 @@ pub(super) struct Forged {
     entries: Vec<pb::PlanEntry>,
     /// Sent once the attempt is open; a plan that is hostile itself must not get there.
     pieces: Option<Vec<Piece>>,
-    source: Option<pb::SourcePath>,
+    handed: Option<client::neighbour::Ticket>,
     /// Changes Start at the end.
     lie: Lie,
 }
@@ -38,20 +38,20 @@ type Lie = fn(&mut pb::Start);
 fn honest(_: &mut pb::Start) {}
 
 impl Forged {
-    /// A source by path that lies where it must not be read.
-    pub(super) fn by_path(source: pb::SourcePath) -> Forged {
-        Forged { entries: Vec::new(), pieces: None, source: Some(source), lie: honest }
+    /// A directory that was handed over and lies where it is not to be read.
+    pub(super) fn handed(ticket: client::neighbour::Ticket) -> Forged {
+        Forged { entries: Vec::new(), pieces: None, handed: Some(ticket), lie: honest }
     }
 
     fn plan(entries: Vec<pb::PlanEntry>) -> Forged {
-        Forged { entries, pieces: None, source: None, lie: honest }
+        Forged { entries, pieces: None, handed: None, lie: honest }
     }
 
     fn pieces(pieces: Vec<Piece>) -> Forged {
         Forged {
             entries: vec![root(), file("f", FILE_BYTES)],
             pieces: Some(pieces),
-            source: None,
+            handed: None,
             lie: honest,
         }
     }
@@ -67,11 +67,11 @@ impl Forged {
             epoch: Some(epoch),
             commit_id: epoch.to_be_bytes().repeat(2).into(),
             wait_ms: 10_000,
-            source: self.source.clone(),
+            handed: self.handed.map_or_else(Default::default, |ticket| ticket.to_vec().into()),
             declared_bytes: self.entries.iter().map(|entry| entry.size).fold(0, u64::saturating_add),
             plan_digest: digest_of(&self.entries).into(),
             plan_entries: u32::try_from(self.entries.len()).expect("forged plans are small"),
-            plan_pages: u32::from(self.source.is_none()),
+            plan_pages: u32::from(self.handed.is_none()),
             chunk_bytes: CHUNK_BYTES,
             ..pb::Start::default()
         };
@@ -79,7 +79,7 @@ impl Forged {
         let (sender, receiver) = tokio::sync::mpsc::channel(64);
         let say = async |kind| drop(sender.send(pb::CommitRequest { kind: Some(kind) }).await);
         say(Request::Start(start)).await;
-        if self.source.is_none() {
+        if self.handed.is_none() {
             say(Request::Page(pb::PlanPage { page: 0, entries: self.entries.clone() })).await;
             if self.pieces.is_none() {
                 // What looks tiny is decided only with its seal.

@@ -16,8 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Done, Ended, Event, Run, what};
 use crate::connect::REQUEST_BYTES_MAX;
-use crate::dial::never_connected;
+use crate::dial::never_heard;
 use crate::failure::{Code, Failure};
+use crate::neighbour::{self, Ticket};
 use crate::pb::commit_reply::Kind as Reply;
 use crate::pb::commit_request::Kind as Request;
 use crate::{pb, wire};
@@ -50,7 +51,22 @@ impl Run<'_> {
         Ok(plan)
     }
 
-    fn start(&self, plan: Option<&Plan>) -> pb::Start {
+    /// Hands the directory to the node, if that can read it as well as we: it runs here, and is ours.
+    fn hand_over(&self, endpoint: &str) -> Option<Ticket> {
+        if !self.by_path {
+            return None;
+        }
+        // It is this machine that answers, or nobody: that takes no time that others would miss.
+        match neighbour::hand_over(endpoint, &self.dir) {
+            Ok(ticket) => Some(ticket),
+            Err(error) => {
+                tracing::debug!(endpoint, %error, "the directory is streamed");
+                None
+            }
+        }
+    }
+
+    fn start(&self, plan: Option<&Plan>, handed: Option<Ticket>) -> pb::Start {
         let commit = &self.commit;
         // Who streams has chosen already.
         let chosen = |patterns: &[Pattern]| match plan {
@@ -73,7 +89,7 @@ impl Run<'_> {
             wait_ms: u64::try_from(self.client.options.timeout.as_millis()).unwrap_or(u64::MAX),
             take_over: commit.take_over,
             if_not_exists: commit.if_not_exists,
-            source: if plan.is_none() { self.place.clone() } else { None },
+            handed: handed.map_or_else(Default::default, |ticket| ticket.to_vec().into()),
             declared_bytes: plan.map_or(0, Plan::bytes),
             stored_bytes: plan.map(Plan::stored_bytes),
             plan_digest: plan.map_or_else(Default::default, |plan| plan.digest().as_bytes().to_vec().into()),
@@ -93,13 +109,14 @@ impl Run<'_> {
     pub(super) async fn at(&mut self, endpoint: &str, patience: Duration) -> Result<Ended, Failure> {
         assert!(!self.captured, "who holds the capture is asked last");
         let mut stub = self.client.stub(endpoint)?;
-        let plan = match &self.place {
+        let handed = self.hand_over(endpoint);
+        let plan = match &handed {
             Some(_) => None,
             None => Some(self.scan().await?),
         };
         self.handing = Arc::default();
         let (send, requests) = mpsc::channel(PIECES_QUEUED_MAX);
-        let start = self.start(plan.as_deref());
+        let start = self.start(plan.as_deref(), handed);
         let tiny = plan.as_deref().is_some_and(wire::is_tiny);
         let feeder = tokio::spawn(feed_plan(send.clone(), start, plan.clone()));
         let mut sender = Some(send);
@@ -125,7 +142,7 @@ impl Run<'_> {
         let call = stub.commit(uncopied::request(ReceiverStream::new(requests), REQUEST_BYTES_MAX));
         let mut replies = match tokio::time::timeout(patience, call).await {
             Ok(Ok(replies)) => replies.into_inner(),
-            Ok(Err(status)) if never_connected(&status) => {
+            Ok(Err(status)) if never_heard(&status) => {
                 return Ok(Ended::Unreached(Failure::from_status(&status)));
             }
             Ok(Err(status)) => return Ok(Ended::BrokeOff(Failure::from_status(&status))),
@@ -192,6 +209,11 @@ impl Run<'_> {
                     if let Some(committed) = committed.take() {
                         return Ok(Ended::Done(Done { committed, published: Some(published) }));
                     }
+                }
+                // It waits for us no longer: that says nothing of the commit.
+                Reply::Failed(failed) if Code::from_name(&failed.code) == Code::Interrupted => {
+                    let failure = Failure::from_pb(failed);
+                    return Ok(broke_off(committed, format!("{}: {}", failure.sentence, failure.why)));
                 }
                 Reply::Failed(failed) => return Ok(Ended::Failed(Failure::from_pb(failed))),
                 Reply::StreamIt(stream_it) => return Ok(Ended::StreamIt(stream_it.why)),

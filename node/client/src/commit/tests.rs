@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::connect::Options;
+use crate::neighbour;
 use crate::pb::commit_reply::Kind as Reply;
 use crate::pb::epochlog_server::{Epochlog, EpochlogServer};
 
@@ -81,8 +82,15 @@ impl Actor {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
         let server = tonic::transport::Server::builder().add_service(EpochlogServer::new(self.clone()));
+        let socket = neighbour::listen(listener.local_addr().unwrap().port()).unwrap();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         tokio::spawn(server.serve_with_incoming(incoming));
+        // It takes every directory; ends with the process.
+        std::thread::spawn(move || {
+            for stream in socket.incoming() {
+                neighbour::serve(stream.unwrap(), |_| neighbour::Answer::Kept).unwrap();
+            }
+        });
         endpoint
     }
 
@@ -240,7 +248,7 @@ async fn a_commit_that_is_streamed_in_the_end_asks_for_the_epoch_that_its_caller
         commit_at(&[&node], asked).await.unwrap();
         let starts = node.starts();
         assert_eq!(starts.len(), 2);
-        assert!(starts[0].source.is_some() && starts[1].source.is_none());
+        assert!(!starts[0].handed.is_empty() && starts[1].handed.is_empty());
         // Number 9 was given up, and may be another's by now.
         assert_eq!((starts[0].epoch, starts[1].epoch), (asked, asked));
     }

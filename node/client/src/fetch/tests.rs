@@ -148,7 +148,7 @@ impl Site {
     fn restore(&self, to: &str, options: &RestoreOptions) -> Result<Restored, RestoreError> {
         let client = Client::new(self.endpoints.clone(), Options { timeout: Duration::from_secs(10) });
         let head = pb::Head { job: "job".into(), epoch: 1, ..pb::Head::default() };
-        let fetched = Fetched { head, manifest: (*self.manifest).clone() };
+        let fetched = Fetched { head, manifest: (*self.manifest).clone(), endpoint: String::new() };
         let mut content = ReplicaContent::new(Arc::new(client), &fetched);
         content.end_with(&options.stop);
         let to = self.scratch.path().join(to);

@@ -1,0 +1,113 @@
+//! The two halves of a call, watched: what the client sends, and whether it takes the answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::house::SILENCE;
+use super::port::Call;
+
+/// What a client sends. Time counts against it only while something of it is waited for.
+pub struct Asked {
+    body: Body,
+    call: Arc<Call>,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Asked {
+    pub fn new(body: Body, call: Arc<Call>) -> Asked {
+        Asked { body, call, alarm: None }
+    }
+
+    /// Ready when the client has been waited for, since `asked`, for too long.
+    fn poll_silence(&mut self, context: &mut Context<'_>, asked: Instant) -> Poll<()> {
+        let until = tokio::time::Instant::from_std(asked + SILENCE);
+        // One alarm serves many waits: when it rings for an older one, it is set again.
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        while alarm.as_mut().poll(context).is_ready() {
+            if tokio::time::Instant::now() >= until {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(until);
+        }
+        Poll::Pending
+    }
+}
+
+impl HttpBody for Asked {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.call.turn.end.has_come(context.waker()) {
+            let why = "nothing came on this call, and others needed its place";
+            return Poll::Ready(Some(Err(Status::resource_exhausted(why))));
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.call.turn.hear();
+            return Poll::Ready(frame);
+        }
+        let asked = self.call.turn.ask(Instant::now());
+        match self.poll_silence(context, asked) {
+            Poll::Ready(()) => {
+                let why = format!("nothing came on this call for {} s", SILENCE.as_secs());
+                Poll::Ready(Some(Err(Status::deadline_exceeded(why))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer, which holds the place of its call.
+pub struct Answer<B> {
+    body: B,
+    call: Arc<Call>,
+}
+
+impl<B> Answer<B> {
+    pub fn new(body: B, call: Arc<Call>) -> Answer<B> {
+        Answer { body, call }
+    }
+}
+
+impl<B: HttpBody + Unpin> HttpBody for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        // It is asked for more only when there is room for it on the way to the client.
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let on_its_way = matches!(polled, Poll::Ready(Some(Ok(_))));
+        self.call.turn.tell(on_its_way.then(Instant::now));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
