@@ -100,7 +100,9 @@ fn bring_attempt(source: &Source<'_>, to: &Replica, lacks: &AttemptLacks) -> Opt
         let path = layout.tree_dir(attempt).join(packed.path.as_os_str());
         let data = source.bytes(&path, 0, packed.size);
         // As the transfer does it: the performer may be at the same pack.
-        to.machine.unpack(attempt, &[Unpacked { path: &packed.path, mode: packed.mode, data: &data }]).ok()?;
+        to.machine
+            .unpack(attempt, &[Unpacked { path: &packed.path, mode: packed.mode, data: &data }])
+            .ok()?;
     }
     Some(())
 }

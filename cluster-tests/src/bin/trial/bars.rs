@@ -16,7 +16,7 @@ use cluster_tests::scenario::sparse::{self, Sparse};
 use crate::{Stage, Tell, say};
 
 /// Name, what is to be reached, and the story.
-pub const BARS: [(&str, &str, Tell); 14] = [
+pub const BARS: [(&str, &str, Tell); 15] = [
     ("many-files", "200,000 files are published, small commits keep their p99 within 5 times", many_files),
     (
         "small-contents",
