@@ -134,6 +134,7 @@ mod tests {
             attempt: Some(u64::MAX),
             born: u64::MAX,
             depends_on: Vec::new(),
+            stored_bytes: Some(u64::MAX),
         };
         let file = || proto::PackedFile { file: u32::MAX, offset: u32::MAX, len: u32::MAX, digest: digest() };
         let whole = proto::Whole {

@@ -1,7 +1,7 @@
 //! The Commit call: from Start to the right origin, and back to the answers.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

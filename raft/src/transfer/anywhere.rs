@@ -99,6 +99,7 @@ impl Gather {
             let data = match event {
                 Event::Missed(_, missed) => return Ok(Err(missed)),
                 Event::Data(_, data) => data,
+                Event::Zeros(..) => return Err(came_wrong("zeros where a manifest should be")),
             };
             came = true;
             let pushed = tokio::task::spawn_blocking(move || collector.push(&data).map(|()| collector));
