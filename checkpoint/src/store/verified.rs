@@ -122,6 +122,7 @@ mod tests {
             known.remember(key(1 << 40 | n), &stat(n));
         }
         assert!(!known.knows(&key(0), &stat(0)), "and there is an end to it");
-        assert!(known.marks().young.len() + known.marks().old.len() <= 2 * GENERATION_MAX);
+        let marks = known.marks();
+        assert!(marks.young.len() + marks.old.len() <= 2 * GENERATION_MAX);
     }
 }

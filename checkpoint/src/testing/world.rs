@@ -333,13 +333,16 @@ impl World {
 
     pub(super) fn clone_content(&mut self, from: u64, to: u64) {
         let Body::File { live, .. } = &self.inode(from).body else { return };
-        let (source, step) = (live.clone(), 1 << 20);
-        let mut at = 0;
-        let mut buf = vec![0; step];
-        while at < source.len() {
-            let n = source.read(&mut buf, at);
-            self.write(to, &buf[..n], at);
-            at += n as u64;
+        let source = live.clone();
+        let (mut at, mut buf) = (0, vec![0; 1 << 20]);
+        while let Some((start, end)) = source.next_data(at, source.len()) {
+            let want = (end - start).min(buf.len() as u64) as usize;
+            let n = source.read(&mut buf[..want], start);
+            self.write(to, &buf[..n], start);
+            at = start + n as u64;
+        }
+        if at < source.len() {
+            self.set_len(to, source.len());
         }
     }
 
