@@ -14,6 +14,7 @@
 //! | `install` | the receiver's part: one at a time, a new one replaces the one before |
 //! | `receive` | from a ledger to the epochs and ranges that this disk lacks, and then has |
 //! | `gather` | contents spread over the peers, a few streams at a time, resumed where they ended |
+//! | `batches` | what is fetched and shelved as one |
 //! | `stored` | whether they fit, by what they hold |
 //! | `answers`, `lost` | what may be concluded when nobody brings it, and said in the log |
 //! | `anywhere` | one thing from whoever has it: manifests, payloads, pages, ranges |
@@ -32,6 +33,7 @@
 mod answers;
 pub(crate) mod anywhere;
 pub(crate) mod ask;
+mod batches;
 pub(crate) mod copies;
 mod error;
 pub(crate) mod gather;

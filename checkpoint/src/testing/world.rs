@@ -333,13 +333,12 @@ impl World {
 
     pub(super) fn clone_content(&mut self, from: u64, to: u64) {
         let Body::File { live, .. } = &self.inode(from).body else { return };
-        let source = live.clone();
-        let (mut at, mut buf) = (0, vec![0; 1 << 20]);
+        let (source, mut at) = (live.clone(), 0);
         while let Some((start, end)) = source.next_data(at, source.len()) {
-            let want = (end - start).min(buf.len() as u64) as usize;
-            let n = source.read(&mut buf[..want], start);
-            self.write(to, &buf[..n], start);
-            at = start + n as u64;
+            let mut run = vec![0; (end - start) as usize];
+            source.read(&mut run, start);
+            self.write(to, &run, start);
+            at = end;
         }
         if at < source.len() {
             self.set_len(to, source.len());
