@@ -340,9 +340,7 @@ impl World {
             self.write(to, &run, start);
             at = end;
         }
-        if at < source.len() {
-            self.set_len(to, source.len());
-        }
+        self.set_len(to, source.len());
     }
 
     pub(super) fn sync_file(&mut self, ino: u64, mode_too: bool) {
