@@ -70,19 +70,18 @@ impl Store {
             names => names.map_err(at("list", &shelf))?,
         };
         for (name, _) in names {
-            let Some((digest, ..)) = blobs::parse(&name).filter(|(digest, ..)| digests.contains(digest))
-            else {
+            let Some(key) = blobs::parse(&name).filter(|(digest, ..)| digests.contains(digest)) else {
                 continue;
             };
             let path = shelf.join(&name);
-            let bytes = disk.stat(&path).map_err(at("stat", &path))?.len;
-            if !is_free(&digest) {
+            let stat = disk.stat(&path).map_err(at("stat", &path))?;
+            if !is_free(&key.0) {
                 continue;
             }
-            self.inner.blobs.forget(digest);
+            self.inner.blobs.leaves(&key, &stat);
             ignore_missing(disk.unlink(&path)).map_err(at("remove", &path))?;
             reclaimed.files += 1;
-            reclaimed.bytes += bytes;
+            reclaimed.bytes += stat.len;
         }
         Ok(())
     }
