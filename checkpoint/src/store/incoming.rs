@@ -229,8 +229,7 @@ impl Incoming {
 
     // What a write that went wrong has left behind `written` goes: of zeros that come there nothing is written over it.
     fn cut(&mut self) -> Result<(), StoreError> {
-        if self.torn || self.len > self.written {
-            self.torn = true;
+        if self.torn {
             let end = self.written;
             self.grow(end, |file| file.set_len(end))?;
         }
@@ -240,9 +239,12 @@ impl Incoming {
     // Writes what is no hole behind what is there; at most up to the next multiple of SYNC_BYTES.
     fn put(&mut self, data: &[u8]) -> Result<(), StoreError> {
         self.cut()?;
-        write_around(data, self.written, |part, place| {
+        let written = write_around(data, self.written, |part, place| {
             self.grow(place + part.len() as u64, |file| file.write_at(part, place))
-        })?;
+        });
+        // Also when what went wrong came before the write itself: another part may be there already.
+        self.torn |= written.is_err() && self.len > self.written;
+        written?;
         self.written += data.len() as u64;
         Ok(())
     }

@@ -160,3 +160,36 @@ impl Store {
         Ok(published)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::store::Content;
+
+    #[test]
+    fn what_comes_and_goes_is_not_among_what_was_found_bad() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
+        let (data, known) = (b"content", &store.inner.blobs);
+        let key = (crate::digest::content(data), 0o644, 0);
+        let shelve = || {
+            let content = Content { digest: key.0, mode: key.1, size: data.len() as u64 };
+            let mut incoming = store.incoming(content).unwrap();
+            incoming.write(data).unwrap();
+            store.shelve(vec![incoming]).remove(0).unwrap();
+            store.disk().stat(&store.layout().blob(key.0, key.1, 0)).unwrap()
+        };
+        let stat = shelve();
+        assert!(known.knows(&key, &stat));
+        store.remove_blobs(&[key.0], &|_| true).unwrap();
+        assert!(!known.knows(&key, &stat));
+        assert_eq!(known.doubted(), 0);
+        // Who brings what is here had a reason to.
+        shelve();
+        shelve();
+        assert_eq!(known.doubted(), 1);
+    }
+}

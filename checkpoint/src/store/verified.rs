@@ -95,6 +95,12 @@ impl Known {
         marks.old.remove(&mark);
     }
 
+    /// Contents that were found bad.
+    #[cfg(test)]
+    pub(super) fn doubted(&self) -> usize {
+        self.marks().forgotten.len()
+    }
+
     pub(super) fn knows(&self, key: &Key, stat: &Stat) -> bool {
         let marks = self.marks();
         let mark = self.mark(key, stat, marks.token(&key.0).times);

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 
 use super::bytes::Bytes;
+use super::failures::Failures;
 use super::{Crash, Op, OpKind};
 use crate::disk::{FileKind, Space, Stat};
 
