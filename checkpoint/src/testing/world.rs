@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 
 use super::bytes::Bytes;
+use super::failures::Failures;
 use super::{Crash, Op, OpKind};
 use crate::disk::{FileKind, Space, Stat};
 
@@ -74,7 +75,7 @@ pub(super) struct World {
     pub(super) log: Vec<Op>,
     pub(super) stop_at: Option<u64>,
     pub(super) down: bool,
-    pub(super) failures: Vec<(OpKind, String, i32)>,
+    pub(super) failures: Failures,
     pub(super) links_max: u64,
     pub(super) space: Space,
 }
@@ -90,7 +91,7 @@ impl World {
             log: Vec::new(),
             stop_at: None,
             down: false,
-            failures: Vec::new(),
+            failures: Failures::default(),
             links_max: 65_000,
             space: Space { free_bytes: 1 << 40, total_bytes: 1 << 41, free_inodes: 1 << 30 },
         }
@@ -119,13 +120,7 @@ impl World {
         if self.down {
             return Err(io::Error::other("the crash disk has lost its power"));
         }
-        let text = path.to_string_lossy();
-        let planned =
-            self.failures.iter().position(|(k, part, _)| *k == kind && text.contains(part.as_str()));
-        match planned {
-            Some(at) => Err(io::Error::from_raw_os_error(self.failures.remove(at).2)),
-            None => Ok(()),
-        }
+        self.failures.next(kind, path)
     }
 
     fn inode(&self, ino: u64) -> &Inode {
