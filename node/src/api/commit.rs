@@ -1,5 +1,7 @@
 //! The Commit call: from Start to the right origin, and back to the answers.
 
+mod line;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use uncopied::Incoming;
 
+use self::line::{Line, Room};
 use super::Answers;
 use crate::capture::{self, Held, How};
 use crate::commit::origin::{Local, Remote, Replies, is_silence};
@@ -24,7 +27,6 @@ use crate::commit::{self, Order};
 use crate::guests::Call;
 use crate::limits::{PLAN_STEP, SMALL_PLAN_ENTRIES};
 use crate::node::Node;
-use crate::turns::{Busy, Turn};
 
 /// Answers on their way to the client.
 const REPLIES_QUEUED_MAX: usize = 64;
@@ -195,9 +197,9 @@ async fn held_and_committed(
 ) -> Result<pb::Committed, Failure> {
     let what = format!("commit {}", start.job);
     within_limits(start).map_err(|why| refused(&what, &why))?;
-    // Both end with the commit, whose plan they stand for.
-    let _source = node.turns.sources.take().await.map_err(|busy| too_many(node, &what, busy))?;
-    let (_room, held, start) = held(node, start, &dir, &what).await?;
+    let line = Line { turns: &node.turns, id: node.config.id, what: &what, replies };
+    // It ends with the commit, whose plan it stands for.
+    let (_room, held, start) = held(node, start, &dir, &line).await?;
     replies.send(Reply::Planned(planned(&held))).await;
     let order = order(node, &start)?;
     let mut origin = Local::new(
@@ -219,12 +221,13 @@ async fn held(
     node: &Node,
     start: &pb::Start,
     dir: &Path,
-    what: &str,
-) -> Result<(Option<Turn>, Held, pb::Start), Failure> {
+    line: &Line<'_>,
+) -> Result<(Room, Held, pb::Start), Failure> {
     let limits = node.config.limits;
     let mut entries_max = SMALL_PLAN_ENTRIES.min(limits.files_max);
-    let mut room = None;
+    let mut room = line.small().await?;
     loop {
+        line.is_wanted()?;
         let limits = Limits { files_max: entries_max, ..limits };
         let wanted = capture::Wanted { choice: choice(start), immutable: start.immutable, limits };
         let (captures, dir, begun) = (node.store.layout().capture_dir(), dir.to_owned(), start.clone());
@@ -240,25 +243,17 @@ async fn held(
             };
             Ok::<_, PlanError>((held, start))
         };
-        match background::run("capture", BULK, hold).await.ok_or_else(|| panicked(what))? {
+        match background::run("capture", BULK, hold).await.ok_or_else(|| panicked(line.what))? {
             Ok((held, start)) => return Ok((room, held, start)),
             Err(PlanError::Limit { unit: "entries", .. }) if entries_max < node.config.limits.files_max => {
                 entries_max = entries_max.saturating_mul(PLAN_STEP).min(node.config.limits.files_max);
                 // What it has is too little: with it in hand it would wait for others who wait for it.
-                drop(room.take());
-                let plans = node.turns.large_plans.take_many(entries_max).await;
-                room = Some(plans.map_err(|busy| too_many(node, what, busy))?);
+                drop(room);
+                room = line.large(entries_max).await?;
             }
-            Err(error) => return Err(wire::plan_failure(what, &error)),
+            Err(error) => return Err(wire::plan_failure(line.what, &error)),
         }
     }
-}
-
-/// The failure of a commit by path that got no turn. Nothing of it has begun.
-fn too_many(node: &Node, what: &str, busy: Busy) -> Failure {
-    let failure = node.turns.sources.refused(node.config.id, busy).what(what).committed(Certainty::No);
-    let sentence = format!("{}, the epoch was NOT committed", failure.sentence);
-    failure.sentence(sentence)
 }
 
 /// What the client hears of the scan, and whether its program may go on.

@@ -41,6 +41,16 @@ impl Replies {
         // Full or closed: the next news replaces this one, and a client that is gone needs none.
         let _ = self.0.try_send(Ok(pb::CommitReply { kind: Some(kind) }));
     }
+
+    /// Waits until nobody is there any more whom an answer could reach.
+    pub async fn gone(&self) {
+        self.0.closed().await;
+    }
+
+    /// Whether somebody is there whom an answer can reach.
+    pub fn are_taken(&self) -> bool {
+        !self.0.is_closed()
+    }
 }
 
 /// What comes next.
