@@ -50,10 +50,10 @@ pub fn run(
     let replies = Replies(send);
     tokio::spawn(async move {
         // A call counts until nobody works on it any more.
-        let _place = place;
+        let place = place;
         let working = replies.clone();
         let answered = tokio::select! {
-            answered = answer(&node, requests, &replies) => answered,
+            answered = answer(&node, requests, place.clone(), &replies) => answered,
             () = say_working(&working) => unreachable!("it is said until there is an answer"),
         };
         if let Err(failure) = answered {
@@ -81,6 +81,7 @@ async fn say_working(replies: &Replies) {
 async fn answer(
     node: &Node,
     mut requests: Incoming<pb::CommitRequest>,
+    place: Option<Arc<Call>>,
     replies: &Replies,
 ) -> Result<(), Failure> {
     let start = match requests.message().await {
@@ -92,18 +93,26 @@ async fn answer(
         }
         Err(status) => return Err(refused("commit", status.message())),
     };
+    if let Some(place) = &place {
+        place.progress();
+    }
     let started = Instant::now();
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match start.handed.is_empty() {
         false => match usable(&node.config.source_roots, node.neighbours.take(&start.handed)) {
-            Ok(opened) => match by_path(node, &start, opened, replies).await {
-                // Nothing is sealed of what this node may not read. The client may be allowed to.
-                Err(failure) if failure.code == Code::PermissionDenied => {
-                    replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
-                    return Ok(());
+            Ok(opened) => {
+                if let Some(place) = &place {
+                    place.is_by_path();
                 }
-                committed => committed?,
-            },
+                match by_path(node, &start, opened, replies).await {
+                    // Nothing is sealed of what this node may not read. The client may be allowed to.
+                    Err(failure) if failure.code == Code::PermissionDenied => {
+                        replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
+                        return Ok(());
+                    }
+                    committed => committed?,
+                }
+            }
             Err(why) => {
                 replies.send(Reply::StreamIt(pb::StreamIt { why })).await;
                 return Ok(());
@@ -111,7 +120,7 @@ async fn answer(
         },
         true => {
             let order = order(node, &start)?;
-            let mut origin = Remote::new(requests, order.plan_pages, replies.clone());
+            let mut origin = Remote::new(requests, place.clone(), order.plan_pages, replies.clone());
             commit::commit(node, order, &mut origin, replies).await?
         }
     };
