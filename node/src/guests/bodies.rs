@@ -139,3 +139,37 @@ impl<B: HttpBody + Unpin> HttpBody for Answer<B> {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::guests::{Guests, Kind};
+
+    fn polled<B: HttpBody + Unpin>(body: &mut B) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn what_has_come_is_taken_before_the_end_and_for_a_moment_alone() {
+        let call = Guests::new("test", 9, Arc::default()).admit(Kind::Commit, None).unwrap();
+        let asked = |call: &Arc<Call>| Asked::new(Body::new(String::from("the seal")), call.clone());
+        let (mut first, mut second) = (asked(&call), asked(&call));
+        call.turn.end.say();
+        assert!(matches!(polled(&mut first), Poll::Ready(Some(Ok(_)))));
+        second.ends = Instant::now().checked_sub(LAST_WORDS);
+        let Poll::Ready(Some(Err(status))) = polled(&mut second) else { panic!("its place is another's") };
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn an_answer_that_only_waits_ends_when_it_has_to() {
+        let call = Guests::new("test", 9, Arc::default()).admit(Kind::Wait, None).unwrap();
+        let mut answer = Answer::new(String::from("still waiting"), call.clone());
+        call.turn.answer_end.say();
+        let Poll::Ready(Some(Ok(frame))) = polled(&mut answer) else { panic!("it goes on") };
+        assert_eq!(frame.trailers_ref().unwrap()["grpc-status"], "8");
+        assert!(matches!(polled(&mut answer), Poll::Ready(None)) && answer.is_end_stream());
+    }
+}

@@ -170,14 +170,12 @@ impl House {
         found.map(|(id, ..)| id)
     }
 
-    /// Since when a guest does nothing: he has no call, or is silent in all of them.
+    /// Since when a guest does nothing: he has no call, or none that was not told to end, or is silent in all of them.
     fn quiet_since(&self, id: u64, guest: &Guest, now: Instant) -> Option<Instant> {
-        if guest.calls == 0 {
-            return Some(guest.idle);
-        }
-        let mine = self.calls.values().filter(|call| call.guest == Some(id));
+        let is_his = |call: &&Held| call.guest == Some(id) && !call.turn.end.is_said();
+        let mine = self.calls.values().filter(is_his);
         let silent: Option<Vec<Instant>> = mine.map(|call| call.turn.silent_since(now, MUTE_MIN)).collect();
-        silent?.into_iter().max()
+        Some(silent?.into_iter().max().unwrap_or(guest.idle))
     }
 
     /// His socket is closed.
