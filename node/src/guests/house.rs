@@ -29,7 +29,8 @@ const DRY_MIN: Duration = Duration::from_secs(30);
 /// Places of each kind, and connections, that only the addresses of other nodes find in a full house. What they ask is how
 /// much space there is and who has published: without an answer an honest commit hears that there is no space.
 pub const RESERVED: usize = 16;
-/// Answers that nobody takes may lie in the buffers of a connection with a commit at work; with more, it goes all the same.
+/// Answers that nobody takes may lie in the buffers of connections with a commit at work, so many of all of them: each may
+/// keep 4 MiB of what restores share (`READ_BUFFERS_BYTES`). With more such a connection goes all the same.
 const LEFT_LYING_MAX: usize = 4;
 
 /// How many connections there may be.
@@ -268,28 +269,26 @@ impl House {
 
     fn end_call(&self, id: u64, now: Instant) {
         let Some(call) = self.calls.get(&id) else { return };
+        // What of an answer lies in the connection's buffers goes with it alone.
+        let goes_with_it = call.turn.unread_since().is_some() && !self.is_spared(call, now);
         call.turn.end.say();
         if call.kind == Kind::Wait {
             call.turn.answer_end.say();
         }
-        // What of an answer lies in the connection's buffers goes with it alone.
-        if call.turn.unread_since().is_some()
-            && let Some(guest) = call.guest.filter(|guest| !self.is_spared(*guest, now))
-            && let Some(guest) = self.guests.get(&guest)
-        {
+        if goes_with_it && let Some(guest) = call.guest.and_then(|guest| self.guests.get(&guest)) {
             guest.end.say();
         }
     }
 
-    /// Whether a commit is at work on a connection, which is not to end for the sake of a few answers that lie in it.
-    fn is_spared(&self, id: u64, now: Instant) -> bool {
-        let mine = || self.calls.values().filter(|call| call.guest == Some(id));
+    /// Whether the connection of a call whose answer is not taken stays: a commit is at work on it, and little lies around.
+    fn is_spared(&self, stuck: &Held, now: Instant) -> bool {
         let at_work = |call: &Held| {
             let is_stuck = call.turn.unread_since().is_some_and(|since| now - since >= UNREAD);
             call.kind.is_commit() && !call.turn.end.is_said() && !is_stuck && call.turn.dry(now) < DRY_MIN
         };
         let lies = |call: &&Held| call.turn.end.is_said() && call.turn.unread_since().is_some();
-        mine().any(at_work) && mine().filter(lies).count() <= LEFT_LYING_MAX
+        self.calls.values().any(|call| call.guest == stuck.guest && at_work(call))
+            && (stuck.turn.end.is_said() || self.calls.values().filter(lies).count() < LEFT_LYING_MAX)
     }
 
     /// A call is over; answers what it was.
@@ -315,7 +314,7 @@ impl House {
         for call in self.calls.values().filter(|call| unread(call)) {
             let Some(id) = call.guest else { continue };
             match self.guests.get(&id) {
-                Some(_) if self.is_spared(id, now) => end(&call.turn.end),
+                Some(_) if self.is_spared(call, now) => end(&call.turn.end),
                 Some(guest) => end(&guest.end),
                 None => {}
             }

@@ -188,6 +188,22 @@ fn an_answer_that_is_not_taken_ends_no_commit_beside_it() {
 }
 
 #[test]
+fn only_a_few_answers_lie_around_for_the_sake_of_commits() {
+    let (start, mut house) = (Instant::now(), House::new(99));
+    let guests: Vec<_> = (0..LEFT_LYING_MAX + 2)
+        .map(|_| {
+            let guest = house.came(A, start).unwrap();
+            house.call_came(Kind::Commit, Some(guest.id), start).unwrap();
+            house.call_came(Kind::Fetch, Some(guest.id), start).unwrap().turn.tell(Some(start));
+            guest
+        })
+        .collect();
+    house.look(start + UNREAD);
+    house.look(start + UNREAD);
+    assert_eq!(guests.iter().filter(|guest| guest.end.is_said()).count(), 2);
+}
+
+#[test]
 fn a_commit_by_path_takes_no_place_of_those_that_are_streamed() {
     let (start, mut house) = (Instant::now(), House::new(9));
     for from in [A, B] {
