@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use client::neighbour::{self, Answer, Asked};
 use client::{Client, Code, Commit, Options, pb};
 
 mod support;
@@ -265,13 +267,26 @@ async fn listings_are_filtered_on_the_node() {
     assert_eq!(count(&["step=3"], 0).await, 0);
 }
 
-/// Forwards what the client says and swallows every answer; the sender cuts all connections.
+/// Forwards what the client says, and the directory that it hands over, and swallows every answer; the sender cuts all
+/// connections.
 fn swallowing_proxy(node: &str) -> (String, tokio::sync::watch::Sender<bool>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (cut, is_cut) = tokio::sync::watch::channel(false);
     let node = node.to_owned();
+    let (socket, to) = (neighbour::listen(listener.local_addr().unwrap().port()).unwrap(), node.clone());
+    std::thread::spawn(move || {
+        for stream in socket.incoming() {
+            let passed_on = |asked| match asked {
+                Asked::Hand(ticket, dir) if neighbour::hand(&to, dir.as_fd(), &ticket).is_ok() => {
+                    Answer::Kept
+                }
+                _ => Answer::No,
+            };
+            neighbour::serve(stream.unwrap(), passed_on).unwrap();
+        }
+    });
     tokio::spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         while let Ok((client, _)) = listener.accept().await {

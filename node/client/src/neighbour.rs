@@ -24,7 +24,7 @@ mod rights;
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -139,13 +139,22 @@ fn patient(stream: &UnixStream) -> io::Result<()> {
 /// # Errors
 /// There is no such node here, or it is another user's; or `dir` cannot be opened. Then the directory is streamed.
 pub fn hand_over(endpoint: &str, dir: &Path) -> io::Result<Ticket> {
-    let mut stream = connect(endpoint)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(dir, flags, Mode::empty())?;
     let ticket: Ticket = rand::random();
+    hand(endpoint, dir.as_fd(), &ticket)?;
+    Ok(ticket)
+}
+
+/// Hands an open directory to the node of `endpoint`, under a ticket that nobody else has.
+///
+/// # Errors
+/// As [`hand_over`].
+pub fn hand(endpoint: &str, dir: BorrowedFd<'_>, ticket: &Ticket) -> io::Result<()> {
+    let mut stream = connect(endpoint)?;
     let mut message = vec![HAND];
-    message.extend_from_slice(&ticket);
-    let descriptors = [dir.as_fd()];
+    message.extend_from_slice(ticket);
+    let descriptors = [dir];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
@@ -155,9 +164,7 @@ pub fn hand_over(endpoint: &str, dir: &Path) -> io::Result<Ticket> {
     if sent != message.len() {
         return Err(odd("the message did not go in one piece"));
     }
-    let mut kept = [0];
-    stream.read_exact(&mut kept)?;
-    Ok(ticket)
+    stream.read_exact(&mut [0])
 }
 
 /// Where the node of `endpoint` has published an epoch, if it runs here and is ours, and this process sees the very same

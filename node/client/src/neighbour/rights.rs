@@ -51,13 +51,7 @@ fn groups_of(stream: &UnixStream) -> io::Result<Vec<u32>> {
         // SAFETY: the descriptor is open, the buffer is ours and has so many bytes, and any bytes are numbers.
         let failed = unsafe {
             let to = groups.as_mut_ptr().cast();
-            libc::getsockopt(
-                stream.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERGROUPS,
-                to,
-                &raw mut bytes,
-            )
+            libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, to, &raw mut bytes)
         } == -1;
         let count = bytes as usize / size_of::<u32>();
         if !failed {
