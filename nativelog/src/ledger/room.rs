@@ -64,10 +64,16 @@ fn left(attempt: &Attempt) -> u64 {
 }
 
 impl Ledger {
-    /// Payloads of the records that were accepted since this ledger was made or read, bytes. From one look to the next the
+    /// Payloads of the records that were accepted since this process made or read its first ledger, bytes. From one look to the next the
     /// disk of each replica fills by so much, whatever holes the files have; what was removed meanwhile is not counted.
     pub fn brought_bytes(&self) -> u64 {
         self.brought
+    }
+
+    /// Goes on where `before` has counted to, whose place this ledger takes: whoever has looked before counts from there.
+    /// What came with this one from elsewhere is not in it, as each replica gets that in its own time.
+    pub fn counts_on_from(&mut self, before: &Ledger) {
+        self.brought = self.brought.saturating_add(before.brought);
     }
 
     /// Bytes that open attempts may still bring that were heard of: what free space must hold beside the rest.

@@ -81,6 +81,34 @@ fn of_two_that_begin_at_once_the_second_is_asked_with_what_the_first_may_bring()
 }
 
 #[test]
+fn a_repeat_of_what_is_on_its_way_is_not_asked_and_counts_once() {
+    let (mut ledger, mut admission) = (Ledger::default(), Admission::new());
+    let no = NoRoom { why: "full".into(), soon: false, attempt: 0 };
+    let first = asked(&mut admission, &ledger, &begin(1, 60_000)).0.unwrap();
+    // Its client has lost the answer. There is no room for it twice, and it comes once.
+    let full = |_| Err(no.clone());
+    let again = admission.admit_if(&ledger, &begin(1, 60_000).header, full).unwrap();
+    let needed = 60_000 + ENTRIES_BYTES;
+    let (other, ask) = asked(&mut admission, &ledger, &whole(2, 500));
+    assert_eq!(ask.map(|ask| ask.spoken_for), Some(needed));
+    admission.release(other.unwrap());
+    let other = admission.admit_if(&ledger, &begin(3, 1).header, full);
+    assert_eq!(other, Err(NotAdmitted::NoRoom(no.clone())), "another commit is asked");
+    // The first was rejected after all: the repeat is what comes, and has spoken for it.
+    admission.release(first);
+    let (other, ask) = asked(&mut admission, &ledger, &whole(2, 500));
+    assert_eq!(ask.map(|ask| ask.spoken_for), Some(needed));
+    admission.release(other.unwrap());
+    admission.release(again);
+    let first = asked(&mut admission, &ledger, &whole(4, 500)).0.unwrap();
+    let again = admission.admit_if(&ledger, &whole(4, 500).header, full).unwrap();
+    assert!(step(&mut ledger, &whole(4, 500)).is_accepted());
+    admission.release(first);
+    admission.release(again);
+    assert_eq!(admission.in_flight(), 0);
+}
+
+#[test]
 fn an_attempt_that_nobody_hears_of_has_spoken_for_nothing_and_asks_again() {
     let (mut ledger, mut admission) = (Ledger::default(), Admission::new());
     let begin = begin(1, 60_000);
