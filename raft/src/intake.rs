@@ -33,9 +33,9 @@ use crate::config::{PROPOSAL_BYTES, ReplicaConfig, RoomProbe};
 use crate::error::ProposeError;
 
 pub(crate) use foreground::Foreground;
+pub(crate) use in_flight::Permit;
 #[cfg(test)]
 pub(crate) use in_flight::{Class, InFlight};
-pub(crate) use in_flight::Permit;
 pub(crate) use kept::Kept;
 pub use space::VoterSpace;
 

@@ -109,7 +109,8 @@ impl StateMachine {
         let mut said = false;
         loop {
             let (machine, coming) = (self.machine.clone(), capture.clone());
-            let installed = spawn_blocking(move || machine.install(&coming)).await.map_err(io::Error::other)?;
+            let installed =
+                spawn_blocking(move || machine.install(&coming)).await.map_err(io::Error::other)?;
             match installed {
                 Err(error) if error.lacks_room() => {
                     if !std::mem::replace(&mut said, true) {

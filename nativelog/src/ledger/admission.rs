@@ -133,9 +133,7 @@ impl Admission {
         let Some((attempt, ranges)) = pieces_of(header, ledger) else {
             return match verdict {
                 Verdict::Rejected(_) => Err(NotAdmitted::Answered(verdict)),
-                Verdict::Accepted(_) => {
-                    self.admit_asking(ledger, header, &verdict, has_room)
-                }
+                Verdict::Accepted(_) => self.admit_asking(ledger, header, &verdict, has_room),
             };
         };
         if !verdict.is_accepted() {
@@ -178,7 +176,8 @@ impl Admission {
         // It counts on beside the first: that one may be rejected, and then this is what comes.
         if !self.asked.values().any(|asked| is_own(&asked) && asked.bytes >= needed) {
             let spoken_for = ledger.reserved_bytes().saturating_add(self.asked_beside(&job, &commit));
-            has_room(Ask { needed, spoken_for, held: ledger.brought_bytes() }).map_err(NotAdmitted::NoRoom)?;
+            has_room(Ask { needed, spoken_for, held: ledger.brought_bytes() })
+                .map_err(NotAdmitted::NoRoom)?;
         }
         let ticket = self.ticket(Held::Nothing);
         self.asked.insert(ticket.0, Asked { job, commit, bytes: needed });

@@ -85,9 +85,8 @@ pub fn successor(voters: &[Voter], ask: Ask) -> Option<u64> {
     if voters.iter().any(|voter| voter.leads && voter.will_have_room(all, ask.held)) {
         return None;
     }
-    let above = |voter: &Voter| {
-        voter.by_now(ask.held).map_or(0, |space| space.free.saturating_sub(space.reserve))
-    };
+    let above =
+        |voter: &Voter| voter.by_now(ask.held).map_or(0, |space| space.free.saturating_sub(space.reserve));
     let able = voters.iter().filter(|voter| !voter.leads && voter.has_room(all, ask.held));
     let most = able.max_by_key(|voter| (above(voter), Reverse(voter.node)))?.node;
     let after = |voter: &Voter| Voter { leads: voter.node == most, ..voter.clone() };
@@ -221,9 +220,7 @@ mod tests {
 
     #[test]
     fn where_the_leader_alone_lacks_room_another_one_is_to_lead() {
-        let to = |voters: &[Voter], needed| {
-            successor(voters, Ask { needed, spoken_for: 0, held: 500 })
-        };
+        let to = |voters: &[Voter], needed| successor(voters, Ask { needed, spoken_for: 0, held: 500 });
         let one = [voter(1, 100), voter(2, 200), voter(3, 250)];
         assert_eq!(to(&one, 50), None, "it has room itself");
         assert_eq!(to(&one, 100), Some(3), "the one with most");

@@ -231,7 +231,8 @@ mod tests {
     fn first_come_first_served() {
         let in_flight = InFlight::new(10);
         let ten = at_once(&in_flight, 10).unwrap();
-        let (mut large, mut small) = (pin!(in_flight.permit(10, Class::Small)), pin!(in_flight.permit(1, Class::Small)));
+        let (mut large, mut small) =
+            (pin!(in_flight.permit(10, Class::Small)), pin!(in_flight.permit(1, Class::Small)));
         assert!(now(large.as_mut()).is_none());
         assert!(now(small.as_mut()).is_none());
         drop(ten);

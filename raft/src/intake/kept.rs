@@ -16,7 +16,8 @@ impl Kept {
 
     /// So many bytes come.
     pub fn take(&self, bytes: u64) {
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |had| Some(had.saturating_add(bytes)));
+        let _ =
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |had| Some(had.saturating_add(bytes)));
     }
 
     /// There is room again.

@@ -153,7 +153,10 @@ mod tests {
         std::thread::sleep(HEARD);
         assert!(refusal.lets_in(1, 0, 1));
         refusal.kept().take(8 * RECORD_OVERHEAD);
-        assert!(!refusal.kept().fits(2 * RECORD_OVERHEAD, 10 * RECORD_OVERHEAD), "one request took the ninth");
+        assert!(
+            !refusal.kept().fits(2 * RECORD_OVERHEAD, 10 * RECORD_OVERHEAD),
+            "one request took the ninth"
+        );
         assert!(!refusal.lets_in(1, RECORD_OVERHEAD, 2));
         assert!(refusal.lets_in(1, 0, 2));
         refusal.set(None, 0);
