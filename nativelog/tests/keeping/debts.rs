@@ -4,6 +4,7 @@ use std::path::Path;
 
 use checkpoint::disk::Disk;
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
+use nativelog::compose;
 use nativelog::performer::Publication;
 
 use crate::directory::Directory;
@@ -196,11 +197,15 @@ fn a_snapshot_is_written_where_blocks_are_kept_for_it() {
     replica.stop();
 }
 
-/// Two replicas at the same place, the second of which owes much: all that an epoch of many files brought has gone.
+/// A replica that owes much: all that an epoch of many files brought is let go of, and lies there still.
 fn owes_much(disk: &CrashDisk) -> crate::replica::Replica {
     let mut replica = start(disk);
     let files: Vec<String> = (0..2000).map(|file| format!("f{file:04}:9={}", file + 1)).collect();
-    replica.whole(1, &Directory::parse(&files.join(" ")));
+    let many = Directory::parse(&files.join(" "));
+    let attempt = replica.begin(1, &many);
+    replica.commit(compose::piece(attempt, many.pack(&many.files())));
+    replica.seal(attempt, &many);
+    replica.wait_published(1);
     replica.whole(2, &Directory::parse("b:100=2"));
     replica.try_expire(vec![1]).unwrap();
     replica.wait_performed();
@@ -210,7 +215,7 @@ fn owes_much(disk: &CrashDisk) -> crate::replica::Replica {
 #[test]
 fn an_install_writes_its_ledger_and_its_debts_where_blocks_are_kept_for_both() {
     let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
-    let (mut leader, mut follower) = (owes_much(&leader_disk), owes_much(&disk));
+    let (mut leader, follower) = (owes_much(&leader_disk), owes_much(&disk));
     leader.commit_blanks(3);
     leader.keep().unwrap();
     let capture = leader.machine.read_snapshot().unwrap().unwrap();
