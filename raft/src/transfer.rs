@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `install` | the receiver's part: one at a time, a new one replaces the one before |
 //! | `receive` | from a ledger to the epochs and ranges that this disk lacks, and then has |
-//! | `gather` | contents spread over the peers, a few streams at a time, resumed where they ended |
+//! | `gather`, `batches` | contents spread over the peers, a few streams at a time, resumed where they ended |
 //! | `answers`, `lost` | what may be concluded when nobody brings it, and said in the log |
 //! | `anywhere` | one thing from whoever has it: manifests, payloads, pages, ranges |
 //! | `ask` | one call to one peer; trusts no size, count or order |
@@ -31,6 +31,7 @@
 mod answers;
 pub(crate) mod anywhere;
 pub(crate) mod ask;
+mod batches;
 pub(crate) mod copies;
 mod error;
 pub(crate) mod gather;

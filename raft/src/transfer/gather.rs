@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::answers::{Answers, Nowhere, Said};
 use super::ask::{self, Event, Items, Trouble};
+use super::batches::{STREAMS, batches};
 use super::error::{TransferError, blocking};
 use super::lost::Lost;
 use super::progress::Progress;
@@ -29,14 +30,6 @@ use crate::intake::Kept;
 use crate::network::peers::Peers;
 use crate::proto::{self, BlobWanted};
 
-/// Batches that are fetched at once.
-const STREAMS: usize = 3;
-/// Contents of one batch.
-const BATCH_CONTENTS: usize = 256;
-/// Bytes of one batch, unless a single content is larger. Fewer when there is little to bring, so that all
-/// streams have a share, but not less than [`BATCH_BYTES_MIN`]: a batch costs a call and syncs.
-const BATCH_BYTES: u64 = 32 << 20;
-const BATCH_BYTES_MIN: u64 = 1 << 20;
 /// Contents that are looked after at once: what is known of each while it is brought takes some 400 bytes.
 const CONTENTS_AT_ONCE: usize = 16 << 10;
 /// Every peer is asked so often for what is lacking.
@@ -160,9 +153,8 @@ impl Gather {
     }
 
     /// Whether so many bytes that may not be owed fit: a disk that is short keeps room for what is on its way to it, and
-    /// that is what they are. All or none, so that what was brought for one try does not add up over many; and with all
-    /// that was let in since it was short, by earlier tries, for earlier snapshots and from the log, so that what is kept
-    /// is taken once.
+    /// that is what they are. All or none, and with all that was let in since it was short, by earlier tries, for earlier
+    /// snapshots and from the log: so what is kept is taken once.
     pub fn fits_what_is_kept(&self, bytes: u64) -> Result<(), TransferError> {
         if (self.room.0)(0).is_none() {
             self.kept.is_whole_again();
@@ -505,49 +497,4 @@ fn write(mut wanted: Vec<Incoming>, mut parts: mpsc::Receiver<(usize, Part)>, ro
         }
     }
     (wanted, Ok(()))
-}
-
-/// Groups small contents; a large one goes alone. Every stream gets a share.
-fn batches(contents: impl Iterator<Item = Content> + Clone) -> Vec<Vec<Content>> {
-    let (count, total) =
-        contents.clone().fold((0, 0u64), |(n, bytes), content| (n + 1, bytes.saturating_add(content.size)));
-    let bytes_max = (total / STREAMS as u64).clamp(BATCH_BYTES_MIN, BATCH_BYTES);
-    let contents_max = usize::div_ceil(count, STREAMS).clamp(BATCH_CONTENTS / 8, BATCH_CONTENTS);
-    let mut all = Vec::new();
-    let (mut batch, mut bytes) = (Vec::new(), 0u64);
-    for content in contents {
-        let full = batch.len() >= contents_max || bytes.saturating_add(content.size) > bytes_max;
-        if full && !batch.is_empty() {
-            all.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-        bytes = bytes.saturating_add(content.size);
-        batch.push(content);
-    }
-    all.extend(Some(batch).filter(|batch| !batch.is_empty()));
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use checkpoint::Digest;
-
-    use super::*;
-
-    fn content(n: u8, size: u64) -> Content {
-        Content { digest: Digest::from_bytes([n; 32]), mode: 0o644, size }
-    }
-
-    #[test]
-    fn small_contents_share_a_batch_and_large_ones_go_alone() {
-        let sizes =
-            |contents: Vec<Content>| batches(contents.into_iter()).iter().map(Vec::len).collect::<Vec<_>>();
-        let mut contents: Vec<Content> = (0..200).map(|n| content(n, 10)).collect();
-        contents.push(content(250, BATCH_BYTES * 3));
-        contents.push(content(251, 10));
-        assert_eq!(sizes(contents), [68, 68, 64, 1, 1]);
-        assert_eq!(sizes((0..6).map(|n| content(n, 1 << 20)).collect()), [2, 2, 2]);
-        assert_eq!(sizes((0..6).map(|n| content(n, 100)).collect()), [6]);
-        assert!(sizes(vec![]).is_empty());
-    }
 }
