@@ -10,6 +10,7 @@ mod real;
 mod removal;
 mod strict;
 
+pub use around::data_bytes;
 pub(crate) use around::write_around;
 pub use pool::{BUFFER_BYTES, Lease, Pool};
 pub use real::{RealDisk, next_data};

@@ -181,6 +181,12 @@ impl Store {
         publish::publish(&self.inner, batch)
     }
 
+    /// Why an epoch that was told to come again ([`Unpublished::Verifying`]) need not come yet: who asks first saves a tree
+    /// that it would have to read.
+    pub fn still_verifying(&self, attempt: u64) -> Option<Unpublished> {
+        verifying::goes_on(&self.inner, attempt)
+    }
+
     /// The root of a published epoch, from the envelope of its manifest alone.
     pub fn published(&self, job: &JobName, epoch: u64) -> Result<Option<Digest>, StoreError> {
         Ok(self.envelope(job, epoch)?.map(|envelope| envelope.root))
@@ -222,9 +228,19 @@ impl Store {
     }
 
     /// As [`Store::expire`], unless what is there was sealed above log index `index`: then the number is another epoch's
-    /// by now, and it stays. A directory that does not say whose it is goes.
-    pub fn expire_until(&self, job: &JobName, epoch: u64, index: u64) -> Result<(), StoreError> {
-        expire::expire_until(&self.inner, job, epoch, index)
+    /// by now, and it stays. A directory that does not say when it was sealed goes, unless `is_later` says that an epoch of
+    /// this number was sealed above `index`: asked only then, with the names locked.
+    ///
+    /// # Errors
+    /// The disk refuses: another try may do it.
+    pub fn expire_until(
+        &self,
+        job: &JobName,
+        epoch: u64,
+        index: u64,
+        is_later: &dyn Fn() -> bool,
+    ) -> Result<(), StoreError> {
+        expire::expire_until(&self.inner, job, epoch, index, is_later)
     }
 
     /// From now on, until the next start, `latest` of the job points to its newest published epoch that is none of

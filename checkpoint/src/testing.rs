@@ -10,6 +10,7 @@
 //! has lost its data for good, though later syncs succeed.
 
 mod bytes;
+mod failures;
 mod names;
 mod world;
 
@@ -139,7 +140,12 @@ impl CrashDisk {
     /// The next operation of this kind on a path that contains `path_contains` fails with this error number
     /// (rustix or libc, such as 5 for EIO, 28 for ENOSPC). A sync that fails loses its data.
     pub fn fail_next(&self, kind: OpKind, path_contains: &str, errno: i32) {
-        self.world().failures.push((kind, path_contains.to_owned(), errno));
+        self.fail_after(0, kind, path_contains, errno);
+    }
+
+    /// As [`CrashDisk::fail_next`], when so many of them have gone well.
+    pub fn fail_after(&self, passes: u64, kind: OpKind, path_contains: &str, errno: i32) {
+        self.world().failures.plan(passes, kind, path_contains, errno);
     }
 
     /// Forgets the failures that were planned and have not come yet.

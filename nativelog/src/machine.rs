@@ -78,7 +78,7 @@ const LONG: Duration = Duration::from_millis(10);
 /// the store's names, `catalog`, `ledger`, the performer's orders, the dues. Who puts a tree into a file (`dues/trees.rs`) keeps others
 /// from that, and takes the last of these alone.
 pub struct Machine {
-    ledger: RwLock<Ledger>,
+    ledger: Arc<RwLock<Ledger>>,
     applied: watch::Sender<u64>,
     performer: Performer,
     dues: Arc<Dues>,

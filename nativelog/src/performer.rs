@@ -23,7 +23,7 @@ mod worker;
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use checkpoint::store::Store;
 use checkpoint::{Digest, JobName};
@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 use crate::background::{UPKEEP, give_way};
 use crate::dues::{Dues, EpochKey, Owed};
-use crate::ledger::Effect;
+use crate::ledger::{Effect, Ledger};
 use crate::plans::Plans;
 use crate::store::LogStore;
 
@@ -78,6 +78,7 @@ impl Performer {
         store: Arc<Store>,
         log: LogStore,
         plans: Arc<Plans>,
+        ledger: Arc<RwLock<Ledger>>,
         performed: u64,
         dues: Arc<Dues>,
         earlier: BTreeSet<u64>,
@@ -101,7 +102,7 @@ impl Performer {
             crowded: Condvar::new(),
             behind: AtomicU64::new(0),
         });
-        let worker = Worker::new(shared.clone(), store, log.clone(), plans, earlier);
+        let worker = Worker::new(shared.clone(), store, log.clone(), plans, ledger, earlier);
         let ended = shared.clone();
         let shelving = shared.clone();
         let shelver = std::thread::Builder::new().name("epochs-waiting".into()).spawn(move || {

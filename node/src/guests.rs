@@ -5,26 +5,36 @@
 //! is silent makes room for who comes: of a full house the quietest leaves, of those from the address that has the
 //! most, and only where all are at work is a newcomer turned away, with advice. So whoever brings 3,000 silent
 //! connections, or 4,000 streams on which nothing comes, takes nobody's commit away. It ends by itself, too: a
-//! connection without a call, a call whose client sends nothing that is waited for, an answer that nobody takes.
+//! connection without a call, a call whose client sends nothing that is waited for, an answer that nobody takes. Commits that
+//! send signs of life alone, and calls that only wait, make room for whoever has fewer; and a few places are kept for the
+//! addresses of other nodes, whose questions every commit hangs on.
 //!
 //! **Not guaranteed.** Somebody who works on all his calls is like any other client until there are users.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `guests/house` | the bounds and the rules: who may stay, who goes. No socket, no clock of its own |
+//! | `guests/kind` | what calls are for, and how many there may be of each |
+//! | `guests/address` | what counts as one address, and where other nodes are |
+//! | `guests/turn` | one call: who waits for whom, and for how long. No clock of its own |
+//! | `guests/house` | the rules: who may stay, who goes. No socket, no clock of its own |
 //! | `guests/port` | the house of one port, shared by its connections and calls |
 //! | `guests/connection`, `guests/door` | a socket that can be ended from outside; how they come in |
 //! | `guests/bodies`, `guests/admission` | the two halves of a call, watched; each call asks for its place |
 
+mod address;
 mod admission;
 mod bodies;
 mod connection;
 mod door;
 mod house;
+mod kind;
 mod port;
+mod turn;
 
+pub use address::follow;
 pub use admission::{Admission, held, of_http};
 pub use connection::{Connection, Guest};
 pub use door::Door;
-pub use house::{Bounds, Kind};
+pub use house::Bounds;
+pub use kind::Kind;
 pub use port::{Call, Guests};

@@ -10,14 +10,18 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::Semaphore;
 
 use crate::guests::{self, Guests};
 use crate::metrics::scrape;
 use crate::node::Node;
-use crate::units;
+use crate::{limits, units};
 
 /// A replica that is more entries behind is not ready.
 const LAG_ENTRIES_MAX: u64 = 1000;
+
+/// Turns of those who ask what is counted, over all callers.
+static SCRAPES: Semaphore = Semaphore::const_new(limits::SCRAPES_AT_ONCE);
 
 /// The routes, for these guests.
 pub fn routes(node: Arc<Node>, guests: Arc<Guests>) -> Router {
@@ -62,11 +66,24 @@ async fn healthz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
 
 async fn metrics(State(node): State<Arc<Node>>) -> Response {
     // Many jobs take a while to read.
-    let text = tokio::task::spawn_blocking(move || scrape::text(&node)).await;
-    match text.expect("a scrape does not panic") {
+    match in_turn(&SCRAPES, move || scrape::text(&node)).await {
         Ok(text) => ([(CONTENT_TYPE, scrape::CONTENT_TYPE)], text).into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
     }
+}
+
+/// Does on a thread that may be blocked what takes a while, when its turn has come. Whoever asks and leaves, again and
+/// again, has no more of it done at once than one who stays: the turn ends with the work, not with the caller.
+async fn in_turn<T: Send + 'static>(
+    turns: &'static Semaphore,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let turn = turns.acquire().await.expect("nobody closes it");
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    done.await.expect("a scrape does not panic")
 }
 
 async fn readyz(State(node): State<Arc<Node>>) -> (StatusCode, String) {
@@ -131,5 +148,36 @@ async fn lag(node: &Node) -> (bool, String) {
         Err(_) => {
             (false, format!("replication lag: not known, the leader does not answer in time{catching_up}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_and_leaves_again_and_again_has_no_more_threads() {
+        static TURNS: Semaphore = Semaphore::const_new(2);
+        static BEGUN: AtomicUsize = AtomicUsize::new(0);
+        let (end, _ends): (Vec<mpsc::Sender<()>>, Vec<_>) = (0..20)
+            .map(|_| {
+                let (end, ends) = mpsc::channel::<()>();
+                let asked = in_turn(&TURNS, move || {
+                    BEGUN.fetch_add(1, Ordering::SeqCst);
+                    let _ = ends.recv();
+                });
+                // He leaves at once.
+                (end, asked.now_or_never())
+            })
+            .unzip();
+        assert_eq!(TURNS.available_permits(), 0, "two are at it still");
+        drop(end);
+        let _both = TURNS.acquire_many(2).await.unwrap();
+        assert_eq!(BEGUN.load(Ordering::SeqCst), 2);
     }
 }

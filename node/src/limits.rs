@@ -16,7 +16,7 @@
 //! they are: those that wait hold their request alone, and there is a bound on them too.
 //!
 //! **Threads.** Whoever has a turn may hold one thread of the runtime's 512 for blocking work; the sum of the turns is
-//! [`BLOCKING_MAX`], so that housekeeping, metrics and everything else always find one.
+//! [`BLOCKING_MAX`], so that housekeeping, apply and everything else always find one.
 
 use std::time::Duration;
 
@@ -36,13 +36,14 @@ pub struct Bound {
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Manifests that are sent. Each holds up to four ranges of [`MANIFEST_PART_BYTES`] on their way, and while one is read
-/// whole for the first time a buffer of 256 KiB.
-pub const MANIFESTS: Bound = Bound { what: "other restores", at_once: 8, waiting: 512, patience: MINUTE };
+/// whole for the first time a buffer of 256 KiB. As many wait here and for the next two as may call at all
+/// ([`crate::guests::Kind::most`]): who waits must be one who was let in.
+pub const MANIFESTS: Bound = Bound { what: "other restores", at_once: 8, waiting: 160, patience: MINUTE };
 /// Bytes of a manifest in one message.
 pub const MANIFEST_PART_BYTES: usize = 1 << 20;
 /// Contents that are sent. Each holds up to four chunks of 1 MiB on their way, a window of 64 KiB of the manifest, and a
 /// thread.
-pub const CONTENTS: Bound = Bound { what: "other restores", at_once: 8, waiting: 512, patience: MINUTE };
+pub const CONTENTS: Bound = Bound { what: "other restores", at_once: 8, waiting: 160, patience: MINUTE };
 /// Restores that another node answers, because this one has not published the epoch or its copy is damaged. Each holds up to
 /// four messages of 1 MiB on their way.
 pub const PASSED_ON: Bound = CONTENTS;
@@ -52,14 +53,14 @@ pub const ENTRIES: Bound =
 /// Epochs that are read to be verified. Each holds a manifest, some 200 bytes an entry with what it is compared by, and a
 /// thread; and all of the disk that it can get, so that more at once would not end sooner.
 pub const VERIFIES: Bound =
-    Bound { what: "other verifications", at_once: 2, waiting: 64, patience: Duration::from_secs(3600) };
+    Bound { what: "other verifications", at_once: 2, waiting: 30, patience: Duration::from_secs(3600) };
 /// Commits by path. Each holds a plan of at most [`SMALL_PLAN_ENTRIES`], about 300 bytes an entry with what is known of
-/// them, or has room in [`LARGE_PLANS`] as well. Those that wait are told every second that they do.
+/// them, or has room in [`LARGE_PLANS`] as well. Those that wait are told every second that they do; they take no place of
+/// a commit that is streamed.
 pub const SOURCES: Bound =
     Bound { what: "other commits by path", at_once: 16, waiting: 256, patience: Duration::from_secs(3600) };
 /// Entries of the larger plans of commits by path, all together: 150 MB. One that is larger still goes alone.
-pub const LARGE_PLANS: Bound =
-    Bound { what: "other commits of many files", at_once: 512 << 10, waiting: SOURCES.at_once, ..SOURCES };
+pub const LARGE_PLANS: Bound = Bound { what: "other commits of many files", at_once: 512 << 10, ..SOURCES };
 /// Entries of a plan that needs no room in [`LARGE_PLANS`].
 pub const SMALL_PLAN_ENTRIES: u64 = 16 << 10;
 /// A directory is scanned until it has more entries than there is room for, then room for so many times as many is waited
@@ -75,18 +76,29 @@ pub const SPLIT_BUFFERS_BYTES: usize = 96 << 20;
 /// Bytes of content that was read for clients and is on its way to them. As many as [`CONTENTS`] can have out: the bound is
 /// for the day when those become more. Who takes nothing for a minute is left, and gives his back.
 pub const READ_BUFFERS_BYTES: usize = 64 << 20;
-/// Bytes that a client may send on one call, and on one connection, before the node has taken them: two chunks. Of 16
-/// clients that stream at once 32 MiB are unread.
+/// Bytes that a client may send on one call before the node has taken them: two chunks. Of 16 commits that are streamed at
+/// once 32 MiB are unread.
 pub const CLIENT_STREAM_BYTES: u32 = 2 << 20;
-/// See [`CLIENT_STREAM_BYTES`].
-pub const CLIENT_CONNECTION_BYTES: u32 = 2 * CLIENT_STREAM_BYTES;
+/// The same on one connection: what all streamed commits that may be ([`STREAMED_MAX`]) can leave unread. With less, two
+/// that wait for the log would keep a third's signs of life on the client's side, and it would look silent. All
+/// connections together hold no more for it: what is unread is of calls that have a place.
+pub const CLIENT_CONNECTION_BYTES: u32 = 64 * CLIENT_STREAM_BYTES;
+/// Commits that are streamed at a time.
+pub const STREAMED_MAX: usize = 64;
+const _: () = assert!(CLIENT_CONNECTION_BYTES as usize >= STREAMED_MAX * CLIENT_STREAM_BYTES as usize);
 /// Looks at the ledger that may take long, lists of a hundred thousand epochs among them. Each holds a thread and an
 /// answer.
 pub const LOOKS_AT_ONCE: usize = 16;
+/// Answers to `/metrics` that are made. Each holds a thread, also when whoever asked has gone.
+pub const SCRAPES_AT_ONCE: usize = 2;
 
 /// Threads of the runtime that all of this can hold at a time. Commits by path have their own.
-pub const BLOCKING_MAX: usize =
-    MANIFESTS.at_once + CONTENTS.at_once + ENTRIES.at_once + VERIFIES.at_once + LOOKS_AT_ONCE;
+pub const BLOCKING_MAX: usize = MANIFESTS.at_once
+    + CONTENTS.at_once
+    + ENTRIES.at_once
+    + VERIFIES.at_once
+    + LOOKS_AT_ONCE
+    + SCRAPES_AT_ONCE;
 
-// The runtime has 512 of them. Housekeeping, metrics and transfers between peers need a dozen.
+// The runtime has 512 of them. Housekeeping and transfers between peers need a dozen.
 const _: () = assert!(BLOCKING_MAX <= 128);

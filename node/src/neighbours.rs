@@ -6,6 +6,7 @@
 //! [`KEPT`] or until a commit names its ticket.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ const HANDED_MAX: usize = 64;
 const KEPT: Duration = Duration::from_secs(60);
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before the socket's name is asked for again.
+const LISTEN_PAUSE: Duration = Duration::from_secs(3);
 
 /// Directories that were handed over.
 #[derive(Debug, Default)]
@@ -57,21 +60,48 @@ impl Neighbours {
     }
 }
 
-/// Opens the socket and answers on a thread of its own, as long as the process lives. Without it everything is streamed.
+/// Opens the socket and answers on a thread of its own, as long as the process lives. Without it everything is streamed; a
+/// name that another process has, such as this node's last one on its way out, is asked for again.
 pub fn serve(node: &Arc<Node>) {
     let port = node.config.grpc.port();
-    let listener = match neighbour::listen(port) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, port, "no socket for this machine: clients here stream like all others");
-            return;
+    let first = neighbour::listen(port);
+    let node = Arc::downgrade(node);
+    let answer = move || {
+        let is_needed = || node.strong_count() > 0;
+        if let Some(listener) = listening(first, || neighbour::listen(port), is_needed, LISTEN_PAUSE) {
+            accept(&listener, &node);
         }
     };
-    let node = Arc::downgrade(node);
     let thread = std::thread::Builder::new().name("neighbours".into());
-    if let Err(error) = thread.spawn(move || accept(&listener, &node)) {
+    if let Err(error) = thread.spawn(answer) {
         tracing::warn!(%error, "no thread for this machine's socket: clients here stream like all others");
     }
+}
+
+/// The socket, as soon as it can be had; nothing when it is no more needed.
+fn listening<T>(
+    first: io::Result<T>,
+    again: impl Fn() -> io::Result<T>,
+    is_needed: impl Fn() -> bool,
+    pause: Duration,
+) -> Option<T> {
+    match first {
+        Ok(listener) => return Some(listener),
+        Err(error) => {
+            tracing::warn!(%error, "no socket for this machine yet: clients here stream like all others");
+        }
+    }
+    while is_needed() {
+        std::thread::sleep(pause);
+        match again() {
+            Ok(listener) => {
+                tracing::info!("there is a socket for this machine now");
+                return Some(listener);
+            }
+            Err(error) => tracing::debug!(%error, "still no socket for this machine"),
+        }
+    }
+    None
 }
 
 fn accept(listener: &UnixListener, node: &Weak<Node>) {
@@ -126,6 +156,20 @@ mod tests {
         neighbours.keep([3; 16], dir(), now);
         neighbours.keep([4; 16], dir(), now + KEPT);
         assert!(neighbours.take(&[3; 16]).is_none() && neighbours.take(&[4; 16]).is_some());
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_asked_for_until_it_is_free() {
+        let taken = || Err::<u8, _>(io::Error::from(io::ErrorKind::AddrInUse));
+        let asked = std::cell::Cell::new(0);
+        let again = || {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { taken() } else { Ok(7) }
+        };
+        assert_eq!(listening(taken(), again, || true, Duration::ZERO), Some(7));
+        assert_eq!(asked.get(), 3);
+        assert_eq!(listening(taken(), again, || false, Duration::ZERO), None);
+        assert_eq!(listening(Ok(1), taken, || false, Duration::ZERO), Some(1));
     }
 
     #[test]

@@ -77,6 +77,15 @@ impl Node {
         Some((address, stub))
     }
 
+    /// Where other nodes are, `HOST:PORT`: for peers, and where they have told that clients reach them.
+    pub fn addresses(&self) -> Vec<String> {
+        let others = self.config.members.iter().filter(|(node, _)| *node != self.config.id);
+        others
+            .flat_map(|(node, peers)| [Some(peers.clone()), self.replica.clients_at(*node)])
+            .flatten()
+            .collect()
+    }
+
     /// What it means for a caller that nothing can be committed or read here now. A node that knows that it has no
     /// quorum says so for good; whoever cannot reach the leader, or is just without one, may do so soon.
     pub fn no_way(&self) -> (Code, &'static str) {

@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::guests::{Admission, Bounds, Door, Guest, Guests};
 use crate::node::Node;
 use crate::refusal::ServeError;
-use crate::{handles, http, limits};
+use crate::{guests, handles, http, limits};
 
 /// Calls of the API whose requests carry payloads.
 const WITH_PAYLOADS: &[&str] = &["/epochlog.Epochlog/Commit"];
@@ -50,6 +50,10 @@ pub async fn grpc(
         .prepare();
     let guests = Guests::new("grpc", Bounds::of(handles::files()).clients, node.metrics.clone());
     let services = Admission::new(services, guests.clone());
+    let (there, asked) = (Arc::downgrade(&guests), Arc::downgrade(&node));
+    tokio::spawn(guests::follow(there, move || {
+        asked.upgrade().map_or_else(Vec::new, |node| node.addresses())
+    }));
     raft::network::server()
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(limits::CLIENT_STREAM_BYTES)

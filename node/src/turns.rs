@@ -4,9 +4,9 @@
 //! waiting are served in the order in which they came; too many of them, and those that wait for too long, are told that
 //! the node is busy (`RESOURCE_EXHAUSTED`) and what to do.
 //!
-//! **Order.** A call that has a turn waits for no other turn of this node, but for that of a large plan with that of a source
-//! in hand, never the other way round. With the turn of a restore that is passed on it waits for one of another node, which
-//! passes nothing on.
+//! **Order.** A call that has a turn waits for no other turn of this node, but for that of a source with the room of a large
+//! plan in hand, never the other way round. With the turn of a restore that is passed on it waits for one of another node,
+//! which passes nothing on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -127,6 +127,7 @@ where
         ("InstallSnapshot", no(peer(from).install_snapshot(tokio_stream::iter([snapshot]))).await),
         ("FetchManifest", no(peer(from).fetch_manifest(proto::ManifestRequest::default())).await),
         ("FetchBlobs", no(peer(from).fetch_blobs(proto::BlobsRequest::default())).await),
+        ("StoredBytes", no(peer(from).stored_bytes(proto::StoredRequest::default())).await),
         ("FetchRanges", no(peer(from).fetch_ranges(proto::RangesRequest::default())).await),
         ("FetchPacked", no(peer(from).fetch_packed(proto::PackedRequest::default())).await),
         ("FetchPages", no(peer(from).fetch_pages(proto::PagesRequest::default())).await),

@@ -13,7 +13,9 @@
 //! |---|---|
 //! | `install` | the receiver's part: one at a time, a new one replaces the one before |
 //! | `receive` | from a ledger to the epochs and ranges that this disk lacks, and then has |
-//! | `gather`, `batches` | contents spread over the peers, a few streams at a time, resumed where they ended |
+//! | `gather` | contents spread over the peers, a few streams at a time, resumed where they ended |
+//! | `batches` | what is fetched and shelved as one |
+//! | `stored` | whether they fit, by what they hold |
 //! | `answers`, `lost` | what may be concluded when nobody brings it, and said in the log |
 //! | `anywhere` | one thing from whoever has it: manifests, payloads, pages, ranges |
 //! | `ask` | one call to one peer; trusts no size, count or order |
@@ -43,6 +45,7 @@ mod progress;
 pub(crate) mod receive;
 pub(crate) mod serve;
 pub(crate) mod source;
+mod stored;
 mod turn;
 
 use std::collections::BTreeMap;

@@ -55,7 +55,7 @@ async fn every_call(client: &Client, term: u64) -> Vec<(&'static str, Status)> {
     let record = proto::ProposeRequest::default;
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g] = std::array::from_fn(|_| client.clone());
     let [mut h, mut i, mut j, mut k, mut l, mut m] = std::array::from_fn(|_| client.clone());
-    let [mut n, mut o, mut p, mut q, mut r, mut s] = std::array::from_fn(|_| client.clone());
+    let [mut n, mut o, mut p, mut q, mut r, mut s, mut t] = std::array::from_fn(|_| client.clone());
     let transfer = proto::TransferRequest { from_leader: vote(term), to: 1, last: position(term, 7) };
     vec![
         ("Hello", no(a.hello(proto::HelloRequest {})).await),
@@ -72,6 +72,7 @@ async fn every_call(client: &Client, term: u64) -> Vec<(&'static str, Status)> {
         ("InstallSnapshot", no(l.install_snapshot(tokio_stream::iter([snapshot(term)]))).await),
         ("FetchManifest", no(m.fetch_manifest(proto::ManifestRequest::default())).await),
         ("FetchBlobs", no(n.fetch_blobs(proto::BlobsRequest::default())).await),
+        ("StoredBytes", no(t.stored_bytes(proto::StoredRequest::default())).await),
         ("FetchRanges", no(o.fetch_ranges(proto::RangesRequest::default())).await),
         ("FetchPacked", no(p.fetch_packed(proto::PackedRequest::default())).await),
         ("FetchPages", no(q.fetch_pages(proto::PagesRequest::default())).await),

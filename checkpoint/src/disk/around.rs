@@ -1,5 +1,7 @@
 //! Zeros that are not written: what a file never had reads as zeros, and takes no room.
 
+use std::io;
+
 use crate::digest::is_zero;
 use crate::limits::HOLE_BYTES_MIN;
 
@@ -28,6 +30,28 @@ pub(crate) fn write_around<E>(
         at += len;
     }
     written(pending, data.len())
+}
+
+/// Bytes that a file of `len` takes on a replica: its data, in the units in which runs of zeros stay holes. `next_data`
+/// answers with the first range at or after a place that may hold anything but zeros, `None` when there is none.
+///
+/// # Errors
+/// Those of `next_data`.
+pub fn data_bytes(
+    len: u64,
+    mut next_data: impl FnMut(u64) -> io::Result<Option<(u64, u64)>>,
+) -> io::Result<u64> {
+    let unit = HOLE_BYTES_MIN as u64;
+    let (mut at, mut stored) = (0, 0);
+    while at < len
+        && let Some((start, end)) = next_data(at)?
+    {
+        // Two extents in one unit take it once.
+        let first = (start / unit * unit).max(at);
+        at = end.next_multiple_of(unit).min(len).max(end);
+        stored += at - first;
+    }
+    Ok(stored)
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@
 //! **Waiting.** [`Pool::take`] blocks while too much is out. Nobody who has to do with giving them back may call it: not the
 //! log, not the consensus, no task of a runtime. One who waits may have at most one other in hand. Each use has a pool of
 //! its own, so that one never waits for another. With nothing out, one is always given, however large.
+//!
+//! **In turn.** Who came first is served first: one that waits for much is not passed by those who want little, who wait
+//! behind it. So a pool is larger than what all who wait have in hand, and the largest that is taken, together.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +33,7 @@ pub struct Pool(Arc<Shared>);
 struct Shared {
     bytes_max: usize,
     state: Mutex<State>,
-    given_back: Condvar,
+    moved: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +42,9 @@ struct State {
     out: usize,
     /// Buffers that are not, each of [`CAPACITY`].
     free: Vec<Vec<u8>>,
+    /// Who comes gets the next number, and is served when it is its turn.
+    next: u64,
+    turn: u64,
 }
 
 impl Shared {
@@ -60,7 +66,7 @@ pub struct Lease {
 impl Pool {
     /// At most so many bytes are out at a time.
     pub fn new(bytes_max: usize) -> Pool {
-        Pool(Arc::new(Shared { bytes_max, state: Mutex::default(), given_back: Condvar::new() }))
+        Pool(Arc::new(Shared { bytes_max, state: Mutex::default(), moved: Condvar::new() }))
     }
 
     /// Where another bound holds already: nobody waits.
@@ -73,10 +79,17 @@ impl Pool {
         let pooled = len > BUFFER_BYTES / 2 && len <= BUFFER_BYTES;
         let bytes = if pooled { BUFFER_BYTES } else { len };
         let mut state = self.0.state();
-        while state.out > 0 && state.out.saturating_add(bytes) > self.0.bytes_max {
-            state = self.0.given_back.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let number = state.next;
+        state.next += 1;
+        while state.turn != number || (state.out > 0 && state.out.saturating_add(bytes) > self.0.bytes_max) {
+            state = self.0.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.turn += 1;
         state.out += bytes;
+        if state.turn != state.next {
+            // There may be room for the next one, too.
+            self.0.moved.notify_all();
+        }
         let free = if pooled { state.free.pop() } else { None };
         drop(state);
         let mut room = free
@@ -146,8 +159,8 @@ impl Drop for Lease {
             state.free.push(room);
         }
         drop(state);
-        // Those who wait may want different sizes.
-        self.shared.given_back.notify_all();
+        // Of those who wait one knows that it is its turn.
+        self.shared.moved.notify_all();
     }
 }
 
@@ -215,5 +228,38 @@ mod tests {
         assert_eq!(pool.out(), 0);
         // One that is larger than all goes alone.
         assert_eq!(Pool::new(10).take(100).len(), 0);
+    }
+
+    #[test]
+    fn one_that_waits_for_much_is_not_passed_by_those_who_want_little() {
+        let pool = Pool::new(4 * BUFFER_BYTES);
+        let waiting = |count: u64| {
+            while pool.0.state().next - pool.0.state().turn < count {
+                std::thread::yield_now();
+            }
+        };
+        let take = |len: usize| {
+            let other = pool.clone();
+            std::thread::spawn(move || other.take(len))
+        };
+        let mut held = vec![pool.take(BUFFER_BYTES), pool.take(BUFFER_BYTES)];
+        let large = take(4 * BUFFER_BYTES);
+        waiting(1);
+        let small = [take(BUFFER_BYTES), take(BUFFER_BYTES)];
+        waiting(3);
+        // There is room for the small ones, and stays free for the one before them.
+        held.pop();
+        for _ in 0..100 {
+            assert_eq!(pool.out(), BUFFER_BYTES);
+            std::thread::yield_now();
+        }
+        drop(held);
+        let large = large.join().unwrap();
+        assert_eq!(pool.out(), 4 * BUFFER_BYTES);
+        drop(large);
+        let small = small.map(|small| small.join().unwrap());
+        assert_eq!(pool.out(), 2 * BUFFER_BYTES);
+        drop(small);
+        assert_eq!(pool.out(), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, Stat, openat};
 
-use crate::disk::next_data;
+use crate::disk::{data_bytes, next_data};
 use crate::limits::HOLE_BYTES_MIN;
 
 /// Bytes of the file `name` in `dir`, whose state is `stat`: at most its length. What it takes where it lies is no measure,
@@ -22,17 +22,7 @@ fn data_of(dir: &OwnedFd, name: &[u8], len: u64) -> Option<u64> {
     // NONBLOCK: should it have become a fifo, opening it must not wait.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(dir, name, flags, Mode::empty()).ok()?;
-    let unit = HOLE_BYTES_MIN as u64;
-    let (mut at, mut stored) = (0, 0);
-    while at < len
-        && let Some((start, end)) = next_data(&file, at, len).ok()?
-    {
-        // Two extents in one unit take it once.
-        let first = (start / unit * unit).max(at);
-        at = end.next_multiple_of(unit).min(len).max(end);
-        stored += at - first;
-    }
-    Some(stored)
+    data_bytes(len, |at| next_data(&file, at, len)).ok()
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub(super) fn check(
 
 // As `check`, whatever the mode is.
 fn check_content(disk: &dyn Disk, known: &Known, path: &Path, key: Key, size: u64) -> Result<Found, IoError> {
+    // Before anything is looked at: should a copy be found bad meanwhile, this read says nothing of later uses.
+    let token = known.token(&key.0);
     let stat = match disk.stat(path) {
         Ok(stat) => stat,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
@@ -58,7 +60,7 @@ fn check_content(disk: &dyn Disk, known: &Known, path: &Path, key: Key, size: u6
     }
     match hash_file(disk, path) {
         Ok(found) if found == key.0 => {
-            known.remember(key, &stat);
+            known.remember(key, &stat, token);
             Ok(Found::Good(stat))
         }
         Ok(found) => Ok(Found::Corrupt(format!("its digest is {}, not {}", found.short(), key.0.short()))),
@@ -143,7 +145,12 @@ pub(super) fn hash_range(
     let end = file.len()?.min(end);
     let mut room = Vec::new();
     while offset < end {
-        let (start, until) = file.next_data(offset, end)?.unwrap_or((end, end));
+        let Some((start, until)) = file.next_data(offset, end)? else {
+            // A hole up to the end, or it was cut meanwhile: behind a new end there is nothing, not even zeros.
+            let end = file.len()?.clamp(offset, end);
+            hasher.zeros(end - offset);
+            return Ok(end);
+        };
         hasher.zeros(start - offset);
         offset = start;
         if room.is_empty() {
@@ -191,3 +198,6 @@ pub(super) fn any_mode(disk: &dyn Disk, layout: &Layout, digest: Digest) -> io::
     }
     Ok(all_modes(disk, layout, digest)?.into_iter().next())
 }
+
+#[cfg(test)]
+mod tests;

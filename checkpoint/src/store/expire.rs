@@ -77,35 +77,58 @@ pub(super) fn expire(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), Sto
 }
 
 /// As [`expire`], for what was sealed at or below a log index.
-pub(super) fn expire_until(inner: &Inner, job: &JobName, epoch: u64, index: u64) -> Result<(), StoreError> {
+///
+/// A folder that does not say when that was is removed only as long as the caller knows of no later epoch of its number:
+/// then a record has decided what is to go, whatever lies there. (Of a later one that the caller does not know yet the log
+/// tells it afterwards, and publishes it anew.) Else it may be the later one's: it stays, to be mended as that.
+pub(super) fn expire_until(
+    inner: &Inner,
+    job: &JobName,
+    epoch: u64,
+    index: u64,
+    is_later: &dyn Fn() -> bool,
+) -> Result<(), StoreError> {
     let _names = inner.lock_names();
-    match sealed_at(inner, job, epoch) {
-        Ok(Some(sealed)) if sealed > index => return Ok(()),
-        Ok(_) => {}
-        Err(error @ StoreError::Manifest { .. }) => {
-            tracing::warn!(%job, epoch, %error, "an expired epoch does not say when it was sealed");
+    match sealed_at(inner, job, epoch)? {
+        Sealed::At(sealed) if sealed > index => return Ok(()),
+        Sealed::Unknown if is_later() => {
+            let path = inner.layout.epoch_dir(job, epoch);
+            tracing::warn!(path = %path.display(), "it does not say when it was sealed, and a later epoch has its number: it stays");
+            return Ok(());
         }
-        // Another try may read it.
-        Err(error) => return Err(error),
+        Sealed::At(_) | Sealed::Unknown | Sealed::NotHere => {}
     }
     take_away(inner, job, epoch)
 }
 
-/// The log index at which an epoch was sealed; `None` when it is not here, or does not say. Each name is looked at before
-/// what is below it is opened: a file or a loop in the place of one of ours could never be read, and would be tried for ever.
-fn sealed_at(inner: &Inner, job: &JobName, epoch: u64) -> Result<Option<u64>, StoreError> {
+/// The log index at which what is in an epoch's place was sealed.
+enum Sealed {
+    At(u64),
+    /// There is a folder without a manifest that can be read.
+    Unknown,
+    /// There is no folder of ours.
+    NotHere,
+}
+
+/// Each name is looked at before what is below it is opened: a file or a link in the place of one of ours could never be
+/// read, and would be tried for ever. An error is one that another try may not meet.
+fn sealed_at(inner: &Inner, job: &JobName, epoch: u64) -> Result<Sealed, StoreError> {
     let (disk, layout) = (&*inner.disk, &inner.layout);
     let manifest = layout.manifest_file(job, epoch);
     if !is_folder(disk, &layout.job_dir(job))? || !is_folder(disk, &layout.epoch_dir(job, epoch))? {
-        return Ok(None);
+        return Ok(Sealed::NotHere);
     }
-    match kind_of(disk, &manifest)? {
-        Some(FileKind::File) => Ok(read_envelope(disk, &manifest)?.map(|there| there.position.index)),
-        Some(_) => {
-            tracing::warn!(path = %manifest.display(), "no manifest: the expired epoch does not say when it was sealed");
-            Ok(None)
+    // No link is followed here, as nowhere in the store: where it leads is not what was published.
+    if kind_of(disk, &manifest)? != Some(FileKind::File) {
+        return Ok(Sealed::Unknown);
+    }
+    match read_envelope(disk, &manifest) {
+        Ok(there) => Ok(there.map_or(Sealed::Unknown, |there| Sealed::At(there.position.index))),
+        Err(error @ StoreError::Manifest { .. }) => {
+            tracing::warn!(%job, epoch, %error, "an expired epoch does not say when it was sealed");
+            Ok(Sealed::Unknown)
         }
-        None => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

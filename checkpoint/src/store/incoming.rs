@@ -52,8 +52,16 @@ pub struct Content {
 pub(super) enum Arriving {
     // Somebody is writing it.
     Open,
+    Paused(Box<Pause>),
+}
+
+#[derive(Debug)]
+pub(super) struct Pause {
     // So many bytes were written, and this is what they hash to.
-    Paused(u64, Box<FileHasher>),
+    written: u64,
+    hasher: FileHasher,
+    // The file's name was synced.
+    named: bool,
 }
 
 pub(super) type Arrivals = HashMap<Digest, Arriving>;
@@ -76,7 +84,7 @@ pub struct Incoming {
     synced: u64,
     // Something was done to it since.
     unsynced: bool,
-    // Its name was synced.
+    // Its name was synced by this process: of an earlier one nobody knows. A file of zeros alone is long without any sync.
     named: bool,
     // A write went wrong: what lies beyond `written` must not stay there, for it may come to be a hole.
     torn: bool,
@@ -160,6 +168,7 @@ impl Incoming {
             self.flush_block()?;
             let block = BLOCK_BYTES as u64;
             let taken = if self.tail.is_empty() && len >= block {
+                self.cut()?;
                 self.written += len / block * block;
                 len / block * block
             } else {
@@ -218,11 +227,24 @@ impl Incoming {
         Ok(())
     }
 
+    // What a write that went wrong has left behind `written` goes: of zeros that come there nothing is written over it.
+    fn cut(&mut self) -> Result<(), StoreError> {
+        if self.torn {
+            let end = self.written;
+            self.grow(end, |file| file.set_len(end))?;
+        }
+        Ok(())
+    }
+
     // Writes what is no hole behind what is there; at most up to the next multiple of SYNC_BYTES.
     fn put(&mut self, data: &[u8]) -> Result<(), StoreError> {
-        write_around(data, self.written, |part, place| {
+        self.cut()?;
+        let written = write_around(data, self.written, |part, place| {
             self.grow(place + part.len() as u64, |file| file.write_at(part, place))
-        })?;
+        });
+        // Also when what went wrong came before the write itself: another part may be there already.
+        self.torn |= written.is_err() && self.len > self.written;
+        written?;
         self.written += data.len() as u64;
         Ok(())
     }
@@ -288,7 +310,8 @@ impl Drop for Incoming {
         let mut arriving = self.inner.arriving();
         if kept && self.written > 0 {
             let hasher = std::mem::take(&mut self.hasher);
-            arriving.insert(self.content.digest, Arriving::Paused(self.written, Box::new(hasher)));
+            let pause = Pause { written: self.written, hasher, named: self.named };
+            arriving.insert(self.content.digest, Arriving::Paused(Box::new(pause)));
         } else {
             arriving.remove(&self.content.digest);
         }
@@ -343,7 +366,7 @@ impl Store {
                     let e = io::Error::new(io::ErrorKind::WouldBlock, "it is being brought already");
                     return Err(at("open", &path)(e).into());
                 }
-                Arriving::Paused(written, hasher) => Some((written, hasher)),
+                Arriving::Paused(pause) => Some(*pause),
             },
         };
         let mut incoming = Incoming {
@@ -390,7 +413,7 @@ impl Store {
 
 impl Incoming {
     // Goes on after what lies in the file.
-    fn resume(&mut self, paused: Option<(u64, Box<FileHasher>)>) -> io::Result<()> {
+    fn resume(&mut self, paused: Option<Pause>) -> io::Result<()> {
         let (path, size) = (self.path(), self.content.size);
         let stat = match self.inner.disk.stat(&path) {
             Ok(stat) => stat,
@@ -403,9 +426,8 @@ impl Incoming {
         }
         let file = self.inner.disk.open_direct(&path, Open::Write)?;
         match paused {
-            Some((written, hasher)) if stat.len >= written && written <= size => {
-                self.hasher = *hasher;
-                self.written = written;
+            Some(pause) if stat.len >= pause.written && pause.written <= size => {
+                (self.hasher, self.written, self.named) = (pause.hasher, pause.written, pause.named);
             }
             _ => self.trust(&*file, stat.len)?,
         }
@@ -415,7 +437,6 @@ impl Incoming {
         // Whether the cut is durable is not known; what lies below the last multiple is.
         (self.len, self.unsynced) = (self.written, true);
         self.synced = self.written.saturating_sub(1) / SYNC_BYTES * SYNC_BYTES;
-        self.named = self.synced > 0;
         // Back to a whole block, so that the next writes are aligned.
         let over = self.written % BLOCK_BYTES as u64;
         if self.written < size && over > 0 {

@@ -151,8 +151,9 @@ impl<'a> Linker<'a> {
     }
 
     fn remember(&self, key: blobs::Key, blob: &Path) -> Result<u64, Unpublished> {
+        let token = self.inner.blobs.token(&key.0);
         let stat = self.disk.stat(blob).map_err(at("stat", blob))?;
-        self.inner.blobs.remember(key, &stat);
+        self.inner.blobs.remember(key, &stat, token);
         Ok(stat.ino)
     }
 

@@ -227,7 +227,9 @@ impl ManifestFile {
 
     /// Its entries, one by one.
     pub fn walk(self) -> Walk {
-        Walk { of: self, next: 0, at: 0, window: Vec::new(), used: 0 }
+        // Before the first entry is the head of the tree.
+        let at = self.index.marks.first().copied().unwrap_or_default();
+        Walk { of: self, next: 0, at, window: Vec::new(), used: 0 }
     }
 }
 

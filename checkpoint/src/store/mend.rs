@@ -139,13 +139,18 @@ impl Store {
     }
 }
 
-/// Nothing for a manifest that is damaged, or lost by the device: another is to take its place.
+/// Nothing for a manifest that is damaged, lost by the device, or a link in its place, which is never followed: another is
+/// to take its place.
 fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Err(StoreError::Manifest { .. }) => Ok(None),
-        Err(StoreError::Io(error)) if is_rot(&error.source) => Ok(None),
+        Err(StoreError::Io(error)) if is_rot(&error.source) || is_link(&error.source) => Ok(None),
         read => read,
     }
+}
+
+fn is_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 type Damaged = BTreeMap<Digest, (u32, u64)>;

@@ -70,19 +70,18 @@ impl Store {
             names => names.map_err(at("list", &shelf))?,
         };
         for (name, _) in names {
-            let Some((digest, ..)) = blobs::parse(&name).filter(|(digest, ..)| digests.contains(digest))
-            else {
+            let Some(key) = blobs::parse(&name).filter(|(digest, ..)| digests.contains(digest)) else {
                 continue;
             };
             let path = shelf.join(&name);
-            let bytes = disk.stat(&path).map_err(at("stat", &path))?.len;
-            if !is_free(&digest) {
+            let stat = disk.stat(&path).map_err(at("stat", &path))?;
+            if !is_free(&key.0) {
                 continue;
             }
-            self.inner.blobs.forget(digest);
+            self.inner.blobs.leaves(&key, &stat);
             ignore_missing(disk.unlink(&path)).map_err(at("remove", &path))?;
             reclaimed.files += 1;
-            reclaimed.bytes += bytes;
+            reclaimed.bytes += stat.len;
         }
         Ok(())
     }
@@ -159,5 +158,38 @@ impl Store {
             published.extend(epochs.into_iter().map(|epoch| (job.clone(), epoch)));
         }
         Ok(published)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::store::Content;
+
+    #[test]
+    fn what_comes_and_goes_is_not_among_what_was_found_bad() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
+        let (data, known) = (b"content", &store.inner.blobs);
+        let key = (crate::digest::content(data), 0o644, 0);
+        let shelve = || {
+            let content = Content { digest: key.0, mode: key.1, size: data.len() as u64 };
+            let mut incoming = store.incoming(content).unwrap();
+            incoming.write(data).unwrap();
+            store.shelve(vec![incoming]).remove(0).unwrap();
+            store.disk().stat(&store.layout().blob(key.0, key.1, 0)).unwrap()
+        };
+        let stat = shelve();
+        assert!(known.knows(&key, &stat));
+        store.remove_blobs(&[key.0], &|_| true).unwrap();
+        assert!(!known.knows(&key, &stat));
+        assert_eq!(known.doubted(), 0);
+        // Who brings what is here had a reason to.
+        shelve();
+        shelve();
+        assert_eq!(known.doubted(), 1);
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 
 use super::bytes::Bytes;
+use super::failures::Failures;
 use super::{Crash, Op, OpKind};
 use crate::disk::{FileKind, Space, Stat};
 
@@ -74,7 +75,7 @@ pub(super) struct World {
     pub(super) log: Vec<Op>,
     pub(super) stop_at: Option<u64>,
     pub(super) down: bool,
-    pub(super) failures: Vec<(OpKind, String, i32)>,
+    pub(super) failures: Failures,
     pub(super) links_max: u64,
     pub(super) space: Space,
 }
@@ -90,7 +91,7 @@ impl World {
             log: Vec::new(),
             stop_at: None,
             down: false,
-            failures: Vec::new(),
+            failures: Failures::default(),
             links_max: 65_000,
             space: Space { free_bytes: 1 << 40, total_bytes: 1 << 41, free_inodes: 1 << 30 },
         }
@@ -119,13 +120,7 @@ impl World {
         if self.down {
             return Err(io::Error::other("the crash disk has lost its power"));
         }
-        let text = path.to_string_lossy();
-        let planned =
-            self.failures.iter().position(|(k, part, _)| *k == kind && text.contains(part.as_str()));
-        match planned {
-            Some(at) => Err(io::Error::from_raw_os_error(self.failures.remove(at).2)),
-            None => Ok(()),
-        }
+        self.failures.next(kind, path)
     }
 
     fn inode(&self, ino: u64) -> &Inode {
@@ -333,14 +328,14 @@ impl World {
 
     pub(super) fn clone_content(&mut self, from: u64, to: u64) {
         let Body::File { live, .. } = &self.inode(from).body else { return };
-        let (source, step) = (live.clone(), 1 << 20);
-        let mut at = 0;
-        let mut buf = vec![0; step];
-        while at < source.len() {
-            let n = source.read(&mut buf, at);
-            self.write(to, &buf[..n], at);
-            at += n as u64;
+        let (source, mut at) = (live.clone(), 0);
+        while let Some((start, end)) = source.next_data(at, source.len()) {
+            let mut run = vec![0; (end - start) as usize];
+            source.read(&mut run, start);
+            self.write(to, &run, start);
+            at = end;
         }
+        self.set_len(to, source.len());
     }
 
     pub(super) fn sync_file(&mut self, ino: u64, mode_too: bool) {

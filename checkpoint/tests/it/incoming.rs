@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use checkpoint::digest::content;
-use checkpoint::store::{Content, IncomingError, SYNC_BYTES, StoreError};
+use checkpoint::store::{Content, Incoming, IncomingError, SYNC_BYTES, StoreError};
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use checkpoint::{Disk, RealDisk, Store};
 
@@ -325,4 +325,43 @@ fn on_a_real_disk_pieces_of_any_length_end_up_right() {
     assert_eq!(std::fs::read(&blob).unwrap(), data);
     assert_eq!(store.disk().stat(&blob).unwrap().mode, 0o440);
     assert!(is_empty(&store));
+}
+
+#[test]
+fn what_a_failed_write_has_left_is_not_there_when_zeros_come_in_its_place() {
+    let block = 256 << 10;
+    let data = [noise(block, 1), vec![0; 3 * block], noise(5000, 2)].concat();
+    let wanted = content_of(&data, 0o644);
+    let zeros: fn(&mut Incoming) = |incoming| incoming.zeros(3 << 18).unwrap();
+    // Long runs of zeros that come as bytes are not written either.
+    let bytes: fn(&mut Incoming) = |incoming| incoming.write(&vec![0; 3 << 18]).unwrap();
+    for bring_zeros in [zeros, bytes] {
+        let (disk, store) = new();
+        let mut incoming = store.incoming(wanted).unwrap();
+        incoming.write(&data[..block]).unwrap();
+        // From somebody who has it wrong: a part of it is written, what comes behind its zeros is not.
+        let wrong = [noise(64 << 10, 9), vec![0; 64 << 10], noise(128 << 10, 9)].concat();
+        disk.fail_after(1, OpKind::Write, "incoming", 28);
+        assert!(incoming.write(&wrong).is_err());
+        assert_eq!(incoming.have(), block as u64);
+        bring_zeros(&mut incoming);
+        incoming.write(&data[4 * block..]).unwrap();
+        store.shelve(vec![incoming]).remove(0).unwrap();
+        assert!(disk.read_file(&store.blob_path(wanted.digest).unwrap(), 1 << 30).unwrap() == data);
+    }
+}
+
+#[test]
+fn the_name_of_a_file_of_zeros_is_synced_after_a_pause_before_it_grows_on() {
+    let data = [vec![0; 2 * SYNC], noise(SYNC + 5000, 1)].concat();
+    let wanted = content_of(&data, 0o644);
+    let (disk, store) = new();
+    let mut incoming = store.incoming(wanted).unwrap();
+    incoming.zeros(2 * SYNC_BYTES).unwrap();
+    drop(incoming);
+    let mut incoming = store.incoming(wanted).unwrap();
+    incoming.write(&data[2 * SYNC..]).unwrap();
+    // What it has grown beyond is there after a power cut.
+    let store = open(&disk.crash(Crash::Strict));
+    assert!(store.incoming(wanted).unwrap().have() >= 2 * SYNC_BYTES);
 }

@@ -51,7 +51,10 @@ impl Ground<'_> {
                 let why = "it has expired, and made room for what this node lacks";
                 self.dues.note_missing(epoch.job.clone(), epoch.epoch, sealed.attempt, sealed.root, why);
             }
-            self.store.expire_until(&epoch.job, epoch.epoch, epoch.until).map_err(io::Error::other)?;
+            let later = coming.epoch(&epoch.job, epoch.epoch).map(|info| info.sealed.position.index);
+            let is_later = || later.is_some_and(|sealed| sealed > epoch.until);
+            let gone = self.store.expire_until(&epoch.job, epoch.epoch, epoch.until, &is_later);
+            gone.map_err(io::Error::other)?;
         }
         let strays: Vec<Digest> = strays.into_keys().collect();
         // Asked at every unlink: once this node has applied as much by itself, its own ledger decides again.

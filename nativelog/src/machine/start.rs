@@ -70,11 +70,19 @@ impl Machine {
         let needed = trees::needed(&store, &debts, &ledger);
         let dues = Arc::new(Dues::new(next, debts, needed, &ledger));
         let plans = Arc::new(Plans::new(log.clone(), store.clone()));
-        let performer =
-            Performer::start(store.clone(), log.clone(), plans.clone(), next, dues.clone(), earlier)
-                .map_err(io_error("start the performer's thread"))?;
+        let ledger = Arc::new(RwLock::new(ledger));
+        let performer = Performer::start(
+            store.clone(),
+            log.clone(),
+            plans.clone(),
+            ledger.clone(),
+            next,
+            dues.clone(),
+            earlier,
+        )
+        .map_err(io_error("start the performer's thread"))?;
         let machine = Arc::new(Machine {
-            ledger: RwLock::new(ledger),
+            ledger,
             applied: watch::Sender::new(next),
             performer,
             dues,

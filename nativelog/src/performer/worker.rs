@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use checkpoint::disk::{is_rot, lacks_room};
@@ -14,7 +14,7 @@ use super::names::Names;
 use super::orders::{LetGo, Shared, Task, Work};
 use super::waiting::Shelved;
 use crate::dues::{self, Origin, Pack, aside};
-use crate::ledger::{Effect, Page, PublishEpoch, Released};
+use crate::ledger::{Effect, Ledger, Page, PublishEpoch, Released};
 use crate::plans::Plans;
 use crate::store::LogStore;
 
@@ -34,6 +34,7 @@ pub struct Worker {
     store: Arc<Store>,
     log: LogStore,
     plans: Arc<Plans>,
+    ledger: Arc<RwLock<Ledger>>,
     again: Again,
     earlier: BTreeSet<u64>,
 }
@@ -44,9 +45,10 @@ impl Worker {
         store: Arc<Store>,
         log: LogStore,
         plans: Arc<Plans>,
+        ledger: Arc<RwLock<Ledger>>,
         earlier: BTreeSet<u64>,
     ) -> Worker {
-        Worker { shared, store, log, plans, again: Again::default(), earlier }
+        Worker { shared, store, log, plans, ledger, again: Again::default(), earlier }
     }
 
     pub fn run(mut self) {
@@ -341,6 +343,12 @@ impl Worker {
         failed.retain(|owed| asked || self.again.is_due(owed.origin.attempt, now));
         let (mut some, mut entries) = (Vec::new(), 0);
         for owed in failed {
+            if let Some(why) = self.store.still_verifying(owed.origin.attempt) {
+                // Its tree may be in a file: not read only to hear this.
+                self.again.failed(owed.origin.attempt, outlook(&why), now);
+                self.shared.dues.still_fails(owed.origin.attempt, why.to_string());
+                continue;
+            }
             let Some(epoch) = self.tree_of(&owed) else { continue };
             entries += epoch.manifest.entries.len();
             some.push(epoch);
@@ -428,7 +436,11 @@ impl Worker {
         if self.shared.dues.owe_folder_that_is_read(&(job.clone(), epoch), index) {
             return;
         }
-        if let Err(error) = self.store.expire_until(&job, epoch, index) {
+        let is_later = || {
+            let ledger = self.ledger.read().unwrap_or_else(PoisonError::into_inner);
+            ledger.epoch(&job, epoch).is_some_and(|info| info.sealed.position.index > index)
+        };
+        if let Err(error) = self.store.expire_until(&job, epoch, index, &is_later) {
             tracing::warn!(%job, epoch, %error, "the epoch has expired, but its directory cannot be removed yet");
             self.shared.dues.owe_folder((job, epoch), index);
             self.again.folder_stays(Instant::now());

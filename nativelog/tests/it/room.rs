@@ -43,7 +43,7 @@ fn whole(commit: u8, bytes: u64) -> LogRecord {
 }
 
 fn step(ledger: &mut Ledger, record: &LogRecord) -> Verdict {
-    let index = ledger.applied().map_or(1, |id| id.index + 1);
+    let index = ledger.applied().map_or(0, |id| id.index + 1);
     ledger.step(LogId { term: 1, node: 1, index }, &record.header).unwrap().verdict
 }
 

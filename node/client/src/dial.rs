@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// Time to connect to one endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,10 +46,12 @@ impl Service<Uri> for Dialer {
 }
 
 /// Whether the node has seen nothing of the call: it failed before a byte of it was sent, or the node turned it away at
-/// its door.
+/// its door, in its own words. A stream or connection that HTTP/2 resets (ENHANCE_YOUR_CALM) has the same code, without any,
+/// and may have been heard to its end.
 pub fn never_heard(status: &tonic::Status) -> bool {
+    let busy = |failure: Failure| matches!(failure.code, Code::Unavailable | Code::Busy);
     let turned_away = status.code() == tonic::Code::ResourceExhausted;
-    turned_away && Failure::from_status(status).is_transient()
+    turned_away && Failure::told(status).is_some_and(busy)
         || is_caused(status, |error| error.is::<tonic::ConnectError>())
 }
 
@@ -73,7 +75,6 @@ fn is_caused(status: &tonic::Status, by: impl Fn(&(dyn Error + 'static)) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Code;
 
     #[test]
     fn a_call_that_was_turned_away_was_not_heard_and_one_without_space_was() {
@@ -84,6 +85,14 @@ mod tests {
         };
         assert!(never_heard(&under(Failure::new(Code::Unavailable, "busy"))));
         assert!(!never_heard(&under(Failure::new(Code::NoSpace, "no space"))));
+        assert!(!never_heard(&under(Failure::new(Code::NoQuorum, "no quorum"))));
         assert!(!never_heard(&Failure::new(Code::Unavailable, "it stops").to_status()));
+        // As the transport says that the other side reset the stream.
+        assert!(!never_heard(&tonic::Status::resource_exhausted("")));
+        assert!(!never_heard(&tonic::Status::with_details(
+            tonic::Code::ResourceExhausted,
+            "",
+            vec![1].into()
+        )));
     }
 }

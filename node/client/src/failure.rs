@@ -241,13 +241,19 @@ impl Failure {
         tonic::Status::with_details(code, self.to_string(), self.to_pb().encode_to_vec().into())
     }
 
+    /// What a node has said in a status; nothing when it is the transport that speaks.
+    pub fn told(status: &tonic::Status) -> Option<Failure> {
+        if status.details().is_empty() {
+            return None;
+        }
+        let failed = pb::Failed::decode(status.details()).ok()?;
+        (!failed.code.is_empty()).then(|| Failure::from_pb(failed))
+    }
+
     /// From a status; one without our details is the transport speaking.
     pub fn from_status(status: &tonic::Status) -> Failure {
-        if !status.details().is_empty()
-            && let Ok(failed) = pb::Failed::decode(status.details())
-            && !failed.code.is_empty()
-        {
-            return Failure::from_pb(failed);
+        if let Some(told) = Failure::told(status) {
+            return told;
         }
         // The likeliest slip: the port beside it.
         if status.message().contains("grpc-status header missing") {

@@ -1,8 +1,9 @@
 //! A node on this machine that the same user runs: it is handed a directory that the caller has opened, and tells where an
 //! epoch lies. Both over a socket that only this machine has, never over the network.
 //!
-//! **Guarantees.** Both ends ask the kernel for the other's user, and go on only when it is their own: what this node
-//! could read for its caller, the caller could read as well, and the other way round. So nobody gets at a file through a
+//! **Guarantees.** Both ends ask the kernel for the other's user, and go on only when it is their own; the node goes on only
+//! with who is in all of its groups, too (`neighbour/rights`): what this node could read for its caller, the caller could
+//! read as well. So nobody gets at a file through a
 //! node that is closed to him, and nobody who takes the socket's name first is handed anything. A directory goes as an
 //! open descriptor: which one it is does not hang on a name that somebody may change, nor on who sees which mounts.
 //!
@@ -19,6 +20,8 @@
 //! ```
 //! Numbers are little-endian, and each message is one write.
 
+mod rights;
+
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,6 +37,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+
+use self::rights::{has_our_groups, is_ours};
 
 /// Bytes of a ticket.
 const TICKET_BYTES: usize = 16;
@@ -87,13 +92,13 @@ fn port_of(endpoint: &str) -> Option<u16> {
     endpoint.trim_end_matches('/').rsplit_once(':')?.1.parse().ok()
 }
 
-/// Whether the other end is of our own user.
-fn is_ours(stream: &UnixStream) -> io::Result<bool> {
-    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid == rustix::process::geteuid())
-}
-
 fn other_user() -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, "the other side is another user's")
+}
+
+fn fewer_groups() -> io::Error {
+    let why = "the other side is not in all groups of this process, which may read what it may not";
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
 }
 
 fn odd(why: &str) -> io::Error {
@@ -183,10 +188,13 @@ pub fn find(endpoint: &str, job: &str, epoch: u64, root: &[u8]) -> io::Result<Pa
 /// The node's side: hears one who has connected, and answers.
 ///
 /// # Errors
-/// It is another user, or what it says makes no sense.
+/// It is another user, or lacks a group of this process, or what it says makes no sense.
 pub fn serve(mut stream: UnixStream, answer: impl FnOnce(Asked) -> Answer) -> io::Result<()> {
     if !is_ours(&stream)? {
         return Err(other_user());
+    }
+    if !has_our_groups(&stream)? {
+        return Err(fewer_groups());
     }
     patient(&stream)?;
     let asked = hear(&stream)?;

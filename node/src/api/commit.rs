@@ -1,5 +1,7 @@
 //! The Commit call: from Start to the right origin, and back to the answers.
 
+mod line;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use uncopied::Incoming;
 
+use self::line::{Line, Room};
 use super::Answers;
 use crate::capture::{self, Held, How};
 use crate::commit::origin::{Local, Remote, Replies, is_silence};
@@ -24,7 +27,6 @@ use crate::commit::{self, Order};
 use crate::guests::Call;
 use crate::limits::{PLAN_STEP, SMALL_PLAN_ENTRIES};
 use crate::node::Node;
-use crate::turns::{Busy, Turn};
 
 /// Answers on their way to the client.
 const REPLIES_QUEUED_MAX: usize = 64;
@@ -48,10 +50,10 @@ pub fn run(
     let replies = Replies(send);
     tokio::spawn(async move {
         // A call counts until nobody works on it any more.
-        let _place = place;
+        let place = place;
         let working = replies.clone();
         let answered = tokio::select! {
-            answered = answer(&node, requests, &replies) => answered,
+            answered = answer(&node, requests, place.clone(), &replies) => answered,
             () = say_working(&working) => unreachable!("it is said until there is an answer"),
         };
         if let Err(failure) = answered {
@@ -79,6 +81,7 @@ async fn say_working(replies: &Replies) {
 async fn answer(
     node: &Node,
     mut requests: Incoming<pb::CommitRequest>,
+    place: Option<Arc<Call>>,
     replies: &Replies,
 ) -> Result<(), Failure> {
     let start = match requests.message().await {
@@ -90,18 +93,26 @@ async fn answer(
         }
         Err(status) => return Err(refused("commit", status.message())),
     };
+    if let Some(place) = &place {
+        place.progress();
+    }
     let started = Instant::now();
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match start.handed.is_empty() {
         false => match usable(&node.config.source_roots, node.neighbours.take(&start.handed)) {
-            Ok(opened) => match by_path(node, &start, opened, replies).await {
-                // Nothing is sealed of what this node may not read. The client may be allowed to.
-                Err(failure) if failure.code == Code::PermissionDenied => {
-                    replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
-                    return Ok(());
+            Ok(opened) => {
+                if let Some(place) = &place {
+                    place.is_by_path();
                 }
-                committed => committed?,
-            },
+                match by_path(node, &start, opened, replies).await {
+                    // Nothing is sealed of what this node may not read. The client may be allowed to.
+                    Err(failure) if failure.code == Code::PermissionDenied => {
+                        replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
+                        return Ok(());
+                    }
+                    committed => committed?,
+                }
+            }
             Err(why) => {
                 replies.send(Reply::StreamIt(pb::StreamIt { why })).await;
                 return Ok(());
@@ -109,7 +120,7 @@ async fn answer(
         },
         true => {
             let order = order(node, &start)?;
-            let mut origin = Remote::new(requests, order.plan_pages, replies.clone());
+            let mut origin = Remote::new(requests, place.clone(), order.plan_pages, replies.clone());
             commit::commit(node, order, &mut origin, replies).await?
         }
     };
@@ -195,9 +206,9 @@ async fn held_and_committed(
 ) -> Result<pb::Committed, Failure> {
     let what = format!("commit {}", start.job);
     within_limits(start).map_err(|why| refused(&what, &why))?;
-    // Both end with the commit, whose plan they stand for.
-    let _source = node.turns.sources.take().await.map_err(|busy| too_many(node, &what, busy))?;
-    let (_room, held, start) = held(node, start, &dir, &what).await?;
+    let line = Line { turns: &node.turns, id: node.config.id, what: &what, replies };
+    // It ends with the commit, whose plan it stands for.
+    let (_room, held, start) = held(node, start, &dir, &line).await?;
     replies.send(Reply::Planned(planned(&held))).await;
     let order = order(node, &start)?;
     let mut origin = Local::new(
@@ -219,12 +230,13 @@ async fn held(
     node: &Node,
     start: &pb::Start,
     dir: &Path,
-    what: &str,
-) -> Result<(Option<Turn>, Held, pb::Start), Failure> {
+    line: &Line<'_>,
+) -> Result<(Room, Held, pb::Start), Failure> {
     let limits = node.config.limits;
     let mut entries_max = SMALL_PLAN_ENTRIES.min(limits.files_max);
-    let mut room = None;
+    let mut room = line.small().await?;
     loop {
+        line.is_wanted()?;
         let limits = Limits { files_max: entries_max, ..limits };
         let wanted = capture::Wanted { choice: choice(start), immutable: start.immutable, limits };
         let (captures, dir, begun) = (node.store.layout().capture_dir(), dir.to_owned(), start.clone());
@@ -240,25 +252,17 @@ async fn held(
             };
             Ok::<_, PlanError>((held, start))
         };
-        match background::run("capture", BULK, hold).await.ok_or_else(|| panicked(what))? {
+        match background::run("capture", BULK, hold).await.ok_or_else(|| panicked(line.what))? {
             Ok((held, start)) => return Ok((room, held, start)),
             Err(PlanError::Limit { unit: "entries", .. }) if entries_max < node.config.limits.files_max => {
                 entries_max = entries_max.saturating_mul(PLAN_STEP).min(node.config.limits.files_max);
                 // What it has is too little: with it in hand it would wait for others who wait for it.
-                drop(room.take());
-                let plans = node.turns.large_plans.take_many(entries_max).await;
-                room = Some(plans.map_err(|busy| too_many(node, what, busy))?);
+                drop(room);
+                room = line.large(entries_max).await?;
             }
-            Err(error) => return Err(wire::plan_failure(what, &error)),
+            Err(error) => return Err(wire::plan_failure(line.what, &error)),
         }
     }
-}
-
-/// The failure of a commit by path that got no turn. Nothing of it has begun.
-fn too_many(node: &Node, what: &str, busy: Busy) -> Failure {
-    let failure = node.turns.sources.refused(node.config.id, busy).what(what).committed(Certainty::No);
-    let sentence = format!("{}, the epoch was NOT committed", failure.sentence);
-    failure.sentence(sentence)
 }
 
 /// What the client hears of the scan, and whether its program may go on.

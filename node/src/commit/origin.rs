@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use uncopied::Incoming;
 
+use crate::guests::Call;
+
 /// Pieces between the splitter's thread and the log: each at most one chunk or pack.
 const PIECES_QUEUED_MAX: usize = 2;
 /// A client that takes no answer for so long has gone or hangs.
@@ -40,6 +42,16 @@ impl Replies {
     pub fn try_send(&self, kind: Reply) {
         // Full or closed: the next news replaces this one, and a client that is gone needs none.
         let _ = self.0.try_send(Ok(pb::CommitReply { kind: Some(kind) }));
+    }
+
+    /// Waits until nobody is there any more whom an answer could reach.
+    pub async fn gone(&self) {
+        self.0.closed().await;
+    }
+
+    /// Whether somebody is there whom an answer can reach.
+    pub fn are_taken(&self) -> bool {
+        !self.0.is_closed()
     }
 }
 
@@ -192,20 +204,35 @@ fn split(
 /// A client that reads the directory and streams its pieces.
 pub struct Remote {
     requests: Incoming<pb::CommitRequest>,
+    call: Option<Arc<Call>>,
     replies: Replies,
     pages_left: u32,
     page: u32,
 }
 
 impl Remote {
-    /// The rest of a call whose Start announced so many pages.
-    pub fn new(requests: Incoming<pb::CommitRequest>, plan_pages: u32, replies: Replies) -> Remote {
-        Remote { requests, replies, pages_left: plan_pages, page: 0 }
+    /// The rest of a call whose Start announced so many pages, and its place.
+    pub fn new(
+        requests: Incoming<pb::CommitRequest>,
+        call: Option<Arc<Call>>,
+        plan_pages: u32,
+        replies: Replies,
+    ) -> Remote {
+        Remote { requests, call, replies, pages_left: plan_pages, page: 0 }
     }
 
     async fn request(&mut self) -> Result<Request, Broken> {
-        match self.requests.message().await {
-            Ok(Some(pb::CommitRequest { kind: Some(kind) })) => Ok(kind),
+        // Between two questions this node works: that is no silence of the client.
+        let asking = self.call.as_ref().map(|call| call.asking());
+        let came = self.requests.message().await;
+        drop(asking);
+        match came {
+            Ok(Some(pb::CommitRequest { kind: Some(kind) })) => {
+                if let Some(call) = self.call.as_ref().filter(|_| !matches!(kind, Request::Alive(_))) {
+                    call.progress();
+                }
+                Ok(kind)
+            }
             Ok(Some(pb::CommitRequest { kind: None })) => Err(refused("a message without content")),
             // What is no message is the client's fault; anything else is the connection's.
             Err(status)

@@ -16,7 +16,7 @@ use pb::commit_reply::Kind as Reply;
 use raft::ProposeError;
 
 use super::compare::is_taken;
-use super::origin::{Next, Opening, Origin};
+use super::origin::{Broken, Next, Opening, Origin};
 use super::window::{self, Covers, Settled, Window};
 use super::{Driver, no};
 
@@ -69,6 +69,13 @@ fn forget<K: Send + 'static, V: Send + 'static>(known: BTreeMap<K, V>) {
     if known.len() > MANY {
         tokio::spawn(background::run("forget", UPKEEP, move || drop(known)));
     }
+}
+
+/// What comes first while the window has room.
+enum Came {
+    Settled(Settled),
+    Next(Result<Next, Broken>),
+    LifeIsDue,
 }
 
 /// What became of an attempt that was given up.
@@ -145,29 +152,38 @@ impl Driver<'_> {
         self.from(origin.open(opening).await)?;
         self.opened = true;
         let mut heard = Instant::now();
+        // For the client alone: what this node or its log takes is no silence.
+        let mut waited = Duration::ZERO;
         let root = loop {
-            let next = if window.has_room() {
-                tokio::select! {
-                    settled = window.settle(), if !window.is_empty() => {
-                        self.settled(settled, &mut window).await?;
-                        continue;
-                    }
-                    next = origin.next() => self.from(next)?,
-                    () = self.life_is_due() => {
-                        if O::HASHED_HERE || heard.elapsed() < HEARD_WITHIN {
-                            self.show_life(attempt.id);
-                        } else {
-                            // A client that stands still says nothing: this node does not speak for it.
-                            self.named = Instant::now();
-                        }
-                        continue;
-                    }
-                }
-            } else {
+            if !window.has_room() {
                 let settled = self.settle(&mut window).await;
                 self.settled(settled, &mut window).await?;
                 continue;
+            }
+            let asked = Instant::now();
+            let came = tokio::select! {
+                settled = window.settle(), if !window.is_empty() => Came::Settled(settled),
+                next = origin.next() => Came::Next(next),
+                () = self.life_is_due() => Came::LifeIsDue,
             };
+            waited += asked.elapsed();
+            let next = match came {
+                Came::Settled(settled) => {
+                    self.settled(settled, &mut window).await?;
+                    continue;
+                }
+                Came::LifeIsDue if O::HASHED_HERE || waited < HEARD_WITHIN => {
+                    self.show_life(attempt.id);
+                    continue;
+                }
+                Came::LifeIsDue => {
+                    // A client that stands still says nothing: this node does not speak for it.
+                    self.named = Instant::now();
+                    continue;
+                }
+                Came::Next(next) => self.from(next)?,
+            };
+            waited = Duration::ZERO;
             if !O::HASHED_HERE && heard.elapsed() >= ROOM_LAPSES {
                 self.ask_again(attempt.id).await?;
             }

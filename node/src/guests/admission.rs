@@ -1,7 +1,7 @@
 //! Each call asks for its place before anything of it is read.
 
 use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +17,7 @@ use tonic::codegen::{Service, http};
 
 use super::bodies::{Answer, Asked};
 use super::connection::Guest;
-use super::house::Kind;
+use super::kind::Kind;
 use super::port::{Call, Guests};
 
 /// Around the services of the port for clients.
@@ -65,7 +65,18 @@ where
         let mut request = request.map(|body| Body::new(Asked::new(body, call.clone())));
         request.extensions_mut().insert(Held(call.clone()));
         let answering = self.service.call(request);
-        Box::pin(async move { Ok(answering.await?.map(|body| Body::new(Answer::new(body, call)))) })
+        Box::pin(async move {
+            let made_room = poll_fn(|context| match call.turn.answer_end.has_come(context.waker()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            });
+            let answered = tokio::select! {
+                answered = answering => answered?,
+                // A call that only waits has begun nothing.
+                () = made_room => turned_away(&call.made_room()).into_http(),
+            };
+            Ok(answered.map(|body| Body::new(Answer::new(body, call))))
+        })
     }
 }
 

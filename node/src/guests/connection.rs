@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
-use super::house::End;
 use super::port::Guests;
+use super::turn::End;
 
 /// Whose connection a call came over; an extension of every request.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,9 @@ use std::time::Instant;
 use client::{Code, Failure};
 use tokio::sync::Notify;
 
-use super::house::{House, Kind, Turn};
+use super::house::House;
+use super::kind::Kind;
+use super::turn::{Asking, Turn};
 use crate::metrics::Metrics;
 
 /// The guests of one port.
@@ -31,6 +33,37 @@ impl Drop for Call {
         if let Some(kind) = kind {
             self.guests.metrics.client_call(kind.name(), -1);
         }
+    }
+}
+
+fn busy(why: String) -> Failure {
+    Failure::new(Code::Unavailable, "the node is busy, the call was turned away")
+        .why(why)
+        .fix("repeat the command a little later, or name more nodes with --endpoints")
+}
+
+impl Call {
+    /// What its client hears when it was ended while it only waited.
+    pub(super) fn made_room(&self) -> Failure {
+        busy("others needed the place of this call, which waited for longer than others".into())
+    }
+
+    /// Its directory was handed over: it takes no place of those that are streamed any more.
+    pub fn is_by_path(&self) {
+        if let Some(was) = self.guests.house().call_becomes(self.id, Kind::ByPath) {
+            self.guests.metrics.client_call(was.name(), -1);
+            self.guests.metrics.client_call(Kind::ByPath.name(), 1);
+        }
+    }
+
+    /// Its client is asked, as long as the answer lives: for whoever stops to ask at times.
+    pub fn asking(&self) -> Asking<'_> {
+        self.turn.asking()
+    }
+
+    /// Its client has brought it on.
+    pub fn progress(&self) {
+        self.turn.progress();
     }
 }
 
@@ -66,9 +99,7 @@ impl Guests {
                     most,
                     "a call was turned away: all are at work"
                 );
-                Err(Failure::new(Code::Unavailable, "the node is busy, the call was turned away")
-                    .why(format!("it has {most} calls of the kind `{what}` at work, and takes no more"))
-                    .fix("repeat the command a little later, or name more nodes with --endpoints"))
+                Err(busy(format!("it has {most} calls of the kind `{what}` at work, and takes no more")))
             }
         }
     }

@@ -269,6 +269,7 @@ mod tests {
             size,
             target: Vec::new(),
         };
+        ledger.step(LogId { term: 1, node: 1, index: 0 }, &compose::tick(1).header).unwrap();
         for (n, bytes) in [(1, 100 * MIB), (2, 300 * MIB)] {
             let opening = Opening {
                 job: "etl".parse().unwrap(),

@@ -252,7 +252,7 @@ mod tests {
         let mut stream = connect_from([127, 0, 0, 1], address).await;
         stream.read_exact(&mut [0; 40]).await.unwrap();
         silent.push_back(stream);
-        if silent.len() > UNPROVEN_MAX {
+        if silent.len() > unproven_max() {
             silent.pop_front();
         }
     }
@@ -266,12 +266,12 @@ mod tests {
             door.next().await.unwrap().unwrap()
         });
         let mut silent = VecDeque::new();
-        for _ in 0..UNPROVEN_MAX {
+        for _ in 0..unproven_max() {
             one_more(&mut silent, address).await;
         }
         let mut peer = connect_from([127, 0, 0, 2], address).await;
         // A long way: the whole door is filled anew before a word of the peer is there, and while it speaks.
-        for _ in 0..UNPROVEN_MAX + 40 {
+        for _ in 0..unproven_max() + 40 {
             one_more(&mut silent, address).await;
         }
         let flood = async {
@@ -298,7 +298,7 @@ mod tests {
         let mut first = connect_from([127, 0, 0, 1], address).await;
         first.read_exact(&mut [0; 40]).await.unwrap();
         let mut silent = VecDeque::new();
-        for _ in 0..UNPROVEN_MAX {
+        for _ in 0..unproven_max() {
             one_more(&mut silent, address).await;
         }
         let mut told = Vec::new();

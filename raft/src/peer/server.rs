@@ -211,6 +211,11 @@ impl peer_server::Peer for PeerService {
         Ok(Response::new(self.rooms.content.blobs(request.into_inner()).await?))
     }
 
+    async fn stored_bytes(&self, request: Request<proto::StoredRequest>) -> Reply<proto::StoredReply> {
+        self.admit(&request, Check::Full)?;
+        Ok(Response::new(self.rooms.content.stored(request.into_inner()).await?))
+    }
+
     type FetchRangesStream = Parts;
 
     async fn fetch_ranges(&self, request: Request<proto::RangesRequest>) -> Reply<Parts> {

@@ -130,8 +130,9 @@ impl Contents {
         let (stop, stopped) = watch::channel(false);
         let _turn = self.transfers.turn().wait(stop.clone()).await;
         let gather = self.transfers.gather(stopped);
-        gather.fits(bytes)?;
-        let brought = gather.bring(vec![Content { digest, mode: ANY_MODE, size: bytes }]).await;
+        let contents = vec![Content { digest, mode: ANY_MODE, size: bytes }];
+        gather.fits_as_stored(&contents).await?;
+        let brought = gather.bring(contents).await;
         drop(stop);
         brought
     }

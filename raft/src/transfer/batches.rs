@@ -1,9 +1,9 @@
-//! What is asked of one peer at a time: many small contents that are shelved with the syncs of one, or one large content.
+//! Contents in groups, each of which is fetched and shelved as one.
 
 use checkpoint::store::Content;
 
 /// Batches that are fetched at once.
-pub const STREAMS: usize = 3;
+pub(super) const STREAMS: usize = 3;
 /// Contents of one batch.
 const BATCH_CONTENTS: usize = 256;
 /// Bytes of one batch, unless a single content is larger. Fewer when there is little to bring, so that all
@@ -12,7 +12,7 @@ const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_BYTES_MIN: u64 = 1 << 20;
 
 /// Groups small contents; a large one goes alone. Every stream gets a share.
-pub fn batches(contents: impl Iterator<Item = Content> + Clone) -> Vec<Vec<Content>> {
+pub(super) fn batches(contents: impl Iterator<Item = Content> + Clone) -> Vec<Vec<Content>> {
     let (count, total) =
         contents.clone().fold((0, 0u64), |(n, bytes), content| (n + 1, bytes.saturating_add(content.size)));
     let bytes_max = (total / STREAMS as u64).clamp(BATCH_BYTES_MIN, BATCH_BYTES);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use checkpoint::Store;
 use checkpoint::digest::{self, Digest, FileHasher};
-use checkpoint::disk::{DiskFile, Open, Stat};
+use checkpoint::disk::{DiskFile, Open, Stat, data_bytes};
 
 use super::ask::Missed;
 use super::outlet::{Outlet, Sent, Unsent, send, send_part, unread, why_unread};
@@ -94,6 +94,17 @@ impl Copies {
     /// A file that should have this content and is no blob. It may end early: the rest is zeros.
     pub fn staged(&self, path: &Path, wanted: &Blob, out: &mut dyn Outlet) -> Looked {
         self.good(path, true, wanted, out)
+    }
+
+    /// Bytes that this copy takes without its holes; it may be a bad one. What was not looked at by `until` counts as data.
+    /// `None` when it is none of this content, or cannot be told.
+    pub fn stored(&self, path: &Path, staged: bool, wanted: &Blob, until: Instant) -> Option<u64> {
+        let (file, stat) = self.open(path, staged, wanted).ok()?;
+        let next = |at| match Instant::now() < until {
+            true => file.next_data(at, stat.len),
+            false => Ok(Some((at, stat.len))),
+        };
+        data_bytes(stat.len, next).ok()
     }
 
     fn good(&self, path: &Path, staged: bool, wanted: &Blob, out: &mut dyn Outlet) -> Looked {
@@ -281,6 +292,31 @@ mod tests {
         file.write_all_at(&[byte[0] ^ 1], 77).unwrap();
         file.set_modified(before.modified().unwrap()).unwrap();
         std::fs::set_permissions(path, before.permissions()).unwrap();
+    }
+
+    #[test]
+    fn a_copy_takes_what_it_holds_and_what_was_not_looked_at_counts_as_data() {
+        const LEN: u64 = 5 << 30;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(Arc::new(RealDisk), dir.path()).unwrap());
+        let copies = Copies::of(store);
+        let path = dir.path().join("sparse");
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(LEN).unwrap();
+        file.write_all_at(&[7; 5000], 1 << 30).unwrap();
+        let now = Instant::now();
+        let wanted = |size| Blob { digest: digest::content(b""), size, offset: 0, brought: 0, anew: false };
+        let stored = |staged, size, until| copies.stored(&path, staged, &wanted(size), until);
+        let later = now + Duration::from_secs(600);
+        assert_eq!(stored(false, LEN, later), Some(64 << 10));
+        assert_eq!(stored(false, LEN, now), Some(LEN));
+        assert_eq!(
+            stored(true, LEN + 1, later),
+            Some(64 << 10),
+            "what is not there of a staged file is zeros"
+        );
+        assert_eq!(stored(false, LEN + 1, later), None, "it is another content");
+        assert_eq!(stored(true, LEN - 1, later), None);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::network::peers::Peers;
 use crate::proto::{self, BlobWanted};
 
 /// Contents that are looked after at once: what is known of each while it is brought takes some 400 bytes.
-const CONTENTS_AT_ONCE: usize = 16 << 10;
+pub(super) const CONTENTS_AT_ONCE: usize = 16 << 10;
 /// Every peer is asked so often for what is lacking.
 pub(super) const ROUNDS: u32 = 4;
 /// Pause before all peers are asked again; twice as long every time.
@@ -178,7 +178,7 @@ impl Gather {
     }
 
     /// All peers, beginning with another one every time; those that did not answer lately come last.
-    fn order(&self) -> Vec<u64> {
+    pub(super) fn order(&self) -> Vec<u64> {
         let mut peers = self.peers.others(self.me);
         if !peers.is_empty() {
             let first = self.turns.fetch_add(1, Ordering::Relaxed) % peers.len();

@@ -1,5 +1,8 @@
 //! How far a transfer to this replica is, for whoever looks.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -25,7 +28,7 @@ pub struct Transfer {
     pub position: Option<u64>,
     /// Epochs that are still to be published here.
     pub epochs_lacking: u64,
-    /// Bytes that are known to be lacking still.
+    /// Bytes that are known to be lacking still, without the holes of large contents.
     pub lacking_bytes: u64,
     /// Bytes of content that came in this transfer.
     pub fetched_bytes: u64,
@@ -41,6 +44,8 @@ pub struct Transfer {
 #[derive(Debug, Default)]
 pub struct Progress {
     now: watch::Sender<Transfer>,
+    /// Zeros to come that do not count as lacking. Changed under the lock of `now`.
+    holes: AtomicU64,
 }
 
 impl Progress {
@@ -51,6 +56,7 @@ impl Progress {
 
     pub(crate) fn begin(&self, stage: Stage, position: Option<u64>) {
         self.now.send_modify(|now| {
+            self.holes.store(0, Relaxed);
             *now = Transfer {
                 stage,
                 position,
@@ -70,6 +76,14 @@ impl Progress {
         self.now.send_modify(|now| now.lacking_bytes += bytes);
     }
 
+    /// As [`Progress::lacks`]; so many zeros beside them are to be spared, and lack nowhere.
+    pub(crate) fn lacks_as_stored(&self, stored: u64, holes: u64) {
+        self.now.send_modify(|now| {
+            now.lacking_bytes += stored;
+            self.holes.fetch_add(holes, Relaxed);
+        });
+    }
+
     pub(crate) fn fetched(&self, bytes: u64) {
         self.now.send_modify(|now| {
             now.fetched_bytes += bytes;
@@ -80,7 +94,11 @@ impl Progress {
 
     /// So many zero bytes are there, and did not come: they were told by their number.
     pub(crate) fn spared(&self, bytes: u64) {
-        self.now.send_modify(|now| now.lacking_bytes = now.lacking_bytes.saturating_sub(bytes));
+        self.now.send_modify(|now| {
+            let holes = self.holes.load(Relaxed).min(bytes);
+            self.holes.fetch_sub(holes, Relaxed);
+            now.lacking_bytes = now.lacking_bytes.saturating_sub(bytes - holes);
+        });
     }
 
     /// Something that had come is thrown away and lacking again.
@@ -93,11 +111,41 @@ impl Progress {
 
     pub(crate) fn end(&self, installed: bool) {
         self.now.send_modify(|now| {
+            self.holes.store(0, Relaxed);
             now.stage = Stage::Idle;
             now.position = None;
             now.epochs_lacking = 0;
             now.lacking_bytes = 0;
             now.installed_total += u64::from(installed);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_never_lacking_and_take_nothing_off_what_is() {
+        let progress = Progress::default();
+        let lacking = || progress.watch().borrow().lacking_bytes;
+        progress.begin(Stage::Repair, None);
+        progress.lacks_as_stored(128 << 10, 100 << 30);
+        assert_eq!(lacking(), 128 << 10);
+        progress.spared(60 << 30);
+        progress.fetched(64 << 10);
+        assert_eq!(lacking(), 64 << 10, "what is a hole had not been lacking");
+        // Zeros that were written out there count as data, and do not come as such.
+        progress.spared((40 << 30) + (64 << 10));
+        assert_eq!(lacking(), 0);
+        progress.lacks(10 << 20);
+        progress.spared(4 << 20);
+        assert_eq!(lacking(), 6 << 20, "of others nobody had told");
+        progress.lacks_as_stored(1, 5 << 20);
+        progress.end(false);
+        progress.begin(Stage::Repair, None);
+        progress.lacks(10);
+        progress.spared(4);
+        assert_eq!(lacking(), 6, "a transfer that broke off leaves none to the next");
     }
 }

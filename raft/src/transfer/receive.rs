@@ -179,7 +179,7 @@ async fn content_of(gather: &Gather, ledger: &Ledger, info: &EpochInfo) -> Resul
     bring(gather, lacking).await
 }
 
-/// Brings contents, if all of them fit.
+/// Brings contents, if all of them fit by what they hold.
 ///
 /// # Errors
 /// [`TransferError`]; what came is kept.
@@ -187,9 +187,8 @@ pub async fn bring(gather: &Gather, contents: Vec<Content>) -> Result<(), Transf
     if contents.is_empty() {
         return gather.check_stop();
     }
-    let bytes: u64 = contents.iter().map(|content| content.size).sum();
-    gather.fits(bytes)?;
-    gather.progress().lacks(bytes);
+    let takes = gather.fits_as_stored(&contents).await?;
+    gather.progress().lacks_as_stored(takes.stored, takes.holes);
     gather.bring(contents).await
 }
 
@@ -367,7 +366,8 @@ async fn attempts<H: Home>(
     Ok(leaning.into_values().collect())
 }
 
-/// Bytes of an open attempt that may not be owed.
+/// Bytes of an open attempt that may not be owed. Its runs of zeros are not among them, unless something else lies in their
+/// place: a file that ends before, or is not there, has them.
 fn must_have_bytes(lacks: &AttemptLacks) -> u64 {
     let ranges = lacks.ranges.iter().map(|(_, _, len, _)| len).sum::<u64>();
     ranges + lacks.packed.iter().map(|file| file.size).sum::<u64>()

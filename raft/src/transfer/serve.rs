@@ -13,7 +13,7 @@ use checkpoint::{Digest, JobName, digest};
 use futures::Stream;
 use nativelog::ledger::Page;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -27,6 +27,8 @@ use crate::proto::{self, ItemPart};
 
 /// Requests for content that are served at once.
 pub const SERVED_MAX: usize = 6;
+/// How long the holes of the blobs of one request are looked for. With [`TURN`] it is well below the patience of callers.
+const LOOK: Duration = Duration::from_secs(5);
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(5);
 /// Parts of up to 1 MiB between the disk and the connection.
@@ -92,6 +94,28 @@ impl Service {
         self.serve(blobs.len(), request.holes, move |source, item, out| source.blob(&blobs[item], out)).await
     }
 
+    /// How much room blobs take here.
+    pub async fn stored(
+        self: &Arc<Self>,
+        request: proto::StoredRequest,
+    ) -> Result<proto::StoredReply, Status> {
+        count(request.blobs.len())?;
+        let mut blobs = Vec::with_capacity(request.blobs.len());
+        for blob in &request.blobs {
+            let (digest, size) = (digest_of(&blob.digest)?, blob.size);
+            blobs.push(Blob { digest, size, offset: 0, brought: 0, anew: false });
+        }
+        let (turn, service) = (self.turn().await?, self.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let until = Instant::now() + LOOK;
+            let told = blobs.iter().map(|blob| service.source.stored(blob, until));
+            told.map(|bytes| proto::BlobStored { bytes }).collect()
+        });
+        let blobs = looked.await.map_err(|_| Status::internal("a thread of this node panicked"))?;
+        Ok(proto::StoredReply { blobs })
+    }
+
     /// Covered ranges of an open attempt.
     pub async fn ranges(self: &Arc<Self>, request: proto::RangesRequest) -> Result<Parts, Status> {
         count(request.ranges.len())?;
@@ -147,6 +171,12 @@ impl Service {
         self.serve(1, false, move |source, _, out| source.payload(id, out)).await
     }
 
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| Status::resource_exhausted("busy with other transfers: ask again"))?;
+        turn.map_err(|_| Status::unavailable("this node is shutting down"))
+    }
+
     /// Reads `items` in order on a thread of its own. A miss is an answer; the rest goes on. Zeros leave by their length
     /// where the caller takes `holes`.
     async fn serve(
@@ -155,9 +185,7 @@ impl Service {
         holes: bool,
         read: impl Fn(&Source, usize, &mut dyn Outlet) -> Result<(), Unsent> + Send + 'static,
     ) -> Result<Parts, Status> {
-        let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await;
-        let turn = turn.map_err(|_| Status::resource_exhausted("busy with other transfers: ask again"))?;
-        let turn = turn.map_err(|_| Status::unavailable("this node is shutting down"))?;
+        let turn = self.turn().await?;
         let (send, parts) = mpsc::channel(AHEAD);
         let service = self.clone();
         let runtime = Handle::current();

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use checkpoint::digest::{self, Digest};
 use checkpoint::disk::Open;
@@ -123,6 +124,19 @@ impl Source {
     /// A good blob of this content; every one that is here is looked at.
     pub fn is_shelved(&self, wanted: &Blob, out: &mut dyn Outlet) -> bool {
         matches!(self.copies.shelved(wanted, out), Ok(Ok(_)))
+    }
+
+    /// Bytes that this content takes here without its holes, good or bad; what was not looked at by `until` counts as data.
+    /// `None` when it is not here, or nobody has looked by then.
+    pub fn stored(&self, wanted: &Blob, until: Instant) -> Option<u64> {
+        if Instant::now() >= until {
+            return None;
+        }
+        let shelved = self.machine.store().blob_path(wanted.digest);
+        shelved.and_then(|path| self.copies.stored(&path, false, wanted, until)).or_else(|| {
+            let staged = self.machine.staged_copies(&wanted.digest).files;
+            staged.iter().find_map(|path| self.copies.stored(path, true, wanted, until))
+        })
     }
 
     /// Content from an offset on: a blob, or what an epoch brought that is no directory here yet.

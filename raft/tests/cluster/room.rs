@@ -72,6 +72,11 @@ impl Room {
         self.each[&id].store(0, Ordering::Relaxed);
     }
 
+    /// Its disk has room for so many bytes at a time.
+    pub fn leave(&self, id: u64, bytes: u64) {
+        self.each[&id].store(bytes, Ordering::Relaxed);
+    }
+
     /// It has room for so many bytes again.
     pub fn free(&self, replica: &Replica, bytes: u64) {
         self.each[&replica.node()].store(bytes, Ordering::Relaxed);

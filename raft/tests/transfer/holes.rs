@@ -15,8 +15,8 @@ use raft::proto::{BlobWanted, BlobsRequest, Miss};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-const BYTES: u64 = 4 * GIB + 12_345;
-const ISLANDS: u64 = 3;
+pub const BYTES: u64 = 4 * GIB + 12_345;
+pub const ISLANDS: u64 = 3;
 
 /// One sparse file.
 fn source(number: u8) -> tempfile::TempDir {
@@ -34,7 +34,7 @@ fn room(file: &Path) -> u64 {
     std::fs::metadata(file).unwrap().blocks() * 512
 }
 
-async fn commit(cluster: &Cluster, job: &str, number: u8) -> tempfile::TempDir {
+pub async fn commit(cluster: &Cluster, job: &str, number: u8) -> tempfile::TempDir {
     let source = source(number);
     let leader = cluster.leader().await;
     Commit::of(source.path(), job, number).write(source.path(), &cluster.nodes[&leader].replica).await;
@@ -42,11 +42,11 @@ async fn commit(cluster: &Cluster, job: &str, number: u8) -> tempfile::TempDir {
 }
 
 /// On this node, published.
-fn published(node: &Node, job: &str, epoch: u64) -> std::path::PathBuf {
+pub fn published(node: &Node, job: &str, epoch: u64) -> std::path::PathBuf {
     node.machine.store().layout().files_dir(&JobName::try_from(job).unwrap(), epoch).join("sparse")
 }
 
-fn is_small(file: &Path, source: &tempfile::TempDir) {
+pub fn is_small(file: &Path, source: &tempfile::TempDir) {
     let (here, there) = (room(file), room(&source.path().join("sparse")));
     assert_eq!(std::fs::metadata(file).unwrap().len(), BYTES);
     assert!(here <= there + MIB, "{}: {here} bytes, {there} at the source", file.display());

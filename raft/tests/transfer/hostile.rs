@@ -28,6 +28,11 @@ async fn requests_out_of_bounds_are_refused() {
         let refused = client.fetch_blobs(proto::BlobsRequest { blobs, holes: false }).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
+    let named = |digest| proto::BlobNamed { digest, size: 5 };
+    for blobs in [vec![], vec![named(digest()); 513], vec![named(Bytes::from_static(b"short"))]] {
+        let refused = client.stored_bytes(proto::StoredRequest { blobs }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
     let range =
         |offset, len| proto::RangeWanted { file: 1, file_bytes: 1 << 30, offset, len, digest: digest() };
     let lists = [

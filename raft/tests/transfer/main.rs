@@ -6,6 +6,7 @@
 mod catch_up;
 #[path = "../cluster/mod.rs"]
 mod cluster;
+mod fits;
 mod full;
 mod holes;
 mod hostile;
