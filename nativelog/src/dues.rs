@@ -49,7 +49,7 @@ pub use book::{Book, Garbage, Publication};
 pub use debts::{Owed, Pack};
 pub use epoch::Origin;
 pub use expected::Expected;
-pub use overview::Overview;
+pub use overview::{Directories, Overview};
 pub use pins::{Known, Pin, Pins};
 pub use replay::Replay;
 pub use succession::{out_of_quarantine, succession};

@@ -23,6 +23,8 @@ pub const RECORD_VERSION: u32 = 6;
 pub const RECORD_VERSION_MIN: u32 = 4;
 /// Since this version a Seal and a Whole tell when they were proposed.
 pub const STAMPED_SINCE: u32 = 5;
+/// Since this version a Begin tells how many bytes its files take on a disk.
+pub const HOLES_SINCE: u32 = 6;
 
 /// A position in the log: who led when the entry was proposed, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

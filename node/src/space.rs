@@ -10,7 +10,9 @@ mod gate;
 mod majority;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,6 +103,28 @@ impl Space {
 #[derive(Debug, Default)]
 pub struct Spaces {
     told: Mutex<BTreeMap<u64, Told>>,
+    rounds: Rounds,
+}
+
+/// Rounds of asking, one at a time. Whoever wants one that begins after this moment shares it with all that wait.
+#[derive(Debug, Default)]
+struct Rounds {
+    begun: AtomicU64,
+    /// The last one that came to its end.
+    done: tokio::sync::Mutex<u64>,
+}
+
+impl Rounds {
+    async fn share(&self, round: impl Future<Output = ()>) {
+        let before = self.begun.load(Ordering::Acquire);
+        let mut done = self.done.lock().await;
+        if *done > before {
+            return;
+        }
+        let this = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        round.await;
+        *done = this;
+    }
 }
 
 /// What one voter told.
@@ -131,8 +155,12 @@ const SILENT: VoterSpace = VoterSpace { live: false, short: None, in_flight_byte
 
 impl Spaces {
     /// Asks all other voters, and tells the replica; one that does not answer keeps what it told before, until that
-    /// is old.
+    /// is old. Whoever asks meanwhile shares the next round.
     pub async fn refresh(&self, node: &Node) {
+        self.rounds.share(self.ask_all(node)).await;
+    }
+
+    async fn ask_all(&self, node: &Node) {
         let others: Vec<u64> = node.voters().into_iter().filter(|id| *id != node.config.id).collect();
         // Before they are asked: what is committed meanwhile counts once too often rather than never.
         let held = node.replica.machine().ledger().brought_bytes();
@@ -243,6 +271,22 @@ mod tests {
         drop(told);
         let known: Vec<_> = spaces.of([2, 3, 4].into_iter()).iter().map(|voter| voter.space).collect();
         assert_eq!(known, [None, Some(full), None]);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_while_others_are_asked_shares_the_next_round() {
+        let (rounds, asked) = (Rounds::default(), AtomicU64::new(0));
+        let round = || {
+            rounds.share(async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            })
+        };
+        // The first round may have begun before the others wanted one.
+        futures::join!(round(), round(), round(), round());
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        round().await;
+        assert_eq!(asked.load(Ordering::Relaxed), 3, "an old answer is none");
     }
 
     #[test]

@@ -112,7 +112,7 @@ async fn an_open_attempt_is_listed_and_ended_and_its_writer_is_told() {
     );
     assert_eq!((&open["declared_bytes"], &open["brought_bytes"]), (&(64 << 20).into(), &0.into()));
     assert_eq!(open["spoken_for_bytes"], (64 << 20) + 2 * 4096);
-    assert_eq!(open["commit_id"], "2a".repeat(16));
+    assert_eq!(open["commit_id"], "2a".repeat(4), "not all of it: who has that may write");
     assert_eq!(listed[1]["attempts"], 1);
     let table = said(&epochlog(&node, &["ls", "etl", "--open"]).stdout);
     assert!(table.contains("JOB") && table.contains("64.0 MiB"), "{table}");
@@ -192,6 +192,17 @@ async fn a_refusal_for_want_of_room_names_its_need_and_who_has_the_rest_and_what
         "{failed:?}"
     );
     let request = pb::AbortRequest { job: "etl".into(), epoch: 1, ..Default::default() };
+    let unnamed = client.abort(request.clone()).await.unwrap_err();
+    assert_eq!(unnamed.code, client::Code::Usage, "whichever is open is not named: {unnamed:?}");
+    let request = pb::AbortRequest { attempt: Some(attempt), ..request };
+    for other in [
+        pb::AbortRequest { epoch: 2, ..request.clone() },
+        pb::AbortRequest { job: "train".into(), ..request.clone() },
+    ] {
+        let failure = client.abort(other).await.unwrap_err();
+        assert_eq!(failure.code, client::Code::NotFound, "{failure:?}");
+        assert!(failure.why.contains("is of etl@1"), "{failure:?}");
+    }
     assert_eq!(client.abort(request).await.unwrap().attempt, attempt);
     Writer::begin(&client, &node, "train", 2, half).await.opened().await.unwrap();
 }

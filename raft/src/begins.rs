@@ -10,10 +10,12 @@
 //!                                     └────────── a pause, for 10 s at most ──────────────┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nativelog::ledger::{Ask, Ledger, NoRoom, Reason, Rejected, Verdict};
@@ -76,6 +78,62 @@ pub fn no_room(no: NoRoom) -> Verdict {
     Verdict::Rejected(Rejected::new(Reason::NoSpace, no.why).current(no.attempt))
 }
 
+/// Records that wait for room in one leadership, in the order in which they began to. A commit may be among them more than
+/// once: its client lost the answer to the first copy, which is still here. Then the answer to a later one waits for it: no
+/// room now may be some for the first in a moment, and the client, who has been told that nothing is committed, had gone.
+#[derive(Debug, Default)]
+pub struct Askers(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    /// Job and commit id, by number.
+    commits: BTreeMap<u64, (String, Bytes)>,
+}
+
+impl Askers {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This record waits from now on, until what this returns is dropped.
+    pub fn begin(&self, record: &LogRecord) -> Asker<'_> {
+        let begin = match &record.header.kind {
+            Some(Kind::Begin(begin)) => Some(begin),
+            Some(Kind::Whole(whole)) => whole.begin.as_ref(),
+            _ => None,
+        };
+        let commit = begin.map(|begin| (begin.job.clone(), begin.commit_id.clone())).unwrap_or_default();
+        let mut waiting = self.waiting();
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.commits.insert(number, commit);
+        Asker { all: self, number }
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Asker<'a> {
+    all: &'a Askers,
+    number: u64,
+}
+
+impl Asker<'_> {
+    /// Whether an earlier copy waits still.
+    pub fn is_a_later_copy(&self) -> bool {
+        let waiting = self.all.waiting();
+        let own = waiting.commits.get(&self.number);
+        waiting.commits.range(..self.number).any(|(_, commit)| Some(commit) == own)
+    }
+}
+
+impl Drop for Asker<'_> {
+    fn drop(&mut self) {
+        self.all.waiting().commits.remove(&self.number);
+    }
+}
+
 /// One record that asks.
 #[derive(Debug, Default)]
 pub struct Asking {
@@ -117,6 +175,22 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             async {}.boxed()
         }
+    }
+
+    #[test]
+    fn a_later_copy_of_a_commit_waits_for_what_becomes_of_the_first() {
+        let record = |commit: u8| {
+            let commit_id = vec![commit; 16].into();
+            let begin =
+                nativelog::record::proto::Begin { job: "job".into(), commit_id, ..Default::default() };
+            LogRecord::new(Kind::Begin(begin), Bytes::new())
+        };
+        let askers = Askers::default();
+        let first = askers.begin(&record(1));
+        let (other, again) = (askers.begin(&record(2)), askers.begin(&record(1)));
+        assert!(!first.is_a_later_copy() && !other.is_a_later_copy() && again.is_a_later_copy());
+        drop(first);
+        assert!(!again.is_a_later_copy());
     }
 
     #[tokio::test]

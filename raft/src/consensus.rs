@@ -28,6 +28,7 @@ use crate::agreement::Agreement;
 use crate::config::ReplicaConfig;
 use crate::error::{ProposeError, StartError};
 use crate::identity::Known;
+use crate::life::Life;
 use crate::log_store::RaftLog;
 use crate::network::Factory;
 use crate::network::convert::{self, Append};
@@ -89,11 +90,12 @@ impl Consensus {
         machine: &Arc<Machine>,
         known: &Arc<Known>,
         agreement: &Arc<Agreement>,
+        life: &Arc<Life>,
     ) -> Result<Consensus, StartError> {
         let settings = Arc::new(settings(config).map_err(StartError::Config)?);
         let failed = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
         let state_machine = StateMachine::new(machine.clone(), known.clone()).map_err(|e| failed(&e))?;
-        let state_machine = state_machine.agreeing(agreement.clone());
+        let state_machine = state_machine.agreeing(agreement.clone()).living(life.clone());
         let log = RaftLog::new(log.clone()).agreeing(agreement.clone());
         let raft = Raft::new(config.node, settings, clients, log, state_machine).await;
         Ok(Consensus { raft: raft.map_err(|e| failed(&e))? })

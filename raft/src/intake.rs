@@ -2,6 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `kept` | what a disk that is short keeps for what is on its way |
 //! | `in_flight` | bytes that are out and not answered, or not flushed here |
 //! | `rate` | how many of large records may be out, by what was answered lately |
 //! | `lag` | large content goes slower while the voters are behind |
@@ -11,6 +12,7 @@
 
 mod foreground;
 mod in_flight;
+mod kept;
 mod lag;
 mod rate;
 mod refusals;
@@ -31,14 +33,15 @@ use crate::config::{PROPOSAL_BYTES, ReplicaConfig, RoomProbe};
 use crate::error::ProposeError;
 
 pub(crate) use foreground::Foreground;
-#[cfg(test)]
-pub(crate) use in_flight::InFlight;
 pub(crate) use in_flight::Permit;
+#[cfg(test)]
+pub(crate) use in_flight::{Class, InFlight};
+pub(crate) use kept::Kept;
 pub use space::VoterSpace;
 
-#[cfg(not(test))]
-use in_flight::InFlight;
 use in_flight::RECORD_OVERHEAD;
+#[cfg(not(test))]
+use in_flight::{Class, InFlight};
 use lag::Lags;
 use refusals::Refusals;
 use space::Refusal;
@@ -49,6 +52,14 @@ const LARGE_BYTES: u64 = 64 << 10;
 
 fn is_large(record: &LogRecord) -> bool {
     record.brings_content() && record.bytes() >= LARGE_BYTES
+}
+
+fn class(record: &LogRecord) -> Class {
+    match record.brings_content() {
+        false => Class::Bare,
+        true if is_large(record) => Class::Large,
+        true => Class::Small,
+    }
 }
 
 /// What a leader hears from its followers about what they can take.
@@ -167,6 +178,11 @@ impl Intake {
         self.append_bytes as u64
     }
 
+    /// What was taken of them since this disk was short.
+    pub fn kept(&self) -> &Arc<Kept> {
+        self.refusal.kept()
+    }
+
     /// Whether this node has room just now.
     pub fn room(&self) -> &RoomProbe {
         &self.room
@@ -189,7 +205,7 @@ impl Intake {
         if matches!(record.header.kind, Some(Kind::Whole(_))) && !is_large(record) {
             self.proposals.small_epoch();
         }
-        let permit = self.proposals.permit(bytes, is_large(record)).await;
+        let permit = self.proposals.permit(bytes, class(record)).await;
         permit.map(Arc::new).ok_or_else(|| ProposeError::unavailable("this node is shutting down"))
     }
 

@@ -100,11 +100,15 @@ impl Keeper {
     /// See [`Replica::reclaim_now`](crate::Replica::reclaim_now).
     pub async fn reclaim_now(&self) -> Result<Reclaimed, KeepError> {
         let _turn = self.turn.lock().await;
+        self.reclaim(Hold::Afforded).await
+    }
+
+    async fn reclaim(&self, hold: Hold) -> Result<Reclaimed, KeepError> {
         let mut all = Reclaimed::default();
         // The log goes up to the older of two snapshots: after the second round that is now.
         for _ in 0..2 {
             self.snapshot().await?;
-            add(&mut all, self.give_back().await?);
+            add(&mut all, self.give_back(hold).await?);
         }
         Ok(all)
     }
@@ -144,6 +148,16 @@ impl MakeRoom for Keeper {
 fn add(all: &mut Reclaimed, more: Reclaimed) {
     all.files += more.files;
     all.bytes += more.bytes;
+}
+
+/// What keeps the log on behind a purge that could go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// Packs that are nowhere else and pins of transfers, until the log is too dear.
+    Afforded,
+    /// Nothing: packs are copied into files first, and whoever goes by a pin gets another snapshot. That takes nothing from
+    /// a transfer but the log behind its ledger: content and staged bytes that a pin knows stay as long as it is held.
+    Nothing,
 }
 
 /// What a round is for.
@@ -270,9 +284,10 @@ impl Looks {
 }
 
 impl Keeper {
-    /// Purges all that is applied, if nothing else keeps it.
+    /// Purges all that is applied, whatever else keeps it: while nothing is committed, no transfer comes to an end either.
     async fn cut_log(&self) {
-        if let Err(error) = self.reclaim_now().await {
+        let _turn = self.turn.lock().await;
+        if let Err(error) = self.reclaim(Hold::Nothing).await {
             tracing::warn!(node = self.node, %error, "the log could not be cut for a follower that is full; it is tried again");
         }
     }
@@ -287,12 +302,12 @@ impl Keeper {
         if !round.purge {
             return Ok(true);
         }
-        let mut all = self.give_back().await?;
+        let mut all = self.give_back(Hold::Afforded).await?;
         let idle = || self.machine.ledger().applied() == at.as_ref().map(|meta| meta.position);
         // Idle: nothing comes that would make this snapshot the older one, so another is written beside it.
         if round.give_back && self.machine.garbage() != Garbage::default() && idle() {
             self.snapshot().await?;
-            add(&mut all, self.give_back().await?);
+            add(&mut all, self.give_back(Hold::Afforded).await?);
         }
         let purged = *self.log.purged().borrow();
         if all != Reclaimed::default() {
@@ -327,14 +342,19 @@ impl Keeper {
     }
 
     /// Purges the log as far as it may be, waits until that is fsynced, and gives back what it allows.
-    async fn give_back(&self) -> Result<Reclaimed, KeepError> {
-        let (machine, most) = (self.machine.clone(), self.keeping.purge_log_bytes.saturating_mul(HELD_LOGS));
+    async fn give_back(&self, hold: Hold) -> Result<Reclaimed, KeepError> {
+        let most = match hold {
+            Hold::Afforded => self.keeping.purge_log_bytes.saturating_mul(HELD_LOGS),
+            Hold::Nothing => 0,
+        };
+        let machine = self.machine.clone();
         let let_go = tokio::task::spawn_blocking(move || machine.let_go_of_log(most)).await;
         if let Err(error) = let_go.map_err(|panic| KeepError::NotNow(panic.to_string()))? {
             tracing::warn!(node = self.node, %error, "the log is long, and what could not be published here holds it on");
         }
         let held = self.log.wal_bytes().saturating_add(self.machine.garbage().bytes);
-        let (machine, too_dear) = (self.machine.clone(), held > self.keeping.held_bytes);
+        let too_dear = hold == Hold::Nothing || held > self.keeping.held_bytes;
+        let machine = self.machine.clone();
         // A pin may just be taken, or something unlinked.
         let limit = tokio::task::spawn_blocking(move || match too_dear {
             true => machine.purge_limit_beyond_pins(),

@@ -16,7 +16,7 @@ use nativelog::store::Vote;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::begins::Sight;
+use crate::begins::{Askers, Sight};
 use crate::consensus::Consensus;
 use crate::error::ProposeError;
 use crate::life::Life;
@@ -31,6 +31,7 @@ pub(crate) struct Leadership {
     ready: watch::Sender<bool>,
     over: watch::Sender<bool>,
     admission: Arc<Mutex<Admission>>,
+    askers: Askers,
 }
 
 impl Leadership {
@@ -40,6 +41,7 @@ impl Leadership {
             ready: watch::Sender::new(false),
             over: watch::Sender::new(false),
             admission,
+            askers: Askers::default(),
         })
     }
 
@@ -77,6 +79,11 @@ impl Leadership {
             is = tokio::time::timeout(time, ready.wait_for(|ready| *ready)) => matches!(is, Ok(Ok(_))),
             () = self.ended() => false,
         }
+    }
+
+    /// Records that wait for room.
+    pub fn askers(&self) -> &Askers {
+        &self.askers
     }
 
     /// Judges `record` against the ledger and what this leadership has on its way into it; whether there is room for what

@@ -109,7 +109,7 @@ impl Replica {
         let peers = Peers::new(&config, known.clone());
         let agreement = Agreement::new(known.clone(), machine.clone(), log.clone());
         let clients = Factory::new(peers.clone(), intake.heard().clone(), agreement.clone());
-        let consensus = Consensus::start(&config, clients, &log, &machine, &known, &agreement).await?;
+        let consensus = Consensus::start(&config, clients, &log, &machine, &known, &agreement, &life).await?;
         let quorum = Quorum::new(&config, consensus.clone(), peers.clone(), life.clone());
         let leading = Leading::new(node, consensus.clone(), quorum.clone(), life.clone());
         let hand_over = HandOver::new(

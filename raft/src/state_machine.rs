@@ -11,6 +11,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
 use nativelog::background::{self, BULK};
@@ -25,6 +26,7 @@ use tokio::task::spawn_blocking;
 
 use crate::agreement::Agreement;
 use crate::identity::Known;
+use crate::life::Life;
 use crate::log_store::to_entry;
 use crate::snapshot::{Meta, Snap, SnapshotData, kept_members, snap, stored_members};
 use crate::types::{Answer, RaftLogId, StoredMembers, TypeConfig, raft_id};
@@ -35,6 +37,7 @@ pub struct StateMachine {
     known: Arc<Known>,
     members: StoredMembers,
     agreement: Option<Arc<Agreement>>,
+    life: Option<Arc<Life>>,
 }
 
 impl StateMachine {
@@ -48,12 +51,17 @@ impl StateMachine {
         let newest = machine.last_membership()?.into_iter().chain(in_snapshot).max_by_key(|(id, _)| id.index);
         let members = stored_members(newest.as_ref())?;
         known.refresh(&machine);
-        Ok(StateMachine { machine, known, members, agreement: None })
+        Ok(StateMachine { machine, known, members, agreement: None, life: None })
     }
 
     /// The same, which applies nothing once the leader's ledger was seen to be another one.
     pub(crate) fn agreeing(self, agreement: Arc<Agreement>) -> Self {
         StateMachine { agreement: Some(agreement), ..self }
+    }
+
+    /// The same, which waits for nothing once the replica ends.
+    pub(crate) fn living(self, life: Arc<Life>) -> Self {
+        StateMachine { life: Some(life), ..self }
     }
 
     /// The ledger as it is applied now, with the membership at that position. Called where entries
@@ -87,6 +95,41 @@ impl StateMachine {
         }
         let (machine, next) = (self.machine.clone(), entry.clone());
         spawn_blocking(move || machine.step(&next)).await.map_err(io::Error::other)
+    }
+}
+
+/// An install that lacks room is tried again after this long.
+const INSTALL_AGAIN: Duration = Duration::from_millis(200);
+
+impl StateMachine {
+    /// An error here is the end of this node, and a full disk would be so again after every start. So it waits for room as
+    /// the log's writer does: nothing was swapped, nothing above is applied meanwhile, and votes go on. Not around a sync:
+    /// after one that failed every other fails too, and not for want of room.
+    async fn install_when_there_is_room(&self, capture: Capture) -> io::Result<()> {
+        let mut said = false;
+        loop {
+            let (machine, coming) = (self.machine.clone(), capture.clone());
+            let installed =
+                spawn_blocking(move || machine.install(&coming)).await.map_err(io::Error::other)?;
+            match installed {
+                Err(error) if error.lacks_room() => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(%error, "a snapshot from elsewhere waits for room; nothing is applied meanwhile");
+                    }
+                }
+                done => return done.map_err(failed),
+            }
+            let ended = async {
+                match &self.life {
+                    Some(life) => life.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(INSTALL_AGAIN) => {}
+                () = ended => return Err(io::Error::other("this node stops, and a snapshot still waits for room")),
+            }
+        }
     }
 }
 
@@ -177,10 +220,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if applied.is_some_and(|applied| applied.index >= capture.meta.position.index) {
             return Ok(());
         }
-        let (machine, position) = (self.machine.clone(), capture.meta.position);
+        let position = capture.meta.position;
         // Before anybody sees that it is applied: the log is purged later.
         self.agreement.iter().for_each(|agreement| agreement.installs(position));
-        spawn_blocking(move || machine.install(&capture)).await.map_err(io::Error::other)?.map_err(failed)?;
+        self.install_when_there_is_room(capture).await?;
         self.agreement.iter().for_each(|agreement| agreement.installed(position));
         self.members = meta.last_membership.clone();
         self.known.refresh(&self.machine);
@@ -240,7 +283,7 @@ mod tests {
     use std::path::Path;
     use std::sync::mpsc;
     use std::thread::JoinHandle;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use checkpoint::disk::Disk;
     use checkpoint::store::{Layout, Store};

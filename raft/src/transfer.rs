@@ -134,6 +134,7 @@ impl Transfers {
     fn gather_by(&self, brought: Brought, stop: Stop) -> Gather {
         let (peers, store) = (self.peers.clone(), self.machine.store().clone());
         Gather::new(peers, store, self.node, self.progress.clone(), brought, stop)
-            .with_room(self.intake.room(), self.intake.append_bytes())
+            .with_room(self.intake.room())
+            .with_kept(self.intake.append_bytes(), self.intake.kept())
     }
 }

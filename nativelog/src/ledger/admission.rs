@@ -7,16 +7,18 @@
 //! only when its record was applied, or surely never entered the log.
 //!
 //! Room is given out in the same way, and under the same lock: of two records that begin something at the same moment,
-//! wherever they come from, the second one is asked with what the first may bring.
+//! wherever they come from, the second one is asked with what the first may bring. A repeat of what is on its way is not
+//! asked at all: it brings nothing beside the first, and a no to it would be said of what is about to be committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use checkpoint::Digest;
 
 use super::room::{Ask, NoRoom};
 use super::tables::Ledger;
 use super::verdict::{Reason, Rejected, Verdict};
-use crate::record::{Header, Kind, Record};
+use crate::record::{Header, Kind, Record, proto};
 
 /// What a leader has in flight.
 #[derive(Debug, Default)]
@@ -28,8 +30,8 @@ pub struct Admission {
     ranges: BTreeMap<(u64, u32, u64), (u64, Digest)>,
     /// Pages in flight by attempt.
     pages: BTreeSet<(u64, u32)>,
-    /// Bytes that records in flight have asked for, by ticket.
-    asked: BTreeMap<u64, u64>,
+    /// What records in flight have asked for, or repeat, by ticket.
+    asked: BTreeMap<u64, Asked>,
 }
 
 /// A record that may be proposed. Give it back with [`Admission::release`].
@@ -55,6 +57,14 @@ enum Held {
     Ranges(Vec<(u64, u32, u64)>),
     Page(u64, u32),
     Nothing,
+}
+
+/// What a record has asked for, and for which commit. Of several for one commit one brings it.
+#[derive(Debug)]
+struct Asked {
+    job: String,
+    commit: Bytes,
+    bytes: u64,
 }
 
 /// A range that a record brings.
@@ -123,9 +133,7 @@ impl Admission {
         let Some((attempt, ranges)) = pieces_of(header, ledger) else {
             return match verdict {
                 Verdict::Rejected(_) => Err(NotAdmitted::Answered(verdict)),
-                Verdict::Accepted(_) => {
-                    self.admit_asking(ledger, ledger.asks_for(header, &verdict), has_room)
-                }
+                Verdict::Accepted(_) => self.admit_asking(ledger, header, &verdict, has_room),
             };
         };
         if !verdict.is_accepted() {
@@ -157,16 +165,33 @@ impl Admission {
     fn admit_asking(
         &mut self,
         ledger: &Ledger,
-        needed: Option<u64>,
+        header: &Header,
+        verdict: &Verdict,
         has_room: impl FnOnce(Ask) -> Result<(), NoRoom>,
     ) -> Result<Ticket, NotAdmitted> {
-        let Some(needed) = needed else { return Ok(self.ticket(Held::Nothing)) };
-        let on_their_way = self.asked.values().copied().fold(0, u64::saturating_add);
-        let spoken_for = ledger.reserved_bytes().saturating_add(on_their_way);
-        has_room(Ask { needed, spoken_for, held: ledger.brought_bytes() }).map_err(NotAdmitted::NoRoom)?;
+        let asks = ledger.asks_for(header, verdict).zip(begin_of(header));
+        let Some((needed, begin)) = asks else { return Ok(self.ticket(Held::Nothing)) };
+        let (job, commit) = (begin.job.clone(), begin.commit_id.clone());
+        let is_own = |asked: &&Asked| asked.job == job && asked.commit == commit;
+        // It counts on beside the first: that one may be rejected, and then this is what comes.
+        if !self.asked.values().any(|asked| is_own(&asked) && asked.bytes >= needed) {
+            let spoken_for = ledger.reserved_bytes().saturating_add(self.asked_beside(&job, &commit));
+            has_room(Ask { needed, spoken_for, held: ledger.brought_bytes() })
+                .map_err(NotAdmitted::NoRoom)?;
+        }
         let ticket = self.ticket(Held::Nothing);
-        self.asked.insert(ticket.0, needed);
+        self.asked.insert(ticket.0, Asked { job, commit, bytes: needed });
         Ok(ticket)
+    }
+
+    /// Bytes that other commits on their way have asked for, each once.
+    fn asked_beside(&self, job: &str, commit: &Bytes) -> u64 {
+        let mut most: BTreeMap<(&str, &Bytes), u64> = BTreeMap::new();
+        for asked in self.asked.values().filter(|asked| asked.job != job || asked.commit != *commit) {
+            let bytes = most.entry((&asked.job, &asked.commit)).or_default();
+            *bytes = asked.bytes.max(*bytes);
+        }
+        most.into_values().fold(0, u64::saturating_add)
     }
 
     fn admit_page(&mut self, page: (u64, u32), pages: u32) -> Result<Ticket, NotAdmitted> {
@@ -231,6 +256,15 @@ impl Admission {
         self.next += 1;
         self.held.insert(self.next, held);
         Ticket(self.next)
+    }
+}
+
+/// What a record begins.
+fn begin_of(header: &Record) -> Option<&proto::Begin> {
+    match header.kind.as_ref()? {
+        Kind::Begin(begin) => Some(begin),
+        Kind::Whole(whole) => whole.begin.as_ref(),
+        _ => None,
     }
 }
 

@@ -17,6 +17,11 @@ use super::pages::Page;
 use super::sum::Sum;
 use super::tree::Tree;
 
+/// What an entry of a plan takes beside its content: a block, and its headers.
+pub(super) const ENTRY_BYTES: u64 = 4096;
+/// Headers of records that bring content take at most one part in so many of it: a piece has 64 KiB, or is a whole file.
+const HEADERS_SHARE: u64 = 64;
+
 /// What Begin fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -134,11 +139,15 @@ impl Attempt {
 
     /// Bytes that it may still bring to a disk: what is not covered, and of what has holes no more than was said to be
     /// there. Of what came its records tell, whose bytes are those of the payloads and a little; zeros have none, and
-    /// reused content covers without any.
+    /// reused content covers without any. Once more came than was said, it was not true: then all that is not covered may.
     pub fn left_bytes(&self) -> u64 {
-        let Terms { declared_bytes, stored_bytes, .. } = self.terms;
+        let Terms { declared_bytes, stored_bytes, plan_entries, .. } = self.terms;
         let came = self.log_bytes.min(self.covered_bytes);
         let uncovered = declared_bytes.saturating_sub(self.covered_bytes);
+        let beside = (stored_bytes / HEADERS_SHARE).saturating_add(u64::from(plan_entries) * ENTRY_BYTES);
+        if came > stored_bytes.saturating_add(beside) {
+            return uncovered;
+        }
         uncovered.min(stored_bytes.saturating_sub(came))
     }
 

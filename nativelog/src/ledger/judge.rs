@@ -189,7 +189,7 @@ impl Ledger {
                 Ok(Change::Tick { elapsed_ms: tick.elapsed_ms.min(self.limits().tick_ms_max) })
             }
             Kind::OpenWriter(open) => self.judge_open_writer(open),
-            Kind::Begin(begin) => self.judge_begin(begin),
+            Kind::Begin(begin) => self.judge_begin(begin, header.version),
             Kind::Part(part) => self.judge_part(part),
             Kind::Chunk(chunk) => self.judge_chunk(chunk, payload_bytes),
             Kind::Pack(pack) => self.judge_pack(pack, payload_bytes),
@@ -197,7 +197,7 @@ impl Ledger {
             Kind::Reuse(reuse) => self.judge_reuse(reuse),
             Kind::Link(_) => Err(Rejected::new(Reason::NotActive, "hybrid epochs are not in this version")),
             Kind::Seal(seal) => self.judge_seal(seal, bytes),
-            Kind::Whole(whole) => self.judge_whole(whole, payload_bytes, bytes),
+            Kind::Whole(whole) => self.judge_whole(whole, header, bytes),
             Kind::Abort(abort) => self.judge_abort(abort),
             Kind::Pin(pin) => self.judge_pin(pin),
             Kind::Unpin(unpin) => self.judge_unpin(unpin),

@@ -10,7 +10,7 @@ use super::outcomes::plan_key;
 use super::rules::Rules;
 use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
-use crate::record::proto;
+use crate::record::{HOLES_SINCE, proto};
 
 /// What a Begin comes to.
 pub(super) enum Opening {
@@ -23,6 +23,13 @@ pub(super) enum Opening {
     Sealed(SealedEpoch),
 }
 
+/// Bytes that the plan's files take on a disk, as a record of this version tells: a binary that knows no later one than it
+/// does not see the field, and would keep another ledger.
+pub(super) fn stored_bytes(begin: &proto::Begin, version: u32) -> u64 {
+    let told = begin.stored_bytes.filter(|_| version >= HOLES_SINCE);
+    told.map_or(begin.declared_bytes, |stored| stored.min(begin.declared_bytes))
+}
+
 /// Whether the record opens an attempt to be filled, or is the whole epoch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -31,8 +38,8 @@ pub(super) enum Form {
 }
 
 impl Ledger {
-    pub(super) fn judge_begin(&self, begin: &proto::Begin) -> Result<Change, Rejected> {
-        Ok(match self.judge_opening(begin, Form::InPieces)? {
+    pub(super) fn judge_begin(&self, begin: &proto::Begin, version: u32) -> Result<Change, Rejected> {
+        Ok(match self.judge_opening(begin, version, Form::InPieces)? {
             Opening::New { terms, replaces, gives_way } => Change::Begin { terms, replaces, gives_way },
             Opening::Resumed { attempt, epoch, token } => Change::Repeat {
                 accepted: Accepted::Begun { attempt, epoch, resumed: true, token },
@@ -42,9 +49,15 @@ impl Ledger {
         })
     }
 
-    pub(super) fn judge_opening(&self, begin: &proto::Begin, form: Form) -> Result<Opening, Rejected> {
+    pub(super) fn judge_opening(
+        &self,
+        begin: &proto::Begin,
+        version: u32,
+        form: Form,
+    ) -> Result<Opening, Rejected> {
         let name = job_name(&begin.job)?;
         let mut terms = plain_terms(begin, name.clone(), self.limits())?;
+        terms.stored_bytes = stored_bytes(begin, version);
         let none = Job::default();
         let job = match self.jobs.get(&name) {
             Some(job) => job,
@@ -314,9 +327,7 @@ fn plain_terms(begin: &proto::Begin, job: JobName, rules: &Rules) -> Result<Term
         token: 0,
         commit,
         declared_bytes: begin.declared_bytes,
-        stored_bytes: begin
-            .stored_bytes
-            .map_or(begin.declared_bytes, |bytes| bytes.min(begin.declared_bytes)),
+        stored_bytes: begin.declared_bytes,
         chunk_bytes: begin.chunk_bytes,
         base: begin.base,
         labels: begin.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),

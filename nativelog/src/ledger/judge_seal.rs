@@ -16,7 +16,7 @@ use super::rules::Rules;
 use super::tables::Ledger;
 use super::tree::Tree;
 use super::verdict::{Accepted, Reason, Rejected, SealedEpoch};
-use crate::record::{LogId, proto};
+use crate::record::{Header, LogId, proto};
 
 /// What a record says that seals an epoch.
 struct Sealer {
@@ -53,7 +53,7 @@ impl Ledger {
     pub(super) fn judge_whole(
         &self,
         whole: &proto::Whole,
-        payload_bytes: u64,
+        header: &Header,
         bytes: u64,
     ) -> Result<Change, Rejected> {
         let begin = whole.begin.as_ref().ok_or_else(|| malformed("a whole epoch without its begin"))?;
@@ -61,13 +61,13 @@ impl Ledger {
         if let Some(sealed) = self.number_sealed_alike(begin, root)? {
             return Ok(repeat(Accepted::Sealed(sealed)));
         }
-        let terms = match self.judge_opening(begin, Form::Whole)? {
+        let terms = match self.judge_opening(begin, header.version, Form::Whole)? {
             // The seal leaves behind whatever is open at its epoch: also what it replaces.
             Opening::New { terms, .. } => terms,
             Opening::Sealed(sealed) => return sealed_alike(sealed, root),
             Opening::Resumed { .. } => unreachable!("a whole epoch resumes nothing"),
         };
-        let (entries, unpack) = whole_entries(whole, &terms, payload_bytes, self.limits())?;
+        let (entries, unpack) = whole_entries(whole, &terms, header.payload_bytes, self.limits())?;
         let mut digests: Vec<Digest> = entries.iter().map(digest_without_bytes).collect();
         let mut sources = vec![Source::None; entries.len()];
         for packed in &unpack {

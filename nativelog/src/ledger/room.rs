@@ -6,7 +6,8 @@
 //! comes back after that, asks anew, like everybody else. So an attempt is counted once at most: as spoken for, or as
 //! asking.
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, ENTRY_BYTES};
+use super::judge_begin::stored_bytes;
 use super::query::AttemptInfo;
 use super::tables::Ledger;
 use super::verdict::{Accepted, Verdict};
@@ -14,8 +15,6 @@ use crate::record::{Kind, Record, proto};
 
 /// An attempt that no record has named for so long, in milliseconds of log time, has spoken for nothing any more.
 pub const LAPSES_MS: u64 = 120_000;
-/// What an entry of a plan takes beside its content: a block, and its headers.
-const ENTRY_BYTES: u64 = 4096;
 
 /// What is asked of free space, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +48,8 @@ pub struct Spoken {
 }
 
 /// What a Begin may bring, in bytes: the one place that says what a plan takes on a disk.
-fn planned(begin: &proto::Begin) -> u64 {
-    let stored = begin.stored_bytes.map_or(begin.declared_bytes, |stored| stored.min(begin.declared_bytes));
-    takes(stored, begin.plan_entries)
+fn planned(begin: &proto::Begin, version: u32) -> u64 {
+    takes(stored_bytes(begin, version), begin.plan_entries)
 }
 
 fn takes(content_bytes: u64, entries: u32) -> u64 {
@@ -64,10 +62,16 @@ fn left(attempt: &Attempt) -> u64 {
 }
 
 impl Ledger {
-    /// Payloads of the records that were accepted since this ledger was made or read, bytes. From one look to the next the
+    /// Payloads of the records that were accepted since this process made or read its first ledger, bytes. From one look to the next the
     /// disk of each replica fills by so much, whatever holes the files have; what was removed meanwhile is not counted.
     pub fn brought_bytes(&self) -> u64 {
         self.brought
+    }
+
+    /// Goes on where `before` has counted to, whose place this ledger takes: whoever has looked before counts from there.
+    /// What came with this one from elsewhere is not in it, as each replica gets that in its own time.
+    pub fn counts_on_from(&mut self, before: &Ledger) {
+        self.brought = self.brought.saturating_add(before.brought);
     }
 
     /// Bytes that open attempts may still bring that were heard of: what free space must hold beside the rest.
@@ -105,9 +109,9 @@ impl Ledger {
                 let attempt = self.open.get(attempt)?;
                 self.has_lapsed_since(attempt).then(|| left(attempt))
             }
-            (Kind::Begin(begin), Accepted::Begun { .. }) => Some(planned(begin)),
+            (Kind::Begin(begin), Accepted::Begun { .. }) => Some(planned(begin, record.version)),
             (Kind::Whole(whole), Accepted::Sealed(sealed)) if !sealed.already => {
-                whole.begin.as_ref().map(planned)
+                whole.begin.as_ref().map(|begin| planned(begin, record.version))
             }
             _ => None,
         }

@@ -13,7 +13,7 @@ use checkpoint::Digest;
 use super::avoid::{avoid_quarantined, to_avoid, to_avoid_no_more};
 use super::plant::{checked, keep_twice, sync_everything, unlisted};
 use super::{Machine, lock};
-use crate::dues::{Book, Overview, Pin, out_of_quarantine, succession};
+use crate::dues::{Book, Debts, Directories, Overview, Pin, out_of_quarantine, succession};
 use crate::ledger::Ledger;
 use crate::snapshot::{Capture, SnapshotError};
 
@@ -42,19 +42,29 @@ impl Machine {
     }
 
     /// Does before an install what would need room in it: copies what only the log has that is about to go, and keeps
-    /// blocks for the snapshot. What fails here has cost nothing, and may be tried again; an install that fails is the end
-    /// of the node. Blocks.
+    /// blocks for the snapshot and what this node will owe below it. What fails here has cost nothing, and may be tried
+    /// again. What is applied between this and the install may owe a little more: that is what the spare's room for growth
+    /// is for, and where there was none for that either, the install waits. Blocks.
     ///
     /// # Errors
     /// [`SnapshotError`]: there is no room.
     pub fn make_ready(&self, capture: &Capture) -> Result<(), SnapshotError> {
+        let ledger = checked(capture)?;
         let snapshots = lock(&self.snapshots);
         let _paused = self.performer.pause();
         self.let_go_of_whole_log()?;
-        snapshots.folder.make_ready(capture).map_err(|source| {
+        let (debts, _) = self.debts_below(&ledger)?;
+        snapshots.folder.make_ready(capture, &debts).map_err(|source| {
             let what = format!("keep room for a snapshot in {}", self.store.layout().group_dir().display());
             SnapshotError::Io { what, source }
         })
+    }
+
+    /// What this node owes once `new` is its ledger, and the directories that are there.
+    fn debts_below(&self, new: &Ledger) -> Result<(Debts, Directories), SnapshotError> {
+        let (mut debts, there) = succession(&self.store, self.dues.debts(u64::MAX), new).map_err(unlisted)?;
+        debts.healing.extend(out_of_quarantine(&self.ledger(), new));
+        Ok((debts, there))
     }
 
     /// The log that holds them is about to go.
@@ -89,22 +99,22 @@ impl Machine {
     /// what is applied here changes nothing. Blocks.
     ///
     /// # Errors
-    /// [`SnapshotError`]; the machine is as before then.
+    /// [`SnapshotError`]; the machine is as before then. Where it [lacks room](SnapshotError::lacks_room) the same may be
+    /// tried again: what was copied or listed by then is found, and nothing was swapped.
     pub fn install(self: &Arc<Self>, capture: &Capture) -> Result<(), SnapshotError> {
         let mut ledger = checked(capture)?;
         let position = capture.meta.position;
         let mut snapshots = lock(&self.snapshots);
         let paused = self.performer.pause();
-        let (mut debts, there) = {
+        let (debts, there) = {
             let old = self.ledger();
             if old.applied().is_some_and(|applied| applied.index >= position.index) {
                 return Ok(());
             }
             drop(old);
             self.let_go_of_whole_log()?;
-            succession(&self.store, self.dues.debts(u64::MAX), &ledger).map_err(unlisted)?
+            self.debts_below(&ledger)?
         };
-        debts.healing.extend(out_of_quarantine(&self.ledger(), &ledger));
         // Ranges and files of open attempts may have been here before, and not been synced.
         sync_everything(&self.store)?;
         let kept = keep_twice(&mut snapshots.folder, capture, &debts);
@@ -122,6 +132,7 @@ impl Machine {
             // A pin counts on one ledger, and on what is let go of behind it: none is taken in between.
             let _pins = self.pins.held();
             let mut own = self.write();
+            ledger.counts_on_from(&own);
             let before = std::mem::replace(&mut *own, ledger);
             let owed = self.dues.begin_anew(book);
             (before, owed, self.performer.reset(&paused, position.index + 1))

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use checkpoint::disk::lacks_room;
 use checkpoint::store::{Store, StoreError};
 
 use crate::dues::{Debts, Expected, out_of_quarantine, succession};
@@ -62,8 +61,8 @@ pub fn unlisted(error: StoreError) -> SnapshotError {
 pub fn keep_twice(folder: &mut Folder, capture: &Capture, debts: &Debts) -> Result<(), SnapshotError> {
     folder.keep(capture, debts)?;
     match folder.keep(capture, debts) {
-        Err(SnapshotError::Io { what, source }) if lacks_room(&source) => {
-            tracing::warn!(what, %source, "a snapshot from elsewhere is kept once, there is no room for a second file");
+        Err(error) if error.lacks_room() => {
+            tracing::warn!(%error, "a snapshot from elsewhere is kept once, there is no room for a second file");
             Ok(())
         }
         kept => kept,

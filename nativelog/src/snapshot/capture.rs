@@ -1,6 +1,7 @@
 //! A ledger as it was at a position, and why there may be none.
 
 use bytes::Bytes;
+use checkpoint::disk::lacks_room;
 
 use crate::ledger::Page;
 use crate::record::LogId;
@@ -70,4 +71,11 @@ pub enum SnapshotError {
         /// The system's answer.
         source: std::io::Error,
     },
+}
+
+impl SnapshotError {
+    /// Whether it goes away when somebody makes room, or closes files.
+    pub fn lacks_room(&self) -> bool {
+        matches!(self, SnapshotError::Io { source, .. } if lacks_room(source))
+    }
 }

@@ -184,18 +184,21 @@ impl Folder {
         for old in self.kept.split_off(self.kept.len().min(2)) {
             let old = self.path(old.name);
             match self.spare.take(&old) {
-                Ok(true) => {}
+                // Before its length changes: a power cut that undoes the rename finds a whole snapshot.
+                Ok(true) => {
+                    self.disk.sync_dir(&self.dir).map_err(|source| io_error("sync", &self.dir, source))?
+                }
                 Ok(false) | Err(_) => self.unlink(&old),
             }
         }
         self.forget_damaged();
-        self.spare.keep_enough_for(parts.iter().map(|part| part.len() as u64).sum());
+        self.spare.keep_enough_for(bytes_of(&parts));
         Ok(())
     }
 
-    /// Has blocks allocated for this snapshot and debts of an ordinary size.
-    pub fn make_ready(&self, capture: &Capture) -> io::Result<()> {
-        self.spare.allocate_for(capture.ledger.len() as u64)
+    /// Has blocks allocated for this snapshot with these debts.
+    pub fn make_ready(&self, capture: &Capture, debts: &Debts) -> io::Result<()> {
+        self.spare.allocate_for(bytes_of(&file::parts(capture, debts)))
     }
 
     fn newest_bytes(&self) -> u64 {
@@ -252,6 +255,10 @@ impl Folder {
         }
         Err(SnapshotError::Damaged { name: file_name(newest.name), why })
     }
+}
+
+fn bytes_of(parts: &[Bytes]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
 }
 
 /// The ledger in a capture, which must stand where the capture says.

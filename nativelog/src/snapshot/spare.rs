@@ -13,19 +13,22 @@
 //!
 //! **Never.** No name of a snapshot may lead to bytes that are being overwritten: not even after a power cut that undoes
 //! a rename. An old snapshot that was renamed to be the spare may have its old name back then. So the folder is fsynced
-//! after the spare has got its temporary name and before the first byte of it is changed; from there on a crash finds a
-//! temporary file, which is removed, or two names of it, of which the other is `spare`.
+//! when it has become the spare, before its length is changed, and once more after the spare has got its temporary name
+//! and before the first byte of it is changed; from there on a crash finds a temporary file, which is removed, or two
+//! names of it, of which the other is `spare`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use checkpoint::disk::{Disk, Open};
+use checkpoint::disk::{Disk, Open, lacks_room};
 use checkpoint::durable::ignore_missing;
 
 /// A spare has at least so many bytes.
 const SPARE_BYTES_MIN: u64 = 64 << 10;
+/// Blocks of a disk are taken to be so large.
+const BLOCK_BYTES: u64 = 4096;
 /// It is cut when it has more than so many times what is wanted.
 const TOO_MANY: u64 = 4;
 
@@ -97,7 +100,8 @@ impl Spare {
         }
     }
 
-    /// Takes over a snapshot that is needless from now on. False when there is a spare already.
+    /// Takes over a snapshot that is needless from now on. False when there is a spare already. Whoever calls syncs the
+    /// folder that it was in, before anything else is done to the spare.
     pub fn take(&self, old: &Path) -> io::Result<bool> {
         if self.disk.stat(&self.path).is_ok() {
             return Ok(false);
@@ -113,12 +117,21 @@ impl Spare {
         }
     }
 
-    /// The same, for a snapshot that is about to be written.
+    /// The same, for a snapshot that is about to be written: where there is no room for growth, it does without.
     ///
     /// # Errors
-    /// The disk refuses: what it has stays.
+    /// The disk refuses even that: what it has stays.
     pub fn allocate_for(&self, bytes: u64) -> io::Result<()> {
-        let wanted = bytes.saturating_add(bytes / 4).max(SPARE_BYTES_MIN).next_multiple_of(4096);
+        let exact = bytes.next_multiple_of(BLOCK_BYTES);
+        match self.allocate(exact.saturating_add(exact / 4).max(SPARE_BYTES_MIN)) {
+            Err(_) if self.bytes() >= exact => Ok(()),
+            Err(error) if lacks_room(&error) => self.allocate(exact),
+            done => done,
+        }
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let wanted = bytes.next_multiple_of(BLOCK_BYTES);
         let has = self.bytes();
         if has >= wanted && has <= wanted.saturating_mul(TOO_MANY) {
             return Ok(());

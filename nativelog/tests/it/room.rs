@@ -1,8 +1,11 @@
 //! What asks for room, and what is spoken for.
 
+use std::sync::Arc;
+
 use checkpoint::{CommitId, JobName};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Admission, Ask, Ledger, NoRoom, NotAdmitted, TICK_MS_MAX, Ticket, Verdict};
+use nativelog::record::{HOLES_SINCE, Header, Kind};
 use nativelog::{LogId, LogRecord};
 
 use crate::directory::{CHUNK, Directory};
@@ -78,6 +81,77 @@ fn of_two_that_begin_at_once_the_second_is_asked_with_what_the_first_may_bring()
     assert_eq!(ask.map(|ask| ask.spoken_for), Some(needed));
     admission.release(third.unwrap());
     assert_eq!(admission.in_flight(), 0);
+}
+
+#[test]
+fn a_repeat_of_what_is_on_its_way_is_not_asked_and_counts_once() {
+    let (mut ledger, mut admission) = (Ledger::default(), Admission::new());
+    let no = NoRoom { why: "full".into(), soon: false, attempt: 0 };
+    let first = asked(&mut admission, &ledger, &begin(1, 60_000)).0.unwrap();
+    // Its client has lost the answer. There is no room for it twice, and it comes once.
+    let full = |_| Err(no.clone());
+    let again = admission.admit_if(&ledger, &begin(1, 60_000).header, full).unwrap();
+    let needed = 60_000 + ENTRIES_BYTES;
+    let (other, ask) = asked(&mut admission, &ledger, &whole(2, 500));
+    assert_eq!(ask.map(|ask| ask.spoken_for), Some(needed));
+    admission.release(other.unwrap());
+    let other = admission.admit_if(&ledger, &begin(3, 1).header, full);
+    assert_eq!(other, Err(NotAdmitted::NoRoom(no.clone())), "another commit is asked");
+    // The first was rejected after all: the repeat is what comes, and has spoken for it.
+    admission.release(first);
+    let (other, ask) = asked(&mut admission, &ledger, &whole(2, 500));
+    assert_eq!(ask.map(|ask| ask.spoken_for), Some(needed));
+    admission.release(other.unwrap());
+    admission.release(again);
+    let first = asked(&mut admission, &ledger, &whole(4, 500)).0.unwrap();
+    let again = admission.admit_if(&ledger, &whole(4, 500).header, full).unwrap();
+    assert!(step(&mut ledger, &whole(4, 500)).is_accepted());
+    admission.release(first);
+    admission.release(again);
+    assert_eq!(admission.in_flight(), 0);
+}
+
+/// A Begin that says how many bytes there are, in a record of this version.
+fn begin_told(directory: &Directory, stored: u64, version: u32) -> LogRecord {
+    let record = compose::begin(&opening(1), &Pages::new(&directory.entries));
+    let mut header = Header::clone(&record.header).into_record();
+    let Some(Kind::Begin(begin)) = &mut header.kind else { unreachable!() };
+    (begin.stored_bytes, header.version) = (Some(stored), version);
+    LogRecord::from_parts(Arc::new(Header::new(header)), Default::default())
+}
+
+#[test]
+fn whoever_brings_more_than_it_said_has_spoken_for_all_that_it_lacks() {
+    let directory = directory(16 * CHUNK);
+    let mut ledger = Ledger::default();
+    assert!(step(&mut ledger, &begin_told(&directory, CHUNK, HOLES_SINCE)).is_accepted());
+    assert!(step(&mut ledger, &Pages::new(&directory.entries).part(1, 0)).is_accepted());
+    assert_eq!(ledger.reserved_bytes(), CHUNK + ENTRIES_BYTES);
+    let mut bring = |at: u64| {
+        let piece = compose::piece(1, directory.chunk(1, at * CHUNK));
+        assert!(step(&mut ledger, &piece).is_accepted());
+        ledger.reserved_bytes()
+    };
+    assert_eq!(bring(0), ENTRIES_BYTES, "what it said is here, and a little for headers");
+    assert_eq!(bring(1), 14 * CHUNK + ENTRIES_BYTES);
+    assert_eq!(bring(2), 13 * CHUNK + ENTRIES_BYTES);
+}
+
+#[test]
+fn a_record_of_a_version_without_holes_says_nothing_of_them() {
+    let directory = directory(16 * CHUNK);
+    let reserved = |version| {
+        let (mut ledger, mut admission) = (Ledger::default(), Admission::new());
+        let begin = begin_told(&directory, CHUNK, version);
+        let (ticket, ask) = asked(&mut admission, &ledger, &begin);
+        admission.release(ticket.unwrap());
+        assert!(step(&mut ledger, &begin).is_accepted());
+        assert_eq!(ask.map(|ask| ask.needed), Some(ledger.reserved_bytes()));
+        (ledger.reserved_bytes(), ledger.attempts().next().unwrap().stored_bytes)
+    };
+    assert_eq!(reserved(HOLES_SINCE), (CHUNK + ENTRIES_BYTES, CHUNK));
+    // As a binary of that version has it, which does not see the field.
+    assert_eq!(reserved(HOLES_SINCE - 1), (16 * CHUNK + ENTRIES_BYTES, 16 * CHUNK));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use checkpoint::disk::Disk;
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
+use nativelog::compose;
 use nativelog::performer::Publication;
 
 use crate::directory::Directory;
@@ -193,6 +194,116 @@ fn a_snapshot_is_written_where_blocks_are_kept_for_it() {
     replica.keep().unwrap_err();
     assert_eq!(disk.stat(&spare).unwrap().len, had);
     assert_eq!(snapshots(&disk).len(), 2);
+    replica.stop();
+}
+
+/// A replica that owes much: all that an epoch of many files brought is let go of, and lies there still.
+fn owes_much(disk: &CrashDisk) -> crate::replica::Replica {
+    let mut replica = start(disk);
+    let files: Vec<String> = (0..2000).map(|file| format!("f{file:04}:9={}", file + 1)).collect();
+    let many = Directory::parse(&files.join(" "));
+    let attempt = replica.begin(1, &many);
+    replica.commit(compose::piece(attempt, many.pack(&many.files())));
+    replica.seal(attempt, &many);
+    replica.wait_published(1);
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    replica
+}
+
+#[test]
+fn an_install_writes_its_ledger_and_its_debts_where_blocks_are_kept_for_both() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, follower) = (owes_much(&leader_disk), owes_much(&disk));
+    leader.commit_blanks(3);
+    leader.keep().unwrap();
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    follower.machine.make_ready(&capture).unwrap();
+    let spare = Path::new(DATA).join("groups/main/spare");
+    let had = disk.stat(&spare).unwrap().len;
+    assert!(had > 2 * capture.ledger.len() as u64, "the debts are the most of it");
+    disk.clear_ops();
+    // As on a disk that is full to the last byte: what it swaps for has to be there. The second file may wait.
+    disk.fail_next(OpKind::Create, ".snap", ENOSPC);
+    follower.machine.install(&capture).unwrap();
+    disk.clear_failures();
+    let ops = disk.ops();
+    let of_snapshot = |kind: OpKind| {
+        ops.iter().position(move |op| op.kind == kind && op.path.to_string_lossy().contains(".snap"))
+    };
+    let named = of_snapshot(OpKind::Rename).unwrap();
+    let written = ops[named..].iter().filter(|op| op.kind == OpKind::Write);
+    let first = written.filter(|op| op.path.to_string_lossy().contains("-0.snap"));
+    assert!(first.map(|op| op.offset + op.len).max().is_some_and(|end| end > 0 && end <= had), "{had} bytes");
+    follower.stop();
+    leader.stop();
+}
+
+#[test]
+fn blocks_for_a_snapshot_do_without_room_for_growth() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, follower) = (owes_much(&leader_disk), owes_much(&disk));
+    leader.commit_blanks(3);
+    leader.keep().unwrap();
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    // There is none for growth, and just enough for the snapshot.
+    disk.fail_next(OpKind::SetLen, "spare", ENOSPC);
+    follower.machine.make_ready(&capture).unwrap();
+    let had = disk.stat(&Path::new(DATA).join("groups/main/spare")).unwrap().len;
+    // Now that is there, nothing more is asked of the disk.
+    for _ in 0..4 {
+        disk.fail_next(OpKind::SetLen, "spare", ENOSPC);
+    }
+    follower.machine.make_ready(&capture).unwrap();
+    disk.clear_failures();
+    follower.machine.make_ready(&capture).unwrap();
+    let grown = disk.stat(&Path::new(DATA).join("groups/main/spare")).unwrap().len;
+    assert!(had < grown, "{had} and {grown} bytes");
+    follower.stop();
+    leader.stop();
+}
+
+#[test]
+fn an_install_that_lacks_room_may_be_tried_again() {
+    let (leader_disk, disk) = (CrashDisk::new(), CrashDisk::new());
+    let (mut leader, mut follower) = (owes_much(&leader_disk), owes_much(&disk));
+    leader.commit_blanks(3);
+    leader.keep().unwrap();
+    let capture = leader.machine.read_snapshot().unwrap().unwrap();
+    let before = (snapshots(&disk), follower.machine.ledger().applied());
+    disk.fail_next(OpKind::Write, ".snap", ENOSPC);
+    let error = follower.machine.install(&capture).unwrap_err();
+    assert!(error.lacks_room(), "{error}");
+    assert_eq!((snapshots(&disk), follower.machine.ledger().applied()), before);
+    follower.machine.install(&capture).unwrap();
+    assert_eq!(follower.machine.ledger().applied(), Some(capture.meta.position));
+    assert!(follower.machine.ledger().brought_bytes() > 0, "it counts on");
+    follower.follow_install();
+    follower.stop();
+    leader.stop();
+}
+
+#[test]
+fn an_old_snapshot_has_lost_its_name_before_its_length_changes() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    let spare = Path::new(DATA).join("groups/main/spare");
+    for _ in 0..3 {
+        replica.commit_blanks(1);
+        // None is there: the old one becomes it.
+        disk.unlink(&spare).unwrap();
+        disk.clear_ops();
+        replica.keep().unwrap();
+    }
+    let ops = disk.ops();
+    let taken = ops.iter().position(|op| op.kind == OpKind::Rename && op.path == spare).unwrap();
+    let after: Vec<_> = ops[taken..].iter().map(|op| (op.kind, op.path.clone())).collect();
+    let synced =
+        after.iter().position(|(kind, path)| *kind == OpKind::SyncDir && path.ends_with("snapshots"));
+    let changed = after.iter().position(|(kind, path)| *kind == OpKind::SetLen && *path == spare).unwrap();
+    assert!(synced.is_some_and(|synced| synced < changed), "{after:?}");
     replica.stop();
 }
 

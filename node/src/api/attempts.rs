@@ -15,6 +15,9 @@ use crate::node::Node;
 const REASON_BYTES_MAX: usize = 1024;
 /// Attempts in one answer.
 const ATTEMPTS_MAX: usize = 10_000;
+/// Leading bytes of a commit id that are told: enough to know one's own by. With all of them anybody could write in its
+/// place, for a writer's fence is derived from it.
+const COMMIT_ID_SHOWN: usize = 4;
 
 /// Lists open attempts, oldest first.
 pub async fn list(node: &Node, request: pb::AttemptsRequest) -> Result<pb::AttemptsReply, Failure> {
@@ -38,7 +41,7 @@ fn attempt_pb(Spoken { info, bytes }: Spoken) -> pb::OpenAttempt {
         job: info.job.to_string(),
         epoch: info.epoch,
         attempt: info.id,
-        commit_id: info.commit.as_bytes().to_vec().into(),
+        commit_id: info.commit.as_bytes()[..COMMIT_ID_SHOWN].to_vec().into(),
         age_ms: info.age_ms,
         silent_ms: info.idle_ms,
         declared_bytes: info.declared_bytes,
@@ -59,11 +62,16 @@ pub async fn abort(node: &Node, request: pb::AbortRequest) -> Result<pb::AbortRe
             .why(format!("a reason has at most {REASON_BYTES_MAX} bytes"))
             .fix("give a shorter one"));
     }
-    current(node, false, &what).await?;
-    let attempt = match request.attempt {
-        Some(attempt) => attempt,
-        None => open_at(&node.replica.machine().ledger(), &job, request.epoch, &what)?,
+    // Which one is open may change until it is ended: somebody has to have seen the one that is meant.
+    let Some(attempt) = request.attempt else {
+        return Err(Failure::new(Code::Usage, "which attempt? nothing was aborted")
+            .what(what)
+            .why("an attempt is ended by its id alone: another one may have begun at this epoch since")
+            .fix("give the attempt's id, as `epochlog ls --open` lists it"));
     };
+    current(node, false, &what).await?;
+    is_of(&node.replica.machine().ledger(), attempt, &job, request.epoch)
+        .map_err(|why| not_open(&what, why))?;
     let reason = if request.reason.is_empty() { "somebody aborted it".to_owned() } else { request.reason };
     match node.replica.propose(compose::abort(attempt, reason)).await {
         Ok((position, Verdict::Accepted(_))) => {
@@ -77,12 +85,13 @@ pub async fn abort(node: &Node, request: pb::AbortRequest) -> Result<pb::AbortRe
     }
 }
 
-/// The attempt that is open at this epoch.
-fn open_at(ledger: &Ledger, job: &JobName, epoch: u64, what: &str) -> Result<u64, Failure> {
-    match ledger.attempt_by(job, epoch) {
-        Some(open) => Ok(open.id),
-        None if ledger.epoch(job, epoch).is_some() => Err(committed(what)),
-        None => Err(not_open(what, "no attempt is open at this epoch".to_owned())),
+/// Whether an attempt is of this epoch, as far as the ledger knows it still: open, or sealed. For good: an id is given once.
+fn is_of(ledger: &Ledger, attempt: u64, job: &JobName, epoch: u64) -> Result<(), String> {
+    let open = ledger.attempt(attempt).map(|open| (open.job, open.epoch));
+    let of = open.or_else(|| ledger.sealed_attempt(attempt).map(|sealed| (sealed.job, sealed.epoch)));
+    match of {
+        Some((of, at)) if of != *job || at != epoch => Err(format!("attempt {attempt} is of {of}@{at}")),
+        _ => Ok(()),
     }
 }
 

@@ -36,15 +36,17 @@ pub async fn run(args: &AbortArgs, client: &Client, output: &Output) -> Result<(
     let job = args.target.job.to_string();
     let listed = client.attempts(pb::AttemptsRequest { job: job.clone(), stale: false }).await;
     let listed = listed.map_err(|failure| nothing_aborted(&what, failure))?;
-    let open = listed.attempts.into_iter().find(|open| open.epoch == epoch);
-    if let Some(open) = open.as_ref().filter(|_| !args.yes) {
-        ask(&what, open)?;
+    let Some(open) = listed.attempts.into_iter().find(|open| open.epoch == epoch) else {
+        return Err(none_open(&what, &args.target, client).await);
+    };
+    if !args.yes {
+        ask(&what, &open)?;
     }
     // By its id: one that was begun at this epoch since is none of this command's business.
-    let attempt = open.as_ref().map(|open| open.attempt);
+    let attempt = Some(open.attempt);
     let request = pb::AbortRequest { job: job.clone(), epoch, attempt, reason: args.reason.clone() };
     let reply = client.abort(request).await?;
-    let spoken_for = open.map_or(0, |open| open.spoken_for_bytes);
+    let spoken_for = open.spoken_for_bytes;
     if output.is_json() {
         output.outcome(json!({
             "type": "summary", "job": job, "epoch": epoch, "attempt": reply.attempt, "aborted": true,
@@ -66,6 +68,25 @@ fn nothing_aborted(what: &str, failure: Failure) -> Failure {
     let code = if failure.code == Code::Timeout { Code::Unavailable } else { failure.code };
     let sentence = format!("{}, nothing was aborted", failure.sentence);
     Failure { code, sentence, what: what.to_owned(), ..failure }
+}
+
+/// Nothing is proposed where nobody has seen what would be ended: it is said whether there is an epoch instead.
+async fn none_open(what: &str, target: &Target, client: &Client) -> Failure {
+    let request =
+        pb::ShowRequest { job: target.job.to_string(), which: Some(target.to_pb()), ..Default::default() };
+    match client.show(request).await {
+        Ok(_) => Failure::new(Code::Conflict, "the epoch is committed, nothing was aborted")
+            .what(what)
+            .why("its writer has sealed it: it is an epoch, and no attempt any more")
+            .fix("leave it; or remove it with `epochlog rm`"),
+        Err(failure) if failure.code == Code::NotFound => {
+            Failure::new(Code::NotFound, "there is no such open attempt")
+                .what(what)
+                .why("no attempt is open at this epoch")
+                .fix("`epochlog ls --open` lists those that are open; it may have ended already")
+        }
+        Err(failure) => nothing_aborted(what, failure),
+    }
 }
 
 fn ask(what: &str, open: &pb::OpenAttempt) -> Result<(), Failure> {

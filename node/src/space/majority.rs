@@ -72,9 +72,26 @@ fn lack(voters: &[Voter], needed: u64, held: u64) -> Option<Lack<'_>> {
     let later = |voter: &&Voter| voter.has_room(needed, held) || voter.will_have_room(needed, held);
     let silent = voters.iter().filter(|voter| voter.space.is_none()).map(|voter| voter.node).collect();
     // A leader without room hands over to one that has some.
-    let soon = is_majority(voters.iter().filter(later).count())
-        && (voters.len() > 1 || voters.iter().all(|voter| later(&voter)));
+    let can_lead = |voter: &Voter| later(&voter) && voter.leads || voter.has_room(needed, held);
+    let soon = is_majority(voters.iter().filter(later).count()) && voters.iter().any(can_lead);
     Some(Lack { without, silent, soon })
+}
+
+/// Who could lead so that there is room for what asks, where it is this leader alone that has none and gets none: the
+/// voter with most above its reserve.
+pub fn successor(voters: &[Voter], ask: Ask) -> Option<u64> {
+    let all = ask.needed.saturating_add(ask.spoken_for);
+    lack(voters, all, ask.held)?;
+    if voters.iter().any(|voter| voter.leads && voter.will_have_room(all, ask.held)) {
+        return None;
+    }
+    let above =
+        |voter: &Voter| voter.by_now(ask.held).map_or(0, |space| space.free.saturating_sub(space.reserve));
+    let able = voters.iter().filter(|voter| !voter.leads && voter.has_room(all, ask.held));
+    let most = able.max_by_key(|voter| (above(voter), Reverse(voter.node)))?.node;
+    let after = |voter: &Voter| Voter { leads: voter.node == most, ..voter.clone() };
+    let after: Vec<Voter> = voters.iter().map(after).collect();
+    lack(&after, all, ask.held).is_none().then_some(most)
 }
 
 /// Whether there is room for what asks.
@@ -193,10 +210,28 @@ mod tests {
         assert!(soon(&[voter(1, 150), garbage(voter(2, 10)), voter(3, 10)]));
         assert!(soon(&[voter(1, 10), voter(2, 150), voter(3, 150)]), "another one leads in a moment");
         assert!(!soon(&[voter(1, 10), voter(2, 150), voter(3, 10)]), "whoever leads");
+        let full = |node| Voter { leads: false, ..voter(node, 10) };
+        assert!(!soon(&[voter(1, 10), garbage(full(2)), garbage(full(3))]), "nobody could lead yet");
         assert!(!soon(&[voter(1, 10)]));
         assert!(soon(&[garbage(voter(1, 10))]));
         let short = Voter { short: Some("it makes room".into()), ..voter(2, 150) };
         assert_eq!(without(&[voter(1, 150), short, silent(3)], 0), Some(vec![2]), "whatever its bytes say");
+    }
+
+    #[test]
+    fn where_the_leader_alone_lacks_room_another_one_is_to_lead() {
+        let to = |voters: &[Voter], needed| successor(voters, Ask { needed, spoken_for: 0, held: 500 });
+        let one = [voter(1, 100), voter(2, 200), voter(3, 250)];
+        assert_eq!(to(&one, 50), None, "it has room itself");
+        assert_eq!(to(&one, 100), Some(3), "the one with most");
+        assert_eq!(to(&one, 160), None, "with one no majority has room, whoever leads");
+        assert_eq!(to(&[voter(1, 100), voter(2, 200), silent(3)], 100), None);
+        assert_eq!(to(&[voter(1, 10)], 100), None, "there is nobody else");
+        let short = Voter { short: Some("it makes room".into()), ..voter(3, 250) };
+        assert_eq!(to(&[voter(1, 100), voter(2, 200), short], 100), None);
+        let space = Space { garbage: 100, ..voter(1, 100).space.unwrap() };
+        let clears = Voter { space: Some(space), ..voter(1, 100) };
+        assert_eq!(to(&[clears, voter(2, 200), voter(3, 250)], 100), None, "it gets some back");
     }
 
     #[test]

@@ -14,22 +14,24 @@ use super::rate::{Rate, Sent};
 pub(super) const RECORD_OVERHEAD: u64 = 256;
 /// One part in so many of the bound is for small records alone.
 const FOR_SMALL: u64 = 8;
+/// What brings no content passes all that waits, as long as no more of it is out.
+const BARE_BYTES: u64 = 64 << 10;
 /// Whoever committed a small epoch may do so again, for so long.
 const BESIDE: Duration = Duration::from_millis(500);
 
 /// The bytes that are out, and how many may be.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// First come, first served, among the large and among the small: only who holds it looks for room.
-    turns: [Mutex<()>; 2],
+    /// First come, first served, among the small, the large and what brings no content: only who holds it looks for room.
+    turns: [Mutex<()>; 3],
     state: watch::Sender<State>,
 }
 
 #[derive(Debug)]
 struct State {
     out: u64,
-    /// How many of them are of large records.
-    large: u64,
+    /// How many of them are of the records of each class.
+    of: [u64; 3],
     bound: u64,
     rate: Rate,
     /// When the last small epoch came.
@@ -38,18 +40,40 @@ struct State {
 }
 
 impl State {
-    fn fits(&mut self, bytes: u64, large: bool, now: Instant) -> bool {
+    fn of(&mut self, class: Class) -> &mut u64 {
+        &mut self.of[class as usize]
+    }
+
+    fn fits(&mut self, bytes: u64, class: Class, now: Instant) -> bool {
         let fits = self.out.saturating_add(bytes) <= self.bound;
-        if !large {
-            return self.out == 0 || fits;
+        match class {
+            Class::Small => return self.out == 0 || fits,
+            Class::Bare => {
+                let bare = *self.of(class);
+                return fits || bare == 0 || bare.saturating_add(bytes) <= BARE_BYTES;
+            }
+            Class::Large => {}
         }
+        let large = *self.of(class);
         let bound = self.bound - self.bound / FOR_SMALL;
         // One that never fits goes when no other large one is out: small ones may be all the time.
-        let alone = self.large == 0 && (self.out == 0 || bytes > bound);
-        let all = self.large.saturating_add(bytes);
+        let alone = large == 0 && (self.out == 0 || bytes > bound);
+        let all = large.saturating_add(bytes);
         let beside = self.small.is_some_and(|at| now.saturating_duration_since(at) < BESIDE);
-        alone || fits && all <= bound && (self.large == 0 || self.rate.allows(all, bytes, beside, now))
+        alone || fits && all <= bound && (large == 0 || self.rate.allows(all, bytes, beside, now))
     }
+}
+
+/// What a record is to those that wait beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// It brings content or a plan, in few bytes.
+    Small,
+    /// In many.
+    Large,
+    /// It brings none: it makes room, ends something, or is what a leader needs to lead. Where records that ask for room
+    /// have all that may be out, and wait for it, these are what gives them some.
+    Bare,
 }
 
 /// Holds room for one record until it is dropped.
@@ -57,7 +81,7 @@ impl State {
 pub(crate) struct Permit {
     in_flight: Arc<InFlight>,
     bytes: u64,
-    large: bool,
+    class: Class,
     /// No large one was out when it left.
     alone: bool,
     sent: Sent,
@@ -68,7 +92,7 @@ impl Permit {
     pub fn answered(&self) {
         // Nobody is woken for it.
         self.in_flight.state.send_if_modified(|state| {
-            match (self.large, self.alone) {
+            match (self.class == Class::Large, self.alone) {
                 (true, _) => state.rate.answered(self.sent, self.bytes, Instant::now()),
                 (false, true) => state.rate.answered_alone(self.sent, Instant::now()),
                 // It waited for others' bytes.
@@ -82,7 +106,7 @@ impl Permit {
 impl InFlight {
     /// At most so many bytes are out at a time.
     pub fn new(bound: u64) -> Arc<InFlight> {
-        let state = State { out: 0, large: 0, bound, rate: Rate::default(), small: None, closed: false };
+        let state = State { out: 0, of: [0; 3], bound, rate: Rate::default(), small: None, closed: false };
         Arc::new(InFlight { turns: Default::default(), state: watch::Sender::new(state) })
     }
 
@@ -100,8 +124,8 @@ impl InFlight {
     }
 
     /// Waits until so many more bytes may be out; `None` once it is closed.
-    pub async fn permit(self: &Arc<Self>, bytes: u64, large: bool) -> Option<Permit> {
-        let _turn = self.turns[usize::from(large)].lock().await;
+    pub async fn permit(self: &Arc<Self>, bytes: u64, class: Class) -> Option<Permit> {
+        let _turn = self.turns[class as usize].lock().await;
         let mut changes = self.state.subscribe();
         loop {
             changes.borrow_and_update();
@@ -110,17 +134,17 @@ impl InFlight {
             self.state.send_if_modified(|state| {
                 closed = state.closed;
                 let now = Instant::now();
-                if !closed && state.fits(bytes, large, now) {
-                    taken = Some((state.large == 0, state.rate.sent(now)));
+                if !closed && state.fits(bytes, class, now) {
+                    taken = Some((*state.of(Class::Large) == 0, state.rate.sent(now)));
                     state.out += bytes;
-                    state.large += if large { bytes } else { 0 };
+                    *state.of(class) += bytes;
                 }
                 false
             });
             match taken {
                 _ if closed => return None,
                 Some((alone, sent)) => {
-                    return Some(Permit { in_flight: self.clone(), bytes, large, alone, sent });
+                    return Some(Permit { in_flight: self.clone(), bytes, class, alone, sent });
                 }
                 // Room comes with an answer or another bound, which both tell.
                 None => changes.changed().await.ok()?,
@@ -130,7 +154,8 @@ impl InFlight {
 
     /// Waits until nothing is out. Whoever comes later waits behind this.
     pub async fn drained(&self) {
-        let _turns = (self.turns[0].lock().await, self.turns[1].lock().await);
+        let [small, large, bare] = &self.turns;
+        let _turns = (small.lock().await, large.lock().await, bare.lock().await);
         drop(self.state.subscribe().wait_for(|state| state.out == 0).await);
     }
 
@@ -144,7 +169,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.in_flight.state.send_modify(|state| {
             state.out -= self.bytes;
-            state.large -= if self.large { self.bytes } else { 0 };
+            *state.of(self.class) -= self.bytes;
         });
     }
 }
@@ -166,11 +191,11 @@ mod tests {
     }
 
     fn at_once(in_flight: &Arc<InFlight>, bytes: u64) -> Option<Permit> {
-        now(pin!(in_flight.permit(bytes, false))).flatten()
+        now(pin!(in_flight.permit(bytes, Class::Small))).flatten()
     }
 
     fn large_at_once(in_flight: &Arc<InFlight>, bytes: u64) -> Option<Permit> {
-        now(pin!(in_flight.permit(bytes, true))).flatten()
+        now(pin!(in_flight.permit(bytes, Class::Large))).flatten()
     }
 
     #[test]
@@ -191,7 +216,7 @@ mod tests {
     fn a_bound_that_moves_is_heeded_by_who_waits() {
         let in_flight = InFlight::new(10);
         let ten = at_once(&in_flight, 10).unwrap();
-        let mut waiting = pin!(in_flight.permit(5, false));
+        let mut waiting = pin!(in_flight.permit(5, Class::Small));
         assert!(now(waiting.as_mut()).is_none());
         in_flight.set_bound(15);
         let five = now(waiting.as_mut()).flatten().expect("there is room now");
@@ -206,7 +231,8 @@ mod tests {
     fn first_come_first_served() {
         let in_flight = InFlight::new(10);
         let ten = at_once(&in_flight, 10).unwrap();
-        let (mut large, mut small) = (pin!(in_flight.permit(10, false)), pin!(in_flight.permit(1, false)));
+        let (mut large, mut small) =
+            (pin!(in_flight.permit(10, Class::Small)), pin!(in_flight.permit(1, Class::Small)));
         assert!(now(large.as_mut()).is_none());
         assert!(now(small.as_mut()).is_none());
         drop(ten);
@@ -221,7 +247,7 @@ mod tests {
     fn small_records_pass_large_ones_that_wait_for_the_link() {
         let in_flight = InFlight::new(48 << 20);
         let chunk = large_at_once(&in_flight, 1 << 20).unwrap();
-        let mut waiting = pin!(in_flight.permit(1 << 20, true));
+        let mut waiting = pin!(in_flight.permit(1 << 20, Class::Large));
         assert!(now(waiting.as_mut()).is_none(), "nothing was answered yet: one chunk is enough");
         let small: Vec<_> = (0..100).map(|_| at_once(&in_flight, 1 << 10).expect("it is small")).collect();
         chunk.answered();
@@ -268,29 +294,46 @@ mod tests {
     #[test]
     fn large_ones_leave_room_for_small_ones_and_do_not_hold_them_up() {
         let in_flight = InFlight::new(80);
-        let large = now(pin!(in_flight.permit(70, true))).flatten().unwrap();
-        let mut waiting = pin!(in_flight.permit(10, true));
+        let large = now(pin!(in_flight.permit(70, Class::Large))).flatten().unwrap();
+        let mut waiting = pin!(in_flight.permit(10, Class::Large));
         assert!(now(waiting.as_mut()).is_none(), "a part of the room is not for large ones");
         let small = at_once(&in_flight, 10).expect("it does not wait behind the large one");
         assert!(at_once(&in_flight, 1).is_none());
         drop(large);
         let second = now(waiting.as_mut()).flatten().unwrap();
         drop(second);
-        let huge = now(pin!(in_flight.permit(500, true))).flatten().expect("one goes, however large");
-        assert!(now(pin!(in_flight.permit(1, true))).is_none());
+        let huge = now(pin!(in_flight.permit(500, Class::Large))).flatten().expect("one goes, however large");
+        assert!(now(pin!(in_flight.permit(1, Class::Large))).is_none());
         drop((huge, small));
         assert!(now(pin!(in_flight.drained())).is_some());
+    }
+
+    #[test]
+    fn what_makes_room_passes_those_that_wait_for_some() {
+        let in_flight = InFlight::new(10);
+        let bare = |bytes| now(pin!(in_flight.permit(bytes, Class::Bare))).flatten();
+        // They ask for room, and hold all that may be out meanwhile.
+        let asking = at_once(&in_flight, 10).unwrap();
+        let mut waiting = pin!(in_flight.permit(1, Class::Small));
+        assert!(now(waiting.as_mut()).is_none());
+        let (abort, removal) = (bare(500).expect("an abort"), bare(2000).expect("a removal"));
+        assert!(bare(BARE_BYTES).is_none(), "not without a bound");
+        drop((abort, removal));
+        assert!(bare(2 * BARE_BYTES).is_some(), "one always goes");
+        assert!(now(waiting.as_mut()).is_none());
+        drop(asking);
+        assert!(now(waiting.as_mut()).flatten().is_some());
     }
 
     #[test]
     fn closing_ends_waiting() {
         let in_flight = InFlight::new(1);
         let one = at_once(&in_flight, 1).unwrap();
-        let mut waiting = pin!(in_flight.permit(1, false));
+        let mut waiting = pin!(in_flight.permit(1, Class::Small));
         assert!(now(waiting.as_mut()).is_none());
         in_flight.close();
         assert!(matches!(now(waiting.as_mut()), Some(None)));
         drop(one);
-        assert!(matches!(now(pin!(in_flight.permit(1, false))), Some(None)), "it is closed");
+        assert!(matches!(now(pin!(in_flight.permit(1, Class::Small))), Some(None)), "it is closed");
     }
 }

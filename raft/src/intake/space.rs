@@ -13,10 +13,11 @@
 //! the last of it refuses nothing for a while.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::in_flight::RECORD_OVERHEAD;
+use super::kept::Kept;
 
 /// A leader has heard of a refusal after this long, and proposes no content any more.
 const HEARD: Duration = Duration::from_secs(1);
@@ -58,9 +59,9 @@ struct Short {
     refused: Option<Instant>,
     /// Bytes of content that are let in all the same.
     spare: u64,
-    /// Bytes that were, up to this index of the log. The first request always is: it is what a leader may have out,
-    /// however large. What comes once more costs nothing.
-    let_in: u64,
+    /// Some was, up to this index of the log. The first request always is: it is what a leader may have out, however
+    /// large. What comes once more costs nothing.
+    let_in: bool,
     up_to: u64,
 }
 
@@ -68,16 +69,25 @@ struct Short {
 #[derive(Debug, Default)]
 pub(crate) struct Refusal {
     short: RwLock<Option<Short>>,
+    kept: Arc<Kept>,
 }
 
 impl Refusal {
+    /// What is let in all the same is taken from this.
+    pub fn kept(&self) -> &Arc<Kept> {
+        &self.kept
+    }
+
     /// Refuses content for this reason, or no more. `spare` bytes of it are let in while one shortage lasts.
     pub fn set(&self, why: Option<String>, spare: u64) {
         let mut short = self.short.write().unwrap_or_else(PoisonError::into_inner);
         *short = match (why, short.take()) {
-            (None, _) => None,
+            (None, _) => {
+                self.kept.is_whole_again();
+                None
+            }
             (Some(why), Some(before)) => Some(Short { why, ..before }),
-            (Some(why), None) => Some(Short { why, refused: None, spare, let_in: 0, up_to: 0 }),
+            (Some(why), None) => Some(Short { why, refused: None, spare, let_in: false, up_to: 0 }),
         };
     }
 
@@ -92,7 +102,7 @@ impl Refusal {
     pub fn lets_in(&self, records: usize, payload: u64, last: u64) -> bool {
         let mut short = self.short.write().unwrap_or_else(PoisonError::into_inner);
         let Some(short) = short.as_mut() else { return false };
-        if short.let_in > 0 && last <= short.up_to {
+        if short.let_in && last <= short.up_to {
             return true;
         }
         let since = short.refused.map(|refused| refused.elapsed()).filter(|since| *since < BEFORE_HEARD);
@@ -104,10 +114,11 @@ impl Refusal {
             return false;
         }
         // As the leader counts what it has out.
-        let all = short.let_in.saturating_add(payload).saturating_add(records as u64 * RECORD_OVERHEAD);
-        let fits = short.let_in == 0 || all <= short.spare;
+        let bytes = payload.saturating_add(records as u64 * RECORD_OVERHEAD);
+        let fits = !short.let_in || self.kept.fits(bytes, short.spare);
         if fits {
-            (short.let_in, short.up_to) = (all, last);
+            self.kept.take(bytes);
+            (short.let_in, short.up_to) = (true, last);
         }
         fits
     }
@@ -132,6 +143,24 @@ mod tests {
         assert_eq!(refusal.why().as_deref(), Some("fuller"));
         refusal.set(None, 0);
         assert_eq!(refusal.why(), None);
+    }
+
+    #[test]
+    fn what_came_with_a_snapshot_is_of_the_same_allowance() {
+        let refusal = Refusal::default();
+        refusal.set(Some("full".into()), 10 * RECORD_OVERHEAD);
+        assert!(!refusal.lets_in(1, 0, 1));
+        std::thread::sleep(HEARD);
+        assert!(refusal.lets_in(1, 0, 1));
+        refusal.kept().take(8 * RECORD_OVERHEAD);
+        assert!(
+            !refusal.kept().fits(2 * RECORD_OVERHEAD, 10 * RECORD_OVERHEAD),
+            "one request took the ninth"
+        );
+        assert!(!refusal.lets_in(1, RECORD_OVERHEAD, 2));
+        assert!(refusal.lets_in(1, 0, 2));
+        refusal.set(None, 0);
+        assert!(refusal.kept().fits(10 * RECORD_OVERHEAD, 10 * RECORD_OVERHEAD), "there is room again");
     }
 
     #[test]

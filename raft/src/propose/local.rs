@@ -46,7 +46,7 @@ enum Taken {
     Written(oneshot::Receiver<Written>),
     /// Answered without entering the log.
     Answered(Outcome),
-    /// The very same piece is on its way already.
+    /// The very same piece is on its way already, or this commit waits for room.
     Duplicate,
 }
 
@@ -85,7 +85,7 @@ async fn write(
         return not_now;
     }
     intake.foreground().touch();
-    let mut asking = begins::Asking::default();
+    let (mut asking, mut asker) = (begins::Asking::default(), None);
     let ticket = loop {
         if proposer.machine.ledger().ungathered(&record.header).is_some() {
             let (machine, header) = (proposer.machine.clone(), record.header.clone());
@@ -116,6 +116,7 @@ async fn write(
                 // It became complete just now, or was silent for long.
                 NotAdmitted::Ungathered => {}
                 NotAdmitted::NoRoom(no) => {
+                    let asker = asker.get_or_insert_with(|| leadership.askers().begin(record));
                     let again = tokio::select! {
                         again = asking.again(intake.judge(), no) => again,
                         () = leadership.ended() => {
@@ -124,6 +125,9 @@ async fn write(
                         }
                     };
                     if let Err(no) = again {
+                        if asker.is_a_later_copy() {
+                            return Taken::Duplicate;
+                        }
                         return Taken::Answered(Ok((LogId::default(), begins::no_room(no))));
                     }
                 }

@@ -111,20 +111,20 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::intake::InFlight;
+    use crate::intake::{Class, InFlight};
 
     #[tokio::test]
     async fn what_never_entered_the_log_says_nothing_of_the_link() {
         const CHUNK: u64 = 1 << 20;
         let in_flight = InFlight::new(48 << 20);
         let answer = async |outcome| {
-            let permit = Arc::new(in_flight.permit(CHUNK, true).await.unwrap());
+            let permit = Arc::new(in_flight.permit(CHUNK, Class::Large).await.unwrap());
             let record = nativelog::compose::tick(1);
             Proposal { record, permit, answer: Box::new(|_| {}) }.answer(outcome);
         };
         let room_for_two = async || {
-            let _one = in_flight.permit(CHUNK, true).await.unwrap();
-            in_flight.permit(CHUNK, true).now_or_never().is_some()
+            let _one = in_flight.permit(CHUNK, Class::Large).await.unwrap();
+            in_flight.permit(CHUNK, Class::Large).now_or_never().is_some()
         };
         for _ in 0..10 {
             answer(Ok((LogId::default(), malformed("fenced")))).await;

@@ -26,6 +26,7 @@ use super::lost::Lost;
 use super::progress::Progress;
 use super::turn::{Stop, is_stopped, stopped};
 use crate::config::RoomProbe;
+use crate::intake::Kept;
 use crate::network::peers::Peers;
 use crate::proto::{self, BlobWanted};
 
@@ -51,8 +52,9 @@ pub struct Gather {
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Stop,
     room: RoomProbe,
-    /// Bytes that a disk which is short keeps room for.
+    /// Bytes that a disk which is short keeps room for, and what was taken of them.
     kept_bytes: u64,
+    kept: Arc<Kept>,
     away: Arc<Mutex<HashMap<u64, Instant>>>,
     /// Counts batches: each begins at another peer.
     turns: Arc<AtomicUsize>,
@@ -102,6 +104,7 @@ impl Gather {
             stop,
             room: RoomProbe::always(),
             kept_bytes: 0,
+            kept: Arc::default(),
             away: Arc::default(),
             turns: Arc::default(),
             lost: Arc::default(),
@@ -110,9 +113,15 @@ impl Gather {
         }
     }
 
-    /// The same, for a disk that may be short of space, and keeps room for so many bytes that may not be owed.
-    pub fn with_room(mut self, room: &RoomProbe, kept_bytes: u64) -> Gather {
-        (self.room, self.kept_bytes) = (room.clone(), kept_bytes);
+    /// The same, for a disk that may be short of space.
+    pub fn with_room(mut self, room: &RoomProbe) -> Gather {
+        self.room = room.clone();
+        self
+    }
+
+    /// The same, where that disk keeps room for so many bytes that may not be owed.
+    pub fn with_kept(mut self, bytes: u64, kept: &Arc<Kept>) -> Gather {
+        (self.kept_bytes, self.kept) = (bytes, kept.clone());
         self
     }
 
@@ -144,9 +153,23 @@ impl Gather {
     }
 
     /// Whether so many bytes that may not be owed fit: a disk that is short keeps room for what is on its way to it, and
-    /// that is what they are. All or none, so that what was brought for one try does not add up over many.
+    /// that is what they are. All or none, and with all that was let in since it was short, by earlier tries, for earlier
+    /// snapshots and from the log: so what is kept is taken once.
     pub fn fits_what_is_kept(&self, bytes: u64) -> Result<(), TransferError> {
-        if bytes <= self.kept_bytes { self.check_stop() } else { self.fits(bytes) }
+        if (self.room.0)(0).is_none() {
+            self.kept.is_whole_again();
+        }
+        match self.fits(bytes) {
+            Err(TransferError::Full(_)) if self.kept.fits(bytes, self.kept_bytes) => Ok(()),
+            fits => fits,
+        }
+    }
+
+    /// So many bytes come that may not be owed: of what is kept, if there is no other room.
+    pub fn takes(&self, bytes: u64) {
+        if (self.room.0)(0).is_some() {
+            self.kept.take(bytes);
+        }
     }
 
     /// Fails when the transfer has to end.

@@ -159,7 +159,7 @@ async fn install(
             let none = RoomProbe(Arc::new(|_: u64| {
                 Some("there is none for the list of what would come".to_owned())
             }));
-            gather = gather.with_room(&none, transfers.intake.append_bytes());
+            gather = gather.with_room(&none);
         }
         let came = receive::complete(&gather, &Arc::new(transfers.machine.clone()), &ledger).await;
         let fetched = transfers.progress.watch().borrow().fetched_bytes;

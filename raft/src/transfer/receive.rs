@@ -319,8 +319,9 @@ async fn attempts<H: Home>(
     let must: u64 = lacking.iter().map(must_have_bytes).sum();
     gather.fits_what_is_kept(must).map_err(|error| match error {
         TransferError::Full(why) => TransferError::Full(format!(
-            "open attempts have {must} bytes here that must not be owed, more than is kept for them: end one with \
-             `epochlog abort`, or make room; {why}"
+            "open attempts have {must} bytes that must not be owed here, more than is left of the room that is kept \
+             for them: make room on this node; or, where a majority is alive without it, end one with `epochlog abort` \
+             or remove epochs; where none is, bring back a node that is down; {why}"
         )),
         other => other,
     })?;
@@ -397,10 +398,12 @@ async fn pages(gather: &Gather, ledger: &Arc<Ledger>) -> Result<Vec<(u64, String
                 }
                 Err(error) => return Err(error),
             };
+            let bytes = group.iter().map(|page| u64::from(page.bytes)).sum::<u64>();
             let store = gather.store().clone();
             let written = blocking(move || {
                 group.iter().zip(&came).try_for_each(|(page, bytes)| write_page(&store, page, bytes))
             });
+            gather.takes(bytes);
             written.await?.map_err(here)?;
         }
     }
@@ -436,6 +439,7 @@ async fn place<H: Home>(
     for group in grouped(&bytes, |range| range.len) {
         gather.check_stop()?;
         let Found::Here(came) = gather.ranges(attempt, at, &group).await? else { return Ok(()) };
+        gather.takes(group.iter().map(|range| range.len).sum::<u64>());
         let came = group.iter().zip(came).map(|(range, data)| {
             // A hole there is one here.
             let zeros = digest::is_zero(&data);
@@ -467,6 +471,7 @@ async fn unpack<H: Home>(
     for group in grouped(&lacks.packed, |file| file.size) {
         gather.check_stop()?;
         let Found::Here(came) = gather.packed(attempt, at, &group).await? else { return Ok(()) };
+        gather.takes(group.iter().map(|file| file.size).sum::<u64>());
         let home = home.clone();
         let written = blocking(move || {
             let files: Vec<Unpacked<'_>> = group

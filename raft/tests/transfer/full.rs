@@ -117,6 +117,47 @@ async fn with_the_leader_dead_a_removal_frees_the_full_one_and_commits_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_kept_for_open_attempts_is_taken_once_over_all_snapshots() {
+    let cluster = Cluster::start_with("once", 3, by_hand(), 4 * MIB).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    let full = cluster.follower().await.id;
+    let full = &cluster.nodes[&full];
+    cluster.room.fill_to_the_last_byte(full.id);
+    let leader = &cluster.nodes[&cluster.leader().await];
+    let stream = leader.replica.stream().await.unwrap();
+    let source = tempfile::tempdir().unwrap();
+    let mut opened = Vec::new();
+    for epoch in 8..=9 {
+        std::fs::write(source.path().join("large"), noise(3 * MIB, epoch)).unwrap();
+        let commit = Commit::of(source.path(), &format!("open-{epoch}"), epoch);
+        let attempt = commit.begin(&stream).await;
+        for piece in commit.pieces(source.path(), attempt).0 {
+            accepted(&stream, piece).await;
+        }
+        cluster.purge().await;
+        opened.push(attempt);
+        if opened.len() == 1 {
+            within("it has the first", || async { full.machine.ledger().attempt(attempt).map(drop) }).await;
+        }
+    }
+    // The second fits by itself, and not beside the first.
+    let mut heard = full.replica.transfer();
+    let came = heard.wait_for(|now| now.position.is_some() && now.installed_total == 1);
+    tokio::time::timeout(DEADLINE, came).await.unwrap().unwrap();
+    let refused = heard.wait_for(|now| now.position.is_none());
+    tokio::time::timeout(DEADLINE, refused).await.unwrap().unwrap();
+    assert!(full.machine.ledger().attempt(opened[1]).is_none());
+    cluster.room.free(&full.replica, u64::MAX);
+    within("it has both", || async { (applied(full) >= applied(leader)).then_some(()) }).await;
+    for attempt in opened {
+        accepted(&stream, compose::abort(attempt, "test")).await;
+    }
+    cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bytes_of_open_attempts_have_to_fit_in_what_is_kept_for_them() {
     for (name, bytes, fits) in [("fits", MIB, true), ("too-much", 8 * MIB, false)] {
         let cluster = Cluster::start_with(name, 3, by_hand(), 4 * MIB).await;
