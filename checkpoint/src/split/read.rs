@@ -3,6 +3,7 @@
 //! that changes meanwhile is told from one that did not.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -44,8 +45,9 @@ pub(super) struct SourceFile {
     path: RelPath,
     full: PathBuf,
     stamp: Stamp,
-    // The range of data found last, so that each hole is asked for once.
-    data: Option<(u64, u64)>,
+    // From where data was looked for last, and the range that was found: behind its start that answer holds, so that each
+    // hole is asked for once. Not before it: who reads a file a second time begins there anew.
+    data: Option<(u64, Range<u64>)>,
     /// It may have changed after its stamp without moving it: what is read now proves nothing alone.
     pub(super) is_fresh: bool,
 }
@@ -136,15 +138,16 @@ impl SourceFile {
 
     /// Where the hole that starts at `offset` ends; `offset` itself when there is none.
     pub(super) fn hole_end(&mut self, offset: u64) -> Result<u64, SplitError> {
-        if let Some((start, end)) = self.data
-            && offset < end
+        if let Some((from, data)) = &self.data
+            && (*from..data.end).contains(&offset)
         {
-            return Ok(start.max(offset));
+            return Ok(data.start.max(offset));
         }
         let found: io::Result<_> = next_data(&self.fd, offset, self.len());
         let found = found.map_err(at("find holes in", &self.full))?;
-        self.data = Some(found.unwrap_or((self.len(), u64::MAX)));
-        Ok(found.map_or(self.len(), |(start, _)| start))
+        let (start, end) = found.unwrap_or((self.len(), u64::MAX));
+        self.data = Some((offset, start..end));
+        Ok(start)
     }
 
     /// The digest of the whole file; tells how many bytes it went through.
@@ -160,7 +163,7 @@ impl SourceFile {
                 offset = hole;
                 continue;
             }
-            let data_end = self.data.map_or(u64::MAX, |(_, end)| end);
+            let data_end = self.data.as_ref().map_or(u64::MAX, |(_, data)| data.end);
             let take = (self.len().min(data_end) - offset).min(1 << 20) as usize;
             room.clear();
             self.read(&mut room, offset, take)?;

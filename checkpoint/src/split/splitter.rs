@@ -410,6 +410,31 @@ mod tests {
         assert_eq!(buffers.out(), 0);
     }
 
+    // A file that was there before is hashed whole first: what is found out of its holes must not hold for the second reading.
+    #[test]
+    fn what_changed_between_holes_is_read_after_all_was_hashed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(9 << 20).unwrap();
+        let island = |at: u64| std::os::unix::fs::FileExt::write_all_at(&file, &[7; 5000], at).unwrap();
+        for ends_in_a_hole in [true, false] {
+            island(0);
+            island(3 << 20);
+            if !ends_in_a_hole {
+                island((9 << 20) - 5000);
+            }
+            let plan = Plan::scan(dir.path(), &Limits::default()).unwrap();
+            let (covered, previous) = (Coverage::new(), |_: &_| Some(digest::content(b"another")));
+            let mut splitter =
+                Splitter::new(dir.path(), &plan, CHUNK_BYTES_DEFAULT, &covered, &previous).unwrap();
+            let chunks = splitter.by_ref().filter(|piece| matches!(piece, Ok(Piece::Chunk { .. }))).count();
+            assert_eq!(chunks, if ends_in_a_hole { 2 } else { 3 });
+            let there = crate::restore::digest_dir(dir.path(), &Limits::default()).unwrap();
+            assert_eq!(splitter.finish_root().unwrap(), there.root());
+        }
+    }
+
     // One write that began before the scan moves no time again: what it does must be read by reading twice.
     #[test]
     fn a_file_that_somebody_has_open_for_writing_is_read_twice() {
