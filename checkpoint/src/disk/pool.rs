@@ -234,7 +234,11 @@ mod tests {
     fn one_that_waits_for_much_is_not_passed_by_those_who_want_little() {
         let pool = Pool::new(4 * BUFFER_BYTES);
         let waiting = |count: u64| {
-            while pool.0.state().next - pool.0.state().turn < count {
+            let there = || {
+                let state = pool.0.state();
+                state.next - state.turn
+            };
+            while there() < count {
                 std::thread::yield_now();
             }
         };

@@ -124,6 +124,7 @@ fn begin_told(directory: &Directory, stored: u64, version: u32) -> LogRecord {
 fn whoever_brings_more_than_it_said_has_spoken_for_all_that_it_lacks() {
     let directory = directory(16 * CHUNK);
     let mut ledger = Ledger::default();
+    step(&mut ledger, &compose::tick(1));
     assert!(step(&mut ledger, &begin_told(&directory, CHUNK, HOLES_SINCE)).is_accepted());
     assert!(step(&mut ledger, &Pages::new(&directory.entries).part(1, 0)).is_accepted());
     assert_eq!(ledger.reserved_bytes(), CHUNK + ENTRIES_BYTES);
