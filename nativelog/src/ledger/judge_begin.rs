@@ -180,7 +180,7 @@ impl Ledger {
                 let lacks =
                     format!("the plan has {entries} entries, and {whose} have {has} of at most {most}");
                 let open = self.open.keys().filter(|id| of_all || job.open.contains(*id));
-                (lacks, open.max_by_key(|id| entries_of(*id)).map(|id| (*id, "most")))
+                (lacks, open.max_by_key(|id| entries_of(id)).map(|id| (*id, "most")))
             }
             _ => {
                 let lacks = format!("the job has {} open attempts", job.open.len());

@@ -147,7 +147,9 @@ mod tests {
     use super::*;
     use crate::guests::{Guests, Kind};
 
-    fn polled<B: HttpBody + Unpin>(body: &mut B) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    type Polled<B> = Poll<Option<Result<Frame<<B as HttpBody>::Data>, <B as HttpBody>::Error>>>;
+
+    fn polled<B: HttpBody + Unpin>(body: &mut B) -> Polled<B> {
         Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
     }
 
