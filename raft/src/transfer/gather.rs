@@ -152,15 +152,15 @@ impl Gather {
         (self.room.0)(bytes).map_or(Ok(()), |why| Err(TransferError::Full(why)))
     }
 
-    /// Whether so many bytes that may not be owed fit: a disk that is short keeps room for what is on its way to it, and
-    /// that is what they are. All or none, and with all that was let in since it was short, by earlier tries, for earlier
-    /// snapshots and from the log: so what is kept is taken once.
+    /// Whether so many bytes that may not be owed fit: a disk that is short keeps room for what is on its way to it. All or
+    /// none, with all that was let in since it was short, by earlier tries, snapshots and the log: it is taken once.
     pub fn fits_what_is_kept(&self, bytes: u64) -> Result<(), TransferError> {
         if (self.room.0)(0).is_none() {
             self.kept.is_whole_again();
         }
         match self.fits(bytes) {
-            Err(TransferError::Full(_)) if self.kept.fits(bytes, self.kept_bytes) => Ok(()),
+            // No bytes fit always: a snapshot without any is what makes room.
+            Err(TransferError::Full(_)) if bytes == 0 || self.kept.fits(bytes, self.kept_bytes) => Ok(()),
             fits => fits,
         }
     }
