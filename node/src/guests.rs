@@ -14,27 +14,27 @@
 //! | file | what it does |
 //! |---|---|
 //! | `guests/kind` | what calls are for, and how many there may be of each |
-//! | `guests/address` | what counts as one address, and where other nodes are |
+//! | `guests/members` | where other nodes are |
 //! | `guests/turn` | one call: who waits for whom, and for how long. No clock of its own |
 //! | `guests/house` | the rules: who may stay, who goes. No socket, no clock of its own |
 //! | `guests/port` | the house of one port, shared by its connections and calls |
 //! | `guests/connection`, `guests/door` | a socket that can be ended from outside; how they come in |
 //! | `guests/bodies`, `guests/admission` | the two halves of a call, watched; each call asks for its place |
 
-mod address;
 mod admission;
 mod bodies;
 mod connection;
 mod door;
 mod house;
 mod kind;
+mod members;
 mod port;
 mod turn;
 
-pub use address::follow;
 pub use admission::{Admission, held, of_http};
 pub use connection::{Connection, Guest};
 pub use door::Door;
 pub use house::Bounds;
 pub use kind::Kind;
+pub use members::follow;
 pub use port::{Call, Guests};

@@ -35,7 +35,7 @@ use crate::agreement::Agreement;
 use crate::config::{FRAME_BYTES, WINDOW_BYTES};
 use crate::intake::Heard;
 use crate::types::TypeConfig;
-pub use door::Proven;
+pub use door::{Proven, source};
 use peers::{BULK_PING_TIMEOUT, Peers};
 
 /// Names, in the refusal of an append request, the entry that is not what it should be.

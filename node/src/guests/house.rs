@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::address;
 use super::kind::Kind;
 use super::turn::{End, Turn};
 
@@ -152,7 +151,7 @@ impl House {
             self.guests.get(&self.quietest(now)?)?.end.say();
             ended_another = true;
         }
-        let (id, end, from) = (self.number(), Arc::<End>::default(), address::source(ip));
+        let (id, end, from) = (self.number(), Arc::<End>::default(), raft::network::source(ip));
         self.guests.insert(id, Guest { ip, from, idle: now, called: false, calls: 0, end: end.clone() });
         Some(Entered { id, end, ended_another })
     }

@@ -24,6 +24,7 @@ use tonic::transport::server::Connected;
 
 use super::greeting::{self, Unheard};
 use crate::identity::Known;
+pub use sources::source;
 use sources::{Source, Sources};
 
 /// A greeting takes at most so long.

@@ -11,6 +11,14 @@ const NETWORK: u128 = !0 << 64;
 /// Sources with at most so many count alike: a node makes four connections at once, and makes them anew after a cut.
 const ALIKE: usize = 8;
 
+/// What counts as one address: of IPv6 a network, because whoever has one address there has 2^64.
+pub fn source(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
+        address => address,
+    }
+}
+
 /// Where connections come from: an address, or a network of IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source(Option<IpAddr>);
@@ -18,10 +26,7 @@ pub struct Source(Option<IpAddr>);
 impl Source {
     /// Of a connection from there; those whose other side is gone already are alike.
     pub fn of(from: Option<SocketAddr>) -> Source {
-        Source(from.map(|from| match from.ip().to_canonical() {
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
-            address => address,
-        }))
+        Source(from.map(|from| source(from.ip())))
     }
 }
 

@@ -1,7 +1,6 @@
-//! Where guests come from, and which of them may be other nodes.
+//! Where other nodes are: their guests have places of their own.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -11,14 +10,6 @@ use super::port::Guests;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The system may look for a name for so long.
 const NAME_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What counts as one address: of IPv6 a network, because whoever has one address there has 2^64.
-pub fn source(from: IpAddr) -> IpAddr {
-    match from.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) >> 64 << 64)),
-        ip => ip,
-    }
-}
 
 /// Tells the house from time to time where other nodes are: `names` are `HOST:PORT`. Ends with the house.
 pub async fn follow(guests: Weak<Guests>, names: impl Fn() -> Vec<String>) {
@@ -36,19 +27,5 @@ pub async fn follow(guests: Weak<Guests>, names: impl Fn() -> Vec<String>) {
             None => return,
         }
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_of_ipv6_is_one_source() {
-        let of = |text: &str| source(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::3"), of("2001:db8:1:2:ffff::1"));
-        assert_ne!(of("2001:db8:1:2::3"), of("2001:db8:1:3::3"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-        assert_ne!(of("::ffff:10.0.0.1"), of("::ffff:10.0.0.2"));
     }
 }
