@@ -23,6 +23,8 @@ pub enum Kind {
 
 /// Where a block device is given its limit: in the group that every process is in.
 const WRITE_LIMITS: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device";
+/// An image of more has only the blocks that are written.
+const WRITTEN_BYTES_MAX: u64 = 8 << 30;
 /// Less than this is not worth filling.
 const LAST_BYTES: u64 = 16 << 10;
 
@@ -142,9 +144,13 @@ impl Foreign {
     }
 }
 
-/// All blocks are the file's own before anybody measures: giving them out costs a write of its journal each.
+/// All blocks are the file's own before anybody measures: giving them out costs a write of its journal each. Not of a disk
+/// that is so large that nobody fills it, and the machine might not hold it.
 fn write_zeros(path: &Path, bytes: u64) -> std::io::Result<()> {
     let mut file = File::create(path)?;
+    if bytes > WRITTEN_BYTES_MAX {
+        return file.set_len(bytes);
+    }
     std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
     file.sync_all()?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
