@@ -12,6 +12,7 @@
 mod bytes;
 mod failures;
 mod names;
+mod op;
 mod world;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
+pub use op::{Op, OpKind};
 use world::{Body, Change, World};
 
 /// What a crash leaves.
@@ -31,62 +33,21 @@ pub enum Crash {
     Mixed(u64),
 }
 
-/// The kinds of operations that change the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OpKind {
-    /// A file was made by opening it.
-    Create,
-    /// Bytes were written.
-    Write,
-    /// The length was set, or blocks were reserved.
-    SetLen,
-    /// Permission bits were set.
-    SetMode,
-    /// A directory was made.
-    CreateDir,
-    /// A name was moved; `path` is the new one.
-    Rename,
-    /// A name was added; `path` is the new one.
-    Link,
-    /// A symlink was made.
-    Symlink,
-    /// A name was removed.
-    Unlink,
-    /// A directory was removed.
-    RemoveDir,
-    /// A file was cloned; `path` is the new one.
-    Clone,
-    /// Content was synced.
-    SyncData,
-    /// Content and mode were synced.
-    SyncAll,
-    /// A directory was synced.
-    SyncDir,
-    /// Everything was synced.
-    SyncFs,
-    /// A read: not counted, but it can be made to fail.
-    Read,
-    /// A file that was there, or a directory, was opened: not counted either.
-    Open,
-}
-
-/// One operation of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Op {
-    /// What it did.
-    pub kind: OpKind,
-    /// To which path. For a file that is open: the path it was opened by.
-    pub path: PathBuf,
-    /// Where, for writes and lengths, bytes.
-    pub offset: u64,
-    /// How much, bytes.
-    pub len: u64,
-}
-
 /// The disk in memory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct CrashDisk {
     world: Arc<Mutex<World>>,
+    meanwhile: Arc<Mutex<Meanwhile>>,
+}
+
+/// What a test does whenever somebody has opened a file, or has not found it.
+#[derive(Clone, Default)]
+struct Meanwhile(Option<Arc<dyn Fn(&Path) + Send + Sync>>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 impl Default for CrashDisk {
@@ -98,7 +59,16 @@ impl Default for CrashDisk {
 impl CrashDisk {
     /// An empty disk: `/` is there and durable.
     pub fn new() -> CrashDisk {
-        CrashDisk { world: Arc::new(Mutex::new(World::new())) }
+        CrashDisk::of(World::new())
+    }
+
+    fn of(world: World) -> CrashDisk {
+        CrashDisk { world: Arc::new(Mutex::new(world)), meanwhile: Arc::default() }
+    }
+
+    /// Does this from now on whenever a file was opened, or not found, on the thread that hears of it afterwards.
+    pub fn after_open(&self, meanwhile: impl Fn(&Path) + Send + Sync + 'static) {
+        *self.meanwhile.lock().expect("nobody panics with it") = Meanwhile(Some(Arc::new(meanwhile)));
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -134,7 +104,7 @@ impl CrashDisk {
 
     /// The disk as it is after the power came back. This one stays as it is.
     pub fn crash(&self, how: Crash) -> CrashDisk {
-        CrashDisk { world: Arc::new(Mutex::new(self.world().after(how))) }
+        CrashDisk::of(self.world().after(how))
     }
 
     /// The next operation of this kind on a path that contains `path_contains` fails with this error number
@@ -182,14 +152,8 @@ impl CrashDisk {
     pub fn paths(&self) -> Vec<PathBuf> {
         self.world().paths()
     }
-}
 
-fn exists() -> io::Error {
-    io::Error::from(rustix::io::Errno::EXIST)
-}
-
-impl Disk for CrashDisk {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+    fn open_now(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
         let mut world = self.world();
         world.reading(path)?;
         let (dir, name) = world.slot(path)?;
@@ -217,6 +181,21 @@ impl Disk for CrashDisk {
             path: path.to_path_buf(),
             writable: how != Open::Read,
         }))
+    }
+}
+
+fn exists() -> io::Error {
+    io::Error::from(rustix::io::Errno::EXIST)
+}
+
+impl Disk for CrashDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        let opened = self.open_now(path, how);
+        let meanwhile = self.meanwhile.lock().expect("nobody panics with it").0.clone();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile(path);
+        }
+        opened
     }
 
     fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {

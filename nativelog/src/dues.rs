@@ -207,6 +207,12 @@ impl Dues {
         self.tell();
     }
 
+    /// An epoch that was missing could not be brought. One that has come meanwhile is not missing any more.
+    pub fn still_missing(&self, job: &JobName, epoch: u64, why: String) {
+        self.book().still_misses(&(job.clone(), epoch), why);
+        self.tell();
+    }
+
     /// Takes note that a sealed epoch has no directory here, unless it is just waiting for it.
     pub fn note_missing(&self, job: JobName, epoch: u64, attempt: u64, root: Digest, why: &str) {
         let absent = Absent { attempt, root, why: why.to_owned() };

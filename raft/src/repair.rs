@@ -265,7 +265,7 @@ impl Mending {
                 Err(error) => {
                     tracing::warn!(node = mender.node, %job, epoch, %error, "the epoch cannot be published here yet; it is tried again");
                     if !missing.has_tree {
-                        mender.machine.note_missing(job, epoch, &error.to_string());
+                        mender.machine.still_missing(job, epoch, &error.to_string());
                     }
                     mender.report(&error).await;
                     match error {

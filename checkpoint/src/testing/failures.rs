@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::OpKind;
+use super::op::OpKind;
 
 /// Those that were planned and have not come yet.
 #[derive(Debug, Default)]

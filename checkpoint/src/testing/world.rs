@@ -10,7 +10,8 @@ use rustix::io::Errno;
 
 use super::bytes::Bytes;
 use super::failures::Failures;
-use super::{Crash, Op, OpKind};
+use super::Crash;
+use super::op::{Op, OpKind};
 use crate::disk::{FileKind, Space, Stat};
 
 const ROOT: u64 = 1;

@@ -60,26 +60,38 @@ impl Ground<'_> {
     /// Takes note of sealed epochs whose directories are not among those that were `there`: also of those of which the
     /// disk does not say, lest one of them keeps all others unknown.
     pub fn note_absent(&self, overview: &Overview, there: &Directories) {
-        for Absent { job, epoch, sealed, why } in overview.absent(there) {
+        for absent in overview.absent(there) {
             // It may have come back since the folders were listed.
-            let why = match self.store.envelope(&job, epoch) {
-                Ok(Some(found)) if Origin::of(&found) == sealed => continue,
-                Ok(_) => why.to_owned(),
+            let why = match self.store.envelope(&absent.job, absent.epoch) {
+                Ok(Some(found)) if Origin::of(&found) == absent.sealed => continue,
+                Ok(_) => absent.why.to_owned(),
                 Err(error) => error.to_string(),
             };
-            let noted = {
-                // While the ledger is held, no record can expire it.
-                let ledger = self.ledger();
-                let info = ledger.epoch(&job, epoch);
-                let is_it = info.is_some_and(|info| info.sealed.attempt == sealed.attempt);
-                if is_it {
-                    self.dues.note_missing(job.clone(), epoch, sealed.attempt, sealed.root, &why);
-                }
-                is_it
-            };
-            if noted {
+            if self.note(&absent, &why) {
+                let Absent { job, epoch, .. } = absent;
                 tracing::warn!(%job, epoch, why, "a sealed epoch has no directory here");
             }
         }
+    }
+
+    /// False when it is no epoch of the ledger any more, or has its directory after all.
+    fn note(&self, absent: &Absent, why: &str) -> bool {
+        let Absent { job, epoch, sealed, .. } = absent;
+        {
+            // While the ledger is held, no record can expire it.
+            let ledger = self.ledger();
+            if ledger.epoch(job, *epoch).is_none_or(|info| info.sealed.attempt != sealed.attempt) {
+                return false;
+            }
+            self.dues.note_missing(job.clone(), *epoch, sealed.attempt, sealed.root, why);
+        }
+        // Whoever publishes it from here on finds the note and takes it back. Who has done so since it was looked for
+        // did not find any.
+        let is_here =
+            matches!(self.store.envelope(job, *epoch), Ok(Some(found)) if Origin::of(&found) == *sealed);
+        if is_here {
+            self.dues.adopted(job, *epoch, sealed.attempt);
+        }
+        !is_here
     }
 }

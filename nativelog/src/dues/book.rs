@@ -162,6 +162,13 @@ impl Book {
         true
     }
 
+    /// Why an epoch is still missing. One that has come meanwhile is not.
+    pub fn still_misses(&mut self, key: &EpochKey, why: String) {
+        if let Some(absent) = self.missing.get_mut(key) {
+            absent.why = why;
+        }
+    }
+
     fn note_failure(&mut self, key: &EpochKey, attempt: u64, why: &str) {
         if let Some(waiting) = self.waiting.get_mut(key).filter(|waiting| waiting.attempt == attempt) {
             waiting.publication = Publication::Unpublished(why.to_owned());

@@ -81,6 +81,11 @@ impl Machine {
         }
     }
 
+    /// What is missing could not be brought, and why. An epoch that has come meanwhile is not missing any more.
+    pub fn still_missing(&self, job: &JobName, epoch: u64, why: &str) {
+        self.dues.still_missing(job, epoch, why.to_owned());
+    }
+
     /// Sealed epochs that are no directory here and are not just being published.
     pub fn missing(&self) -> Vec<Missing> {
         let unpublished = self.dues.still_unpublished().into_iter().map(|owed| Missing {

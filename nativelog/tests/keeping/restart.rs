@@ -1,7 +1,8 @@
 //! Starts from a snapshot: how fast, and what is missed.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use checkpoint::disk::Disk;
@@ -12,6 +13,7 @@ use nativelog::machine::Machine;
 use nativelog::performer::Publication;
 use nativelog::store::{Identity, LogStore, Options};
 
+use crate::aside::{make_way, stand_in_the_way};
 use crate::directory::Directory;
 use crate::house::{DATA, start, try_start, whole_of};
 use crate::replica::{Replica, job};
@@ -133,6 +135,46 @@ fn what_cannot_be_read_in_the_place_of_one_epoch_leaves_no_other_unknown() {
     assert_eq!(missing.epoch, 1);
     assert_ne!(missing.why, "its directory is not there", "the disk says more");
     assert_eq!(replica.publication(2), Some(Publication::Published));
+    replica.stop();
+}
+
+#[test]
+fn an_epoch_that_is_published_while_it_is_looked_for_is_not_missing() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    stand_in_the_way(&disk, 1);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    // Whether this one is here is known when all is looked for.
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.wait_performed();
+    replica.keep().unwrap();
+    let manifest = replica.store.layout().manifest_file(&job(), 1);
+    replica.stop();
+
+    // Who looks finds it nowhere, when the folders are listed and once more, and then is slow.
+    let (asked, looks) = (AtomicU64::new(0), Arc::new(Barrier::new(2)));
+    let until_published = looks.clone();
+    disk.after_open(move |path| {
+        let is_looking = std::thread::current().name() == Some("missing-epochs") && path == manifest;
+        if is_looking && asked.fetch_add(1, Ordering::Relaxed) == 1 {
+            until_published.wait();
+            until_published.wait();
+        }
+    });
+    let replica = start(&disk);
+    looks.wait();
+    make_way(&disk, 1);
+    replica.machine.publish_again();
+    replica.wait_published(1);
+    disk.after_open(|_| {});
+    looks.wait();
+    let begun = Instant::now();
+    while replica.machine.not_looked() > 0 {
+        assert!(begun.elapsed().as_secs() < 30, "nobody looks");
+        std::thread::yield_now();
+    }
+    assert_eq!(replica.publication(1), Some(Publication::Published));
+    assert!(replica.machine.missing().is_empty());
     replica.stop();
 }
 
