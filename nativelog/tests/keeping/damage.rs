@@ -89,7 +89,7 @@ fn assert_same(replica: Replica, digest: Digest, context: &str) {
 
 #[test]
 fn a_damaged_newest_snapshot_leaves_the_work_to_the_older_one_and_the_log() {
-    for damage in ["flipped", "cut", "emptied"] {
+    for damage in ["flipped", "cut", "emptied", "a folder", "a link"] {
         let disk = CrashDisk::new();
         let digest = lived(&disk, true);
         let files = snapshots(&disk);
@@ -97,16 +97,24 @@ fn a_damaged_newest_snapshot_leaves_the_work_to_the_older_one_and_the_log() {
         match damage {
             "flipped" => assert!(disk.flip(newest, 999).unwrap()),
             "cut" => disk.truncate_file(newest, 100).unwrap(),
+            "a folder" => {
+                disk.unlink(newest).unwrap();
+                disk.create_dir(newest).unwrap();
+            }
+            "a link" => {
+                disk.unlink(newest).unwrap();
+                disk.symlink(b"/nowhere", newest).unwrap();
+            }
             _ => disk.truncate_file(newest, 0).unwrap(),
         }
         let replica = start(&disk);
         assert!(replica.machine.newest_snapshot().is_some_and(|kept| kept.position.index < 2));
         let names: Vec<String> = snapshots(&disk).iter().map(|path| path.display().to_string()).collect();
         assert!(names.iter().any(|name| name.ends_with(".damaged")), "{names:?}");
-        // Two good ones later, nobody needs the damaged one.
+        // Two good ones later, nobody needs the damaged one. What a folder holds is somebody's.
         replica.keep().unwrap();
         replica.keep().unwrap();
-        assert_eq!(snapshots(&disk).len(), 2);
+        assert_eq!(snapshots(&disk).len(), if damage == "a folder" { 3 } else { 2 }, "{damage}");
         assert_same(replica, digest, damage);
     }
 }
