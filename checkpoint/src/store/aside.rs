@@ -1,9 +1,13 @@
 //! What stands where the folder of a job or of an epoch belongs and is no folder: a symlink above all, which would lead
-//! what is published here to somewhere else. It is moved aside by one rename, never followed and never removed.
+//! what is published here to somewhere else; and what is found in a published tree and is not of it. It is moved aside by
+//! one rename, never followed and never removed.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use super::expire::free_name;
+use super::folders::Folders;
+use super::link::Step;
 use super::{Inner, Layout};
 use crate::disk::{Disk, FileKind};
 use crate::epoch::JobName;
@@ -11,8 +15,7 @@ use crate::error::{IoError, at};
 
 /// Whether job and epoch have folders here, each of them a real one.
 pub(super) fn is_real(disk: &dyn Disk, layout: &Layout, job: &JobName, epoch: u64) -> bool {
-    let is_folder =
-        |path: &std::path::Path| disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Directory);
+    let is_folder = |path: &Path| disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Directory);
     is_folder(&layout.job_dir(job)) && is_folder(&layout.epoch_dir(job, epoch))
 }
 
@@ -38,4 +41,42 @@ pub(super) fn make_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), I
         }
     }
     Ok(())
+}
+
+/// A folder beside an epoch's, made when it is needed, for what is not of its tree.
+pub(super) struct Aside<'a> {
+    inner: &'a Inner,
+    job_dir: PathBuf,
+    name: String,
+    dir: Option<PathBuf>,
+}
+
+impl<'a> Aside<'a> {
+    pub(super) fn new(inner: &'a Inner, job: &JobName, epoch: u64) -> Aside<'a> {
+        Aside { inner, job_dir: inner.layout.job_dir(job), name: format!("{epoch}.aside"), dir: None }
+    }
+
+    /// Moves what is at `path` in the tree there. For who holds the names.
+    pub(super) fn take(&mut self, path: &Path, folders: &mut Folders<'_>) -> Step {
+        let disk = &*self.inner.disk;
+        let dir = self.dir()?;
+        let own = dir.join(path.file_name().unwrap_or_default());
+        // Another folder of the tree may have had the same name.
+        let to = if disk.stat(&own).is_ok() { free_name(disk, &dir, "other")? } else { own };
+        tracing::warn!(path = %path.display(), to = %to.display(), "not of this epoch: it is moved aside");
+        folders.touch(&dir);
+        folders.change(path, || Ok(disk.rename(path, &to).map_err(at("move aside", path))?))
+    }
+
+    // Durable before anything is moved there.
+    fn dir(&mut self) -> Result<PathBuf, IoError> {
+        if let Some(dir) = &self.dir {
+            return Ok(dir.clone());
+        }
+        let disk = &*self.inner.disk;
+        let dir = free_name(disk, &self.job_dir, &self.name)?;
+        disk.create_dir(&dir).map_err(at("make", &dir))?;
+        self.inner.sync_dir(&self.job_dir)?;
+        Ok(self.dir.insert(dir).clone())
+    }
 }
