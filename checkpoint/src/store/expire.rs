@@ -166,6 +166,10 @@ pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), 
         && match disk.rename(&dir, &trash) {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                let what = "move to the trash from another file system or a lower layer of this one";
+                return Err(at(what, &dir)(e).into());
+            }
             Err(e) => return Err(at("move to the trash", &dir)(e).into()),
         };
     let avoid = inner.avoided(job);

@@ -332,6 +332,21 @@ fn what_was_sealed_later_is_not_taken_away() {
 }
 
 #[test]
+fn an_epoch_that_lies_elsewhere_than_the_trash_says_so_and_goes_when_it_can() {
+    let (disk, _) = two_epochs();
+    let store = open(&disk);
+    disk.fail_next(OpKind::Rename, "trash", 18);
+    let error = store.expire(&job("job"), 1).unwrap_err().to_string();
+    assert!(
+        error.contains("job/1: cannot move to the trash from another file system or a lower layer"),
+        "{error}"
+    );
+    assert!(store.verify(&job("job"), 1).unwrap().is_good());
+    store.expire(&job("job"), 1).unwrap();
+    assert_eq!(store.epochs(&job("job")).unwrap(), [2]);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_counts_as_rotten() {
     let (disk, _) = two_epochs();
     let store = open(&disk);

@@ -167,6 +167,7 @@ impl Worker {
                     Effect::Discard { attempt, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.shared.dues.discard(attempt, index);
+                        self.shared.dues.weigh(attempt, self.store.staged_bytes(attempt));
                         self.discard(attempt);
                         self.release(index, &released);
                     }

@@ -25,7 +25,7 @@ pub enum Wait {
 /// Arguments of `commit`.
 #[derive(Debug, clap::Args)]
 pub struct CommitArgs {
-    /// The directory
+    /// The directory; what is mounted below it is part of it
     dir: PathBuf,
     /// The job [default: the directory's name]
     #[arg(short, long, env = "EPOCHLOG_JOB")]
