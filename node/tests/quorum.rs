@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use support::trio::Trio;
-use support::wait_for;
+use support::{get, wait_for};
 
 /// A question to a silent node is given up after so long: what each list would take that asked it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -162,6 +162,26 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
             said.starts_with("error: no quorum, nothing could be read") && said.contains("--stale"),
             "{said}"
         );
+    }
+
+    // Whoever looks at that node alone does not take it for one that leads.
+    let cut_off = wait_for("it says that it is cut off", async || {
+        let status = object(&trio.ask(leader, &["-o", "json", "status"]));
+        (status["nodes"][leader]["role"] == "no quorum").then_some(status)
+    })
+    .await;
+    assert_eq!(cut_off["nodes"][leader]["id"], leader + 1, "{cut_off}");
+    assert_eq!(cut_off["leader"], serde_json::Value::Null, "{cut_off}");
+    let http = cut_off["nodes"][leader]["http"].as_str().unwrap();
+    let (head, ready) = get(http, "/readyz");
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert!(
+        ready.lines().any(|line| line.starts_with("WRONG leader: ") && line.contains("has no quorum")),
+        "{ready}"
+    );
+    let (_, metrics) = get(http, "/metrics");
+    for gauge in ["raft_is_leader", "raft_has_leader", "quorum"] {
+        assert!(metrics.lines().any(|line| line == format!("epochlog_{gauge} 0")), "{gauge}: {metrics}");
     }
 }
 
