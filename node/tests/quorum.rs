@@ -179,10 +179,13 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
         ready.lines().any(|line| line.starts_with("WRONG leader: ") && line.contains("has no quorum")),
         "{ready}"
     );
-    let (_, metrics) = get(http, "/metrics");
-    for gauge in ["raft_is_leader", "raft_has_leader", "quorum"] {
-        assert!(metrics.lines().any(|line| line == format!("epochlog_{gauge} 0")), "{gauge}: {metrics}");
-    }
+    wait_for("its metrics tell", async || {
+        let (_, metrics) = get(http, "/metrics");
+        let told = ["raft_is_leader 0", "raft_has_leader 0", "quorum 0", "voters 3", "voters_reachable 1"];
+        let is_told = |told: &str| metrics.lines().any(|line| line.strip_prefix("epochlog_") == Some(told));
+        told.into_iter().all(is_told).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

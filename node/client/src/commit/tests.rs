@@ -279,6 +279,25 @@ fn what_is_stopped_before_it_is_streamed_is_not_committed() {
 }
 
 #[tokio::test]
+async fn whoever_is_stopped_hears_that_a_node_still_reads_his_directory() {
+    for by_path in [true, false] {
+        let (goes, _client_is_there) = oneshot::channel();
+        let node = Actor::new([Act { says: vec![planned(pb::Captured::InPlace)], hangs: Some(goes) }]);
+        let dir = tempfile::tempdir().unwrap();
+        let client = Client::new([node.endpoint().await], Options::default());
+        let commit = Commit { by_path, ..Commit::new(JobName::try_from("job").unwrap()) };
+        let stop = async {
+            while node.starts().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let failure = client.commit_until(dir.path(), commit, &|_| {}, stop).await.unwrap_err();
+        assert_eq!(failure.code, Code::Interrupted, "{failure:?}");
+        assert_eq!(failure.why.contains("goes on reading the directory"), by_path, "{failure:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_pattern_that_no_command_can_repeat_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let client = Client::new([nobody().await], Options::default());
