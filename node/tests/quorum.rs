@@ -220,6 +220,12 @@ async fn a_node_that_says_nothing_is_a_question_mark_and_costs_no_list_two_secon
     let silent = (leader + 1) % 3;
     let pid = trio.nodes[silent].id().to_string();
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    // Nobody knows that yet: whoever asks it waits no longer than he said, and calls it no damage.
+    let began = Instant::now();
+    let verify = trio.ask_within("3s", leader, &["verify", "--all-nodes"]);
+    assert_eq!(verify.status.code(), Some(6), "{verify:?}");
+    assert!(text(&verify.stderr).starts_with("error: not everything was looked at"), "{verify:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     wait_for("it is found silent", async || {
         let status = text(&trio.ask(leader, &["status"]).stdout);
         let id = silent + 1;

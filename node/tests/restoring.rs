@@ -77,6 +77,8 @@ async fn force_replaces_what_a_restore_wrote_and_nothing_else() {
         (dir.path().join("new"), &["--only", "nomatch*"][..], 4),
         (dir.path().join("new"), &["--delete-others"][..], 2),
         (dir.path().join("node.toml/below"), &[][..], 1),
+        // Nobody makes a directory there.
+        (PathBuf::from("/sys/epochlog-restored"), &[][..], 8),
     ] {
         let (code, said) = restore(&to, more);
         assert_eq!(code, Some(expected), "{to:?} {more:?}: {said}");
