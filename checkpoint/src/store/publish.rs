@@ -1,6 +1,6 @@
 //! Publishing: sealed epochs become directories. For the whole batch, in steps:
 //!
-//! 0. what is reused is read, before names are locked (`verifying`);
+//! 0. what is reused, and what ends in zeros, is read, before names are locked (`verifying`, `extend_all`);
 //! 1. prepare: directories, symlinks, empty files; staged files get length and mode;
 //! 2. sync contents: nothing gets a blob's name before its bytes and mode are durable;
 //! 3. link: content <-> blob <-> tree; manifest; modes of directories, bottom-up;
@@ -24,13 +24,14 @@ use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
 use super::{Inner, Publish, Source, StoreError, Unpublished, aside, expire, read_envelope, verifying};
 use crate::digest::{self, Digest};
-use crate::disk::{Disk, FileKind, Open};
+use crate::disk::{Disk, FileKind, Open, Stat};
 use crate::durable::ensure_dir;
 use crate::epoch::{EntryKind, JobName};
 use crate::error::{IoError, at};
 use crate::manifest::{ManifestEntry, write_file};
 
 pub(super) fn publish(inner: &Arc<Inner>, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
+    extend_all(inner, batch);
     let verifying = verifying::before(inner, batch);
     let _names = inner.lock_names();
     let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
@@ -225,22 +226,7 @@ impl Work<'_> {
             return Err(corrupt(entry, staged, why));
         }
         if stat.len < entry.size {
-            // Zeros at the end were never written. That it was cut would look the same, but for the digest.
-            let found = match hash_staged(self.disk, staged, entry.size) {
-                Err(e) if is_rot(&e) => {
-                    return Err(corrupt(entry, staged, format!("it cannot be read: {e}")));
-                }
-                found => found.map_err(at("read", staged))?,
-            };
-            if found != entry.digest {
-                let why = format!("it has {} bytes of {}, digest {}", stat.len, entry.size, found.short());
-                return Err(corrupt(entry, staged, why));
-            }
-            if stat.mode & 0o200 == 0 {
-                self.disk.set_mode(staged, 0o600).map_err(at("set the mode of", staged))?;
-            }
-            let extend = self.disk.open(staged, Open::Write).and_then(|file| file.set_len(entry.size));
-            extend.map_err(at("extend", staged))?;
+            extend_staged(self.disk, staged, entry, &stat)?;
         }
         Ok(self.disk.set_mode(staged, entry.mode).map_err(at("set the mode of", staged))?)
     }
@@ -425,3 +411,44 @@ impl Work<'_> {
         }
     }
 }
+
+// What ends in zeros is read to the end of its data: before the names are locked, as `verifying` does. What is wrong with
+// it is met again, and told, under the lock, and so is what somebody may have published already.
+fn extend_all(inner: &Inner, batch: &[Publish]) {
+    for Publish { attempt, manifest, sources, .. } in batch {
+        let staged =
+            manifest.entries.iter().zip(sources.iter()).enumerate().filter(|(_, (entry, source))| {
+                entry.kind == EntryKind::File && entry.size > 0 && matches!(source, Source::Staged)
+            });
+        for (index, (entry, _)) in staged {
+            let path = inner.layout.staged_file(*attempt, index_of(index));
+            if let Ok(stat) = inner.disk.stat(&path)
+                && stat.kind == FileKind::File
+                && stat.len < entry.size
+                && stat.mode & 0o200 != 0
+            {
+                let _ = extend_staged(&*inner.disk, &path, entry, &stat);
+            }
+        }
+    }
+}
+
+// Zeros at the end were never written. That it was cut would look the same, but for the digest.
+fn extend_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry, stat: &Stat) -> Step {
+    let found = match hash_staged(disk, staged, entry.size) {
+        Err(e) if is_rot(&e) => return Err(corrupt(entry, staged, format!("it cannot be read: {e}"))),
+        found => found.map_err(at("read", staged))?,
+    };
+    if found != entry.digest {
+        let why = format!("it has {} bytes of {}, digest {}", stat.len, entry.size, found.short());
+        return Err(corrupt(entry, staged, why));
+    }
+    if stat.mode & 0o200 == 0 {
+        disk.set_mode(staged, 0o600).map_err(at("set the mode of", staged))?;
+    }
+    let extend = disk.open(staged, Open::Write).and_then(|file| file.set_len(entry.size));
+    Ok(extend.map_err(at("extend", staged))?)
+}
+
+#[cfg(test)]
+mod tests;
