@@ -31,12 +31,14 @@ use crate::error::{IoError, at};
 use crate::manifest::{ManifestEntry, write_file};
 
 pub(super) fn publish(inner: &Arc<Inner>, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
-    extend_all(inner, batch);
+    let extended: Vec<Option<Unpublished>> =
+        batch.iter().map(|epoch| extend_all(inner, epoch).err()).collect();
     let verifying = verifying::before(inner, batch);
     let _names = inner.lock_names();
     let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
-    epochs.iter_mut().zip(verifying).for_each(|(epoch, why)| epoch.failed = why);
+    let before = extended.into_iter().zip(verifying).map(|(extended, verifying)| extended.or(verifying));
+    epochs.iter_mut().zip(before).for_each(|(epoch, why)| epoch.failed = why);
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
     work.each(&mut epochs, Work::link);
@@ -412,25 +414,26 @@ impl Work<'_> {
     }
 }
 
-// What ends in zeros is read to the end of its data: before the names are locked, as `verifying` does. What is wrong with
-// it is met again, and told, under the lock, and so is what somebody may have published already.
-fn extend_all(inner: &Inner, batch: &[Publish]) {
-    for Publish { attempt, manifest, sources, .. } in batch {
-        let staged =
-            manifest.entries.iter().zip(sources.iter()).enumerate().filter(|(_, (entry, source))| {
-                entry.kind == EntryKind::File && entry.size > 0 && matches!(source, Source::Staged)
-            });
-        for (index, (entry, _)) in staged {
-            let path = inner.layout.staged_file(*attempt, index_of(index));
-            if let Ok(stat) = inner.disk.stat(&path)
-                && stat.kind == FileKind::File
-                && stat.len < entry.size
-                && stat.mode & 0o200 != 0
-            {
-                let _ = extend_staged(&*inner.disk, &path, entry, &stat);
-            }
+// What ends in zeros is read to the end of its data: before the names are locked, as `verifying` does. What is damaged is
+// met again under the lock, and so is what somebody may have published already.
+fn extend_all(inner: &Inner, epoch: &Publish) -> Step {
+    let Publish { attempt, manifest, sources, .. } = epoch;
+    let all = manifest.entries.iter().zip(sources.iter()).enumerate();
+    let is_staged = |entry: &ManifestEntry, source: &Source| {
+        entry.kind == EntryKind::File && entry.size > 0 && matches!(source, Source::Staged)
+    };
+    for (index, (entry, _)) in all.filter(|(_, (entry, source))| is_staged(entry, source)) {
+        let path = inner.layout.staged_file(*attempt, index_of(index));
+        if let Ok(stat) = inner.disk.stat(&path)
+            && stat.kind == FileKind::File
+            && stat.len < entry.size
+            && stat.mode & 0o200 != 0
+            && let Err(error @ Unpublished::Io(_)) = extend_staged(&*inner.disk, &path, entry, &stat)
+        {
+            return Err(error);
         }
     }
+    Ok(())
 }
 
 // Zeros at the end were never written. That it was cut would look the same, but for the digest.
