@@ -43,7 +43,8 @@ pub(super) fn make_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), I
     Ok(())
 }
 
-/// A folder beside an epoch's, made when it is needed, for what is not of its tree.
+/// A folder beside an epoch's, made when it is needed, for what is not of its tree: somebody else's, so that it stays when
+/// the epoch goes.
 pub(super) struct Aside<'a> {
     inner: &'a Inner,
     job_dir: PathBuf,
@@ -53,7 +54,7 @@ pub(super) struct Aside<'a> {
 
 impl<'a> Aside<'a> {
     pub(super) fn new(inner: &'a Inner, job: &JobName, epoch: u64) -> Aside<'a> {
-        Aside { inner, job_dir: inner.layout.job_dir(job), name: format!("{epoch}.aside"), dir: None }
+        Aside { inner, job_dir: inner.layout.job_dir(job), name: format!("{epoch}.found"), dir: None }
     }
 
     /// Moves what is at `path` in the tree there. For who holds the names.

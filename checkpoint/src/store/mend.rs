@@ -23,7 +23,7 @@ impl Store {
     /// here, each digest once: bring them, [`Store::shelve`], [`Store::heal`]. `report` is one of
     /// [`Store::verify`]; the files that it names are read again. What is wrong with folders, symlinks, empty
     /// files and modes is mended at once, and so is every file whose content is on the shelf after all. What is in the tree
-    /// and not of it is moved to a folder beside the epoch's, `N.aside`.
+    /// and not of it is moved to a folder beside the epoch's, `N.found`.
     ///
     /// # Errors
     /// The epoch has no readable manifest here, or the disk refuses.

@@ -157,7 +157,7 @@ fn folders_links_modes_and_empty_files_are_mended_and_extra_files_are_moved_asid
 
 // Where what is in the tree and not of it is moved to.
 fn aside(store: &Store, epoch: u64) -> PathBuf {
-    store.layout().epochs_dir().join("job").join(format!("{epoch}.aside"))
+    store.layout().epochs_dir().join("job").join(format!("{epoch}.found"))
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn extra_files_of_one_name_in_an_epoch_and_of_one_epoch_after_the_other_are_all_
         disk.write_new(&file(&store, 2, "closed/extra"), other, 0o644).unwrap();
         assert_eq!(damaged(&store, 2), []);
         assert!(all_good(&store));
-        let aside = if n == 0 { aside(&store, 2) } else { aside(&store, 2).with_extension("aside.1") };
+        let aside = if n == 0 { aside(&store, 2) } else { aside(&store, 2).with_extension("found.1") };
         assert_eq!(disk.read_file(&aside.join("extra"), 100).unwrap(), one);
         assert_eq!(disk.read_file(&aside.join("other"), 100).unwrap(), other);
     }
@@ -181,6 +181,10 @@ fn extra_files_of_one_name_in_an_epoch_and_of_one_epoch_after_the_other_are_all_
     let report = store.verify(&job("job"), 2).unwrap();
     let left: Vec<&str> = report.problems.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(left, ["extra"]);
+    // It is somebody's: it stays when the epoch goes.
+    store.expire(&job("job"), 2).unwrap();
+    assert_eq!(store.epochs(&job("job")).unwrap(), [1]);
+    assert_eq!(disk.read_file(&aside(&store, 2).join("extra"), 100).unwrap(), b"1");
 }
 
 #[test]
