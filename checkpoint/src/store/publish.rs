@@ -5,7 +5,7 @@
 //! 2. sync contents: nothing gets a blob's name before its bytes and mode are durable;
 //! 3. link: content <-> blob <-> tree; manifest; modes of directories, bottom-up;
 //! 4. sync names: everything that the epoch consists of is durable;
-//! 5. one rename into `epochs/<job>/`, sync of that folder, `latest` last.
+//! 5. one rename into `epochs/<job>/`, sync of that folder, `latest` last (should that fail, nothing else does).
 //!
 //! What an attempt brought and this disk has lost since (a staged or unpacked file
 //! that is missing or of the wrong size) is taken from any good blob of that content.
@@ -132,7 +132,8 @@ impl Work<'_> {
         let epoch_dir = layout.epoch_dir(&envelope.job, envelope.epoch);
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {
-            Ok(None) => {}
+            // A folder without one that can be read makes way when this epoch is built.
+            Ok(None) | Err(StoreError::Manifest { .. }) => {}
             // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
             Ok(Some(found)) if found.position.index < envelope.position.index => {
                 let taken = expire::take_away(self.inner, &envelope.job, envelope.epoch);
@@ -148,6 +149,7 @@ impl Work<'_> {
             Ok(Some(found)) => {
                 return Err(Unpublished::Occupied { at: epoch_dir, found: found.root.to_string() });
             }
+            Err(StoreError::Io(error)) => return Err(error.into()),
             Err(e) => {
                 return Err(Unpublished::Corrupt { path: ".".into(), at: there, why: e.to_string() });
             }
@@ -386,6 +388,7 @@ impl Work<'_> {
             self.disk.set_mode(&job_dir, 0o755).map_err(at("set the mode of", &job_dir))?;
         }
         let (from, to) = (layout.building_dir(*attempt), layout.epoch_dir(&envelope.job, envelope.epoch));
+        aside::unread_makes_way(self.inner, &envelope.job, envelope.epoch)?;
         Ok(self.disk.rename(&from, &to).map_err(at("move the epoch to", &to))?)
     }
 
@@ -405,10 +408,13 @@ impl Work<'_> {
         for (job, epoch) in newest {
             let job_dir = self.inner.layout.job_dir(&job);
             if result.is_ok() {
-                result = self.inner.sync_dir(&job_dir).and_then(|()| {
+                result = self.inner.sync_dir(&job_dir);
+            }
+            if result.is_ok()
+                && let Err(error) =
                     expire::point_latest(self.disk, &job_dir, Some(epoch), &self.inner.avoided(&job))
-                        .map_err(at("point `latest` in", &job_dir))
-                });
+            {
+                tracing::warn!(%job, %error, "`latest` cannot be moved");
             }
             if let Err(e) = &result {
                 let of_job =

@@ -1,6 +1,6 @@
 //! Damage on one node of a running cluster: it is noticed, refetched and put in place, and nobody else minds.
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -98,6 +98,24 @@ async fn manifests_lost_while_a_follower_was_away_do_not_stop_its_catch_up() {
     cluster.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_manifest_that_the_device_has_lost_is_replaced() {
+    let cluster = Cluster::start_keeping("manifest-lost", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    let node = cluster.follower().await;
+    assert_eq!(verified(node).await, 1);
+    let store = node.machine.store();
+    let inode = || std::fs::metadata(store.layout().manifest_file(&job(), 1)).unwrap().ino();
+    let lost = inode();
+    cluster.disks[&node.id].lost.lock().unwrap().insert(lost);
+    assert!(store.verify(&job(), 1).is_err(), "it cannot be read");
+    node.replica.repair_epoch(&job(), 1).await.unwrap();
+    assert_ne!(inode(), lost);
+    assert!(store.verify(&job(), 1).unwrap().is_good());
+    cluster.shutdown().await;
+}
+
 /// Somebody else's file where an epoch is to be, and another in a tree that has lost its manifest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_in_the_way_of_one_epoch_holds_up_no_catch_up() {
@@ -118,27 +136,15 @@ async fn what_is_in_the_way_of_one_epoch_holds_up_no_catch_up() {
     cluster.purge().await;
     cluster.resume(away).await;
     let node = &cluster.nodes[&away];
-    let publication = |epoch| node.machine.publication(&job(), epoch);
-    let is_owed = |epoch| matches!(publication(epoch), Some(Publication::Unpublished(_)));
-    let is_there = |epoch| publication(epoch) == Some(Publication::Published);
-    within("the node is home, and owes what it cannot put in place", async || {
-        (is_there(3) && is_there(2) && is_owed(1)).then_some(())
-    })
-    .await;
-    assert!(node.machine.missing().iter().all(|missing| !missing.why.is_empty()));
-    // What is in the place of a whole epoch makes way, and stays.
-    let aside = way.with_extension("aside");
-    assert_eq!(
-        (std::fs::read(&surplus).unwrap(), std::fs::read(&aside).unwrap()),
-        (b"not ours".into(), b"not ours".into())
-    );
-
-    std::fs::remove_file(&surplus).unwrap();
-    within("all are published", async || {
-        (1..=3).all(|epoch| publication(epoch) == Some(Publication::Published)).then_some(())
-    })
-    .await;
+    let is_there = |epoch| node.machine.publication(&job(), epoch) == Some(Publication::Published);
+    within("all are published", async || (1..=3).all(is_there).then_some(())).await;
+    // What is in the place of an epoch makes way, and stays: nothing of it is in what took its place.
+    let aside = |epoch| layout.epoch_dir(&job(), epoch).with_extension("aside");
+    for file in [aside(1).join("files/surplus"), aside(2)] {
+        assert_eq!(std::fs::read(&file).unwrap(), b"not ours", "{}", file.display());
+    }
     cluster.agree().await;
+    assert_eq!(verified(node).await, 3);
     cluster.shutdown().await;
 }
 
