@@ -297,7 +297,8 @@ impl Work<'_> {
             Held::Good(other, _) => {
                 let tree = epoch.tree(self.inner);
                 let clone = || self.disk.clone_file(&other, &path);
-                try_twice(self.disk, &tree, &path, clone).map_err(at("clone into", &path))?;
+                try_twice(self.disk, &tree, &path, clone)
+                    .map_err(|e| self.linker.unread(entry, &other, e))?;
                 self.disk.set_mode(&path, entry.mode).map_err(at("set the mode of", &path))?;
                 epoch.contents.push(|| ToSync::File(path));
                 epoch.own[index] = Own::Tree;

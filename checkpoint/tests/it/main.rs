@@ -10,7 +10,7 @@ mod holes;
 mod hostile_paths;
 mod incoming;
 mod latest;
-mod lost_manifests;
+mod lost;
 mod many_links;
 mod planted;
 mod publishing;

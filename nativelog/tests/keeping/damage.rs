@@ -299,10 +299,10 @@ fn whatever_became_of_the_catalog_it_lists_the_ledger_in_the_end() {
 
 #[test]
 fn what_a_start_can_do_without_keeps_no_node_down() {
+    type Damage<'a> = &'a dyn Fn(&CrashDisk);
     let group = Path::new(DATA).join("groups/main");
     let old = group.join("snapshots/0000000000000009-0.snap.tmp");
     let (expected, waiting) = (group.join("snapshots/expected"), group.join("waiting"));
-    type Damage<'a> = &'a dyn Fn(&CrashDisk);
     let damages: [(&str, Damage<'_>); 5] = [
         ("what a catch-up expected", &|disk| {
             disk.write_new(&expected, b"lost", 0o600).unwrap();

@@ -1,8 +1,8 @@
-//! Manifests and links that the device has lost: every read of them fails, as often as it is tried.
+//! What the device has lost: no read of it succeeds, as often as it is tried.
 
-use checkpoint::Disk;
 use checkpoint::error::{ManifestError, StoreError};
 use checkpoint::testing::{CrashDisk, OpKind};
+use checkpoint::{Disk, Unpublished};
 
 use crate::support::*;
 
@@ -89,4 +89,56 @@ fn a_link_in_a_tree_that_the_device_has_lost_is_made_again() {
     disk.clear_failures();
     assert_ne!(disk.stat(&path).unwrap().ino, before, "the old one is gone");
     assert!(store.verify(&name, 1).unwrap().is_good());
+}
+
+#[test]
+fn content_that_was_good_and_that_the_device_has_lost_since_is_trusted_no_more() {
+    let temp = tempfile::tempdir().unwrap();
+    write(temp.path(), "f", b"content", 0o644);
+    let first = take_all(temp.path());
+    chmod(&temp.path().join("f"), 0o600);
+    let second = take_all(temp.path());
+    let mut found = 0;
+    // More than there are: some look only for what can be done without.
+    for passes in 0..40 {
+        let disk = fresh();
+        let store = open(&disk);
+        let sources = stage(&store, 1, &first).unwrap();
+        store.publish(&[to_publish("job", 1, 1, &first.manifest, sources)]).remove(0).unwrap();
+        // Whoever publishes this has read it, and whoever publishes the next clones it.
+        let read = to_publish("job", 2, 2, &first.manifest, all_reused(&first));
+        store.publish(&[read]).remove(0).unwrap();
+        let cloned = to_publish("job", 3, 3, &second.manifest, all_reused(&second));
+        disk.fail_after(passes, OpKind::Read, "blobs/", EIO);
+        let published = store.publish(&[cloned]).remove(0);
+        disk.clear_failures();
+        if !matches!(published, Err(Unpublished::Corrupt { .. })) {
+            continue;
+        }
+        found += 1;
+        // In the same state, with other bytes: nobody goes by what was read before.
+        let blob = store.blob_path(checkpoint::digest::content(b"content")).unwrap();
+        assert!(disk.flip(&blob, 7).unwrap());
+        assert_eq!(store.lacking(&first.manifest).unwrap(), [content_of(b"content", 0o644)]);
+    }
+    assert!(found > 0, "it was never cloned");
+}
+
+#[test]
+fn what_was_brought_and_lost_before_it_was_shelved_is_brought_again() {
+    let data = noise(100_000, 1);
+    let content = content_of(&data, 0o644);
+    // After name, handle and cache: how long it is, where it has bytes, and they themselves.
+    for passes in 3..=5 {
+        let disk = fresh();
+        drop(bring(&open(&disk), content, &data).unwrap());
+        let store = open(&disk);
+        disk.fail_after(passes, OpKind::Read, "incoming/", EIO);
+        let incoming = store.incoming(content).unwrap();
+        assert_eq!(incoming.have(), 0, "after {passes} reads");
+        drop(incoming);
+        let arrived = bring(&store, content, &data).unwrap();
+        store.shelve(vec![arrived]).remove(0).unwrap();
+        check_blobs(&store, "brought again");
+    }
 }
