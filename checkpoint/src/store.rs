@@ -111,6 +111,8 @@ struct Inner {
     ballast: Mutex<()>,
     // By job: epochs that `latest` does not point to.
     avoided: Mutex<BTreeMap<JobName, BTreeSet<u64>>>,
+    // Jobs whose `latest` could not be moved.
+    behind: Mutex<BTreeSet<JobName>>,
 }
 
 impl Inner {
@@ -124,6 +126,10 @@ impl Inner {
 
     fn avoided(&self, job: &JobName) -> BTreeSet<u64> {
         self.all_avoided().get(job).cloned().unwrap_or_default()
+    }
+
+    fn behind(&self) -> MutexGuard<'_, BTreeSet<JobName>> {
+        self.behind.lock().expect("a thread panicked while it noted where a `latest` points")
     }
 
     fn lock_names(&self) -> MutexGuard<'_, ()> {
@@ -151,6 +157,7 @@ impl Store {
             arriving: Mutex::default(),
             ballast: Mutex::default(),
             avoided: Mutex::default(),
+            behind: Mutex::default(),
         };
         Ok(Store { inner: Arc::new(inner) })
     }
@@ -225,7 +232,7 @@ impl Store {
     }
 
     /// Takes an epoch away: into `trash/` by one rename, `latest` to the newest that is left, then its names one by
-    /// one. Nothing there is fine. It never appears again once this is done. A `latest` that cannot be moved is a warning.
+    /// one. Nothing there is fine. It never appears again once this is done. A `latest` that cannot be moved is no error.
     pub fn expire(&self, job: &JobName, epoch: u64) -> Result<(), StoreError> {
         expire::expire(&self.inner, job, epoch)
     }
@@ -258,6 +265,16 @@ impl Store {
     /// epoch depends on it.
     pub fn heal_latest(&self, avoid: BTreeMap<JobName, BTreeSet<u64>>) {
         expire::heal_latest(&self.inner, avoid);
+    }
+
+    /// Whether some `latest` could not be moved: [`Store::point_latest_again`].
+    pub fn is_latest_behind(&self) -> bool {
+        !self.inner.behind().is_empty()
+    }
+
+    /// Tries again to move what could not be moved before.
+    pub fn point_latest_again(&self) {
+        expire::point_again(&self.inner);
     }
 
     /// The epoch has expired: what was said of it to [`Store::avoid`] is not said of a later one of its number.

@@ -36,15 +36,40 @@ fn parse(name: &[u8]) -> Option<u64> {
 }
 
 /// Points `latest` to the newest published epoch that is not to be avoided; removes it when there is none. `new` was
-/// published just now. What stands there and is no link is moved aside.
+/// published just now. What stands there and is no link is moved aside. For who holds the names.
 ///
-/// Where it points is a convenience, and no epoch depends on it: of those who call, none fails because this does.
-pub(super) fn point_latest(
-    disk: &dyn Disk,
-    job_dir: &Path,
-    new: Option<u64>,
-    avoid: &BTreeSet<u64>,
-) -> io::Result<()> {
+/// Where it points is a convenience: no epoch and no start fails because this does. It is noted then, for
+/// [`point_again`]. Whether it is done.
+pub(super) fn point_latest(inner: &Inner, job: &JobName, new: Option<u64>) -> bool {
+    let job_dir = inner.layout.job_dir(job);
+    match move_latest(&*inner.disk, &job_dir, new, &inner.avoided(job)) {
+        Ok(()) => {
+            inner.behind().remove(job);
+            true
+        }
+        Err(e) => {
+            tracing::warn!(%job, error = %e, "`latest` cannot be moved yet");
+            inner.behind().insert(job.clone());
+            false
+        }
+    }
+}
+
+/// Does what [`point_latest`] could not do.
+pub(super) fn point_again(inner: &Inner) {
+    let _names = inner.lock_names();
+    let jobs = std::mem::take(&mut *inner.behind());
+    for job in jobs {
+        // One that is gone has no `latest` any more; one that cannot be looked at is looked at again.
+        match is_folder(&*inner.disk, &inner.layout.job_dir(&job)) {
+            Ok(false) => {}
+            Ok(true) => drop(point_latest(inner, &job, None)),
+            Err(_) => drop(inner.behind().insert(job)),
+        }
+    }
+}
+
+fn move_latest(disk: &dyn Disk, job_dir: &Path, new: Option<u64>, avoid: &BTreeSet<u64>) -> io::Result<()> {
     let link = job_dir.join("latest");
     let current = match disk.read_link(&link) {
         Ok(target) => Some(target),
@@ -192,23 +217,17 @@ pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), 
             Err(e) => return Err(at("move to the trash", &dir)(e).into()),
         }
     }
-    let avoid = inner.avoided(job);
-    let point = || point_latest(disk, &job_dir, None, &avoid);
-    let sync = || inner.sync_dir(&job_dir);
     // On a full disk there may be no room for a symlink before the epoch's own is given back.
-    let pointed = point();
-    sync()?;
+    let pointed = point_latest(inner, job, None);
+    inner.sync_dir(&job_dir)?;
     for path in trashed {
         if let Err(e) = remove_tree(disk, &path) {
             // It is gone from the epochs for good; what is left of it lies in the trash.
             tracing::warn!(path = %path.display(), error = %e, "cannot remove an expired epoch yet");
         }
     }
-    if pointed.is_err() {
-        match point() {
-            Ok(()) => sync()?,
-            Err(e) => tracing::warn!(%job, error = %e, "`latest` cannot be moved"),
-        }
+    if !pointed && point_latest(inner, job, None) {
+        inner.sync_dir(&job_dir)?;
     }
     Ok(())
 }
@@ -276,12 +295,12 @@ pub(super) fn avoid(inner: &Inner, job: &JobName, epochs: BTreeSet<u64>) -> Resu
     let job_dir = inner.layout.job_dir(job);
     match epochs.is_empty() {
         true => drop(inner.all_avoided().remove(job)),
-        false => drop(inner.all_avoided().insert(job.clone(), epochs.clone())),
+        false => drop(inner.all_avoided().insert(job.clone(), epochs)),
     }
     if !is_folder(&*inner.disk, &job_dir)? {
         return Ok(());
     }
-    point_latest(&*inner.disk, &job_dir, None, &epochs).map_err(at("point `latest` in", &job_dir))?;
+    point_latest(inner, job, None);
     Ok(inner.sync_dir(&job_dir)?)
 }
 
@@ -296,12 +315,10 @@ pub(super) fn heal_latest(inner: &Inner, avoid: BTreeMap<JobName, BTreeSet<u64>>
     });
     for (name, _) in jobs.into_iter().filter(|(_, kind)| *kind == FileKind::Directory) {
         let Some(job) = name.to_str().and_then(|name| JobName::try_from(name).ok()) else { continue };
-        let (job_dir, avoid) = (epochs.join(&name), inner.avoided(&job));
-        let healed = ignore_missing(disk.unlink(&job_dir.join(LATEST_TEMP)))
-            .and_then(|()| point_latest(disk, &job_dir, None, &avoid));
-        if let Err(e) = healed {
-            tracing::warn!(%job, error = %e, "`latest` cannot be moved");
+        if let Err(e) = ignore_missing(disk.unlink(&epochs.join(&name).join(LATEST_TEMP))) {
+            tracing::warn!(%job, error = %e, "a `latest` that was begun stays");
         }
+        point_latest(inner, &job, None);
     }
 }
 

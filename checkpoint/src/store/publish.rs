@@ -408,14 +408,9 @@ impl Work<'_> {
         let mut result = self.inner.sync_dir(&all);
         for (job, epoch) in newest {
             let job_dir = self.inner.layout.job_dir(&job);
+            result = result.and_then(|()| self.inner.sync_dir(&job_dir));
             if result.is_ok() {
-                result = self.inner.sync_dir(&job_dir);
-            }
-            if result.is_ok()
-                && let Err(error) =
-                    expire::point_latest(self.disk, &job_dir, Some(epoch), &self.inner.avoided(&job))
-            {
-                tracing::warn!(%job, %error, "`latest` cannot be moved");
+                expire::point_latest(self.inner, &job, Some(epoch));
             }
             if let Err(e) = &result {
                 let of_job =

@@ -29,6 +29,10 @@ fn a_full_disk_that_takes_no_link_keeps_no_epoch_and_no_start_from_anything() {
     disk.fail_next(OpKind::Symlink, "latest", ENOSPC);
     commit(&store, "job", 2, 2, temp.path());
     assert_eq!(latest(&disk, &store), "1", "it could not be moved");
+    assert!(store.is_latest_behind());
+    disk.fail_next(OpKind::Symlink, "latest", ENOSPC);
+    store.point_latest_again();
+    assert!(store.is_latest_behind());
     // Nor at a start, as often as there is none.
     for _ in 0..2 {
         disk.fail_next(OpKind::Symlink, "latest", ENOSPC);
@@ -37,14 +41,17 @@ fn a_full_disk_that_takes_no_link_keeps_no_epoch_and_no_start_from_anything() {
     }
     let store = open(&disk);
     assert_eq!(latest(&disk, &store), "2");
+    assert!(!store.is_latest_behind());
     // Neither before nor after the epoch's own room is given back.
     for _ in 0..2 {
         disk.fail_next(OpKind::Symlink, "latest", ENOSPC);
     }
     store.expire(&job("job"), 2).unwrap();
     assert_eq!(store.epochs(&job("job")).unwrap(), [1]);
-    let store = open(&disk);
+    assert!(store.is_latest_behind());
+    store.point_latest_again();
     assert_eq!(latest(&disk, &store), "1");
+    assert!(!store.is_latest_behind());
 }
 
 #[test]

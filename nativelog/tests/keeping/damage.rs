@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use checkpoint::Digest;
 use checkpoint::disk::Disk;
@@ -350,4 +351,23 @@ fn a_start_points_latest_to_no_epoch_with_content_in_quarantine() {
     assert_eq!(disk.read_link(&latest).unwrap(), b"1");
     let moved = disk.ops().into_iter().find(|op| op.kind == OpKind::Symlink);
     assert_eq!(moved, None, "it pointed to the other for a while");
+}
+
+#[test]
+fn a_latest_that_could_not_be_moved_holds_up_no_epoch_and_is_moved_later() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    let latest = replica.store.layout().latest_link(&job());
+    disk.fail_next(OpKind::Symlink, "latest", ENOSPC);
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.assert_published(2);
+    assert_eq!(disk.read_link(&latest).unwrap(), b"1");
+    // By itself.
+    let begun = Instant::now();
+    while disk.read_link(&latest).unwrap() != b"2" {
+        assert!(begun.elapsed() < Duration::from_secs(40), "it stays where it was");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    replica.stop();
 }
