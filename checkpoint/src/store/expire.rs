@@ -63,8 +63,12 @@ pub(super) fn point_again(inner: &Inner) {
         // One that is gone has no `latest` any more; one that cannot be looked at is looked at again.
         match is_folder(&*inner.disk, &inner.layout.job_dir(&job)) {
             Ok(false) => {}
-            Ok(true) => drop(point_latest(inner, &job, None)),
-            Err(_) => drop(inner.behind().insert(job)),
+            Ok(true) => {
+                point_latest(inner, &job, None);
+            }
+            Err(_) => {
+                inner.behind().insert(job);
+            }
         }
     }
 }
