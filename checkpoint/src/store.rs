@@ -186,7 +186,7 @@ impl Store {
 
     /// Publishes epochs, several with the syncs of one. An epoch appears complete, by one rename, or not at all;
     /// one that cannot be published does not hinder the others. Repeating is harmless. A folder in its place whose
-    /// manifest is missing or cannot be read is moved aside, and goes with the epoch when that expires.
+    /// manifest cannot be read is moved aside, and goes with the epoch when that expires.
     pub fn publish(&self, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
         publish::publish(&self.inner, batch)
     }

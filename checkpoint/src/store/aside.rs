@@ -42,14 +42,15 @@ pub(super) fn make_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), I
     Ok(())
 }
 
-/// Moves aside the folder in an epoch's place whose manifest is missing or cannot be read. A readable one stays: whoever
-/// comes finds it in the way. For who holds the names, and has all that takes its place.
+/// Moves aside the folder in an epoch's place whose manifest cannot be read. One without a manifest is nobody's that we
+/// know, and stays, as one with a readable manifest does: whoever comes finds them in the way. For who holds the names,
+/// and has all that takes its place.
 pub(super) fn unread_makes_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), IoError> {
     let (disk, layout) = (&*inner.disk, &inner.layout);
     let (dir, parent) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
     match read_envelope(disk, &layout.manifest_file(job, epoch)) {
-        Ok(None) | Err(StoreError::Manifest { .. }) => {}
-        Ok(Some(_)) | Err(StoreError::NotPublished { .. }) => return Ok(()),
+        Err(StoreError::Manifest { .. }) => {}
+        Ok(_) | Err(StoreError::NotPublished { .. }) => return Ok(()),
         Err(StoreError::Io(error)) => return Err(error),
     }
     if folder_makes_way(disk, &parent, &epoch.to_string())? {

@@ -132,7 +132,7 @@ impl Work<'_> {
         let epoch_dir = layout.epoch_dir(&envelope.job, envelope.epoch);
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {
-            // A folder without one that can be read makes way when this epoch is built.
+            // A folder with one that cannot be read makes way when this epoch is built.
             Ok(None) | Err(StoreError::Manifest { .. }) => {}
             // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
             Ok(Some(found)) if found.position.index < envelope.position.index => {

@@ -136,15 +136,53 @@ async fn what_is_in_the_way_of_one_epoch_holds_up_no_catch_up() {
     cluster.purge().await;
     cluster.resume(away).await;
     let node = &cluster.nodes[&away];
-    let is_there = |epoch| node.machine.publication(&job(), epoch) == Some(Publication::Published);
-    within("all are published", async || (1..=3).all(is_there).then_some(())).await;
-    // What is in the place of an epoch makes way, and stays: nothing of it is in what took its place.
-    let aside = |epoch| layout.epoch_dir(&job(), epoch).with_extension("aside");
-    for file in [aside(1).join("files/surplus"), aside(2)] {
-        assert_eq!(std::fs::read(&file).unwrap(), b"not ours", "{}", file.display());
-    }
+    let publication = |epoch| node.machine.publication(&job(), epoch);
+    let is_owed = |epoch| matches!(publication(epoch), Some(Publication::Unpublished(_)));
+    let is_there = |epoch| publication(epoch) == Some(Publication::Published);
+    within("the node is home, and owes what it cannot put in place", async || {
+        (is_there(3) && is_there(2) && is_owed(1)).then_some(())
+    })
+    .await;
+    assert!(node.machine.missing().iter().all(|missing| !missing.why.is_empty()));
+    // What is in the place of a whole epoch makes way, and stays.
+    let aside = way.with_extension("aside");
+    assert_eq!(
+        (std::fs::read(&surplus).unwrap(), std::fs::read(&aside).unwrap()),
+        (b"not ours".into(), b"not ours".into())
+    );
+
+    std::fs::remove_file(&surplus).unwrap();
+    within("all are published", async || {
+        (1..=3).all(|epoch| publication(epoch) == Some(Publication::Published)).then_some(())
+    })
+    .await;
     cluster.agree().await;
-    assert_eq!(verified(node).await, 3);
+    cluster.shutdown().await;
+}
+
+/// As the folder of an earlier life of its job: with names that the epoch has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_folder_that_does_not_say_what_it_is_and_cannot_be_mended_makes_way() {
+    let mut cluster = Cluster::start_keeping("makes-way", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    let away = cluster.lose_follower().await;
+    let layout = Layout::new(&cluster.data(away));
+    rot(&layout.manifest_file(&job(), 1), 40);
+    std::fs::write(layout.files_dir(&job(), 1).join("surplus"), b"of another").unwrap();
+    commit_epoch(&cluster, "job", 2, MIB).await;
+    cluster.purge().await;
+    cluster.resume(away).await;
+    cluster.agree().await;
+    let node = &cluster.nodes[&away];
+    within("both are published", async || {
+        let is_there = |epoch| node.machine.publication(&job(), epoch) == Some(Publication::Published);
+        (is_there(1) && is_there(2)).then_some(())
+    })
+    .await;
+    assert_eq!(verified(node).await, 2);
+    let aside = layout.epoch_dir(&job(), 1).with_extension("aside");
+    assert_eq!(std::fs::read(aside.join("files/surplus")).unwrap(), b"of another", "nothing is deleted");
     cluster.shutdown().await;
 }
 
