@@ -97,6 +97,7 @@ impl Store {
         });
         write.map_err(at("write", &temp))?;
         inner.sync_file(&temp)?;
+        aside::folder_makes_way(&*inner.disk, &dir, "manifest")?;
         inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
         Ok(inner.sync_dir(&dir)?)
     }
@@ -140,18 +141,13 @@ impl Store {
     }
 }
 
-/// Nothing for a manifest that is damaged, lost by the device, or a link in its place, which is never followed: another is
-/// to take its place.
+/// Nothing for a manifest that is damaged, lost by the device, or a link or a folder in its place: another is to take its
+/// place.
 fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Err(StoreError::Manifest { .. }) => Ok(None),
-        Err(StoreError::Io(error)) if is_rot(&error.source) || is_link(&error.source) => Ok(None),
         read => read,
     }
-}
-
-fn is_link(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 type Damaged = BTreeMap<Digest, (u32, u64)>;
@@ -227,10 +223,7 @@ impl Mending<'_> {
 
     fn symlink(&mut self, entry: &ManifestEntry, path: &Path) -> Step {
         match self.stat(path)? {
-            Some(stat)
-                if stat.kind == FileKind::Symlink
-                    && self.disk.read_link(path).map_err(at("read the link", path))? == entry.target =>
-            {
+            Some(stat) if stat.kind == FileKind::Symlink && self.leads_to(path, &entry.target)? => {
                 return Ok(());
             }
             Some(stat) if !self.make_way(path, &stat)? => return Ok(()),
@@ -240,6 +233,14 @@ impl Mending<'_> {
         let temp = self.linker.temp_name();
         make(&temp)?;
         self.move_to(&temp, path)
+    }
+
+    // One that the device has lost leads nowhere.
+    fn leads_to(&self, path: &Path, target: &[u8]) -> Result<bool, IoError> {
+        match self.disk.read_link(path) {
+            Err(e) if is_rot(&e) => Ok(false),
+            found => Ok(found.map_err(at("read the link", path))? == target),
+        }
     }
 
     fn empty(&mut self, entry: &ManifestEntry, path: &Path) -> Step {

@@ -5,7 +5,7 @@
 //! 2. sync contents: nothing gets a blob's name before its bytes and mode are durable;
 //! 3. link: content <-> blob <-> tree; manifest; modes of directories, bottom-up;
 //! 4. sync names: everything that the epoch consists of is durable;
-//! 5. one rename into `epochs/<job>/`, sync of that folder, `latest` last.
+//! 5. one rename into `epochs/<job>/`, sync of that folder, `latest` last (should that fail, nothing else does).
 //!
 //! What an attempt brought and this disk has lost since (a staged or unpacked file
 //! that is missing or of the wrong size) is taken from any good blob of that content.
@@ -135,7 +135,8 @@ impl Work<'_> {
         let epoch_dir = layout.epoch_dir(&envelope.job, envelope.epoch);
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {
-            Ok(None) => {}
+            // A folder with one that cannot be read makes way when this epoch is built.
+            Ok(None) | Err(StoreError::Manifest { .. }) => {}
             // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
             Ok(Some(found)) if found.position.index < envelope.position.index => {
                 let taken = expire::take_away(self.inner, &envelope.job, envelope.epoch);
@@ -151,6 +152,7 @@ impl Work<'_> {
             Ok(Some(found)) => {
                 return Err(Unpublished::Occupied { at: epoch_dir, found: found.root.to_string() });
             }
+            Err(StoreError::Io(error)) => return Err(error.into()),
             Err(e) => {
                 return Err(Unpublished::Corrupt { path: ".".into(), at: there, why: e.to_string() });
             }
@@ -283,7 +285,8 @@ impl Work<'_> {
             Held::Good(other, _) => {
                 let tree = epoch.tree(self.inner);
                 let clone = || self.disk.clone_file(&other, &path);
-                try_twice(self.disk, &tree, &path, clone).map_err(at("clone into", &path))?;
+                try_twice(self.disk, &tree, &path, clone)
+                    .map_err(|e| self.linker.unread(entry, &other, e))?;
                 self.disk.set_mode(&path, entry.mode).map_err(at("set the mode of", &path))?;
                 epoch.contents.push(|| ToSync::File(path));
                 epoch.own[index] = Own::Tree;
@@ -374,6 +377,7 @@ impl Work<'_> {
             self.disk.set_mode(&job_dir, 0o755).map_err(at("set the mode of", &job_dir))?;
         }
         let (from, to) = (layout.building_dir(*attempt), layout.epoch_dir(&envelope.job, envelope.epoch));
+        aside::unread_makes_way(self.inner, &envelope.job, envelope.epoch)?;
         Ok(self.disk.rename(&from, &to).map_err(at("move the epoch to", &to))?)
     }
 
@@ -392,11 +396,9 @@ impl Work<'_> {
         let mut result = self.inner.sync_dir(&all);
         for (job, epoch) in newest {
             let job_dir = self.inner.layout.job_dir(&job);
+            result = result.and_then(|()| self.inner.sync_dir(&job_dir));
             if result.is_ok() {
-                result = self.inner.sync_dir(&job_dir).and_then(|()| {
-                    expire::point_latest(self.disk, &job_dir, Some(epoch), &self.inner.avoided(&job))
-                        .map_err(at("point `latest` in", &job_dir))
-                });
+                expire::point_latest(self.inner, &job, Some(epoch));
             }
             if let Err(e) = &result {
                 let of_job =

@@ -86,8 +86,7 @@ impl Folder {
         let (mut newest, mut damaged) = (None, Vec::new());
         for name in names {
             if folder.kept.len() == 2 {
-                let path = folder.path(name);
-                ignore_missing(folder.disk.unlink(&path)).map_err(|e| fault("remove", &path, e))?;
+                folder.unlink(&folder.path(name));
                 continue;
             }
             match folder.look(name, newest.is_none())? {
@@ -116,8 +115,8 @@ impl Folder {
         for (name, _) in listed {
             let Some(name) = name.to_str() else { continue };
             if name.ends_with(TEMP) {
-                let path = self.dir.join(name);
-                self.disk.unlink(&path).map_err(|e| fault("remove", &path, e))?;
+                // Whoever writes one of that name removes it first.
+                self.unlink(&self.dir.join(name));
             }
             names.extend(parse_name(name));
         }
