@@ -88,6 +88,9 @@ pub enum ManifestError {
     /// A checksum or root that does not fit.
     #[error("the manifest is damaged: {0}")]
     Damaged(&'static str),
+    /// The device has lost what was written there, or a link or a folder is in the file's place.
+    #[error("the manifest cannot be read: {0}")]
+    Unreadable(io::Error),
     /// Entries that no directory can have, or that must not be written.
     #[error(transparent)]
     Entries(#[from] PlanError),

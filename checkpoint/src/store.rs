@@ -39,8 +39,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustix::io::Errno;
+
 use crate::digest::Digest;
-use crate::disk::{Disk, DiskFile, Fault, Open, StrictDisk};
+use crate::disk::{Disk, DiskFile, Fault, Open, StrictDisk, is_rot};
 use crate::epoch::{EntryKind, JobName, RelPath};
 use crate::error::at;
 use crate::manifest::{ENVELOPE_BYTES_MAX, Envelope, Manifest, ManifestError};
@@ -109,6 +111,8 @@ struct Inner {
     ballast: Mutex<()>,
     // By job: epochs that `latest` does not point to.
     avoided: Mutex<BTreeMap<JobName, BTreeSet<u64>>>,
+    // Jobs whose `latest` could not be moved.
+    behind: Mutex<BTreeSet<JobName>>,
 }
 
 impl Inner {
@@ -124,14 +128,18 @@ impl Inner {
         self.all_avoided().get(job).cloned().unwrap_or_default()
     }
 
+    fn behind(&self) -> MutexGuard<'_, BTreeSet<JobName>> {
+        self.behind.lock().expect("a thread panicked while it noted where a `latest` points")
+    }
+
     fn lock_names(&self) -> MutexGuard<'_, ()> {
         self.names.lock().expect("a thread panicked while it changed names")
     }
 }
 
 impl Store {
-    /// Makes the folders that are missing, durably; empties `trash/`, removes our own temporary names, points
-    /// each `latest` to the newest published epoch. Deletes nothing else.
+    /// Makes the folders that are missing, durably; empties `trash/`. Deletes nothing else. Where each `latest` points is
+    /// for [`Store::heal_latest`], once it is known what to avoid.
     pub fn open(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Store, StoreError> {
         let layout = Layout::new(data_dir);
         let strict = StrictDisk::over(disk);
@@ -149,6 +157,7 @@ impl Store {
             arriving: Mutex::default(),
             ballast: Mutex::default(),
             avoided: Mutex::default(),
+            behind: Mutex::default(),
         };
         Ok(Store { inner: Arc::new(inner) })
     }
@@ -176,7 +185,8 @@ impl Store {
     }
 
     /// Publishes epochs, several with the syncs of one. An epoch appears complete, by one rename, or not at all;
-    /// one that cannot be published does not hinder the others. Repeating is harmless.
+    /// one that cannot be published does not hinder the others. Repeating is harmless. A folder in its place whose
+    /// manifest cannot be read is moved aside, and goes with the epoch when that expires.
     pub fn publish(&self, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
         publish::publish(&self.inner, batch)
     }
@@ -203,7 +213,7 @@ impl Store {
         match self.disk().open(&path, Open::Read) {
             Ok(file) => manifests::decode(&*file, &path).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(at("read", &path)(e).into()),
+            Err(e) => Err(unread(&path)(e)),
         }
     }
 
@@ -222,7 +232,7 @@ impl Store {
     }
 
     /// Takes an epoch away: into `trash/` by one rename, `latest` to the newest that is left, then its names one by
-    /// one. Nothing there is fine. It never appears again once this is done.
+    /// one. Nothing there is fine. It never appears again once this is done. A `latest` that cannot be moved is no error.
     pub fn expire(&self, job: &JobName, epoch: u64) -> Result<(), StoreError> {
         expire::expire(&self.inner, job, epoch)
     }
@@ -248,6 +258,23 @@ impl Store {
     /// expires is to be avoided no more, and nothing of a job that is removed.
     pub fn avoid(&self, job: &JobName, epochs: BTreeSet<u64>) -> Result<(), StoreError> {
         expire::avoid(&self.inner, job, epochs)
+    }
+
+    /// As [`Store::avoid`] of every job at once: of those that are not named, no epoch is to be avoided. For a start,
+    /// because a power cut may have taken the last move of a `latest`, though not the epoch. What fails is a warning: no
+    /// epoch depends on it.
+    pub fn heal_latest(&self, avoid: BTreeMap<JobName, BTreeSet<u64>>) {
+        expire::heal_latest(&self.inner, avoid);
+    }
+
+    /// Whether some `latest` could not be moved: [`Store::point_latest_again`].
+    pub fn is_latest_behind(&self) -> bool {
+        !self.inner.behind().is_empty()
+    }
+
+    /// Tries again to move what could not be moved before.
+    pub fn point_latest_again(&self) {
+        expire::point_again(&self.inner);
     }
 
     /// The epoch has expired: what was said of it to [`Store::avoid`] is not said of a later one of its number.
@@ -341,26 +368,42 @@ fn read_envelope(disk: &dyn Disk, path: &Path) -> Result<Option<Envelope>, Store
     match disk.open(path, Open::Read) {
         Ok(file) => open_envelope(&*file, path).map(|(envelope, _)| Some(envelope)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(at("read", path)(e).into()),
+        Err(e) => Err(unread(path)(e)),
     }
+}
+
+/// Why a manifest file could not be read. What no other try will read is damage of it: another one is to take its place.
+fn unread(path: &Path) -> impl Fn(io::Error) -> StoreError + '_ {
+    move |error| {
+        let wrong = |source| StoreError::Manifest { path: path.to_path_buf(), source };
+        match error.kind() {
+            // It was cut.
+            io::ErrorKind::UnexpectedEof => {
+                wrong(ManifestError::Malformed { at: 0, why: "it ends too early" })
+            }
+            _ if is_rot(&error) || is_no_file(&error) => wrong(ManifestError::Unreadable(error)),
+            _ => at("read", path)(error).into(),
+        }
+    }
+}
+
+/// A link, which is never followed, or a folder is in a file's place.
+fn is_no_file(error: &io::Error) -> bool {
+    let kinds = [Errno::LOOP, Errno::ISDIR].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|number| kinds.contains(&number))
 }
 
 // The envelope at the front of a manifest file, and its bytes.
 fn open_envelope(file: &dyn DiskFile, path: &Path) -> Result<(Envelope, u64), StoreError> {
     let wrong = |source| StoreError::Manifest { path: path.to_path_buf(), source };
-    let io = |e: io::Error| match e.kind() {
-        // It was cut.
-        io::ErrorKind::UnexpectedEof => wrong(ManifestError::Malformed { at: 0, why: "it ends too early" }),
-        _ => StoreError::from(at("read", path)(e)),
-    };
     let mut head = [0; 16];
-    file.read_exact_at(&mut head, 0).map_err(io)?;
+    file.read_exact_at(&mut head, 0).map_err(unread(path))?;
     let len = Envelope::encoded_len(&head).map_err(wrong)?;
     if len > ENVELOPE_BYTES_MAX {
         return Err(wrong(ManifestError::Damaged("the envelope is far too long")));
     }
     let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, 0).map_err(io)?;
+    file.read_exact_at(&mut bytes, 0).map_err(unread(path))?;
     let (envelope, used) = Envelope::decode(&bytes).map_err(wrong)?;
     Ok((envelope, used as u64))
 }

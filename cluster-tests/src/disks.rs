@@ -128,6 +128,39 @@ impl Drop for SmallDisk {
     }
 }
 
+/// A mounted overlay, as the root of a container is.
+#[derive(Debug)]
+pub struct Overlay {
+    at: PathBuf,
+}
+
+impl Overlay {
+    /// Mounts one at `at`, which is made, over the folder `lower`; `upper` and `work` are made, on one file system.
+    ///
+    /// # Errors
+    /// Why it does not work here, for people.
+    pub fn mount(lower: &Path, upper: &Path, work: &Path, at: &Path) -> Result<Overlay, String> {
+        for dir in [upper, work, at] {
+            fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        }
+        let [lower, upper, work] = [lower, upper, work].map(Path::display);
+        let layers = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        run(
+            "mount",
+            &["-t".as_ref(), "overlay".as_ref(), "-o".as_ref(), layers.as_ref(), "overlay".as_ref(), at],
+        )?;
+        Ok(Overlay { at: at.to_owned() })
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        if let Err(why) = run("umount", &["-l".as_ref(), &self.at]) {
+            eprintln!("{} stays mounted: {why}", self.at.display());
+        }
+    }
+}
+
 /// A file on a small disk that is none of the node's.
 #[derive(Debug)]
 pub struct Foreign {

@@ -17,6 +17,7 @@ mod absent;
 pub(crate) mod aside;
 mod book;
 mod debts;
+mod ended;
 mod epoch;
 mod expected;
 mod lists;
@@ -311,6 +312,11 @@ impl Dues {
         self.book().discard(attempt, index);
     }
 
+    /// So many bytes come back with the folder of an attempt that has ended.
+    pub fn weigh(&self, attempt: u64, bytes: u64) {
+        self.book().ended.weigh(attempt, bytes);
+    }
+
     /// The record at `index` ended the quarantine of this content: names here may still lead to a bad copy.
     pub fn heal(&self, digest: Digest, owed: Owed) {
         self.book().healing.insert(digest, owed);
@@ -381,7 +387,8 @@ impl Dues {
         Garbage {
             contents: book.released.contents().len() as u64,
             bytes: book.released.bytes(),
-            attempts: book.ended.len() as u64,
+            attempts: book.ended.rows().len() as u64,
+            staged: book.ended.bytes(),
         }
     }
 

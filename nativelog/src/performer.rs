@@ -73,7 +73,7 @@ impl Performer {
     /// of the attempts that are `earlier` the epochs are directories here, so that nothing has to be unpacked for them.
     ///
     /// # Errors
-    /// When the system gives no thread, or what a process before this one left cannot be removed.
+    /// When the system gives no thread.
     pub(crate) fn start(
         store: Arc<Store>,
         log: LogStore,
@@ -83,7 +83,7 @@ impl Performer {
         dues: Arc<Dues>,
         earlier: BTreeSet<u64>,
     ) -> std::io::Result<Performer> {
-        let shelf = Shelf::open(store.disk().clone(), store.layout().waiting_dir())?;
+        let shelf = Shelf::open(store.disk().clone(), store.layout().waiting_dir());
         // What was owed before this start, and nothing else: what fails later is not tried again at once.
         let retry_now = dues.has_to_try();
         let shared = Arc::new(Shared {

@@ -267,7 +267,7 @@ impl Driver<'_> {
     }
 }
 
-/// Whether it is this node that may not read the directory: what became of the commit, its client's stream tells.
+/// Whether it is this node that cannot read the directory: what became of the commit, its client's stream tells.
 fn is_closed_here<O: Origin>(failure: &Failure) -> bool {
     O::HASHED_HERE && failure.code == Code::PermissionDenied
 }

@@ -79,10 +79,12 @@ fn learn_cluster(node: &Node, claim: &mut Claim) {
 async fn watch_space(node: &Node, steps: &mut Steps) -> bool {
     let Ok(space) = node.space() else { return false };
     let before = *steps;
-    let stalled = node.replica.log().stalled().borrow().is_some();
+    let log_waits = node.replica.log().stalled().borrow().clone();
+    let stalled = log_waits.is_some();
     *steps = pressure::steps(&space, before, stalled);
     if (steps.tight, steps.short) != (before.tight, before.short) {
-        let why = pressure::words(node.config.id, &space);
+        // Peers hand it on to their clients.
+        let why = node.outward(pressure::words(node.config.id, &space, log_waits.as_deref()));
         tracing::warn!(
             free = space.free,
             reserve = space.reserve,

@@ -284,7 +284,7 @@ pub(crate) fn replica_config(config: &Config, secret: Secret, claim: &Claim) -> 
     let (node, dir, reserve) = (config.id, config.data_dir.clone(), config.reserve);
     replica.room = RoomProbe(Arc::new(move |more| {
         let space = Space::of(&dir, reserve).ok()?;
-        pressure::takes_no_content(&space, more).then(|| pressure::words(node, &space))
+        pressure::takes_no_content(&space, more).then(|| pressure::words(node, &space, None))
     }));
     replica
 }

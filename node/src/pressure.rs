@@ -26,8 +26,15 @@ const BALLAST_BYTES_MAX: u64 = 128 << 20;
 const IN_FLIGHT_SHARE: u64 = 4;
 const SHORT: &str = "is short of space";
 
-/// What a node that is short of space says when it refuses content.
-pub fn words(node: u64, space: &Space) -> String {
+/// What a node that is short of space says when it refuses content. `stalled` is why its log waits, if it does: that is
+/// the cause where the file system tells of room, as it may below a quota or on a thin volume.
+pub fn words(node: u64, space: &Space, stalled: Option<&str>) -> String {
+    if let Some(why) = stalled.filter(|_| !takes_no_content(space, 0)) {
+        return format!(
+            "node {node} {SHORT}: its log waits although {} are free: {why}",
+            units::size(space.free)
+        );
+    }
     let inodes = if space.inodes_short { ", hardly any inodes" } else { "" };
     let (free, reserve) = (units::size(space.free), units::size(space.reserve));
     format!("node {node} {SHORT}: {free} free{inodes}, {reserve} stay reserved")
@@ -129,9 +136,18 @@ mod tests {
 
     #[test]
     fn words_for_want_of_space_are_known_again() {
-        let why = words(3, &space(40));
+        let log = Some("cannot write DATA/wal: No space left on device");
+        let why = words(3, &space(40), None);
         assert_eq!(why, "node 3 is short of space: 40.0 MiB free, 100.0 MiB stay reserved");
-        assert!(is_short(&format!("unavailable: {why}")));
+        assert_eq!(words(3, &space(40), log), why, "its bytes tell enough");
+        let waits = words(3, &space(500), log);
+        assert_eq!(
+            waits,
+            "node 3 is short of space: its log waits although 500.0 MiB are free: cannot write DATA/wal: No space left on device"
+        );
+        for why in [why, waits] {
+            assert!(is_short(&format!("unavailable: {why}")));
+        }
         assert!(!is_short("not the leader"));
     }
 

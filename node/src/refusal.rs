@@ -284,6 +284,10 @@ mod tests {
             (SecretError::Io { path: dir(), error: io() }.into(), Code::Usage, "epochlog secret new"),
             (SecretError::Io { path: dir(), error: os(13) }.into(), Code::PermissionDenied, "a user who may"),
         ];
+        // Another folder of the same node.
+        let owner = OpenError::Owner { dir: dir(), found: 3, expected: 3 };
+        let why = ServeError::from(owner).failure("serve").why;
+        assert_eq!(why, "the log in /d and the identity are of two data folders of node 3");
         for (error, code, advice) in all {
             let failure = error.failure("serve");
             assert_eq!(failure.code, code, "{failure:?}");

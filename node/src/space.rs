@@ -214,7 +214,7 @@ impl Node {
     pub fn space(&self) -> std::io::Result<Space> {
         let space = Space::of(&self.config.data_dir, self.config.reserve)?;
         let lacking = self.replica.transfer().borrow().lacking_bytes;
-        Ok(Space { garbage: self.replica.machine().garbage().bytes, lacking, ..space })
+        Ok(Space { garbage: self.replica.machine().garbage().all_bytes(), lacking, ..space })
     }
 
     /// How many voters are short of space, as far as they told it lately; this node too.

@@ -206,3 +206,36 @@ async fn a_refusal_for_want_of_room_names_its_need_and_who_has_the_rest_and_what
     assert_eq!(client.abort(request).await.unwrap().attempt, attempt);
     Writer::begin(&client, &node, "train", 2, half).await.opened().await.unwrap();
 }
+
+/// Attempts that one job may have open.
+const OF_A_JOB: u64 = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_with_too_many_open_attempts_is_told_what_to_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let client = node.client().await;
+    let bytes = 1 << 20;
+    let mut first = None;
+    for epoch in 1..=OF_A_JOB {
+        // Its client goes away at once; the attempt stays.
+        let attempt = Writer::begin(&client, &node, "etl", epoch, bytes).await.opened().await.unwrap();
+        first.get_or_insert(attempt);
+    }
+    let failed = Writer::begin(&client, &node, "etl", OF_A_JOB + 1, bytes).await.opened().await.unwrap_err();
+    assert_eq!(
+        (failed.code.as_str(), failed.committed()),
+        ("QuotaExceeded", pb::Certainty::No),
+        "{failed:?}"
+    );
+    assert!(failed.sentence.starts_with("too many open attempts"), "{failed:?}");
+    assert!(failed.why.contains("64 open attempts (the longest silent: etl@"), "{failed:?}");
+    for words in ["`epochlog ls --open`", "`epochlog abort JOB@EPOCH`", "silent for 5 minutes"] {
+        assert!(failed.r#do.contains(words), "{words:?} is not in {failed:?}");
+    }
+    // Other jobs are not concerned, and with one of them ended there is room.
+    Writer::begin(&client, &node, "other", 99, bytes).await.opened().await.unwrap();
+    let request = pb::AbortRequest { job: "etl".into(), epoch: 1, attempt: first, ..Default::default() };
+    client.abort(request).await.unwrap();
+    Writer::begin(&client, &node, "etl", OF_A_JOB + 1, bytes).await.opened().await.unwrap();
+}

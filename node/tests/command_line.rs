@@ -274,8 +274,8 @@ fn the_reference_explains_every_key_and_is_a_file_to_start_from() {
     }
 }
 
-/// Ctrl-C while a node that never answers is asked.
-fn interrupted(more: &[&str]) -> Output {
+/// A signal while a node that never answers is asked.
+fn interrupted(signal: &str, more: &[&str]) -> Output {
     use std::io::Read;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("large"), vec![1; 3_000_000]).unwrap();
@@ -290,7 +290,7 @@ fn interrupted(more: &[&str]) -> Output {
         .unwrap();
     let (mut connection, _) = mute.accept().unwrap();
     connection.read_exact(&mut [0; 60]).unwrap();
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     child.wait_with_output().unwrap()
 }
@@ -300,7 +300,7 @@ fn ctrl_c_says_what_is_known_and_how_to_go_on() {
     // Of an earlier try, so that the node is handed the commit at once: that try may have sealed.
     let id = format!("{}.7", "ab".repeat(16));
     for more in [&["-l", "a=b c"][..], &["--stream"][..]] {
-        let output = interrupted(&[more, &["--commit-id", &id]].concat());
+        let output = interrupted("-INT", &[more, &["--commit-id", &id]].concat());
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(130), "{text}");
         assert!(text.starts_with("error: interrupted, ") && text.contains("UNKNOWN"), "{text}");
@@ -308,9 +308,13 @@ fn ctrl_c_says_what_is_known_and_how_to_go_on() {
         assert_eq!(text.contains("--label 'a=b c'"), more.contains(&"-l"), "{text}");
     }
     // A new one, that no node was handed yet.
-    let text = stderr(&interrupted(&["--stream"]));
+    let text = stderr(&interrupted("-INT", &["--stream"]));
     assert!(text.starts_with("error: interrupted, the epoch was NOT committed"), "{text}");
     assert!(text.contains("--epoch 4 --stream") && !text.contains("--commit-id"), "{text}");
+    // So does a supervisor's signal, with a code of its own.
+    let output = interrupted("-TERM", &["--commit-id", &id]);
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    assert!(stderr(&output).contains("UNKNOWN"), "{output:?}");
 }
 
 #[test]

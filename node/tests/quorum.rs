@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use support::trio::Trio;
-use support::wait_for;
+use support::{get, wait_for};
 
 /// A question to a silent node is given up after so long: what each list would take that asked it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -163,6 +163,29 @@ async fn status_says_first_what_is_wrong_and_verify_calls_no_silence_damage() {
             "{said}"
         );
     }
+
+    // Whoever looks at that node alone does not take it for one that leads.
+    let cut_off = wait_for("it says that it is cut off", async || {
+        let status = object(&trio.ask(leader, &["-o", "json", "status"]));
+        (status["nodes"][leader]["role"] == "no quorum").then_some(status)
+    })
+    .await;
+    assert_eq!(cut_off["nodes"][leader]["id"], leader + 1, "{cut_off}");
+    assert_eq!(cut_off["leader"], serde_json::Value::Null, "{cut_off}");
+    let http = cut_off["nodes"][leader]["http"].as_str().unwrap();
+    let (head, ready) = get(http, "/readyz");
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert!(
+        ready.lines().any(|line| line.starts_with("WRONG leader: ") && line.contains("has no quorum")),
+        "{ready}"
+    );
+    wait_for("its metrics tell", async || {
+        let (_, metrics) = get(http, "/metrics");
+        let told = ["raft_is_leader 0", "raft_has_leader 0", "quorum 0", "voters 3", "voters_reachable 1"];
+        let is_told = |told: &str| metrics.lines().any(|line| line.strip_prefix("epochlog_") == Some(told));
+        told.into_iter().all(is_told).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,6 +220,12 @@ async fn a_node_that_says_nothing_is_a_question_mark_and_costs_no_list_two_secon
     let silent = (leader + 1) % 3;
     let pid = trio.nodes[silent].id().to_string();
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    // Nobody knows that yet: whoever asks it waits no longer than he said, and calls it no damage.
+    let began = Instant::now();
+    let verify = trio.ask_within("3s", leader, &["verify", "--all-nodes"]);
+    assert_eq!(verify.status.code(), Some(6), "{verify:?}");
+    assert!(text(&verify.stderr).starts_with("error: not everything was looked at"), "{verify:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     wait_for("it is found silent", async || {
         let status = text(&trio.ask(leader, &["status"]).stdout);
         let id = silent + 1;

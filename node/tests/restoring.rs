@@ -77,6 +77,8 @@ async fn force_replaces_what_a_restore_wrote_and_nothing_else() {
         (dir.path().join("new"), &["--only", "nomatch*"][..], 4),
         (dir.path().join("new"), &["--delete-others"][..], 2),
         (dir.path().join("node.toml/below"), &[][..], 1),
+        // Nobody makes a directory there.
+        (PathBuf::from("/sys/epochlog-restored"), &[][..], 8),
     ] {
         let (code, said) = restore(&to, more);
         assert_eq!(code, Some(expected), "{to:?} {more:?}: {said}");
@@ -280,4 +282,28 @@ async fn what_a_killed_restore_leaves_is_gone_with_the_next() {
     signal(&next, "-TERM");
     tokio::task::block_in_place(|| next.wait_with_output()).unwrap();
     assert_eq!(names(&stalled.parent()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_over_the_limit_of_the_process_is_told_by_its_cause_and_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let node = Node::start(dir.path(), &port(), dir.path());
+    let mut order = Commit::new("job".parse().unwrap());
+    order.wait_all = true;
+    node.client().await.commit(&source, order, &|_| {}).await.unwrap();
+    let into = dir.path().join("into");
+    std::fs::create_dir(&into).unwrap();
+    let plain = command(&node.endpoint, &["restore", "job", "--to", into.join("target").to_str().unwrap()]);
+    let mut limited = Command::new("sh");
+    // At most 100 KiB, and a signal that ends whoever does not take it.
+    limited
+        .args(["-c", "ulimit -f 100 && exec \"$0\" \"$@\""])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    let output = limited.stdin(Stdio::null()).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    assert!(said.contains("too large") && said.contains("`ulimit -f`"), "{said}");
+    assert_eq!(names(&into), [""; 0]);
 }

@@ -125,10 +125,25 @@ impl StateMachine {
                     None => std::future::pending().await,
                 }
             };
+            let again = async {
+                self.give_back().await;
+                tokio::time::sleep(INSTALL_AGAIN).await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(INSTALL_AGAIN) => {}
+                () = again => {}
                 () = ended => return Err(io::Error::other("this node stops, and a snapshot still waits for room")),
             }
+        }
+    }
+
+    /// What is garbage already makes room for an install. The keeper's rounds ask for a snapshot, and would have to wait for
+    /// that very install.
+    async fn give_back(&self) {
+        let machine = self.machine.clone();
+        match spawn_blocking(move || machine.reclaim()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "garbage cannot make room for a snapshot yet"),
+            Err(error) => tracing::error!(%error, "what gives garbage back panicked"),
         }
     }
 }
@@ -277,6 +292,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         snap(&meta.map_err(failed)?, SnapshotData::new(capture))
     }
 }
+
+#[cfg(test)]
+mod waiting;
 
 #[cfg(test)]
 mod tests {

@@ -1,18 +1,23 @@
 //! What stands where the folder of a job or of an epoch belongs and is no folder: a symlink above all, which would lead
-//! what is published here to somewhere else. It is moved aside by one rename, never followed and never removed.
+//! what is published here to somewhere else. It is moved aside by one rename, never followed and never removed. So is
+//! what is found in a published tree and is not of it; and so is the folder of an epoch that does not say which one it is,
+//! once the epoch that is to stand there is built: it may be of an earlier life of its job, and nothing of it becomes part
+//! of another.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use super::expire::free_name;
-use super::{Inner, Layout};
+use super::folders::Folders;
+use super::link::Step;
+use super::{Inner, Layout, StoreError, read_envelope};
 use crate::disk::{Disk, FileKind};
 use crate::epoch::JobName;
 use crate::error::{IoError, at};
 
 /// Whether job and epoch have folders here, each of them a real one.
 pub(super) fn is_real(disk: &dyn Disk, layout: &Layout, job: &JobName, epoch: u64) -> bool {
-    let is_folder =
-        |path: &std::path::Path| disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Directory);
+    let is_folder = |path: &Path| disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Directory);
     is_folder(&layout.job_dir(job)) && is_folder(&layout.epoch_dir(job, epoch))
 }
 
@@ -38,4 +43,76 @@ pub(super) fn make_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), I
         }
     }
     Ok(())
+}
+
+/// A folder beside an epoch's, made when it is needed, for what is not of its tree: somebody else's, so that it stays when
+/// the epoch goes.
+pub(super) struct Aside<'a> {
+    inner: &'a Inner,
+    job_dir: PathBuf,
+    name: String,
+    dir: Option<PathBuf>,
+}
+
+impl<'a> Aside<'a> {
+    pub(super) fn new(inner: &'a Inner, job: &JobName, epoch: u64) -> Aside<'a> {
+        Aside { inner, job_dir: inner.layout.job_dir(job), name: format!("{epoch}.found"), dir: None }
+    }
+
+    /// Moves what is at `path` in the tree there. For who holds the names.
+    pub(super) fn take(&mut self, path: &Path, folders: &mut Folders<'_>) -> Step {
+        let disk = &*self.inner.disk;
+        let dir = self.dir()?;
+        let own = dir.join(path.file_name().unwrap_or_default());
+        // Another folder of the tree may have had the same name.
+        let to = if disk.stat(&own).is_ok() { free_name(disk, &dir, "other")? } else { own };
+        tracing::warn!(path = %path.display(), to = %to.display(), "not of this epoch: it is moved aside");
+        folders.touch(&dir);
+        folders.change(path, || Ok(disk.rename(path, &to).map_err(at("move aside", path))?))
+    }
+
+    // Durable before anything is moved there.
+    fn dir(&mut self) -> Result<PathBuf, IoError> {
+        if let Some(dir) = &self.dir {
+            return Ok(dir.clone());
+        }
+        let disk = &*self.inner.disk;
+        let dir = free_name(disk, &self.job_dir, &self.name)?;
+        disk.create_dir(&dir).map_err(at("make", &dir))?;
+        self.inner.sync_dir(&self.job_dir)?;
+        Ok(self.dir.insert(dir).clone())
+    }
+}
+
+/// Moves aside the folder in an epoch's place whose manifest cannot be read. One without a manifest is nobody's that we
+/// know, and stays, as one with a readable manifest does: whoever comes finds them in the way. For who holds the names,
+/// and has all that takes its place.
+pub(super) fn unread_makes_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), IoError> {
+    let (disk, layout) = (&*inner.disk, &inner.layout);
+    let (dir, parent) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
+    match read_envelope(disk, &layout.manifest_file(job, epoch)) {
+        Err(StoreError::Manifest { .. }) => {}
+        Ok(_) | Err(StoreError::NotPublished { .. }) => return Ok(()),
+        Err(StoreError::Io(error)) => return Err(error),
+    }
+    if folder_makes_way(disk, &parent, &epoch.to_string())? {
+        tracing::warn!(path = %dir.display(), "it did not say which epoch it was: another is published in its place");
+        inner.sync_dir(&parent)?;
+    }
+    Ok(())
+}
+
+/// Moves a folder aside in the one that it lies in. Whether there was one.
+pub(super) fn folder_makes_way(disk: &dyn Disk, parent: &Path, name: &str) -> Result<bool, IoError> {
+    let path = parent.join(name);
+    match disk.stat(&path) {
+        Ok(stat) if stat.kind == FileKind::Directory => {}
+        Ok(_) => return Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(at("stat", &path)(e)),
+    }
+    let to = free_name(disk, parent, &format!("{name}.aside"))?;
+    tracing::warn!(path = %path.display(), to = %to.display(), "a folder that does not belong there is moved aside");
+    disk.rename(&path, &to).map_err(at("move aside", &path))?;
+    Ok(true)
 }

@@ -3,16 +3,18 @@
 //! Works on a full disk, as often as it is asked. What of the trash cannot be
 //! removed now is removed later; it is never moved back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::recover::LATEST_TEMP;
 use super::{Inner, StoreError, read_envelope};
-use crate::disk::{Disk, FileKind};
+use crate::disk::{Disk, FileKind, is_rot};
 use crate::durable::{ignore_missing, remove_tree};
 use crate::epoch::JobName;
 use crate::error::{IoError, at};
+
+/// The temporary name of a `latest` that is about to be moved into place.
+const LATEST_TEMP: &str = ".latest.epochlog-tmp";
 
 /// The numbers of the epochs in a job's folder, rising.
 pub(super) fn epochs(disk: &dyn Disk, job_dir: &Path) -> Result<Vec<u64>, IoError> {
@@ -34,17 +36,54 @@ fn parse(name: &[u8]) -> Option<u64> {
 }
 
 /// Points `latest` to the newest published epoch that is not to be avoided; removes it when there is none. `new` was
-/// published just now.
-pub(super) fn point_latest(
-    disk: &dyn Disk,
-    job_dir: &Path,
-    new: Option<u64>,
-    avoid: &BTreeSet<u64>,
-) -> io::Result<()> {
+/// published just now. What stands there and is no link is moved aside. For who holds the names.
+///
+/// Where it points is a convenience: no epoch and no start fails because this does. It is noted then, for
+/// [`point_again`]. Whether it is done.
+pub(super) fn point_latest(inner: &Inner, job: &JobName, new: Option<u64>) -> bool {
+    let job_dir = inner.layout.job_dir(job);
+    match move_latest(&*inner.disk, &job_dir, new, &inner.avoided(job)) {
+        Ok(()) => {
+            inner.behind().remove(job);
+            true
+        }
+        Err(e) => {
+            tracing::warn!(%job, error = %e, "`latest` cannot be moved yet");
+            inner.behind().insert(job.clone());
+            false
+        }
+    }
+}
+
+/// Does what [`point_latest`] could not do.
+pub(super) fn point_again(inner: &Inner) {
+    let _names = inner.lock_names();
+    let jobs = std::mem::take(&mut *inner.behind());
+    for job in jobs {
+        // One that is gone has no `latest` any more; one that cannot be looked at is looked at again.
+        match is_folder(&*inner.disk, &inner.layout.job_dir(&job)) {
+            Ok(false) => {}
+            Ok(true) => {
+                point_latest(inner, &job, None);
+            }
+            Err(_) => {
+                inner.behind().insert(job);
+            }
+        }
+    }
+}
+
+fn move_latest(disk: &dyn Disk, job_dir: &Path, new: Option<u64>, avoid: &BTreeSet<u64>) -> io::Result<()> {
     let link = job_dir.join("latest");
     let current = match disk.read_link(&link) {
         Ok(target) => Some(target),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            let to = free_name(disk, job_dir, "latest.aside").map_err(|e| e.source)?;
+            tracing::warn!(path = %link.display(), to = %to.display(), "no link: it is moved aside");
+            disk.rename(&link, &to)?;
+            None
+        }
         Err(e) => return Err(e),
     };
     let there = |epoch: u64| {
@@ -111,7 +150,8 @@ enum Sealed {
 }
 
 /// Each name is looked at before what is below it is opened: a file or a link in the place of one of ours could never be
-/// read, and would be tried for ever. An error is one that another try may not meet.
+/// read, and would be tried for ever. An error is one that another try may not meet: what the device has lost is none,
+/// and if it comes back, no more is gone than what a record has decided.
 fn sealed_at(inner: &Inner, job: &JobName, epoch: u64) -> Result<Sealed, StoreError> {
     let (disk, layout) = (&*inner.disk, &inner.layout);
     let manifest = layout.manifest_file(job, epoch);
@@ -119,8 +159,11 @@ fn sealed_at(inner: &Inner, job: &JobName, epoch: u64) -> Result<Sealed, StoreEr
         return Ok(Sealed::NotHere);
     }
     // No link is followed here, as nowhere in the store: where it leads is not what was published.
-    if kind_of(disk, &manifest)? != Some(FileKind::File) {
-        return Ok(Sealed::Unknown);
+    match kind_of(disk, &manifest) {
+        Ok(Some(FileKind::File)) => {}
+        Ok(_) => return Ok(Sealed::Unknown),
+        Err(error) if is_rot(&error.source) => return Ok(Sealed::Unknown),
+        Err(error) => return Err(error.into()),
     }
     match read_envelope(disk, &manifest) {
         Ok(there) => Ok(there.map_or(Sealed::Unknown, |there| Sealed::At(there.position.index))),
@@ -160,29 +203,58 @@ pub(super) fn take_away(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), 
     if !is_folder(disk, &job_dir)? {
         return Ok(());
     }
-    let trash = free_name(disk, &layout.trash_dir(), &format!("epoch-{job}.{epoch}"))?;
+    let in_trash = || free_name(disk, &layout.trash_dir(), &format!("epoch-{job}.{epoch}"));
+    let mut trashed = Vec::new();
     // What is no folder is not what was published, and not ours to remove; a publish moves it aside.
-    let moved = is_folder(disk, &dir)?
-        && match disk.rename(&dir, &trash) {
-            Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+    if is_folder(disk, &dir)? {
+        for aside in asides(disk, &job_dir, epoch) {
+            let to = in_trash()?;
+            match disk.rename(&aside, &to) {
+                Ok(()) => trashed.push(to),
+                Err(e) => tracing::warn!(path = %aside.display(), error = %e, "it stays aside"),
+            }
+        }
+        let to = in_trash()?;
+        match disk.rename(&dir, &to) {
+            Ok(()) => trashed.push(to),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                let what = "move to the trash from another file system or a lower layer of this one";
+                return Err(at(what, &dir)(e).into());
+            }
             Err(e) => return Err(at("move to the trash", &dir)(e).into()),
-        };
-    let avoid = inner.avoided(job);
-    let point = || point_latest(disk, &job_dir, None, &avoid).map_err(at("point `latest` in", &job_dir));
-    let sync = || inner.sync_dir(&job_dir);
-    // On a full disk there may be no room for a symlink before the epoch's own is given back.
-    let pointed = point();
-    sync()?;
-    if moved && let Err(e) = remove_tree(disk, &trash) {
-        // It is gone from the epochs for good; what is left of it lies in the trash.
-        tracing::warn!(path = %trash.display(), error = %e, "cannot remove an expired epoch yet");
+        }
     }
-    if pointed.is_err() {
-        point()?;
-        sync()?;
+    // On a full disk there may be no room for a symlink before the epoch's own is given back.
+    let pointed = point_latest(inner, job, None);
+    inner.sync_dir(&job_dir)?;
+    for path in trashed {
+        if let Err(e) = remove_tree(disk, &path) {
+            // It is gone from the epochs for good; what is left of it lies in the trash.
+            tracing::warn!(path = %path.display(), error = %e, "cannot remove an expired epoch yet");
+        }
+    }
+    if !pointed && point_latest(inner, job, None) {
+        inner.sync_dir(&job_dir)?;
     }
     Ok(())
+}
+
+/// Folders that made way for this epoch, because they did not say which one they were (`aside`): they go with it, for
+/// the record that ends it decides all that its number ever named. What is no folder was never ours.
+fn asides(disk: &dyn Disk, job_dir: &Path, epoch: u64) -> Vec<PathBuf> {
+    let aside = format!("{epoch}.aside");
+    let names = disk.read_dir(job_dir).unwrap_or_else(|e| {
+        tracing::warn!(path = %job_dir.display(), error = %e, "what lies aside stays: cannot list");
+        Vec::new()
+    });
+    let is_ours =
+        |name: &str| name.strip_prefix(&aside).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let folders = names.into_iter().filter(|(_, kind)| *kind == FileKind::Directory);
+    folders
+        .filter(|(name, _)| name.to_str().is_some_and(is_ours))
+        .map(|(name, _)| job_dir.join(name))
+        .collect()
 }
 
 /// Removes a job's folder when nothing is in it.
@@ -231,13 +303,31 @@ pub(super) fn avoid(inner: &Inner, job: &JobName, epochs: BTreeSet<u64>) -> Resu
     let job_dir = inner.layout.job_dir(job);
     match epochs.is_empty() {
         true => drop(inner.all_avoided().remove(job)),
-        false => drop(inner.all_avoided().insert(job.clone(), epochs.clone())),
+        false => drop(inner.all_avoided().insert(job.clone(), epochs)),
     }
     if !is_folder(&*inner.disk, &job_dir)? {
         return Ok(());
     }
-    point_latest(&*inner.disk, &job_dir, None, &epochs).map_err(at("point `latest` in", &job_dir))?;
+    point_latest(inner, job, None);
     Ok(inner.sync_dir(&job_dir)?)
+}
+
+/// See [`Store::heal_latest`](super::Store::heal_latest).
+pub(super) fn heal_latest(inner: &Inner, avoid: BTreeMap<JobName, BTreeSet<u64>>) {
+    let _names = inner.lock_names();
+    let (disk, epochs) = (&*inner.disk, inner.layout.epochs_dir());
+    *inner.all_avoided() = avoid;
+    let jobs = disk.read_dir(&epochs).unwrap_or_else(|e| {
+        tracing::warn!(path = %epochs.display(), error = %e, "no `latest` is looked at: cannot list");
+        Vec::new()
+    });
+    for (name, _) in jobs.into_iter().filter(|(_, kind)| *kind == FileKind::Directory) {
+        let Some(job) = name.to_str().and_then(|name| JobName::try_from(name).ok()) else { continue };
+        if let Err(e) = ignore_missing(disk.unlink(&epochs.join(&name).join(LATEST_TEMP))) {
+            tracing::warn!(%job, error = %e, "a `latest` that was begun stays");
+        }
+        point_latest(inner, &job, None);
+    }
 }
 
 /// This epoch has expired.

@@ -28,7 +28,7 @@ use crate::epoch::EntryKind;
 use crate::error::{IoError, at};
 use crate::manifest::Manifest;
 
-use super::blobs::{self, Held, hash_range};
+use super::blobs::{self, Held, hash_range, is_rot};
 use super::{Inner, Store, StoreError};
 
 /// Content that comes is synced whenever this many bytes more have come.
@@ -456,12 +456,12 @@ impl Incoming {
         file.drop_cache()?;
         let synced = len.saturating_sub(1) / SYNC_BYTES * SYNC_BYTES;
         let mut hasher = FileHasher::new();
-        if len > self.content.size || hash_range(file, 0, synced, &mut hasher)? != synced {
+        if len > self.content.size || hash_kept(file, 0, synced, &mut hasher)? != synced {
             return Ok(());
         }
         let prefix = hasher.clone();
         if len == self.content.size
-            && hash_range(file, synced, len, &mut hasher)? == len
+            && hash_kept(file, synced, len, &mut hasher)? == len
             && hasher.finish() == self.content.digest
         {
             (self.hasher, self.written) = (hasher, len);
@@ -469,5 +469,13 @@ impl Incoming {
             (self.hasher, self.written) = (prefix, synced);
         }
         Ok(())
+    }
+}
+
+/// As [`hash_range`]. Of a range of which the device has lost something there is nothing: it comes anew.
+fn hash_kept(file: &dyn DiskFile, offset: u64, end: u64, hasher: &mut FileHasher) -> io::Result<u64> {
+    match hash_range(file, offset, end, hasher) {
+        Err(e) if is_rot(&e) => Ok(offset),
+        done => done,
     }
 }

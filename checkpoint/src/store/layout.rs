@@ -20,7 +20,9 @@
 //!   capture/
 //!   epochs/<job>/<epoch>/{manifest,files/}
 //!   epochs/<job>/latest                  symlink
-//!   epochs/<job>/<epoch>.aside[.n], epochs/.<job>.aside[.n]   what stood there and was no folder
+//!   epochs/<job>/<epoch>.aside[.n], epochs/.<job>.aside[.n]   what stood there and was no folder, or did not say which
+//!                                        epoch it was; the same of `latest` and `manifest`
+//!   epochs/<job>/<epoch>.found[.n]   what was found in the epoch's tree and was not of it
 //! ```
 
 use std::path::{Path, PathBuf};

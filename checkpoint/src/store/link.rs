@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::blobs::{self, Found, Held};
+use super::blobs::{self, Found, Held, is_rot};
 use super::{Inner, Unpublished};
 use crate::digest::Digest;
 use crate::disk::Disk;
@@ -194,17 +194,27 @@ impl<'a> Linker<'a> {
     /// A further inode of a content, durable before it has its name. What was there is replaced.
     pub(super) fn clone_blob(&mut self, entry: &ManifestEntry, from: &Path, to: &Path) -> Step {
         let temp = self.temp_name();
-        let made = self.disk.clone_file(from, &temp).map_err(at("clone", from));
+        let made = self.disk.clone_file(from, &temp).map_err(|e| self.unread(entry, from, e));
         let made = made.and_then(|()| {
             self.disk.set_mode(&temp, entry.mode).map_err(at("set the mode of", &temp))?;
-            self.inner.sync_file(&temp)
+            Ok(self.inner.sync_file(&temp)?)
         });
         if let Err(e) = made {
             // Half a clone would hold space that a full disk does not have.
             self.drop_temp(&temp);
-            return Err(e.into());
+            return Err(e);
         }
         self.move_to(&temp, to)
+    }
+
+    /// What an error of cloning says. Content that was read once, and that the device has lost since, is no content: it is
+    /// read again before it is used again.
+    pub(super) fn unread(&self, entry: &ManifestEntry, from: &Path, error: io::Error) -> Unpublished {
+        if !is_rot(&error) {
+            return at("clone", from)(error).into();
+        }
+        self.inner.blobs.forget(entry.digest);
+        corrupt(entry, from, format!("it cannot be read: {error}"))
     }
 
     /// A name in the trash that is free: whatever is left there is removed at the next start.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Inner, MANIFEST_BYTES_MAX, StoreError, open_envelope};
+use super::{Inner, MANIFEST_BYTES_MAX, StoreError, open_envelope, unread};
 use crate::digest::{Digest, Hasher};
 use crate::disk::{DiskFile, Open, Stat};
 use crate::epoch::JobName;
@@ -97,13 +97,13 @@ pub(super) fn open(inner: &Inner, job: &JobName, epoch: u64) -> Result<Option<Ma
     let stat = || match disk.stat(&path) {
         Ok(stat) => Ok(Some(stat)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(at("stat", &path)(e)),
+        Err(e) => Err(unread(&path)(e)),
     };
     let Some(before) = stat()? else { return Ok(None) };
     let file = match disk.open(&path, Open::Read) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(at("read", &path)(e).into()),
+        Err(e) => return Err(unread(&path)(e)),
     };
     // Another file took the name meanwhile: which of them was opened is not known, so nothing is said of either.
     let is_same = stat()? == Some(before);
@@ -141,7 +141,7 @@ type Each<'a> = &'a mut dyn FnMut(u64, EntryRef<'_>, Digest);
 fn read_whole(file: &dyn DiskFile, path: &Path, each: Each<'_>) -> Result<(Envelope, u64, u64), StoreError> {
     let wrong = |source| StoreError::Manifest { path: path.to_owned(), source };
     let (envelope, tree_at) = open_envelope(file, path)?;
-    let len = file.len().map_err(at("read", path))?;
+    let len = file.len().map_err(unread(path))?;
     if len > MANIFEST_BYTES_MAX {
         let why = format!("{len} bytes, more than the {MANIFEST_BYTES_MAX} that may be here");
         return Err(at("read", path)(io::Error::new(io::ErrorKind::InvalidData, why)).into());
@@ -153,7 +153,7 @@ fn read_whole(file: &dyn DiskFile, path: &Path, each: Each<'_>) -> Result<(Envel
         decoded = decoder.push(run, each);
         decoded.is_ok()
     });
-    read.map_err(at("read", path))?;
+    read.map_err(unread(path))?;
     let error = match decoded.and_then(|()| decoder.finish()) {
         Ok(root) if root == envelope.root => return Ok((envelope, tree_at, tree_bytes)),
         Ok(_) => None,
@@ -165,7 +165,7 @@ fn read_whole(file: &dyn DiskFile, path: &Path, each: Each<'_>) -> Result<(Envel
         hasher.update(run);
         true
     });
-    read.map_err(at("read", path))?;
+    read.map_err(unread(path))?;
     let damaged = ManifestError::Damaged("the tree is not the one that the root names");
     Err(wrong(error.filter(|_| hasher.finish() == envelope.root).unwrap_or(damaged)))
 }
@@ -290,7 +290,7 @@ impl Walk {
         while !is_whole(&self.window[self.used..]) {
             self.window.drain(..std::mem::take(&mut self.used));
             let from = self.at + self.window.len() as u64;
-            let more = self.of.tree(from, WINDOW_BYTES)?;
+            let more = self.of.tree(from, WINDOW_BYTES).map_err(|e| unread(&self.of.path)(e.source))?;
             if more.is_empty() {
                 let why = "it ends too early";
                 return Err(wrong(ManifestError::Malformed { at: from as usize, why }));

@@ -1,12 +1,12 @@
 //! What is wrong with a published tree and needs nobody else: folders, symlinks, empty files and modes are made
-//! again as the manifest says. What has too many names or the wrong ones is reported by verification and never
-//! removed; a name that stands where another kind should be is replaced, unless it is a folder with something in it.
+//! again as the manifest says. A name that stands where another kind should be is replaced; a folder with something in it,
+//! and names that the manifest does not have, are moved aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::aside;
+use super::aside::{self, Aside};
 use super::blobs::{self, Held, is_rot};
 use super::folders::Folders;
 use super::heal::store_error;
@@ -22,7 +22,8 @@ impl Store {
     /// The contents of a published epoch that do not verify here (rotten or missing files) and have no good blob
     /// here, each digest once: bring them, [`Store::shelve`], [`Store::heal`]. `report` is one of
     /// [`Store::verify`]; the files that it names are read again. What is wrong with folders, symlinks, empty
-    /// files and modes is mended at once, and so is every file whose content is on the shelf after all.
+    /// files and modes is mended at once, and so is every file whose content is on the shelf after all. What is in the tree
+    /// and not of it is moved to a folder beside the epoch's, `N.found`.
     ///
     /// # Errors
     /// The epoch has no readable manifest here, or the disk refuses.
@@ -54,7 +55,7 @@ impl Store {
             self.says_so(envelope, manifest)?;
             let named = report.problems.iter().map(|problem| problem.path.as_str()).collect();
             let root = inner.layout.files_dir(&envelope.job, envelope.epoch);
-            mend(inner, &root, manifest, &named).map_err(|e| store_error(&root, e))?
+            mend(inner, envelope, &root, manifest, &named).map_err(|e| store_error(&root, e))?
         };
         let (mut here, mut lacking) = (Vec::new(), Vec::new());
         for (digest, (mode, size)) in damaged {
@@ -96,6 +97,7 @@ impl Store {
         });
         write.map_err(at("write", &temp))?;
         inner.sync_file(&temp)?;
+        aside::folder_makes_way(&*inner.disk, &dir, "manifest")?;
         inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
         Ok(inner.sync_dir(&dir)?)
     }
@@ -139,24 +141,20 @@ impl Store {
     }
 }
 
-/// Nothing for a manifest that is damaged, lost by the device, or a link in its place, which is never followed: another is
-/// to take its place.
+/// Nothing for a manifest that is damaged, lost by the device, or a link or a folder in its place: another is to take its
+/// place.
 fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Err(StoreError::Manifest { .. }) => Ok(None),
-        Err(StoreError::Io(error)) if is_rot(&error.source) || is_link(&error.source) => Ok(None),
         read => read,
     }
-}
-
-fn is_link(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 type Damaged = BTreeMap<Digest, (u32, u64)>;
 
 fn mend(
     inner: &Inner,
+    envelope: &Envelope,
     root: &Path,
     manifest: &Manifest,
     named: &BTreeSet<&str>,
@@ -166,6 +164,7 @@ fn mend(
         disk: &*inner.disk,
         linker: Linker::new(inner),
         folders: Folders::new(inner),
+        aside: Aside::new(inner, &envelope.job, envelope.epoch),
         damaged: BTreeMap::new(),
     };
     // A parent sorts before its content.
@@ -182,6 +181,7 @@ fn mend(
             EntryKind::File => mending.file(entry, &path, named.contains(entry.path.to_string().as_str())),
         }
     });
+    let result = result.and_then(|()| mending.move_out(root, manifest, named));
     mending.folders.finish()?;
     result.map(|()| mending.damaged)
 }
@@ -191,6 +191,7 @@ struct Mending<'a> {
     disk: &'a dyn Disk,
     linker: Linker<'a>,
     folders: Folders<'a>,
+    aside: Aside<'a>,
     damaged: Damaged,
 }
 
@@ -222,10 +223,7 @@ impl Mending<'_> {
 
     fn symlink(&mut self, entry: &ManifestEntry, path: &Path) -> Step {
         match self.stat(path)? {
-            Some(stat)
-                if stat.kind == FileKind::Symlink
-                    && self.disk.read_link(path).map_err(at("read the link", path))? == entry.target =>
-            {
+            Some(stat) if stat.kind == FileKind::Symlink && self.leads_to(path, &entry.target)? => {
                 return Ok(());
             }
             Some(stat) if !self.make_way(path, &stat)? => return Ok(()),
@@ -235,6 +233,14 @@ impl Mending<'_> {
         let temp = self.linker.temp_name();
         make(&temp)?;
         self.move_to(&temp, path)
+    }
+
+    // One that the device has lost leads nowhere.
+    fn leads_to(&self, path: &Path, target: &[u8]) -> Result<bool, IoError> {
+        match self.disk.read_link(path) {
+            Err(e) if is_rot(&e) => Ok(false),
+            found => Ok(found.map_err(at("read the link", path))? == target),
+        }
     }
 
     fn empty(&mut self, entry: &ManifestEntry, path: &Path) -> Step {
@@ -303,7 +309,43 @@ impl Mending<'_> {
         Ok(self.inner.sync_file(path)?)
     }
 
-    // A rename replaces anything but a folder; that goes only when it is empty. Whether the way is free.
+    // Names in the tree that the manifest does not have, when the report named any.
+    fn move_out(&mut self, root: &Path, manifest: &Manifest, named: &BTreeSet<&str>) -> Step {
+        let is_named = |entry: &&ManifestEntry| named.contains(entry.path.to_string().as_str());
+        if manifest.entries.iter().filter(is_named).count() == named.len() {
+            return Ok(());
+        }
+        for entry in manifest.entries.iter().filter(|entry| entry.kind == EntryKind::Directory) {
+            let dir =
+                if entry.path.is_root() { root.to_path_buf() } else { root.join(entry.path.as_os_str()) };
+            let names = if self.folders.is_real(root, &dir.join("name")) {
+                self.disk.read_dir(&dir)
+            } else {
+                continue;
+            };
+            for (name, _) in names.unwrap_or_default() {
+                let inner = entry.path.join(name.as_encoded_bytes());
+                if !inner.is_ok_and(|path| manifest.find(&path).is_some()) {
+                    self.move_aside(&dir.join(name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // Whether it could be: a mount point cannot.
+    fn move_aside(&mut self, path: &Path) -> Result<bool, Unpublished> {
+        match self.aside.take(path, &mut self.folders) {
+            Ok(()) => Ok(true),
+            Err(Unpublished::Io(error)) => {
+                tracing::warn!(path = %path.display(), %error, "not of this epoch, and cannot be moved: left alone");
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    // A rename replaces anything but a folder. Whether the way is free.
     fn make_way(&mut self, path: &Path, stat: &Stat) -> Result<bool, Unpublished> {
         if stat.kind != FileKind::Directory {
             return Ok(true);
@@ -312,8 +354,7 @@ impl Mending<'_> {
         match self.folders.change(path, || Ok(disk.remove_dir(path).map_err(at("replace", path))?)) {
             Ok(()) => Ok(true),
             Err(Unpublished::Io(e)) if e.source.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                tracing::warn!(path = %path.display(), "a folder with something in it is in the way: left alone");
-                Ok(false)
+                self.move_aside(path)
             }
             Err(e) => Err(e),
         }

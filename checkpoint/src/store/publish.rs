@@ -1,11 +1,11 @@
 //! Publishing: sealed epochs become directories. For the whole batch, in steps:
 //!
-//! 0. what is reused is read, before names are locked (`verifying`);
+//! 0. what is reused, and what ends in zeros, is read, before names are locked (`verifying`, `extend_all`);
 //! 1. prepare: directories, symlinks, empty files; staged files get length and mode;
 //! 2. sync contents: nothing gets a blob's name before its bytes and mode are durable;
 //! 3. link: content <-> blob <-> tree; manifest; modes of directories, bottom-up;
 //! 4. sync names: everything that the epoch consists of is durable;
-//! 5. one rename into `epochs/<job>/`, sync of that folder, `latest` last.
+//! 5. one rename into `epochs/<job>/`, sync of that folder, `latest` last (should that fail, nothing else does).
 //!
 //! What an attempt brought and this disk has lost since (a staged or unpacked file
 //! that is missing or of the wrong size) is taken from any good blob of that content.
@@ -24,18 +24,21 @@ use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
 use super::{Inner, Publish, Source, StoreError, Unpublished, aside, expire, read_envelope, verifying};
 use crate::digest::{self, Digest};
-use crate::disk::{Disk, FileKind, Open};
+use crate::disk::{Disk, FileKind, Open, Stat};
 use crate::durable::ensure_dir;
 use crate::epoch::{EntryKind, JobName};
 use crate::error::{IoError, at};
 use crate::manifest::{ManifestEntry, write_file};
 
 pub(super) fn publish(inner: &Arc<Inner>, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
+    let extended: Vec<Option<Unpublished>> =
+        batch.iter().map(|epoch| extend_all(inner, epoch).err()).collect();
     let verifying = verifying::before(inner, batch);
     let _names = inner.lock_names();
     let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
-    epochs.iter_mut().zip(verifying).for_each(|(epoch, why)| epoch.failed = why);
+    let before = extended.into_iter().zip(verifying).map(|(extended, verifying)| extended.or(verifying));
+    epochs.iter_mut().zip(before).for_each(|(epoch, why)| epoch.failed = why);
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
     work.each(&mut epochs, Work::link);
@@ -132,7 +135,8 @@ impl Work<'_> {
         let epoch_dir = layout.epoch_dir(&envelope.job, envelope.epoch);
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {
-            Ok(None) => {}
+            // A folder with one that cannot be read makes way when this epoch is built.
+            Ok(None) | Err(StoreError::Manifest { .. }) => {}
             // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
             Ok(Some(found)) if found.position.index < envelope.position.index => {
                 let taken = expire::take_away(self.inner, &envelope.job, envelope.epoch);
@@ -148,6 +152,7 @@ impl Work<'_> {
             Ok(Some(found)) => {
                 return Err(Unpublished::Occupied { at: epoch_dir, found: found.root.to_string() });
             }
+            Err(StoreError::Io(error)) => return Err(error.into()),
             Err(e) => {
                 return Err(Unpublished::Corrupt { path: ".".into(), at: there, why: e.to_string() });
             }
@@ -225,22 +230,7 @@ impl Work<'_> {
             return Err(corrupt(entry, staged, why));
         }
         if stat.len < entry.size {
-            // Zeros at the end were never written. That it was cut would look the same, but for the digest.
-            let found = match hash_staged(self.disk, staged, entry.size) {
-                Err(e) if is_rot(&e) => {
-                    return Err(corrupt(entry, staged, format!("it cannot be read: {e}")));
-                }
-                found => found.map_err(at("read", staged))?,
-            };
-            if found != entry.digest {
-                let why = format!("it has {} bytes of {}, digest {}", stat.len, entry.size, found.short());
-                return Err(corrupt(entry, staged, why));
-            }
-            if stat.mode & 0o200 == 0 {
-                self.disk.set_mode(staged, 0o600).map_err(at("set the mode of", staged))?;
-            }
-            let extend = self.disk.open(staged, Open::Write).and_then(|file| file.set_len(entry.size));
-            extend.map_err(at("extend", staged))?;
+            extend_staged(self.disk, staged, entry, &stat)?;
         }
         Ok(self.disk.set_mode(staged, entry.mode).map_err(at("set the mode of", staged))?)
     }
@@ -295,7 +285,8 @@ impl Work<'_> {
             Held::Good(other, _) => {
                 let tree = epoch.tree(self.inner);
                 let clone = || self.disk.clone_file(&other, &path);
-                try_twice(self.disk, &tree, &path, clone).map_err(at("clone into", &path))?;
+                try_twice(self.disk, &tree, &path, clone)
+                    .map_err(|e| self.linker.unread(entry, &other, e))?;
                 self.disk.set_mode(&path, entry.mode).map_err(at("set the mode of", &path))?;
                 epoch.contents.push(|| ToSync::File(path));
                 epoch.own[index] = Own::Tree;
@@ -386,6 +377,7 @@ impl Work<'_> {
             self.disk.set_mode(&job_dir, 0o755).map_err(at("set the mode of", &job_dir))?;
         }
         let (from, to) = (layout.building_dir(*attempt), layout.epoch_dir(&envelope.job, envelope.epoch));
+        aside::unread_makes_way(self.inner, &envelope.job, envelope.epoch)?;
         Ok(self.disk.rename(&from, &to).map_err(at("move the epoch to", &to))?)
     }
 
@@ -404,11 +396,9 @@ impl Work<'_> {
         let mut result = self.inner.sync_dir(&all);
         for (job, epoch) in newest {
             let job_dir = self.inner.layout.job_dir(&job);
+            result = result.and_then(|()| self.inner.sync_dir(&job_dir));
             if result.is_ok() {
-                result = self.inner.sync_dir(&job_dir).and_then(|()| {
-                    expire::point_latest(self.disk, &job_dir, Some(epoch), &self.inner.avoided(&job))
-                        .map_err(at("point `latest` in", &job_dir))
-                });
+                expire::point_latest(self.inner, &job, Some(epoch));
             }
             if let Err(e) = &result {
                 let of_job =
@@ -425,3 +415,45 @@ impl Work<'_> {
         }
     }
 }
+
+// What ends in zeros is read to the end of its data: before the names are locked, as `verifying` does. What is damaged is
+// met again under the lock, and so is what somebody may have published already.
+fn extend_all(inner: &Inner, epoch: &Publish) -> Step {
+    let Publish { attempt, manifest, sources, .. } = epoch;
+    let all = manifest.entries.iter().zip(sources.iter()).enumerate();
+    let is_staged = |entry: &ManifestEntry, source: &Source| {
+        entry.kind == EntryKind::File && entry.size > 0 && matches!(source, Source::Staged)
+    };
+    for (index, (entry, _)) in all.filter(|(_, (entry, source))| is_staged(entry, source)) {
+        let path = inner.layout.staged_file(*attempt, index_of(index));
+        if let Ok(stat) = inner.disk.stat(&path)
+            && stat.kind == FileKind::File
+            && stat.len < entry.size
+            && stat.mode & 0o200 != 0
+            && let Err(error @ Unpublished::Io(_)) = extend_staged(&*inner.disk, &path, entry, &stat)
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+// Zeros at the end were never written. That it was cut would look the same, but for the digest.
+fn extend_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry, stat: &Stat) -> Step {
+    let found = match hash_staged(disk, staged, entry.size) {
+        Err(e) if is_rot(&e) => return Err(corrupt(entry, staged, format!("it cannot be read: {e}"))),
+        found => found.map_err(at("read", staged))?,
+    };
+    if found != entry.digest {
+        let why = format!("it has {} bytes of {}, digest {}", stat.len, entry.size, found.short());
+        return Err(corrupt(entry, staged, why));
+    }
+    if stat.mode & 0o200 == 0 {
+        disk.set_mode(staged, 0o600).map_err(at("set the mode of", staged))?;
+    }
+    let extend = disk.open(staged, Open::Write).and_then(|file| file.set_len(entry.size));
+    Ok(extend.map_err(at("extend", staged))?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,21 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{StoreError, Unpacked};
+use super::{Store, StoreError, Unpacked};
 use crate::disk::Disk;
 use crate::durable::ensure_dir;
 use crate::error::{IoError, at};
+
+impl Store {
+    /// Bytes that come back with the folder of an attempt: of its staged files that have no other name. Nothing for what
+    /// cannot be looked at.
+    pub fn staged_bytes(&self, attempt: u64) -> u64 {
+        let (disk, dir) = (&*self.inner.disk, self.inner.layout.attempt_dir(attempt));
+        let names = disk.read_dir(&dir).unwrap_or_default();
+        let stats = names.into_iter().filter_map(|(name, _)| disk.stat(&dir.join(name)).ok());
+        stats.filter(|stat| stat.links == 1).map(|stat| stat.len.min(stat.blocks.saturating_mul(512))).sum()
+    }
+}
 
 /// Writes small files below `tree`. One create and one write each; equal slices with equal modes become links.
 pub(super) fn unpack(disk: &dyn Disk, tree: &Path, files: &[Unpacked<'_>]) -> Result<(), StoreError> {

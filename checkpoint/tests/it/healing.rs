@@ -123,7 +123,7 @@ fn a_missing_file_is_linked_and_without_its_blob_it_is_brought() {
 }
 
 #[test]
-fn folders_links_modes_and_empty_files_are_mended_and_extra_files_stay() {
+fn folders_links_modes_and_empty_files_are_mended_and_extra_files_are_moved_aside() {
     let (disk, _) = two_epochs();
     let store = open(&disk);
     let tree = store.layout().files_dir(&job("job"), 1);
@@ -139,19 +139,56 @@ fn folders_links_modes_and_empty_files_are_mended_and_extra_files_stay() {
     disk.unlink(&tree.join("small")).unwrap();
     disk.symlink(b"/etc/passwd", &tree.join("small")).unwrap();
     disk.write_new(&tree.join("extra"), b"whose?", 0o644).unwrap();
+    disk.create_dir(&tree.join("more")).unwrap();
+    disk.write_new(&tree.join("more/x"), b"whose, too?", 0o644).unwrap();
     assert_eq!(damaged(&store, 1), []);
-    let report = store.verify(&job("job"), 1).unwrap();
-    let left: Vec<&str> = report.problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(left, ["extra"]);
-    assert!(store.verify(&job("job"), 2).unwrap().is_good());
-    assert_eq!(disk.read_file(&tree.join("extra"), 100).unwrap(), b"whose?");
+    assert!(all_good(&store));
+    let aside = aside(&store, 1);
+    assert_eq!(disk.read_file(&aside.join("extra"), 100).unwrap(), b"whose?");
+    assert_eq!(disk.read_file(&aside.join("more/x"), 100).unwrap(), b"whose, too?");
     check_blobs(&store, "mended");
     let after = disk.crash(Crash::Strict);
-    assert_eq!(open(&after).verify(&job("job"), 1).unwrap().problems, report.problems, "durable");
+    assert!(all_good(&open(&after)), "durable");
+    assert!(
+        after.stat(&aside.join("extra")).is_ok(),
+        "what was moved away is somewhere, whenever the power goes"
+    );
+}
+
+// Where what is in the tree and not of it is moved to.
+fn aside(store: &Store, epoch: u64) -> PathBuf {
+    store.layout().epochs_dir().join("job").join(format!("{epoch}.found"))
 }
 
 #[test]
-fn what_is_in_a_folder_that_stands_in_the_way_is_left_alone() {
+fn extra_files_of_one_name_in_an_epoch_and_of_one_epoch_after_the_other_are_all_kept() {
+    let (disk, _) = two_epochs();
+    let store = open(&disk);
+    for (n, [one, other]) in [[b"1", b"2"], [b"3", b"4"]].into_iter().enumerate() {
+        disk.write_new(&file(&store, 2, "extra"), one, 0o644).unwrap();
+        disk.write_new(&file(&store, 2, "closed/extra"), other, 0o644).unwrap();
+        assert_eq!(damaged(&store, 2), []);
+        assert!(all_good(&store));
+        let aside = if n == 0 { aside(&store, 2) } else { aside(&store, 2).with_extension("found.1") };
+        assert_eq!(disk.read_file(&aside.join("extra"), 100).unwrap(), one);
+        assert_eq!(disk.read_file(&aside.join("other"), 100).unwrap(), other);
+    }
+    // Where it cannot be moved, as over the edge of a file system, the rest is mended all the same.
+    disk.write_new(&file(&store, 2, "extra"), b"5", 0o644).unwrap();
+    disk.unlink(&file(&store, 2, "small")).unwrap();
+    disk.fail_next(OpKind::Rename, "extra", 18);
+    assert_eq!(damaged(&store, 2), []);
+    let report = store.verify(&job("job"), 2).unwrap();
+    let left: Vec<&str> = report.problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(left, ["extra"]);
+    // It is somebody's: it stays when the epoch goes.
+    store.expire(&job("job"), 2).unwrap();
+    assert_eq!(store.epochs(&job("job")).unwrap(), [1]);
+    assert_eq!(disk.read_file(&aside(&store, 2).join("extra"), 100).unwrap(), b"1");
+}
+
+#[test]
+fn a_folder_that_stands_in_the_way_is_moved_aside_with_what_is_in_it() {
     let (disk, _) = two_epochs();
     let store = open(&disk);
     let path = file(&store, 1, "rots");
@@ -159,10 +196,8 @@ fn what_is_in_a_folder_that_stands_in_the_way_is_left_alone() {
     disk.create_dir(&path).unwrap();
     disk.write_new(&path.join("x"), b"whose?", 0o644).unwrap();
     assert_eq!(damaged(&store, 1), []);
-    assert_eq!(disk.read_file(&path.join("x"), 100).unwrap(), b"whose?");
-    disk.unlink(&path.join("x")).unwrap();
-    assert_eq!(damaged(&store, 1), []);
     assert!(all_good(&store));
+    assert_eq!(disk.read_file(&aside(&store, 1).join("rots/x"), 100).unwrap(), b"whose?");
 }
 
 #[test]
@@ -298,6 +333,21 @@ fn what_was_sealed_later_is_not_taken_away() {
     assert_eq!(store.epochs(&job("job")).unwrap(), [2], "it may be the later one");
     store.expire_until(&job("job"), 2, 0, &|| false).unwrap();
     assert_eq!(store.epochs(&job("job")).unwrap(), []);
+}
+
+#[test]
+fn an_epoch_that_lies_elsewhere_than_the_trash_says_so_and_goes_when_it_can() {
+    let (disk, _) = two_epochs();
+    let store = open(&disk);
+    disk.fail_next(OpKind::Rename, "trash", 18);
+    let error = store.expire(&job("job"), 1).unwrap_err().to_string();
+    assert!(
+        error.contains("job/1: cannot move to the trash from another file system or a lower layer"),
+        "{error}"
+    );
+    assert!(store.verify(&job("job"), 1).unwrap().is_good());
+    store.expire(&job("job"), 1).unwrap();
+    assert_eq!(store.epochs(&job("job")).unwrap(), [2]);
 }
 
 #[test]

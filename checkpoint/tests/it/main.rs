@@ -9,6 +9,8 @@ mod healing;
 mod holes;
 mod hostile_paths;
 mod incoming;
+mod latest;
+mod lost;
 mod many_links;
 mod planted;
 mod publishing;

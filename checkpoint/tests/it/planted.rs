@@ -104,11 +104,11 @@ fn what_has_expired_is_done_with_whatever_stands_in_its_place() {
     }
 }
 
-/// An older life's epoch of this number expires while nobody can say whose the directory is.
-#[test]
-fn what_may_be_a_later_epoch_stays_and_is_mended() {
-    type Plant = fn(&Path);
-    let plants: [Plant; 4] = [
+type Plant = fn(&Path);
+
+/// What becomes of a manifest that nobody can read.
+fn unreadable() -> [Plant; 4] {
+    [
         |manifest| {
             std::fs::remove_file(manifest).unwrap();
             symlink("manifest", manifest).unwrap();
@@ -117,13 +117,22 @@ fn what_may_be_a_later_epoch_stays_and_is_mended() {
             std::fs::rename(manifest, manifest.with_file_name("moved")).unwrap();
             symlink("moved", manifest).unwrap();
         },
-        |manifest| std::fs::remove_file(manifest).unwrap(),
         |manifest| {
             let file = std::fs::OpenOptions::new().write(true).open(manifest).unwrap();
             file.set_len(40).unwrap();
         },
-    ];
-    for (at, plant) in plants.into_iter().enumerate() {
+        |manifest| {
+            std::fs::remove_file(manifest).unwrap();
+            std::fs::create_dir(manifest).unwrap();
+        },
+    ]
+}
+
+/// An older life's epoch of this number expires while nobody can say whose the directory is.
+#[test]
+fn what_may_be_a_later_epoch_stays_and_is_mended() {
+    let missing: Plant = |manifest| std::fs::remove_file(manifest).unwrap();
+    for (at, plant) in unreadable().into_iter().chain([missing]).enumerate() {
         let temp = tempfile::tempdir().unwrap();
         let [source, data] = ["source", "data"].map(|name| temp.path().join(name));
         std::fs::create_dir(&data).unwrap();
@@ -151,4 +160,40 @@ fn what_may_be_a_later_epoch_stays_and_is_mended() {
 fn mixed_tree_at(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     mixed_tree(dir);
+}
+
+/// Its job was removed and made anew, and the folder of the earlier life is still there.
+#[test]
+fn a_folder_that_does_not_say_which_epoch_it_is_makes_way_as_a_whole() {
+    for (at, plant) in unreadable().into_iter().enumerate() {
+        let temp = tempfile::tempdir().unwrap();
+        let [old, new, data] = ["old", "new", "data"].map(|name| temp.path().join(name));
+        std::fs::create_dir(&data).unwrap();
+        mixed_tree_at(&old);
+        write(&new, "small", b"other content", 0o644);
+        let store = Store::open(Arc::new(RealDisk), &data).unwrap();
+        commit(&store, "job", 1, 5, &old);
+        plant(&store.layout().manifest_file(&job("job"), 1));
+        let taken = take_all(&new);
+        let sources = stage(&store, 50, &taken).unwrap();
+        let publish = to_publish("job", 1, 50, &taken.manifest, sources);
+        // Nor is anything moved before all of it is there.
+        let mut lacking = publish.clone();
+        lacking.sources = Arc::new(all_reused(&taken));
+        lacking.attempt = 51;
+        assert!(store.publish(&[lacking]).remove(0).is_err(), "{at}");
+        let dir = data.join("epochs/job/1");
+        assert_eq!(walk(&dir.join("files")), walk(&old), "{at}");
+        store.publish(&[publish]).remove(0).unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert!(store.verify(&job("job"), 1).unwrap().is_good(), "{at}");
+        assert_eq!(walk(&dir.join("files")), walk(&new), "{at}");
+        let aside = data.join("epochs/job/1.aside");
+        assert_eq!(walk(&aside.join("files")), walk(&old), "{at}: nothing is deleted, nothing is mixed");
+        // What is no folder was never an epoch's, and stays when that goes.
+        let foreign = data.join("epochs/job/1.aside.7");
+        std::fs::write(&foreign, b"not ours").unwrap();
+        store.expire(&job("job"), 1).unwrap();
+        assert!(!dir.exists() && !aside.exists() && foreign.exists(), "{at}");
+        open_up(temp.path());
+    }
 }

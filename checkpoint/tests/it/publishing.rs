@@ -343,7 +343,9 @@ fn a_full_disk_is_tried_again_but_not_after_a_sync_that_found_it_full() {
         let publish = to_publish("job", 1, 1, &taken.manifest, sources);
         disk.fail_next(kind, path, full);
         let result = store.publish(std::slice::from_ref(&publish)).remove(0);
-        assert!(matches!(result, Err(Unpublished::Io(_))), "{kind:?} {path}: {result:?}");
+        // Where `latest` points is a convenience: the epoch is published.
+        let fails = matches!(result, Err(Unpublished::Io(_)));
+        assert!(fails != (path == "latest") && fails != result.is_ok(), "{kind:?} {path}: {result:?}");
         store.publish(&[publish]).remove(0).unwrap();
         assert!(store.verify(&job("job"), 1).unwrap().is_good(), "{kind:?} {path}");
         let latest = disk.read_link(&store.layout().latest_link(&job("job"))).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cluster::{Cluster, Options};
-use crate::disks::{Kind, SmallDisk};
+use crate::disks::{Kind, Overlay, SmallDisk};
 use crate::inputs::random_directory;
 use crate::needs::{Need, skip};
 use crate::seed::Rng;
@@ -74,6 +74,47 @@ pub fn mounted_below(rng: &mut Rng) {
     drop(disk);
     cluster.cli(&args).ok();
     compare(&source, &target).unwrap_or_else(|difference| panic!("restored over a mount: {difference}"));
+}
+
+/// What lies in the lower layer of an overlay cannot be renamed: a restore over it is refused before anything is fetched,
+/// and one over what lies in the upper layer is as any other.
+///
+/// # Panics
+/// When something else was said, restored or left.
+pub fn layers(rng: &mut Rng) {
+    let cluster = Cluster::start("restore-layers", Options { nodes: 1, ..Options::default() });
+    let source = cluster.source("layers");
+    random_directory(&source, 5, 1 << 10, rng);
+    cluster.commit(&[1], &source, "layers", 1, &["--wait", "all"]).ok();
+    let restore = |to: &Path, more: &[&str]| {
+        let to = to.to_string_lossy().into_owned();
+        cluster.cli(&[&["restore", "layers@1", "--to", to.as_str()][..], more].concat())
+    };
+    // Not every file system may be an upper layer: this one may.
+    let at = cluster.folder().join("layers");
+    let _disk = match SmallDisk::mount(Kind::Tmpfs, &at, DISK_BYTES) {
+        Ok(disk) => disk,
+        Err(why) => return skip(Need::Mounts, "restores over the layers of an overlay", &why),
+    };
+    let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| at.join(name));
+    restore(&lower.join("below"), &[]).ok();
+    // Goes before the disk below it.
+    let _overlay = match Overlay::mount(&lower, &upper, &work, &merged) {
+        Ok(overlay) => overlay,
+        Err(why) => return skip(Need::Mounts, "restores over the layers of an overlay", &why),
+    };
+    for more in [&["--force"][..], &["--force", "--delete-others"]] {
+        let output = restore(&merged.join("below"), more).refused(1, "Refused");
+        assert!(output.to_string().contains("in a lower layer of an overlay"), "{output}");
+        compare(&source, &merged.join("below")).unwrap_or_else(|difference| panic!("changed: {difference}"));
+        let left: Vec<_> = fs::read_dir(&merged).into_iter().flatten().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+    let above = merged.join("above");
+    for more in [&[][..], &["--force"]] {
+        restore(&above, more).ok();
+        compare(&source, &above).unwrap_or_else(|difference| panic!("restored to a layer: {difference}"));
+    }
 }
 
 // Nothing but the source, and what belongs to the file system.

@@ -61,3 +61,8 @@ fn a_mount_point_is_restored_to_and_nobody_elses_file_is_lost() {
 fn what_is_mounted_below_a_target_is_not_entered() {
     story("mounted_below", restore_into::mounted_below);
 }
+
+#[test]
+fn a_target_in_a_lower_layer_is_refused_and_one_in_the_upper_is_replaced() {
+    story("restore_layers", restore_into::layers);
+}

@@ -7,6 +7,7 @@ use checkpoint::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::debts::{Debts, Owed, Pack, Unpublished};
+use super::ended::EndedAttempts;
 use super::epoch::EpochKey;
 use super::unheld::Unheld;
 use super::unlooked::Unlooked;
@@ -34,6 +35,15 @@ pub struct Garbage {
     pub bytes: u64,
     /// Folders of ended attempts.
     pub attempts: u64,
+    /// Bytes of what lies in them under no other name.
+    pub staged: u64,
+}
+
+impl Garbage {
+    /// Bytes that come back once all of it was given back.
+    pub fn all_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.staged)
+    }
 }
 
 /// A sealed epoch whose publishing was not tried yet, or failed.
@@ -96,8 +106,7 @@ pub struct Book {
     pub healing: BTreeMap<Digest, Owed>,
     /// How many read an epoch's directory just now: it is not removed while somebody does.
     pub readers: BTreeMap<EpochKey, usize>,
-    /// Ended attempts whose staging folder may be there, each with the index of the record that ended it.
-    pub ended: BTreeMap<u64, u64>,
+    pub ended: EndedAttempts,
     /// How often files were unpacked, or a tree was put into one, and how many of these are durable.
     pub unpackings: u64,
     pub synced: u64,
@@ -120,7 +129,7 @@ impl Book {
             expiring: debts.expiring,
             healing: debts.healing,
             readers: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            ended: EndedAttempts::default(),
             unpackings: 0,
             synced: 0,
         };

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use checkpoint::Digest;
-use checkpoint::disk::Disk;
+use checkpoint::disk::{Disk, is_rot};
 use checkpoint::durable::{ignore_missing, replace_file};
 
 use super::pins::{Pin, Pins};
@@ -29,19 +29,22 @@ pub struct Expected {
 impl Expected {
     pub fn read(disk: &dyn Disk, dir: &Path) -> io::Result<Expected> {
         let mut expected = Expected { path: dir.join("expected"), ..Expected::default() };
-        match disk.read_file(&expected.path, EXPECTED_BYTES_MAX) {
-            Ok(bytes) => match decode_expected(&bytes) {
-                // A list of nothing is not needed any more: what removed it may not have been durable.
-                Some(contents) => {
-                    expected.owed = contents.is_empty();
-                    expected.contents = contents;
-                }
-                None => {
-                    tracing::warn!(path = %expected.path.display(), "what a catch-up expected cannot be read: some blobs of it may stay")
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        let contents = match disk.read_file(&expected.path, EXPECTED_BYTES_MAX) {
+            Ok(bytes) => decode_expected(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(expected),
+            // No start finds more in it.
+            Err(error) if is_rot(&error) => None,
             Err(error) => return Err(error),
+        };
+        match contents {
+            // A list of nothing is not needed any more: what removed it may not have been durable.
+            Some(contents) => {
+                expected.owed = contents.is_empty();
+                expected.contents = contents;
+            }
+            None => {
+                tracing::warn!(path = %expected.path.display(), "what a catch-up expected cannot be read: some blobs of it may stay")
+            }
         }
         Ok(expected)
     }

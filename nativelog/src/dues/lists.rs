@@ -124,28 +124,33 @@ impl Dues {
         let above = |at: u64| index.is_none_or(|index| at > index);
         let released =
             self.list(|book| book.released.contents(), |digest, owed| above(owed.index).then_some(*digest));
-        (released, self.list(|book| &book.ended, |id, at| above(*at).then_some(*id)))
+        (released, self.list(|book| book.ended.rows(), |id, ended| above(ended.index).then_some(*id)))
     }
 
     /// Takes note of the attempts that have a folder in staging (`found`) and of those of them that are not open, each with
     /// the index of the last record applied when that was asked: unless it waits here it has ended, at the latest by that.
-    pub fn note_staging(&self, found: &BTreeSet<u64>, not_open: &[(u64, u64)]) {
-        let gone = self.list(|book| &book.ended, |id, _| (!found.contains(id)).then_some(*id));
+    /// Answers with those of whose end nobody knew.
+    pub fn note_staging(&self, found: &BTreeSet<u64>, not_open: &[(u64, u64)]) -> Vec<u64> {
+        let gone = self.list(|book| book.ended.rows(), |id, _| (!found.contains(id)).then_some(*id));
         self.swept(&gone);
         // Asked after the ledger: a seal is waited for before the ledger can be asked again, and what does not wait any
         // more has ended.
         let busy = self.busy_attempts();
+        let mut news = Vec::new();
         for slice in not_open.chunks(SLICE) {
             let mut book = self.book();
-            for (id, at) in slice.iter().filter(|(id, _)| !busy.contains(id)) {
-                book.ended.entry(*id).or_insert(*at);
-            }
+            let ended = slice.iter().filter(|(id, _)| !busy.contains(id));
+            news.extend(ended.filter(|(id, at)| book.ended.note(*id, *at)).map(|(id, _)| *id));
         }
+        news
     }
 
     /// Ended attempts whose Begin and end both lie below `purged`.
     pub fn sweepable(&self, purged: u64) -> Vec<u64> {
-        let mut ended = self.list(|book| &book.ended, |id, at| (*id < purged && *at < purged).then_some(*id));
+        let mut ended = self.list(
+            |book| book.ended.rows(),
+            |id, ended| (*id < purged && ended.index < purged).then_some(*id),
+        );
         let busy = self.busy_attempts();
         ended.retain(|id| !busy.contains(id));
         ended
@@ -156,7 +161,7 @@ impl Dues {
         for slice in attempts.chunks(SLICE) {
             let mut book = self.book();
             for id in slice {
-                book.ended.remove(id);
+                book.ended.remove(*id);
             }
         }
     }
@@ -246,11 +251,19 @@ mod tests {
         let dues = Dues::new(0, Debts::default(), BTreeMap::new(), &Ledger::default());
         dues.discard(3, 4);
         dues.discard(5, 6);
-        dues.note_staging(&BTreeSet::from([5, 7, 8]), &[(5, 9), (7, 9)]);
-        assert_eq!(dues.garbage().attempts, 2);
+        dues.weigh(3, 1000);
+        dues.weigh(5, 100);
+        assert_eq!(dues.note_staging(&BTreeSet::from([5, 7, 8]), &[(5, 9), (7, 9)]), [7]);
+        dues.weigh(7, 20);
+        dues.weigh(8, 4000);
+        assert_eq!((dues.garbage().attempts, dues.garbage().staged, dues.garbage().bytes), (2, 120, 0));
+        dues.discard(5, 6);
+        dues.weigh(5, 101);
+        assert_eq!(dues.garbage().all_bytes(), 121, "what is done again is counted once");
         assert_eq!(dues.sweepable(7), [5], "its own end is known");
         assert_eq!(dues.sweepable(10), [5, 7]);
         dues.swept(&[5]);
         assert_eq!(dues.sweepable(10), [7]);
+        assert_eq!(dues.garbage().all_bytes(), 20);
     }
 }

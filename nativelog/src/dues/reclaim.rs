@@ -41,7 +41,9 @@ impl Ground<'_> {
             drop(ledger);
             not_open.extend(ended);
         }
-        self.dues.note_staging(&found, &not_open);
+        for attempt in self.dues.note_staging(&found, &not_open) {
+            self.dues.weigh(attempt, self.store.staged_bytes(attempt));
+        }
         Ok(())
     }
 

@@ -23,7 +23,7 @@ impl Ground<'_> {
     /// what is applied here. `begun` is called before the first thing goes. Blocks.
     ///
     /// # Errors
-    /// The disk refuses; what was removed stays removed.
+    /// The disk refuses, of several things the first of them; what was removed stays removed.
     pub fn give_way(&self, coming: &Ledger, begun: impl FnOnce()) -> io::Result<Reclaimed> {
         let is_news = || self.ledger().applied() < coming.applied();
         let there = directories(self.store).map_err(io::Error::other)?;
@@ -42,6 +42,8 @@ impl Ground<'_> {
         if !gone.is_empty() || !strays.is_empty() {
             begun();
         }
+        // What resists keeps nothing else that makes room.
+        let mut failed = None;
         for epoch in &gone {
             if self.dues.is_read(&epoch.job, epoch.epoch) {
                 continue;
@@ -54,10 +56,14 @@ impl Ground<'_> {
             let later = coming.epoch(&epoch.job, epoch.epoch).map(|info| info.sealed.position.index);
             let is_later = || later.is_some_and(|sealed| sealed > epoch.until);
             let gone = self.store.expire_until(&epoch.job, epoch.epoch, epoch.until, &is_later);
-            gone.map_err(io::Error::other)?;
+            if let Err(error) = gone {
+                tracing::warn!(job = %epoch.job, epoch = epoch.epoch, %error, "an expired epoch cannot make room yet");
+                failed.get_or_insert(error);
+            }
         }
         let strays: Vec<Digest> = strays.into_keys().collect();
         // Asked at every unlink: once this node has applied as much by itself, its own ledger decides again.
-        self.store.remove_blobs(&strays, &|_| is_news()).map_err(io::Error::other)
+        let removed = self.store.remove_blobs(&strays, &|_| is_news());
+        failed.map_or(removed, Err).map_err(io::Error::other)
     }
 }

@@ -28,7 +28,7 @@ impl Machine {
     /// # Errors
     /// The disk refuses.
     pub fn expect(&self, ledger: &Ledger) -> io::Result<Pin> {
-        let pin = self.pin_for(ledger);
+        let pin = self.expect_nothing(ledger);
         // Held from here on: the own ledger moves by records alone, and no other takes its place.
         let mut snapshots = lock(&self.snapshots);
         let new = self.not_held(ledger);
@@ -38,7 +38,37 @@ impl Machine {
 
     /// The same for a catch-up that is not going to bring any content, because there is no room even for that list.
     pub fn expect_nothing(&self, ledger: &Ledger) -> Pin {
-        self.pin_for(ledger)
+        let pin = self.pin_for(ledger);
+        self.distrust_quarantined(ledger);
+        self.distrust_brought_anew(ledger);
+        pin
+    }
+
+    /// As the records would have told the performer that put content in quarantine, and that no log brings any more: that
+    /// a copy of it was read here and found good says nothing now.
+    fn distrust_quarantined(&self, coming: &Ledger) {
+        let over = out_of_quarantine(&self.ledger(), coming).into_keys();
+        let doubted: Vec<Digest> = coming.quarantine().map(|there| there.digest).chain(over).collect();
+        doubted.into_iter().for_each(|digest| self.store.distrust(digest));
+    }
+
+    /// The same of content that somebody has brought again: its quarantine may have begun and ended above what is applied
+    /// here. Asked before a blob of it is taken for what comes.
+    fn distrust_brought_anew(&self, coming: &Ledger) {
+        let mut contents = coming.contents();
+        loop {
+            let mut part: Vec<(Digest, u64)> = contents.by_ref().take(CONTENTS_MAX).collect();
+            if part.is_empty() {
+                return;
+            }
+            {
+                let own = self.ledger();
+                part.retain(|(digest, _)| {
+                    own.brought(digest).is_some_and(|at| coming.brought(digest) > Some(at))
+                });
+            }
+            part.into_iter().for_each(|(digest, _)| self.store.distrust(digest));
+        }
     }
 
     /// Does before an install what would need room in it: copies what only the log has that is about to go, and keeps
@@ -123,6 +153,8 @@ impl Machine {
         snapshots.expected.superseded(&**self.store.disk());
         let avoid = to_avoid(&ledger);
         avoid_quarantined(&self.store, &avoid);
+        // The performer stands still: what it publishes next may find a blob of such content by its name.
+        self.distrust_quarantined(&ledger);
         let overview = Overview::of(&ledger);
         // What has expired here is not sealed there, and owed no more.
         let book = Book::new(position.index + 1, debts, BTreeMap::new(), &ledger);

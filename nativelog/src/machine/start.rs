@@ -21,7 +21,7 @@ use std::time::Duration;
 use checkpoint::store::Store;
 use tokio::sync::watch;
 
-use super::avoid::{avoid_quarantined, to_avoid};
+use super::avoid::to_avoid;
 use super::prepare::Gatherings;
 use super::start_error::{StartError, io_error};
 use super::{Machine, Snapshots, project};
@@ -62,7 +62,7 @@ impl Machine {
         let catalog = project::open(catalog_dir, &mut ledger);
         let next = ledger.applied().map_or(0, |id| id.index + 1);
         tracing::info!(applied = next, "the ledger starts");
-        avoid_quarantined(&store, &to_avoid(&ledger));
+        store.heal_latest(to_avoid(&ledger));
         let overview = Overview::of(&ledger);
         let earlier = overview.published_above(&store);
         let replay = Replay::of(&log, earlier.values().copied());

@@ -19,7 +19,7 @@ pub enum Outlook {
     Lasts,
 }
 
-/// When, by attempt; and the folders that could not be removed, all together.
+/// When, by attempt; and the folders that could not be removed, and what points to one of them, all together.
 #[derive(Debug, Default)]
 pub struct Again {
     epochs: BTreeMap<u64, Turn>,
@@ -51,6 +51,11 @@ impl Again {
     /// A folder was not removed.
     pub fn folder_stays(&mut self, now: Instant) {
         self.folders = Some(now + AFTER);
+    }
+
+    /// A `latest` points elsewhere than it should.
+    pub fn latest_stays(&mut self, now: Instant) {
+        self.folders.get_or_insert(now + AFTER);
     }
 
     /// When something is due next.

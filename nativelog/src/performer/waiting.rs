@@ -42,13 +42,12 @@ impl Drop for Shelved {
 }
 
 impl Shelf {
-    /// An empty one in `dir`; what a process before this one left there goes.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Shelf> {
-        ignore_missing(remove_tree(&*disk, &dir))?;
-        Ok(Shelf { disk, dir })
+    /// One in `dir`; what a process before this one left there goes. What stays of it is never read, and makes way.
+    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Shelf {
+        if let Err(error) = ignore_missing(remove_tree(&*disk, &dir)) {
+            tracing::warn!(path = %dir.display(), %error, "trees that waited before this start cannot be removed");
+        }
+        Shelf { disk, dir }
     }
 
     /// Puts the epoch that was sealed at `index` into a file.

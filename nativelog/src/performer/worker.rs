@@ -48,7 +48,9 @@ impl Worker {
         ledger: Arc<RwLock<Ledger>>,
         earlier: BTreeSet<u64>,
     ) -> Worker {
-        Worker { shared, store, log, plans, ledger, again: Again::default(), earlier }
+        let mut worker = Worker { shared, store, log, plans, ledger, again: Again::default(), earlier };
+        worker.look_at_latest();
+        worker
     }
 
     pub fn run(mut self) {
@@ -69,6 +71,14 @@ impl Worker {
             if asked || self.again.next().is_some_and(|at| at <= now) {
                 self.retry(asked, now);
             }
+            self.look_at_latest();
+        }
+    }
+
+    /// Nobody waits for where it points, and no other record may come to move it.
+    fn look_at_latest(&mut self) {
+        if self.store.is_latest_behind() {
+            self.again.latest_stays(Instant::now());
         }
     }
 
@@ -167,6 +177,7 @@ impl Worker {
                     Effect::Discard { attempt, released } => {
                         self.publish(std::mem::take(&mut publishing));
                         self.shared.dues.discard(attempt, index);
+                        self.shared.dues.weigh(attempt, self.store.staged_bytes(attempt));
                         self.discard(attempt);
                         self.release(index, &released);
                     }
@@ -358,6 +369,7 @@ impl Worker {
             }
         }
         self.publish(some);
+        self.store.point_latest_again();
         // Asked afterwards: an epoch that was published just now has taken the place of an earlier one of its number.
         for ((job, epoch), index) in self.shared.dues.take_expiring() {
             self.remove(job, epoch, index);
@@ -417,7 +429,8 @@ impl Worker {
         }
     }
 
-    /// Where `latest` points is a convenience: it is set right at every start and with every epoch.
+    /// Where `latest` points is a convenience: it is set right at every start, with every epoch, and with what is tried
+    /// again.
     fn point_latest(&self, job: &JobName, avoid: BTreeSet<u64>) {
         if let Err(error) = self.store.avoid(job, avoid) {
             tracing::warn!(%job, %error, "`latest` cannot be moved yet");

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use checkpoint::disk::Disk;
+use checkpoint::disk::{Disk, FileKind, is_rot};
 use checkpoint::durable::ignore_missing;
+use rustix::io::Errno;
 
 use super::capture::{Capture, SnapshotError, SnapshotMeta};
 use super::file::{self, Wrong};
@@ -21,8 +22,6 @@ const TEMP: &str = ".tmp";
 const DAMAGED: &str = ".damaged";
 /// Largest snapshot that is read back, in bytes.
 const SNAPSHOT_BYTES_MAX: u64 = 8 << 30;
-/// The system's number for a failed read of the medium.
-const EIO: i32 = 5;
 
 /// The parts of a whole file, the ledger if it was wanted; or what is wrong with it.
 type Looked = Result<(Capture, Debts, Option<Ledger>), String>;
@@ -87,8 +86,7 @@ impl Folder {
         let (mut newest, mut damaged) = (None, Vec::new());
         for name in names {
             if folder.kept.len() == 2 {
-                let path = folder.path(name);
-                ignore_missing(folder.disk.unlink(&path)).map_err(|e| fault("remove", &path, e))?;
+                folder.unlink(&folder.path(name));
                 continue;
             }
             match folder.look(name, newest.is_none())? {
@@ -117,8 +115,8 @@ impl Folder {
         for (name, _) in listed {
             let Some(name) = name.to_str() else { continue };
             if name.ends_with(TEMP) {
-                let path = self.dir.join(name);
-                self.disk.unlink(&path).map_err(|e| fault("remove", &path, e))?;
+                // Whoever writes one of that name removes it first.
+                self.unlink(&self.dir.join(name));
             }
             names.extend(parse_name(name));
         }
@@ -133,7 +131,7 @@ impl Folder {
         let path = self.path(name);
         let bytes = match self.disk.read_file(&path, SNAPSHOT_BYTES_MAX) {
             Ok(bytes) => bytes,
-            Err(error) if error.raw_os_error() == Some(EIO) => return Ok(Err(error.to_string())),
+            Err(error) if is_damage(&error) => return Ok(Err(error.to_string())),
             Err(error) => return Err(fault("read", &path, error)),
         };
         let (capture, debts) = match file::decode(bytes.into()) {
@@ -218,7 +216,8 @@ impl Folder {
     fn forget_damaged(&self) {
         let Some(older) = self.kept.get(1) else { return };
         let Ok(listed) = self.disk.read_dir(&self.dir) else { return };
-        for (name, _) in listed {
+        // A folder in the place of one may hold something: it stays.
+        for (name, _) in listed.into_iter().filter(|(_, kind)| *kind != FileKind::Directory) {
             let damaged = name.to_str().and_then(|name| parse_name(name.strip_suffix(DAMAGED)?));
             if damaged.is_some_and(|damaged| damaged < older.name) {
                 self.unlink(&self.dir.join(name));
@@ -243,9 +242,7 @@ impl Folder {
                 Err(Wrong::Damaged(why)) => why.to_owned(),
                 Err(Wrong::Version) => "it was replaced by one of another version".to_owned(),
             },
-            Err(error) if error.raw_os_error() == Some(EIO) || error.kind() == io::ErrorKind::NotFound => {
-                error.to_string()
-            }
+            Err(error) if is_damage(&error) || error.kind() == io::ErrorKind::NotFound => error.to_string(),
             Err(source) => return Err(io_error("read", &path, source)),
         };
         tracing::error!(snapshot = %path.display(), why, "the newest snapshot has rotted; another one is needed");
@@ -255,6 +252,12 @@ impl Folder {
         }
         Err(SnapshotError::Damaged { name: file_name(newest.name), why })
     }
+}
+
+/// Whether an error of reading says that the device has lost the file, or that a folder or a link stands in its place.
+fn is_damage(error: &io::Error) -> bool {
+    let no_file = [Errno::ISDIR, Errno::LOOP].map(Errno::raw_os_error);
+    is_rot(error) || error.raw_os_error().is_some_and(|raw| no_file.contains(&raw))
 }
 
 fn bytes_of(parts: &[Bytes]) -> u64 {

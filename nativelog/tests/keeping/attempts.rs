@@ -5,6 +5,7 @@ use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::compose;
 use nativelog::performer::Publication;
 
+use crate::aside::clean_up;
 use crate::directory::{CHUNK, Directory};
 use crate::house::{EMFILE, ENOSPC, assert_baseline, file, start};
 use crate::replica::{Replica, job};
@@ -166,6 +167,29 @@ fn a_publish_that_failed_after_the_purge_keeps_the_tree() {
     replica.wait_published(2);
     replica.assert_published(2);
     assert!(replica.machine.missing().is_empty());
+    replica.stop();
+}
+
+#[test]
+fn what_an_ended_attempt_has_staged_is_counted_until_it_goes_also_after_a_start() {
+    let disk = CrashDisk::new();
+    let mut replica = prepared(&disk);
+    first_half(&mut replica, &mixed());
+    replica.wait_performed();
+    assert_eq!(replica.machine.garbage().staged, 0, "it is open");
+    replica.commit(compose::open_writer(&job(), CommitId::from_bytes([9; 16]), 0));
+    replica.wait_performed();
+    let garbage = replica.machine.garbage();
+    // A chunk of the one file that is staged; its pack is in the log.
+    assert!((CHUNK..=200 << 10).contains(&garbage.staged), "{garbage:?}");
+    assert_eq!(garbage.all_bytes(), garbage.bytes + garbage.staged);
+    replica.keep().unwrap();
+    replica.stop();
+
+    let mut replica = start(&disk);
+    assert_eq!(replica.machine.garbage().staged, garbage.staged);
+    clean_up(&mut replica);
+    assert_eq!(replica.machine.garbage(), Default::default());
     replica.stop();
 }
 

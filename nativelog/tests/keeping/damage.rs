@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use checkpoint::Digest;
 use checkpoint::disk::Disk;
 use checkpoint::store::{Layout, Store};
-use checkpoint::testing::{Crash, CrashDisk};
+use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::catalog::Catalog;
 use nativelog::compose;
 use nativelog::ledger::RowKey;
@@ -16,8 +17,10 @@ use nativelog::snapshot::SnapshotError;
 use nativelog::store::{Identity, LogStore, Options};
 
 use crate::directory::{CHUNK, Directory};
-use crate::house::{DATA, file, snapshots, start, start_over};
-use crate::replica::Replica;
+use crate::house::{DATA, ENOSPC, file, snapshots, start, start_over};
+use crate::replica::{Replica, job};
+
+const EIO: i32 = 5;
 
 /// A node with two snapshots at different positions and records above both.
 fn lived(disk: &CrashDisk, purge: bool) -> Digest {
@@ -89,7 +92,7 @@ fn assert_same(replica: Replica, digest: Digest, context: &str) {
 
 #[test]
 fn a_damaged_newest_snapshot_leaves_the_work_to_the_older_one_and_the_log() {
-    for damage in ["flipped", "cut", "emptied"] {
+    for damage in ["flipped", "cut", "emptied", "a folder", "a link"] {
         let disk = CrashDisk::new();
         let digest = lived(&disk, true);
         let files = snapshots(&disk);
@@ -97,16 +100,24 @@ fn a_damaged_newest_snapshot_leaves_the_work_to_the_older_one_and_the_log() {
         match damage {
             "flipped" => assert!(disk.flip(newest, 999).unwrap()),
             "cut" => disk.truncate_file(newest, 100).unwrap(),
+            "a folder" => {
+                disk.unlink(newest).unwrap();
+                disk.create_dir(newest).unwrap();
+            }
+            "a link" => {
+                disk.unlink(newest).unwrap();
+                disk.symlink(b"/nowhere", newest).unwrap();
+            }
             _ => disk.truncate_file(newest, 0).unwrap(),
         }
         let replica = start(&disk);
         assert!(replica.machine.newest_snapshot().is_some_and(|kept| kept.position.index < 2));
         let names: Vec<String> = snapshots(&disk).iter().map(|path| path.display().to_string()).collect();
         assert!(names.iter().any(|name| name.ends_with(".damaged")), "{names:?}");
-        // Two good ones later, nobody needs the damaged one.
+        // Two good ones later, nobody needs the damaged one. What a folder holds is somebody's.
         replica.keep().unwrap();
         replica.keep().unwrap();
-        assert_eq!(snapshots(&disk).len(), 2);
+        assert_eq!(snapshots(&disk).len(), if damage == "a folder" { 3 } else { 2 }, "{damage}");
         assert_same(replica, digest, damage);
     }
 }
@@ -293,4 +304,78 @@ fn whatever_became_of_the_catalog_it_lists_the_ledger_in_the_end() {
         let found = Catalog::open(&catalog).unwrap().keys().unwrap();
         assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), listed, "{damage}");
     }
+}
+
+#[test]
+fn what_a_start_can_do_without_keeps_no_node_down() {
+    type Damage<'a> = &'a dyn Fn(&CrashDisk);
+    let group = Path::new(DATA).join("groups/main");
+    let old = group.join("snapshots/0000000000000009-0.snap.tmp");
+    let (expected, waiting) = (group.join("snapshots/expected"), group.join("waiting"));
+    let damages: [(&str, Damage<'_>); 5] = [
+        ("what a catch-up expected", &|disk| {
+            disk.write_new(&expected, b"lost", 0o600).unwrap();
+            disk.fail_next(OpKind::Read, "snapshots/expected", EIO);
+        }),
+        ("trees that waited", &|disk| {
+            disk.create_dir(&waiting).unwrap();
+            disk.write_new(&waiting.join("1-0"), b"a tree", 0o600).unwrap();
+            disk.fail_next(OpKind::Unlink, "waiting/1-0", EIO);
+        }),
+        ("half a snapshot", &|disk| {
+            disk.write_new(&old, b"half", 0o600).unwrap();
+            disk.fail_next(OpKind::Unlink, "0000000000000009-0.snap.tmp", EIO);
+        }),
+        // It is looked at once before.
+        ("the trash", &|disk| disk.fail_after(1, OpKind::Read, "main/trash", EIO)),
+        ("where `latest` points", &|disk| {
+            disk.unlink(&Path::new(DATA).join("epochs/job/latest")).unwrap();
+            disk.fail_next(OpKind::Symlink, "latest", ENOSPC);
+        }),
+    ];
+    for (what, damage) in damages {
+        let disk = CrashDisk::new();
+        let digest = lived(&disk, true);
+        damage(&disk);
+        assert_same(start(&disk), digest, what);
+    }
+}
+
+#[test]
+fn a_start_points_latest_to_no_epoch_with_content_in_quarantine() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    let bad = Directory::parse("b:100=2");
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(2, &bad);
+    replica.quarantine(bad.digest(file(&bad, "b")));
+    replica.wait_performed();
+    replica.keep().unwrap();
+    let latest = replica.store.layout().latest_link(&job());
+    replica.stop();
+    assert_eq!(disk.read_link(&latest).unwrap(), b"1");
+    disk.clear_ops();
+    start(&disk).stop();
+    assert_eq!(disk.read_link(&latest).unwrap(), b"1");
+    let moved = disk.ops().into_iter().find(|op| op.kind == OpKind::Symlink);
+    assert_eq!(moved, None, "it pointed to the other for a while");
+}
+
+#[test]
+fn a_latest_that_could_not_be_moved_holds_up_no_epoch_and_is_moved_later() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    let latest = replica.store.layout().latest_link(&job());
+    disk.fail_next(OpKind::Symlink, "latest", ENOSPC);
+    replica.whole(2, &Directory::parse("b:100=2"));
+    replica.assert_published(2);
+    assert_eq!(disk.read_link(&latest).unwrap(), b"1");
+    // By itself.
+    let begun = Instant::now();
+    while disk.read_link(&latest).unwrap() != b"2" {
+        assert!(begun.elapsed() < Duration::from_secs(40), "it stays where it was");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    replica.stop();
 }

@@ -11,6 +11,7 @@ mod debts;
 #[path = "../it/directory.rs"]
 #[allow(dead_code, reason = "shared with the tests of the ledger, which need more of it")]
 mod directory;
+mod distrust;
 mod faults;
 mod house;
 mod pages;

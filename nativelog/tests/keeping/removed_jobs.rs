@@ -13,7 +13,7 @@ use nativelog::performer::Publication;
 
 use crate::catch_up::{Source, bring, catch_up};
 use crate::directory::{CHUNK, Directory};
-use crate::house::{ENOSPC, assert_baseline, file, start};
+use crate::house::{EMFILE, ENOSPC, assert_baseline, file, start};
 use crate::replica::{Replica, job};
 
 const EIO: i32 = 5;
@@ -126,7 +126,7 @@ fn a_read_that_fails_costs_the_later_epoch_nothing() {
     assert_holds(&replica, &new, "after the reader has left");
 
     // The folder of an epoch that has expired waits until it says whose it is.
-    disk.fail_next(OpKind::Read, "epochs/job/1/manifest", EIO);
+    disk.fail_next(OpKind::Read, "epochs/job/1/manifest", EMFILE);
     replica.try_expire(vec![1]).unwrap();
     replica.wait_performed();
     disk.clear_failures();
@@ -135,6 +135,87 @@ fn a_read_that_fails_costs_the_later_epoch_nothing() {
     wait_tried(&mut replica);
     assert_eq!(replica.store.published(&job(), 1).unwrap(), None);
     replica.stop();
+}
+
+#[test]
+fn an_expired_epoch_goes_though_the_device_has_lost_what_it_was() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    never_read(&disk, "epochs/job/1/manifest");
+    replica.try_expire(vec![1]).unwrap();
+    replica.commit_blanks(1);
+    replica.wait_performed();
+    disk.clear_failures();
+    assert_eq!(replica.store.epochs(&job()).unwrap(), [0; 0], "no record but this one decides on it");
+    replica.stop();
+}
+
+/// From now on every read there fails.
+fn never_read(disk: &CrashDisk, path: &str) {
+    (0..1000).for_each(|_| disk.fail_next(OpKind::Read, path, EIO));
+}
+
+#[test]
+fn what_resists_keeps_no_other_expired_epoch_from_making_room() {
+    for is_rotten in [true, false] {
+        let (disk, other) = (CrashDisk::new(), CrashDisk::new());
+        let (mut full, mut there) = (start(&disk), start(&other));
+        let second = Directory::parse("b:200=2");
+        for replica in [&mut full, &mut there] {
+            replica.whole(1, &Directory::parse("a:100=1"));
+            replica.whole(2, &second);
+            replica.whole(3, &Directory::parse("c:5"));
+        }
+        there.try_expire(vec![1, 2]).unwrap();
+        there.commit_blanks(1);
+        let coming = there.machine.ledger().clone();
+        let is_there = |epoch| full.store.published(&job(), epoch).unwrap().is_some();
+        if is_rotten {
+            never_read(&disk, "epochs/job/1/manifest");
+            full.machine.give_way(&coming).unwrap();
+        } else {
+            disk.fail_next(OpKind::Rename, "trash/epoch-job.1", ENOSPC);
+            full.machine.give_way(&coming).expect_err("not all of it went");
+            assert!(is_there(1), "it could not be moved");
+            assert!(!is_there(2), "the other could");
+            let blob = full.store.blob_path(second.digest(file(&second, "b")));
+            assert_eq!(blob, None, "with its content");
+            full.machine.give_way(&coming).unwrap();
+        }
+        disk.clear_failures();
+        assert_eq!(full.store.epochs(&job()).unwrap(), [3], "rotten: {is_rotten}");
+        full.stop();
+        there.stop();
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_say_whose_it_is_makes_way_for_the_epoch_of_a_later_life() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    // A name that the later one has not.
+    let (old, new) = (Directory::parse("a:100=1 b:5"), Directory::parse("a:100=2"));
+    replica.commit(first(1, &old));
+    replica.wait_performed();
+    let reader = replica.machine.read_epoch(&job(), 1);
+    assert!(disk.flip(&replica.store.layout().manifest_file(&job(), 1), 300).unwrap());
+    remove(&mut replica);
+    replica.commit(first(2, &new));
+    assert_holds(&replica, &new, "the new one");
+    let aside = replica.store.layout().epoch_dir(&job(), 1).with_extension("aside");
+    assert!(disk.stat(&aside.join("files/b")).is_ok(), "what was there is kept");
+    drop(reader);
+    wait_tried(&mut replica);
+    assert_holds(&replica, &new, "after the reader has left");
+    // Both go with the number.
+    replica.empty();
+    replica.commit(compose::remove_job(&job(), ""));
+    replica.wait_performed();
+    replica.try_clean_up().unwrap();
+    replica.stop();
+    assert_baseline(&disk, "after the job was removed");
+    assert!(!disk.paths().iter().any(|path| path.ends_with("epochs/job")), "its folder goes too");
 }
 
 #[test]

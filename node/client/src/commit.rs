@@ -366,7 +366,16 @@ impl Run<'_> {
 
     /// What is known when the user does not want to wait any longer.
     fn interrupted(&self) -> Failure {
-        let maybe = self.handing.end() || self.is_open();
+        let handed = self.handing.end();
+        let maybe = handed || self.is_open();
+        // Who streams has scanned it.
+        let is_read_there = handed && self.plan.is_none() && !self.captured && self.durable.is_none();
+        let why = match is_read_there {
+            true => {
+                "it was stopped; the node goes on reading the directory: leave that as it is until a repeat has answered"
+            }
+            false => "it was stopped",
+        };
         let (committed, sentence, fix) = match &self.durable {
             Some(_) => (
                 Certainty::Yes,
@@ -388,7 +397,7 @@ impl Run<'_> {
             epoch: self.durable.as_ref().map(|durable| durable.epoch).or(self.commit.epoch),
             ..Failure::new(Code::Interrupted, sentence)
                 .what(self.what.clone())
-                .why("it was stopped by hand")
+                .why(why)
                 .fix(format!("{fix}: {}", self.command()))
                 .committed(committed)
         }

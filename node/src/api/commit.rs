@@ -22,7 +22,7 @@ use uncopied::Incoming;
 use self::line::{Line, Room};
 use super::Answers;
 use crate::capture::{self, Held, How};
-use crate::commit::origin::{Local, Remote, Replies, is_silence};
+use crate::commit::origin::{self, Local, Remote, Replies, is_silence};
 use crate::commit::{self, Order};
 use crate::guests::Call;
 use crate::limits::{PLAN_STEP, SMALL_PLAN_ENTRIES};
@@ -105,7 +105,8 @@ async fn answer(
                     place.is_by_path();
                 }
                 match by_path(node, &start, opened, replies).await {
-                    // Nothing is sealed of what this node may not read. The client may be allowed to.
+                    // Nothing is sealed of what this node cannot read for want of rights, files or memory. The client may have
+                    // them.
                     Err(failure) if failure.code == Code::PermissionDenied => {
                         replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
                         return Ok(());
@@ -260,7 +261,7 @@ async fn held(
                 drop(room);
                 room = line.large(entries_max).await?;
             }
-            Err(error) => return Err(wire::plan_failure(line.what, &error)),
+            Err(error) => return Err(origin::unplanned(line.what, &error)),
         }
     }
 }

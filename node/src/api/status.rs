@@ -167,7 +167,7 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         not_looked: vitals.not_looked,
         fetched_bytes: vitals.transfer.fetched_bytes,
         lacking_bytes: vitals.transfer.lacking_bytes,
-        garbage_bytes: vitals.garbage.bytes,
+        garbage_bytes: vitals.garbage.all_bytes(),
         stalled: node.outward(vitals.stalled.unwrap_or_default()),
         short_of_space: node.outward(vitals.short.unwrap_or_default()),
         version: env!("CARGO_PKG_VERSION").into(),

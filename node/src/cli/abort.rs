@@ -109,6 +109,6 @@ fn ask(what: &str, open: &pb::OpenAttempt) -> Result<(), Failure> {
     );
     match rm::said_yes(&question) {
         true => Ok(()),
-        false => Err(refuse("the answer was no")),
+        false => Err(rm::declined("nothing was aborted", what)),
     }
 }

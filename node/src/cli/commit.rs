@@ -11,6 +11,7 @@ use serde_json::json;
 use super::output::Output;
 use super::progress::Progress;
 use super::restore::parse_pattern;
+use super::signals;
 use crate::units;
 
 /// When the command may return.
@@ -25,7 +26,7 @@ pub enum Wait {
 /// Arguments of `commit`.
 #[derive(Debug, clap::Args)]
 pub struct CommitArgs {
-    /// The directory
+    /// The directory; what is mounted below it is part of it
     dir: PathBuf,
     /// The job [default: the directory's name]
     #[arg(short, long, env = "EPOCHLOG_JOB")]
@@ -122,13 +123,8 @@ pub async fn run(args: &CommitArgs, client: &Client, output: &Output) -> Result<
     commit.by_path = !args.stream;
 
     let progress = Progress::start(output, "commit");
-    let ctrl_c = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     let done = client
-        .commit_until(&args.dir, commit, &|event| show(&event, args.immutable, &progress), ctrl_c)
+        .commit_until(&args.dir, commit, &|event| show(&event, args.immutable, &progress), signals::comes())
         .await?;
     drop(progress);
     report(&done, output);

@@ -62,6 +62,6 @@ fn confirm(job: &JobName) -> Result<(), Failure> {
     }
     match rm::said_yes(&format!("forget job {job}, so that its numbers start anew?")) {
         true => Ok(()),
-        false => Err(refuse("the answer was no")),
+        false => Err(rm::declined("nothing was removed", format!("job rm {job}"))),
     }
 }

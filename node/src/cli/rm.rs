@@ -92,8 +92,13 @@ fn ask(name: &str, epoch: &pb::Epoch) -> Result<(), Failure> {
     let which = if epoch.newest { ", the NEWEST epoch of its job" } else { "" };
     match said_yes(&format!("remove {name} ({}{which}) from all nodes?", units::size(epoch.bytes))) {
         true => Ok(()),
-        false => Err(refuse("the answer was no")),
+        false => Err(declined("nothing was removed", format!("rm {name}"))),
     }
+}
+
+/// What somebody is told who has said no: that it was heard, and no advice.
+pub fn declined(sentence: &str, what: impl Into<String>) -> Failure {
+    Failure::new(Code::Refused, sentence).what(what).why("the answer was no")
 }
 
 /// Asks on the terminal; anything but a yes is a no.

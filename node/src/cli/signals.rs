@@ -27,8 +27,7 @@ pub fn listen(stop: &Stop, busy: &'static str) -> std::io::Result<tokio::task::J
     let mut too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     tokio::spawn(async move { while too_large.recv().await.is_some() {} });
     let (came, mut comes) = tokio::sync::mpsc::unbounded_channel();
-    // Whoever was started by `nohup` shall outlive its terminal.
-    for kind in ENDING.into_iter().filter(|kind| *kind != Signal::HUP || !is_ignored(*kind)) {
+    for kind in ending() {
         let mut signals = signal(SignalKind::from_raw(kind.as_raw()))?;
         let came = came.clone();
         tokio::spawn(async move {
@@ -51,6 +50,32 @@ pub fn listen(stop: &Stop, busy: &'static str) -> std::io::Result<tokio::task::J
             }
         });
     }))
+}
+
+/// Comes with the first of them, for work that has nothing to clean up.
+pub async fn comes() {
+    let (came, mut comes) = tokio::sync::mpsc::unbounded_channel();
+    for kind in ending() {
+        // One that cannot be handled ends the process by itself.
+        let Ok(mut signals) = signal(SignalKind::from_raw(kind.as_raw())) else { continue };
+        let came = came.clone();
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                // Nobody listens any more once one has come.
+                let _ = came.send(kind.as_raw());
+            }
+        });
+    }
+    drop(came);
+    match comes.recv().await {
+        Some(first) => HEARD.store(first, Ordering::Release),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whoever was started by `nohup` shall outlive its terminal.
+fn ending() -> impl Iterator<Item = Signal> {
+    ENDING.into_iter().filter(|kind| *kind != Signal::HUP || !is_ignored(*kind))
 }
 
 fn is_ignored(signal: Signal) -> bool {

@@ -106,7 +106,7 @@ fn text(reply: &pb::StatusReply, verbose: bool) -> String {
         "CATCH-UP",
         "LEDGER",
     ];
-    let more = ["HTTP", "PID"];
+    let more = ["HTTP", "PID", "VERSION"];
     let columns = columns.iter().chain(more.iter().filter(|_| verbose));
     let mut rows = vec![columns.map(|name| (*name).to_owned()).collect()];
     rows.extend(reply.nodes.iter().map(|node| row(node, verbose)));
@@ -151,7 +151,8 @@ fn row(node: &pb::NodeStatus, verbose: bool) -> Vec<String> {
         if_reached(node.ledger_digest.chars().take(8).collect()),
     ];
     if verbose {
-        row.extend([if_reached(node.http.clone()), if_reached(node.pid.to_string())]);
+        let more = [node.http.clone(), node.pid.to_string(), node.version.clone()];
+        row.extend(more.map(if_reached));
     }
     row
 }
@@ -234,6 +235,7 @@ mod tests {
             grpc: "a:1".into(),
             http: "a:2".into(),
             pid: 7,
+            version: "1.2.3".into(),
             applied: 90,
             flushed: 91,
             published: 89,
@@ -293,7 +295,7 @@ mod tests {
         node 3: connection refused
         quarantined: content abababab (3.0 MiB) of train@7: node 1: the blob does not verify; node 2: the blob does not verify
         ");
-        assert!(text(&reply(), true).contains("a:2   7"));
+        assert!(text(&reply(), true).contains("a:2   7    1.2.3"));
         let json = status_json(&reply());
         assert_eq!(
             (&json["quorum"], &json["voters"], &json["voters_reachable"]),

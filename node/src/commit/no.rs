@@ -179,9 +179,9 @@ pub fn no_space(order: &Order, why: &str) -> Failure {
         .committed(Certainty::No)
 }
 
-/// This node may not read the directory, and the log has not acknowledged in time that it gives up what it had begun.
+/// This node cannot read the directory, and the log has not acknowledged in time that it gives up what it had begun.
 pub fn closed(order: &Order, why: &str) -> Failure {
-    Failure::new(Code::Unavailable, "the node may not read the directory, the epoch was NOT committed")
+    Failure::new(Code::Unavailable, "the node cannot read the directory, the epoch was NOT committed")
         .what(order.name())
         .why(format!("{why}; and its attempt could not be given up in time"))
         .fix(format!("repeat the command. {UNTOUCHED}"))

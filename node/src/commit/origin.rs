@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::disk::Pool;
+use checkpoint::disk::{Pool, says_nothing};
+use checkpoint::error::IoError;
+use checkpoint::plan::PlanError;
+use checkpoint::split::SplitError;
 use checkpoint::{Coverage, Digest, Piece, Plan, PlanEntry, Splitter};
 use client::{Certainty, Code, Failure, pb, wire};
 use nativelog::background::{self, BULK};
@@ -155,7 +158,7 @@ impl Origin for Local {
             let last = match split(&dir, &plan, &opening, &buffers, &send) {
                 Ok(None) => return,
                 Ok(Some(root)) => Ok(Next::Seal(root)),
-                Err(error) => Err(Broken::GaveUp(Box::new(wire::split_failure(&what, &error)))),
+                Err(error) => Err(Broken::GaveUp(Box::new(unsplit(&what, &error)))),
             };
             // The commit may have ended before its pieces did.
             let _ = send.blocking_send(last);
@@ -178,6 +181,25 @@ impl Origin for Local {
     }
 }
 
+/// A directory that this node cannot plan, for people. By [`Code::PermissionDenied`] its client is sent to stream.
+pub fn unplanned(what: &str, error: &PlanError) -> Failure {
+    let failure = wire::plan_failure(what, error);
+    if let PlanError::Io(error) = error { unread_here(failure, error) } else { failure }
+}
+
+/// A directory that this node cannot split, likewise.
+fn unsplit(what: &str, error: &SplitError) -> Failure {
+    let failure = wire::split_failure(what, error);
+    if let SplitError::Io(error) = error { unread_here(failure, error) } else { failure }
+}
+
+/// What this node has too few files or too little memory for is closed to it, like what it has no right to: its client
+/// may have them.
+fn unread_here(failure: Failure, error: &IoError) -> Failure {
+    let code = if says_nothing(&error.source) { Code::PermissionDenied } else { failure.code };
+    Failure { code, ..failure }
+}
+
 /// Sends all pieces; the root at the end, or nothing when nobody takes them any more.
 fn split(
     dir: &std::path::Path,
@@ -185,7 +207,7 @@ fn split(
     opening: &Opening,
     buffers: &Pool,
     send: &mpsc::Sender<Result<Next, Broken>>,
-) -> Result<Option<Digest>, checkpoint::split::SplitError> {
+) -> Result<Option<Digest>, SplitError> {
     // By the order of the plan: a table by path would take as much memory as the plan.
     let previous = |entry: &PlanEntry| {
         let file = plan.entries.binary_search_by(|other| other.path.cmp(&entry.path)).ok()?;
@@ -327,5 +349,26 @@ fn opened(opening: &Opening) -> pb::Opened {
         chunk_bytes: opening.chunk_bytes,
         resumed: opening.resumed,
         covered: Some(wire::covered(&opening.coverage)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_node_has_no_files_or_memory_for_is_its_clients_to_stream() {
+        for (number, is_streamed) in
+            [(24, true), (23, true), (12, true), (13, true), (5, false), (2, false), (28, false)]
+        {
+            let error = || {
+                let source = std::io::Error::from_raw_os_error(number);
+                IoError { path: "/d/f".into(), what: "open", source }
+            };
+            for failure in [unplanned("commit j", &error().into()), unsplit("commit j", &error().into())] {
+                assert_eq!(failure.code == Code::PermissionDenied, is_streamed, "{number}: {failure:?}");
+                assert!(failure.why.starts_with("/d/f: cannot open"), "{failure:?}");
+            }
+        }
     }
 }

@@ -129,8 +129,8 @@ impl Now {
         let garbage = &vitals.garbage;
         self.gauge(
             "garbage_bytes",
-            "Bytes that no epoch refers to and that wait to be given back",
-            garbage.bytes as f64,
+            "Bytes that no epoch refers to and that wait to be given back, those that ended attempts have staged too",
+            garbage.all_bytes() as f64,
         );
         self.gauge(
             "garbage_attempts",

@@ -251,8 +251,13 @@ mod tests {
         let garbage = Voter { space: Some(Space { garbage: 3 * MIB, ..space(0, 1) }), ..plain.clone() };
         assert!(of(garbage).why.contains("3.0 MiB that were removed are being given back"));
         let gives_way = pressure::gives_way(2);
-        let short = Voter { space: Some(space(1 << 30, 2 * MIB)), short: Some(gives_way.clone()), ..plain };
-        assert!(of(short).why.contains(&gives_way));
+        let roomy = space(1 << 30, 2 * MIB);
+        let waits = pressure::words(2, &roomy, Some("cannot write DATA/wal: No space left on device"));
+        assert!(waits.contains("its log waits although 1.0 GiB are free"), "{waits}");
+        for said in [gives_way, waits] {
+            let short = Voter { space: Some(roomy), short: Some(said.clone()), ..plain.clone() };
+            assert!(of(short).why.contains(&said));
+        }
     }
 
     #[test]

@@ -261,7 +261,8 @@ pub async fn epoch<H: Home>(
 
 /// A directory that is there, although its manifest was missing or could not be read, gets good content where its own
 /// does not verify, and its manifest last: with that it passes for good, wherever this may break off. False when there is
-/// no directory, or that of an epoch that was sealed before.
+/// no directory, or that of an epoch that was sealed before, or one that nothing makes good and whose manifest cannot be
+/// read: it may be of an earlier life of its job, with names that this epoch has not, and makes way for the epoch as a whole.
 async fn mend_directory(
     gather: &Gather,
     envelope: &Envelope,
@@ -288,15 +289,20 @@ async fn mend_directory(
     let (store, told, tree) = (gather.store().clone(), envelope.clone(), manifest.clone());
     let left = blocking(move || {
         store.heal_by(&contents, &told, &tree)?;
-        let problem = store.verify_by(&told, &tree)?.problems.into_iter().next();
-        if problem.is_none() {
+        let Some(problem) = store.verify_by(&told, &tree)?.problems.into_iter().next() else {
             store.mend_manifest(&told, &tree)?;
-        }
-        Ok::<_, StoreError>(problem)
+            return Ok(None);
+        };
+        let makes_way = matches!(store.envelope(&told.job, told.epoch), Err(StoreError::Manifest { .. }));
+        Ok::<_, StoreError>(Some((problem, makes_way)))
     });
     match left.await?.map_err(|why| unfit(&of, &why))? {
         None => Ok(true),
-        Some(problem) => Err(TransferError::Unfit {
+        Some((problem, true)) => {
+            tracing::warn!(%job, epoch, path = problem.path, why = problem.why, "it still does not verify, and does not say which epoch it is");
+            Ok(false)
+        }
+        Some((problem, false)) => Err(TransferError::Unfit {
             what: format!("{job}@{epoch}"),
             why: format!("it still does not verify: {}: {}", problem.path, problem.why),
         }),

@@ -1,5 +1,6 @@
 //! A real disk of which some operations wait at a gate, as those of a disk do that hangs.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use checkpoint::RealDisk;
 use checkpoint::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
 
+const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 /// Lets operations through, or not.
@@ -65,6 +67,8 @@ pub struct SlowDisk {
     pub publish: Arc<Gate>,
     /// The last bytes of large blobs are wrong on their way out, though whoever verifies a blob finds it good.
     pub spoils_sent: Arc<AtomicBool>,
+    /// Inodes of which every read fails from the next open on: the device has lost their bytes.
+    pub lost: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 /// Blobs are sent in exact reads of this many bytes, and the last one is shorter; whoever verifies one takes what comes.
@@ -76,13 +80,17 @@ struct SlowFile {
     log: Arc<Gate>,
     /// Of a blob.
     spoils: Option<Arc<AtomicBool>>,
+    lost: bool,
 }
 
 impl SlowDisk {
     fn slow(&self, path: &Path, file: io::Result<Box<dyn DiskFile>>) -> io::Result<Box<dyn DiskFile>> {
         let is_blob = path.components().any(|part| part.as_os_str() == "blobs");
         let spoils = is_blob.then(|| self.spoils_sent.clone());
-        Ok(Box::new(SlowFile { file: file?, log: self.log.clone(), spoils }))
+        let file = file?;
+        let is_lost = |lost: &BTreeSet<u64>| RealDisk.stat(path).is_ok_and(|stat| lost.contains(&stat.ino));
+        let lost = is_lost(&self.lost.lock().unwrap());
+        Ok(Box::new(SlowFile { file, log: self.log.clone(), spoils, lost }))
     }
 }
 
@@ -155,12 +163,20 @@ impl Disk for SlowDisk {
     }
 }
 
+impl SlowFile {
+    fn reading(&self) -> io::Result<()> {
+        if self.lost { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    }
+}
+
 impl DiskFile for SlowFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.reading()?;
         self.file.read_at(buf, offset)
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.reading()?;
         self.file.read_exact_at(buf, offset)?;
         let spoils = self.spoils.as_ref().is_some_and(|spoils| spoils.load(Ordering::Relaxed));
         if spoils && offset > 0 && buf.len() < WHOLE_READ {

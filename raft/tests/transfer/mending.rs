@@ -1,6 +1,6 @@
 //! Damage on one node of a running cluster: it is noticed, refetched and put in place, and nobody else minds.
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -98,6 +98,24 @@ async fn manifests_lost_while_a_follower_was_away_do_not_stop_its_catch_up() {
     cluster.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_manifest_that_the_device_has_lost_is_replaced() {
+    let cluster = Cluster::start_keeping("manifest-lost", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    let node = cluster.follower().await;
+    assert_eq!(verified(node).await, 1);
+    let store = node.machine.store();
+    let inode = || std::fs::metadata(store.layout().manifest_file(&job(), 1)).unwrap().ino();
+    let lost = inode();
+    cluster.disks[&node.id].lost.lock().unwrap().insert(lost);
+    assert!(store.verify(&job(), 1).is_err(), "it cannot be read");
+    node.replica.repair_epoch(&job(), 1).await.unwrap();
+    assert_ne!(inode(), lost);
+    assert!(store.verify(&job(), 1).unwrap().is_good());
+    cluster.shutdown().await;
+}
+
 /// Somebody else's file where an epoch is to be, and another in a tree that has lost its manifest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_in_the_way_of_one_epoch_holds_up_no_catch_up() {
@@ -139,6 +157,32 @@ async fn what_is_in_the_way_of_one_epoch_holds_up_no_catch_up() {
     })
     .await;
     cluster.agree().await;
+    cluster.shutdown().await;
+}
+
+/// As the folder of an earlier life of its job: with names that the epoch has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_folder_that_does_not_say_what_it_is_and_cannot_be_mended_makes_way() {
+    let mut cluster = Cluster::start_keeping("makes-way", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    cluster.agree().await;
+    let away = cluster.lose_follower().await;
+    let layout = Layout::new(&cluster.data(away));
+    rot(&layout.manifest_file(&job(), 1), 40);
+    std::fs::write(layout.files_dir(&job(), 1).join("surplus"), b"of another").unwrap();
+    commit_epoch(&cluster, "job", 2, MIB).await;
+    cluster.purge().await;
+    cluster.resume(away).await;
+    cluster.agree().await;
+    let node = &cluster.nodes[&away];
+    within("both are published", async || {
+        let is_there = |epoch| node.machine.publication(&job(), epoch) == Some(Publication::Published);
+        (is_there(1) && is_there(2)).then_some(())
+    })
+    .await;
+    assert_eq!(verified(node).await, 2);
+    let aside = layout.epoch_dir(&job(), 1).with_extension("aside");
+    assert_eq!(std::fs::read(aside.join("files/surplus")).unwrap(), b"of another", "nothing is deleted");
     cluster.shutdown().await;
 }
 

@@ -71,11 +71,13 @@ fn says<const N: usize>(says: [Reply; N]) -> Act {
 struct Actor {
     acts: Arc<Mutex<VecDeque<Act>>>,
     starts: Arc<Mutex<Vec<pb::Start>>>,
+    /// What it says to the calls of Expire; then it breaks off.
+    expires: Arc<Mutex<VecDeque<Failure>>>,
 }
 
 impl Actor {
     fn new<const N: usize>(acts: [Act; N]) -> Actor {
-        Actor { acts: Arc::new(Mutex::new(acts.into())), starts: Arc::default() }
+        Actor { acts: Arc::new(Mutex::new(acts.into())), ..Actor::default() }
     }
 
     async fn endpoint(&self) -> String {
@@ -140,13 +142,14 @@ impl Epochlog for Actor {
         Err(Status::unimplemented(""))
     }
     async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
-        Err(Status::unimplemented(""))
+        Ok(Response::new(pb::ListReply::default()))
     }
     async fn show(&self, _: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
         Err(Status::unimplemented(""))
     }
     async fn expire(&self, _: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
-        Err(Status::unimplemented(""))
+        let says = self.expires.lock().unwrap().pop_front();
+        Err(says.map_or_else(|| Status::unavailable("broken off"), |failure| failure.to_status()))
     }
     async fn attempts(&self, _: Request<pb::AttemptsRequest>) -> Result<Response<pb::AttemptsReply>, Status> {
         Err(Status::unimplemented(""))
@@ -276,6 +279,25 @@ fn what_is_stopped_before_it_is_streamed_is_not_committed() {
 }
 
 #[tokio::test]
+async fn whoever_is_stopped_hears_that_a_node_still_reads_his_directory() {
+    for by_path in [true, false] {
+        let (goes, _client_is_there) = oneshot::channel();
+        let node = Actor::new([Act { says: vec![planned(pb::Captured::InPlace)], hangs: Some(goes) }]);
+        let dir = tempfile::tempdir().unwrap();
+        let client = Client::new([node.endpoint().await], Options::default());
+        let commit = Commit { by_path, ..Commit::new(JobName::try_from("job").unwrap()) };
+        let stop = async {
+            while node.starts().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let failure = client.commit_until(dir.path(), commit, &|_| {}, stop).await.unwrap_err();
+        assert_eq!(failure.code, Code::Interrupted, "{failure:?}");
+        assert_eq!(failure.why.contains("goes on reading the directory"), by_path, "{failure:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_pattern_that_no_command_can_repeat_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let client = Client::new([nobody().await], Options::default());
@@ -284,4 +306,49 @@ async fn a_pattern_that_no_command_can_repeat_is_refused() {
     let failure = client.commit(dir.path(), commit, &|_| {}).await.unwrap_err();
     assert_eq!((failure.code, failure.committed), (Code::Usage, Certainty::No), "{failure:?}");
     assert!(failure.why.contains("UTF-8"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_the_connection_and_says_nothing_costs_its_share_of_the_time() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = Actor::new([done()]);
+    let endpoints = [mute.local_addr().unwrap().to_string(), node.endpoint().await];
+    // Each anew: who was left for its silence once is asked last.
+    let client = || Client::new(endpoints.clone(), Options { timeout: Duration::from_secs(60) });
+    let dir = tempfile::tempdir().unwrap();
+    let commit = Commit::new(JobName::try_from("job").unwrap());
+    let (lists, commits) = (client(), client());
+    let list = lists.list(pb::ListRequest::default());
+    let commit = commits.commit(dir.path(), commit, &|_| {});
+    let within = Duration::from_secs(8);
+    let (listed, committed) =
+        tokio::join!(tokio::time::timeout(within, list), tokio::time::timeout(within, commit));
+    listed.expect("a list waits no longer for one that is silent").unwrap();
+    committed.expect("nor does a commit").unwrap();
+}
+
+#[tokio::test]
+async fn what_became_of_an_rm_whose_answer_was_lost_is_unknown_until_a_node_says_that_it_is_gone() {
+    let gone = || Failure::new(Code::NotFound, "no such epoch");
+    let no_quorum = || Failure::new(Code::NoQuorum, "no quorum");
+    let expire = async |says: Vec<Failure>| {
+        let node = Actor { expires: Arc::new(Mutex::new(says.into())), ..Actor::default() };
+        let client = Client::new([node.endpoint().await], Options { timeout: Duration::from_secs(1) });
+        let request = pb::ExpireRequest { job: "job".into(), epochs: vec![3, 4], ..Default::default() };
+        client.expire(request).await
+    };
+    let unknown = expire(vec![]).await.unwrap_err();
+    assert_eq!(unknown.code, Code::Timeout, "{unknown:?}");
+    assert_eq!(unknown.sentence, "no answer, it is UNKNOWN whether it was removed");
+    assert_eq!(unknown.what, "rm job@3 job@4");
+    assert!(unknown.fix.contains("repeat the command"), "{unknown:?}");
+    // A node that has no quorum has done nothing, and an earlier call needs no other answer than this.
+    let no = expire(vec![no_quorum()]).await.unwrap_err();
+    assert_eq!((no.code, no.sentence.as_str()), (Code::NoQuorum, "no quorum, nothing was removed"));
+    let never = expire(vec![gone()]).await.unwrap_err();
+    assert_eq!(never.code, Code::NotFound, "{never:?}");
+    // The call whose answer was lost has done it.
+    let broken = Failure::new(Code::Unavailable, "it stops");
+    let removed = expire(vec![broken, gone()]).await.unwrap();
+    assert_eq!(removed.epochs, [3, 4]);
 }

@@ -3,7 +3,9 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use checkpoint::restore::{Pattern, RestoreError, RestoreOptions, Restored, digest_dir, restore};
+use checkpoint::restore::{
+    Pattern, RestoreError, RestoreOptions, Restored, SourceError, digest_dir, restore,
+};
 use checkpoint::{Limits, Manifest};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,12 +24,19 @@ struct Sender {
     dir: Arc<std::path::PathBuf>,
     manifest: Arc<Manifest>,
     damaged: bool,
+    /// Whoever is asked first sends one chunk; after that this is all that there is.
+    ends: Option<Code>,
     asked: Arc<Mutex<Vec<pb::FetchRequest>>>,
 }
 
 impl Sender {
     fn chunks(&self, request: &pb::FetchRequest) -> Vec<Result<pb::FetchReply, Status>> {
         let mut chunks = Vec::new();
+        if !request.content {
+            let head = pb::Head { root: wire::digest(&self.manifest.root()), ..pb::Head::default() };
+            let parts = [Kind::Head(head), Kind::Manifest(self.manifest.encode().into())];
+            return parts.map(|kind| Ok(pb::FetchReply { kind: Some(kind) })).into();
+        }
         for index in request.files.iter().flat_map(|range| range.from..range.to) {
             let entry = &self.manifest.entries[index as usize];
             if entry.size == 0 {
@@ -59,8 +68,15 @@ impl Epochlog for Sender {
 
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let request = request.into_inner();
-        let chunks = self.chunks(&request);
-        self.asked.lock().unwrap().push(request);
+        let mut chunks = self.chunks(&request);
+        let mut asked = self.asked.lock().unwrap();
+        if let Some(code) = self.ends {
+            chunks.truncate(usize::from(asked.is_empty()));
+            let failed = Failure::new(code, "it ends").why("of this").to_pb();
+            chunks.push(Ok(pb::FetchReply { kind: Some(Kind::Failed(failed)) }));
+        }
+        asked.push(request);
+        drop(asked);
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 
@@ -114,7 +130,7 @@ impl Epochlog for Sender {
     }
 }
 
-/// A node for each: whether it is damaged.
+/// Some nodes, and what they have to send.
 struct Site {
     scratch: tempfile::TempDir,
     manifest: Arc<Manifest>,
@@ -123,7 +139,13 @@ struct Site {
 }
 
 impl Site {
+    /// A node for each: whether it is damaged.
     async fn new(damaged: &[bool]) -> Site {
+        Site::of(damaged.iter().map(|damaged| (*damaged, None))).await
+    }
+
+    /// A node for each: whether it is damaged, and what it ends with.
+    async fn of(nodes: impl IntoIterator<Item = (bool, Option<Code>)>) -> Site {
         let scratch = tempfile::tempdir().unwrap();
         let source = scratch.path().join("source");
         std::fs::create_dir(&source).unwrap();
@@ -133,11 +155,11 @@ impl Site {
         let manifest = Arc::new(digest_dir(&source, &Limits::default()).unwrap());
         let (asked, dir) = (Arc::<Mutex<Vec<pb::FetchRequest>>>::default(), Arc::new(source));
         let mut endpoints = Vec::new();
-        for damaged in damaged.iter().copied() {
+        for (damaged, ends) in nodes {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             endpoints.push(listener.local_addr().unwrap().to_string());
             let (dir, manifest, asked) = (dir.clone(), manifest.clone(), asked.clone());
-            let sender = Sender { dir, manifest, damaged, asked };
+            let sender = Sender { dir, manifest, damaged, ends, asked };
             let server = tonic::transport::Server::builder().add_service(EpochlogServer::new(sender));
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
             tokio::spawn(server.serve_with_incoming(incoming));
@@ -199,4 +221,35 @@ async fn a_node_that_says_nothing_is_not_waited_for_once_the_restore_shall_end()
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(std::fs::read_dir(site.scratch.path()).unwrap().count(), 1, "nothing but the source is there");
     drop(stopper);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_is_removed_while_it_is_restored_is_not_found_and_one_that_may_be_somewhere_is() {
+    use Code::{NotFound, Unavailable};
+    for (nodes, code, sentence) in [
+        ([NotFound, NotFound], NotFound, "the epoch was removed meanwhile"),
+        // Whether it is there still, that one may know.
+        ([NotFound, Unavailable], Unavailable, "no node gave the content"),
+    ] {
+        let site = Site::of(nodes.map(|ends| (false, Some(ends)))).await;
+        let error = site.restore("to", &RestoreOptions::default()).unwrap_err();
+        let RestoreError::Source { source: SourceError::Failed(failure), .. } = error else {
+            panic!("{nodes:?}: {error:?}");
+        };
+        let failure = failure.downcast::<Failure>().unwrap();
+        assert_eq!((failure.code, failure.sentence.as_str()), (code, sentence), "{failure:?}");
+        assert!(site.asked.lock().unwrap().len() > 2, "each was asked, one of them after its chunk");
+        assert!(!site.scratch.path().join("to").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_waits_no_longer_than_its_share_for_a_node_that_says_nothing() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let site = Site::new(&[false]).await;
+    let endpoints = [mute.local_addr().unwrap().to_string(), site.endpoints[0].clone()];
+    let client = Client::new(endpoints, Options { timeout: Duration::from_secs(60) });
+    let manifest = client.manifest("job", pb::Which::default(), false);
+    let fetched = tokio::time::timeout(Duration::from_secs(8), manifest).await.expect("in time").unwrap();
+    assert_eq!((fetched.manifest.root(), &fetched.endpoint), (site.manifest.root(), &site.endpoints[0]));
 }

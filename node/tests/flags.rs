@@ -1,0 +1,141 @@
+//! Flags as they are typed, against one node: what each of them lets through, and what is said where nothing is found.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+mod support;
+
+use support::{Node, port, source};
+
+fn epochlog(node: &Node, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+    command.args(["-e", &node.endpoint]).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What it prints, when it ends well.
+fn prints(node: &Node, args: &[&str]) -> String {
+    let output = epochlog(node, args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn objects(node: &Node, args: &[&str]) -> Vec<serde_json::Value> {
+    let printed = prints(node, &[&["-o", "jsonl"], args].concat());
+    printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn epochs(node: &Node, args: &[&str]) -> Vec<u64> {
+    let listed = objects(node, args);
+    listed.iter().filter(|one| one["type"] == "epoch").map(|one| one["epoch"].as_u64().unwrap()).collect()
+}
+
+async fn node(dir: &Path) -> Node {
+    let node = Node::start(dir, &port(), dir);
+    node.client().await;
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_as_asked_for_and_an_empty_one_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let none = epochlog(&node, &["ls"]);
+    assert_eq!((none.status.code(), none.stdout.as_slice()), (Some(0), &b""[..]), "no bare header: {none:?}");
+    let said = String::from_utf8(none.stderr).unwrap();
+    assert!(said.contains("there are no epochs yet: `epochlog commit DIR --job NAME` makes one"), "{said}");
+
+    let source = source(dir.path());
+    let commit = |label: &str| {
+        prints(&node, &["commit", source.to_str().unwrap(), "--job", "job", "-l", label]);
+    };
+    // A label of somebody's own is no time of ours.
+    commit("time=2020-01-01T00:00:00Z");
+    std::fs::write(source.join("more"), b"more").unwrap();
+    commit("step=2");
+    assert_eq!(epochs(&node, &["ls", "job"]), [2, 1]);
+    assert_eq!(epochs(&node, &["ls", "job", "--limit", "1"]), [2]);
+    assert_eq!(epochs(&node, &["ls", "job", "--label", "step=2"]), [2]);
+    assert_eq!(epochs(&node, &["ls", "job", "--since", "1h"]), [2, 1]);
+    for filter in [["--label", "step=3"], ["--since", "1ms"]] {
+        let found = epochlog(&node, &[&["ls", "job"], &filter[..]].concat());
+        assert_eq!((found.status.code(), found.stdout.as_slice()), (Some(0), &b""[..]), "{found:?}");
+        let said = String::from_utf8(found.stderr).unwrap();
+        assert!(said.contains("no epoch is as asked for"), "{said}");
+    }
+    let metrics = node.get("/metrics").1;
+    let sealed = metrics.lines().find_map(|line| {
+        line.strip_prefix("epochlog_epoch_latest_timestamp_seconds{job=\"job\"} ")?.parse::<f64>().ok()
+    });
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((now - sealed.unwrap()).abs() < 600.0, "{sealed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_already_or_not_yet_is_a_success_where_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let source = source(dir.path());
+    let from = source.to_str().unwrap();
+    let to = dir.path().join("restored");
+    let to = to.to_str().unwrap();
+    let restore = ["restore", "job", "--to", to];
+    assert_eq!(epochlog(&node, &restore).status.code(), Some(4));
+    let not_yet = objects(&node, &[&restore[..], &["--if-exists"]].concat());
+    assert_eq!(not_yet.last().unwrap()["restored"], false, "{not_yet:?}");
+    assert!(!Path::new(to).exists());
+
+    let numbered = ["commit", from, "--job", "job", "--epoch", "3"];
+    let first = objects(&node, &numbered);
+    std::fs::write(source.join("large"), b"other").unwrap();
+    assert_eq!(epochlog(&node, &numbered).status.code(), Some(5), "another content");
+    let known = objects(&node, &[&numbered[..], &["--if-not-exists"]].concat());
+    let [first, known] = [&first, &known].map(|all| all.last().unwrap());
+    assert_eq!((&known["already"], &known["root"]), (&true.into(), &first["root"]));
+
+    prints(&node, &["commit", from, "--job", "job", "--epoch", "7"]);
+    let nearest = objects(&node, &[&restore[..], &["--nearest", "6"]].concat());
+    assert_eq!(nearest.last().unwrap()["epoch"], 3, "{nearest:?}");
+    std::fs::remove_dir_all(to).unwrap();
+    prints(&node, &[&restore[..], &["--only", "sub/**"]].concat());
+    assert_eq!(std::fs::read(Path::new(to).join("sub/small")).unwrap(), b"small");
+    assert!(!Path::new(to).join("large").exists());
+
+    let dry = objects(&node, &["rm", "job@3", "--dry-run"]);
+    assert_eq!(dry.last().unwrap()["removed"], false, "{dry:?}");
+    assert_eq!(epochs(&node, &["ls", "job"]), [7, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_goes_on_with_ends_after_the_time_that_was_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = node(dir.path()).await;
+    let (endpoint, http) = (first.endpoint.clone(), first.http.clone());
+    let (data, config) = (first.data.clone(), first.config.clone());
+    drop(first);
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{text}[limits]\nattempt_ttl = \"3s\"\n")).unwrap();
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+    let child = serve.args(["serve", "--config"]).arg(&config).stderr(Stdio::null()).spawn().unwrap();
+    let node = Node { child, endpoint, http, data, config };
+    let client = node.client().await;
+
+    // A commit that is killed as soon as its attempt is open.
+    let source = source(dir.path());
+    let file = std::fs::File::create(source.join("slow")).unwrap();
+    std::io::copy(&mut std::io::Read::take(std::io::repeat(7), 256 << 20), &mut &file).unwrap();
+    let mut commit = Command::new(env!("CARGO_BIN_EXE_epochlog"))
+        .args(["-e", &node.endpoint, "commit", source.to_str().unwrap(), "--job", "job", "--stream"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let open = async || client.attempts(Default::default()).await.unwrap().attempts;
+    support::wait_for("an attempt", async || (!open().await.is_empty()).then_some(())).await;
+    commit.kill().unwrap();
+    commit.wait().unwrap();
+    assert_eq!(open().await.len(), 1, "its client may come back");
+    support::wait_for("its end", async || open().await.is_empty().then_some(())).await;
+    assert_eq!(epochlog(&node, &["show", "job@1"]).status.code(), Some(4), "nothing was committed");
+}
