@@ -47,6 +47,7 @@ mod repair;
 mod room;
 mod rotten;
 mod shared;
+mod spare;
 mod wal;
 mod writer;
 

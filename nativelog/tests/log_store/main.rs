@@ -4,6 +4,7 @@
 mod committed;
 mod crash_points;
 mod damage;
+mod kept;
 mod meanwhile;
 mod names;
 mod order;
@@ -16,4 +17,5 @@ mod room;
 mod scene;
 mod serving;
 mod sweeping;
+mod tight;
 mod unknown;
