@@ -5,6 +5,7 @@ mod committed;
 mod crash_points;
 mod damage;
 mod kept;
+mod looking;
 mod meanwhile;
 mod names;
 mod order;
