@@ -4,7 +4,7 @@
 //! flushed here. For a seal it reads the plan, from the log or from files (`crate::plans`). Four marks tell how far this
 //! replica is: `snapshot <= performed <= applied`, and `performed <= flushed`.
 //!
-//! Rooms: `start` what is made of the folders found, `keep` snapshots and how far the log may be purged,
+//! Rooms: `start` what is made of the folders found, `look` what it would find, `keep` snapshots and how far the log may be purged,
 //! `prepare` what a seal will be compared with,
 //! `install` and `plant` a snapshot from elsewhere, `lacking`, `missing` and `bring` what has to be brought from peers,
 //! `staged` what came and is no directory yet, `project` the catalog that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
@@ -15,6 +15,7 @@ mod bring;
 mod install;
 mod keep;
 mod lacking;
+mod look;
 mod missing;
 mod plant;
 mod prepare;
@@ -49,6 +50,7 @@ pub use crate::dues::{Garbage, Pin};
 pub use crate::performer::Reader;
 pub use crate::plans::write_page;
 pub use lacking::{AttemptLacks, PackedFile, lacking_of_attempts, lacking_pages};
+pub use look::membership_on_disk;
 pub use missing::{Missing, adopt};
 pub use plant::plant;
 pub use prepare::Early;

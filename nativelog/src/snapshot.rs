@@ -13,4 +13,4 @@ mod folder;
 mod spare;
 
 pub use capture::{Capture, Frozen, SnapshotError, SnapshotMeta};
-pub(crate) use folder::{Folder, FoundSnapshot, OpenFault, ledger_of};
+pub(crate) use folder::{Folder, FoundSnapshot, OpenFault, ledger_of, newest_meta};

@@ -47,6 +47,7 @@ mod repair;
 mod room;
 mod rotten;
 mod shared;
+mod spare;
 mod wal;
 mod writer;
 
@@ -73,7 +74,7 @@ pub use brought::{Brought, Placed};
 pub use options::Options;
 pub use owner::{Identity, Vote};
 pub use queue::{Done, Swept};
-pub use recover::{OpenError, Recovered, replacement_dir};
+pub use recover::{OpenError, Recovered, Seen, replacement_dir};
 
 /// The log of one Raft group on one node. Clones share it.
 #[derive(Clone)]
@@ -139,6 +140,15 @@ impl LogStore {
     /// [`OpenError`] when there is a log whose owner cannot be read.
     pub fn owner_of(disk: &Arc<dyn Disk>, layout: &Layout) -> Result<Option<Identity>, OpenError> {
         recover::owner_of(disk, layout)
+    }
+
+    /// What the log of `owner` below `layout` says, without opening it: nothing on disk is changed. `None` when there is
+    /// none, or one that a repair made is yet to take its place.
+    ///
+    /// # Errors
+    /// [`OpenError`], as opening it would say it.
+    pub fn look(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity) -> Result<Option<Seen>, OpenError> {
+        recover::look(disk, layout, owner)
     }
 
     fn shared(&self) -> &Shared {

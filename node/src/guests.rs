@@ -9,7 +9,9 @@
 //! send signs of life alone, and calls that only wait, make room for whoever has fewer; and a few places are kept for the
 //! addresses of other nodes, whose questions every commit hangs on.
 //!
-//! **Not guaranteed.** Somebody who works on all his calls is like any other client until there are users.
+//! **Not guaranteed.** Somebody who works on all his calls is like any other client until there are users. And a connection
+//! is ended without a farewell of HTTP/2 (the server that we use can say GOAWAY to all of its connections, not to one): a
+//! call that begins at that very moment finds it torn, and is made again by its client, a commit under the same id.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -198,10 +198,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let gate = Arc::new(Gate::default());
     let settings =
         ReplicaConfig { judge: RoomJudge(gate.clone()), ..replica_config(&config, secret, &claim) };
-    let replica = Replica::start(settings, log, machine.clone()).await.map_err(|error| match error {
-        raft::StartError::Members(why) => ServeError::Contradicts(why),
-        other => ServeError::Replica(other.to_string()),
-    })?;
+    let replica = Replica::start(settings, log, machine.clone()).await?;
     let node = Arc::new(Node {
         spaces: Spaces::default(),
         reads: Reads::default(),

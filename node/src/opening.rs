@@ -7,12 +7,13 @@ use checkpoint::error::IoError;
 use checkpoint::store::layout::Layout;
 use checkpoint::{Disk, RealDisk, Store};
 use client::{Code, Failure};
-use nativelog::machine::Machine;
+use nativelog::machine::{Machine, membership_on_disk};
 use nativelog::store::{LogStore, Options};
+use raft::Replica;
 
 use crate::capture;
 use crate::config::Config;
-use crate::identity::{self, Claim, IdentityError};
+use crate::identity::{self, Claim, Found, IdentityError};
 use crate::metrics::{MeteredDisk, Metrics};
 use crate::pressure::{self, Steps};
 use crate::refusal::ServeError;
@@ -92,9 +93,11 @@ pub fn check_folder(config: &Config) -> Result<String, ServeError> {
         Some(found) => {
             let uuid = found.cluster.map_or_else(String::new, |uuid| format!(" ({})", units::hex(&uuid)));
             let (id, name) = (config.id, &config.cluster);
-            format!(
-                "{dir} is the folder of node {id} of the cluster {name:?}{uuid}: a start goes on with it, when its log is whole and names the same members: that is looked at then"
-            )
+            let then = match agrees_with_log(config, &found)? {
+                true => "a start goes on with it: its log is whole and contradicts nothing here",
+                false => "a start goes on with it once it has put a repaired log into its place",
+            };
+            format!("{dir} is the folder of node {id} of the cluster {name:?}{uuid}: {then}")
         }
         None if config.single => format!(
             "{dir} holds no node yet: a start begins a NEW cluster of one node, without a second copy of anything"
@@ -105,6 +108,16 @@ pub fn check_folder(config: &Config) -> Result<String, ServeError> {
             config.id
         ),
     })
+}
+
+/// Looks whether the log says of the members what the configuration does. False when there is none to look at yet.
+fn agrees_with_log(config: &Config, found: &Found) -> Result<bool, ServeError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let layout = Layout::new(&config.data_dir);
+    let Some(log) = LogStore::look(&disk, &layout, found.identity)? else { return Ok(false) };
+    let members = membership_on_disk(&disk, &layout, &log)?;
+    Replica::check_members(&config.members, members.as_ref())?;
+    Ok(true)
 }
 
 /// Whether there is a disk for the data folder, and room on it, without touching it.

@@ -54,6 +54,15 @@ pub enum ServeError {
     Server(String),
 }
 
+impl From<raft::StartError> for ServeError {
+    fn from(error: raft::StartError) -> ServeError {
+        match error {
+            raft::StartError::Members(why) => ServeError::Contradicts(why),
+            other => ServeError::Replica(other.to_string()),
+        }
+    }
+}
+
 const REPAIR: &str = "run `epochlog repair` with the flags of `serve` while the other nodes run: it keeps what is good, fetches the \
      rest from them and deletes nothing; until then this node does not vote";
 /// What is left to do for a node that must not come back: there is no membership change in this version.

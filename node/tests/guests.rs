@@ -9,6 +9,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use checkpoint::Plan;
@@ -17,6 +19,8 @@ use client::{Client, Commit, Options, pb, wire};
 use pb::commit_request::Kind as Request;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Node, port, source, wait_for};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
@@ -208,4 +212,98 @@ async fn a_commit_whose_client_falls_silent_ends_and_another_goes_on() {
     let left = async || (metric(&node, "epochlog_client_calls{kind=\"commit\"}") == 0.0).then_some(());
     wait_for("the end of the call", left).await;
     assert_eq!(commit(&node, &source, "job").await.job, "job");
+}
+
+/// Stands between a client and a node, and ends the connection on which a call begins when it is told to: as the node does
+/// with one that was idle for long, at the moment at which its client wants something again. Nothing of that call gets through.
+struct Ending {
+    address: String,
+    armed: Arc<AtomicBool>,
+    ended: Arc<AtomicUsize>,
+}
+
+impl Ending {
+    async fn start(node: &Node) -> Ending {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (armed, ended) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (node, arms, ends) = (node.endpoint.clone(), armed.clone(), ended.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = tokio::net::TcpStream::connect(&node).await.unwrap();
+                let (arms, ends) = (arms.clone(), ends.clone());
+                tokio::spawn(async move {
+                    let (from_client, mut to_client) = client.into_split();
+                    let (mut from_server, to_server) = server.into_split();
+                    tokio::select! {
+                        _ = up_to_a_call(from_client, to_server, &arms, &ends) => {}
+                        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                    }
+                });
+            }
+        });
+        Ending { address, armed, ended }
+    }
+
+    /// The next call finds its connection ended.
+    fn arm(&self) {
+        assert!(!self.armed.swap(true, Ordering::SeqCst), "the last call came through");
+    }
+
+    fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
+    }
+}
+
+/// Passes on what a client says over HTTP/2, frame by frame, up to the call that is not to come through.
+async fn up_to_a_call(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    armed: &AtomicBool,
+    ended: &AtomicUsize,
+) -> std::io::Result<()> {
+    const HEADERS: u8 = 1;
+    let mut preface = [0; 24];
+    from.read_exact(&mut preface).await?;
+    to.write_all(&preface).await?;
+    loop {
+        let mut head = [0; 9];
+        from.read_exact(&mut head).await?;
+        if head[3] == HEADERS && armed.swap(false, Ordering::SeqCst) {
+            ended.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
+        let mut body = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        from.read_exact(&mut body).await?;
+        to.write_all(&head).await?;
+        to.write_all(&body).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_begins_as_its_connection_is_ended_is_made_again_by_the_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let node = Node::start(dir.path(), &port(), dir.path());
+    node.client().await;
+    let proxy = Ending::start(&node).await;
+    let client = Client::new([proxy.address.clone()], Options { timeout: Duration::from_secs(20) });
+    client.reached().await.unwrap();
+    proxy.arm();
+    client.status(false).await.unwrap();
+    assert_eq!(proxy.ended(), 1);
+    for epoch in [1, 2] {
+        std::fs::write(source.join("none"), epoch.to_string()).unwrap();
+        proxy.arm();
+        // One id from the first try to the last: of two tries one epoch comes.
+        let done = client.commit(&source, Commit::new("job".parse().unwrap()), &|_| {}).await.unwrap();
+        assert_eq!((done.committed.epoch, proxy.ended()), (epoch, epoch as usize + 1));
+    }
+    proxy.arm();
+    let gone = client.expire(pb::ExpireRequest { job: "job".into(), epochs: vec![1], ..Default::default() });
+    assert_eq!(gone.await.unwrap().epochs, [1]);
+    proxy.arm();
+    let there = client.list(pb::ListRequest::default()).await.unwrap();
+    assert_eq!(there.epochs.iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(), [2]);
+    assert_eq!(proxy.ended(), 5);
 }

@@ -6,6 +6,7 @@ mod support;
 
 use std::path::Path;
 
+use checkpoint::CommitId;
 use client::pb::commit_reply::Kind as Reply;
 use client::pb::epochlog_client::EpochlogClient;
 use client::{Client, Commit, neighbour, pb};
@@ -15,11 +16,15 @@ fn open_files(node: &Node) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", node.child.id())).unwrap().count()
 }
 
-/// What a node says in the end to a commit of what goes by this ticket.
-async fn answered(node: &Node, handed: &[u8]) -> Reply {
+fn new_id() -> CommitId {
+    CommitId::from_bytes(rand::random())
+}
+
+/// What a node says in the end to this commit of what goes by this ticket.
+async fn answered(node: &Node, commit: CommitId, handed: &[u8]) -> Reply {
     let start = pb::Start {
         job: "job".into(),
-        commit_id: rand::random::<[u8; 16]>().to_vec().into(),
+        commit_id: commit.as_bytes().to_vec().into(),
         wait_ms: 20_000,
         handed: handed.to_vec().into(),
         ..Default::default()
@@ -41,21 +46,26 @@ async fn a_directory_is_read_once_for_who_has_handed_it_over() {
     let node = Node::start(dir.path(), &port(), dir.path());
     let client = node.client().await;
     for unknown in [&[7; 16][..], &[7; 5]] {
-        let answer = answered(&node, unknown).await;
+        let answer = answered(&node, new_id(), unknown).await;
         assert!(matches!(&answer, Reply::StreamIt(why) if why.why.contains("no directory")), "{answer:?}");
     }
-    let ticket = neighbour::hand_over(&node.endpoint, &source).unwrap();
-    let answer = answered(&node, &ticket).await;
+    let of = new_id();
+    let ticket = neighbour::hand_over(&node.endpoint, &source, of).unwrap();
+    // Another commit gets nothing by it, and takes nothing away.
+    let answer = answered(&node, new_id(), &ticket).await;
+    assert!(matches!(&answer, Reply::StreamIt(why) if why.why.contains("for this commit")), "{answer:?}");
+    let answer = answered(&node, of, &ticket).await;
     assert!(matches!(&answer, Reply::Committed(committed) if committed.by_path), "{answer:?}");
-    let answer = answered(&node, &ticket).await;
+    let answer = answered(&node, of, &ticket).await;
     assert!(matches!(answer, Reply::StreamIt(_)), "{answer:?}");
     // Outside the source roots the node does not read, whoever hands it over.
-    let ticket = neighbour::hand_over(&node.endpoint, Path::new("/")).unwrap();
-    let answer = answered(&node, &ticket).await;
+    let of = new_id();
+    let ticket = neighbour::hand_over(&node.endpoint, Path::new("/"), of).unwrap();
+    let answer = answered(&node, of, &ticket).await;
     assert!(matches!(&answer, Reply::StreamIt(why) if why.why.contains("source roots")), "{answer:?}");
     // By another name of the node's port the client does not find its socket, and streams.
     let (host, _) = node.endpoint.split_once(':').unwrap();
-    assert!(neighbour::hand_over(&format!("{host}:1"), &source).is_err());
+    assert!(neighbour::hand_over(&format!("{host}:1"), &source, new_id()).is_err());
     let done = client.commit(&source, Commit::new("job".parse().unwrap()), &|_| {}).await.unwrap();
     assert!(done.committed.by_path);
 }
@@ -68,7 +78,7 @@ async fn what_nobody_comes_for_does_not_pile_up() {
     let client = node.client().await;
     let before = open_files(&node);
     for _ in 0..300 {
-        neighbour::hand_over(&node.endpoint, &source).unwrap();
+        neighbour::hand_over(&node.endpoint, &source, new_id()).unwrap();
     }
     let after = open_files(&node);
     assert!(after <= before + 100, "{before} files were open, and then {after}");

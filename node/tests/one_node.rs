@@ -279,7 +279,9 @@ fn swallowing_proxy(node: &str) -> (String, tokio::sync::watch::Sender<bool>) {
     std::thread::spawn(move || {
         for stream in socket.incoming() {
             let passed_on = |asked| match asked {
-                Asked::Hand(ticket, dir) if neighbour::hand(&to, dir.as_fd(), &ticket).is_ok() => {
+                Asked::Hand { ticket, commit, dir }
+                    if neighbour::hand(&to, dir.as_fd(), commit, &ticket).is_ok() =>
+                {
                     Answer::Kept
                 }
                 _ => Answer::No,

@@ -105,9 +105,24 @@ async fn what_contradicts_the_log_is_refused_with_both_values() {
     let peers = format!("{first},2=127.0.0.1:2,3=127.0.0.1:3");
     let (listen, secret) = (port(), secret(dir.path()));
     let with = ["--peers", &peers, "--listen-peers", &listen, "--secret-file", &secret];
-    let three = epochlog(dir.path(), &[&["serve", "-c", "three.toml"][..], &with].concat());
     let logged = format!("the log of this node has {first}");
+    let serve = ["serve", "-c", "three.toml"];
+    let three = epochlog(dir.path(), &[&serve[..], &with].concat());
     says(&three, 2, &["contradicts its log", "2=127.0.0.1:2", &logged, "--peers"]);
+    let log = || {
+        let files = std::fs::read_dir(dir.path().join("data/groups/main/log")).unwrap();
+        let file = |entry: std::io::Result<std::fs::DirEntry>| {
+            let path = entry.unwrap().path();
+            (std::fs::read(&path).unwrap(), path)
+        };
+        let mut files: Vec<_> = files.map(file).collect();
+        files.sort();
+        files
+    };
+    let before = log();
+    let three = epochlog(dir.path(), &[&serve[..], &with, &["--check"]].concat());
+    says(&three, 2, &["would not start", "2=127.0.0.1:2", &logged, "--peers"]);
+    assert!(before == log(), "it is only looked at");
     // Nothing was changed: as it was started first, it starts again; elsewhere too, for nobody calls a cluster of one.
     let node = Node::start(dir.path(), &port(), dir.path());
     node.client().await;
@@ -139,7 +154,11 @@ async fn check_says_what_a_start_would_do_and_touches_nothing() {
     node.terminate();
     assert!(tokio::task::block_in_place(|| node.child.wait()).unwrap().success());
     let again = epochlog(dir.path(), &["serve", "--check", "-c", &config]);
-    says(&again, 0, &["the folder of node 1 of the cluster \"epochlog\" (", "a start goes on with it"]);
+    says(
+        &again,
+        0,
+        &["the folder of node 1 of the cluster \"epochlog\" (", "its log is whole and contradicts nothing"],
+    );
     std::fs::rename(dir.path().join("data/groups"), dir.path().join("away")).unwrap();
     let lost = epochlog(dir.path(), &["serve", "--check", "-c", &config]);
     says(&lost, 2, &["its log is missing", "must not come back"]);

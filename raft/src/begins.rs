@@ -1,4 +1,5 @@
-//! What begins something needs room on a majority of the voters, this leader among them.
+//! What begins something needs room on a majority of the voters, this leader among them; so does a piece with which an
+//! attempt outgrows what its Begin said. Whoever waits for room leaves its place in what is in flight to others.
 //!
 //! Asked here, where all that begins comes together and what is on its way is known, not at the node that a client has
 //! contacted: of two commits through two nodes the second one is asked with what the first may bring. How much room there
@@ -68,7 +69,8 @@ impl Rooms for Always {
     }
 }
 
-/// Whether a record may ask for room.
+/// Whether a record is one that begins something, and may ask for room. A piece asks where its attempt brings more than it
+/// has spoken for.
 pub fn may_ask(record: &LogRecord) -> bool {
     matches!(record.header.kind, Some(Kind::Begin(_) | Kind::Whole(_)))
 }

@@ -170,6 +170,7 @@ impl HandOver {
             return Seen { ready: true, ..Seen::default() };
         }
         let count = |at: Option<nativelog::record::LogId>| at.map_or(0, |at| at.index + 1);
+        let full = self.heard.short_lately();
         let other = |node: &u64| {
             let pulse = self.peers.reach().pulse(*node);
             let other = Other {
@@ -177,6 +178,7 @@ impl HandOver {
                 has: count(view.matched.get(node).copied().flatten()),
                 carried: self.peers.carried(*node),
                 lag: pulse.map(|pulse| Duration::from_millis(pulse.flush_lag_ms)),
+                no_room: full.contains_key(node),
             };
             (*node, other)
         };
@@ -184,6 +186,7 @@ impl HandOver {
             last: self.last(),
             committed: count(view.committed),
             flushed: *self.log.flushed().borrow(),
+            no_room: self.log.stalled().borrow().clone(),
             others: others.iter().map(other).collect(),
         };
         let Sight { behind, stuck, successors } = watch.look(marks, self.election, now);

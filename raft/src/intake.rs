@@ -75,6 +75,11 @@ impl Heard {
         self.refusals.is_short(peer, why);
     }
 
+    /// Peers that refused content lately, and why.
+    pub fn short_lately(&self) -> BTreeMap<u64, String> {
+        self.refusals.lately()
+    }
+
     /// Peers that have refused content all the time since so long ago.
     pub fn short_for_long(&self, time: Duration) -> Vec<u64> {
         self.refusals.for_long(time)

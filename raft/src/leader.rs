@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nativelog::ledger::{Admission, NotAdmitted, Ticket};
+use nativelog::ledger::{Admission, NoRoom, NotAdmitted, Ticket};
 use nativelog::machine::Machine;
 use nativelog::record::LogRecord;
 use nativelog::store::Vote;
@@ -87,7 +87,7 @@ impl Leadership {
     }
 
     /// Judges `record` against the ledger and what this leadership has on its way into it; whether there is room for what
-    /// it begins says `sight`.
+    /// it asks for says `sight`. Without one there is none: where it asks, somebody has to look.
     pub fn admit(
         &self,
         machine: &Machine,
@@ -96,7 +96,8 @@ impl Leadership {
     ) -> Result<Ticket, Box<NotAdmitted>> {
         let mut admission = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let ledger = machine.ledger();
-        let has_room = |ask| sight.map_or(Ok(()), |sight| sight(&ledger, ask));
+        let unseen = || NoRoom { why: "nobody has looked for room".into(), soon: true, attempt: 0 };
+        let has_room = |ask| sight.map_or_else(|| Err(unseen()), |sight| sight(&ledger, ask));
         admission.admit_if(&ledger, &record.header, has_room).map_err(Box::new)
     }
 

@@ -13,6 +13,7 @@ pub(crate) struct Life {
     node: u64,
     fatal: watch::Sender<Option<String>>,
     closing: watch::Sender<bool>,
+    over: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -23,6 +24,7 @@ impl Life {
             node,
             fatal: watch::Sender::new(None),
             closing: watch::Sender::new(false),
+            over: watch::Sender::new(false),
             tasks: Mutex::default(),
         })
     }
@@ -83,8 +85,15 @@ impl Life {
         tasks.push(task);
     }
 
-    /// Ends the background tasks.
+    /// Waits until it has ended: there is no consensus any more that could take an error for a fault.
+    pub async fn over(&self) {
+        // The sender lives as long as this.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Ends the background tasks. The consensus has ended before.
     pub fn end(&self) {
+        self.over.send_replace(true);
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }

@@ -27,6 +27,7 @@ use nativelog::record::LogRecord;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::begins::may_ask;
 use crate::error::ProposeError;
 use crate::leader::{Leader, Leadership};
 use crate::transfer::Records;
@@ -50,7 +51,13 @@ impl Proposer {
                 Leader::Here(leadership) => {
                     local::propose_once(self, &leadership, &record, &permit, until).await
                 }
-                Leader::There(leader) => forward::propose_once(self, leader, &record).await,
+                Leader::There(leader) => {
+                    // The leader, where it may wait for room, counts it too.
+                    if may_ask(&record) {
+                        permit.rest();
+                    }
+                    forward::propose_once(self, leader, &record).await
+                }
             };
             tell(&permit, &outcome);
             match outcome {

@@ -85,6 +85,19 @@ impl Replica {
 }
 
 impl Replica {
+    /// Whether a start with these members, configured as [`ReplicaConfig::members`], would accept the membership that the
+    /// node's disk holds.
+    ///
+    /// # Errors
+    /// [`StartError`] as the start would say it.
+    pub fn check_members(
+        members: &[(u64, String)],
+        on_disk: Option<&(LogId, bytes::Bytes)>,
+    ) -> Result<(), StartError> {
+        let logged = snapshot::members_in(on_disk).map_err(|error| StartError::Raft(error.to_string()))?;
+        membership::agree(members, &logged).map_err(StartError::Members)
+    }
+
     /// Starts the replica over an open log and machine. It takes part as soon as the node serves
     /// [`Replica::service`]; nothing waits for that here.
     ///

@@ -9,9 +9,10 @@
 //! The keeper writes snapshots and tells openraft of those that are durable; a rotten one is
 //! replaced by the ledger as it is now.
 
+mod installing;
+
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
 use nativelog::background::{self, BULK};
@@ -19,7 +20,7 @@ use nativelog::ledger::{LedgerFault, Verdict};
 use nativelog::machine::Machine;
 
 use nativelog::record::{Body, Entry, Kind};
-use nativelog::snapshot::{Capture, Frozen, SnapshotError, SnapshotMeta};
+use nativelog::snapshot::{Capture, Frozen, SnapshotMeta};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use tokio::task::spawn_blocking;
@@ -30,6 +31,8 @@ use crate::life::Life;
 use crate::log_store::to_entry;
 use crate::snapshot::{Meta, Snap, SnapshotData, kept_members, snap, stored_members};
 use crate::types::{Answer, RaftLogId, StoredMembers, TypeConfig, raft_id};
+
+use installing::{failed, install_when_there_is_room};
 
 /// The ledger as openraft wants it.
 pub struct StateMachine {
@@ -98,56 +101,6 @@ impl StateMachine {
     }
 }
 
-/// An install that lacks room is tried again after this long.
-const INSTALL_AGAIN: Duration = Duration::from_millis(200);
-
-impl StateMachine {
-    /// An error here is the end of this node, and a full disk would be so again after every start. So it waits for room as
-    /// the log's writer does: nothing was swapped, nothing above is applied meanwhile, and votes go on. Not around a sync:
-    /// after one that failed every other fails too, and not for want of room.
-    async fn install_when_there_is_room(&self, capture: Capture) -> io::Result<()> {
-        let mut said = false;
-        loop {
-            let (machine, coming) = (self.machine.clone(), capture.clone());
-            let installed =
-                spawn_blocking(move || machine.install(&coming)).await.map_err(io::Error::other)?;
-            match installed {
-                Err(error) if error.lacks_room() => {
-                    if !std::mem::replace(&mut said, true) {
-                        tracing::warn!(%error, "a snapshot from elsewhere waits for room; nothing is applied meanwhile");
-                    }
-                }
-                done => return done.map_err(failed),
-            }
-            let ended = async {
-                match &self.life {
-                    Some(life) => life.ended().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let again = async {
-                self.give_back().await;
-                tokio::time::sleep(INSTALL_AGAIN).await;
-            };
-            tokio::select! {
-                () = again => {}
-                () = ended => return Err(io::Error::other("this node stops, and a snapshot still waits for room")),
-            }
-        }
-    }
-
-    /// What is garbage already makes room for an install. The keeper's rounds ask for a snapshot, and would have to wait for
-    /// that very install.
-    async fn give_back(&self) {
-        let machine = self.machine.clone();
-        match spawn_blocking(move || machine.reclaim()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "garbage cannot make room for a snapshot yet"),
-            Err(error) => tracing::error!(%error, "what gives garbage back panicked"),
-        }
-    }
-}
-
 fn panicked() -> io::Error {
     io::Error::other("a thread in the background panicked")
 }
@@ -155,13 +108,6 @@ fn panicked() -> io::Error {
 /// Encodes a ledger, which may have hundreds of thousands of rows, where apply does not wait for it. `None`: that panicked.
 pub async fn encode(frozen: Frozen) -> Option<Capture> {
     background::run("snapshot", BULK, move || frozen.capture()).await
-}
-
-fn failed(error: SnapshotError) -> io::Error {
-    match error {
-        SnapshotError::Io { what, source } => io::Error::new(source.kind(), format!("{what}: {source}")),
-        other => io::Error::other(other),
-    }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -238,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let position = capture.meta.position;
         // Before anybody sees that it is applied: the log is purged later.
         self.agreement.iter().for_each(|agreement| agreement.installs(position));
-        self.install_when_there_is_room(capture).await?;
+        install_when_there_is_room(&self.machine, self.life.as_deref(), &capture).await?;
         self.agreement.iter().for_each(|agreement| agreement.installed(position));
         self.members = meta.last_membership.clone();
         self.known.refresh(&self.machine);
@@ -301,7 +247,7 @@ mod tests {
     use std::path::Path;
     use std::sync::mpsc;
     use std::thread::JoinHandle;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use checkpoint::disk::Disk;
     use checkpoint::store::{Layout, Store};

@@ -322,3 +322,41 @@ async fn of_two_that_begin_through_two_nodes_only_one_gets_the_room_for_one() {
     assert_eq!(open, 0);
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn small_records_pass_those_that_wait_for_room() {
+    const IN_FLIGHT: usize = 4096;
+    let cluster = Cluster::start_with("passing", 3, raft::Keeping::default(), IN_FLIGHT).await;
+    let replica = cluster.nodes[&cluster.leader().await].replica.clone();
+    let source = directory(1000);
+    let first = Commit::of(source.path(), "first", 1);
+    let attempt = first.begin(&replica.stream().await.unwrap()).await;
+    let (pieces, _) = first.pieces(source.path(), attempt);
+
+    // Somebody makes room, and those who begin wait for it: so many that they have all that may be on its way.
+    cluster.room.comes_back();
+    cluster.room.set_majority(0);
+    let begin = |number: usize| {
+        let commit = Commit::of(source.path(), &format!("job-{number:02}"), 2 + number as u8);
+        compose::begin(&commit.opening, &commit.pages)
+    };
+    let count = IN_FLIGHT / (begin(0).bytes() as usize + 256);
+    let begins: Vec<_> = (0..count)
+        .map(|number| {
+            let (replica, record) = (replica.clone(), begin(number));
+            tokio::spawn(async move { replica.propose(record).await.unwrap().1 })
+        })
+        .collect();
+    within("all of them wait", || async { (cluster.room.refused() >= 2 * count as u64).then_some(()) }).await;
+    for piece in pieces {
+        let answered = tokio::time::timeout(Duration::from_secs(5), replica.propose(piece)).await;
+        let (_, verdict) = answered.expect("it waits for nobody's room").unwrap();
+        assert!(verdict.is_accepted(), "{verdict}");
+    }
+    cluster.room.set_majority(u64::MAX);
+    for begun in begins {
+        let verdict = begun.await.unwrap();
+        assert!(verdict.is_accepted(), "{verdict}");
+    }
+    cluster.shutdown().await;
+}

@@ -8,9 +8,9 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::Crash;
 use super::bytes::Bytes;
 use super::failures::Failures;
-use super::Crash;
 use super::op::{Op, OpKind};
 use crate::disk::{FileKind, Space, Stat};
 

@@ -124,7 +124,8 @@ fn outside_the_roots(cluster: &Cluster, runtime: &tokio::runtime::Runtime, endpo
     let sneaky = cluster.source("../hidden");
     for (number, path) in (1000..).zip([&secret, &link, &sneaky, &PathBuf::from("/proc/self/root")]) {
         // Whatever they go by: the node sees where they really lie.
-        let ticket = client::neighbour::hand_over(endpoint, path).expect("the node runs here and is ours");
+        let ticket = client::neighbour::hand_over(endpoint, path, forge::commit_id(number))
+            .expect("the node runs here and is ours");
         let forged = Forged::handed(ticket);
         let outcome = runtime.block_on(async {
             tokio::time::timeout(ANSWER_WITHIN, forged.send(endpoint, "forged", number)).await

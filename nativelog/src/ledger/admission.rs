@@ -15,10 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use checkpoint::Digest;
 
-use super::room::{Ask, NoRoom};
+use super::room::{Ask, NoRoom, Outgrown};
 use super::tables::Ledger;
 use super::verdict::{Reason, Rejected, Verdict};
 use crate::record::{Header, Kind, Record, proto};
+
+/// Attempt, file and offset.
+type RangeKey = (u64, u32, u64);
 
 /// What a leader has in flight.
 #[derive(Debug, Default)]
@@ -27,7 +30,9 @@ pub struct Admission {
     /// By ticket.
     held: BTreeMap<u64, Held>,
     /// Ranges in flight by attempt, file and offset: length, digest and ticket.
-    ranges: BTreeMap<(u64, u32, u64), (u64, Digest)>,
+    ranges: BTreeMap<RangeKey, (u64, Digest)>,
+    /// Bytes of pieces in flight by attempt.
+    bringing: BTreeMap<u64, u64>,
     /// Pages in flight by attempt.
     pages: BTreeSet<(u64, u32)>,
     /// What records in flight have asked for, or repeat, by ticket.
@@ -54,7 +59,7 @@ pub enum NotAdmitted {
 
 #[derive(Debug)]
 enum Held {
-    Ranges(Vec<(u64, u32, u64)>),
+    Piece { attempt: u64, bytes: u64, ranges: Vec<RangeKey> },
     Page(u64, u32),
     Nothing,
 }
@@ -102,8 +107,8 @@ impl Admission {
         self.admit_if(ledger, header, |_| Ok(()))
     }
 
-    /// The same, where what begins something also needs room. `has_room` is asked last, when nothing else stands against
-    /// the record; it must be quick, and reads no disk.
+    /// The same, where what begins something also needs room, and a piece with which its attempt brings more than it said.
+    /// `has_room` is asked last, when nothing else stands against the record; it must be quick, and reads no disk.
     ///
     /// # Errors
     /// The record must not be proposed; see [`NotAdmitted`].
@@ -143,16 +148,40 @@ impl Admission {
             // It is here.
             return Err(NotAdmitted::Answered(verdict));
         }
-        self.admit_ranges(ledger, attempt, ranges, verdict)
+        let bytes = header.payload_bytes;
+        let keys = self.new_ranges(ledger, attempt, ranges, verdict)?;
+        let more = self.bringing.get(&attempt).copied().unwrap_or_default().saturating_add(bytes);
+        let asked = match ledger.outgrown(attempt, more).filter(|_| bytes > 0) {
+            None => None,
+            Some(Outgrown { job, commit, bytes }) => {
+                let asked = Asked { job, commit, bytes };
+                self.ask(ledger, &asked, has_room)?;
+                Some(asked)
+            }
+        };
+        if bytes > 0 {
+            self.bringing.insert(attempt, more);
+        }
+        let ranges = keys.iter().map(|(key, _)| *key).collect();
+        self.ranges.extend(keys);
+        let ticket = self.ticket(Held::Piece { attempt, bytes, ranges });
+        self.asked.extend(asked.map(|asked| (ticket.0, asked)));
+        Ok(ticket)
     }
 
     /// The record was applied, or surely never entered the log.
     pub fn release(&mut self, ticket: Ticket) {
         self.asked.remove(&ticket.0);
         match self.held.remove(&ticket.0).expect("a ticket is released once, where it was given") {
-            Held::Ranges(ranges) => {
+            Held::Piece { attempt, bytes, ranges } => {
                 for range in ranges {
                     self.ranges.remove(&range);
+                }
+                if let Some(bringing) = self.bringing.get_mut(&attempt) {
+                    *bringing -= bytes;
+                    if *bringing == 0 {
+                        self.bringing.remove(&attempt);
+                    }
                 }
             }
             Held::Page(attempt, page) => {
@@ -171,17 +200,27 @@ impl Admission {
     ) -> Result<Ticket, NotAdmitted> {
         let asks = ledger.asks_for(header, verdict).zip(begin_of(header));
         let Some((needed, begin)) = asks else { return Ok(self.ticket(Held::Nothing)) };
-        let (job, commit) = (begin.job.clone(), begin.commit_id.clone());
-        let is_own = |asked: &&Asked| asked.job == job && asked.commit == commit;
-        // It counts on beside the first: that one may be rejected, and then this is what comes.
-        if !self.asked.values().any(|asked| is_own(&asked) && asked.bytes >= needed) {
-            let spoken_for = ledger.reserved_bytes().saturating_add(self.asked_beside(&job, &commit));
-            has_room(Ask { needed, spoken_for, held: ledger.brought_bytes() })
-                .map_err(NotAdmitted::NoRoom)?;
-        }
+        let asked = Asked { job: begin.job.clone(), commit: begin.commit_id.clone(), bytes: needed };
+        self.ask(ledger, &asked, has_room)?;
         let ticket = self.ticket(Held::Nothing);
-        self.asked.insert(ticket.0, Asked { job, commit, bytes: needed });
+        self.asked.insert(ticket.0, asked);
         Ok(ticket)
+    }
+
+    fn ask(
+        &self,
+        ledger: &Ledger,
+        Asked { job, commit, bytes }: &Asked,
+        has_room: impl FnOnce(Ask) -> Result<(), NoRoom>,
+    ) -> Result<(), NotAdmitted> {
+        let is_own = |asked: &&Asked| asked.job == *job && asked.commit == *commit;
+        // It counts on beside the first: that one may be rejected, and then this is what comes.
+        if self.asked.values().any(|asked| is_own(&asked) && asked.bytes >= *bytes) {
+            return Ok(());
+        }
+        let spoken_for = ledger.reserved_bytes().saturating_add(self.asked_beside(job, commit));
+        has_room(Ask { needed: *bytes, spoken_for, held: ledger.brought_bytes() })
+            .map_err(NotAdmitted::NoRoom)
     }
 
     /// Bytes that other commits on their way have asked for, each once.
@@ -203,21 +242,22 @@ impl Admission {
         Ok(self.ticket(Held::Page(page.0, page.1)))
     }
 
-    fn admit_ranges(
-        &mut self,
+    /// The ranges that neither the ledger has nor are in flight, by where they are.
+    fn new_ranges(
+        &self,
         ledger: &Ledger,
         attempt: u64,
         ranges: Vec<Range>,
         verdict: Verdict,
-    ) -> Result<Ticket, NotAdmitted> {
+    ) -> Result<Vec<(RangeKey, (u64, Digest))>, NotAdmitted> {
         let mut taken = Vec::new();
         let mut in_flight = false;
-        for range in &ranges {
+        for range in ranges {
             if ledger.has_piece(attempt, range.file, range.offset, range.len, &range.digest) {
                 continue;
             }
-            match self.in_flight_at(attempt, range) {
-                None => taken.push(range),
+            match self.in_flight_at(attempt, &range) {
+                None => taken.push(((attempt, range.file, range.offset), (range.len, range.digest))),
                 Some(true) => in_flight = true,
                 Some(false) => {
                     let end = range.offset + range.len;
@@ -232,14 +272,11 @@ impl Admission {
                 }
             }
         }
-        if taken.is_empty() {
-            return Err(if in_flight { NotAdmitted::Duplicate } else { NotAdmitted::Answered(verdict) });
+        match taken.is_empty() {
+            true if in_flight => Err(NotAdmitted::Duplicate),
+            true => Err(NotAdmitted::Answered(verdict)),
+            false => Ok(taken),
         }
-        let keys: Vec<_> = taken.iter().map(|range| (attempt, range.file, range.offset)).collect();
-        for range in taken {
-            self.ranges.insert((attempt, range.file, range.offset), (range.len, range.digest));
-        }
-        Ok(self.ticket(Held::Ranges(keys)))
     }
 
     /// Whether a range in flight touches this one: `Some(true)` when it is the same.

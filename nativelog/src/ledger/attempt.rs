@@ -141,14 +141,32 @@ impl Attempt {
     /// there. Of what came its records tell, whose bytes are those of the payloads and a little; zeros have none, and
     /// reused content covers without any. Once more came than was said, it was not true: then all that is not covered may.
     pub fn left_bytes(&self) -> u64 {
-        let Terms { declared_bytes, stored_bytes, plan_entries, .. } = self.terms;
-        let came = self.log_bytes.min(self.covered_bytes);
-        let uncovered = declared_bytes.saturating_sub(self.covered_bytes);
-        let beside = (stored_bytes / HEADERS_SHARE).saturating_add(u64::from(plan_entries) * ENTRY_BYTES);
-        if came > stored_bytes.saturating_add(beside) {
-            return uncovered;
+        let came = self.came_bytes();
+        if came > self.said_bytes() {
+            return self.uncovered_bytes();
         }
-        uncovered.min(stored_bytes.saturating_sub(came))
+        self.uncovered_bytes().min(self.terms.stored_bytes.saturating_sub(came))
+    }
+
+    /// Whether with `more` bytes of content more came than was said, and not yet without them.
+    pub fn outgrows_with(&self, more: u64) -> bool {
+        let (came, said) = (self.came_bytes(), self.said_bytes());
+        came <= said && came.saturating_add(more) > said
+    }
+
+    pub fn uncovered_bytes(&self) -> u64 {
+        self.terms.declared_bytes.saturating_sub(self.covered_bytes)
+    }
+
+    fn came_bytes(&self) -> u64 {
+        self.log_bytes.min(self.covered_bytes)
+    }
+
+    /// What was said to come, and a little for headers and blocks.
+    fn said_bytes(&self) -> u64 {
+        let Terms { stored_bytes, plan_entries, .. } = self.terms;
+        let beside = (stored_bytes / HEADERS_SHARE).saturating_add(u64::from(plan_entries) * ENTRY_BYTES);
+        stored_bytes.saturating_add(beside)
     }
 
     pub fn plan_is_complete(&self) -> bool {

@@ -3,8 +3,10 @@
 //!
 //! An attempt has spoken for what it may still bring from its Begin until it ends, or until no record has named it for
 //! [`LAPSES_MS`]: whoever is gone does not keep others out until the attempt's time to live is over. Its writer, when it
-//! comes back after that, asks anew, like everybody else. So an attempt is counted once at most: as spoken for, or as
+//! comes back after that, asks anew, like everybody else; and so does the piece with which it outgrows what it said. So an attempt is counted once at most: as spoken for, or as
 //! asking.
+
+use bytes::Bytes;
 
 use super::attempt::{Attempt, ENTRY_BYTES};
 use super::judge_begin::stored_bytes;
@@ -25,6 +27,14 @@ pub struct Ask {
     pub spoken_for: u64,
     /// What was brought to each replica so far, as [`Ledger::brought_bytes`] counts it.
     pub held: u64,
+}
+
+/// What a piece asks for that its attempt has not spoken for.
+#[derive(Debug)]
+pub(super) struct Outgrown {
+    pub job: String,
+    pub commit: Bytes,
+    pub bytes: u64,
 }
 
 /// There is no room for what begins.
@@ -98,6 +108,17 @@ impl Ledger {
 
     fn has_lapsed_since(&self, attempt: &Attempt) -> bool {
         self.log_ms - attempt.last_ms >= LAPSES_MS
+    }
+
+    /// What a piece asks for with which `more` bytes of this attempt are on their way: nothing as long as it brings no more
+    /// than it said, and nothing any more once all that it lacks is spoken for. With the piece between the two it asks for
+    /// that.
+    pub(super) fn outgrown(&self, attempt: u64, more: u64) -> Option<Outgrown> {
+        let attempt = self.open.get(&attempt).filter(|attempt| attempt.outgrows_with(more))?;
+        let all = takes(attempt.uncovered_bytes(), attempt.terms.plan_entries);
+        let bytes = all.saturating_sub(self.spoken_for(attempt));
+        let commit = Bytes::copy_from_slice(attempt.terms.commit.as_bytes());
+        (bytes > 0).then(|| Outgrown { job: attempt.terms.job.to_string(), commit, bytes })
     }
 
     /// Bytes that a record asks for which is answered like this: it begins something, or goes on with an attempt that has

@@ -72,6 +72,26 @@ fn parse_name(name: &str) -> Option<Name> {
     (file_name(name_of) == name).then_some(name_of)
 }
 
+/// What the newest good snapshot in `dir` is of. Changes nothing, and looks at no ledger.
+pub fn newest_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<SnapshotMeta>, OpenFault> {
+    let listed = match disk.read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        listed => listed.map_err(|e| fault("list", dir, e))?,
+    };
+    let mut names: Vec<Name> = listed.iter().filter_map(|(name, _)| parse_name(name.to_str()?)).collect();
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    for name in names {
+        let path = dir.join(file_name(name));
+        let bytes = disk.read_file(&path, SNAPSHOT_BYTES_MAX).map_err(|e| fault("read", &path, e))?;
+        match file::decode(bytes.into()) {
+            Ok((capture, _)) => return Ok(Some(capture.meta)),
+            Err(Wrong::Version) => return Err(OpenFault::Version(path.display().to_string())),
+            Err(Wrong::Damaged(_)) => {}
+        }
+    }
+    Ok(None)
+}
+
 impl Folder {
     /// Opens the folder: temporary files go, damaged snapshots get another name, all but the two newest good ones go.
     /// Answers with the newest that decodes, and what was found damaged. Blocks for another one are kept in `spare`.

@@ -10,6 +10,7 @@ use super::frame::{FrameKind, Placed, put_entry};
 use super::index::Place;
 use super::pen::Pen;
 use super::queue::Done;
+use super::wal::Load;
 use crate::record::{Body, Entry, Kind};
 
 /// Appends that wait are written together up to this many bytes, headers and payloads.
@@ -23,7 +24,18 @@ pub struct Batch {
     bytes: usize,
 }
 
+/// What these bring.
+pub fn load(entries: &[Entry]) -> Load {
+    let brings = |entry: &Entry| matches!(&entry.body, Body::Record(record) if record.brings_content());
+    if entries.iter().any(brings) { Load::Content } else { Load::Bare }
+}
+
 impl Batch {
+    /// It has some, and none of them brings content.
+    pub fn is_bare(&self) -> bool {
+        !self.entries.is_empty() && load(&self.entries) == Load::Bare
+    }
+
     /// Takes one more append.
     pub fn push(&mut self, entries: Vec<Entry>, done: Done) {
         self.bytes += entries.iter().map(Entry::bytes).sum::<usize>();
@@ -49,7 +61,8 @@ impl Pen {
     }
 
     fn write_entries(&mut self, entries: Vec<Entry>) -> io::Result<()> {
-        self.rotate_if_full()?;
+        let load = load(&entries);
+        self.rotate_if_full(load)?;
         // An entry that was truncated while it waited here is dropped: its bytes must not land
         // after those of the entry that replaced it.
         let mut work: Vec<(Entry, (Placed, bool))> = Vec::with_capacity(entries.len());
@@ -89,7 +102,7 @@ impl Pen {
         for (entry, (placed, _)) in &work {
             offsets.push(put_entry(&mut body, entry, *placed));
         }
-        let body_at = self.append_frame(FrameKind::Entries, &body)?;
+        let body_at = self.append(FrameKind::Entries, load, &body)?;
         self.wal.sync()?;
         self.last = Some(last);
         let mut index = self.shared.index();

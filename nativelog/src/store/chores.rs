@@ -55,7 +55,7 @@ impl Pen {
         }
         let reaches_into_segment = self.wal.before_segment().is_none_or(|before| before.index < upto.index);
         if reaches_into_segment && self.wal.segment_len() >= ROTATE_BYTES.min(self.options.segment_bytes) {
-            self.rotate()?;
+            self.rotate_if_possible()?;
         }
         let mut body = Vec::new();
         put_optional_log_id(&mut body, Some(upto));
@@ -78,6 +78,9 @@ impl Pen {
             self.shared.flushed.send_replace(upto.index + 1);
             self.shared.flush_wake.notify_all();
         }
+        drop(index);
+        // Of what the deleted segments left.
+        self.wal.keep_spare();
         Ok(())
     }
 

@@ -10,6 +10,15 @@ pub enum Failed {
     Final(io::Error),
 }
 
+impl Failed {
+    /// The error, for who makes no difference.
+    pub fn error(self) -> io::Error {
+        match self {
+            Failed::Refused(error) | Failed::Final(error) => error,
+        }
+    }
+}
+
 /// Answers; an error comes back when the log must stop.
 pub fn answer<T>(result: Result<T, Failed>, done: impl FnOnce(io::Result<T>)) -> io::Result<()> {
     match result {

@@ -37,6 +37,7 @@ mod walk;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use checkpoint::disk::{Disk, Open};
 use checkpoint::store::layout::Layout;
 
@@ -45,7 +46,8 @@ use super::mark::MarkFile;
 use super::options::Options;
 use super::owner::Identity;
 use super::room::Room;
-use super::wal::{Wal, segment_name};
+use super::wal::{SegmentReader, Wal, segment_name};
+use crate::record::{Body, LogId};
 
 use error::io_error;
 use mark::{exists, open_mark, own_mark};
@@ -95,6 +97,41 @@ pub fn open(
     let mut opened = read(disk, layout, owner, options)?;
     opened.report.created = created;
     Ok(opened)
+}
+
+/// What a log says that was only looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The newest membership that the log holds, as the `raft` crate encoded it.
+    pub membership: Option<(LogId, Bytes)>,
+    /// Last purged position.
+    pub purged: Option<LogId>,
+    /// Last position.
+    pub last: Option<LogId>,
+}
+
+/// Looks at the log as [`open`] would, and changes nothing on disk. `None` when there is no log, or one that is yet to take
+/// its place.
+pub fn look(disk: &Arc<dyn Disk>, layout: &Layout, owner: Identity) -> Result<Option<Seen>, OpenError> {
+    let dir = layout.log_dir();
+    if exists(disk, &replacement_dir(layout))? || !exists(disk, &dir)? {
+        return Ok(None);
+    }
+    let mark = own_mark(disk, layout, owner)?;
+    let walked = walk::walk(disk, &dir, &mark.last(), 0)?;
+    payloads::verify(disk, layout, &walked)?;
+    let index = &walked.index;
+    let slot = index.last_membership(u64::MAX).and_then(|at| index.slots(at..at + 1).pop());
+    let body = slot.map(|slot| match slot.body.clone() {
+        Some(body) => Ok((slot.id, body)),
+        None => SegmentReader::new(disk.clone(), dir.clone()).body(&slot).map(|body| (slot.id, body)),
+    });
+    let body = body.transpose().map_err(io_error(format!("read the log in {}", dir.display())))?;
+    let membership = body.and_then(|(id, body)| match body {
+        Body::Membership(bytes) => Some((id, bytes)),
+        _ => None,
+    });
+    Ok(Some(Seen { membership, purged: index.purged(), last: index.last() }))
 }
 
 /// Who made the log, if there is one.

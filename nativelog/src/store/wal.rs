@@ -4,6 +4,14 @@
 //! with its first frame fsynced, and renamed: a `.wal` file always starts with a whole frame that
 //! says what went before it. The one that is written now ends in zeros, which are written over.
 //!
+//! ```text
+//!  segment: frames │ kept: bare frames alone, when the disk is full │      spare: the next segment, bare frames alone
+//! ```
+//!
+//! Records come in their order, and what makes room is one of them. So a frame with content leaves `kept_bytes` of zeros
+//! behind it and a whole spare beside it, or waits for room; a bare one (no content: expiry, an ended attempt, a tick, a
+//! vote, a purge) is written over the zeros, and when they are used up into the spare.
+//!
 //! **Guarantees.** A segment is deleted only when the purge that covers it is fsynced, and every entry of every
 //! later segment can be read without it: the next segment's first frame names the last entry before it, the purge
 //! point and the vote. Deletion goes from the oldest on; one that a power cut interrupted is finished at start.
@@ -17,6 +25,7 @@ use bytes::{Buf, BufMut, Bytes};
 use checkpoint::disk::{Disk, DiskDir, DiskFile, Open, lacks_room};
 use checkpoint::durable::ignore_missing;
 
+use super::failed::Failed;
 use super::frame::{
     FrameKind, decode_body, encode_frame, get_optional_log_id, get_vote, put_optional_log_id, put_vote,
 };
@@ -24,6 +33,7 @@ use super::index::Slot;
 use super::options::Options;
 use super::owner::{Identity, Vote};
 use super::room::Room;
+use super::spare::SpareSegment;
 use crate::record::{Body, LogId};
 
 /// File name of the segment whose first byte has this offset.
@@ -77,6 +87,15 @@ impl SegmentStart {
     }
 }
 
+/// What a frame brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// Entries among which one brings content or a plan.
+    Content,
+    /// Nothing of the kind: it may use what is kept.
+    Bare,
+}
+
 /// A segment on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
@@ -110,32 +129,45 @@ pub struct Wal {
     zeroed: u64,
     /// How far ahead that is to be.
     ahead: u64,
+    /// How far ahead it is behind a frame with content, whatever that waits for.
+    kept: u64,
+    spare: SpareSegment,
     segment_bytes: u64,
 }
 
 /// Zeros are written in pieces of so many bytes at most.
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
-/// Makes the segment that starts at `base` in `dir` (open as `names`), durable. Its file, and the end of its first frame.
+/// Makes the segment that starts at `base` in `dir` (open as `names`), durable; of the blocks of `spare`, if there is one.
+/// Its file, and the end of its first frame.
 pub fn start_segment(
     disk: &Arc<dyn Disk>,
     (dir, names): (&Path, &dyn DiskDir),
+    spare: Option<&mut SpareSegment>,
     room: &Room,
     base: u64,
     start: &SegmentStart,
-) -> io::Result<(Box<dyn DiskFile>, u64)> {
+) -> Result<(Box<dyn DiskFile>, u64), Failed> {
     let name = dir.join(segment_name(base));
     let temporary = name.with_extension("new");
     let frame = encode_frame(FrameKind::Segment, base, base, &start.encode());
-    let file = room.wait_for("make", &temporary, || {
-        let file = disk.open(&temporary, Open::Create)?;
-        file.set_len(0)?;
-        file.write_at(&frame, 0)?;
-        Ok(file)
-    })?;
-    file.sync_all()?;
-    room.wait_for("name", &name, || disk.rename(&temporary, &name))?;
-    names.sync()?;
+    let ready = match spare {
+        Some(spare) => spare.take(names, &temporary)?,
+        None => None,
+    };
+    let file = match ready {
+        Some(file) => room.wait_for("write", &temporary, || file.write_at(&frame, 0)).map(|()| file),
+        None => room.wait_for("make", &temporary, || {
+            let file = disk.open(&temporary, Open::Create)?;
+            file.set_len(0)?;
+            file.write_at(&frame, 0)?;
+            Ok(file)
+        }),
+    };
+    let file = file.map_err(Failed::Refused)?;
+    file.sync_all().map_err(Failed::Final)?;
+    room.wait_for("name", &name, || disk.rename(&temporary, &name)).map_err(Failed::Refused)?;
+    names.sync().map_err(Failed::Final)?;
     Ok((file, base + frame.len() as u64))
 }
 
@@ -155,65 +187,133 @@ impl Wal {
         let names = disk.open_dir(&dir)?;
         let zeroed = (last.base + file.len()?).max(end);
         let (segments, durable) = (segments.into(), end);
-        let (ahead, segment_bytes) = (options.ahead_bytes, options.segment_bytes);
-        Ok(Wal { disk, dir, names, path, file, segments, end, durable, zeroed, ahead, segment_bytes })
+        let (ahead, kept, segment_bytes) = (options.ahead_bytes, options.kept_bytes, options.segment_bytes);
+        let spare = SpareSegment::new(disk.clone(), &dir, kept);
+        Ok(Wal {
+            disk,
+            dir,
+            names,
+            path,
+            file,
+            segments,
+            end,
+            durable,
+            zeroed,
+            ahead,
+            kept,
+            spare,
+            segment_bytes,
+        })
     }
 
     fn base(&self) -> u64 {
         self.segments.back().map_or(0, |segment| segment.base)
     }
 
-    /// Closes the segment and starts the next one.
-    pub fn rotate(&mut self, room: &Room, start: &SegmentStart) -> io::Result<()> {
-        self.sync()?;
-        let base = self.end;
-        // Also what a write left that found no room for all of its zeros: readers know a closed segment's end by its length.
-        let written = self.end - self.base();
-        if self.file.len()? > written {
-            self.file.set_len(written)?;
-        }
-        (self.file, self.end) = start_segment(&self.disk, (&self.dir, &*self.names), room, base, start)?;
-        (self.durable, self.zeroed) = (self.end, self.end);
+    /// Closes the segment and starts the next one, in the spare if it may and there is one.
+    ///
+    /// # Errors
+    /// Refused: the segment goes on.
+    pub fn rotate(&mut self, room: &Room, start: &SegmentStart, in_spare: bool) -> Result<(), Failed> {
+        self.sync().map_err(Failed::Final)?;
+        let (base, written) = (self.end, self.end - self.base());
+        let had_spare = self.spare.is_whole();
+        let names = (&*self.dir, &*self.names);
+        let spare = in_spare.then_some(&mut self.spare);
+        let (file, end) = start_segment(&self.disk, names, spare, room, base, start)?;
+        let zeros = if had_spare && !self.spare.is_whole() { self.spare.bytes() } else { 0 };
+        let closed = std::mem::replace(&mut self.file, file);
+        self.end = end;
+        (self.durable, self.zeroed) = (end, end.max(base + zeros));
         self.path = self.dir.join(segment_name(base));
         self.segments.push_back(Segment { base, before: start.last });
-        Ok(())
+        // Also what a write left that found no room for all of its zeros: readers know a closed segment's end by its length.
+        let cut = closed.len().and_then(|len| if len > written { closed.set_len(written) } else { Ok(()) });
+        cut.map_err(Failed::Final)
     }
 
-    /// Appends a frame, not durable yet. Returns the offset of its body in the whole WAL.
-    pub fn append(&mut self, room: &Room, kind: FrameKind, body: &[u8]) -> io::Result<u64> {
+    /// Has a spare, if there is room for one.
+    pub fn keep_spare(&mut self) {
+        match self.spare.make() {
+            Err(error) if !lacks_room(&error) => {
+                tracing::warn!(dir = %self.dir.display(), %error, "no segment of the log is kept for a full disk yet");
+            }
+            _ => {}
+        }
+    }
+
+    /// Appends a frame, not durable yet. Returns the offset of its body in the whole WAL; `None` when a bare one finds no
+    /// room here, and is to go into the spare: into the next segment.
+    pub fn append(
+        &mut self,
+        room: &Room,
+        kind: FrameKind,
+        load: Load,
+        body: &[u8],
+    ) -> io::Result<Option<u64>> {
         let frame = encode_frame(kind, self.end, self.durable, body);
         let (offset, behind) = (self.end - self.base(), self.end + frame.len() as u64);
         self.write_ahead(behind)?;
-        let mut cut = false;
+        if load == Load::Content {
+            let path = self.path.clone();
+            room.wait_for("keep room behind", &path, || self.keep(behind))?;
+        }
+        let spared = load == Load::Bare && self.spare.is_whole();
+        let (mut cut, mut no_room) = (false, false);
         room.wait_for("write", &self.path, || match self.file.write_at(&frame, offset) {
+            Err(error) if lacks_room(&error) && spared => {
+                no_room = true;
+                Ok(())
+            }
             // The zeros may have the room that it needs; there is nothing else above it.
-            Err(error) if lacks_room(&error) => {
+            Err(error) if lacks_room(&error) && load == Load::Bare => {
                 self.file.set_len(offset)?;
                 cut = true;
                 self.file.write_at(&frame, offset)
             }
             written => written,
         })?;
+        if no_room {
+            // Part of it may have been written: nothing but zeros is to lie behind the frames of a closed segment.
+            self.file.set_len(offset)?;
+            self.file.sync_all()?;
+            self.zeroed = self.end;
+            return Ok(None);
+        }
         self.zeroed = if cut { behind } else { self.zeroed.max(behind) };
         let body_at = self.end + super::frame::FRAME_HEADER_BYTES as u64;
-        self.end += frame.len() as u64;
-        Ok(body_at)
+        self.end = behind;
+        Ok(Some(body_at))
     }
 
-    /// Before a frame that ends at `behind`, which is behind the zeros: more of them, as far as there is room.
+    /// What is kept is there behind a frame that ends at `behind`.
+    fn keep(&mut self, behind: u64) -> io::Result<()> {
+        self.write_zeros(behind, behind + self.kept)?;
+        self.spare.make()
+    }
+
+    /// Before a frame that ends at `behind`, and behind which less than what is kept are zeros: more of them, as far as
+    /// there is room.
     fn write_ahead(&mut self, behind: u64) -> io::Result<()> {
-        if behind <= self.zeroed {
+        if behind.saturating_add(self.kept) <= self.zeroed {
             return Ok(());
         }
-        let (base, upto) = (self.base(), (behind + self.ahead).min(self.base() + self.segment_bytes));
-        let mut at = behind;
+        let most = self.base() + self.segment_bytes + self.kept;
+        let upto = (behind + self.ahead).min(most).max(behind + self.kept);
+        match self.write_zeros(behind, upto) {
+            Err(error) if lacks_room(&error) => Ok(()),
+            written => written,
+        }
+    }
+
+    /// Zeros up to `upto`, at least from `behind` on. What is between the zeros of before and `behind` is left to the frame.
+    fn write_zeros(&mut self, behind: u64, upto: u64) -> io::Result<()> {
+        let base = self.base();
+        let mut at = behind.max(self.zeroed);
         while at < upto {
             let some = &ZEROS[..usize::try_from(upto - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()))];
-            match self.file.write_at(some, at - base) {
-                Ok(()) => at += some.len() as u64,
-                Err(error) if lacks_room(&error) => break,
-                Err(error) => return Err(error),
-            }
+            self.file.write_at(some, at - base)?;
+            at += some.len() as u64;
             self.zeroed = at;
         }
         Ok(())

@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::batch::{Batch, complete};
+use super::batch::{Batch, complete, load};
 use super::failed::answer;
 use super::mark::MarkFile;
 use super::options::Options;
 use super::pen::Pen;
 use super::queue::Command;
 use super::shared::Shared;
-use super::wal::Wal;
+use super::wal::{Load, Wal};
 
 /// The thread's own things.
 pub struct Writer {
@@ -34,6 +34,7 @@ impl Writer {
 
     /// Serves commands until told to stop.
     pub fn run(mut self) {
+        self.pen.wal.keep_spare();
         loop {
             let mut commands = self.pen.shared.queue.take(self.pen.options.mark_interval);
             let why = match self.serve(&mut commands) {
@@ -64,6 +65,13 @@ impl Writer {
         while let Some(command) = commands.pop_front() {
             match command {
                 Command::Append { entries, done } => {
+                    // What makes room does not wait with what needs some.
+                    if load(&entries) == Load::Content
+                        && batch.is_bare()
+                        && !pen.has_room_for(entries.iter().map(|entry| entry.bytes() as u64).sum())
+                    {
+                        pen.write_batch(&mut batch)?;
+                    }
                     batch.push(entries, done);
                     if batch.is_full() {
                         pen.write_batch(&mut batch)?;

@@ -138,6 +138,60 @@ fn whoever_brings_more_than_it_said_has_spoken_for_all_that_it_lacks() {
     assert_eq!(bring(2), 13 * CHUNK + ENTRIES_BYTES);
 }
 
+/// An open attempt, 1, that has said so many bytes, with its plan.
+fn open_told(directory: &Directory, stored: u64) -> Ledger {
+    let mut ledger = Ledger::default();
+    let begin = begin_told(directory, stored, HOLES_SINCE);
+    for record in [compose::tick(1), begin, Pages::new(&directory.entries).part(1, 0)] {
+        assert!(step(&mut ledger, &record).is_accepted());
+    }
+    ledger
+}
+
+#[test]
+fn the_piece_with_which_an_attempt_outgrows_what_it_said_asks_for_all_that_it_lacks() {
+    let directory = directory(16 * CHUNK);
+    let (mut ledger, mut admission) = (open_told(&directory, CHUNK), Admission::new());
+    let piece = |at: u64| compose::piece(1, directory.chunk(1, at * CHUNK));
+    let no = NoRoom { why: "full".into(), soon: false, attempt: 0 };
+    let (first, ask) = asked(&mut admission, &ledger, &piece(0));
+    assert_eq!(ask, None, "it is what it said");
+    // The first is on its way only, and counts.
+    let refused = admission.admit_if(&ledger, &piece(1).header, |_| Err(no.clone()));
+    assert_eq!(refused, Err(NotAdmitted::NoRoom(no.clone())));
+    assert_eq!(admission.in_flight(), 1, "nothing is held");
+    let (second, ask) = asked(&mut admission, &ledger, &piece(1));
+    let said = CHUNK + ENTRIES_BYTES;
+    let held = ledger.brought_bytes();
+    assert_eq!(ask, Some(Ask { needed: 15 * CHUNK, spoken_for: said, held }));
+    // It has asked for all of it: the next ones do not, and others are asked with it.
+    let third = admission.admit_if(&ledger, &piece(2).header, |_| Err(no.clone())).unwrap();
+    let (other, ask) = asked(&mut admission, &ledger, &begin(2, 500));
+    assert_eq!(ask.map(|ask| ask.spoken_for), Some(15 * CHUNK + said));
+    admission.release(other.unwrap());
+    // Once it is applied the ledger counts it in full.
+    for (at, ticket) in [(0, first.unwrap()), (1, second.unwrap()), (2, third)] {
+        assert!(step(&mut ledger, &piece(at)).is_accepted());
+        admission.release(ticket);
+    }
+    assert_eq!(ledger.reserved_bytes(), 13 * CHUNK + ENTRIES_BYTES);
+    let fourth = admission.admit_if(&ledger, &piece(3).header, |_| Err(no)).unwrap();
+    admission.release(fourth);
+    assert_eq!(admission.in_flight(), 0);
+}
+
+#[test]
+fn whoever_brings_what_it_said_is_asked_once() {
+    let directory = directory(16 * CHUNK);
+    let (ledger, mut admission) = (open_told(&directory, 16 * CHUNK), Admission::new());
+    for at in 0..16 {
+        let piece = compose::piece(1, directory.chunk(1, at * CHUNK));
+        let (ticket, ask) = asked(&mut admission, &ledger, &piece);
+        assert!(ticket.is_ok());
+        assert_eq!(ask, None, "piece {at}");
+    }
+}
+
 #[test]
 fn a_record_of_a_version_without_holes_says_nothing_of_them() {
     let directory = directory(16 * CHUNK);

@@ -4,6 +4,8 @@
 mod committed;
 mod crash_points;
 mod damage;
+mod kept;
+mod looking;
 mod meanwhile;
 mod names;
 mod order;
@@ -16,4 +18,5 @@ mod room;
 mod scene;
 mod serving;
 mod sweeping;
+mod tight;
 mod unknown;

@@ -69,8 +69,13 @@ fn readers_keep_few_segments_open() {
     let data = temp.path().canonicalize().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let layout = Layout::new(&data);
-    let options =
-        || Options { segment_bytes: 2048, cache_bytes: 1000, ahead_bytes: 300, ..Options::default() };
+    let options = || Options {
+        segment_bytes: 2048,
+        cache_bytes: 1000,
+        ahead_bytes: 300,
+        kept_bytes: 0,
+        ..Options::default()
+    };
     let (log, _) = LogStore::open(disk.clone(), &layout, OWNER, options()).unwrap();
     for index in 0..SEGMENTS {
         wait_append(&log, vec![pack(1, index, &[index as u8; 3000])]).unwrap();
@@ -100,7 +105,13 @@ fn readers_keep_few_segments_open() {
 fn zeros_that_stayed_behind_a_closed_segment_are_not_read_for_the_next_one() {
     let disk = CrashDisk::new();
     open(&disk).unwrap().0.shutdown();
-    let options = Options { segment_bytes: 2048, cache_bytes: 0, ahead_bytes: 300, ..Options::default() };
+    let options = Options {
+        segment_bytes: 2048,
+        cache_bytes: 0,
+        ahead_bytes: 300,
+        kept_bytes: 0,
+        ..Options::default()
+    };
     let (log, _) = LogStore::open(Arc::new(disk.clone()), &layout(), OWNER, options).unwrap();
     let append = |index: u64| wait_append(&log, vec![pack(1, index, &[index as u8; 300])]).unwrap();
     append(0);

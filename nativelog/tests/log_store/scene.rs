@@ -28,6 +28,8 @@ pub fn options() -> Options {
         segment_bytes: 2048,
         cache_bytes: 100_000,
         ahead_bytes: 300,
+        // What is kept for a full disk has tests of its own.
+        kept_bytes: 0,
         mark_interval: Duration::from_secs(3600),
     }
 }
@@ -37,11 +39,15 @@ pub fn open(disk: &CrashDisk) -> Result<(LogStore, Recovered), OpenError> {
 }
 
 pub fn open_on(disk: Arc<dyn Disk>) -> Result<(LogStore, Recovered), OpenError> {
+    open_with(disk, options())
+}
+
+pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<(LogStore, Recovered), OpenError> {
     // The node makes these before it opens the log.
     let _ = disk.create_dir(Path::new("/data"));
     let _ = disk.sync_dir(Path::new("/"));
     let _ = checkpoint::durable::create_dir_all(disk.as_ref(), Path::new("/data"), &layout().staging_dir());
-    LogStore::open(disk, &layout(), OWNER, options())
+    LogStore::open(disk, &layout(), OWNER, options)
 }
 
 pub fn id(term: u64, index: u64) -> LogId {

@@ -58,7 +58,7 @@ impl Replica {
         let store = Arc::new(Store::open(disk, data).ok()?);
         let owner = Identity { node: 1, incarnation: [3; 16] };
         // Little: these disks are copied at every step.
-        let options = Options { ahead_bytes: 4096, ..Options::default() };
+        let options = Options { ahead_bytes: 4096, kept_bytes: 4096, ..Options::default() };
         let (log, _) = LogStore::open(store.disk().clone(), &Layout::new(data), owner, options).ok()?;
         let next = log.log_state().1.map_or(0, |last| last.index + 1);
         let machine = Machine::start(store.clone(), log.clone(), catalog).ok()?;

@@ -9,11 +9,13 @@
 //!
 //! The socket is a name of the network namespace, not of the file system: it goes with its process, needs no folder that
 //! both may write to, and is found by the port that the node is known by. Its caller then names a ticket in a call
-//! at that port. Where the port is another machine's, that node knows no such ticket, and the client streams.
+//! at that port. Where the port is another machine's, that node knows no such ticket, and the client streams. A ticket is for
+//! one commit: whoever names it in another gets nothing by it.
 //!
 //! ```text
 //!  client                                   node
-//!    HAND ticket (16), one descriptor   ->
+//!    HAND ticket (16) commit id (16),
+//!         one descriptor                ->
 //!                                       <-  1, or the end
 //!    FIND epoch (8) root (32) job       ->
 //!                                       <-  dev (8) inode (8) path, or the end
@@ -31,6 +33,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use checkpoint::CommitId;
 use rustix::cmsg_space;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
@@ -60,8 +63,15 @@ pub type Ticket = [u8; TICKET_BYTES];
 /// What a client asks for.
 #[derive(Debug)]
 pub enum Asked {
-    /// To keep the directory for whoever names the ticket.
-    Hand(Ticket, OwnedFd),
+    /// To keep the directory for whoever names the ticket in this commit.
+    Hand {
+        /// What it goes by.
+        ticket: Ticket,
+        /// The commit that it is for.
+        commit: CommitId,
+        /// The directory.
+        dir: OwnedFd,
+    },
     /// Where the epoch with this root lies.
     Find {
         /// Its job.
@@ -134,26 +144,28 @@ fn patient(stream: &UnixStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))
 }
 
-/// Opens `dir` and hands it to the node of `endpoint`, if that runs here and is ours; the ticket is for one call there.
+/// Opens `dir` and hands it to the node of `endpoint`, if that runs here and is ours; the ticket is for one call there, of
+/// this commit.
 ///
 /// # Errors
 /// There is no such node here, or it is another user's; or `dir` cannot be opened. Then the directory is streamed.
-pub fn hand_over(endpoint: &str, dir: &Path) -> io::Result<Ticket> {
+pub fn hand_over(endpoint: &str, dir: &Path, commit: CommitId) -> io::Result<Ticket> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(dir, flags, Mode::empty())?;
     let ticket: Ticket = rand::random();
-    hand(endpoint, dir.as_fd(), &ticket)?;
+    hand(endpoint, dir.as_fd(), commit, &ticket)?;
     Ok(ticket)
 }
 
-/// Hands an open directory to the node of `endpoint`, under a ticket that nobody else has.
+/// Hands an open directory to the node of `endpoint` for this commit, under a ticket that nobody else has.
 ///
 /// # Errors
 /// As [`hand_over`].
-pub fn hand(endpoint: &str, dir: BorrowedFd<'_>, ticket: &Ticket) -> io::Result<()> {
+pub fn hand(endpoint: &str, dir: BorrowedFd<'_>, commit: CommitId, ticket: &Ticket) -> io::Result<()> {
     let mut stream = connect(endpoint)?;
     let mut message = vec![HAND];
     message.extend_from_slice(ticket);
+    message.extend_from_slice(commit.as_bytes());
     let descriptors = [dir];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -238,9 +250,14 @@ fn hear(stream: &UnixStream) -> io::Result<Asked> {
     let (kind, rest) = bytes[..received.bytes].split_first().ok_or_else(|| odd("nothing was said"))?;
     match *kind {
         HAND => {
-            let ticket = Ticket::try_from(rest).map_err(|_| odd("a ticket has 16 bytes"))?;
+            let (ticket, commit) = rest.split_first_chunk().ok_or_else(|| odd("a ticket has 16 bytes"))?;
+            let commit = commit.try_into().map_err(|_| odd("a commit id has 16 bytes"))?;
             match <[OwnedFd; 1]>::try_from(descriptors) {
-                Ok([dir]) => Ok(Asked::Hand(ticket, a_directory(dir)?)),
+                Ok([dir]) => Ok(Asked::Hand {
+                    ticket: *ticket,
+                    commit: CommitId::from_bytes(commit),
+                    dir: a_directory(dir)?,
+                }),
                 Err(_) => Err(odd("one directory is handed over at a time")),
             }
         }
@@ -298,16 +315,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let port = port();
         let node = one(port, Answer::Kept);
-        let ticket = hand_over(&format!("http://127.0.0.1:{port}"), dir.path()).unwrap();
-        let Some(Asked::Hand(known, fd)) = node.join().unwrap().unwrap() else {
+        let of = CommitId::from_bytes([3; 16]);
+        let known_by = hand_over(&format!("http://127.0.0.1:{port}"), dir.path(), of).unwrap();
+        let Some(Asked::Hand { ticket, commit, dir: fd }) = node.join().unwrap().unwrap() else {
             panic!("nothing was handed")
         };
-        assert_eq!(known, ticket);
+        assert_eq!((ticket, commit), (known_by, of));
         let (had, has) = (std::fs::metadata(dir.path()).unwrap(), rustix::fs::fstat(&fd).unwrap());
         assert_eq!((had.dev(), had.ino()), (has.st_dev, has.st_ino));
         assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         // The socket went with its listener.
-        assert!(hand_over(&format!("127.0.0.1:{port}"), dir.path()).is_err());
+        assert!(hand_over(&format!("127.0.0.1:{port}"), dir.path(), of).is_err());
     }
 
     #[test]
@@ -351,7 +369,7 @@ mod tests {
         let open = |path: &Path, flags: OFlags| {
             rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap()
         };
-        let hand = [&[HAND][..], &[7; 16]].concat();
+        let hand = [&[HAND][..], &[7; 16], &[8; 16]].concat();
         let named = open(dir.path(), OFlags::PATH);
         assert!(said(&hand, &[named]).contains("only names"));
         assert!(said(&hand, &[open(&file, OFlags::RDONLY)]).contains("no directory"));
@@ -362,7 +380,8 @@ mod tests {
         let many = |count| (0..count).map(|_| open(dir.path(), OFlags::RDONLY)).collect::<Vec<_>>();
         assert!(said(&hand, &many(2)).contains("one directory"));
         assert!(said(&hand, &many(12)).contains("one directory"));
-        assert!(said(&hand[..9], &many(1)).contains("16 bytes"));
+        assert!(said(&hand[..9], &many(1)).contains("a ticket has 16 bytes"));
+        assert!(said(&hand[..17], &many(1)).contains("a commit id has 16 bytes"), "as older clients do");
         assert!(said(&[9], &[]).contains("nothing that we know"));
         assert!(said(&[FIND, 1], &[]).contains("8 bytes"));
         assert!(said(&hand, &many(1)).starts_with("taken"));

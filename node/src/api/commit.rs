@@ -99,26 +99,28 @@ async fn answer(
     let started = Instant::now();
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match start.handed.is_empty() {
-        false => match usable(&node.config.source_roots, node.neighbours.take(&start.handed)) {
-            Ok(opened) => {
-                if let Some(place) = &place {
-                    place.is_by_path();
-                }
-                match by_path(node, &start, opened, replies).await {
-                    // Nothing is sealed of what this node cannot read for want of rights, files or memory. The client may have
-                    // them.
-                    Err(failure) if failure.code == Code::PermissionDenied => {
-                        replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
-                        return Ok(());
+        false => {
+            match usable(&node.config.source_roots, node.neighbours.take(&start.handed, &start.commit_id)) {
+                Ok(opened) => {
+                    if let Some(place) = &place {
+                        place.is_by_path();
                     }
-                    committed => committed?,
+                    match by_path(node, &start, opened, replies).await {
+                        // Nothing is sealed of what this node cannot read for want of rights, files or memory. The client
+                        // may have them.
+                        Err(failure) if failure.code == Code::PermissionDenied => {
+                            replies.send(Reply::StreamIt(pb::StreamIt { why: failure.why })).await;
+                            return Ok(());
+                        }
+                        committed => committed?,
+                    }
+                }
+                Err(why) => {
+                    replies.send(Reply::StreamIt(pb::StreamIt { why })).await;
+                    return Ok(());
                 }
             }
-            Err(why) => {
-                replies.send(Reply::StreamIt(pb::StreamIt { why })).await;
-                return Ok(());
-            }
-        },
+        }
         true => {
             let order = order(node, &start)?;
             let mut origin = Remote::new(requests, place.clone(), order.plan_pages, replies.clone());
@@ -175,7 +177,7 @@ impl Opened {
 /// (`neighbours`), so that what is below it is no more open to this node than to him: the roots guard nothing, they say
 /// which directories this node is to read for its clients.
 fn usable(roots: &[PathBuf], handed: Option<OwnedFd>) -> Result<Opened, String> {
-    let fd = handed.ok_or("no directory was handed over to this node under that ticket")?;
+    let fd = handed.ok_or("no directory was handed over to this node under that ticket for this commit")?;
     // Without procfs the descriptor has no path.
     let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let opened = Opened { fd, name: name.map_err(|error| format!("this node has no procfs: {error}"))? };

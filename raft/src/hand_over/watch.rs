@@ -1,7 +1,8 @@
 //! What a leader sees of its own disk, and of what reaches the others.
 //!
 //! **Never.** A voter that does not answer is not stuck, it is gone: whether a majority is left is told elsewhere
-//! (`quorum`). One whose disk hangs is not stuck either: it has the bytes. Nor is anybody while this process stood still.
+//! (`quorum`). One whose disk hangs is not stuck either: it has the bytes; nor is one that has no room and says so. Nor is anybody
+//! while this process stood still.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -70,12 +71,19 @@ pub(crate) struct Other {
     pub carried: u64,
     /// How long its oldest entry has been waiting for its disk, if it ever told.
     pub lag: Option<Duration>,
+    /// It refused content lately, for want of room.
+    pub no_room: bool,
 }
 
 impl Other {
     /// What it lacks waits for its disk.
     fn waits_for_its_disk(&self) -> bool {
         self.lag.is_some_and(|lag| lag >= BEHIND / 2)
+    }
+
+    /// What it lacks waits for nothing that lies between.
+    fn is_reached(&self) -> bool {
+        self.waits_for_its_disk() || self.no_room
     }
 }
 
@@ -88,6 +96,8 @@ pub(crate) struct Marks {
     pub committed: u64,
     /// Entries that are flushed here.
     pub flushed: u64,
+    /// Why this node's log waits for room, while it does.
+    pub no_room: Option<String>,
     /// Each other voter.
     pub others: BTreeMap<u64, Other>,
 }
@@ -138,7 +148,7 @@ impl Watch {
             let before = self.before.others.get(node).copied().unwrap_or_default();
             let moved = other.has >= marks.last || other.has > before.has || other.carried > before.carried;
             let at = self.others.entry(*node).or_insert(now);
-            if moved || !other.answers || other.waits_for_its_disk() {
+            if moved || !other.answers || other.is_reached() {
                 *at = now;
             }
         }
@@ -169,10 +179,12 @@ impl Watch {
                 limit.as_secs()
             ));
         }
-        // Where the others' disks hang as well, nobody would be better off.
-        let better = answer.iter().any(|(_, other)| !other.waits_for_its_disk());
-        (still(&self.disk) && better)
-            .then(|| format!("its own disk has written nothing for {} s", limit.as_secs()))
+        // Where the others' disks hang or are full as well, nobody would be better off.
+        let better = answer.iter().any(|(_, other)| !other.is_reached());
+        (still(&self.disk) && better).then(|| {
+            let why = format!("its own disk has written nothing for {} s", limit.as_secs());
+            marks.no_room.as_ref().map_or(why.clone(), |no_room| format!("{why}: {no_room}"))
+        })
     }
 
     /// How many entries the log held [`NEAR`] ago; at first, when it was looked at first.
@@ -197,11 +209,12 @@ mod tests {
 
     /// One that answers, and whose disk is well.
     fn other(has: u64, carried: u64) -> Other {
-        Other { answers: true, has, carried, lag: Some(Duration::ZERO) }
+        Other { answers: true, has, carried, lag: Some(Duration::ZERO), no_room: false }
     }
 
     fn marks(last: u64, committed: u64, flushed: u64, others: [Other; 2]) -> Marks {
-        Marks { last, committed, flushed, others: BTreeMap::from([(2, others[0]), (3, others[1])]) }
+        let others = BTreeMap::from([(2, others[0]), (3, others[1])]);
+        Marks { last, committed, flushed, others, ..Marks::default() }
     }
 
     #[test]
@@ -257,6 +270,41 @@ mod tests {
             assert_eq!(watch.look(well.clone(), ELECTION, begin + seconds(second)).stuck, None);
         }
         assert!(watch.look(well, ELECTION, begin + seconds(38)).stuck.is_some());
+    }
+
+    #[test]
+    fn who_says_that_it_has_no_room_has_answered() {
+        let begin = Instant::now();
+        let mut watch = Watch::new(begin);
+        let dead = Other { answers: false, ..other(5, 7) };
+        let full = Other { no_room: true, ..other(5, 7) };
+        // It refuses what is sent again and again: nothing is acknowledged, and next to nothing carried.
+        for second in 0..60 {
+            let sight = watch.look(marks(9, 5, 9, [full, dead]), ELECTION, begin + seconds(second));
+            assert_eq!(sight.stuck, None, "{second}");
+        }
+        // It has room again, and now its link carries nothing.
+        for second in 60..67 {
+            let sight = watch.look(marks(9, 5, 9, [other(5, 7), dead]), ELECTION, begin + seconds(second));
+            assert_eq!(sight.stuck, None, "{second}");
+        }
+        let stuck = watch.look(marks(9, 5, 9, [other(5, 7), dead]), ELECTION, begin + seconds(67)).stuck;
+        assert!(stuck.unwrap().contains("reached node 2 for 8 s"));
+    }
+
+    #[test]
+    fn a_full_disk_of_its_own_is_called_so_and_left_to_who_has_room() {
+        let begin = Instant::now();
+        let mut watch = Watch::new(begin);
+        let at = |second, no_room| {
+            let others = [Other { no_room, ..other(5, second) }; 2];
+            Marks { no_room: Some("cannot write: no space".into()), ..marks(9, 5, 5, others) }
+        };
+        assert_eq!(watch.look(at(0, false), ELECTION, begin).stuck, None);
+        assert_eq!(watch.look(at(8, true), ELECTION, begin + seconds(8)).stuck, None, "all are full");
+        let stuck = watch.look(at(9, false), ELECTION, begin + seconds(9)).stuck;
+        let why = "its own disk has written nothing for 8 s: cannot write: no space";
+        assert_eq!(stuck.as_deref(), Some(why));
     }
 
     #[test]

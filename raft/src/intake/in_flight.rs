@@ -2,8 +2,11 @@
 //! bound moves; one record always goes, however large; and large ones leave room for small ones and do not hold them up:
 //! no more of them is out than was answered lately in about a second, and in a moment while somebody commits small
 //! epochs beside them (`rate`).
+//!
+//! A record that waits for room on disks rests: its bytes are not out meanwhile, and hold up nobody. They are in memory
+//! still; so no more of them rest than may be out at first.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
@@ -33,6 +36,9 @@ struct State {
     /// How many of them are of the records of each class.
     of: [u64; 3],
     bound: u64,
+    /// Bytes of records that rest, and how many may.
+    resting: u64,
+    resting_max: u64,
     rate: Rate,
     /// When the last small epoch came.
     small: Option<Instant>,
@@ -42,6 +48,11 @@ struct State {
 impl State {
     fn of(&mut self, class: Class) -> &mut u64 {
         &mut self.of[class as usize]
+    }
+
+    fn back(&mut self, bytes: u64, class: Class) {
+        self.out -= bytes;
+        *self.of(class) -= bytes;
     }
 
     fn fits(&mut self, bytes: u64, class: Class, now: Instant) -> bool {
@@ -82,31 +93,76 @@ pub(crate) struct Permit {
     in_flight: Arc<InFlight>,
     bytes: u64,
     class: Class,
+    held: std::sync::Mutex<Held>,
+}
+
+/// What a permit holds now.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// Its bytes are not out.
+    rests: bool,
     /// No large one was out when it left.
     alone: bool,
     sent: Sent,
 }
 
 impl Permit {
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The record is in the log: so much was carried since it got its permit.
     pub fn answered(&self) {
+        let Held { alone, sent, .. } = *self.held();
         // Nobody is woken for it.
         self.in_flight.state.send_if_modified(|state| {
-            match (self.class == Class::Large, self.alone) {
-                (true, _) => state.rate.answered(self.sent, self.bytes, Instant::now()),
-                (false, true) => state.rate.answered_alone(self.sent, Instant::now()),
+            match (self.class == Class::Large, alone) {
+                (true, _) => state.rate.answered(sent, self.bytes, Instant::now()),
+                (false, true) => state.rate.answered_alone(sent, Instant::now()),
                 // It waited for others' bytes.
                 (false, false) => {}
             }
             false
         });
     }
+
+    /// The record waits for something that takes long, and leaves its bytes to others; unless too many do already.
+    pub fn rest(&self) {
+        let mut held = self.held();
+        if held.rests {
+            return;
+        }
+        self.in_flight.state.send_if_modified(|state| {
+            held.rests = state.resting.saturating_add(self.bytes) <= state.resting_max;
+            if held.rests {
+                state.resting += self.bytes;
+                state.back(self.bytes, self.class);
+            }
+            held.rests
+        });
+    }
+
+    /// Rests no more, as soon as its bytes may be out. It came before those that wait for a permit, and not behind them.
+    /// False once it is closed.
+    pub async fn go_on(&self) -> bool {
+        if !self.held().rests {
+            return true;
+        }
+        let Some((alone, sent)) = self.in_flight.take(self.bytes, self.class).await else { return false };
+        self.in_flight.state.send_if_modified(|state| {
+            state.resting -= self.bytes;
+            false
+        });
+        *self.held() = Held { rests: false, alone, sent };
+        true
+    }
 }
 
 impl InFlight {
     /// At most so many bytes are out at a time.
     pub fn new(bound: u64) -> Arc<InFlight> {
-        let state = State { out: 0, of: [0; 3], bound, rate: Rate::default(), small: None, closed: false };
+        let (rate, small, closed) = (Rate::default(), None, false);
+        let state = State { out: 0, of: [0; 3], bound, resting: 0, resting_max: bound, rate, small, closed };
         Arc::new(InFlight { turns: Default::default(), state: watch::Sender::new(state) })
     }
 
@@ -126,6 +182,13 @@ impl InFlight {
     /// Waits until so many more bytes may be out; `None` once it is closed.
     pub async fn permit(self: &Arc<Self>, bytes: u64, class: Class) -> Option<Permit> {
         let _turn = self.turns[class as usize].lock().await;
+        let (alone, sent) = self.take(bytes, class).await?;
+        let held = std::sync::Mutex::new(Held { rests: false, alone, sent });
+        Some(Permit { in_flight: self.clone(), bytes, class, held })
+    }
+
+    /// Waits until so many bytes are out.
+    async fn take(&self, bytes: u64, class: Class) -> Option<(bool, Sent)> {
         let mut changes = self.state.subscribe();
         loop {
             changes.borrow_and_update();
@@ -143,20 +206,18 @@ impl InFlight {
             });
             match taken {
                 _ if closed => return None,
-                Some((alone, sent)) => {
-                    return Some(Permit { in_flight: self.clone(), bytes, class, alone, sent });
-                }
+                Some(taken) => return Some(taken),
                 // Room comes with an answer or another bound, which both tell.
                 None => changes.changed().await.ok()?,
             }
         }
     }
 
-    /// Waits until nothing is out. Whoever comes later waits behind this.
+    /// Waits until nothing is out, and nothing rests. Whoever comes later waits behind this.
     pub async fn drained(&self) {
         let [small, large, bare] = &self.turns;
         let _turns = (small.lock().await, large.lock().await, bare.lock().await);
-        drop(self.state.subscribe().wait_for(|state| state.out == 0).await);
+        drop(self.state.subscribe().wait_for(|state| state.out == 0 && state.resting == 0).await);
     }
 
     /// Nobody waits any more.
@@ -167,9 +228,10 @@ impl InFlight {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.in_flight.state.send_modify(|state| {
-            state.out -= self.bytes;
-            *state.of(self.class) -= self.bytes;
+        let rests = self.held().rests;
+        self.in_flight.state.send_modify(|state| match rests {
+            true => state.resting -= self.bytes,
+            false => state.back(self.bytes, self.class),
         });
     }
 }
@@ -323,6 +385,49 @@ mod tests {
         assert!(now(waiting.as_mut()).is_none());
         drop(asking);
         assert!(now(waiting.as_mut()).flatten().is_some());
+    }
+
+    #[test]
+    fn what_waits_for_room_leaves_its_bytes_to_others_and_takes_them_again() {
+        let in_flight = InFlight::new(80);
+        let asking = at_once(&in_flight, 50).unwrap();
+        let other = at_once(&in_flight, 30).unwrap();
+        let mut waiting = pin!(in_flight.permit(1, Class::Small));
+        assert!(now(waiting.as_mut()).is_none());
+        asking.rest();
+        let passed = now(waiting.as_mut()).flatten().expect("it waits for nobody's disk");
+        asking.rest();
+        let more = at_once(&in_flight, 40).unwrap();
+        assert_eq!(more.bytes + passed.bytes + other.bytes, 71);
+        {
+            let mut again = pin!(asking.go_on());
+            assert!(now(again.as_mut()).is_none(), "others are out");
+            let mut later = pin!(in_flight.permit(10, Class::Small));
+            assert!(now(later.as_mut()).is_none());
+            drop(more);
+            drop(passed);
+            assert_eq!(now(again.as_mut()), Some(true), "it came before those that wait");
+            assert!(now(later.as_mut()).is_none());
+        }
+        assert_eq!(now(pin!(asking.go_on())), Some(true), "it is out");
+        drop((asking, other));
+        assert!(now(pin!(in_flight.drained())).is_some());
+    }
+
+    #[test]
+    fn no_more_rest_than_may_be_out_and_all_are_waited_for() {
+        let in_flight = InFlight::new(10);
+        let first = at_once(&in_flight, 8).unwrap();
+        first.rest();
+        let second = at_once(&in_flight, 8).unwrap();
+        second.rest();
+        assert!(at_once(&in_flight, 8).is_none(), "the second keeps its bytes");
+        drop(second);
+        assert!(now(pin!(in_flight.drained())).is_none(), "the first is not answered");
+        in_flight.close();
+        assert_eq!(now(pin!(first.go_on())), Some(false));
+        drop(first);
+        assert!(now(pin!(in_flight.drained())).is_some());
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::leader::Leadership;
 
 /// Pause before what a leader without lease refused is proposed again.
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
+const NO_MORE: &str = "leadership changed while room was looked for";
 
 /// What became of one attempt to write.
 enum Written {
@@ -86,7 +87,16 @@ async fn write(
     }
     intake.foreground().touch();
     let (mut asking, mut asker) = (begins::Asking::default(), None);
+    let mut sight = asks.then(|| intake.judge().0.look());
     let ticket = loop {
+        // It rested while it waited for room.
+        let out = tokio::select! {
+            out = permit.go_on() => out,
+            () = leadership.ended() => return Taken::Answered(Err(ProposeError::unavailable(NO_MORE))),
+        };
+        if !out {
+            return Taken::Answered(Err(ProposeError::unavailable("this node is shutting down")));
+        }
         if proposer.machine.ledger().ungathered(&record.header).is_some() {
             let (machine, header) = (proposer.machine.clone(), record.header.clone());
             match background::run("prepare-seal", BULK, move || machine.prepare(&header)).await {
@@ -98,7 +108,6 @@ async fn write(
                 }
             }
         }
-        let sight = asks.then(|| intake.judge().0.look());
         match leadership.admit(&proposer.machine, record, sight.as_ref()) {
             Ok(ticket) => match if asks { no_content() } else { None } {
                 None => break ticket,
@@ -115,21 +124,24 @@ async fn write(
                 NotAdmitted::Duplicate => return Taken::Duplicate,
                 // It became complete just now, or was silent for long.
                 NotAdmitted::Ungathered => {}
+                // It brings more than its attempt has spoken for. Most do not, and nobody looks for them.
+                NotAdmitted::NoRoom(_) if sight.is_none() => sight = Some(intake.judge().0.look()),
                 NotAdmitted::NoRoom(no) => {
                     let asker = asker.get_or_insert_with(|| leadership.askers().begin(record));
+                    permit.rest();
                     let again = tokio::select! {
                         again = asking.again(intake.judge(), no) => again,
                         () = leadership.ended() => {
-                            let why = "leadership changed while room was looked for";
-                            return Taken::Answered(Err(ProposeError::unavailable(why)));
+                            return Taken::Answered(Err(ProposeError::unavailable(NO_MORE)));
                         }
                     };
                     if let Err(no) = again {
-                        if asker.is_a_later_copy() {
+                        if asks && asker.is_a_later_copy() {
                             return Taken::Duplicate;
                         }
                         return Taken::Answered(Ok((LogId::default(), begins::no_room(no))));
                     }
+                    sight = Some(intake.judge().0.look());
                 }
             },
         }

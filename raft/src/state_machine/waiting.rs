@@ -15,8 +15,8 @@ use nativelog::compose::{self, Opening, Pages};
 use nativelog::record::{LogId, LogRecord};
 use nativelog::store::{Identity, LogStore, Options};
 
+use super::installing::install_when_there_is_room;
 use super::*;
-use crate::config::ReplicaConfig;
 
 const ENOSPC: i32 = 28;
 /// So often there is no room: more often than anybody asks.
@@ -112,10 +112,9 @@ async fn an_install_that_waits_for_room_gets_that_of_what_is_garbage_already() {
         full.clear_failures();
         is_gone
     });
-    let known = Known::new(&ReplicaConfig::new(1, [1; 16], "waits", vec![]));
-    let state = StateMachine::new(machine.clone(), known).unwrap();
     let capture = ahead.capture(None).unwrap();
-    let installed = tokio::time::timeout(2 * DEADLINE, state.install_when_there_is_room(capture)).await;
+    let installed =
+        tokio::time::timeout(2 * DEADLINE, install_when_there_is_room(&machine, None, &capture)).await;
     installed.expect("it ends").unwrap();
     assert!(watch.join().unwrap(), "nobody has given the garbage back");
     assert_eq!(machine.ledger().applied(), ahead.ledger().applied());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -19,14 +19,24 @@ pub struct Room {
     majority: Arc<Majority>,
 }
 
-struct Majority(AtomicU64);
+struct Majority {
+    bytes: AtomicU64,
+    /// What is lacking comes back in a moment.
+    soon: AtomicBool,
+    /// How often there was not enough.
+    refused: Arc<AtomicU64>,
+}
 
 impl Rooms for Majority {
     fn look(&self) -> Sight {
-        let room = self.0.load(Ordering::Relaxed);
+        let (room, soon) = (self.bytes.load(Ordering::Relaxed), self.soon.load(Ordering::Relaxed));
+        let refused = self.refused.clone();
         Box::new(move |_, ask| match ask.needed.saturating_add(ask.spoken_for) <= room {
             true => Ok(()),
-            false => Err(NoRoom { why: format!("{ask:?}"), soon: false, attempt: 0 }),
+            false => {
+                refused.fetch_add(1, Ordering::Relaxed);
+                Err(NoRoom { why: format!("{ask:?}"), soon, attempt: 0 })
+            }
         })
     }
 
@@ -39,7 +49,12 @@ impl Room {
     /// As much as anybody wants.
     pub fn of(nodes: impl Iterator<Item = u64>) -> Room {
         let each = nodes.map(|id| (id, Arc::new(AtomicU64::new(u64::MAX)))).collect();
-        Room { each, majority: Arc::new(Majority(AtomicU64::new(u64::MAX))) }
+        let majority = Majority {
+            bytes: AtomicU64::new(u64::MAX),
+            soon: AtomicBool::new(false),
+            refused: Arc::default(),
+        };
+        Room { each, majority: Arc::new(majority) }
     }
 
     /// As a node with this id is asked.
@@ -58,7 +73,17 @@ impl Room {
 
     /// A majority has so much from now on.
     pub fn set_majority(&self, bytes: u64) {
-        self.majority.0.store(bytes, Ordering::Relaxed);
+        self.majority.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What a majority lacks comes back in a moment: whoever asks waits for it.
+    pub fn comes_back(&self) {
+        self.majority.soon.store(true, Ordering::Relaxed);
+    }
+
+    /// How often a majority had not enough.
+    pub fn refused(&self) -> u64 {
+        self.majority.refused.load(Ordering::Relaxed)
     }
 
     /// This node is full from now on.

@@ -37,6 +37,14 @@ type Lie = fn(&mut pb::Start);
 
 fn honest(_: &mut pb::Start) {}
 
+/// The id of what is forged as this epoch.
+pub(super) fn commit_id(epoch: u64) -> checkpoint::CommitId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&epoch.to_be_bytes());
+    id[8..].copy_from_slice(&epoch.to_be_bytes());
+    checkpoint::CommitId::from_bytes(id)
+}
+
 impl Forged {
     /// A directory that was handed over and lies where it is not to be read.
     pub(super) fn handed(ticket: client::neighbour::Ticket) -> Forged {
@@ -65,7 +73,7 @@ impl Forged {
         let mut start = pb::Start {
             job: job.to_owned(),
             epoch: Some(epoch),
-            commit_id: epoch.to_be_bytes().repeat(2).into(),
+            commit_id: commit_id(epoch).as_bytes().to_vec().into(),
             wait_ms: 10_000,
             handed: self.handed.map_or_else(Default::default, |ticket| ticket.to_vec().into()),
             declared_bytes: self.entries.iter().map(|entry| entry.size).fold(0, u64::saturating_add),

@@ -26,6 +26,7 @@ use super::error::{OpenError, io_error};
 use super::mark::{exists, own_mark};
 use super::walk;
 use crate::record::LogId;
+use crate::store::failed::Failed;
 use crate::store::mark::MarkFile;
 use crate::store::owner::{Identity, Vote};
 use crate::store::room::Room;
@@ -60,7 +61,7 @@ fn build(disk: &Arc<dyn Disk>, layout: &Layout, start: &SegmentStart) -> io::Res
     create_dir_all(disk.as_ref(), layout.data_dir(), &dir)?;
     MarkFile::create(disk, dir.join("mark"), start.owner, start.vote, start.purged)?;
     let names = disk.open_dir(&dir)?;
-    start_segment(disk, (&dir, &*names), &Room::impatient(), 0, start)?;
+    start_segment(disk, (&dir, &*names), None, &Room::impatient(), 0, start).map_err(Failed::error)?;
     names.sync()?;
     Ok(dir)
 }

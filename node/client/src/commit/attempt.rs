@@ -57,7 +57,7 @@ impl Run<'_> {
             return None;
         }
         // It is this machine that answers, or nobody: that takes no time that others would miss.
-        match neighbour::hand_over(endpoint, &self.dir) {
+        match neighbour::hand_over(endpoint, &self.dir, self.commit.commit_id) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
                 tracing::debug!(endpoint, %error, "the directory is streamed");
