@@ -2,63 +2,22 @@
 //! be committed, and where epochs lie.
 //!
 //! **Guarantees.** One caller is heard at a time, for a second at each step at most, and of other users none: a directory that
-//! is kept is one that a process of the node's own user had open. At most [`HANDED_MAX`] are kept, each for
-//! [`KEPT`] or until a commit names its ticket.
+//! is kept ([`crate::handed`]) is one that a process of the node's own user had open.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use client::neighbour::{self, Answer, Asked, Ticket};
+use client::neighbour::{self, Answer, Asked};
 
 use crate::node::Node;
 
-/// Directories that wait for their commits; another one takes the place of the oldest.
-const HANDED_MAX: usize = 64;
-/// A commit names its ticket at once.
-const KEPT: Duration = Duration::from_secs(60);
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause before the socket's name is asked for again.
 const LISTEN_PAUSE: Duration = Duration::from_secs(3);
-
-/// Directories that were handed over.
-#[derive(Debug, Default)]
-pub struct Neighbours {
-    handed: Mutex<BTreeMap<Ticket, (Instant, OwnedFd)>>,
-}
-
-impl Neighbours {
-    fn handed(&self) -> MutexGuard<'_, BTreeMap<Ticket, (Instant, OwnedFd)>> {
-        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a directory.
-    fn keep(&self, ticket: Ticket, dir: OwnedFd, now: Instant) {
-        let mut handed = self.handed();
-        handed.retain(|_, (since, _)| now.saturating_duration_since(*since) < KEPT);
-        if handed.len() >= HANDED_MAX {
-            let oldest = handed.iter().min_by_key(|(_, (since, _))| *since).map(|(ticket, _)| *ticket);
-            oldest.map(|oldest| handed.remove(&oldest));
-        }
-        handed.insert(ticket, (now, dir));
-    }
-
-    /// The directory that was handed over under a ticket, once.
-    pub fn take(&self, ticket: &[u8]) -> Option<OwnedFd> {
-        let ticket = Ticket::try_from(ticket).ok()?;
-        self.handed().remove(&ticket).map(|(_, dir)| dir)
-    }
-
-    /// Closes what nobody has come for.
-    pub fn look(&self) {
-        self.handed().retain(|_, (since, _)| since.elapsed() < KEPT);
-    }
-}
 
 /// Opens the socket and answers on a thread of its own, as long as the process lives. Without it everything is streamed; a
 /// name that another process has, such as this node's last one on its way out, is asked for again.
@@ -121,7 +80,7 @@ fn accept(listener: &UnixListener, node: &Weak<Node>) {
 fn hear(node: &Node, stream: UnixStream) {
     let heard = neighbour::serve(stream, |asked| match asked {
         Asked::Hand(ticket, dir) => {
-            node.neighbours.keep(ticket, dir, Instant::now());
+            node.handed.keep(ticket, dir, Instant::now());
             Answer::Kept
         }
         Asked::Find { job, epoch, root } => lies(node, &job, epoch, &root).map_or(Answer::No, Answer::Lies),
@@ -142,22 +101,6 @@ fn lies(node: &Node, job: &str, epoch: u64, root: &[u8]) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn dir() -> OwnedFd {
-        std::fs::File::open("/").unwrap().into()
-    }
-
-    #[test]
-    fn a_ticket_is_good_once_and_not_for_ever() {
-        let (neighbours, now) = (Neighbours::default(), Instant::now());
-        neighbours.keep([1; 16], dir(), now);
-        assert!(neighbours.take(&[2; 16]).is_none() && neighbours.take(&[1; 15]).is_none());
-        assert!(neighbours.take(&[1; 16]).is_some());
-        assert!(neighbours.take(&[1; 16]).is_none());
-        neighbours.keep([3; 16], dir(), now);
-        neighbours.keep([4; 16], dir(), now + KEPT);
-        assert!(neighbours.take(&[3; 16]).is_none() && neighbours.take(&[4; 16]).is_some());
-    }
-
     #[test]
     fn a_name_that_is_taken_is_asked_for_until_it_is_free() {
         let taken = || Err::<u8, _>(io::Error::from(io::ErrorKind::AddrInUse));
@@ -170,16 +113,5 @@ mod tests {
         assert_eq!(asked.get(), 3);
         assert_eq!(listening(taken(), again, || false, Duration::ZERO), None);
         assert_eq!(listening(Ok(1), taken, || false, Duration::ZERO), Some(1));
-    }
-
-    #[test]
-    fn only_so_many_directories_are_kept() {
-        let (neighbours, now) = (Neighbours::default(), Instant::now());
-        let ticket = |n: usize| [u8::try_from(n).unwrap(); 16];
-        for n in 0..HANDED_MAX + 5 {
-            neighbours.keep(ticket(n), dir(), now + Duration::from_millis(n as u64));
-        }
-        assert_eq!(neighbours.handed().len(), HANDED_MAX);
-        assert!(neighbours.take(&ticket(4)).is_none() && neighbours.take(&ticket(5)).is_some());
     }
 }
