@@ -22,9 +22,8 @@ use tonic::Status;
 use uncopied::Incoming;
 
 use crate::guests::Call;
+use crate::limits::PIECES_QUEUED_MAX;
 
-/// Pieces between the splitter's thread and the log: each at most one chunk or pack.
-const PIECES_QUEUED_MAX: usize = 2;
 /// A client that takes no answer for so long has gone or hangs.
 const STALL: Duration = Duration::from_secs(60);
 /// Hints in one message.
