@@ -63,9 +63,9 @@ impl<'a> Aside<'a> {
     pub(super) fn take(&mut self, path: &Path, folders: &mut Folders<'_>) -> Step {
         let disk = &*self.inner.disk;
         let dir = self.dir()?;
-        let own = dir.join(path.file_name().unwrap_or_default());
         // Another folder of the tree may have had the same name.
-        let to = if disk.stat(&own).is_ok() { free_name(disk, &dir, "other")? } else { own };
+        let own = path.file_name().and_then(|name| name.to_str()).unwrap_or("other");
+        let to = free_name(disk, &dir, own)?;
         tracing::warn!(path = %path.display(), to = %to.display(), "not of this epoch: it is moved aside");
         folders.touch(&dir);
         folders.change(path, || Ok(disk.rename(path, &to).map_err(at("move aside", path))?))
@@ -77,8 +77,17 @@ impl<'a> Aside<'a> {
             return Ok(dir.clone());
         }
         let disk = &*self.inner.disk;
-        let dir = free_name(disk, &self.job_dir, &self.name)?;
-        disk.create_dir(&dir).map_err(at("make", &dir))?;
+        let own = self.job_dir.join(&self.name);
+        // One of before serves again: what cannot be moved is tried with every mend.
+        let dir = match disk.stat(&own) {
+            Ok(stat) if stat.kind == FileKind::Directory => own,
+            _ => free_name(disk, &self.job_dir, &self.name)?,
+        };
+        if let Err(error) = disk.create_dir(&dir)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(at("make", &dir)(error));
+        }
         self.inner.sync_dir(&self.job_dir)?;
         Ok(self.dir.insert(dir).clone())
     }

@@ -424,8 +424,15 @@ fn extend_all(inner: &Inner, epoch: &Publish) -> Step {
     let is_staged = |entry: &ManifestEntry, source: &Source| {
         entry.kind == EntryKind::File && entry.size > 0 && matches!(source, Source::Staged)
     };
+    // A folder that does not say whose it is makes way. It may have been this very epoch's, with the damage that it has in
+    // its files, which are those of the attempt.
+    let there = inner.layout.manifest_file(&epoch.envelope.job, epoch.envelope.epoch);
+    let doubted = matches!(read_envelope(&*inner.disk, &there), Err(StoreError::Manifest { .. }));
     for (index, (entry, _)) in all.filter(|(_, (entry, source))| is_staged(entry, source)) {
         let path = inner.layout.staged_file(*attempt, index_of(index));
+        if doubted {
+            check_staged(&*inner.disk, &path, entry)?;
+        }
         if let Ok(stat) = inner.disk.stat(&path)
             && stat.kind == FileKind::File
             && stat.len < entry.size
@@ -438,16 +445,24 @@ fn extend_all(inner: &Inner, epoch: &Publish) -> Step {
     Ok(())
 }
 
-// Zeros at the end were never written. That it was cut would look the same, but for the digest.
-fn extend_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry, stat: &Stat) -> Step {
+// One that is not there is looked for on the shelves.
+fn check_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry) -> Step {
     let found = match hash_staged(disk, staged, entry.size) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) if is_rot(&e) => return Err(corrupt(entry, staged, format!("it cannot be read: {e}"))),
         found => found.map_err(at("read", staged))?,
     };
-    if found != entry.digest {
-        let why = format!("it has {} bytes of {}, digest {}", stat.len, entry.size, found.short());
-        return Err(corrupt(entry, staged, why));
+    match found == entry.digest {
+        true => Ok(()),
+        false => {
+            Err(corrupt(entry, staged, format!("{} bytes have the digest {}", entry.size, found.short())))
+        }
     }
+}
+
+// Zeros at the end were never written. That it was cut would look the same, but for the digest.
+fn extend_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry, stat: &Stat) -> Step {
+    check_staged(disk, staged, entry)?;
     if stat.mode & 0o200 == 0 {
         disk.set_mode(staged, 0o600).map_err(at("set the mode of", staged))?;
     }

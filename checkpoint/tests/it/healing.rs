@@ -164,14 +164,17 @@ fn aside(store: &Store, epoch: u64) -> PathBuf {
 fn extra_files_of_one_name_in_an_epoch_and_of_one_epoch_after_the_other_are_all_kept() {
     let (disk, _) = two_epochs();
     let store = open(&disk);
-    for (n, [one, other]) in [[b"1", b"2"], [b"3", b"4"]].into_iter().enumerate() {
+    let aside = aside(&store, 2);
+    for ([one, other], names) in
+        [([b"1", b"2"], ["extra", "extra.1"]), ([b"3", b"4"], ["extra.2", "extra.3"])]
+    {
         disk.write_new(&file(&store, 2, "extra"), one, 0o644).unwrap();
         disk.write_new(&file(&store, 2, "closed/extra"), other, 0o644).unwrap();
         assert_eq!(damaged(&store, 2), []);
         assert!(all_good(&store));
-        let aside = if n == 0 { aside(&store, 2) } else { aside(&store, 2).with_extension("found.1") };
-        assert_eq!(disk.read_file(&aside.join("extra"), 100).unwrap(), one);
-        assert_eq!(disk.read_file(&aside.join("other"), 100).unwrap(), other);
+        for (name, content) in names.into_iter().zip([one, other]) {
+            assert_eq!(disk.read_file(&aside.join(name), 100).unwrap(), content, "{name}");
+        }
     }
     // Where it cannot be moved, as over the edge of a file system, the rest is mended all the same.
     disk.write_new(&file(&store, 2, "extra"), b"5", 0o644).unwrap();
@@ -184,7 +187,11 @@ fn extra_files_of_one_name_in_an_epoch_and_of_one_epoch_after_the_other_are_all_
     // It is somebody's: it stays when the epoch goes.
     store.expire(&job("job"), 2).unwrap();
     assert_eq!(store.epochs(&job("job")).unwrap(), [1]);
-    assert_eq!(disk.read_file(&aside(&store, 2).join("extra"), 100).unwrap(), b"1");
+    assert_eq!(disk.read_file(&aside.join("extra"), 100).unwrap(), b"1");
+    assert!(
+        disk.stat(&aside.with_extension("found.1")).is_err(),
+        "one folder is enough, however often it is tried"
+    );
 }
 
 #[test]

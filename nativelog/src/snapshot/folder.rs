@@ -82,7 +82,11 @@ pub fn newest_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<SnapshotMeta>, 
     names.sort_unstable_by(|a, b| b.cmp(a));
     for name in names {
         let path = dir.join(file_name(name));
-        let bytes = disk.read_file(&path, SNAPSHOT_BYTES_MAX).map_err(|e| fault("read", &path, e))?;
+        let bytes = match disk.read_file(&path, SNAPSHOT_BYTES_MAX) {
+            // A start takes the next older one, too.
+            Err(error) if is_damage(&error) || error.kind() == io::ErrorKind::NotFound => continue,
+            read => read.map_err(|e| fault("read", &path, e))?,
+        };
         match file::decode(bytes.into()) {
             Ok((capture, _)) => return Ok(Some(capture.meta)),
             Err(Wrong::Version) => return Err(OpenFault::Version(path.display().to_string())),

@@ -294,12 +294,13 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         CommitId::from_slice(&start.commit_id).ok_or_else(|| refused(&what, "a commit id has 16 bytes"))?;
     let plan_digest =
         Digest::from_slice(&start.plan_digest).ok_or_else(|| refused(&what, "a plan digest has 32 bytes"))?;
-    if u64::from(start.plan_entries) > node.config.limits.files_max
-        || start.declared_bytes > node.config.limits.bytes_max
-    {
+    let (entries, bytes) = (u64::from(start.plan_entries), start.declared_bytes);
+    let over =
+        [("entries", entries, node.config.limits.files_max), ("bytes", bytes, node.config.limits.bytes_max)];
+    if let Some((unit, _, most)) = over.into_iter().find(|(_, there, most)| there > most) {
         return Err(Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed")
             .what(what)
-            .why(format!("{} entries, {} bytes", start.plan_entries, start.declared_bytes))
+            .why(format!("too many {unit}, at most {most} {unit}: {entries} entries, {bytes} bytes"))
             .fix(SPLIT_OR_RAISE)
             .committed(Certainty::No));
     }
