@@ -3,9 +3,8 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use checkpoint::restore::{
-    Pattern, RestoreError, RestoreOptions, Restored, SourceError, digest_dir, restore,
-};
+use checkpoint::restore::{Pattern, RestoreError, RestoreOptions, Restored, SourceError, restore};
+use checkpoint::split::digest_dir;
 use checkpoint::{Limits, Manifest};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
