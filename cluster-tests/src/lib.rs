@@ -13,7 +13,7 @@
 //! - [`needs`]: what a story needs of the machine, and the one way to leave it out for want of it;
 //! - [`seed`], [`wait`], [`scratch`], [`trace`]: one seed, conditions with deadlines, folders that go away, strace.
 //!
-//! The program `bench` measures; see `scripts/bench`.
+//! `bench` measures with the same clusters, in a home of its own below; see `scripts/bench`.
 
 pub mod binary;
 pub mod cli;

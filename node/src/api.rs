@@ -2,34 +2,30 @@
 //! `Failure`, which travels in the status. No answer holds a path, an incarnation or the uuid of the cluster.
 
 mod attempts;
+mod call;
 mod commit;
 mod fetch;
+mod published;
 mod read;
-mod reads;
 mod status;
 mod verify;
 mod write;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use checkpoint::JobName;
-use client::{Code, Failure, pb};
-use futures::Stream;
+use client::{Failure, pb};
 use pb::epochlog_server::Epochlog;
 use tonic::{Request, Response, Status, Streaming};
 use uncopied::Incoming;
 
+use self::call::Answers;
 use crate::guests;
 use crate::node::Node;
-pub use reads::Reads;
 
 /// The API of one node.
 pub struct Api {
     node: Arc<Node>,
 }
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Api {
     /// The API of `node`.
@@ -125,28 +121,6 @@ impl Epochlog for Api {
         &self,
         request: Request<pb::PublishedOnRequest>,
     ) -> Result<Response<pb::PublishedOnReply>, Status> {
-        self.answer(status::published_on(&self.node, request.into_inner()).await)
+        self.answer(published::published_on(&self.node, request.into_inner()).await)
     }
-}
-
-fn job_name(name: &str) -> Result<JobName, Failure> {
-    name.parse::<JobName>().map_err(|error| {
-        Failure::new(Code::Usage, "the job's name cannot be used")
-            .why(error.to_string())
-            .fix("correct the name")
-    })
-}
-
-/// Makes this node's ledger current, unless the caller is content with less.
-async fn current(node: &Node, stale: bool, what: &str) -> Result<(), Failure> {
-    if stale {
-        return Ok(());
-    }
-    node.replica.read_barrier().await.map(drop).map_err(|error| {
-        let (code, sentence) = node.no_way();
-        Failure::new(code, format!("{sentence}, nothing could be read"))
-            .what(what)
-            .why(error.to_string())
-            .fix("see `epochlog status`, start what is down; or read this node's own knowledge with --stale")
-    })
 }

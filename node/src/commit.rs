@@ -12,6 +12,8 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `ground` | what a commit stands on: a node, as it needs to know it |
+//! | `driver` | one commit under way |
 //! | `order`, `no` | what is wanted; the answers that are a no |
 //! | `pieces`, `window` | an epoch in pieces; the records that nobody has acknowledged yet |
 //! | `whole` | a tiny epoch |
@@ -31,84 +33,52 @@
 //! answer is "unknown". (Of what this call did: whether an earlier call may have sealed, the client knows.)
 
 mod compare;
+mod driver;
+mod ground;
 mod no;
 mod order;
 pub mod origin;
 mod pieces;
 mod propose;
+#[cfg(test)]
+mod tests;
 mod whole;
 mod window;
 
 use std::time::Instant;
 
 use bytes::Bytes;
+use checkpoint::CommitId;
 use checkpoint::limits::EPOCH_MAX;
-use checkpoint::{CommitId, Digest};
-use client::{Certainty, Code, Failure, pb};
+use client::{Code, Failure, pb};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
 
-use crate::node::Node;
-use crate::pressure;
+use driver::{Driver, is_closed_here};
+pub use ground::{Ground, Proposals};
 pub use order::Order;
-use origin::{Broken, Origin, Replies};
+use origin::{Origin, Replies};
 use pieces::{Begun, GivenUp, Stopped};
 
 /// Commits what `origin` brings; answers when it is durable on a quorum, or says no, or says unknown.
-pub async fn commit<O: Origin>(
-    node: &Node,
+pub async fn commit<G: Ground, O: Origin>(
+    ground: &G,
     order: Order,
     origin: &mut O,
     replies: &Replies,
 ) -> Result<pb::Committed, Failure> {
     let started = Instant::now();
-    let mut driver = Driver {
-        node,
-        order,
-        replies,
-        moved: started,
-        told: started,
-        stage: started,
-        maybe: false,
-        opened: false,
-        root: None,
-        named: started,
-        acknowledged: 0,
-        last_error: String::new(),
-    };
+    let mut driver = Driver::new(ground, order, replies, started);
     let sealed = driver.run(origin).await?;
     Ok(driver.committed(&sealed, started))
 }
 
-struct Driver<'a> {
-    node: &'a Node,
-    order: Order,
-    replies: &'a Replies,
-    /// When something last moved forward.
-    moved: Instant,
-    /// When progress was last told.
-    told: Instant,
-    /// When the stage that is under way began.
-    stage: Instant,
-    /// A seal without an answer is on its way.
-    maybe: bool,
-    /// The origin was told to begin with its pieces.
-    opened: bool,
-    /// The root of the directory, once its origin has told it.
-    root: Option<Digest>,
-    /// When a record last named the attempt.
-    named: Instant,
-    /// Bytes of files that a quorum has.
-    acknowledged: u64,
-    last_error: String,
-}
-
-impl Driver<'_> {
+impl<G: Ground> Driver<'_, G> {
     async fn run<O: Origin>(&mut self, origin: &mut O) -> Result<SealedEpoch, Failure> {
         if self.order.born.is_none() {
             // The client has never sent this id before: it is born now.
             self.barrier().await?;
-            let applied = self.node.replica.machine().ledger().applied();
+            let applied = self.ground.ledger().applied();
             self.order.born = Some(applied.map_or(0, |id| id.index));
         }
         if let Some(sealed) = self.exists_already().await? {
@@ -117,7 +87,7 @@ impl Driver<'_> {
         if self.order.take_over {
             // What became of this commit is asked first: its writer may be forgotten by now, or gone with its job.
             self.barrier().await?;
-            let known = self.node.replica.machine().ledger().check(&self.order.first_record().header);
+            let known = self.ground.ledger().check(&self.order.first_record().header);
             if let Verdict::Accepted(Accepted::Sealed(sealed)) = known {
                 return self.sealed_already(&sealed, origin).await;
             }
@@ -159,8 +129,7 @@ impl Driver<'_> {
             }
             Code::Interrupted | Code::NoQuorum | Code::Timeout | Code::Internal => Err(failure),
             _ => {
-                let current =
-                    tokio::time::timeout(self.order.patience, self.node.replica.read_barrier()).await;
+                let current = tokio::time::timeout(self.order.patience, self.ground.read_barrier()).await;
                 if !matches!(current, Ok(Ok(_))) {
                     return Err(match failure.code {
                         Code::Fenced | Code::Subsumed | Code::TooLate => failure,
@@ -179,7 +148,7 @@ impl Driver<'_> {
 
     /// What this commit sealed, as this node's ledger knows it: an epoch, or what became of one whose job is gone.
     fn sealed_by_us(&self, attempt: u64) -> Option<SealedEpoch> {
-        let ledger = self.node.replica.machine().ledger();
+        let ledger = self.ground.ledger();
         ledger.sealed_attempt(attempt).or_else(|| match ledger.check(&self.order.first_record().header) {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Some(sealed),
             _ => None,
@@ -188,7 +157,7 @@ impl Driver<'_> {
 
     /// Whether the job has used the highest number, and this commit has not become one of its epochs before.
     fn has_spent_its_numbers(&self) -> bool {
-        let ledger = self.node.replica.machine().ledger();
+        let ledger = self.ground.ledger();
         let spent = ledger.high_water(&self.order.job).is_some_and(|highest| highest >= EPOCH_MAX);
         let known = || ledger.check(&self.order.first_record().header);
         spent && !matches!(known(), Verdict::Accepted(Accepted::Sealed(_)))
@@ -198,7 +167,7 @@ impl Driver<'_> {
     async fn exists_already(&mut self) -> Result<Option<SealedEpoch>, Failure> {
         let Some(epoch) = self.order.epoch.filter(|_| self.order.if_not_exists) else { return Ok(None) };
         self.barrier().await?;
-        let ledger = self.node.replica.machine().ledger();
+        let ledger = self.ground.ledger();
         let found = ledger.epoch(&self.order.job, epoch);
         Ok(found.map(|found| SealedEpoch { already: true, ..SealedEpoch::clone(&found.sealed) }))
     }
@@ -221,55 +190,13 @@ impl Driver<'_> {
         }
     }
 
-    /// The stage of this name has ended.
-    fn ended(&mut self, stage: &'static str) {
-        self.node.metrics.stage(stage, self.stage.elapsed());
-        self.stage = Instant::now();
-    }
-
-    fn gave_up(&self) -> Failure {
-        let failure = if self.maybe {
-            no::unknown(&self.order, &self.last_error)
-        } else if pressure::is_short(&self.last_error) {
-            no::no_space(&self.order, &self.last_error)
-        } else {
-            no::no_quorum(&self.order, self.node.no_way(), &self.last_error)
-        };
-        Failure { epoch: self.order.epoch, ..failure }
-    }
-
-    fn odd(&self, why: &str) -> Failure {
-        let certainty = if self.maybe { Certainty::Unknown } else { Certainty::No };
-        Failure::new(Code::Internal, "this is a bug in epochlog")
-            .what(self.order.name())
-            .why(why)
-            .fix("please report it")
-            .committed(certainty)
-    }
-
-    fn from<T>(&mut self, brought: Result<T, Broken>) -> Result<T, Failure> {
-        self.moved = Instant::now();
-        brought.map_err(|broken| match broken {
-            Broken::GaveUp(failure) => *failure,
-            Broken::Gone => Failure::new(Code::Interrupted, "the client went away").what(self.order.name()),
-            Broken::Silent(why) => {
-                Failure::new(Code::Interrupted, "the client was silent").what(self.order.name()).why(why)
-            }
-        })
-    }
-
     fn committed(&self, sealed: &SealedEpoch, started: Instant) -> pb::Committed {
         pb::Committed {
             quorum_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            voters: u32::try_from(self.node.voters().len()).unwrap_or(u32::MAX),
+            voters: u32::try_from(self.ground.voters()).unwrap_or(u32::MAX),
             ..sealed_pb(sealed)
         }
     }
-}
-
-/// Whether it is this node that cannot read the directory: what became of the commit, its client's stream tells.
-fn is_closed_here<O: Origin>(failure: &Failure) -> bool {
-    O::HASHED_HERE && failure.code == Code::PermissionDenied
 }
 
 /// The answer when the source went wrong and the attempt was given up for it.
@@ -300,60 +227,5 @@ fn sealed_pb(sealed: &SealedEpoch) -> pb::Committed {
         already: sealed.already,
         expired: sealed.expired,
         ..pb::Committed::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use checkpoint::{Choice, Pattern};
-    use nativelog::record::LogId;
-
-    use super::*;
-
-    fn order() -> Order {
-        Order {
-            job: "job".parse().unwrap(),
-            epoch: Some(5),
-            token: None,
-            commit_id: CommitId::from_bytes([7; 16]),
-            born: Some(3),
-            labels: Vec::new(),
-            depends_on: Vec::new(),
-            take_over: false,
-            if_not_exists: false,
-            choice: Choice { include: vec![Pattern::new(b"**/*.sst")], exclude: vec![Pattern::new(b"tmp")] },
-            immutable: true,
-            patience: Duration::from_secs(30),
-            chunk_bytes: 1 << 20,
-            declared_bytes: 0,
-            stored_bytes: 0,
-            plan_digest: Digest::NONE,
-            plan_entries: 1,
-            plan_pages: 1,
-        }
-    }
-
-    #[test]
-    fn a_client_is_sent_to_stream_only_when_nothing_is_left_of_what_was_begun() {
-        let closed = || Failure::new(Code::PermissionDenied, "permission denied").committed(Certainty::No);
-        let position = LogId { term: 1, node: 1, index: 9 };
-        let answered = |given_up, is_closed_here| of_the_source(&order(), is_closed_here, given_up, closed());
-        // `PermissionDenied` becomes StreamIt.
-        assert_eq!(answered(GivenUp::Gone, true).code, Code::PermissionDenied);
-        assert_eq!(answered(GivenUp::Sealed(Digest::NONE, position), true).code, Code::PermissionDenied);
-        let late = answered(GivenUp::Unanswered, true);
-        assert_eq!((late.code, late.committed), (Code::Unavailable, Certainty::No), "{late:?}");
-        // What a client may not read is its own affair.
-        assert_eq!(answered(GivenUp::Unanswered, false).code, Code::PermissionDenied);
-        let sealed = answered(GivenUp::Sealed(Digest::NONE, position), false);
-        assert_eq!((sealed.code, sealed.committed), (Code::Partial, Certainty::Yes), "{sealed:?}");
-    }
-
-    #[test]
-    fn the_command_to_repeat_tells_what_was_chosen() {
-        let fix = no::unknown(&order(), "no answer").fix;
-        assert!(fix.contains("--include '**/*.sst' --exclude tmp") && fix.contains("--immutable"), "{fix}");
     }
 }

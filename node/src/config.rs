@@ -3,7 +3,9 @@
 //! Nothing is ever ignored: an unknown key is an error that names the nearest known one, and a
 //! section of a feature that this version does not have is refused as such.
 
+mod error;
 mod file;
+mod overrides;
 pub mod settings;
 pub mod shown;
 
@@ -15,13 +17,11 @@ use std::time::Duration;
 use raft::{Secret, SecretError};
 
 use crate::units;
+pub use error::ConfigError;
+use error::fail;
 use file::{File, SizeText};
-use settings::{Setting, default_of};
-
-/// A configuration that cannot be used, in one sentence.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
+pub use overrides::Overrides;
+use settings::default_of;
 
 /// The least reserve that is one, bytes; none at all may be wanted.
 const RESERVE_BYTES_MIN: u64 = 4096;
@@ -117,47 +117,6 @@ pub struct Config {
     pub single: bool,
 }
 
-/// What flags and environment say; it goes over the file.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Overrides {
-    /// Node id, at least 1
-    #[arg(long, env = "EPOCHLOG_ID", value_name = "N")]
-    pub id: Option<u64>,
-    /// Name of the cluster
-    #[arg(long, env = "EPOCHLOG_CLUSTER", value_name = "NAME")]
-    pub cluster: Option<String>,
-    /// The node's data folder
-    #[arg(long, env = "EPOCHLOG_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Address of gRPC, for clients [default: 127.0.0.1:7411]
-    #[arg(long, env = "EPOCHLOG_LISTEN", value_name = "HOST:PORT")]
-    pub listen: Option<String>,
-    /// Address for the other nodes [default: that of --listen, its port + 20]
-    #[arg(long, env = "EPOCHLOG_LISTEN_PEERS", value_name = "HOST:PORT")]
-    pub listen_peers: Option<String>,
-    /// Address of HTTP [default: 127.0.0.1:7421]
-    #[arg(long, env = "EPOCHLOG_HTTP", value_name = "HOST:PORT")]
-    pub http: Option<String>,
-    /// Where clients reach this node [default: what it listens on]
-    #[arg(long, env = "EPOCHLOG_ADVERTISE", value_name = "HOST:PORT")]
-    pub advertise: Option<String>,
-    /// Commit by path only below this directory; may be repeated
-    #[arg(long = "source-root", env = "EPOCHLOG_SOURCE_ROOT", value_name = "DIR", value_delimiter = ',')]
-    pub source_roots: Vec<PathBuf>,
-    /// All nodes of the cluster, this one among them, by their addresses for other nodes; the same on all of them
-    #[arg(long, env = "EPOCHLOG_PEERS", value_name = "ID=HOST:PORT", value_delimiter = ',')]
-    pub peers: Vec<String>,
-    /// File with the secret that all nodes of the cluster share; `epochlog secret new FILE` makes one
-    #[arg(long, env = "EPOCHLOG_SECRET_FILE", value_name = "FILE")]
-    pub secret_file: Option<PathBuf>,
-    /// This node alone is the cluster: there is no second copy of anything
-    #[arg(long, env = "EPOCHLOG_SINGLE")]
-    pub single: bool,
-    /// Listen beyond loopback without TLS
-    #[arg(long, env = "EPOCHLOG_INSECURE")]
-    pub insecure: bool,
-}
-
 impl Config {
     /// Reads and checks the file, if any, with the overrides over it.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
@@ -202,17 +161,6 @@ fn read(path: Option<&Path>) -> Result<String, ConfigError> {
 
 fn named(path: Option<&Path>, error: ConfigError) -> ConfigError {
     path.map_or(error.clone(), |path| fail(format!("{}: {}", path.display(), error.0)))
-}
-
-/// The long name of the flag that says the same as a key, and its environment variable.
-pub fn flag(setting: &Setting) -> Option<(String, String)> {
-    let flags = <Overrides as clap::Args>::augment_args(clap::Command::new("flags"));
-    let flag = flags.get_arguments().find(|flag| flag.get_id() == setting.flag)?;
-    Some((flag.get_long()?.to_owned(), flag.get_env()?.to_string_lossy().into_owned()))
-}
-
-fn fail(why: impl Into<String>) -> ConfigError {
-    ConfigError(why.into())
 }
 
 /// A node without others is refused unless that is wanted: three that are started so never become one cluster.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nativelog::compose;
 use nativelog::machine::Garbage;
 
+use crate::exit::Exit;
 use crate::identity::Claim;
 use crate::memory::Memory;
 use crate::node::Node;
@@ -31,8 +32,8 @@ pub async fn run(node: Arc<Node>, mut claim: Claim) {
         let tight = watch_space(&node, &mut steps).await;
         if slow_round.is_none_or(|last| last.elapsed() >= SLOW_ROUND) {
             slow_round = Some(Instant::now());
-            node.spaces.refresh(&node).await;
-            node.neighbours.look();
+            node.ask_voters().await;
+            node.handed.look();
             let idle = node.replica.is_idle();
             if idle {
                 node.replica.log().rest();
@@ -65,7 +66,7 @@ fn learn_cluster(node: &Node, claim: &mut Claim) {
         Some(known) => {
             let (known, found) = (units::hex(&known), units::hex(&cluster));
             tracing::error!(known, found, "fault: the log belongs to another cluster than the identity");
-            std::process::exit(1);
+            std::process::exit(Exit::Other.code());
         }
         None => {
             if let Err(error) = claim.write(Some(cluster)) {

@@ -4,19 +4,22 @@
 //! |---|---|
 //! | `commit`, `commit/*` | one commit from pieces to answer: read it first |
 //! | `api`, `api/*` | the public gRPC API, one file a theme |
-//! | `node` | the wiring of one node, and nothing else |
+//! | `node` | the state of one node; it imports nothing that serves |
+//! | `serve` | the wiring of one node, and nothing else |
+//! | `exit` | the one table of exit codes |
 //! | `outward` | what is told to strangers holds no path |
-//! | `epochs`, `known` | long looks at the ledger, in slices; files that a new epoch can refer to |
+//! | `epochs`, `known`, `reads` | long looks at the ledger, in slices; files that a new epoch can refer to; files found intact lately |
 //! | `identity`, `opening` | whose data folder this is; opening what is in it |
 //! | `refusal` | why a node does not start, and what to do |
 //! | `config`, `units` | TOML, flags, environment; sizes and durations |
 //! | `capture` | a source that holds still while it is read |
 //! | `limits`, `turns` | every bound of a node; calls that wait for their turn |
-//! | `space`, `pressure` | free space of the voters; what is done when it runs out |
+//! | `space`, `pressure` | free space of a node; what is done when it runs out |
+//! | `voters`, `voters/*`, `gate` | free space of all voters; where a leader asks whether there is room for what begins |
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
 //! | `vitals`, `metrics`, `metrics/*` | one look at a node; what Prometheus gets |
 //! | `guests`, `guests/*` | connections and calls of whoever comes: how many, and who makes room |
-//! | `neighbours` | the socket for clients of the same machine and user |
+//! | `neighbours`, `handed` | the socket for clients of the same machine and user; what they hand over |
 //! | `servers`, `http`, `telemetry` | the ports: for clients, for peers, HTTP; health; log lines |
 //! | `cli`, `cli/*` | what users type, one file a command |
 
@@ -26,7 +29,10 @@ pub mod cli;
 pub mod commit;
 pub mod config;
 mod epochs;
+pub mod exit;
+mod gate;
 pub mod guests;
+mod handed;
 mod handles;
 pub mod housekeeping;
 pub mod http;
@@ -40,12 +46,15 @@ pub mod node;
 pub mod opening;
 mod outward;
 pub mod pressure;
+mod reads;
 pub mod refusal;
+pub mod serve;
 pub mod servers;
 pub mod space;
 pub mod telemetry;
 mod turns;
 pub mod units;
 pub mod vitals;
+mod voters;
 
 pub use client::pb;

@@ -9,8 +9,8 @@
 //! | content served to peers | `raft::transfer`: six calls at once, parts of 1 MiB, two ahead |
 //! | the log's payloads and headers in memory | `nativelog::store::Options`, `nativelog::store::cache` |
 //! | trees of epochs that wait to be published | `nativelog::performer`: 8 MiB, the rest in files |
-//! | connections, streams, idle time | with the servers |
-//! | calls that read, and what they hold | here |
+//! | connections, calls of a kind, idle time | `guests`: parts of what the process may open |
+//! | calls that read, and what they hold; what one call may name, and one answer tell | here |
 //!
 //! **Memory.** What a call holds while it has its turn, times the turns, is what all callers together cost, however many
 //! they are: those that wait hold their request alone, and there is a bound on them too.
@@ -91,6 +91,53 @@ const _: () = assert!(CLIENT_CONNECTION_BYTES as usize >= STREAMED_MAX * CLIENT_
 pub const LOOKS_AT_ONCE: usize = 16;
 /// Answers to `/metrics` that are made. Each holds a thread, also when whoever asked has gone.
 pub const SCRAPES_AT_ONCE: usize = 2;
+
+/// Calls that one connection may have open; more wait on the client's side. Above what one program makes of one client,
+/// below what all connections together may ([`crate::guests::Kind::most`]).
+pub const STREAMS_MAX: u32 = 128;
+
+/// Epochs in one answer.
+pub const EPOCHS_MAX: usize = 10_000;
+/// Bytes of them.
+pub const EPOCHS_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 4;
+/// Entries of an epoch in one answer.
+pub const ENTRIES_MAX: usize = 50_000;
+/// Bytes of them.
+pub const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
+/// Attempts in one answer.
+pub const ATTEMPTS_MAX: usize = 10_000;
+/// Contents in quarantine that a status names, and epochs of each.
+pub const QUARANTINED_MAX: usize = 100;
+/// Jobs with series of their own in `/metrics`.
+pub const JOBS_MAX: usize = 500;
+
+/// Epochs that one question may name.
+pub const WANTED_MAX: usize = 10_000;
+/// Labels that one question may name.
+pub const FILTERS_MAX: usize = 64;
+/// Ranges of files that one Fetch may name.
+pub const RANGES_MAX: usize = 10_000;
+/// Epochs that one call may end.
+pub const EXPIRE_MAX: usize = 10_000;
+/// Bytes of the reason in a record.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// Epochs that one depends on; the ledger's bound.
+pub const DEPENDS_ON_MAX: usize = 64;
+/// Patterns of what to take and what to leave out of a source by path.
+pub const PATTERNS_MAX: usize = 256;
+
+/// Answers of a commit on their way to the client.
+pub const REPLIES_QUEUED_MAX: usize = 64;
+/// Chunks of a restore between the disk and the wire.
+pub const CHUNKS_QUEUED_MAX: usize = 2;
+/// Pieces between a splitter's thread and the log: each at most one chunk or pack.
+pub const PIECES_QUEUED_MAX: usize = 2;
+/// Bytes of records of one commit that nobody has acknowledged yet; one record may go over it.
+pub const WINDOW_BYTES: u64 = 48 << 20;
+/// So many records at most.
+pub const WINDOW_RECORDS: usize = 4096;
+/// Directories that were handed over and wait for their commits; another one takes the place of the oldest.
+pub const HANDED_MAX: usize = 64;
 
 /// Threads of the runtime that all of this can hold at a time. Commits by path have their own.
 pub const BLOCKING_MAX: usize = MANIFESTS.at_once

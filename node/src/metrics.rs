@@ -19,10 +19,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 
+use crate::limits::JOBS_MAX;
 pub use disk::MeteredDisk;
-
-/// Jobs with series of their own.
-pub const JOBS_MAX: usize = 500;
 
 /// Bounds of what lasts from a record to a large directory, seconds.
 const LONG: [f64; 14] =

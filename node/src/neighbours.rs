@@ -2,77 +2,22 @@
 //! be committed, and where epochs lie.
 //!
 //! **Guarantees.** One caller is heard at a time, for a second at each step at most, and of other users none: a directory that
-//! is kept is one that a process of the node's own user had open. At most [`HANDED_MAX`] are kept, each for
-//! [`KEPT`] or until the commit that it is for names its ticket.
+//! is kept ([`crate::handed`]) is one that a process of the node's own user had open.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use checkpoint::CommitId;
-use client::neighbour::{self, Answer, Asked, Ticket};
+use client::neighbour::{self, Answer, Asked};
 
 use crate::node::Node;
 
-/// Directories that wait for their commits; another one takes the place of the oldest.
-const HANDED_MAX: usize = 64;
-/// A commit names its ticket at once.
-const KEPT: Duration = Duration::from_secs(60);
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause before the socket's name is asked for again.
 const LISTEN_PAUSE: Duration = Duration::from_secs(3);
-
-/// Directories that were handed over.
-#[derive(Debug, Default)]
-pub struct Neighbours {
-    handed: Mutex<BTreeMap<Ticket, Handed>>,
-}
-
-/// One of them.
-#[derive(Debug)]
-struct Handed {
-    since: Instant,
-    commit: CommitId,
-    dir: OwnedFd,
-}
-
-impl Neighbours {
-    fn handed(&self) -> MutexGuard<'_, BTreeMap<Ticket, Handed>> {
-        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a directory for a commit.
-    fn keep(&self, ticket: Ticket, commit: CommitId, dir: OwnedFd, now: Instant) {
-        let mut handed = self.handed();
-        handed.retain(|_, kept| now.saturating_duration_since(kept.since) < KEPT);
-        if handed.len() >= HANDED_MAX {
-            let oldest = handed.iter().min_by_key(|(_, kept)| kept.since).map(|(ticket, _)| *ticket);
-            oldest.map(|oldest| handed.remove(&oldest));
-        }
-        handed.insert(ticket, Handed { since: now, commit, dir });
-    }
-
-    /// The directory that was handed over for this commit under a ticket, once. For any other commit there is none, and it
-    /// stays for the one that it is for.
-    pub fn take(&self, ticket: &[u8], commit: &[u8]) -> Option<OwnedFd> {
-        let ticket = Ticket::try_from(ticket).ok()?;
-        let mut handed = self.handed();
-        if handed.get(&ticket)?.commit.as_bytes()[..] != *commit {
-            return None;
-        }
-        handed.remove(&ticket).map(|kept| kept.dir)
-    }
-
-    /// Closes what nobody has come for.
-    pub fn look(&self) {
-        self.handed().retain(|_, kept| kept.since.elapsed() < KEPT);
-    }
-}
 
 /// Opens the socket and answers on a thread of its own, as long as the process lives. Without it everything is streamed; a
 /// name that another process has, such as this node's last one on its way out, is asked for again.
@@ -135,7 +80,7 @@ fn accept(listener: &UnixListener, node: &Weak<Node>) {
 fn hear(node: &Node, stream: UnixStream) {
     let heard = neighbour::serve(stream, |asked| match asked {
         Asked::Hand { ticket, commit, dir } => {
-            node.neighbours.keep(ticket, commit, dir, Instant::now());
+            node.handed.keep(ticket, commit, dir, Instant::now());
             Answer::Kept
         }
         Asked::Find { job, epoch, root } => lies(node, &job, epoch, &root).map_or(Answer::No, Answer::Lies),
@@ -156,37 +101,6 @@ fn lies(node: &Node, job: &str, epoch: u64, root: &[u8]) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn dir() -> OwnedFd {
-        std::fs::File::open("/").unwrap().into()
-    }
-
-    fn of(commit: u8) -> CommitId {
-        CommitId::from_bytes([commit; 16])
-    }
-
-    #[test]
-    fn a_ticket_is_good_once_and_not_for_ever() {
-        let (neighbours, now) = (Neighbours::default(), Instant::now());
-        let take = |ticket: &[u8]| neighbours.take(ticket, &[9; 16]);
-        neighbours.keep([1; 16], of(9), dir(), now);
-        assert!(take(&[2; 16]).is_none() && take(&[1; 15]).is_none());
-        assert!(take(&[1; 16]).is_some());
-        assert!(take(&[1; 16]).is_none());
-        neighbours.keep([3; 16], of(9), dir(), now);
-        neighbours.keep([4; 16], of(9), dir(), now + KEPT);
-        assert!(take(&[3; 16]).is_none() && take(&[4; 16]).is_some());
-    }
-
-    #[test]
-    fn a_ticket_is_good_for_its_own_commit_alone() {
-        let (neighbours, now) = (Neighbours::default(), Instant::now());
-        neighbours.keep([1; 16], of(9), dir(), now);
-        for other in [&[8; 16][..], &[9; 15], &[]] {
-            assert!(neighbours.take(&[1; 16], other).is_none(), "{other:?}");
-        }
-        assert!(neighbours.take(&[1; 16], &[9; 16]).is_some(), "it is still there");
-    }
-
     #[test]
     fn a_name_that_is_taken_is_asked_for_until_it_is_free() {
         let taken = || Err::<u8, _>(io::Error::from(io::ErrorKind::AddrInUse));
@@ -199,17 +113,5 @@ mod tests {
         assert_eq!(asked.get(), 3);
         assert_eq!(listening(taken(), again, || false, Duration::ZERO), None);
         assert_eq!(listening(Ok(1), taken, || false, Duration::ZERO), Some(1));
-    }
-
-    #[test]
-    fn only_so_many_directories_are_kept() {
-        let (neighbours, now) = (Neighbours::default(), Instant::now());
-        let ticket = |n: usize| [u8::try_from(n).unwrap(); 16];
-        for n in 0..HANDED_MAX + 5 {
-            neighbours.keep(ticket(n), of(9), dir(), now + Duration::from_millis(n as u64));
-        }
-        assert_eq!(neighbours.handed().len(), HANDED_MAX);
-        let take = |n| neighbours.take(&ticket(n), &[9; 16]);
-        assert!(take(4).is_none() && take(5).is_some());
     }
 }

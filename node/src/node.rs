@@ -1,40 +1,28 @@
-//! The wiring of one node: folder, log, ledger, replica, servers. It wires and does nothing else.
-//!
-//! The order at start is the order of trust: whose folder it is, then the log, then the ledger, then
-//! the consensus, and only then anybody is listened to. A fault ends the process at once, so that
-//! nothing is acknowledged after it.
+//! The state of one running node, and what can be said of it. It imports nothing that serves: the API, HTTP, housekeeping
+//! and the rest take from it what they need, and `serve` puts them together.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::{JobName, Store};
-use client::{Client, Code, Options, Stub};
+use client::{Client, Code, Failure, Options, Stub};
 use nativelog::performer::Publication;
-use raft::{Replica, ReplicaConfig, RoomJudge, RoomProbe, Secret};
+use raft::Replica;
 use tokio::sync::{Mutex, watch};
-use tonic_health::server::HealthReporter;
 
-use crate::api::Reads;
 use crate::config::Config;
-use crate::identity::Claim;
-use crate::known::Known;
+use crate::handed::Handed;
 use crate::memory::Buffers;
 use crate::metrics::Metrics;
-use crate::neighbours::{self, Neighbours};
-use crate::opening::{Opened, open};
-use crate::refusal::ServeError;
-use crate::space::{Gate, Space, Spaces};
+use crate::outward;
+use crate::reads::Reads;
+use crate::space::Space;
 use crate::turns::AllTurns;
-use crate::{epochs, housekeeping, pressure, servers};
-
-/// Open calls have so long to end when the node stops.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+use crate::vitals::Vitals;
+use crate::voters::{Spaces, Voter};
 
 /// Pause between two rounds of giving space back that were asked for.
 const RECLAIM_PAUSE: Duration = Duration::from_secs(2);
-
-/// How long a commit waits for the epoch before it to be published here.
-const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running node, as the API, HTTP and housekeeping see it.
 pub struct Node {
@@ -53,7 +41,7 @@ pub struct Node {
     /// How many calls of a kind are worked on at once.
     pub(crate) turns: AllTurns,
     /// What clients on this machine have handed over.
-    pub neighbours: Neighbours,
+    pub handed: Handed,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Why no new content is taken, while the node is short of space.
@@ -65,6 +53,24 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node of these, which has counted nothing yet but what `metrics` holds.
+    pub fn new(config: Config, store: Arc<Store>, replica: Replica, metrics: Arc<Metrics>) -> Node {
+        Node {
+            spaces: Spaces::default(),
+            reads: Reads::default(),
+            buffers: Buffers::default(),
+            turns: AllTurns::default(),
+            handed: Handed::default(),
+            short: watch::Sender::new(None),
+            reclaimed: Arc::default(),
+            others: Client::new(Vec::<String>::new(), Options::default()),
+            metrics,
+            store,
+            replica,
+            config,
+        }
+    }
+
     /// Node ids that vote.
     pub fn voters(&self) -> Vec<u64> {
         self.config.members.iter().map(|(node, _)| *node).collect()
@@ -94,6 +100,52 @@ impl Node {
             Some(_) => (Code::Unavailable, "no way to the leader"),
             None => (Code::Unavailable, "no quorum has answered"),
         }
+    }
+
+    /// How this node is now.
+    pub fn vitals(&self) -> Vitals {
+        Vitals::of(self.config.id, &self.replica, self.short.borrow().clone())
+    }
+
+    /// Free space here; reads memory and asks the file system.
+    pub fn space(&self) -> std::io::Result<Space> {
+        let space = Space::of(&self.config.data_dir, self.config.reserve)?;
+        let lacking = self.replica.transfer().borrow().lacking_bytes;
+        Ok(Space { garbage: self.replica.machine().garbage().all_bytes(), lacking, ..space })
+    }
+
+    /// Asks all other voters for their space.
+    pub async fn ask_voters(&self) {
+        let others = || {
+            let others = self.voters().into_iter().filter(|id| *id != self.config.id);
+            others.map(|id| (id, self.peer(id).map(|(_, stub)| stub))).collect()
+        };
+        self.spaces.refresh(&self.replica, others).await;
+    }
+
+    /// How many voters are short of space, as far as they told it lately; this node too.
+    pub fn full_voters(&self) -> usize {
+        self.voters_space().iter().filter(|voter| voter.short.is_some()).count()
+    }
+
+    /// What is known of all voters while this node leads.
+    pub(crate) fn voters_space(&self) -> Vec<Voter> {
+        let own = self.config.id;
+        let mut voters = self.spaces.of(self.voters().into_iter().filter(|id| *id != own));
+        let held = self.replica.machine().ledger().brought_bytes();
+        let (space, short) = (self.space().ok(), self.short.borrow().clone());
+        voters.push(Voter { node: own, leads: true, space, held, short });
+        voters
+    }
+
+    /// A text for whoever asks.
+    pub fn outward(&self, text: impl AsRef<str>) -> String {
+        outward::text(text.as_ref(), &self.config.data_dir)
+    }
+
+    /// A failure for whoever asks.
+    pub fn outward_failure(&self, failure: Failure) -> Failure {
+        outward::failure(failure, &self.config.data_dir)
     }
 
     /// Why this node must stop, if it must.
@@ -165,136 +217,5 @@ impl Node {
                 Ok(Err(_)) | Err(_) => return Err(why),
             }
         }
-    }
-
-    /// The files of the job's newest epoch that is published here and may be referred to. One that is just being
-    /// published is waited for, a little: sending its content again would take longer.
-    pub async fn newest_files(&self, job: &JobName) -> Known {
-        let wanted = job.clone();
-        let newest =
-            epochs::elsewhere(self.replica.machine(), move |machine| epochs::newest(machine, &wanted));
-        let Some(newest) = newest.await.map(|found| found.sealed) else { return Known::nothing() };
-        let deadline = Instant::now() + PUBLISHING_PATIENCE;
-        if let Err(why) = self.wait_published(job, newest.epoch, newest.root.as_bytes(), deadline).await {
-            tracing::debug!(%job, epoch = newest.epoch, why, "an older epoch is taken for references");
-        }
-        Known::of(self.store.clone(), self.replica.machine().clone(), job.clone()).await
-    }
-}
-
-/// Runs a node until a signal or a fault ends it.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
-    let secret = config.secret()?;
-    let grpc = servers::listen("gRPC", config.grpc).await?;
-    let peers = match config.secret_file {
-        Some(_) => Some(servers::listen("gRPC for peers", config.peers).await?),
-        None => None,
-    };
-    let http = servers::listen("HTTP", config.http).await?;
-    let metrics = Arc::new(Metrics::new());
-    let (opening, counting) = (config.clone(), metrics.clone());
-    let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
-    let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
-    let gate = Arc::new(Gate::default());
-    let settings =
-        ReplicaConfig { judge: RoomJudge(gate.clone()), ..replica_config(&config, secret, &claim) };
-    let replica = Replica::start(settings, log, machine.clone()).await?;
-    let node = Arc::new(Node {
-        spaces: Spaces::default(),
-        reads: Reads::default(),
-        buffers: Buffers::default(),
-        turns: AllTurns::default(),
-        neighbours: Neighbours::default(),
-        short: watch::Sender::new(None),
-        reclaimed: Arc::default(),
-        others: Client::new(Vec::<String>::new(), Options::default()),
-        metrics,
-        store,
-        replica: replica.clone(),
-        config,
-    });
-    gate.opens_for(&node);
-    let (stop, stopping) = watch::channel(false);
-    let health = HealthReporter::new();
-    servers::say_serving(&health).await;
-    let grpc_server = tokio::spawn(servers::grpc(node.clone(), grpc, health.clone(), stopping.clone()));
-    let peer_server = tokio::spawn(servers::peers(node.clone(), peers, stopping.clone()));
-    let http_server = tokio::spawn(servers::http(node.clone(), http, stopping.clone()));
-    neighbours::serve(&node);
-    replica.initialize_when_ready();
-    let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
-    tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");
-
-    let mut fatal = replica.fatal();
-    let ended = tokio::select! {
-        name = signal() => {
-            tracing::info!(signal = name, "the node stops");
-            Ok(())
-        }
-        why = fatal.wait_for(Option::is_some) => {
-            let why = why.ok().and_then(|why| why.clone()).unwrap_or_default();
-            // Nothing more may be acknowledged: no farewell, no flush.
-            tracing::error!(why, "fault: this node stops now");
-            servers::say_not_serving(&health).await;
-            std::process::exit(1);
-        }
-        why = replica.wiped() => Err(ServeError::Wiped(why)),
-        ended = grpc_server => Err(ServeError::Server(format!("the gRPC server ended: {}", outcome(ended)))),
-        ended = peer_server => Err(ServeError::Server(format!("the server for peers ended: {}", outcome(ended)))),
-        ended = http_server => Err(ServeError::Server(format!("the HTTP server ended: {}", outcome(ended)))),
-    };
-    servers::say_not_serving(&health).await;
-    replica.shutdown().await;
-    stop.send_replace(true);
-    chores.abort();
-    let folder_closed = tokio::task::spawn_blocking(move || machine.shutdown());
-    if tokio::time::timeout(STOP_PATIENCE, folder_closed).await.is_err() {
-        tracing::warn!("the performer did not end in time; it goes on at the next start");
-    }
-    ended?;
-    // A fault on the way out counts as one before: something may not be on the disk.
-    let fault = node.fatal().or_else(|| replica.log().fatal().borrow().clone());
-    fault.map_or(Ok(()), |why| Err(ServeError::Server(format!("fault during shutdown: {why}"))))
-}
-
-fn outcome(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String {
-    match ended {
-        Ok(Ok(())) => "without a reason".into(),
-        Ok(Err(why)) => why,
-        Err(error) => error.to_string(),
-    }
-}
-
-/// The settings of the replica of the folder that was claimed.
-pub(crate) fn replica_config(config: &Config, secret: Secret, claim: &Claim) -> ReplicaConfig {
-    let mut replica =
-        ReplicaConfig::new(config.id, claim.identity.incarnation, &config.cluster, config.members.clone());
-    replica.cluster = claim.cluster;
-    replica.secret = secret;
-    replica.clients_at.clone_from(&config.advertise);
-    replica.heartbeat = config.heartbeat;
-    replica.election_timeout = config.election_timeout;
-    if let Ok(space) = Space::of(&config.data_dir, config.reserve) {
-        let bytes = pressure::in_flight_bytes(&space);
-        replica.in_flight_bytes = replica.in_flight_bytes.min(usize::try_from(bytes).unwrap_or(usize::MAX));
-    }
-    let (node, dir, reserve) = (config.id, config.data_dir.clone(), config.reserve);
-    replica.room = RoomProbe(Arc::new(move |more| {
-        let space = Space::of(&dir, reserve).ok()?;
-        pressure::takes_no_content(&space, more).then(|| pressure::words(node, &space, None))
-    }));
-    replica
-}
-
-/// Waits for SIGTERM or SIGINT.
-async fn signal() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
     }
 }

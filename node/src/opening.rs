@@ -9,7 +9,7 @@ use checkpoint::{Disk, RealDisk, Store};
 use client::{Code, Failure};
 use nativelog::machine::{Machine, membership_on_disk};
 use nativelog::store::{LogStore, Options};
-use raft::Replica;
+use raft::{Replica, ReplicaConfig, RoomProbe, Secret};
 
 use crate::capture;
 use crate::config::Config;
@@ -77,6 +77,27 @@ fn make_ballast(store: &Store, config: &Config) {
     {
         tracing::warn!(%error, bytes, "there is no ballast yet; it is tried again");
     }
+}
+
+/// The settings of the replica of the folder that was claimed.
+pub(crate) fn replica_config(config: &Config, secret: Secret, claim: &Claim) -> ReplicaConfig {
+    let mut replica =
+        ReplicaConfig::new(config.id, claim.identity.incarnation, &config.cluster, config.members.clone());
+    replica.cluster = claim.cluster;
+    replica.secret = secret;
+    replica.clients_at.clone_from(&config.advertise);
+    replica.heartbeat = config.heartbeat;
+    replica.election_timeout = config.election_timeout;
+    if let Ok(space) = Space::of(&config.data_dir, config.reserve) {
+        let bytes = pressure::in_flight_bytes(&space);
+        replica.in_flight_bytes = replica.in_flight_bytes.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+    let (node, dir, reserve) = (config.id, config.data_dir.clone(), config.reserve);
+    replica.room = RoomProbe(Arc::new(move |more| {
+        let space = Space::of(&dir, reserve).ok()?;
+        pressure::takes_no_content(&space, more).then(|| pressure::words(node, &space, None))
+    }));
+    replica
 }
 
 /// What a start would do with the data folder, without touching it.

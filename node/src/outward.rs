@@ -1,39 +1,32 @@
 //! What a node tells strangers holds none of its paths: where its data lies is nobody's business who only reaches its port.
 //! An operator finds the paths in the node's own log lines.
 
-use client::Failure;
+use std::path::Path;
 
-use crate::node::Node;
+use client::Failure;
 
 /// What stands for the data folder, as in README.
 const DATA: &str = "DATA";
 
 /// `text` with the data folder `dir` under another name. A relative folder is short and a common word: it goes only where
 /// something follows it.
-fn outward(text: &str, dir: &str) -> String {
-    let dir = dir.trim_end_matches('/');
-    match dir {
+pub fn text(text: &str, dir: &Path) -> String {
+    let dir = dir.display().to_string();
+    match dir.trim_end_matches('/') {
         "" | "." => text.to_owned(),
         absolute if absolute.starts_with('/') => text.replace(absolute, DATA),
         relative => text.replace(&format!("{relative}/"), &format!("{DATA}/")),
     }
 }
 
-impl Node {
-    /// A text for whoever asks.
-    pub fn outward(&self, text: impl AsRef<str>) -> String {
-        outward(text.as_ref(), &self.config.data_dir.display().to_string())
-    }
-
-    /// A failure for whoever asks.
-    pub fn outward_failure(&self, failure: Failure) -> Failure {
-        Failure {
-            sentence: self.outward(&failure.sentence),
-            what: self.outward(&failure.what),
-            why: self.outward(&failure.why),
-            fix: self.outward(&failure.fix),
-            ..failure
-        }
+/// A failure for whoever asks a node with the data folder `dir`.
+pub fn failure(failure: Failure, dir: &Path) -> Failure {
+    Failure {
+        sentence: text(&failure.sentence, dir),
+        what: text(&failure.what, dir),
+        why: text(&failure.why, dir),
+        fix: text(&failure.fix, dir),
+        ..failure
     }
 }
 
@@ -43,6 +36,7 @@ mod tests {
 
     #[test]
     fn the_data_folder_goes_by_its_name() {
+        let outward = |said: &str, dir: &str| text(said, Path::new(dir));
         let why = "/var/lib/epochlog/blobs/ab/x: no space (/var/lib/epochlog)";
         for dir in ["/var/lib/epochlog", "/var/lib/epochlog/"] {
             assert_eq!(outward(why, dir), "DATA/blobs/ab/x: no space (DATA)");

@@ -22,10 +22,6 @@ use crate::{guests, handles, http, limits};
 /// Calls of the API whose requests carry payloads.
 const WITH_PAYLOADS: &[&str] = &["/epochlog.Epochlog/Commit"];
 
-/// Calls that one connection may have open; more wait on the client's side. Above what one program makes of one client,
-/// below what all connections together may ([`crate::guests::Kind::most`]).
-const STREAMS_MAX: u32 = 128;
-
 /// Opens a port.
 pub async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|error| ServeError::Listen { name, address, error })
@@ -55,7 +51,7 @@ pub async fn grpc(
         asked.upgrade().map_or_else(Vec::new, |node| node.addresses())
     }));
     raft::network::server()
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(limits::STREAMS_MAX)
         .initial_stream_window_size(limits::CLIENT_STREAM_BYTES)
         .initial_connection_window_size(limits::CLIENT_CONNECTION_BYTES)
         .serve_with_incoming_shutdown(services, Door::new(listener, guests).incoming(), async move {

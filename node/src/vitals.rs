@@ -3,9 +3,8 @@
 
 use checkpoint::JobName;
 use nativelog::machine::{Garbage, Marks};
-use raft::Transfer;
+use raft::{Replica, Transfer};
 
-use crate::node::Node;
 use crate::pressure;
 
 /// One look at a node.
@@ -42,17 +41,17 @@ pub struct Unpublished {
     pub why: String,
 }
 
-impl Node {
-    /// How this node is now.
-    pub fn vitals(&self) -> Vitals {
-        let (log, machine) = (self.replica.log(), self.replica.machine());
+impl Vitals {
+    /// How `node` is now, by its replica and by why it takes no content.
+    pub fn of(node: u64, replica: &Replica, short: Option<String>) -> Vitals {
+        let (log, machine) = (replica.log(), replica.machine());
         let missing = machine.missing();
         let unpublished = missing.into_iter().map(|missing| Unpublished {
             job: missing.job,
             epoch: missing.epoch,
             why: missing.why,
         });
-        let gives_way = || machine.gives_way().then(|| pressure::gives_way(self.config.id));
+        let gives_way = || machine.gives_way().then(|| pressure::gives_way(node));
         Vitals {
             marks: machine.marks(),
             purged: *log.purged().borrow(),
@@ -61,8 +60,8 @@ impl Node {
             unpublished: unpublished.collect(),
             not_looked: machine.not_looked(),
             stalled: log.stalled().borrow().clone(),
-            short: self.short.borrow().clone().or_else(gives_way),
-            transfer: *self.replica.transfer().borrow(),
+            short: short.or_else(gives_way),
+            transfer: *replica.transfer().borrow(),
         }
     }
 }

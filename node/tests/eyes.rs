@@ -164,7 +164,7 @@ async fn many_jobs_have_few_series() {
     std::fs::write(source.join("a"), b"a").unwrap();
     let node = Node::start(dir.path(), &port(), dir.path());
     let client = node.client().await;
-    let jobs = node::metrics::JOBS_MAX + 3;
+    let jobs = node::limits::JOBS_MAX + 3;
     for number in 0..jobs {
         let mut order = Commit::new(format!("job-{number:04}").parse().unwrap());
         order.by_path = false;
@@ -173,8 +173,8 @@ async fn many_jobs_have_few_series() {
     let samples = scrape(&node);
     let series =
         |name: &str| samples.keys().filter(|key| key.starts_with(&format!("epochlog_{name}{{"))).count();
-    assert_eq!(series("epoch_latest_timestamp_seconds"), node::metrics::JOBS_MAX + 1);
-    assert_eq!(series("last_checkpoint_elapsed_ms"), node::metrics::JOBS_MAX);
+    assert_eq!(series("epoch_latest_timestamp_seconds"), node::limits::JOBS_MAX + 1);
+    assert_eq!(series("last_checkpoint_elapsed_ms"), node::limits::JOBS_MAX);
     assert_eq!(samples["epochlog_jobs_without_series"], 3.0);
     assert_eq!(samples["epochlog_epochs{job=\".others\",state=\"sealed\"}"], 3.0);
 }

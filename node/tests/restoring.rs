@@ -3,17 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Limits, Manifest};
+use client::testing::{self, Answers, Served};
 use client::{Commit, pb};
-use pb::epochlog_server::{Epochlog, EpochlogServer};
 use pb::fetch_reply::Kind;
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
 mod support;
 
@@ -95,20 +93,13 @@ async fn force_replaces_what_a_restore_wrote_and_nothing_else() {
     assert!(!dir.path().join("new").exists());
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 /// A node that has the manifest of a large file, and never sends a byte of it.
 struct Mute(Manifest);
 
-#[tonic::async_trait]
-impl Epochlog for Mute {
-    type CommitStream = Answers<pb::CommitReply>;
-    type FetchStream = Answers<pb::FetchReply>;
-    type VerifyStream = Answers<pb::VerifyReply>;
-
-    async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        if request.into_inner().content {
-            return Ok(Response::new(Box::pin(tokio_stream::pending())));
+impl Served for Mute {
+    fn fetch(&self, request: pb::FetchRequest) -> Result<Answers<pb::FetchReply>, Status> {
+        if request.content {
+            return Ok(Box::pin(tokio_stream::pending()));
         }
         let head = pb::Head {
             job: "job".into(),
@@ -118,56 +109,7 @@ impl Epochlog for Mute {
         };
         let kinds = [Kind::Head(head), Kind::Manifest(self.0.encode().into())];
         let replies = kinds.map(|kind| Ok(pb::FetchReply { kind: Some(kind) }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(replies))))
-    }
-
-    async fn commit(
-        &self,
-        _: Request<Streaming<pb::CommitRequest>>,
-    ) -> Result<Response<Self::CommitStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn open_writer(
-        &self,
-        _: Request<pb::OpenWriterRequest>,
-    ) -> Result<Response<pb::OpenWriterReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn reached(&self, _: Request<pb::ReachedRequest>) -> Result<Response<pb::ReachedReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn show(&self, _: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn expire(&self, _: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn attempts(&self, _: Request<pb::AttemptsRequest>) -> Result<Response<pb::AttemptsReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn abort(&self, _: Request<pb::AbortRequest>) -> Result<Response<pb::AbortReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn remove_job(
-        &self,
-        _: Request<pb::RemoveJobRequest>,
-    ) -> Result<Response<pb::RemoveJobReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn published_on(
-        &self,
-        _: Request<pb::PublishedOnRequest>,
-    ) -> Result<Response<pb::PublishedOnReply>, Status> {
-        Err(Status::unimplemented(""))
+        Ok(Box::pin(tokio_stream::iter(replies)))
     }
 }
 
@@ -185,10 +127,7 @@ impl Stalled {
         let manifest = checkpoint::split::digest_dir(&scratch.path().join("source"), &Limits::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
-        let mute = EpochlogServer::new(Mute(manifest.unwrap()));
-        let server = tonic::transport::Server::builder().add_service(mute);
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        tokio::spawn(server.serve_with_incoming(incoming));
+        testing::serve(Mute(manifest.unwrap()), listener);
         Stalled { scratch: Arc::new(scratch), endpoint }
     }
 

@@ -15,6 +15,7 @@ mod bulk;
 mod control;
 pub(crate) mod convert;
 pub(crate) mod door;
+mod forward;
 mod greeting;
 pub(crate) mod line;
 pub(crate) mod peers;

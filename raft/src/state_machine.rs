@@ -131,7 +131,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let verdict = self.judge(&entry, responder.is_some()).await?.map_err(io::Error::other)?;
             if let Body::Record(record) = &entry.body
                 && verdict.is_accepted()
-                && let Some(early) = self.machine.early(&record.header)
+                && let Some(early) = self.machine.early(&record.header, responder.is_some())
             {
                 let machine = self.machine.clone();
                 let prepared = background::run("prepare-seal", BULK, move || machine.prepare_early(early));
@@ -398,7 +398,7 @@ mod tests {
         for awaited in [false, true] {
             let [begin, part, seal] = epoch();
             let (state, log) = applied(&[begin, part.clone()]);
-            let early = state.machine.early(header(&part)).expect("its seal takes long");
+            let early = state.machine.early(header(&part), true).expect("its seal takes long");
             judge_beside(&state, &seal, awaited, move |wait| {
                 let _turn = early;
                 wait()

@@ -152,7 +152,7 @@ async fn a_node_whose_ledger_is_busy_heeds_its_leader_and_votes() {
     let machine = cluster.nodes[&busy].machine.clone();
     let at_it = within("the tree is let go of", || async {
         insist(&replica, compose::tick(TICK_MS_MAX)).await;
-        machine.early(&complete.page.header)
+        machine.early(&complete.page.header, true)
     })
     .await;
     // From here on this test speaks for the leader: what is committed when is up to it.
@@ -230,7 +230,7 @@ async fn nobody_waits_at_a_leader_while_the_tree_of_a_seal_is_put_together() {
     cluster.leader().await;
     cluster.disks[&1].publish.refuse();
     let node = &cluster.nodes[&1];
-    let early = node.machine.early(&complete.page.header).expect("nobody has put its tree together");
+    let early = node.machine.early(&complete.page.header, true).expect("nobody has put its tree together");
     let (tell, told) = mpsc::channel();
     let at_it = std::thread::spawn(move || {
         let _turn = early;

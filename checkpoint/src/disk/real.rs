@@ -149,6 +149,17 @@ impl Disk for RealDisk {
         Ok(Box::new(RealDir(open_dir(path)?)))
     }
 
+    // Made with its mode: to set it is another change of the inode, for each of very many files.
+    fn write_new(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mode = Mode::from_raw_mode(mode);
+        let file = File::from(open(path, flags, mode)?);
+        file.write_all_at(data, 0)?;
+        // A umask or the folder's default access list may have taken something away.
+        let made = Mode::from_raw_mode(fstat(&file)?.st_mode & 0o7777);
+        if made == mode { Ok(()) } else { Ok(fchmod(&file, mode)?) }
+    }
+
     fn free(&self, path: &Path) -> io::Result<Space> {
         let room = statvfs(path)?;
         Ok(Space {
@@ -440,6 +451,22 @@ mod tests {
         }
         file.clear(0, u64::MAX).unwrap();
         assert_eq!(file.len().unwrap(), (1 << 39) + 7);
+    }
+
+    #[test]
+    fn a_new_file_has_the_mode_that_was_told_and_takes_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o600, 0o644, 0o444, 0o666, 0o777, 0o000] {
+            let path = dir.path().join(format!("{mode:o}"));
+            RealDisk.write_new(&path, b"content", mode).unwrap();
+            let stat = RealDisk.stat(&path).unwrap();
+            assert_eq!((stat.mode, stat.len), (mode, 7), "{mode:o}");
+            let again = RealDisk.write_new(&path, b"other", mode).unwrap_err();
+            assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        }
+        RealDisk.symlink(b"nowhere", &dir.path().join("link")).unwrap();
+        assert!(RealDisk.write_new(&dir.path().join("link"), b"content", 0o644).is_err());
+        assert!(RealDisk.stat(&dir.path().join("nowhere")).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use checkpoint::{CommitId, Digest, JobName, Limits, store::Source};
 use super::files::{FileState, Files, Staged, Stub, Whole};
 use super::pages::Page;
 use super::sum::Sum;
-use super::tree::Tree;
+use super::tree::{Kept, Tree};
 
 /// What an entry of a plan takes beside its content: a block, and its headers.
 pub(super) const ENTRY_BYTES: u64 = 4096;
@@ -61,6 +61,8 @@ pub(super) struct Attempt {
     pub sum: Sum,
     /// What it comes to, once it is complete and somebody has put it together; or a digest that two lengths have.
     pub tree: Option<Result<Arc<Tree>, Digest>>,
+    /// What of that was put together while content came in.
+    pub half: Kept,
 }
 
 /// What is kept of a page.
@@ -134,6 +136,7 @@ impl Attempt {
             last_ms: now_ms,
             sum: Sum::default(),
             tree: None,
+            half: Kept::default(),
         }
     }
 
@@ -176,6 +179,28 @@ impl Attempt {
     /// Where nothing is left to be brought.
     pub fn is_complete(&self) -> bool {
         self.plan_is_complete() && self.missing == 0
+    }
+
+    /// Entries, of the pages that are here, that lack nothing.
+    pub fn covered(&self) -> u64 {
+        self.files.len() as u64 - self.missing
+    }
+
+    /// Whether nothing is left to be brought of an entry that is here.
+    fn is_covered(&self, file: u32, stub: Stub) -> bool {
+        match self.files.state(file) {
+            FileState::Bare => !stub.has_bytes(),
+            FileState::Staged(staged) => staged.covered == stub.size(),
+            FileState::Packed(_) | FileState::Reused(_) => true,
+        }
+    }
+
+    /// Whether that holds for all entries of a page that is here.
+    pub fn is_covered_page(&self, page: u32) -> bool {
+        let (first, _) = self.span(page);
+        // Content mostly comes in the order of the plan: what is missing is at the end.
+        let mut entries = self.stubs(page).iter().enumerate().rev();
+        entries.all(|(at, stub)| self.is_covered(first + at as u32, *stub))
     }
 
     /// Where the entries of a page that is here begin, and what is kept of it.

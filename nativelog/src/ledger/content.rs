@@ -36,6 +36,13 @@ pub(super) struct Part {
     pub brought: bool,
 }
 
+impl Part {
+    /// The digest's first eight bytes: a number that orders as they do.
+    pub fn first_bytes(&self) -> u64 {
+        u64::from_be_bytes(*self.digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
+    }
+}
+
 /// What the ledger keeps of content in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Quarantined {
@@ -104,8 +111,7 @@ impl Contents {
             None => self.slots.push(content),
         };
         self.sum.put_stirred(&content.digest, summed(id, &content));
-        let slots = &self.slots;
-        self.index.insert(digest, id, |id| digest_in(slots, id));
+        self.index.insert(digest, id);
         Some(id)
     }
 
@@ -121,9 +127,7 @@ impl Contents {
     /// One more holder of each, by the seal at `index`; answers with their ids, ascending. `None` when one is held with
     /// another length: then this table is of no use any more.
     pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Option<Arc<[u32]>> {
-        let slots = &self.slots;
-        let new = parts.iter().filter(|part| part.brought).map(|part| &part.digest);
-        self.index.reserve(new, |id| digest_in(slots, id));
+        self.index.reserve(parts.iter().filter(|part| part.brought).map(|part| &part.digest));
         let mut ids: Vec<u32> = parts.iter().map(|part| self.hold(part, index)).collect::<Option<_>>()?;
         ids.sort_unstable();
         Some(ids.into())
@@ -191,8 +195,7 @@ impl Contents {
             if built.slots.at(id).replace(content).is_some() {
                 return None;
             }
-            let slots = &built.slots;
-            built.index.insert(&content.digest, id, |id| digest_in(slots, id));
+            built.index.insert(&content.digest, id);
             built.sum.put_stirred(&content.digest, summed(id, &content));
         }
         // Free slots cost no row, and next to no memory: a ledger from elsewhere may say that there are very many.
@@ -214,10 +217,6 @@ impl Eq for Contents {}
 /// What goes into the sum beside its digest.
 fn summed(id: u32, content: &Content) -> [u64; 3] {
     [u64::from(id), content.bytes, content.brought]
-}
-
-fn digest_in(slots: &Slots<Content>, id: u32) -> &Digest {
-    &slots.get(id).expect("an id that is held names content").digest
 }
 
 #[cfg(test)]

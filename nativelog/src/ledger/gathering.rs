@@ -1,28 +1,29 @@
 //! Puts together beforehand what a seal judges. The pages of the plan have to be read for it, a million entries take a
-//! second to copy, sort and hash, and a complete attempt changes no more until it ends: so it is done once, page by page,
-//! so that nobody waits for the ledger, and every judge after that finds it done.
+//! second to copy, sort and hash, and what an attempt has covered never changes: so it is done once, page by page,
+//! so that nobody waits for the ledger, and every judge after that finds it done. It may begin when the plan is there,
+//! and goes as far as all content of the pages is: the rest is left for later.
 
 use std::sync::Arc;
 
-use checkpoint::{Digest, ManifestEntry, PlanEntry, store::Source};
+use checkpoint::{Digest, ManifestEntry, PlanEntry};
 
 use super::attempt::Attempt;
 use super::pages::{Page, PageLost, PlanPages};
 use super::tables::Ledger;
-use super::tree::Tree;
+use super::tree::{Half, Kept, Tree};
 use crate::record::{Header, Kind};
 
 /// More than so many contents or entries are worked on beforehand, and not where the ledger is locked.
 pub(super) const MANY: usize = 4096;
 
-/// A complete attempt's tree in the making. See [`Ledger::gathering`].
+/// So many more entries have to be covered, before it is worth the while to go on with an attempt that is not complete.
+const STEP: u64 = 16 << 10;
+
+/// An attempt's tree in the making. See [`Ledger::gathering`].
 pub struct Gathering {
     attempt: u64,
     pages: Vec<Page>,
-    /// Pages that were taken.
-    taken: usize,
-    entries: Vec<ManifestEntry>,
-    sources: Vec<Source>,
+    half: Box<Half>,
 }
 
 /// A tree that was put together, for [`Ledger::keep_tree`].
@@ -34,7 +35,16 @@ pub struct Gathered {
 impl Gathering {
     /// The page that is wanted next; `None` when all were taken.
     pub fn next(&self) -> Option<&Page> {
-        self.pages.get(self.taken)
+        self.pages.get(self.half.pages)
+    }
+
+    /// Whether that page can be taken: all of its content is here. Also when the attempt has ended, as taking it says.
+    ///
+    /// # Panics
+    /// Nothing is wanted any more.
+    pub fn is_ready(&self, ledger: &Ledger) -> bool {
+        let page = self.pages[self.half.pages].page;
+        ledger.open.get(&self.attempt).is_none_or(|open| open.is_complete() || open.is_covered_page(page))
     }
 
     /// Takes the entries of that page. `None` when the attempt has ended.
@@ -43,14 +53,14 @@ impl Gathering {
     /// Nothing is wanted any more.
     pub fn take(&mut self, ledger: &Ledger, entries: Vec<PlanEntry>) -> Option<()> {
         let attempt = ledger.open.get(&self.attempt)?;
-        let first = self.pages[self.taken].first;
+        let first = self.pages[self.half.pages].first;
         for (file, entry) in (first..).zip(entries) {
             let digest = attempt.digest_of(file).unwrap_or(Digest::NONE);
             let PlanEntry { path, kind, mode, size, target } = entry;
-            self.entries.push(ManifestEntry { path, kind, mode, size, digest, target });
-            self.sources.push(attempt.source_of(file));
+            self.half.entries.push(ManifestEntry { path, kind, mode, size, digest, target });
+            self.half.sources.push(attempt.source_of(file));
         }
-        self.taken += 1;
+        self.half.pages += 1;
         Some(())
     }
 
@@ -59,24 +69,50 @@ impl Gathering {
     /// # Panics
     /// A page was not taken.
     pub fn finish(self) -> Gathered {
-        let Gathering { attempt, pages, taken, entries, sources } = self;
-        assert_eq!(taken, pages.len(), "every page is taken first");
+        let Gathering { attempt, pages, half } = self;
+        assert_eq!(half.pages, pages.len(), "every page is taken first");
+        let Half { entries, sources, .. } = *half;
         Gathered { attempt, tree: Tree::new(entries, sources).map(Arc::new) }
     }
 }
 
 impl Ledger {
-    /// What a seal of this attempt has to put together first, when that is not done yet: an open attempt with everything
-    /// that it needs.
-    pub fn gathering(&self, attempt: u64) -> Option<Gathering> {
-        let open = self.open.get(&attempt).filter(|open| open.is_complete() && open.tree.is_none())?;
-        let count = open.files.len();
-        Some(Gathering {
-            attempt,
-            pages: open.all_pages(attempt).collect(),
-            taken: 0,
-            entries: Vec::with_capacity(count),
-            sources: Vec::with_capacity(count),
+    /// What a seal of this attempt has to put together first, when that is not done yet: an open attempt with its whole
+    /// plan. Goes on from where it was left ([`Ledger::keep_half`]).
+    pub fn gathering(&mut self, attempt: u64) -> Option<Gathering> {
+        let open =
+            self.open.get_mut(&attempt).filter(|open| open.plan_is_complete() && open.tree.is_none())?;
+        let mut half = open.half.0.take().unwrap_or_default();
+        if half.entries.is_empty() {
+            half.entries.reserve_exact(open.files.len());
+            half.sources.reserve_exact(open.files.len());
+        }
+        Some(Gathering { attempt, pages: open.all_pages(attempt).collect(), half })
+    }
+
+    /// Keeps with its attempt what was put together, until the next page is complete. Hands it back when that has come
+    /// meanwhile, or the attempt has ended.
+    ///
+    /// # Panics
+    /// Nothing is wanted any more.
+    #[must_use]
+    pub fn keep_half(&mut self, gathering: Gathering) -> Option<Gathering> {
+        if gathering.is_ready(self) {
+            return Some(gathering);
+        }
+        let Gathering { attempt, mut half, .. } = gathering;
+        let open = self.open.get_mut(&attempt).expect("one that has ended is handed back");
+        half.covered = open.covered();
+        open.half = Kept(Some(half));
+        None
+    }
+
+    /// Whether so much more of an open attempt has come that its tree should be gone on with, before it is complete.
+    pub fn has_much_more(&self, attempt: u64) -> bool {
+        let open = self.open.get(&attempt).filter(|open| open.plan_is_complete() && open.tree.is_none());
+        open.is_some_and(|open| {
+            let seen = open.half.0.as_ref().map_or(0, |half| half.covered);
+            open.files.len() > MANY && open.covered() >= seen + STEP
         })
     }
 
@@ -86,9 +122,10 @@ impl Ledger {
         open.is_some_and(|open| open.is_complete() && open.tree.is_none() && open.files.len() > MANY)
     }
 
-    /// Entries of this attempt's plan and of all those whose trees are here.
+    /// Entries of this attempt's plan and of all those whose trees, or halves of them, are here.
     pub fn gathered_with(&self, attempt: u64) -> usize {
-        let counted = |(id, open): &(&u64, &Attempt)| **id == attempt || open.tree.is_some();
+        let counted =
+            |(id, open): &(&u64, &Attempt)| **id == attempt || open.tree.is_some() || open.half.0.is_some();
         self.open.iter().filter(counted).map(|(_, open)| open.files.len()).sum()
     }
 
@@ -117,9 +154,8 @@ impl Ledger {
     /// # Errors
     /// [`PageLost`].
     pub fn gather(&mut self, header: &Header, pages: &dyn PlanPages) -> Result<(), PageLost> {
-        let Some(mut gathering) = self.ungathered(header).and_then(|attempt| self.gathering(attempt)) else {
-            return Ok(());
-        };
+        let Some(attempt) = self.ungathered(header) else { return Ok(()) };
+        let mut gathering = self.gathering(attempt).expect("it is open, with its plan, and has no tree");
         while let Some(page) = gathering.next() {
             let entries = page.read(pages)?;
             gathering.take(self, entries).expect("nothing has ended meanwhile");
@@ -131,7 +167,11 @@ impl Ledger {
     /// Trees of attempts that nobody has sealed for so long: they take much memory, and can be put together again.
     pub(super) fn drop_idle_trees(&mut self) {
         let (now_ms, silent_ms) = (self.log_ms, self.limits().writer_silent_ms);
-        let idle = self.open.values_mut().filter(|open| now_ms - open.last_ms >= silent_ms);
-        self.gone.trees.extend(idle.filter_map(|open| open.tree.take()).flatten());
+        for open in self.open.values_mut().filter(|open| now_ms - open.last_ms >= silent_ms) {
+            self.gone.trees.extend(open.tree.take().into_iter().flatten());
+            if open.half.0.is_some() {
+                self.gone.halves.push(std::mem::take(&mut open.half));
+            }
+        }
     }
 }

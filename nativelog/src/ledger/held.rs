@@ -10,7 +10,7 @@ use super::attempt::{Attempt, Checking};
 use super::content::Contents;
 use super::effect::Released;
 use super::files::Stub;
-use super::tree::Tree;
+use super::tree::{Kept, Tree};
 use super::verdict::Rejected;
 use crate::record::LogId;
 
@@ -49,5 +49,6 @@ pub(super) struct PageSays {
 pub struct Gone {
     pub(super) attempts: Vec<Attempt>,
     pub(super) trees: Vec<Arc<Tree>>,
+    pub(super) halves: Vec<Kept>,
     pub(super) contents: Vec<Arc<Contents>>,
 }

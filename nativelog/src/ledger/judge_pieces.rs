@@ -97,10 +97,9 @@ impl Ledger {
         {
             return Err(malformed("a pack holds 1 to 4096 files and at most 1 MiB"));
         }
-        let mut files = Vec::new();
-        let mut seen = BTreeSet::new();
+        let (mut files, mut twice) = (Vec::with_capacity(pack.files.len()), twice());
         for packed in &pack.files {
-            if !seen.insert(packed.file) {
+            if twice(packed.file) {
                 return Err(malformed(format!("file {} is in the pack twice", packed.file)));
             }
             let size = file_of(attempt, packed.file)?.size();
@@ -120,10 +119,9 @@ impl Ledger {
         if reuse.files.is_empty() || reuse.files.len() > self.limits().reuse_files_max {
             return Err(malformed("a record reuses content for 1 to 1024 files"));
         }
-        let mut files = Vec::new();
-        let mut seen = BTreeSet::new();
+        let (mut files, mut twice) = (Vec::with_capacity(reuse.files.len()), twice());
         for reused in &reuse.files {
-            if !seen.insert(reused.file) {
+            if twice(reused.file) {
                 return Err(malformed(format!("file {} is named twice", reused.file)));
             }
             let size = file_of(attempt, reused.file)?.size();
@@ -162,6 +160,18 @@ impl Ledger {
             return Err(Rejected::new(Reason::Incomplete, detail));
         }
         Ok(attempt)
+    }
+}
+
+/// Tells of each number whether it was there before. An honest record names its files by rising number: those need no set.
+fn twice() -> impl FnMut(u32) -> bool {
+    let (mut rising, mut seen) = (Vec::new(), BTreeSet::new());
+    move |file| {
+        if rising.last().is_none_or(|last| *last < file) {
+            rising.push(file);
+            return false;
+        }
+        rising.binary_search(&file).is_ok() || !seen.insert(file)
     }
 }
 
@@ -245,5 +255,22 @@ fn judge_range(
         Ok(Change::Range { attempt: id, file, offset, len, digest })
     } else {
         Ok(again(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_comes_again_is_found_in_whatever_order() {
+        for numbers in [&[1, 2, 3, 3][..], &[1, 5, 3, 4, 3], &[1, 5, 3, 5], &[2, 1, 1], &[9, 0, 4, 10, 11, 4]]
+        {
+            let mut twice = twice();
+            let found: Vec<bool> = numbers.iter().map(|number| twice(*number)).collect();
+            let wanted: Vec<bool> =
+                (0..numbers.len()).map(|at| numbers[..at].contains(&numbers[at])).collect();
+            assert_eq!(found, wanted, "{numbers:?}");
+        }
     }
 }

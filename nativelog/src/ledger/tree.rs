@@ -1,4 +1,5 @@
-//! What a complete attempt comes to: the tree that its seal names, and what the ledger keeps of it.
+//! What a complete attempt comes to: the tree that its seal names, and what the ledger keeps of it. While content still
+//! comes in, what its first pages come to.
 
 use std::sync::Arc;
 
@@ -19,6 +20,27 @@ pub(super) struct Tree {
     pub new_bytes: u64,
 }
 
+/// The beginning of a tree: the entries of so many pages whose content is all here. What is covered never changes.
+#[derive(Debug, Default)]
+pub(super) struct Half {
+    pub pages: usize,
+    pub entries: Vec<ManifestEntry>,
+    pub sources: Vec<Source>,
+    /// Entries that lacked nothing when this was left.
+    pub covered: u64,
+}
+
+/// A half of a tree that is kept beside the state, which it follows from.
+#[derive(Debug, Default)]
+pub(super) struct Kept(pub Option<Box<Half>>);
+
+/// A copy of the ledger begins anew: to copy a million entries takes as long as to gather them.
+impl Clone for Kept {
+    fn clone(&self) -> Kept {
+        Kept(None)
+    }
+}
+
 impl Tree {
     /// Of entries with their digests, and where the bytes of each are. `Err` with a digest that two lengths have.
     pub fn new(entries: Vec<ManifestEntry>, sources: Vec<Source>) -> Result<Tree, Digest> {
@@ -37,7 +59,10 @@ impl Tree {
             }
             content.push(Part { digest: entry.digest, bytes: entry.size, brought });
         }
-        content.sort_unstable();
+        // In the order of digests, too: most pairs differ in the first bytes, which are one number.
+        content.sort_unstable_by(|one, other| {
+            one.first_bytes().cmp(&other.first_bytes()).then_with(|| one.cmp(other))
+        });
         content.dedup_by(|again, one| {
             let same = (again.digest, again.bytes) == (one.digest, one.bytes);
             one.brought |= same && again.brought;

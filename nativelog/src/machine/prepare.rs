@@ -1,8 +1,8 @@
 //! What a seal is compared with, worked out before it comes: its plan is read and its tree put together, seconds of work
 //! for a million entries, while nobody waits for the ledger.
 //!
-//! An attempt that has everything changes no more, so this begins when its last piece is applied. Whoever applies or
-//! proposes the seal finds it done, or waits for who is at it.
+//! What an attempt has covered changes no more, so a node that others do not wait for begins while content comes in, and
+//! any other with the last piece. Whoever applies or proposes the seal finds it done, or waits for who is at it.
 //!
 //! **Guarantees.** Two are never at the same attempt. Before its seal one attempt at a time is worked out, and only as long
 //! as all such trees together have at most [`EARLY_ENTRIES_MAX`] entries: a writer that never seals costs no more.
@@ -82,9 +82,11 @@ impl Machine {
         gathered.inspect_err(|lost| self.log.fail(lost.to_string()))
     }
 
-    /// The attempt that has become complete with this record, which was just applied and accepted, when its seal will have
-    /// much to be compared with: for [`Machine::prepare_early`].
-    pub fn early(&self, header: &Header) -> Option<Early> {
+    /// The attempt of this record, which was just applied and accepted, when its seal will have much to be compared with
+    /// and some of that can be put together now: for [`Machine::prepare_early`]. Where somebody waits for the record, as
+    /// at a leader, not before the last piece: that one reads the plan before it proposes the seal, and has less memory
+    /// to spare.
+    pub fn early(&self, header: &Header, awaited: bool) -> Option<Early> {
         let attempt = match header.kind.as_ref()? {
             Kind::Part(part) => part.attempt,
             Kind::Chunk(chunk) => chunk.attempt,
@@ -95,7 +97,8 @@ impl Machine {
         };
         let early = {
             let ledger = self.ledger();
-            ledger.will_take_long(attempt) && ledger.gathered_with(attempt) <= EARLY_ENTRIES_MAX
+            let due = ledger.will_take_long(attempt) || (!awaited && ledger.has_much_more(attempt));
+            due && ledger.gathered_with(attempt) <= EARLY_ENTRIES_MAX
         };
         if early { self.gatherings.alone(attempt).map(Early) } else { None }
     }
@@ -109,8 +112,17 @@ impl Machine {
 
     fn gather(&self, turn: &Turn, pages: &dyn PlanPages, stops: &dyn Fn() -> bool) -> Result<(), PageLost> {
         let attempt = turn.attempt;
-        let Some(mut gathering) = self.ledger().gathering(attempt) else { return Ok(()) };
+        // A statement of its own: the ledger is free again then.
+        let begun = self.write().gathering(attempt);
+        let Some(mut gathering) = begun else { return Ok(()) };
         while let Some(page) = gathering.next() {
+            let ready = gathering.is_ready(&self.ledger());
+            if !ready {
+                let went_on = self.write().keep_half(gathering);
+                let Some(again) = went_on else { return Ok(()) };
+                gathering = again;
+                continue;
+            }
             let entries = page.read(pages)?;
             if stops() || gathering.take(&self.ledger(), entries).is_none() {
                 return Ok(());

@@ -1,7 +1,7 @@
 //! The next segment, kept ready: a file of zeros whose blocks are there before the disk is full.
 //!
 //! ```text
-//!  spare ──rename, fsync of the folder──▶ <base>.new ──first frame, fsync──▶ rename ──▶ <base>.wal
+//!  spare ──rename, fsync of the folder──▶ next.new ──first frame, fsync──▶ rename ──▶ <base>.wal
 //!    ▲ made anew behind it, as soon as there is room
 //! ```
 //!

@@ -149,7 +149,8 @@ pub fn start_segment(
     start: &SegmentStart,
 ) -> Result<(Box<dyn DiskFile>, u64), Failed> {
     let name = dir.join(segment_name(base));
-    let temporary = name.with_extension("new");
+    // Always the same: of one that is refused no second name stays.
+    let temporary = dir.join("next.new");
     let frame = encode_frame(FrameKind::Segment, base, base, &start.encode());
     let ready = match spare {
         Some(spare) => spare.take(names, &temporary)?,
@@ -171,6 +172,12 @@ pub fn start_segment(
     Ok((file, base + frame.len() as u64))
 }
 
+fn warn_of_spare(dir: &Path, made: io::Result<()>) {
+    if let Err(error) = made.or_else(|error| if lacks_room(&error) { Ok(()) } else { Err(error) }) {
+        tracing::warn!(dir = %dir.display(), %error, "no segment of the log is kept for a full disk yet");
+    }
+}
+
 impl Wal {
     /// Goes on writing at `end`, in the last of `segments`; all below `end` is durable, and what its file has behind it are
     /// zeros.
@@ -185,7 +192,9 @@ impl Wal {
         let path = dir.join(segment_name(last.base));
         let file = disk.open(&path, Open::Write)?;
         let names = disk.open_dir(&dir)?;
-        let zeroed = (last.base + file.len()?).max(end);
+        // A frame that found no room may have left a hole before the zeros behind it: what has no blocks is not kept.
+        let (len, blocks) = (file.len()?, disk.stat(&path)?.blocks);
+        let zeroed = if blocks.saturating_mul(512) >= len { (last.base + len).max(end) } else { end };
         let (segments, durable) = (segments.into(), end);
         let (ahead, kept, segment_bytes) = (options.ahead_bytes, options.kept_bytes, options.segment_bytes);
         let spare = SpareSegment::new(disk.clone(), &dir, kept);
@@ -234,12 +243,7 @@ impl Wal {
 
     /// Has a spare, if there is room for one.
     pub fn keep_spare(&mut self) {
-        match self.spare.make() {
-            Err(error) if !lacks_room(&error) => {
-                tracing::warn!(dir = %self.dir.display(), %error, "no segment of the log is kept for a full disk yet");
-            }
-            _ => {}
-        }
+        warn_of_spare(&self.dir, self.spare.make());
     }
 
     /// Appends a frame, not durable yet. Returns the offset of its body in the whole WAL; `None` when a bare one finds no
@@ -289,7 +293,14 @@ impl Wal {
     /// What is kept is there behind a frame that ends at `behind`.
     fn keep(&mut self, behind: u64) -> io::Result<()> {
         self.write_zeros(behind, behind + self.kept)?;
-        self.spare.make()
+        match self.spare.make() {
+            Err(error) if lacks_room(&error) => Err(error),
+            // Not for want of room: no content waits for that.
+            made => {
+                warn_of_spare(&self.dir, made);
+                Ok(())
+            }
+        }
     }
 
     /// Before a frame that ends at `behind`, and behind which less than what is kept are zeros: more of them, as far as

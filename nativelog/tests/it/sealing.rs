@@ -8,7 +8,9 @@ use checkpoint::{
     CommitId, EntryKind, JobName, Manifest, ManifestEntry, PackedFile, Piece, PlanEntry, RelPath,
 };
 use nativelog::compose::{self, Opening, Pages};
-use nativelog::ledger::{Accepted, Effect, Frozen, Holding, Ledger, Paging, Reason, Step, Verdict};
+use nativelog::ledger::{
+    Accepted, Effect, Frozen, Holding, Ledger, Paging, Reason, Step, TICK_MS_MAX, Verdict,
+};
 use nativelog::shape::check_shape;
 use nativelog::{LogId, LogRecord};
 
@@ -99,9 +101,16 @@ fn a_root_that_no_bytes_have_is_never_sealed() {
 }
 
 /// CPU time of this thread: other load on the machine does not count.
+#[expect(
+    unsafe_code,
+    reason = "the clock has no safe wrapper here; what /proc tells moves in steps of a tick"
+)]
 fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to what it is given, which outlives it.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+    assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 fn timed<T>(longest: &mut Duration, what: impl FnOnce() -> T) -> T {
@@ -111,22 +120,58 @@ fn timed<T>(longest: &mut Duration, what: impl FnOnce() -> T) -> T {
     made
 }
 
-/// One record, as a machine applies it; answers with the CPU time of the longest part for which it locks the ledger,
-/// and of all of it.
-fn applied(kept: &mut Kept, record: &LogRecord) -> (Step, Duration, Duration) {
-    let (mut longest, all) = (Duration::ZERO, cpu());
-    let Kept { ledger, pages } = kept;
-    pages.remember(next(ledger), &record.header);
-    if let Some(nativelog::record::Kind::Seal(seal)) = &record.header.kind
-        && let Some(mut gathering) = timed(&mut longest, || ledger.gathering(seal.attempt))
-    {
-        while let Some(page) = gathering.next() {
-            let entries = page.read(pages).unwrap();
-            timed(&mut longest, || gathering.take(ledger, entries)).unwrap();
+/// CPU time that a record takes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Took {
+    /// The longest part for which it locks the ledger.
+    locked: Duration,
+    /// What the next record waits for: all but the tree of a seal, which is made beforehand.
+    waited: Duration,
+    all: Duration,
+}
+
+impl Took {
+    fn most(self, other: Took) -> Took {
+        Took {
+            locked: self.locked.max(other.locked),
+            waited: self.waited.max(other.waited),
+            all: self.all.max(other.all),
         }
-        let gathered = gathering.finish();
-        assert!(timed(&mut longest, || ledger.keep_tree(gathered)).is_none());
     }
+
+    fn tell(&self, what: &str, count: u64) {
+        let Took { locked, waited, all } = self;
+        println!(
+            "{what} of {count} files: {locked:?} locked at once, {waited:?} waited for, {all:?} of CPU in all"
+        );
+    }
+}
+
+/// Puts together what can be of an attempt's tree, as a machine does; all of it when everything is here.
+fn gathered(kept: &mut Kept, attempt: u64, longest: &mut Duration) {
+    let Kept { ledger, pages } = kept;
+    let Some(mut gathering) = timed(longest, || ledger.gathering(attempt)) else { return };
+    while let Some(page) = gathering.next() {
+        if !timed(longest, || gathering.is_ready(ledger)) {
+            assert!(timed(longest, || ledger.keep_half(gathering)).is_none());
+            return;
+        }
+        let entries = page.read(pages).unwrap();
+        timed(longest, || gathering.take(ledger, entries)).unwrap();
+    }
+    let gathered = gathering.finish();
+    assert!(timed(longest, || ledger.keep_tree(gathered)).is_none());
+}
+
+/// One record, as a machine applies it.
+fn applied(kept: &mut Kept, record: &LogRecord) -> (Step, Took) {
+    let (mut longest, all) = (Duration::ZERO, cpu());
+    kept.pages.remember(next(&kept.ledger), &record.header);
+    if let Some(attempt) = kept.ledger.ungathered(&record.header) {
+        gathered(kept, attempt, &mut longest);
+    }
+    let ledger = &mut kept.ledger;
+    let waited = cpu();
     if let Some(paged) = timed(&mut longest, || ledger.paging(&record.header)).map(Paging::read) {
         timed(&mut longest, || ledger.keep_paged(paged));
     }
@@ -136,12 +181,13 @@ fn applied(kept: &mut Kept, record: &LogRecord) -> (Step, Duration, Duration) {
     }
     let id = next(ledger);
     let (step, gone) = timed(&mut longest, || (ledger.step(id, &record.header).unwrap(), ledger.take_gone()));
+    let waited = cpu() - waited;
     drop(gone);
-    (step, longest, cpu() - all)
+    (step, Took { locked: longest, waited, all: cpu() - all })
 }
 
-/// Files of eight bytes, each with its number, in directories of a thousand.
-fn many(count: u64) -> (Vec<PlanEntry>, Vec<(u32, [u8; 8])>) {
+/// Files of eight bytes, each with its number and the first of them, in directories of a thousand.
+fn many(first: u64, count: u64) -> (Vec<PlanEntry>, Vec<(u32, [u8; 8])>) {
     let entry = |path: String, kind, size| {
         let path = RelPath::parse(path.as_bytes()).unwrap();
         let mode = if kind == EntryKind::File { 0o644 } else { 0o755 };
@@ -153,14 +199,20 @@ fn many(count: u64) -> (Vec<PlanEntry>, Vec<(u32, [u8; 8])>) {
         if number % 1000 == 0 {
             entries.push(entry(format!("d{:04}", number / 1000), EntryKind::Directory, 0));
         }
-        files.push((entries.len() as u32, number.to_be_bytes()));
+        files.push((entries.len() as u32, (first + number).to_be_bytes()));
         entries.push(entry(format!("d{:04}/f{:03}", number / 1000, number % 1000), EntryKind::File, 8));
     }
     (entries, files)
 }
 
-/// Brings all files of attempt 0 in packs; answers with the digests of the entries.
-fn packed(kept: &mut Kept, entries: &[PlanEntry], files: &[(u32, [u8; 8])]) -> Vec<checkpoint::Digest> {
+/// Brings all files of an attempt in packs, and does something after each; answers with the digests of the entries.
+fn packed(
+    kept: &mut Kept,
+    attempt: u64,
+    entries: &[PlanEntry],
+    files: &[(u32, [u8; 8])],
+    mut after_each: impl FnMut(&mut Kept),
+) -> Vec<checkpoint::Digest> {
     let mut digests = vec![checkpoint::Digest::NONE; entries.len()];
     for some in files.chunks(4096) {
         let mut payload = Vec::new();
@@ -171,13 +223,14 @@ fn packed(kept: &mut Kept, entries: &[PlanEntry], files: &[(u32, [u8; 8])]) -> V
             PackedFile { file: *file, offset, len: 8, digest: digests[*file as usize] }
         });
         let files = packed.collect();
-        kept.done(&compose::piece(0, Piece::Pack { files, payload: Bytes::from(payload) }));
+        kept.done(&compose::piece(attempt, Piece::Pack { files, payload: Bytes::from(payload) }));
+        after_each(kept);
     }
     digests
 }
 
 /// What a snapshot is made of, taken as apply takes it: it is encoded when the ledger is free again.
-fn frozen(kept: &Kept, told: &mut Vec<(&'static str, Duration, Duration)>) -> Frozen {
+fn frozen(kept: &Kept, told: &mut Vec<(&'static str, Took)>) -> Frozen {
     let mut longest = Duration::ZERO;
     let frozen = timed(&mut longest, || kept.ledger.freeze());
     // Encoding takes far longer: it is not part of this.
@@ -192,7 +245,7 @@ fn frozen(kept: &Kept, told: &mut Vec<(&'static str, Duration, Duration)>) -> Fr
     let (copy, encoding) =
         (shortest(&|| drop(kept.ledger.freeze())), shortest(&|| drop(kept.ledger.encode())));
     assert!(4 * copy < encoding, "a copy took {copy:?}, to encode {encoding:?}");
-    told.push(("copy for a snapshot", longest, longest));
+    told.push(("copy for a snapshot", Took { locked: longest, waited: longest, all: longest }));
     frozen
 }
 
@@ -201,19 +254,19 @@ fn frozen(kept: &Kept, told: &mut Vec<(&'static str, Duration, Duration)>) -> Fr
 fn a_large_seal_locks_the_ledger_for_moments_only() {
     let most = Duration::from_millis(50);
     let count = std::env::var("EPOCHLOG_FILES").map_or(60_000, |count| count.parse().unwrap());
-    let (entries, files) = many(count);
+    let (entries, files) = many(0, count);
     let pages = Pages::new(&entries);
     let mut kept = Kept::default();
     let mut told = Vec::new();
     kept.step(&compose::begin(&opening(), &pages));
-    let (mut part, mut all) = (Duration::ZERO, Duration::ZERO);
+    let mut part = Took::default();
     for record in pages.parts(0, 0) {
-        let (step, longest, whole) = applied(&mut kept, &record);
+        let (step, took) = applied(&mut kept, &record);
         assert_eq!(step.verdict, Verdict::DONE);
-        (part, all) = (part.max(longest), all.max(whole));
+        part = part.most(took);
     }
-    told.push(("page of the plan", part, all));
-    let digests = packed(&mut kept, &entries, &files);
+    told.push(("page of the plan", part));
+    let digests = packed(&mut kept, 0, &entries, &files, |_| ());
     let made = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
     let root = Manifest { entries: made.collect() }.root();
 
@@ -226,32 +279,98 @@ fn a_large_seal_locks_the_ledger_for_moments_only() {
 
     // As while a snapshot is encoded: what the seal changes is shared with it.
     let copied = frozen(&kept, &mut told);
-    let (sealed, longest, whole) = applied(&mut kept, &compose::seal(0, root));
+    let (sealed, took) = applied(&mut kept, &compose::seal(0, root));
     drop(copied);
     assert!(matches!(sealed.verdict, Verdict::Accepted(Accepted::Sealed(_))), "{}", sealed.verdict);
     assert_eq!(sealed, plain, "prepared or not, a record does the same");
     assert_eq!(kept.ledger.digest(), copy.ledger.digest());
-    told.push(("seal", longest, whole));
+    told.push(("seal", took));
     let copied = frozen(&kept, &mut told);
     let expire = compose::expire(&opening().job, vec![1], true, "", Vec::new());
     let plain = copy.step(&expire);
-    let (expired, longest, whole) = applied(&mut kept, &expire);
+    let (expired, took) = applied(&mut kept, &expire);
     drop(copied);
     assert!(
         matches!(&expired.effects[..], [Effect::Expire { released, .. }] if released.len() == files.len())
     );
     assert_eq!(expired, plain, "prepared or not, a record does the same");
     assert_eq!(kept.ledger.digest(), copy.ledger.digest());
-    told.push(("expiry", longest, whole));
+    told.push(("expiry", took));
 
-    for (what, longest, whole) in &told {
-        println!("{what} of {count} files: {longest:?} locked at once, {whole:?} of CPU in all");
-    }
+    told.iter().for_each(|(what, took)| took.tell(what, count));
     println!("a seal without preparation: {unprepared:?}");
-    for (what, longest, _) in told {
-        assert!(longest < most, "{what}: the ledger was locked for {longest:?}");
+    for (what, Took { locked, .. }) in told {
+        assert!(locked < most, "{what}: the ledger was locked for {locked:?}");
     }
     assert_eq!(Ledger::decode(&kept.ledger.encode()).unwrap().digest(), kept.ledger.digest());
+}
+
+/// Epochs of other contents follow each other, while a snapshot shares what is there. Of every other the tree is put
+/// together while its content comes in, as at a follower. `EPOCHLOG_FILES` as above.
+#[test]
+fn a_large_seal_is_as_quick_where_much_is_held_already() {
+    let count = std::env::var("EPOCHLOG_FILES").map_or(60_000, |count| count.parse().unwrap());
+    let mut kept = Kept::default();
+    for epoch in 1..=4 {
+        let (entries, files) = many(epoch * count, count);
+        let pages = Pages::new(&entries);
+        let attempt = next(&kept.ledger).index;
+        let commit = CommitId::from_bytes([epoch as u8; 16]);
+        kept.step(&compose::begin(&Opening { commit, ..opening() }, &pages));
+        pages.parts(attempt, 0).for_each(|part| kept.done(&part));
+        let (mut begun, mut went_on) = (Duration::ZERO, 0);
+        let digests = packed(&mut kept, attempt, &entries, &files, |kept| {
+            if epoch % 2 == 0 && kept.ledger.has_much_more(attempt) {
+                gathered(kept, attempt, &mut begun);
+                went_on += 1;
+                assert!(!kept.ledger.has_much_more(attempt), "it was taken");
+            }
+        });
+        assert_eq!(went_on > 1, epoch % 2 == 0, "{went_on} times");
+        let made = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
+        let root = Manifest { entries: made.collect() }.root();
+        let seal = compose::seal(attempt, root);
+        // A copy has no half of a tree, and does all of it.
+        let mut copy = Kept { ledger: kept.ledger.clone(), pages: kept.pages.clone() };
+        let plain = copy.step(&seal);
+        let copied = kept.ledger.freeze();
+        let (sealed, took) = applied(&mut kept, &seal);
+        drop(copied);
+        assert!(matches!(sealed.verdict, Verdict::Accepted(Accepted::Sealed(_))), "{}", sealed.verdict);
+        assert_eq!(sealed, plain, "begun before or not, a seal does the same");
+        assert_eq!(kept.ledger.digest(), copy.ledger.digest());
+        took.tell(&format!("seal {epoch}"), count);
+        println!("  begun before {went_on} times, {begun:?} locked at once");
+    }
+    assert_eq!(kept.ledger.contents().count() as u64, 4 * count);
+    // Ids that are free again are taken again, the lowest first.
+    let expire = compose::expire(&opening().job, vec![1, 3], true, "", Vec::new());
+    applied(&mut kept, &expire).1.tell("expiry of two", count);
+    assert_eq!(kept.ledger.contents().count() as u64, 2 * count);
+}
+
+/// What was put together of a tree before its attempt was complete is let go of when its writer is silent or it ends.
+#[test]
+fn half_a_tree_is_not_kept_for_who_says_nothing() {
+    let (entries, files) = many(0, 20_000);
+    let pages = Pages::new(&entries);
+    for ends in [false, true] {
+        let mut kept = Kept::default();
+        kept.step(&compose::begin(&opening(), &pages));
+        pages.parts(0, 0).for_each(|part| kept.done(&part));
+        packed(&mut kept, 0, &entries, &files[..18_000], |_| ());
+        assert!(kept.ledger.has_much_more(0));
+        assert_eq!(kept.ledger.gathered_with(u64::MAX), 0);
+        gathered(&mut kept, 0, &mut Duration::default());
+        assert_eq!(kept.ledger.gathered_with(u64::MAX), entries.len());
+        if ends {
+            kept.done(&compose::abort(0, "over"));
+        } else {
+            (0..20).for_each(|_| kept.done(&compose::tick(TICK_MS_MAX)));
+            assert!(kept.ledger.has_much_more(0), "it begins anew");
+        }
+        assert_eq!(kept.ledger.gathered_with(u64::MAX), 0);
+    }
 }
 
 /// A page as a machine applies it.
@@ -263,7 +382,7 @@ fn read_beforehand(kept: &mut Kept, record: &LogRecord) -> Step {
 
 #[test]
 fn a_page_says_the_same_whether_it_was_read_beforehand_or_not() {
-    let (entries, _) = many(30_000);
+    let (entries, _) = many(0, 30_000);
     let pages = Pages::new(&entries);
     assert!(pages.count() > 2);
     let mut kept = Kept::default();
@@ -305,12 +424,12 @@ fn a_page_says_the_same_whether_it_was_read_beforehand_or_not() {
 /// The content in quarantine may be held by nobody but the attempts that its quarantine ends.
 #[test]
 fn a_quarantine_does_the_same_whether_it_was_prepared_or_not() {
-    let (entries, files) = many(5000);
+    let (entries, files) = many(0, 5000);
     let pages = Pages::new(&entries);
     let mut kept = Kept::default();
     kept.step(&compose::begin(&opening(), &pages));
     pages.parts(0, 0).for_each(|part| kept.done(&part));
-    let digests = packed(&mut kept, &entries, &files);
+    let digests = packed(&mut kept, 0, &entries, &files, |_| ());
     let made = entries.iter().zip(&digests).map(|(entry, digest)| ManifestEntry::new(entry, *digest));
     let root = Manifest { entries: made.collect() }.root();
     let (sealed, ..) = applied(&mut kept, &compose::seal(0, root));

@@ -18,11 +18,16 @@ use crate::replica::{Replica, job};
 
 /// A plan of several pages: long names, and a few files with bytes.
 fn long() -> Directory {
+    with_empty(1500)
+}
+
+/// The same, with so many empty files in each of its three folders.
+fn with_empty(files: u32) -> Directory {
     let mut names = String::new();
     for dir in 0..3 {
         let name = format!("{dir:0>120}");
         write!(names, "{name}/ ").unwrap();
-        (0..1500).for_each(|file| write!(names, "{name}/{file:0>120}:0 ").unwrap());
+        (0..files).for_each(|file| write!(names, "{name}/{file:0>120}:0 ").unwrap());
         write!(names, "{name}/z-small:{}={dir} ", 100 + dir).unwrap();
     }
     Directory::parse(&format!("{names}zz:70k=9"))
@@ -157,7 +162,7 @@ fn a_seal_of_what_has_ended_waits_for_nobody() {
     rest_of_plan(&mut replica, &directory, attempt, 0);
     content(&mut replica, &directory, attempt);
     let last = compose::piece(attempt, directory.chunk(file(&directory, "zz"), CHUNK));
-    let turn = replica.machine.early(&last.header).expect("it is complete");
+    let turn = replica.machine.early(&last.header, true).expect("it is complete");
     replica.commit(compose::abort(attempt, "over"));
     // Would wait for ever: the turn is not given back.
     let seal = replica.append(vec![Body::Record(compose::seal(attempt, directory.root()))]).remove(0);
@@ -179,19 +184,19 @@ fn a_tree_is_put_together_before_its_seal_comes() {
     let chunks = [0, CHUNK].map(|offset| compose::piece(attempt, directory.chunk(large, offset)));
     let completed = |replica: &mut Replica, record: &LogRecord| {
         replica.commit(record.clone());
-        replica.machine.early(&record.header)
+        replica.machine.early(&record.header, true)
     };
     assert!(completed(&mut replica, &pack).is_none());
     assert!(completed(&mut replica, &chunks[0]).is_none());
     let early = completed(&mut replica, &chunks[1]).unwrap();
-    assert!(replica.machine.early(&chunks[1].header).is_none(), "somebody is at it");
+    assert!(replica.machine.early(&chunks[1].header, true).is_none(), "somebody is at it");
     forget(&mut replica, attempt);
 
     // What cannot be read yet is no fault: the seal is not there.
     let page = replica.store.layout().page_file(attempt, 1);
     disk.fail_next(OpKind::Read, "plan/1", ENOSPC);
     replica.machine.prepare_early(early);
-    let early = replica.machine.early(&chunks[1].header).expect("it was not done");
+    let early = replica.machine.early(&chunks[1].header, true).expect("it was not done");
     let seal = compose::seal(attempt, directory.root());
     std::thread::scope(|scope| {
         scope.spawn(|| replica.machine.prepare_early(early));
@@ -200,13 +205,45 @@ fn a_tree_is_put_together_before_its_seal_comes() {
             scope.spawn(|| replica.machine.prepare(&seal.header).unwrap());
         }
     });
-    assert!(replica.machine.early(&chunks[1].header).is_none(), "it is done");
-    assert!(replica.machine.ledger().gathering(attempt).is_none());
+    assert!(replica.machine.early(&chunks[1].header, true).is_none(), "it is done");
+    assert!(replica.machine.ledger().ungathered(&seal.header).is_none());
     assert_eq!(*replica.log.fatal().borrow(), None);
     disk.unlink(&page).unwrap();
     replica.seal(attempt, &directory);
     replica.wait_performed();
     replica.assert_published(1);
+    replica.stop();
+}
+
+/// A page of which all content is here is not read again: not even when it is lost since.
+#[test]
+fn a_tree_is_begun_while_content_comes_in() {
+    let (disk, directory) = (CrashDisk::new(), with_empty(6000));
+    let mut replica = start(&disk);
+    let attempt = begun(&mut replica, &directory, 0);
+    rest_of_plan(&mut replica, &directory, attempt, 0);
+    let pack = compose::piece(attempt, directory.pack(&small(&directory)));
+    replica.commit(pack.clone());
+    assert!(replica.machine.early(&pack.header, true).is_none(), "a leader waits until it is complete");
+    let early = replica.machine.early(&pack.header, false).expect("most of it is here");
+    replica.machine.prepare_early(early);
+    assert!(replica.machine.early(&pack.header, false).is_none(), "nothing more has come since");
+    forget(&mut replica, attempt);
+    disk.unlink(&replica.store.layout().page_file(attempt, 0)).unwrap();
+
+    let large = file(&directory, "zz");
+    let chunks = [0, CHUNK].map(|offset| compose::piece(attempt, directory.chunk(large, offset)));
+    for chunk in &chunks {
+        replica.commit(chunk.clone());
+    }
+    let early = replica.machine.early(&chunks[1].header, false).expect("it is complete");
+    replica.machine.prepare_early(early);
+    let seal = compose::seal(attempt, directory.root());
+    assert!(replica.machine.ledger().ungathered(&seal.header).is_none());
+    let verdict = replica.machine.ledger().check(&seal.header);
+    assert!(verdict.is_accepted(), "{verdict}");
+    replica.commit(compose::abort(attempt, "over"));
+    replica.wait_performed();
     replica.stop();
 }
 

@@ -1,11 +1,13 @@
 //! Getting an epoch back: its manifest from any node, then its content, file by file, each chunk
 //! checked as it comes.
 
+mod blocking;
 mod content;
 #[cfg(test)]
 mod tests;
 
-pub use content::ReplicaContent;
+pub use blocking::ReplicaContent;
+pub use content::EpochContent;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -19,6 +19,8 @@ mod dial;
 mod failure;
 mod fetch;
 pub mod neighbour;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod wire;
 
 /// The public protobuf API, `proto/epochlog.proto`.
@@ -38,4 +40,4 @@ pub mod pb {
 pub use commit::{Commit, Done, Event};
 pub use connect::{Client, MESSAGE_BYTES_MAX, Options, REQUEST_BYTES_MAX, Stub};
 pub use failure::{Cause, Certainty, Code, Failure, SPLIT_OR_RAISE};
-pub use fetch::{Fetched, ReplicaContent};
+pub use fetch::{EpochContent, Fetched, ReplicaContent};

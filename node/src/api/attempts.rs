@@ -6,15 +6,12 @@ use nativelog::compose;
 use nativelog::ledger::{Ledger, Reason, Spoken, Verdict};
 use nativelog::machine::Machine;
 
+use super::call::{current, job_name};
 use super::write::{no_answer, rejection};
-use super::{current, job_name};
 use crate::epochs;
+use crate::limits::{ATTEMPTS_MAX, REASON_BYTES_MAX};
 use crate::node::Node;
 
-/// A reason in a record is at most so long.
-const REASON_BYTES_MAX: usize = 1024;
-/// Attempts in one answer.
-const ATTEMPTS_MAX: usize = 10_000;
 /// Leading bytes of a commit id that are told: enough to know one's own by. With all of them anybody could write in its
 /// place, for a writer's fence is derived from it.
 const COMMIT_ID_SHOWN: usize = 4;

@@ -1,5 +1,6 @@
 //! The Commit call: from Start to the right origin, and back to the answers.
 
+mod ground;
 mod line;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -20,25 +21,20 @@ use tokio_stream::wrappers::ReceiverStream;
 use uncopied::Incoming;
 
 use self::line::{Line, Room};
-use super::Answers;
+use super::call::{Answers, job_name};
+use super::published;
 use crate::capture::{self, Held, How};
 use crate::commit::origin::{self, Local, Remote, Replies, is_silence};
 use crate::commit::{self, Order};
 use crate::guests::Call;
-use crate::limits::{PLAN_STEP, SMALL_PLAN_ENTRIES};
+use crate::limits::{DEPENDS_ON_MAX, PATTERNS_MAX, PLAN_STEP, REPLIES_QUEUED_MAX, SMALL_PLAN_ENTRIES};
 use crate::node::Node;
 
-/// Answers on their way to the client.
-const REPLIES_QUEUED_MAX: usize = 64;
 /// How often a client hears that its commit is being worked on.
 const WORKING_EVERY: Duration = Duration::from_secs(1);
 /// Bounds of the time without progress that a client may ask for.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Epochs that one depends on; the ledger's bound.
-const DEPENDS_ON_MAX: usize = 64;
-/// Patterns of what to take and what to leave out of a source by path.
-const PATTERNS_MAX: usize = 256;
 
 /// Runs the call in a task of its own; its answers are the stream.
 pub fn run(
@@ -100,7 +96,7 @@ async fn answer(
     let wait_all = start.wait() == pb::Wait::All;
     let committed = match start.handed.is_empty() {
         false => {
-            match usable(&node.config.source_roots, node.neighbours.take(&start.handed, &start.commit_id)) {
+            match usable(&node.config.source_roots, node.handed.take(&start.handed, &start.commit_id)) {
                 Ok(opened) => {
                     if let Some(place) = &place {
                         place.is_by_path();
@@ -144,7 +140,7 @@ async fn answer(
     } else if wait_all {
         let patience = Duration::from_millis(start.wait_ms).clamp(PATIENCE_MIN, PATIENCE_MAX);
         let sealed = Instant::now();
-        let published = super::status::wait_all(node, &committed, patience).await;
+        let published = published::wait_all(node, &committed, patience).await;
         if published.missing.is_empty() {
             node.metrics.stage("publish", sealed.elapsed());
         }
@@ -294,7 +290,7 @@ fn choice(start: &pb::Start) -> Choice {
 
 fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
     let what = format!("commit {}", start.job);
-    let job = super::job_name(&start.job).map_err(|failure| failure.committed(Certainty::No))?;
+    let job = job_name(&start.job).map_err(|failure| failure.committed(Certainty::No))?;
     within_limits(start).map_err(|why| refused(&what, &why))?;
     let commit_id =
         CommitId::from_slice(&start.commit_id).ok_or_else(|| refused(&what, "a commit id has 16 bytes"))?;

@@ -21,23 +21,20 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::reads::State;
-use super::{Answers, current, job_name, read};
+use super::call::{Answers, current, job_name};
+use super::read;
 use crate::guests::Call;
-use crate::limits::MANIFEST_PART_BYTES;
+use crate::limits::{CHUNKS_QUEUED_MAX, MANIFEST_PART_BYTES, RANGES_MAX};
 use crate::node::Node;
+use crate::reads::State;
 use crate::turns::{Turn, Turns};
 
 /// Bytes of one chunk on the wire.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// Chunks between the disk and the wire.
-const CHUNKS_QUEUED_MAX: usize = 2;
 /// A client that takes nothing for so long has gone or hangs: its call ends.
 const STALL: Duration = Duration::from_secs(60);
 /// How often a client that waits is told that the node goes on.
 const WORKING_EVERY: Duration = Duration::from_secs(1);
-/// Ranges of files in one request.
-const RANGES_MAX: usize = 10_000;
 /// How long a publication that is under way is waited for.
 const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
 

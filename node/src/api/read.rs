@@ -10,18 +10,11 @@ use client::{Code, Failure, pb, wire};
 use nativelog::ledger::{EpochInfo, EpochView, Go, QuarantineInfo, Walk};
 use nativelog::machine::Machine;
 
-use super::{current, job_name, status};
+use super::call::{current, job_name};
+use super::published::fill_published_on;
 use crate::epochs;
+use crate::limits::{ENTRIES_BYTES_MAX, ENTRIES_MAX, EPOCHS_BYTES_MAX, EPOCHS_MAX, FILTERS_MAX};
 use crate::node::Node;
-
-/// Epochs in one answer, and their bytes.
-const EPOCHS_MAX: usize = 10_000;
-const EPOCHS_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 4;
-/// Labels that one question may name.
-const FILTERS_MAX: usize = 64;
-/// Entries in one answer, and their bytes.
-const ENTRIES_MAX: usize = 50_000;
-const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
 
 /// How far the log is here.
 pub async fn reached(node: &Node, request: pb::ReachedRequest) -> Result<pb::ReachedReply, Failure> {
@@ -42,7 +35,7 @@ pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply
     let listed = move |machine: &Machine| listed(machine, wanted, &request);
     let (mut epochs, cut) = epochs::elsewhere(node.replica.machine(), listed).await;
     let silent = match published_on {
-        true => status::fill_published_on(node, &mut epochs).await,
+        true => fill_published_on(node, &mut epochs).await,
         false => Vec::new(),
     };
     Ok(pb::ListReply { epochs, stale, voters: voters(node), cut, silent })
@@ -110,7 +103,7 @@ pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply
         (entries, cut) = entries_of(node, &job, epoch.epoch).await?;
     }
     let mut epochs = vec![epoch];
-    let silent = status::fill_published_on(node, &mut epochs).await;
+    let silent = fill_published_on(node, &mut epochs).await;
     Ok(pb::ShowReply {
         epoch: epochs.pop(),
         entries,

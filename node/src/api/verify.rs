@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Answers, job_name, read, status};
+use super::call::{Answers, job_name};
+use super::{read, status};
 use crate::epochs;
 use crate::guests::Call;
 use crate::node::Node;

@@ -8,12 +8,11 @@ use nativelog::ledger::{Accepted, Reason, Rejected, Verdict};
 use nativelog::record::{LogId, LogRecord};
 use raft::ProposeError;
 
-use super::job_name;
+use super::call::{current, job_name};
+use super::{published, read};
 use crate::epochs;
+use crate::limits::EXPIRE_MAX;
 use crate::node::Node;
-
-/// Epochs that one call may end.
-const EXPIRE_MAX: usize = 10_000;
 
 /// Opens a writer and answers its token.
 pub async fn open_writer(
@@ -26,7 +25,7 @@ pub async fn open_writer(
     let born = match request.born {
         Some(born) => born,
         // Never sent before: it is born now.
-        None => super::read::reached(node, pb::ReachedRequest { current: true }).await?.applied,
+        None => read::reached(node, pb::ReachedRequest { current: true }).await?.applied,
     };
     match propose(node, compose::open_writer(&job, id, born), "open a writer").await?.1 {
         Accepted::Opened { token } => Ok(pb::OpenWriterReply { token }),
@@ -44,11 +43,11 @@ pub async fn expire(node: &Node, request: pb::ExpireRequest) -> Result<pb::Expir
             .why(format!("at most {EXPIRE_MAX} epochs, and a reason of {LABEL_BYTES_MAX} bytes"))
             .fix("name fewer epochs at a time"));
     }
-    super::current(node, false, &what).await?;
+    current(node, false, &what).await?;
     let of = job.clone();
     let newest = epochs::elsewhere(node.replica.machine(), move |machine| epochs::newest(machine, &of)).await;
     let published_on = match newest.map(|found| found.sealed) {
-        Some(newest) => super::status::published_now(node, &job, newest.epoch, newest.root).await,
+        Some(newest) => published::published_now(node, &job, newest.epoch, newest.root).await,
         None => Vec::new(),
     };
     let record = compose::expire(&job, request.epochs.clone(), true, request.reason, published_on);

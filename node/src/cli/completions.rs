@@ -2,7 +2,6 @@
 
 use client::Failure;
 
-use super::Cli;
 use super::output::Output;
 
 /// Arguments of `completions`.
@@ -12,10 +11,9 @@ pub struct CompletionsArgs {
     shell: clap_complete::Shell,
 }
 
-/// Runs the command.
-pub fn run(args: &CompletionsArgs, output: &Output) -> Result<(), Failure> {
+/// Prints the script for `command`, which is all of `epochlog`.
+pub fn run(args: &CompletionsArgs, mut command: clap::Command, output: &Output) -> Result<(), Failure> {
     let mut script = Vec::new();
-    let mut command = <Cli as clap::CommandFactory>::command();
     clap_complete::generate(args.shell, &mut command, "epochlog", &mut script);
     output.line(String::from_utf8_lossy(&script).trim_end());
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::Output;
 use super::serve::NodeArgs;
 use crate::config::settings::{self, Otherwise, SETTINGS};
-use crate::config::{self, shown};
+use crate::config::shown;
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -80,7 +80,7 @@ fn reference(output: &Output) {
             Otherwise::Missing => (None, Some("must be given")),
             Otherwise::Later => (None, Some("not in this version")),
         };
-        let flag = config::flag(setting);
+        let flag = settings::flag(setting);
         output.json(&json!({
             "type": "setting",
             "key": setting.key,

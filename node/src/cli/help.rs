@@ -1,5 +1,7 @@
 //! What stands at the end of help: how epochs are named, examples, exit codes.
 
+use crate::exit;
+
 macro_rules! which {
     () => {
         "JOB is the newest epoch of a job, JOB@42 its epoch 42, JOB@-1 the one before the newest, JOB@-2 the one before that."
@@ -7,24 +9,10 @@ macro_rules! which {
 }
 
 /// At the end of `epochlog --help`.
-pub const OF_ALL: &str = concat!(
-    which!(),
-    "
-
-Exit codes:
-    0  done
-    1  other: the source changed, refused, a node that a fault has stopped
-    2  usage or configuration
-    3  committed, but not on all nodes as asked; or the directory has changed since
-    4  not found
-    5  conflict, or too old to know
-    6  damaged, or not looked at
-    7  no quorum, or no node reached: to repeat is safe
-    8  not permitted
-    9  no space, or over a limit
-  124  no answer in time; of a commit: outcome unknown, to repeat is safe
-  130  interrupted"
-);
+pub fn of_all() -> String {
+    let exits = exit::ALL.map(|(exit, words)| format!("{:>5}  {words}", exit.code()));
+    format!("{WHICH}\n\nExit codes:\n{}", exits.join("\n"))
+}
 
 /// At the end of `epochlog show --help`.
 pub const WHICH: &str = which!();

@@ -6,7 +6,8 @@ use checkpoint::JobName;
 use client::{Client, Code, Failure, pb};
 use serde_json::json;
 
-use super::output::{Format, Output};
+use super::global::Format;
+use super::output::Output;
 use super::{open, screen};
 use crate::units;
 

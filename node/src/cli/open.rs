@@ -5,7 +5,8 @@ use std::time::Duration;
 use client::{Client, Failure, pb};
 use serde_json::json;
 
-use super::output::{Format, Output};
+use super::global::Format;
+use super::output::Output;
 use super::screen;
 use crate::units;
 

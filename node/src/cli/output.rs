@@ -12,22 +12,13 @@ use checkpoint::IoError;
 use client::Failure;
 use serde_json::{Value, json};
 
-use super::{Global, exit, screen};
+use super::global::{Format, Global};
+use super::{screen, signals};
+use crate::exit::Exit;
 
 /// Set before anything else runs when the process has got no stdout: the runtime puts `/dev/null` there, which takes
 /// everything and keeps nothing.
 pub static STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
-
-/// The form of the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// Text for people
-    Table,
-    /// One JSON object a line
-    Json,
-    /// The same, with progress, and a last `summary` or `error` line
-    Jsonl,
-}
 
 /// Where a command's answers go.
 #[derive(Debug)]
@@ -140,17 +131,17 @@ impl Output {
         }
         let unwritten = self.state().broken.take().and_then(unwritten);
         match (ended, unwritten) {
-            (Ok(()), None) => 0,
+            (Ok(()), None) => Exit::Done.code(),
             (Ok(()), Some(unwritten)) => {
                 tell(&unwritten);
-                exit::code(&unwritten)
+                exit_code(&unwritten)
             }
             (Err(failure), unwritten) => {
                 // The object that should tell it went nowhere.
                 if self.is_json() && unwritten.is_some() {
                     tell(&failure);
                 }
-                exit::code(&failure)
+                exit_code(&failure)
             }
         }
     }
@@ -164,6 +155,14 @@ pub fn unwritten(source: io::Error) -> Option<Failure> {
             .sentence("the command was carried out, but its output cannot be written")
             .what("what it should have printed is lost")
     })
+}
+
+/// The exit code of a command that has failed.
+pub fn exit_code(failure: &Failure) -> i32 {
+    match Exit::of(failure) {
+        Exit::Interrupted => signals::exit_code(),
+        exit => exit.code(),
+    }
 }
 
 /// Tells people of a failure.
@@ -268,6 +267,6 @@ mod tests {
         let full = unwritten(io::Error::from_raw_os_error(28)).unwrap();
         assert_eq!(full.code, Code::NoSpace);
         assert!(full.why.contains("standard output"), "{full:?}");
-        assert_eq!(exit::code(&unwritten(io::Error::other("it is closed")).unwrap()), 1);
+        assert_eq!(exit_code(&unwritten(io::Error::other("it is closed")).unwrap()), 1);
     }
 }

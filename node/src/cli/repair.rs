@@ -20,7 +20,7 @@ use super::serve::NodeArgs;
 use crate::config::Config;
 use crate::identity::{self, Claim};
 use crate::refusal::{ServeError, UNREPAIRABLE, WIPED};
-use crate::{handles, node, telemetry, units};
+use crate::{handles, opening, telemetry, units};
 
 const WHAT: &str = "repair";
 
@@ -144,7 +144,7 @@ async fn rejoin(config: &Config, claim: &Claim, output: &Output) -> Result<Rejoi
     let layout = Layout::new(&config.data_dir);
     let store = open_store(disk.clone(), config).map_err(|error| error.failure(WHAT))?;
     let secret = config.secret().map_err(|error| ServeError::from(error).failure(WHAT))?;
-    let settings = node::replica_config(config, secret, claim);
+    let settings = opening::replica_config(config, secret, claim);
     let progress = Progress::start(output, WHAT);
     let told = std::sync::Mutex::new(String::new());
     let tell = |step: RejoinStep| tell(&progress, &told, step);

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::output::Output;
 use crate::config::{Config, Overrides};
+use crate::exit::Exit;
 use crate::refusal::ServeError;
-use crate::{handles, node, opening, telemetry};
+use crate::{handles, opening, serve, telemetry};
 
 /// Which node it is: the flags that `serve`, `repair` and `config show` share.
 #[derive(Debug, clap::Args)]
@@ -80,10 +81,10 @@ pub async fn run(args: &ServeArgs, output: &Output, verbose: u8) -> Result<(), F
         std::thread::spawn(|| {
             // Ends with the parent, however that ends: as a crash would, which loses nothing.
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            std::process::exit(0);
+            std::process::exit(Exit::Done.code());
         });
     }
-    node::serve(config).await.map_err(|error| error.failure("serve"))
+    serve::serve(config).await.map_err(|error| error.failure("serve"))
 }
 
 /// Whether a node can do with so many files.

@@ -9,6 +9,8 @@ use client::{Code, Failure};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::exit::{self, Exit};
+
 /// The one that came, 0 before.
 static HEARD: AtomicI32 = AtomicI32::new(0);
 /// Who waits for longer is told what for.
@@ -46,7 +48,7 @@ pub fn listen(stop: &Stop, busy: &'static str) -> std::io::Result<tokio::task::J
         });
         tokio::spawn(async move {
             if let Some(second) = comes.recv().await {
-                std::process::exit(128 + second);
+                std::process::exit(exit::by_signal(second));
             }
         });
     }))
@@ -92,11 +94,11 @@ pub async fn is_set(stop: &Stop) {
     }
 }
 
-/// The exit code of a command that was interrupted: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
+/// The exit code of a command that was interrupted, by the signal that did it.
 pub fn exit_code() -> i32 {
     match HEARD.load(Ordering::Acquire) {
-        0 => 130,
-        heard => 128 + heard,
+        0 => Exit::Interrupted.code(),
+        heard => exit::by_signal(heard),
     }
 }
 

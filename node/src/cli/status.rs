@@ -8,8 +8,9 @@ use std::time::Duration;
 use client::{Client, Code, Failure, pb};
 use serde_json::{Value, json};
 
+use super::global::Format;
 use super::ls::quarantined_json;
-use super::output::{self, Format, Output};
+use super::output::{self, Output};
 use super::screen;
 use crate::units;
 use wrong::judge;

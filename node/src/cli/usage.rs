@@ -3,8 +3,9 @@
 use clap::error::{ContextKind, ContextValue};
 use client::{Code, Failure};
 
-use super::output::{failure_json, tell, unwritten};
-use super::{exit, screen};
+use super::output::{exit_code, failure_json, tell, unwritten};
+use super::screen;
+use crate::exit::Exit;
 
 /// How alike a suggestion must be, from 0 to 1: a slip of the finger, not just some other word.
 const NEAR: f64 = 0.6;
@@ -21,9 +22,10 @@ pub fn not_understood(mut error: clap::Error) -> i32 {
     match printed.err().and_then(unwritten).filter(|_| !error.use_stderr()) {
         Some(failure) => {
             tell(&failure);
-            exit::code(&failure)
+            exit_code(&failure)
         }
-        None => error.exit_code(),
+        None if error.use_stderr() => Exit::Usage.code(),
+        None => Exit::Done.code(),
     }
 }
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use client::{Client, Code, Failure, pb};
 use serde_json::{Value, json};
 
-use super::output::{Format, Output};
+use super::global::Format;
+use super::output::Output;
 use super::screen;
 use super::target::Target;
 use crate::units;

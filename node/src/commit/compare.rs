@@ -10,15 +10,17 @@ use client::{Code, Failure};
 use nativelog::ledger::{Accepted, Reason, Rejected, SealedEpoch, Verdict};
 use nativelog::record::{Kind, LogRecord, proto};
 
+use super::driver::{Driver, is_closed_here};
+use super::ground::Ground;
+use super::no;
 use super::origin::{Next, Opening, Origin};
-use super::{Driver, is_closed_here, no};
 
 /// Whether the rejection is for a sealed epoch that bears the number.
 pub(super) fn is_taken(rejected: &Rejected) -> bool {
     matches!(rejected.reason, Reason::Conflict | Reason::TooOld) && rejected.root.is_some()
 }
 
-impl Driver<'_> {
+impl<G: Ground> Driver<'_, G> {
     /// This commit sealed its epoch before this call: does it hold the same directory?
     pub(super) async fn sealed_already<O: Origin>(
         &mut self,
@@ -57,7 +59,7 @@ impl Driver<'_> {
             let begin = proto::Begin { epoch, token: None, ..self.order.begin(None) };
             LogRecord::new(Kind::Begin(begin), Bytes::new())
         };
-        let ledger = self.node.replica.machine().ledger();
+        let ledger = self.ground.ledger();
         let own = match ledger.check(&begin(None).header) {
             Verdict::Accepted(Accepted::Sealed(sealed)) => Some((sealed.root, sealed.position)),
             Verdict::Rejected(Rejected {
@@ -96,7 +98,7 @@ impl Driver<'_> {
         if taken.root != Some(root) {
             return Err(no::rejected(&self.order.name(), taken));
         }
-        let ledger = self.node.replica.machine().ledger();
+        let ledger = self.ground.ledger();
         match ledger.epoch(&self.order.job, epoch) {
             Some(found) if found.sealed.root == root => {
                 Ok(SealedEpoch { already: true, ..SealedEpoch::clone(&found.sealed) })

@@ -1,6 +1,7 @@
 //! Where the pieces of a commit come from: this node's own splitter, or a client's stream.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
@@ -22,9 +23,8 @@ use tonic::Status;
 use uncopied::Incoming;
 
 use crate::guests::Call;
+use crate::limits::PIECES_QUEUED_MAX;
 
-/// Pieces between the splitter's thread and the log: each at most one chunk or pack.
-const PIECES_QUEUED_MAX: usize = 2;
 /// A client that takes no answer for so long has gone or hangs.
 const STALL: Duration = Duration::from_secs(60);
 /// Hints in one message.
@@ -200,6 +200,9 @@ fn unread_here(failure: Failure, error: &IoError) -> Failure {
     Failure { code, ..failure }
 }
 
+/// So many entries are looked through before one is looked up.
+const NEAR: usize = 64;
+
 /// Sends all pieces; the root at the end, or nothing when nobody takes them any more.
 fn split(
     dir: &std::path::Path,
@@ -208,9 +211,20 @@ fn split(
     buffers: &Pool,
     send: &mpsc::Sender<Result<Next, Broken>>,
 ) -> Result<Option<Digest>, SplitError> {
-    // By the order of the plan: a table by path would take as much memory as the plan.
+    // By the order of the plan: a table by path would take as much memory as the plan. Whoever asks goes through it in
+    // order: the next one is near, as a rule.
+    let place = Cell::new(0);
     let previous = |entry: &PlanEntry| {
-        let file = plan.entries.binary_search_by(|other| other.path.cmp(&entry.path)).ok()?;
+        if opening.hints.is_empty() {
+            return None;
+        }
+        let ahead =
+            plan.entries[place.get()..].iter().take(NEAR).position(|other| std::ptr::eq(other, entry));
+        let file = match ahead {
+            Some(steps) => place.get() + steps,
+            None => plan.entries.binary_search_by(|other| other.path.cmp(&entry.path)).ok()?,
+        };
+        place.set(file);
         opening.hints.get(&wire::id(file)).copied()
     };
     let splitter = Splitter::new(dir, plan, opening.chunk_bytes, &opening.coverage, &previous)?;

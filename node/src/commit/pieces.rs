@@ -10,15 +10,16 @@ use client::{Failure, pb, wire};
 use nativelog::background::{self, UPKEEP};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, AttemptInfo, Covering, LAPSES_MS, Reason, Rejected, SealedEpoch, Verdict};
-use nativelog::machine::Machine;
 use nativelog::record::{Kind, LogId, LogRecord};
 use pb::commit_reply::Kind as Reply;
 use raft::ProposeError;
 
 use super::compare::is_taken;
+use super::driver::Driver;
+use super::ground::Ground;
+use super::no;
 use super::origin::{Broken, Next, Opening, Origin};
 use super::window::{self, Covers, Settled, Window};
-use super::{Driver, no};
 
 /// Time without a record of the attempt after which the log is told that its writer lives: well below what counts as
 /// silence (30 s of log time, which is counted in steps of a few seconds).
@@ -55,13 +56,18 @@ impl From<Failure> for Stopped {
 
 /// What is known of an open attempt, and what the log has of it, in slices; `None` when it has ended. Progress begins
 /// with what was covered at first: what comes in meanwhile is told too late rather than twice.
-async fn resumed_at(machine: &Machine, attempt: u64) -> Option<(AttemptInfo, Coverage)> {
-    let info = machine.ledger().attempt(attempt)?;
+async fn resumed_at<G: Ground>(ground: &G, attempt: u64) -> Option<(AttemptInfo, Coverage)> {
+    let info = ground.ledger().attempt(attempt)?;
     let mut covering = Covering::of(attempt);
-    while covering.slice(&machine.ledger())? {
+    while covering.slice(&ground.ledger())? {
         tokio::task::yield_now().await;
     }
     Some((info, covering.finish()))
+}
+
+/// Waits until the log has not heard for long of an attempt that was `named` to it last then.
+async fn life_is_due(named: Instant) {
+    tokio::time::sleep((named + LIFE_EVERY).saturating_duration_since(Instant::now())).await;
 }
 
 /// Drops what may be large on a thread that nobody waits for.
@@ -97,7 +103,7 @@ pub(super) enum Begun {
     Taken(Rejected),
 }
 
-impl Driver<'_> {
+impl<G: Ground> Driver<'_, G> {
     /// Begins, or goes on with this attempt and no other.
     pub(super) async fn begin(&mut self, attempt: Option<u64>) -> Result<Begun, Failure> {
         let record = LogRecord::new(Kind::Begin(self.order.begin(attempt)), Bytes::new());
@@ -111,9 +117,8 @@ impl Driver<'_> {
                 let mut coverage = Coverage::default();
                 if resumed {
                     self.barrier().await?;
-                    let machine = self.node.replica.machine();
-                    let Some((info, covered)) = resumed_at(machine, attempt).await else {
-                        return match machine.ledger().sealed_attempt(attempt) {
+                    let Some((info, covered)) = resumed_at(self.ground, attempt).await else {
+                        return match self.ground.ledger().sealed_attempt(attempt) {
                             Some(sealed) => Ok(Begun::Sealed(sealed)),
                             None => Err(no::ended(&self.order.name())),
                         };
@@ -164,7 +169,7 @@ impl Driver<'_> {
             let came = tokio::select! {
                 settled = window.settle(), if !window.is_empty() => Came::Settled(settled),
                 next = origin.next() => Came::Next(next),
-                () = self.life_is_due() => Came::LifeIsDue,
+                () = life_is_due(self.named) => Came::LifeIsDue,
             };
             waited += asked.elapsed();
             let next = match came {
@@ -226,11 +231,11 @@ impl Driver<'_> {
         &mut self,
         attempt: &Attempt,
         origin: &mut O,
-        window: &mut Window,
+        window: &mut Window<G::Stream>,
     ) -> Result<(BTreeMap<u32, Digest>, BTreeMap<u32, u64>), Stopped> {
-        let mut previous = self.node.newest_files(&self.order.job).await;
+        let mut previous = self.ground.newest_files(&self.order.job).await;
         // Who scanned the directory here has checked it already.
-        let mut checker = (!O::HASHED_HERE).then(|| PlanChecker::new(self.node.config.limits));
+        let mut checker = (!O::HASHED_HERE).then(|| PlanChecker::new(self.ground.limits()));
         let (mut hints, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         let (mut page, mut file) = (0, 0);
         while let Some(entries) = self.from(origin.page().await)? {
@@ -260,7 +265,7 @@ impl Driver<'_> {
         record: LogRecord,
         covers: Covers,
         bytes: u64,
-        window: &mut Window,
+        window: &mut Window<G::Stream>,
     ) -> Result<(), Stopped> {
         window.push(record, covers, bytes);
         self.named = Instant::now();
@@ -268,14 +273,14 @@ impl Driver<'_> {
             let settled = self.settle(window).await;
             self.settled(settled, window).await?;
         }
-        if let Err(error) = window.dispatch(&self.node.replica).await {
+        if let Err(error) = window.dispatch(self.ground).await {
             self.reconnect(error, window).await?;
         }
         Ok(())
     }
 
     /// Waits until all records of the window are acknowledged.
-    async fn drain(&mut self, window: &mut Window) -> Result<(), Stopped> {
+    async fn drain(&mut self, window: &mut Window<G::Stream>) -> Result<(), Stopped> {
         while !window.is_empty() {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed());
             match tokio::time::timeout(patience, self.settle(window)).await {
@@ -290,18 +295,13 @@ impl Driver<'_> {
     }
 
     /// The answer to the oldest record of the window; while none comes, the log hears of this commit all the same.
-    async fn settle(&mut self, window: &mut Window) -> Settled {
+    async fn settle(&mut self, window: &mut Window<G::Stream>) -> Settled {
         loop {
             tokio::select! {
                 settled = window.settle() => return settled,
-                () = self.life_is_due() => self.show_life(window.attempt()),
+                () = life_is_due(self.named) => self.show_life(window.attempt()),
             }
         }
-    }
-
-    /// Waits until the log has not heard of the attempt for long.
-    fn life_is_due(&self) -> impl Future<Output = ()> + use<> {
-        tokio::time::sleep((self.named + LIFE_EVERY).saturating_duration_since(Instant::now()))
     }
 
     /// Names the attempt to the log, so that no other commit takes its place. Nobody waits for the answer: what has
@@ -309,15 +309,15 @@ impl Driver<'_> {
     fn show_life(&mut self, attempt: u64) {
         self.named = Instant::now();
         let record = LogRecord::new(Kind::Begin(self.order.begin(Some(attempt))), Bytes::new());
-        let replica = self.node.replica.clone();
+        let proposed = self.ground.propose(record);
         tokio::spawn(async move {
-            if let Ok(Err(error)) = tokio::time::timeout(LIFE_EVERY, replica.propose(record)).await {
+            if let Ok(Err(error)) = tokio::time::timeout(LIFE_EVERY, proposed).await {
                 tracing::debug!(attempt, %error, "a sign of life did not get through");
             }
         });
     }
 
-    async fn settled(&mut self, settled: Settled, window: &mut Window) -> Result<(), Stopped> {
+    async fn settled(&mut self, settled: Settled, window: &mut Window<G::Stream>) -> Result<(), Stopped> {
         match settled {
             Settled::Acknowledged(bytes) => {
                 self.progress(bytes);
@@ -341,7 +341,11 @@ impl Driver<'_> {
     }
 
     /// The leader is another one, or cut off: resume the attempt there and send what the log lacks.
-    async fn reconnect(&mut self, error: ProposeError, window: &mut Window) -> Result<(), Stopped> {
+    async fn reconnect(
+        &mut self,
+        error: ProposeError,
+        window: &mut Window<G::Stream>,
+    ) -> Result<(), Stopped> {
         tracing::info!(attempt = window.attempt(), %error, unacknowledged = window.len(), "the commit looks for the leader");
         let mut error = error;
         loop {
@@ -359,7 +363,7 @@ impl Driver<'_> {
             if landed > 0 {
                 self.moved = Instant::now();
             }
-            match window.dispatch(&self.node.replica).await {
+            match window.dispatch(self.ground).await {
                 Ok(()) => return Ok(()),
                 Err(again) => error = again,
             }
@@ -381,7 +385,7 @@ impl Driver<'_> {
     /// Gives the attempt up, so that its space comes back; a failure here leaves it to its time to live.
     pub(super) async fn abort(&mut self, attempt: u64, why: &str) -> GivenUp {
         let reason: String = why.chars().take(200).collect();
-        let abort = self.node.replica.propose(compose::abort(attempt, reason));
+        let abort = self.ground.propose(compose::abort(attempt, reason));
         match tokio::time::timeout(Duration::from_secs(5), abort).await {
             Ok(Ok((_, Verdict::Rejected(rejected)))) => {
                 let sealed = rejected.root.zip(rejected.position);

@@ -7,18 +7,18 @@ use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
 use nativelog::record::{LogId, LogRecord};
 use raft::ProposeError;
 
-use super::Driver;
+use super::driver::Driver;
+use super::ground::Ground;
 
 /// Pause before a proposal is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-impl Driver<'_> {
+impl<G: Ground> Driver<'_, G> {
     /// Proposes a record that may be repeated, until there is an answer.
     pub(super) async fn propose(&mut self, record: LogRecord) -> Result<(LogId, Verdict), Failure> {
         loop {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed()).max(RETRY_PAUSE);
-            let error = match tokio::time::timeout(patience, self.node.replica.propose(record.clone())).await
-            {
+            let error = match tokio::time::timeout(patience, self.ground.propose(record.clone())).await {
                 Ok(Ok(answer)) => {
                     self.moved = Instant::now();
                     return Ok(answer);
@@ -34,8 +34,7 @@ impl Driver<'_> {
     pub(super) async fn propose_seal(&mut self, record: LogRecord) -> Result<(LogId, Verdict), Failure> {
         loop {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed()).max(RETRY_PAUSE);
-            let error = match tokio::time::timeout(patience, self.node.replica.propose(record.clone())).await
-            {
+            let error = match tokio::time::timeout(patience, self.ground.propose(record.clone())).await {
                 Ok(Ok((position, Verdict::Accepted(Accepted::Sealed(sealed))))) => {
                     // Our own lost seal was the one that did it.
                     let already = sealed.already && !self.maybe;
@@ -56,7 +55,7 @@ impl Driver<'_> {
     /// Waits until everything committed so far is applied here.
     pub(super) async fn barrier(&mut self) -> Result<(), Failure> {
         loop {
-            match self.node.replica.read_barrier().await {
+            match self.ground.read_barrier().await {
                 Ok(_) => return Ok(()),
                 Err(error) => self.retry_or_give_up(&error).await?,
             }
@@ -67,12 +66,12 @@ impl Driver<'_> {
         self.last_error = match error {
             ProposeError::Unavailable { why } | ProposeError::Unknown { why } => why.clone(),
             ProposeError::Fault { why } => {
-                self.last_error = format!("node {} has a fault: {why}", self.node.config.id);
+                self.last_error = format!("node {} has a fault: {why}", self.ground.node());
                 return Err(self.gave_up());
             }
         };
         // Another node may do better, and is asked at once.
-        if let Some(cut_off) = self.node.replica.cut_off() {
+        if let Some(cut_off) = self.ground.cut_off() {
             self.last_error = cut_off.why;
             return Err(self.gave_up());
         }

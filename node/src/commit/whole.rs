@@ -16,10 +16,12 @@ use client::{Failure, wire};
 use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
 use nativelog::record::{Kind, LogRecord, proto};
 
+use super::driver::Driver;
+use super::ground::Ground;
 use super::origin::{Next, Opening, Origin};
-use super::{Driver, no, window};
+use super::{no, window};
 
-impl Driver<'_> {
+impl<G: Ground> Driver<'_, G> {
     pub(super) async fn whole<O: Origin>(&mut self, origin: &mut O) -> Result<SealedEpoch, Failure> {
         let mut entries: Vec<PlanEntry> = Vec::new();
         while let Some(page) = self.from(origin.page().await)? {
@@ -29,7 +31,7 @@ impl Driver<'_> {
             }
         }
         if !O::HASHED_HERE {
-            check_entries(entries.iter().map(PlanEntry::borrowed), &self.node.config.limits)
+            check_entries(entries.iter().map(PlanEntry::borrowed), &self.ground.limits())
                 .map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
         }
         let opening = Opening::silent(self.order.chunk_bytes);

@@ -8,12 +8,10 @@ use std::collections::{BTreeMap, VecDeque};
 use checkpoint::{Coverage, Piece};
 use nativelog::ledger::{Rejected, Verdict};
 use nativelog::record::LogRecord;
-use raft::{Pending, ProposalStream, ProposeError, Replica};
+use raft::ProposeError;
 
-/// Bytes of unacknowledged records, at most (one record may go over it).
-const WINDOW_BYTES: u64 = 48 << 20;
-/// Unacknowledged records, at most.
-const WINDOW_RECORDS: usize = 4096;
+use super::ground::{Ground, Proposals};
+use crate::limits::{WINDOW_BYTES, WINDOW_RECORDS};
 
 /// What a record covers of its attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,13 +55,13 @@ pub fn covers(piece: &Piece, sizes: &BTreeMap<u32, u64>) -> (Covers, u64) {
     }
 }
 
-struct Sent {
+struct Sent<P> {
     record: LogRecord,
     covers: Covers,
     /// Bytes of files, for progress.
     bytes: u64,
     /// Absent until it was handed to a leader.
-    answer: Option<Pending>,
+    answer: Option<P>,
 }
 
 /// How the oldest record of the window fared.
@@ -77,18 +75,18 @@ pub enum Settled {
 }
 
 /// See the module.
-pub struct Window {
+pub struct Window<S: Proposals> {
     attempt: u64,
-    sent: VecDeque<Sent>,
+    sent: VecDeque<Sent<S::Pending>>,
     /// Index of the first record that was not handed to a leader.
     next: usize,
     bytes: u64,
-    stream: Option<ProposalStream>,
+    stream: Option<S>,
 }
 
-impl Window {
+impl<S: Proposals> Window<S> {
     /// An empty window of an attempt.
-    pub fn new(attempt: u64) -> Window {
+    pub fn new(attempt: u64) -> Window<S> {
         Window { attempt, sent: VecDeque::new(), next: 0, bytes: 0, stream: None }
     }
 
@@ -119,11 +117,11 @@ impl Window {
     }
 
     /// Hands everything that waits to the leader, in order.
-    pub async fn dispatch(&mut self, replica: &Replica) -> Result<(), ProposeError> {
+    pub async fn dispatch<G: Ground<Stream = S>>(&mut self, ground: &G) -> Result<(), ProposeError> {
         while self.next < self.sent.len() {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
-                None => self.stream.insert(replica.stream().await?),
+                None => self.stream.insert(ground.stream().await?),
             };
             let record = self.sent[self.next].record.clone();
             let answer = stream.send(record).await?;
@@ -183,6 +181,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use nativelog::compose;
+    use raft::ProposalStream;
 
     fn chunk(file: u32, offset: u64, len: usize) -> Piece {
         let payload = Bytes::from(vec![7; len]);
@@ -192,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_resumed_window_keeps_only_what_the_log_lacks() {
-        let mut window = Window::new(3);
+        let mut window = Window::<ProposalStream>::new(3);
         for offset in [0, 1 << 20, 2 << 20] {
             let piece = chunk(1, offset, 1 << 20);
             let (covers, bytes) = covers(&piece, &BTreeMap::new());
@@ -208,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_window_is_bounded_in_bytes() {
-        let mut window = Window::new(3);
+        let mut window = Window::<ProposalStream>::new(3);
         let mut taken = 0;
         while window.has_room() {
             let piece = chunk(1, taken << 22, 4 << 20);

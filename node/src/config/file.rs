@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::error::{ConfigError, fail};
 use super::settings::{self, LATER, Otherwise, SETTINGS};
-use super::{ConfigError, fail};
 
 /// From this likeness on (Jaro and Winkler's, at most 1) a key is worth naming beside one that nobody knows.
 const LIKE_ENOUGH: f64 = 0.85;

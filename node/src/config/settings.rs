@@ -3,6 +3,8 @@
 //! What a file may say, what `config show` and `config reference` print, and the defaults themselves are all read
 //! here: a key that is not in the table does not exist.
 
+use super::overrides::Overrides;
+
 /// What holds for a key that nobody gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Otherwise {
@@ -21,7 +23,7 @@ pub enum Otherwise {
 pub struct Setting {
     /// `section.key`.
     pub key: &'static str,
-    /// Id of the flag in [`super::Overrides`] that says the same; empty when only a file can say it.
+    /// Id of the flag in [`Overrides`] that says the same; empty when only a file can say it.
     pub flag: &'static str,
     /// Form and unit of the value.
     pub unit: &'static str,
@@ -232,7 +234,7 @@ pub fn reference() -> String {
         }
         text.push_str(&wrapped(setting.words));
         text.push_str(&format!("# Form: {}.", setting.unit));
-        if let Some((flag, variable)) = super::flag(setting) {
+        if let Some((flag, variable)) = flag(setting) {
             text.push_str(&format!(" Flag: --{flag}, environment: {variable}."));
         }
         text.push('\n');
@@ -246,6 +248,13 @@ pub fn reference() -> String {
     text.push_str("\n# Not in this version, and refused: ");
     text.push_str(&LATER.map(|section| format!("[{section}]")).join(", "));
     text
+}
+
+/// The long name of the flag that says the same as a key, and its environment variable.
+pub fn flag(setting: &Setting) -> Option<(String, String)> {
+    let flags = <Overrides as clap::Args>::augment_args(clap::Command::new("flags"));
+    let flag = flags.get_arguments().find(|flag| flag.get_id() == setting.flag)?;
+    Some((flag.get_long()?.to_owned(), flag.get_env()?.to_string_lossy().into_owned()))
 }
 
 /// As comments of at most 100 columns.
@@ -266,7 +275,7 @@ fn wrapped(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Overrides, shown};
+    use crate::config::{Config, shown};
     use clap::{Args, FromArgMatches};
 
     #[test]
@@ -296,12 +305,12 @@ mod tests {
             let id = flag.get_id().as_str();
             let setting = SETTINGS.iter().find(|setting| setting.flag == id);
             let setting = setting.unwrap_or_else(|| panic!("--{id} is no key"));
-            let (long, variable) = crate::config::flag(setting).unwrap();
+            let (long, variable) = super::flag(setting).unwrap();
             assert_eq!(Some(long.as_str()), flag.get_long());
             assert!(variable.starts_with("EPOCHLOG_"), "{variable}");
         }
         for setting in SETTINGS.iter().filter(|setting| !setting.flag.is_empty()) {
-            assert!(crate::config::flag(setting).is_some(), "{setting:?}");
+            assert!(super::flag(setting).is_some(), "{setting:?}");
         }
     }
 

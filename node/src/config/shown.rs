@@ -168,7 +168,7 @@ pub fn to_toml(shown: &[Shown], origins: bool) -> String {
 
 /// How a key that must be given is given by a flag.
 fn otherwise(key: &str) -> String {
-    match settings::find(key).and_then(super::flag) {
+    match settings::find(key).and_then(settings::flag) {
         Some((flag, _)) if settings::find(key).map(|known| known.otherwise) == Some(Otherwise::Missing) => {
             format!(": --{flag}")
         }

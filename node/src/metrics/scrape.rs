@@ -9,8 +9,9 @@ use checkpoint::JobName;
 use nativelog::ledger::{Go, Walk};
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
-use super::{JOBS_MAX, keep, opts};
+use super::{keep, opts};
 use crate::epochs;
+use crate::limits::JOBS_MAX;
 use crate::node::Node;
 use crate::vitals::Vitals;
 

@@ -128,7 +128,10 @@ async fn write(
                 NotAdmitted::NoRoom(_) if sight.is_none() => sight = Some(intake.judge().0.look()),
                 NotAdmitted::NoRoom(no) => {
                     let asker = asker.get_or_insert_with(|| leadership.askers().begin(record));
-                    permit.rest();
+                    // A piece keeps its bytes: behind it its own stream would take them, and wait for it.
+                    if asks {
+                        permit.rest();
+                    }
                     let again = tokio::select! {
                         again = asking.again(intake.judge(), no) => again,
                         () = leadership.ended() => {

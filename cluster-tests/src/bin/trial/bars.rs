@@ -13,7 +13,7 @@ use cluster_tests::scenario::slow_disk::{self, SlowDisk};
 use cluster_tests::scenario::small_contents::{self, SmallContents};
 use cluster_tests::scenario::sparse::{self, Sparse};
 
-use crate::{Stage, Tell, say};
+use crate::stage::{Stage, Tell, say};
 
 /// Name, what is to be reached, and the story.
 pub const BARS: [(&str, &str, Tell); 15] = [

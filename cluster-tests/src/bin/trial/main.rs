@@ -5,6 +5,7 @@
 //! by name: `scripts/bars` does that.
 
 mod bars;
+mod stage;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -24,16 +25,7 @@ use cluster_tests::scenario::years::{self, Years};
 use cluster_tests::scenario::{damage, hostile, identical, identity, order, purging, sources, wire, writers};
 use cluster_tests::seed::{Rng, parse, run_seed};
 use cluster_tests::trees::Special;
-
-/// What a story may use.
-struct Stage {
-    archives: PathBuf,
-    /// A binary to compare with.
-    before: Option<PathBuf>,
-    rng: Rng,
-}
-
-type Tell = fn(&mut Stage);
+use stage::{Stage, Tell, say};
 
 /// Name, what the project promises, and the story.
 const STORIES: [(&str, &str, Tell); 28] = [
@@ -98,10 +90,6 @@ const STORIES: [(&str, &str, Tell); 28] = [
         identity::other_cluster_is_refused("stranger", &mut stage.rng)
     }),
 ];
-
-fn say(line: String) {
-    println!("  {line}");
-}
 
 fn real(stage: &mut Stage) {
     let cluster = Cluster::start("real", Options::default());

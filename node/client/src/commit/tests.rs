@@ -1,21 +1,20 @@
 //! What a commit is told when nobody can be asked, and when nodes break off, hang or refuse at the wrong moment.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use checkpoint::JobName;
 use checkpoint::pattern::{Choice, Pattern};
 use tokio::sync::oneshot;
-use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tokio_stream::StreamExt;
+use tonic::{Status, Streaming};
 
 use super::*;
 use crate::connect::Options;
 use crate::neighbour;
 use crate::pb::commit_reply::Kind as Reply;
-use crate::pb::epochlog_server::{Epochlog, EpochlogServer};
+use crate::testing::{self, Answers, Served};
 
 /// Nobody listens there.
 async fn nobody() -> String {
@@ -52,8 +51,6 @@ async fn a_repeat_that_reached_nobody_is_unknown() {
     assert_eq!(gone.committed, Certainty::Unknown, "{gone}");
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 /// What a node says to one call of Commit; then it breaks off, or hangs.
 #[derive(Default)]
 struct Act {
@@ -83,10 +80,8 @@ impl Actor {
     async fn endpoint(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
-        let server = tonic::transport::Server::builder().add_service(EpochlogServer::new(self.clone()));
         let socket = neighbour::listen(listener.local_addr().unwrap().port()).unwrap();
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        tokio::spawn(server.serve_with_incoming(incoming));
+        testing::serve(self.clone(), listener);
         // It takes every directory; ends with the process.
         std::thread::spawn(move || {
             for stream in socket.incoming() {
@@ -101,17 +96,11 @@ impl Actor {
     }
 }
 
-#[tonic::async_trait]
-impl Epochlog for Actor {
-    type CommitStream = Answers<pb::CommitReply>;
-    type FetchStream = Answers<pb::FetchReply>;
-    type VerifyStream = Answers<pb::VerifyReply>;
-
+impl Served for Actor {
     async fn commit(
         &self,
-        request: Request<Streaming<pb::CommitRequest>>,
-    ) -> Result<Response<Self::CommitStream>, Status> {
-        let mut requests = request.into_inner();
+        mut requests: Streaming<pb::CommitRequest>,
+    ) -> Result<Answers<pb::CommitReply>, Status> {
         let first = requests.message().await?.and_then(|first| first.kind);
         let Some(pb::commit_request::Kind::Start(start)) = first else {
             return Err(Status::invalid_argument("the first message is no Start"));
@@ -120,60 +109,27 @@ impl Epochlog for Actor {
         tokio::spawn(async move { while let Ok(Some(_)) = requests.message().await {} });
         let Act { says, hangs } = self.acts.lock().unwrap().pop_front().unwrap_or_default();
         let says = tokio_stream::iter(says).map(|kind| Ok(pb::CommitReply { kind: Some(kind) }));
-        let answers: Self::CommitStream = match hangs {
+        let answers: Answers<pb::CommitReply> = match hangs {
             None => Box::pin(says),
             Some(goes) => Box::pin(says.chain(tokio_stream::pending()).map(move |reply| {
                 let _goes = &goes;
                 reply
             })),
         };
-        Ok(Response::new(answers))
+        Ok(answers)
     }
-    async fn reached(&self, _: Request<pb::ReachedRequest>) -> Result<Response<pb::ReachedReply>, Status> {
-        Ok(Response::new(pb::ReachedReply { applied: 7 }))
+
+    fn reached(&self) -> Result<pb::ReachedReply, Status> {
+        Ok(pb::ReachedReply { applied: 7 })
     }
-    async fn open_writer(
-        &self,
-        _: Request<pb::OpenWriterRequest>,
-    ) -> Result<Response<pb::OpenWriterReply>, Status> {
-        Err(Status::unimplemented(""))
+
+    fn list(&self) -> Result<pb::ListReply, Status> {
+        Ok(pb::ListReply::default())
     }
-    async fn fetch(&self, _: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
-        Ok(Response::new(pb::ListReply::default()))
-    }
-    async fn show(&self, _: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn expire(&self, _: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
+
+    fn expire(&self) -> Result<pb::ExpireReply, Status> {
         let says = self.expires.lock().unwrap().pop_front();
         Err(says.map_or_else(|| Status::unavailable("broken off"), |failure| failure.to_status()))
-    }
-    async fn attempts(&self, _: Request<pb::AttemptsRequest>) -> Result<Response<pb::AttemptsReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn abort(&self, _: Request<pb::AbortRequest>) -> Result<Response<pb::AbortReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn remove_job(
-        &self,
-        _: Request<pb::RemoveJobRequest>,
-    ) -> Result<Response<pb::RemoveJobReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn published_on(
-        &self,
-        _: Request<pb::PublishedOnRequest>,
-    ) -> Result<Response<pb::PublishedOnReply>, Status> {
-        Err(Status::unimplemented(""))
     }
 }
 

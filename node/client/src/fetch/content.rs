@@ -1,17 +1,14 @@
-//! Content of one epoch from whichever node has it. A call asks for everything that will be wanted from one file on, so
-//! that a restore of many scattered files is one call and not one a file. A node that breaks off is left for the next
-//! one at the byte where it stopped; one that gave what does not verify is asked no more for that file, but, when no
-//! other is left, to have it from another node.
+//! Content of one epoch from whichever node has it, asynchronous. A call asks for everything that will be wanted from one
+//! file on, so that a restore of many scattered files is one call and not one a file. A node that breaks off is left for
+//! the next one at the byte where it stopped; one that gave what does not verify is asked no more for that file, but, when
+//! no other is left, to have it from another node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::digest::{self, Digest};
-use checkpoint::manifest::ManifestEntry;
-use checkpoint::restore::{ContentSource, Sink, SourceError, Stop};
 use tonic::Streaming;
 
 use super::{Fetched, next};
@@ -24,19 +21,14 @@ use crate::{pb, wire};
 const ROUNDS_MAX: usize = 3;
 /// Ranges of files in one call: a node takes no more.
 const RANGES_MAX: usize = 10_000;
-/// How often a wait looks whether the restore shall end.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Content of one epoch from the cluster, for [`checkpoint::restore::restore`], which is synchronous:
-/// use it on a blocking thread of the runtime it was made on.
-pub struct ReplicaContent {
+/// Content of one epoch from the cluster, file by file. Waits without a thread: several of them may read from several
+/// nodes at once.
+pub struct EpochContent {
     client: Arc<Client>,
-    runtime: tokio::runtime::Handle,
     job: String,
     epoch: u64,
-    local: Option<PathBuf>,
     wanted: Wanted,
-    stop: Stop,
     open: Option<Open>,
     bad: Bad,
     /// Why endpoints were left, the newest reason of each.
@@ -99,40 +91,65 @@ struct Open {
     next_file: u32,
 }
 
-impl ReplicaContent {
+impl EpochContent {
     /// The content of what was fetched.
-    pub fn new(client: Arc<Client>, fetched: &Fetched) -> ReplicaContent {
+    pub fn new(client: Arc<Client>, fetched: &Fetched) -> EpochContent {
         let entries = &fetched.manifest.entries;
-        ReplicaContent {
+        EpochContent {
             client,
-            runtime: tokio::runtime::Handle::current(),
             job: fetched.head.job.clone(),
             epoch: fetched.head.epoch,
-            local: fetched.local_files(),
             wanted: Wanted {
                 has_content: entries.iter().map(|entry| entry.size > 0).collect(),
                 ranges: vec![pb::IdRange { from: 0, to: wire::id(entries.len()) }],
             },
-            stop: Stop::default(),
             open: None,
             bad: Bad::default(),
             left: BTreeMap::new(),
         }
     }
 
-    /// Waits for no node any more once `stop` is set.
-    pub fn end_with(&mut self, stop: &Stop) {
-        self.stop = stop.clone();
+    /// Only these entries will be asked for, in their order; without a word, all.
+    pub fn expect(&mut self, entries: &[Range<usize>]) {
+        let range =
+            |range: &Range<usize>| pb::IdRange { from: wire::id(range.start), to: wire::id(range.end) };
+        self.wanted.ranges = entries.iter().map(range).collect();
+        self.open = None;
     }
 
-    /// Whether content is read from the node's own published files.
-    pub fn is_local(&self) -> bool {
-        self.local.is_some()
+    /// What follows `offset` in a file of `size` bytes, by its index in the manifest: bytes, or so many zeros, at least one.
+    /// Each chunk is as its node has hashed it; whether the file is what was sealed is known when all of it is here.
+    ///
+    /// # Errors
+    /// No node gave it; [`EpochContent::left`] has the reason of each.
+    pub async fn read(&mut self, index: usize, offset: u64, size: u64) -> Result<pb::FileChunk, Failure> {
+        let chunk = self.chunk(wire::id(index), offset, size).await?;
+        if chunk.offset + length(&chunk) == size {
+            self.go_on(chunk.file);
+        }
+        Ok(chunk)
     }
 
-    /// Fetches everything, even where the published files could be read.
-    pub fn stream_only(&mut self) {
-        self.local = None;
+    /// What came of the file is not what was sealed: whoever gave it is asked last. True when it may be read once more.
+    pub fn reject(&mut self, index: usize, why: &str) -> bool {
+        let endpoints = self.client.endpoints().len();
+        let bad = self.bad.of(wire::id(index));
+        if let Some(open) = self.open.take() {
+            let failure = Failure::new(Code::Corrupt, "its copy is damaged").why(why);
+            self.left.insert(open.endpoint.clone(), failure);
+            bad.endpoints.insert(open.endpoint);
+        }
+        bad.rejected += 1;
+        // Each once for its own copy, and once for that of another.
+        bad.rejected < 2 * endpoints
+    }
+
+    /// The file has been read to its end: the stream goes on with the next one that it was asked for.
+    fn go_on(&mut self, file: u32) {
+        if let Some(open) = &mut self.open {
+            // Beyond the last one it was asked for there is none.
+            open.next_file = self.wanted.after(file, &open.asked).unwrap_or(u32::MAX);
+        }
     }
 
     async fn connect(
@@ -210,32 +227,10 @@ impl ReplicaContent {
         };
         Failure::new(code, sentence).why(why.join("; "))
     }
-
-    /// The next chunk, unless the restore shall end.
-    fn next_chunk(&mut self, file: u32, offset: u64, size: u64) -> Result<pb::FileChunk, SourceError> {
-        let (runtime, stop) = (self.runtime.clone(), self.stop.clone());
-        let chunk = runtime.block_on(async {
-            tokio::select! {
-                biased;
-                chunk = self.chunk(file, offset, size) => Some(chunk),
-                () = is_set(&stop) => None,
-            }
-        });
-        match chunk {
-            Some(Ok(chunk)) => Ok(chunk),
-            Some(Err(failure)) => Err(SourceError::Failed(Box::new(failure))),
-            None => Err(SourceError::failed("it was stopped")),
-        }
-    }
 }
 
-async fn is_set(stop: &Stop) {
-    while !stop.is_set() {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-fn length(chunk: &pb::FileChunk) -> u64 {
+/// Bytes of the file that a chunk stands for.
+pub(super) fn length(chunk: &pb::FileChunk) -> u64 {
     if chunk.payload.is_empty() { chunk.zeros } else { chunk.payload.len() as u64 }
 }
 
@@ -266,50 +261,6 @@ async fn read_chunk(
         true => Ok(chunk),
         false => Err(Failure::new(Code::Corrupt, "a chunk was damaged on its way")
             .why(format!("file {} at offset {}", chunk.file, chunk.offset))),
-    }
-}
-
-impl ContentSource for ReplicaContent {
-    fn expect(&mut self, entries: &[Range<usize>]) {
-        let range =
-            |range: &Range<usize>| pb::IdRange { from: wire::id(range.start), to: wire::id(range.end) };
-        self.wanted.ranges = entries.iter().map(range).collect();
-        self.open = None;
-    }
-
-    fn fetch(&mut self, index: usize, entry: &ManifestEntry, sink: &mut dyn Sink) -> Result<(), SourceError> {
-        let file = wire::id(index);
-        let mut offset = 0;
-        while offset < entry.size {
-            let chunk = self.next_chunk(file, offset, entry.size)?;
-            match chunk.payload.is_empty() {
-                true => sink.zeros(chunk.zeros)?,
-                false => sink.data(&chunk.payload)?,
-            }
-            offset += length(&chunk);
-        }
-        if let Some(open) = &mut self.open {
-            // Beyond the last one it was asked for there is none.
-            open.next_file = self.wanted.after(file, &open.asked).unwrap_or(u32::MAX);
-        }
-        Ok(())
-    }
-
-    fn reject(&mut self, index: usize, why: &str) -> bool {
-        let endpoints = self.client.endpoints().len();
-        let bad = self.bad.of(wire::id(index));
-        if let Some(open) = self.open.take() {
-            let failure = Failure::new(Code::Corrupt, "its copy is damaged").why(why);
-            self.left.insert(open.endpoint.clone(), failure);
-            bad.endpoints.insert(open.endpoint);
-        }
-        bad.rejected += 1;
-        // Each once for its own copy, and once for that of another.
-        bad.rejected < 2 * endpoints
-    }
-
-    fn local(&self, entry: &ManifestEntry) -> Option<PathBuf> {
-        Some(self.local.as_ref()?.join(entry.path.as_os_str()))
     }
 }
 

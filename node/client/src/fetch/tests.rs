@@ -1,21 +1,17 @@
 //! Nodes that send what does not verify, and how many calls a restore takes.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use checkpoint::restore::{Pattern, RestoreError, RestoreOptions, Restored, SourceError, restore};
 use checkpoint::split::digest_dir;
 use checkpoint::{Limits, Manifest};
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
 use super::*;
 use crate::connect::Options;
-use crate::pb::epochlog_server::{Epochlog, EpochlogServer};
 use crate::pb::fetch_reply::Kind;
+use crate::testing::{self, Answers, Served};
 use crate::wire;
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Sends the files of a directory; damaged, with digests to fit, unless it is asked for the copy of another node.
 #[derive(Clone)]
@@ -59,14 +55,8 @@ impl Sender {
     }
 }
 
-#[tonic::async_trait]
-impl Epochlog for Sender {
-    type CommitStream = Answers<pb::CommitReply>;
-    type FetchStream = Answers<pb::FetchReply>;
-    type VerifyStream = Answers<pb::VerifyReply>;
-
-    async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let request = request.into_inner();
+impl Served for Sender {
+    fn fetch(&self, request: pb::FetchRequest) -> Result<Answers<pb::FetchReply>, Status> {
         let mut chunks = self.chunks(&request);
         let mut asked = self.asked.lock().unwrap();
         if let Some(code) = self.ends {
@@ -76,57 +66,12 @@ impl Epochlog for Sender {
         }
         asked.push(request);
         drop(asked);
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        Ok(Box::pin(tokio_stream::iter(chunks)))
     }
+}
 
-    async fn commit(
-        &self,
-        _: Request<Streaming<pb::CommitRequest>>,
-    ) -> Result<Response<Self::CommitStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn open_writer(
-        &self,
-        _: Request<pb::OpenWriterRequest>,
-    ) -> Result<Response<pb::OpenWriterReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn reached(&self, _: Request<pb::ReachedRequest>) -> Result<Response<pb::ReachedReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn show(&self, _: Request<pb::ShowRequest>) -> Result<Response<pb::ShowReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn expire(&self, _: Request<pb::ExpireRequest>) -> Result<Response<pb::ExpireReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn attempts(&self, _: Request<pb::AttemptsRequest>) -> Result<Response<pb::AttemptsReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn abort(&self, _: Request<pb::AbortRequest>) -> Result<Response<pb::AbortReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn remove_job(
-        &self,
-        _: Request<pb::RemoveJobRequest>,
-    ) -> Result<Response<pb::RemoveJobReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-    async fn published_on(
-        &self,
-        _: Request<pb::PublishedOnRequest>,
-    ) -> Result<Response<pb::PublishedOnReply>, Status> {
-        Err(Status::unimplemented(""))
-    }
+fn client(endpoints: &[String]) -> Arc<Client> {
+    Arc::new(Client::new(endpoints.to_vec(), Options { timeout: Duration::from_secs(10) }))
 }
 
 /// Some nodes, and what they have to send.
@@ -158,19 +103,19 @@ impl Site {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             endpoints.push(listener.local_addr().unwrap().to_string());
             let (dir, manifest, asked) = (dir.clone(), manifest.clone(), asked.clone());
-            let sender = Sender { dir, manifest, damaged, ends, asked };
-            let server = tonic::transport::Server::builder().add_service(EpochlogServer::new(sender));
-            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-            tokio::spawn(server.serve_with_incoming(incoming));
+            testing::serve(Sender { dir, manifest, damaged, ends, asked }, listener);
         }
         Site { scratch, manifest, endpoints, asked }
     }
 
-    fn restore(&self, to: &str, options: &RestoreOptions) -> Result<Restored, RestoreError> {
-        let client = Client::new(self.endpoints.clone(), Options { timeout: Duration::from_secs(10) });
+    /// What all of its nodes have.
+    fn fetched(&self) -> Fetched {
         let head = pb::Head { job: "job".into(), epoch: 1, ..pb::Head::default() };
-        let fetched = Fetched { head, manifest: (*self.manifest).clone(), endpoint: String::new() };
-        let mut content = ReplicaContent::new(Arc::new(client), &fetched);
+        Fetched { head, manifest: (*self.manifest).clone(), endpoint: String::new() }
+    }
+
+    fn restore(&self, to: &str, options: &RestoreOptions) -> Result<Restored, RestoreError> {
+        let mut content = ReplicaContent::new(client(&self.endpoints), &self.fetched());
         content.end_with(&options.stop);
         let to = self.scratch.path().join(to);
         tokio::task::block_in_place(|| restore(&self.manifest, &to, options, &mut content, &|_| {}))
@@ -189,6 +134,29 @@ async fn what_does_not_verify_is_fetched_from_another_replica() {
         assert_eq!(done.unwrap_or_else(|e| panic!("{damaged:?}: {e}")).files, 100);
         assert_eq!(site.root("to"), site.root("source"), "{damaged:?}");
     }
+}
+
+#[tokio::test]
+async fn one_thread_reads_from_several_replicas_at_once() {
+    let site = Site::new(&[false, false]).await;
+    let entries = &site.manifest.entries;
+    let middle = entries.len() / 2;
+    // Each its half, of its own node.
+    let half = async |endpoint: usize, half: std::ops::Range<usize>| {
+        let one = client(&site.endpoints[endpoint..=endpoint]);
+        let mut content = EpochContent::new(one, &site.fetched());
+        content.expect(std::slice::from_ref(&half));
+        let mut read = Vec::new();
+        for index in half.filter(|index| entries[*index].size > 0) {
+            let chunk = content.read(index, 0, entries[index].size).await.unwrap();
+            assert_eq!(checkpoint::digest::content(&chunk.payload), entries[index].digest);
+            read.push(index);
+        }
+        read
+    };
+    let (first, second) = tokio::join!(half(0, 0..middle), half(1, middle..entries.len()));
+    assert_eq!(first.len() + second.len(), 100);
+    assert_eq!(site.asked.lock().unwrap().len(), 2, "one call for each half");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use cluster_tests::counters;
 use cluster_tests::scratch::remove_tree;
 use cluster_tests::seed::Rng;
 
+use crate::clusters::cluster_of;
 use crate::floors;
 use crate::report::Report;
 
@@ -33,7 +34,7 @@ impl<'a> Pair<'a> {
     /// Fresh clusters for one section.
     pub fn start(title: String, dir: &'a Path, before: &Path) -> Pair<'a> {
         eprintln!("{title}");
-        let clusters = [None, Some(PathBuf::from(before))].map(|binary| crate::cluster_of(dir, binary));
+        let clusters = [None, Some(PathBuf::from(before))].map(|binary| cluster_of(dir, binary));
         Pair { dir, clusters, rows: Vec::new(), title, epoch: 0 }
     }
 

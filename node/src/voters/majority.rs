@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use nativelog::ledger::{Ask, Ledger, NoRoom, Spoken};
 
-use super::Space;
+use crate::space::Space;
 use crate::units;
 
 /// Attempts that a refusal names.

@@ -12,8 +12,8 @@ use nativelog::ledger::Ask;
 use nativelog::machine::Garbage;
 use raft::{Rooms, Sight};
 
-use super::majority::{Voter, judge, successor};
 use crate::node::Node;
+use crate::voters::{Voter, judge, successor};
 
 /// A node lets go for want of room once in so long: leadership does not go round between those who begin.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(30);
@@ -95,7 +95,7 @@ impl Rooms for Gate {
             if node.replica.machine().garbage() != Garbage::default() {
                 node.reclaim();
             }
-            node.spaces.refresh(&node).await;
+            node.ask_voters().await;
             self.hand_over(&node).await;
         }
         .boxed()

@@ -5,24 +5,27 @@
 //! table goes to stdout, everything that was measured to a JSON file.
 
 mod catch_up;
+mod clusters;
+mod contenders;
 mod floors;
 mod latency;
 mod paired;
 mod report;
+mod sources;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use catch_up::CatchUp;
-use cluster_tests::cluster::{Cluster, Options};
 use cluster_tests::counters;
-use cluster_tests::inputs::{random_directory, random_file};
-use cluster_tests::scratch::{Scratch, remove_tree};
+use cluster_tests::inputs::random_directory;
 use cluster_tests::seed::{Rng, run_seed};
+use clusters::cluster;
+use contenders::trees;
 use report::Report;
+use sources::{mixed, small};
 
 /// Sizes of a run.
 struct Sizes {
@@ -240,126 +243,6 @@ fn compare(asked: &Asked, sizes: &Sizes, before: &Path, rng: &mut Rng, mut repor
     }
     eprintln!("slower than before:\n  {}", slower.join("\n  "));
     ExitCode::FAILURE
-}
-
-fn cluster(dir: &Path) -> Cluster {
-    cluster_of(dir, None)
-}
-
-/// A cluster of another binary than this build's.
-fn cluster_of(dir: &Path, binary: Option<PathBuf>) -> Cluster {
-    // As in production: the default timeouts.
-    let options = Options { shipped_timing: true, below: Some(dir.to_owned()), binary, ..Options::default() };
-    Cluster::start("bench", options)
-}
-
-/// `files` files from 64 KiB to 16 MiB, `bytes` together.
-fn mixed(at: &Path, files: u32, bytes: u64, rng: &mut Rng) {
-    fs::create_dir(at).expect("the scratch folder can be written");
-    // Sizes spread evenly over the powers, then scaled to the sum.
-    let mut sizes: Vec<u64> = (0..files).map(|_| (64 << 10) << rng.range(0, 8)).collect();
-    let sum: u64 = sizes.iter().sum();
-    for size in &mut sizes {
-        *size = ((*size as f64 * bytes as f64 / sum as f64) as u64).clamp(64 << 10, 16 << 20);
-    }
-    for (number, size) in sizes.into_iter().enumerate() {
-        random_file(&at.join(format!("file-{number:03}")), size, rng);
-    }
-}
-
-fn small(at: &Path, files: u32, rng: &mut Rng) {
-    for number in 0..files {
-        let folder = at.join(format!("{:03}", number / 500));
-        if number % 500 == 0 {
-            fs::create_dir_all(&folder).expect("the scratch folder can be written");
-        }
-        random_file(&folder.join(format!("{number:06}")), rng.range(1024, 8193), rng);
-    }
-}
-
-/// All contenders on one kind of tree, in rounds, each time in another order.
-#[expect(clippy::too_many_arguments, reason = "a section of the table, called three times above")]
-fn trees(
-    title: &str,
-    job: &str,
-    rounds: u32,
-    with_floors: bool,
-    dir: &Path,
-    make: &dyn Fn(&Path, &mut Rng),
-    rng: &mut Rng,
-    report: &mut Report,
-) {
-    eprintln!("{title}: {rounds} rounds");
-    let cluster = cluster(dir);
-    let scratch = Scratch::below(dir, "bench-floors");
-    let mut source_bytes = 0;
-    let before = counters::settled(&cluster);
-    let mut cpu_seconds = 0.0;
-    let mut epoch = 0;
-    for round in 0..rounds {
-        // One source for each way of committing: content that is sealed already would not travel.
-        let [plain, streamed] = ["plain", "streamed"].map(|name| cluster.source(name));
-        for source in [&plain, &streamed] {
-            make(source, rng);
-        }
-        let bytes = floors::bytes_of(&plain);
-        let mut contenders = vec!["path", "stream"];
-        if floors::rsync_is_there() {
-            contenders.push("rsync");
-        }
-        if with_floors {
-            contenders.extend(["direct x3", "direct x2", "buffered x3"]);
-        }
-        let turn = round as usize % contenders.len();
-        contenders.rotate_left(turn);
-        let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
-        for contender in contenders {
-            floors::quiet();
-            match contender {
-                "path" | "stream" => {
-                    epoch += 1;
-                    let (source, more) =
-                        if contender == "path" { (&plain, vec![]) } else { (&streamed, vec!["--stream"]) };
-                    let flags = [&["--wait", "all", "--timeout", "300s"][..], &more].concat();
-                    let cpu = counters::cpu_seconds(&cluster);
-                    let output =
-                        cluster.spawn_commit(&[cluster.leader()], source, job, epoch, &flags).join().ok();
-                    counters::settled(&cluster);
-                    cpu_seconds += counters::cpu_seconds(&cluster) - cpu;
-                    source_bytes += output.number("bytes");
-                    seconds
-                        .insert(format!("{contender}, quorum"), output.number("quorum_ms") as f64 / 1000.0);
-                    seconds.insert(format!("{contender}, all"), output.number("all_ms") as f64 / 1000.0);
-                    seconds.insert(format!("{contender}, command"), output.took.as_secs_f64());
-                }
-                "rsync" => drop(seconds.insert("rsync".into(), floors::rsync(&plain, &scratch))),
-                floor => {
-                    let copies = if floor.ends_with("x2") { 2 } else { 3 };
-                    seconds.insert(
-                        floor.into(),
-                        floors::write(&plain, &scratch, copies, floor.starts_with("direct")),
-                    );
-                }
-            }
-        }
-        report.round(title, bytes, seconds);
-        for source in [&plain, &streamed] {
-            remove_tree(source).expect("our own source can be removed");
-        }
-    }
-    let after = counters::settled(&cluster);
-    let per_replica: Vec<f64> = before
-        .iter()
-        .zip(&after)
-        .map(|(before, after)| (after - before) as f64 / source_bytes as f64)
-        .collect();
-    report.value(title, "disk bytes written per source byte, each replica", &per_replica, "");
-    report.value(
-        title,
-        "CPU seconds per GiB, nodes and client",
-        &[cpu_seconds / (source_bytes as f64 / f64::from(1 << 30))],
-        "s",
-    );
 }
 
 /// Peak memory of each node after one epoch in a fresh cluster.

@@ -15,6 +15,7 @@ use cluster_tests::scratch::remove_tree;
 use cluster_tests::seed::Rng;
 use cluster_tests::wait::wait_until;
 
+use crate::clusters::cluster;
 use crate::floors;
 use crate::report::Report;
 
@@ -45,7 +46,7 @@ pub fn catch_up(sizes: CatchUp, dir: &Path, rng: &mut Rng, report: &mut Report) 
         sizes.steady_bytes >> 20
     );
     eprintln!("{title}: {} rounds", sizes.rounds);
-    let mut cluster = crate::cluster(dir);
+    let mut cluster = cluster(dir);
     let (mut rates, mut shares) = ([const { Vec::new() }; 3], [const { Vec::new() }; 2]);
     let (mut took, mut fetched) = (Vec::new(), Vec::new());
     let mut bulk_epoch = 0;

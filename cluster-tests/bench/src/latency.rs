@@ -9,6 +9,7 @@ use client::{Client, Commit, Options};
 use cluster_tests::cluster::Cluster;
 use cluster_tests::seed::Rng;
 
+use crate::clusters::cluster;
 use crate::report::Report;
 
 /// Turns alternate after so many, so that both see the same disk.
@@ -18,7 +19,7 @@ const TURN: u32 = 25;
 pub fn tiny_epochs(count: u32, dir: &Path, rng: &mut Rng, report: &mut Report) {
     let title = "epochs of 1 KiB";
     eprintln!("{title}: {count}");
-    let cluster = crate::cluster(dir);
+    let cluster = cluster(dir);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     let (mut commits, mut syncs) = (Vec::new(), Vec::new());

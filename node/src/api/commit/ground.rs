@@ -1,0 +1,76 @@
+//! A node as the ground of its commits.
+
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+use checkpoint::{JobName, Limits};
+use client::Code;
+use nativelog::ledger::Ledger;
+use nativelog::record::LogRecord;
+use raft::{CutOff, Outcome, ProposalStream, ProposeError};
+
+use crate::commit::Ground;
+use crate::epochs;
+use crate::known::Known;
+use crate::node::Node;
+
+/// How long a commit waits for the epoch before it to be published here.
+const PUBLISHING_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Ground for Node {
+    type Stream = ProposalStream;
+
+    fn node(&self) -> u64 {
+        self.config.id
+    }
+
+    fn voters(&self) -> usize {
+        Node::voters(self).len()
+    }
+
+    fn limits(&self) -> Limits {
+        self.config.limits
+    }
+
+    fn propose(&self, record: LogRecord) -> impl Future<Output = Outcome> + Send + 'static {
+        let replica = self.replica.clone();
+        async move { replica.propose(record).await }
+    }
+
+    async fn stream(&self) -> Result<ProposalStream, ProposeError> {
+        self.replica.stream().await
+    }
+
+    async fn read_barrier(&self) -> Result<(), ProposeError> {
+        self.replica.read_barrier().await.map(drop)
+    }
+
+    fn ledger(&self) -> impl Deref<Target = Ledger> {
+        self.replica.machine().ledger()
+    }
+
+    fn cut_off(&self) -> Option<CutOff> {
+        self.replica.cut_off()
+    }
+
+    fn no_way(&self) -> (Code, &'static str) {
+        Node::no_way(self)
+    }
+
+    /// One that is just being published is waited for, a little: sending its content again would take longer.
+    async fn newest_files(&self, job: &JobName) -> Known {
+        let wanted = job.clone();
+        let newest =
+            epochs::elsewhere(self.replica.machine(), move |machine| epochs::newest(machine, &wanted));
+        let Some(newest) = newest.await.map(|found| found.sealed) else { return Known::nothing() };
+        let deadline = Instant::now() + PUBLISHING_PATIENCE;
+        if let Err(why) = self.wait_published(job, newest.epoch, newest.root.as_bytes(), deadline).await {
+            tracing::debug!(%job, epoch = newest.epoch, why, "an older epoch is taken for references");
+        }
+        Known::of(self.store.clone(), self.replica.machine().clone(), job.clone()).await
+    }
+
+    fn stage(&self, stage: &'static str, took: Duration) {
+        self.metrics.stage(stage, took);
+    }
+}
