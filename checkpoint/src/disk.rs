@@ -5,6 +5,7 @@
 //! [`StrictDisk`] one on which a failed sync is final.
 
 mod around;
+mod hash;
 mod pool;
 mod real;
 mod removal;
@@ -12,6 +13,7 @@ mod strict;
 
 pub use around::data_bytes;
 pub(crate) use around::write_around;
+pub(crate) use hash::{hash_file, hash_range, hash_staged};
 pub use pool::{BUFFER_BYTES, Lease, Pool};
 pub use real::{RealDisk, next_data};
 pub(crate) use removal::remove_held;

@@ -5,26 +5,21 @@
 //! never a tree that could be written outside its directory.
 
 mod envelope;
+mod error;
 mod stream;
+mod tree;
 
-pub use crate::error::ManifestError;
+pub(crate) use envelope::ENVELOPE_BYTES_MAX;
 pub use envelope::{Envelope, Position};
+pub use error::ManifestError;
 pub use stream::{FileCollector, TreeCollector, TreeDecoder, write_file};
 pub(crate) use stream::{is_whole, one};
 
-use std::convert::Infallible;
-
-use crate::digest::{Digest, Hasher, content};
-use crate::epoch::{EntryKind, PathRef, RelPath};
-use crate::limits::Limits;
-use crate::plan::{EntryRef, PlanChecker, PlanEntry, put_head, put_short};
-
-// Largest envelope, bytes.
-pub(crate) const ENVELOPE_BYTES_MAX: usize = 8 << 20;
-/// The bytes a canonical tree starts with.
-const TREE_MAGIC: &[u8] = b"epochlog tree 1\n";
-// A tree is hashed, written and read in runs of about this many bytes: a million entries would take 80 MB at once.
-const RUN_BYTES: usize = 256 << 10;
+use crate::digest::{Digest, content};
+use crate::encoding::Reader;
+use crate::entry::{EntryRef, PlanEntry};
+use crate::epoch::{EntryKind, RelPath};
+use tree::{any_tree, hashed, put_entry, put_magic, take_count, take_entry};
 
 /// One entry of a sealed directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,52 +73,6 @@ pub fn root_of(entries: &[PlanEntry], digests: &[Digest]) -> Digest {
     hashed(entries.len(), entries.iter().map(PlanEntry::borrowed).zip(digests))
 }
 
-// The digest of the canonical bytes of these entries.
-fn hashed<'a>(count: usize, entries: impl Iterator<Item = (EntryRef<'a>, &'a Digest)>) -> Digest {
-    let mut hasher = Hasher::new();
-    let update = |run: &[u8]| {
-        hasher.update(run);
-        Ok::<_, Infallible>(())
-    };
-    let Ok(()) = runs(Vec::with_capacity(2 * RUN_BYTES), count, entries, update);
-    hasher.finish()
-}
-
-// The canonical bytes in runs of about `RUN_BYTES`; the first begins with what `bytes` holds already.
-fn runs<'a, E>(
-    mut bytes: Vec<u8>,
-    count: usize,
-    entries: impl Iterator<Item = (EntryRef<'a>, &'a Digest)>,
-    mut each: impl FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    put_magic(&mut bytes, count);
-    for (entry, digest) in entries {
-        put_entry(&mut bytes, entry, digest);
-        if bytes.len() >= RUN_BYTES {
-            each(&bytes)?;
-            bytes.clear();
-        }
-    }
-    each(&bytes)
-}
-
-fn put_magic(bytes: &mut Vec<u8>, count: usize) {
-    bytes.extend_from_slice(TREE_MAGIC);
-    bytes.extend_from_slice(&(count as u32).to_le_bytes());
-}
-
-fn put_entry(bytes: &mut Vec<u8>, entry: EntryRef<'_>, digest: &Digest) {
-    put_head(bytes, entry.path, entry.kind, entry.mode);
-    match entry.kind {
-        EntryKind::File => {
-            bytes.extend_from_slice(&entry.size.to_le_bytes());
-            bytes.extend_from_slice(digest.as_bytes());
-        }
-        EntryKind::Directory => {}
-        EntryKind::Symlink => put_short(bytes, entry.target),
-    }
-}
-
 /// A sealed directory. Entry 0 is the root; sorted bytewise by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
@@ -167,13 +116,13 @@ impl Manifest {
 
     /// Reads canonical bytes; refuses every other form and every hostile tree.
     pub fn decode(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-        let mut read = Reader { bytes, at: 0 };
-        let count = read.count()?;
+        let mut read = Reader::new(bytes, 0);
+        let count = take_count(&mut read)?;
         let mut checker = any_tree();
         // An entry takes at least five bytes: a false count reserves no more than the input's size.
         let mut entries = Vec::with_capacity((count as usize).min(bytes.len() / 5));
         for _ in 0..count {
-            let (entry, digest) = read.entry()?;
+            let (entry, digest) = take_entry(&mut read)?;
             checker.push(entry)?;
             entries.push(ManifestEntry::copied(entry, digest));
         }
@@ -181,11 +130,6 @@ impl Manifest {
         checker.finish()?;
         Ok(Manifest { entries })
     }
-}
-
-// What no plan was too large for was sealed.
-fn any_tree() -> PlanChecker {
-    PlanChecker::new(Limits { files_max: u64::from(u32::MAX), bytes_max: u64::MAX, ..Limits::default() })
 }
 
 /// The bytes of an epoch's manifest file: envelope, then tree.
@@ -203,96 +147,6 @@ pub fn decode_file(bytes: &[u8]) -> Result<(Envelope, Manifest), ManifestError> 
         return Err(ManifestError::Damaged("the tree is not the one that the root names"));
     }
     Ok((envelope, Manifest::decode(tree)?))
-}
-
-// Reads numbers and short byte strings, never past the end.
-pub(crate) struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn wrong(&self, why: &'static str) -> ManifestError {
-        ManifestError::Malformed { at: self.at, why }
-    }
-
-    fn take(&mut self, len: usize) -> Result<&'a [u8], ManifestError> {
-        let rest = &self.bytes[self.at..];
-        if rest.len() < len {
-            return Err(self.wrong("it ends too early"));
-        }
-        self.at += len;
-        Ok(&rest[..len])
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
-        Ok(self.take(N)?.try_into().expect("as many bytes as were taken"))
-    }
-
-    fn u16(&mut self) -> Result<u16, ManifestError> {
-        Ok(u16::from_le_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, ManifestError> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, ManifestError> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    fn short(&mut self) -> Result<&'a [u8], ManifestError> {
-        let len = self.u16()?;
-        self.take(usize::from(len))
-    }
-
-    fn text(&mut self) -> Result<String, ManifestError> {
-        let bytes = self.short()?;
-        let text = std::str::from_utf8(bytes).map_err(|_| self.wrong("a text is no UTF-8"))?;
-        Ok(text.to_owned())
-    }
-
-    fn end(&self) -> Result<(), ManifestError> {
-        if self.at == self.bytes.len() {
-            Ok(())
-        } else {
-            Err(self.wrong("there is more than there should be"))
-        }
-    }
-
-    // The number of entries, behind the magic.
-    fn count(&mut self) -> Result<u32, ManifestError> {
-        if self.take(TREE_MAGIC.len())? != TREE_MAGIC {
-            return Err(ManifestError::Malformed { at: 0, why: "not a tree of version 1" });
-        }
-        self.u32()
-    }
-
-    fn entry(&mut self) -> Result<(EntryRef<'a>, Digest), ManifestError> {
-        let kind = match self.take(1)? {
-            b"f" => EntryKind::File,
-            b"d" => EntryKind::Directory,
-            b"l" => EntryKind::Symlink,
-            _ => return Err(self.wrong("an entry of unknown kind")),
-        };
-        let mode = u32::from(self.u16()?);
-        let path = PathRef::parse(self.short()?).map_err(|e| {
-            ManifestError::Entries(crate::plan::PlanError::Refused { path: e.path, why: e.why.into() })
-        })?;
-        let (mut size, mut digest, mut target) = (0, Digest::NONE, &[][..]);
-        match kind {
-            EntryKind::File => {
-                size = self.u64()?;
-                digest = Digest::from_bytes(self.array()?);
-                if size == 0 && digest != content(&[]) {
-                    return Err(self.wrong("an empty file with the digest of something"));
-                }
-            }
-            EntryKind::Directory => {}
-            EntryKind::Symlink => target = self.short()?,
-        }
-        Ok((EntryRef { path, kind, mode, size, target }, digest))
-    }
 }
 
 #[cfg(test)]

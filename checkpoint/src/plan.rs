@@ -2,73 +2,25 @@
 //! of it is read. Refuses by name whatever cannot be reproduced on a replica,
 //! and never opens anything but directories, and files that have holes.
 
-mod check;
-mod encoding;
+mod entries;
+mod error;
 mod scan;
 mod stamp;
 mod stored;
 
-pub use crate::error::PlanError;
-pub use check::{PlanChecker, check_entries};
-pub use encoding::{Encoded, Entries, EntryError, encode, entries};
-pub(crate) use encoding::{put_head, put_short};
+pub use crate::entry::{EntryRef, PlanEntry};
+pub use crate::tree_rules::{PlanChecker, RuleError, check_entries};
+pub use entries::{Encoded, Entries, EntryError, encode, entries};
+pub use error::PlanError;
 pub(crate) use stamp::Stamp;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::digest::{self, Digest};
-use crate::epoch::{EntryKind, PathRef, RelPath};
-use crate::limits::Limits;
+use crate::epoch::{EntryKind, RelPath};
 use crate::pattern::Choice;
-
-/// One entry of a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanEntry {
-    /// Where; empty for the root directory.
-    pub path: RelPath,
-    /// What.
-    pub kind: EntryKind,
-    /// Permission bits, 0 to 0o777; 0o777 for symlinks.
-    pub mode: u32,
-    /// Length, bytes; 0 for what is no file.
-    pub size: u64,
-    /// A symlink's target, verbatim; empty for the rest.
-    pub target: Vec<u8>,
-}
-
-impl PlanEntry {
-    /// The same entry where it lies.
-    pub fn borrowed(&self) -> EntryRef<'_> {
-        let PlanEntry { path, kind, mode, size, target } = self;
-        EntryRef { path: path.borrowed(), kind: *kind, mode: *mode, size: *size, target }
-    }
-}
-
-/// A [`PlanEntry`] whose bytes lie elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryRef<'a> {
-    /// Where; empty for the root directory.
-    pub path: PathRef<'a>,
-    /// What.
-    pub kind: EntryKind,
-    /// Permission bits, 0 to 0o777; 0o777 for symlinks.
-    pub mode: u32,
-    /// Length, bytes; 0 for what is no file.
-    pub size: u64,
-    /// A symlink's target, verbatim; empty for the rest.
-    pub target: &'a [u8],
-}
-
-impl EntryRef<'_> {
-    /// A copy of its own.
-    pub fn to_entry(self) -> PlanEntry {
-        let EntryRef { path, kind, mode, size, target } = self;
-        PlanEntry { path: path.to_rel_path(), kind, mode, size, target: target.to_vec() }
-    }
-}
 
 /// A scanned directory. Entry 0 is the root; entries are sorted bytewise by path and every parent is among them.
 /// An entry's place is its file id.
@@ -97,22 +49,6 @@ pub struct BitsLost {
 }
 
 impl Plan {
-    /// Walks `dir`. Sockets, fifos and devices are refused by name without being opened; so are set-id and sticky
-    /// bits of files, files that their owner may not read and directories that their owner may not list.
-    pub fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
-        scan::scan(dir, limits, &Choice::default())
-    }
-
-    /// [`Plan::scan`] of the chosen entries. What is left out is not looked at: nothing of it is refused.
-    pub fn scan_chosen(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
-        scan::scan(dir, limits, choice)
-    }
-
-    /// Scans the very same directory once more, for what this scan was to choose. `dir` is its name, for messages.
-    pub(crate) fn scan_again(&self, dir: &Path) -> Result<Plan, PlanError> {
-        scan::scan_open(self.root.clone(), dir, &Limits::default(), &self.choice)
-    }
-
     /// What has certainly changed from this scan to a later one of the same directory: the path, and how. Links that
     /// came and went are no change, see [`Plan::touched`].
     pub fn change(&self, later: &Plan) -> Option<(String, String)> {
@@ -224,7 +160,7 @@ impl PlanHasher {
 
     /// Takes the next entry.
     pub fn push(&mut self, entry: EntryRef<'_>) {
-        self.link(|bytes| encoding::put(bytes, entry));
+        self.link(|bytes| entries::put(bytes, entry));
     }
 
     /// Takes the next entry as it is encoded.

@@ -4,13 +4,16 @@
 //! looks at every entry once more, and reads again what may have changed unseen.
 
 mod coverage;
+mod digest_dir;
+mod error;
 mod last_look;
 mod read;
 mod splitter;
 mod unseen;
 
-pub use crate::error::SplitError;
 pub use coverage::Coverage;
+pub use digest_dir::{DigestDirError, digest_chosen, digest_dir};
+pub use error::SplitError;
 pub use splitter::Splitter;
 
 use bytes::Bytes;

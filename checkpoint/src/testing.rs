@@ -10,6 +10,7 @@
 //! has lost its data for good, though later syncs succeed.
 
 mod bytes;
+mod crash;
 mod failures;
 mod names;
 mod op;
@@ -21,17 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
+pub use crash::Crash;
 pub use op::{Op, OpKind};
 use world::{Body, Change, World};
-
-/// What a crash leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    /// Everything that was not synced is lost.
-    Strict,
-    /// Each unsynced write and name is kept or lost by this seed, the last kept ones torn.
-    Mixed(u64),
-}
 
 /// The disk in memory. Clones share it.
 #[derive(Clone, Debug)]

@@ -8,7 +8,8 @@ mod support;
 
 use std::sync::Arc;
 
-use checkpoint::restore::{LocalTree, RestoreOptions, digest_dir, restore};
+use checkpoint::restore::{LocalTree, RestoreOptions, restore};
+use checkpoint::split::digest_dir;
 use checkpoint::{Limits, RealDisk, Store};
 use rustix::fs::Mode;
 use rustix::process::umask;

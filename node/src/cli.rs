@@ -35,7 +35,7 @@ mod verify;
 
 use std::time::Duration;
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::{Client, Failure, Options};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use checkpoint::store::layout::Layout;
 use checkpoint::{Disk, RealDisk, Store};
 use client::{Code, Failure};

@@ -211,7 +211,7 @@ fn of_the_system(error: &io::Error, sentence: &'static str) -> (Code, &'static s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use checkpoint::error::IoError;
+    use checkpoint::IoError;
     use std::path::PathBuf;
 
     #[test]

@@ -15,7 +15,7 @@ use support::{Node, port, source, wait_for};
 
 fn root_of(dir: &Path) -> Vec<u8> {
     let limits = checkpoint::Limits::default();
-    checkpoint::restore::digest_dir(dir, &limits).unwrap().root().as_bytes().to_vec()
+    checkpoint::split::digest_dir(dir, &limits).unwrap().root().as_bytes().to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,7 +124,7 @@ impl Stalled {
         let scratch = tempfile::tempdir().unwrap();
         std::fs::create_dir(scratch.path().join("source")).unwrap();
         std::fs::write(scratch.path().join("source/large"), vec![7; 1 << 20]).unwrap();
-        let manifest = checkpoint::restore::digest_dir(&scratch.path().join("source"), &Limits::default());
+        let manifest = checkpoint::split::digest_dir(&scratch.path().join("source"), &Limits::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
         testing::serve(Mute(manifest.unwrap()), listener);

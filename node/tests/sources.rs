@@ -33,7 +33,7 @@ async fn what_is_left_out_is_not_committed_and_not_refused() {
     let source = source(dir.path());
     let choice =
         Choice { exclude: vec![Pattern::new(b"sub/*.sock"), Pattern::new(b"large")], ..Choice::default() };
-    let whole = checkpoint::restore::digest_chosen(&source, &Limits::default(), &choice).unwrap();
+    let whole = checkpoint::split::digest_chosen(&source, &Limits::default(), &choice).unwrap();
     let _socket = UnixListener::bind(source.join("sub/a.sock")).unwrap();
     let node = Node::start(dir.path(), &port(), dir.path());
     let client = node.client().await;

@@ -3,13 +3,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ManifestError, Reader};
+use super::ManifestError;
 use crate::digest::{Digest, checksum};
+use crate::encoding::{Reader, SHORT, put_short};
 use crate::epoch::JobName;
-use crate::plan::put_short;
 
 const MAGIC: &[u8; 8] = b"EPOCHLOG";
 const VERSION: u32 = 1;
+/// Largest envelope, bytes.
+pub(crate) const ENVELOPE_BYTES_MAX: usize = 8 << 20;
 
 /// A place in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,7 +80,7 @@ impl Envelope {
 
     /// Bytes of the whole envelope, from its first 16 bytes.
     pub fn encoded_len(head: &[u8; 16]) -> Result<usize, ManifestError> {
-        let mut read = Reader { bytes: head, at: 0 };
+        let mut read = Reader::new(head, 0);
         if read.take(8)? != MAGIC {
             return Err(ManifestError::Malformed { at: 0, why: "not a manifest file" });
         }
@@ -91,17 +93,16 @@ impl Envelope {
 
     /// Reads an envelope from the front of `bytes`; the number of bytes it took comes with it.
     pub fn decode(bytes: &[u8]) -> Result<(Envelope, usize), ManifestError> {
-        let head =
-            bytes.first_chunk::<16>().ok_or(ManifestError::Malformed { at: 0, why: "it ends too early" })?;
+        let head = bytes.first_chunk::<16>().ok_or(ManifestError::Malformed { at: 0, why: SHORT })?;
         let len = Envelope::encoded_len(head)?;
         if bytes.len() < len {
-            return Err(ManifestError::Malformed { at: bytes.len(), why: "it ends too early" });
+            return Err(ManifestError::Malformed { at: bytes.len(), why: SHORT });
         }
         let (body, sum) = bytes[..len].split_at(len - 16);
         if checksum(&[body]) != sum {
             return Err(ManifestError::Damaged("the envelope's checksum does not fit"));
         }
-        let mut read = Reader { bytes: body, at: 16 };
+        let mut read = Reader::new(body, 16);
         let job = read.text()?;
         let job = JobName::try_from(job.as_str()).map_err(|_| read.wrong("no job name"))?;
         let [epoch, attempt, term, node, index, sealed_log_ms] =
@@ -110,7 +111,7 @@ impl Envelope {
         let base = match (read.take(1)?, read.u64()?) {
             ([0], 0) => None,
             ([1], base) => Some(base),
-            _ => return Err(read.wrong("no base")),
+            _ => return Err(read.wrong("no base").into()),
         };
         let mut labels = Vec::new();
         for _ in 0..read.u32()? {

@@ -3,17 +3,16 @@
 
 use std::io;
 
-use super::{
-    ENVELOPE_BYTES_MAX, Envelope, Manifest, ManifestEntry, ManifestError, RUN_BYTES, Reader, TREE_MAGIC,
-    any_tree, runs,
-};
+use super::tree::{RUN_BYTES, TREE_MAGIC, any_tree, runs, take_count, take_entry};
+use super::{ENVELOPE_BYTES_MAX, Envelope, Manifest, ManifestEntry, ManifestError};
 use crate::digest::{Digest, Hasher};
 use crate::disk::DiskFile;
-use crate::plan::{EntryRef, PlanChecker};
+use crate::encoding::{Reader, SHORT};
+use crate::entry::EntryRef;
+use crate::tree_rules::PlanChecker;
 
 // Bytes of magic and count.
 const HEAD_BYTES: usize = TREE_MAGIC.len() + 4;
-const SHORT: &str = "it ends too early";
 
 /// Reads a tree as its bytes come, in pieces of any size.
 #[derive(Debug)]
@@ -63,7 +62,7 @@ impl TreeDecoder {
         bytes: &[u8],
         each: &mut dyn FnMut(u64, EntryRef<'_>, Digest),
     ) -> Result<usize, ManifestError> {
-        let mut read = Reader { bytes, at: 0 };
+        let mut read = Reader::new(bytes, 0);
         let from = self.before;
         let further = |error| match error {
             ManifestError::Malformed { at, why } => ManifestError::Malformed { at: at + from as usize, why },
@@ -72,21 +71,21 @@ impl TreeDecoder {
         let mut left = match self.left {
             Some(left) => left,
             None if bytes.len() < HEAD_BYTES => return Ok(0),
-            None => read.count().map_err(further)?,
+            None => take_count(&mut read).map_err(further)?,
         };
-        while left > 0 && is_whole(&bytes[read.at..]) {
-            let at = from + read.at as u64;
-            let (entry, digest) = read.entry().map_err(further)?;
+        while left > 0 && is_whole(read.rest()) {
+            let at = from + read.at() as u64;
+            let (entry, digest) = take_entry(&mut read).map_err(further)?;
             self.checker.push(entry)?;
             each(at, entry, digest);
             left -= 1;
         }
         if left == 0 {
-            read.end().map_err(further)?;
+            read.end().map_err(|wrong| further(wrong.into()))?;
         }
         self.left = Some(left);
-        self.before += read.at as u64;
-        Ok(read.at)
+        self.before += read.at() as u64;
+        Ok(read.at())
     }
 
     /// Everything has come: the root of the tree.
@@ -196,9 +195,9 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
 
 // The entry at the front, which is whole, and how many bytes it takes.
 pub(crate) fn one(bytes: &[u8]) -> Result<(EntryRef<'_>, Digest, usize), ManifestError> {
-    let mut read = Reader { bytes, at: 0 };
-    let (entry, digest) = read.entry()?;
-    Ok((entry, digest, read.at))
+    let mut read = Reader::new(bytes, 0);
+    let (entry, digest) = take_entry(&mut read)?;
+    Ok((entry, digest, read.at()))
 }
 
 /// Writes a manifest file from its first byte on. The root of the tree that was written, whatever the envelope names.

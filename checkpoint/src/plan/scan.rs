@@ -10,27 +10,42 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, statat};
 use rustix::io::Errno;
 
-use super::{BitsLost, Plan, PlanChecker, PlanEntry, PlanError, Stamp, stored};
+use super::{BitsLost, Plan, PlanError, Stamp, stored};
 use crate::beneath::open_beneath;
+use crate::entry::PlanEntry;
 use crate::epoch::{EntryKind, RelPath};
-use crate::error::at;
+use crate::io_error::at;
 use crate::limits::{DEPTH_MAX, Limits};
 use crate::pattern::Choice;
+use crate::tree_rules::{PlanChecker, RuleError};
+
+impl Plan {
+    /// Walks `dir`. Sockets, fifos and devices are refused by name without being opened; so are set-id and sticky
+    /// bits of files, files that their owner may not read and directories that their owner may not list.
+    pub fn scan(dir: &Path, limits: &Limits) -> Result<Plan, PlanError> {
+        scan(dir, limits, &Choice::default())
+    }
+
+    /// [`Plan::scan`] of the chosen entries. What is left out is not looked at: nothing of it is refused.
+    pub fn scan_chosen(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
+        scan(dir, limits, choice)
+    }
+
+    /// Scans the very same directory once more, for what this scan was to choose. `dir` is its name, for messages.
+    pub(crate) fn scan_again(&self, dir: &Path) -> Result<Plan, PlanError> {
+        scan_open(self.root.clone(), dir, &Limits::default(), &self.choice)
+    }
+}
 
 // `dir` may be a magic link of procfs, which leads to an open directory: it alone is followed.
-pub(super) fn scan(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
+fn scan(dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open(dir, flags, Mode::empty()).map_err(|e| at("open the directory", dir)(e.into()))?;
     scan_open(Arc::new(root), dir, limits, choice)
 }
 
 /// The same of a directory that is open; `dir` is its name, for messages.
-pub(super) fn scan_open(
-    root: Arc<OwnedFd>,
-    dir: &Path,
-    limits: &Limits,
-    choice: &Choice,
-) -> Result<Plan, PlanError> {
+fn scan_open(root: Arc<OwnedFd>, dir: &Path, limits: &Limits, choice: &Choice) -> Result<Plan, PlanError> {
     let began = SystemTime::now();
     let stat = fstat(&root).map_err(|e| at("stat", dir)(e.into()))?;
     let mut walk = Walk { dir, limits, choice, found: Vec::new(), left: Vec::new(), bytes: 0, stored: 0 };
@@ -102,7 +117,7 @@ impl Walk<'_> {
                 continue;
             }
             let inner =
-                path.join(name).map_err(|e| PlanError::Refused { path: e.path, why: e.why.to_owned() })?;
+                path.join(name).map_err(|e| RuleError::Refused { path: e.path, why: e.why.to_owned() })?;
             if self.choice.excludes(&inner) {
                 continue;
             }
@@ -126,7 +141,7 @@ impl Walk<'_> {
         stat: &rustix::fs::Stat,
         at: Option<(&OwnedFd, &[u8])>,
     ) -> Result<(), PlanError> {
-        let refused = |why: String| PlanError::Refused { path: path.to_string(), why };
+        let refused = |why: String| PlanError::from(RuleError::Refused { path: path.to_string(), why });
         let mut mode = stat.st_mode & 0o7777;
         let mut size = 0;
         let mut target = Vec::new();
@@ -169,11 +184,11 @@ impl Walk<'_> {
         self.bytes = self.bytes.saturating_add(size);
         if self.found.len() as u64 >= self.limits.files_max {
             let limit = self.limits.files_max;
-            return Err(PlanError::Limit { what: "too many entries", limit, unit: "entries" });
+            return Err(RuleError::Limit { what: "too many entries", limit, unit: "entries" }.into());
         }
         if self.bytes > self.limits.bytes_max {
             let limit = self.limits.bytes_max;
-            return Err(PlanError::Limit { what: "too many bytes", limit, unit: "bytes" });
+            return Err(RuleError::Limit { what: "too many bytes", limit, unit: "bytes" }.into());
         }
         if path.depth() > self.limits.depth_max.min(DEPTH_MAX) {
             return Err(refused(format!("it is deeper than {} components", self.limits.depth_max)));

@@ -17,7 +17,7 @@ use super::temp::{self, OPEN_DIR, Temp, lock, mark_to_go};
 use super::{Replaced, RestoreError, RestoreOptions};
 use crate::beneath::is_at;
 use crate::epoch::EntryKind;
-use crate::error::at;
+use crate::io_error::at;
 use crate::manifest::{Manifest, ManifestEntry};
 
 /// What has come of it.

@@ -18,7 +18,7 @@ use super::write::{Writer, local_file};
 use super::{ContentSource, RestoreError, RestoreOptions, Restored, Stop};
 use crate::beneath::{make_dir, open_beneath, open_parent};
 use crate::epoch::EntryKind;
-use crate::error::at;
+use crate::io_error::at;
 use crate::manifest::{Manifest, ManifestEntry};
 
 // From this many files on, one sync of the file system is cheaper than one each.

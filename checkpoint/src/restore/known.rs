@@ -2,7 +2,6 @@
 //! the fraction of a second that a restore gives it. Why there: see the tour of this room.
 
 use std::ffi::{CStr, OsStr, OsString};
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,57 +11,11 @@ use rustix::fs::{
     AtFlags, FileType, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, statat, utimensat,
 };
 
-use super::RestoreError;
+use super::error::RestoreError;
+use super::others::Others;
 use crate::beneath::descent::{Descent, is_mounted, is_no_directory};
 use crate::digest::checksum;
-use crate::epoch::escape;
-use crate::error::at;
-
-// Names that are told one by one.
-const NAMES_MAX: usize = 5;
-
-/// Entries that no restore wrote, or that have changed since one did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Others {
-    /// How many; a directory counts only when it is empty.
-    pub entries: u64,
-    /// Bytes of the files among them.
-    pub bytes: u64,
-    /// The first few, escaped.
-    pub some: Vec<String>,
-    // Sum of the checksums of all their paths, in whatever order they were found.
-    paths: u64,
-}
-
-impl Others {
-    /// Whether `found` is no more than this: the same entries, and no more bytes in them.
-    pub fn covers(&self, found: &Others) -> bool {
-        found.entries == 0
-            || (self.entries, self.paths) == (found.entries, found.paths) && found.bytes <= self.bytes
-    }
-
-    fn add(&mut self, path: &Path, bytes: u64) {
-        self.entries += 1;
-        self.bytes += bytes;
-        let sum = checksum(&[path.as_os_str().as_bytes()]);
-        let sum = u64::from_le_bytes(sum[..8].try_into().expect("eight bytes"));
-        self.paths = self.paths.wrapping_add(sum);
-        if self.some.len() < NAMES_MAX {
-            self.some.push(escape(path.as_os_str().as_bytes()));
-        }
-    }
-}
-
-impl fmt::Display for Others {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let noun = if self.entries == 1 { "entry" } else { "entries" };
-        write!(f, "{} {noun} ({}", self.entries, self.some.join(", "))?;
-        match self.entries - self.some.len() as u64 {
-            0 => f.write_str(")"),
-            more => write!(f, " and {more} more)"),
-        }
-    }
-}
+use crate::io_error::at;
 
 // The fraction, nanoseconds: whole microseconds, which all file systems keep that keep fractions at all, and never
 // none, which is what times have that came out of an archive.

@@ -16,7 +16,7 @@ use super::known::{Survey, names_in, survey};
 use super::temp::{self, OPEN_DIR, Prefix};
 use super::{RestoreError, RestoreOptions};
 use crate::beneath::descent::is_other_mount;
-use crate::error::at;
+use crate::io_error::at;
 
 const OVERLAY_MAGIC: u64 = 0x794c_7630;
 const LOST_AND_FOUND: &str = "lost+found";

@@ -15,10 +15,15 @@ use super::place::{Above, How, Place, look};
 use super::steps::{Step, sync};
 use super::temp::{OPEN_DIR, Temp, sweep};
 use super::{ContentSource, RestoreError, RestoreOptions, Restored};
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 use crate::manifest::Manifest;
 
-pub(super) fn restore(
+/// Writes the directory of `manifest` to `target`, whose parents are made when they are missing. `progress` is told how
+/// many bytes are there so far. With `force`, content of the old target is taken over where it is what it should be.
+///
+/// # Errors
+/// Then the target is what it was, and nothing else was left behind.
+pub fn restore(
     manifest: &Manifest,
     target: &Path,
     options: &RestoreOptions,

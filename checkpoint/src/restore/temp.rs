@@ -24,7 +24,7 @@ use super::steps::{Step, reach, rename_new};
 use crate::beneath::is_at;
 use crate::digest::checksum;
 use crate::disk::remove_held;
-use crate::error::at;
+use crate::io_error::at;
 
 const MARK: &[u8] = b".epochlog-tmp-";
 const RANDOM_CHARS: usize = 16;

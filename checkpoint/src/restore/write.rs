@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, openat, unlinkat};
 use super::{ContentSource, RestoreError, Sink, SourceError, Stop};
 use crate::digest::FileHasher;
 use crate::disk::{next_data, write_around};
-use crate::error::at;
+use crate::io_error::at;
 use crate::manifest::ManifestEntry;
 
 const READ_BYTES: usize = 1 << 20;

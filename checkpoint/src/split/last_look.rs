@@ -23,7 +23,7 @@ use super::unseen::Devices;
 use crate::beneath::{open_beneath, open_parent};
 use crate::digest::Digest;
 use crate::epoch::{EntryKind, RelPath};
-use crate::plan::{Plan, PlanEntry, PlanError};
+use crate::plan::{Plan, PlanEntry, PlanError, RuleError};
 
 // A file whose links move all the time, also while it is read again, is taken when so many more readings agree.
 const READINGS_MAX: u32 = 3;
@@ -65,10 +65,10 @@ impl LastLook<'_> {
 
     fn scan_again(&self) -> Result<(), SplitError> {
         let later = self.plan.scan_again(self.dir).map_err(|error| match error {
-            PlanError::SourceChanged { path, why } | PlanError::Refused { path, why } => {
+            PlanError::SourceChanged { path, why } | PlanError::Rules(RuleError::Refused { path, why }) => {
                 SplitError::SourceChanged { path, why }
             }
-            PlanError::Limit { .. } => changed(&RelPath::root(), error.to_string()),
+            PlanError::Rules(RuleError::Limit { .. }) => changed(&RelPath::root(), error.to_string()),
             PlanError::Io(error) => error.into(),
         })?;
         // Of the directories above it none is named for it.

@@ -18,7 +18,7 @@ use crate::beneath::{open_beneath, open_parent};
 use crate::digest::{Digest, FileHasher};
 use crate::disk::next_data;
 use crate::epoch::RelPath;
-use crate::error::at;
+use crate::io_error::at;
 use crate::plan::Stamp;
 
 // A file of at least so many bytes waits until its stamp is no longer fresh, which is at most 20 ms (2 s where times have

@@ -453,7 +453,7 @@ mod tests {
                 Splitter::new(dir.path(), &plan, CHUNK_BYTES_DEFAULT, &covered, &previous).unwrap();
             let chunks = splitter.by_ref().filter(|piece| matches!(piece, Ok(Piece::Chunk { .. }))).count();
             assert_eq!(chunks, if ends_in_a_hole { 2 } else { 3 });
-            let there = crate::restore::digest_dir(dir.path(), &Limits::default()).unwrap();
+            let there = crate::split::digest_dir(dir.path(), &Limits::default()).unwrap();
             assert_eq!(splitter.finish_root().unwrap(), there.root());
         }
     }

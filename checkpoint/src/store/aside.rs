@@ -7,13 +7,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::expire::free_name;
+use super::envelopes::read_envelope;
+use super::error::{Step, StoreError};
 use super::folders::Folders;
-use super::link::Step;
-use super::{Inner, Layout, StoreError, read_envelope};
+use super::layout::Layout;
+use super::shelves::Names;
 use crate::disk::{Disk, FileKind};
 use crate::epoch::JobName;
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 
 /// Whether job and epoch have folders here, each of them a real one.
 pub(super) fn is_real(disk: &dyn Disk, layout: &Layout, job: &JobName, epoch: u64) -> bool {
@@ -21,9 +22,9 @@ pub(super) fn is_real(disk: &dyn Disk, layout: &Layout, job: &JobName, epoch: u6
     is_folder(&layout.job_dir(job)) && is_folder(&layout.epoch_dir(job, epoch))
 }
 
-/// Moves aside what is no folder. For who holds the names.
-pub(super) fn make_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), IoError> {
-    let (disk, layout) = (&*inner.disk, &inner.layout);
+/// Moves aside what is no folder.
+pub(super) fn make_way(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), IoError> {
+    let (disk, layout) = (&*names.disk, &names.layout);
     // No job has a name with a leading dot, no epoch one that is no number.
     let places = [
         (layout.job_dir(job), layout.epochs_dir(), format!(".{job}.aside")),
@@ -33,10 +34,10 @@ pub(super) fn make_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), I
         match disk.stat(&path) {
             Ok(stat) if stat.kind == FileKind::Directory => {}
             Ok(_) => {
-                let to = free_name(disk, &parent, &aside)?;
+                let to = names.free_name(&parent, &aside)?;
                 tracing::warn!(path = %path.display(), to = %to.display(), "no folder: it is moved aside");
                 disk.rename(&path, &to).map_err(at("move aside", &path))?;
-                inner.sync_dir(&parent)?;
+                names.sync_dir(&parent)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(at("stat", &path)(e)),
@@ -48,24 +49,24 @@ pub(super) fn make_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), I
 /// A folder beside an epoch's, made when it is needed, for what is not of its tree: somebody else's, so that it stays when
 /// the epoch goes.
 pub(super) struct Aside<'a> {
-    inner: &'a Inner,
+    names: &'a Names<'a>,
     job_dir: PathBuf,
     name: String,
     dir: Option<PathBuf>,
 }
 
 impl<'a> Aside<'a> {
-    pub(super) fn new(inner: &'a Inner, job: &JobName, epoch: u64) -> Aside<'a> {
-        Aside { inner, job_dir: inner.layout.job_dir(job), name: format!("{epoch}.found"), dir: None }
+    pub(super) fn new(names: &'a Names<'a>, job: &JobName, epoch: u64) -> Aside<'a> {
+        Aside { names, job_dir: names.layout.job_dir(job), name: format!("{epoch}.found"), dir: None }
     }
 
-    /// Moves what is at `path` in the tree there. For who holds the names.
+    /// Moves what is at `path` in the tree there.
     pub(super) fn take(&mut self, path: &Path, folders: &mut Folders<'_>) -> Step {
-        let disk = &*self.inner.disk;
+        let disk = &*self.names.disk;
         let dir = self.dir()?;
         // Another folder of the tree may have had the same name.
         let own = path.file_name().and_then(|name| name.to_str()).unwrap_or("other");
-        let to = free_name(disk, &dir, own)?;
+        let to = self.names.free_name(&dir, own)?;
         tracing::warn!(path = %path.display(), to = %to.display(), "not of this epoch: it is moved aside");
         folders.touch(&dir);
         folders.change(path, || Ok(disk.rename(path, &to).map_err(at("move aside", path))?))
@@ -76,51 +77,51 @@ impl<'a> Aside<'a> {
         if let Some(dir) = &self.dir {
             return Ok(dir.clone());
         }
-        let disk = &*self.inner.disk;
+        let disk = &*self.names.disk;
         let own = self.job_dir.join(&self.name);
         // One of before serves again: what cannot be moved is tried with every mend.
         let dir = match disk.stat(&own) {
             Ok(stat) if stat.kind == FileKind::Directory => own,
-            _ => free_name(disk, &self.job_dir, &self.name)?,
+            _ => self.names.free_name(&self.job_dir, &self.name)?,
         };
         if let Err(error) = disk.create_dir(&dir)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
             return Err(at("make", &dir)(error));
         }
-        self.inner.sync_dir(&self.job_dir)?;
+        self.names.sync_dir(&self.job_dir)?;
         Ok(self.dir.insert(dir).clone())
     }
 }
 
 /// Moves aside the folder in an epoch's place whose manifest cannot be read. One without a manifest is nobody's that we
-/// know, and stays, as one with a readable manifest does: whoever comes finds them in the way. For who holds the names,
-/// and has all that takes its place.
-pub(super) fn unread_makes_way(inner: &Inner, job: &JobName, epoch: u64) -> Result<(), IoError> {
-    let (disk, layout) = (&*inner.disk, &inner.layout);
+/// know, and stays, as one with a readable manifest does: whoever comes finds them in the way. For who has all that takes
+/// its place.
+pub(super) fn unread_makes_way(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), IoError> {
+    let (disk, layout) = (&*names.disk, &names.layout);
     let (dir, parent) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
     match read_envelope(disk, &layout.manifest_file(job, epoch)) {
         Err(StoreError::Manifest { .. }) => {}
         Ok(_) | Err(StoreError::NotPublished { .. }) => return Ok(()),
         Err(StoreError::Io(error)) => return Err(error),
     }
-    if folder_makes_way(disk, &parent, &epoch.to_string())? {
+    if folder_makes_way(names, &parent, &epoch.to_string())? {
         tracing::warn!(path = %dir.display(), "it did not say which epoch it was: another is published in its place");
-        inner.sync_dir(&parent)?;
+        names.sync_dir(&parent)?;
     }
     Ok(())
 }
 
 /// Moves a folder aside in the one that it lies in. Whether there was one.
-pub(super) fn folder_makes_way(disk: &dyn Disk, parent: &Path, name: &str) -> Result<bool, IoError> {
-    let path = parent.join(name);
+pub(super) fn folder_makes_way(names: &Names<'_>, parent: &Path, name: &str) -> Result<bool, IoError> {
+    let (disk, path) = (&*names.disk, parent.join(name));
     match disk.stat(&path) {
         Ok(stat) if stat.kind == FileKind::Directory => {}
         Ok(_) => return Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(at("stat", &path)(e)),
     }
-    let to = free_name(disk, parent, &format!("{name}.aside"))?;
+    let to = names.free_name(parent, &format!("{name}.aside"))?;
     tracing::warn!(path = %path.display(), to = %to.display(), "a folder that does not belong there is moved aside");
     disk.rename(&path, &to).map_err(at("move aside", &path))?;
     Ok(true)

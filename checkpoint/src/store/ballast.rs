@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Store, StoreError};
 use crate::disk::{Disk, DiskFile, Open};
 use crate::durable::ignore_missing;
-use crate::error::at;
+use crate::io_error::at;
 
 // Written in pieces of this many bytes where the file system cannot reserve.
 const PIECE_BYTES: usize = 1 << 20;
@@ -18,7 +18,7 @@ impl Store {
     /// # Errors
     /// The disk refuses (there is no room for it yet): what was there before stays.
     pub fn set_ballast(&self, bytes: u64) -> Result<(), StoreError> {
-        let _one = self.inner.ballast.lock().expect("a thread panicked while it changed the ballast");
+        let _one = self.ballast.lock().expect("a thread panicked while it changed the ballast");
         let (disk, path) = (&**self.disk(), self.layout().ballast());
         if bytes == 0 {
             match disk.unlink(&path) {
@@ -27,7 +27,7 @@ impl Store {
             }
             // Some file systems hand out blocks again only after the removal is on the device.
             let group = self.layout().group_dir();
-            return Ok(self.inner.sync_dir(group)?);
+            return Ok(self.shelves.sync_dir(group)?);
         }
         let before = held(disk, &path);
         if before == bytes && disk.stat(&path).is_ok_and(|stat| stat.len == bytes) {

@@ -7,17 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::layout::Layout;
-use crate::digest::{Digest, FileHasher};
-use crate::disk::{Disk, DiskFile, FileKind, Open, Stat};
-use crate::error::{IoError, at};
-
-pub(super) use super::verified::Known;
-pub(super) use crate::disk::is_rot;
-
-const READ_BYTES: usize = 1 << 20;
-
-/// Which inode of a content: digest, mode, number.
-pub(super) type Key = (Digest, u32, u32);
+use super::verified::{Key, Known};
+use crate::digest::Digest;
+use crate::disk::{Disk, FileKind, Stat, hash_file, is_rot};
+use crate::io_error::{IoError, at};
 
 /// What is at a blob's name.
 pub(super) enum Found {
@@ -116,61 +109,6 @@ pub(super) fn parse(name: &OsStr) -> Option<Key> {
     let n = parts.next().map_or(Ok(0), str::parse).ok()?;
     let ours = if n == 0 { format!("{digest}.{mode:o}") } else { format!("{digest}.{mode:o}.{n}") };
     (ours == text).then_some((digest, mode, n))
-}
-
-/// The digest of a file's content.
-pub(super) fn hash_file(disk: &dyn Disk, path: &Path) -> io::Result<Digest> {
-    let file = disk.open(path, Open::Read)?;
-    let mut hasher = FileHasher::new();
-    hash_range(&*file, 0, u64::MAX, &mut hasher)?;
-    Ok(hasher.finish())
-}
-
-/// The digest of a file as if it went on with zeros to `size`.
-pub(super) fn hash_staged(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Digest> {
-    let file = disk.open(path, Open::Read)?;
-    let mut hasher = FileHasher::new();
-    let end = hash_range(&*file, 0, size, &mut hasher)?;
-    hasher.zeros(size - end);
-    Ok(hasher.finish())
-}
-
-/// Takes the bytes of a file from `offset` to `end` or to where it ends, holes without reading them. Where that was.
-pub(super) fn hash_range(
-    file: &dyn DiskFile,
-    mut offset: u64,
-    end: u64,
-    hasher: &mut FileHasher,
-) -> io::Result<u64> {
-    let end = file.len()?.min(end);
-    let mut room = Vec::new();
-    while offset < end {
-        let Some((start, until)) = file.next_data(offset, end)? else {
-            // A hole up to the end, or it was cut meanwhile: behind a new end there is nothing, not even zeros.
-            let end = file.len()?.clamp(offset, end);
-            hasher.zeros(end - offset);
-            return Ok(end);
-        };
-        hasher.zeros(start - offset);
-        offset = start;
-        if room.is_empty() {
-            room.resize((end - start).min(READ_BYTES as u64) as usize, 0);
-        }
-        while offset < until {
-            let want = (until - offset).min(room.len() as u64) as usize;
-            match file.read_at(&mut room[..want], offset) {
-                // It was cut meanwhile.
-                Ok(0) => return Ok(offset),
-                Ok(n) => {
-                    hasher.data(&room[..n]);
-                    offset += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-    Ok(offset)
 }
 
 /// Every inode of a content, of any mode.

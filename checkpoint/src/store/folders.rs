@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::link::Step;
-use super::{Inner, Unpublished};
+use super::error::{Step, Unpublished};
+use super::shelves::Names;
 use crate::disk::FileKind;
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 
 pub(super) struct Folders<'a> {
-    inner: &'a Inner,
+    names: &'a Names<'a>,
     // Opened up, with the mode to go back to.
     opened: BTreeMap<PathBuf, u32>,
     touched: BTreeSet<PathBuf>,
@@ -20,8 +20,8 @@ pub(super) struct Folders<'a> {
 }
 
 impl<'a> Folders<'a> {
-    pub(super) fn new(inner: &'a Inner) -> Folders<'a> {
-        Folders { inner, opened: BTreeMap::new(), touched: BTreeSet::new(), real: BTreeSet::new() }
+    pub(super) fn new(names: &'a Names<'a>) -> Folders<'a> {
+        Folders { names, opened: BTreeMap::new(), touched: BTreeSet::new(), real: BTreeSet::new() }
     }
 
     /// Whether every folder from `root` down to the parent of `path` is one: no symlink may lead outside.
@@ -30,7 +30,7 @@ impl<'a> Folders<'a> {
         let unseen: Vec<&Path> = above.take_while(|dir| !self.real.contains(*dir)).collect();
         // Outermost first.
         unseen.into_iter().rev().all(|dir| {
-            let real = self.inner.disk.stat(dir).is_ok_and(|stat| stat.kind == FileKind::Directory);
+            let real = self.names.disk.stat(dir).is_ok_and(|stat| stat.kind == FileKind::Directory);
             real && self.real.insert(dir.to_path_buf())
         })
     }
@@ -54,16 +54,16 @@ impl<'a> Folders<'a> {
     }
 
     fn open_up(&mut self, dir: &Path) -> Result<(), IoError> {
-        let mode = self.inner.disk.stat(dir).map_err(at("stat", dir))?.mode;
+        let mode = self.names.disk.stat(dir).map_err(at("stat", dir))?.mode;
         self.opened.entry(dir.to_path_buf()).or_insert(mode);
-        self.inner.disk.set_mode(dir, mode | 0o700).map_err(at("set the mode of", dir))
+        self.names.disk.set_mode(dir, mode | 0o700).map_err(at("set the mode of", dir))
     }
 
     /// Closes what was opened up and makes everything durable.
     pub(super) fn finish(&mut self) -> Result<(), IoError> {
         for (dir, mode) in std::mem::take(&mut self.opened) {
-            self.inner.disk.set_mode(&dir, mode).map_err(at("set the mode of", &dir))?;
+            self.names.disk.set_mode(&dir, mode).map_err(at("set the mode of", &dir))?;
         }
-        self.inner.sync_dirs(&std::mem::take(&mut self.touched))
+        self.names.sync_dirs(&std::mem::take(&mut self.touched))
     }
 }

@@ -9,16 +9,20 @@
 //! Stopped anywhere, it is simply done again; temporary names are in `trash/`, never in a user's tree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::blobs::{self, Found, Held};
+use super::error::{Step, StoreError, Unpublished};
 use super::folders::Folders;
-use super::link::{Linker, corrupt, missing};
-use super::{Content, Inner, Store, StoreError, Unpublished};
+use super::incoming::Content;
+use super::link::{Linker, corrupt, missing, store_error};
+use super::mend_manifest::says_so;
+use super::shelves::Names;
+use super::{Store, manifests};
 use crate::digest::Digest;
 use crate::disk::FileKind;
 use crate::epoch::{EntryKind, JobName};
-use crate::error::at;
+use crate::io_error::at;
 use crate::manifest::{Envelope, Manifest, ManifestEntry};
 
 // A name that should have some content.
@@ -80,27 +84,27 @@ impl Store {
         contents: &[Content],
         told: Option<(&Envelope, &Manifest)>,
     ) -> Result<Healed, StoreError> {
-        let inner = &*self.inner;
+        let shelves = &*self.shelves;
         let mut wanted = BTreeSet::new();
         for content in contents {
             let Content { digest, mode, size } = *content;
-            match blobs::find_good(&*inner.disk, &inner.blobs, &inner.layout, digest, mode, size)? {
+            match blobs::find_good(&*shelves.disk, &shelves.known, &shelves.layout, digest, mode, size)? {
                 Held::Good(..) => wanted.insert(digest),
                 Held::Missing | Held::Corrupt(..) => {
-                    let path = inner.layout.blob(digest, mode, 0);
+                    let path = shelves.layout.blob(digest, mode, 0);
                     let none = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no good blob");
                     return Err(at("heal from", &path)(none).into());
                 }
             };
         }
         let (places, unread) = self.places(&wanted, told)?;
-        let _names = inner.lock_names();
+        let names = shelves.lock_names();
         // Another epoch may have its number by now.
-        told.map(|(envelope, manifest)| self.says_so(envelope, manifest)).transpose()?;
+        told.map(|(envelope, manifest)| says_so(&names, envelope, manifest)).transpose()?;
         let mut healing = Healing {
-            inner,
-            linker: Linker::new(inner),
-            folders: Folders::new(inner),
+            names: &names,
+            linker: Linker::new(&names),
+            folders: Folders::new(&names),
             good: BTreeMap::new(),
             changed: 0,
         };
@@ -110,7 +114,7 @@ impl Store {
             let result = these.try_for_each(|place| healing.heal(place));
             // Also after an error: folders are closed again, and what was changed is durable.
             healing.folders.finish()?;
-            result.map_err(|e| store_error(&inner.layout.epochs_dir(), e))?;
+            result.map_err(|e| store_error(&shelves.layout.epochs_dir(), e))?;
         }
         Ok(Healed { names: healing.changed, unread })
     }
@@ -131,7 +135,7 @@ impl Store {
             if is_told(&job, epoch) {
                 continue;
             }
-            let (envelope, manifest) = match self.manifest(&job, epoch) {
+            let (envelope, manifest) = match manifests::read(&self.shelves, &job, epoch) {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
                 Err(e) => {
@@ -168,7 +172,7 @@ impl Store {
 }
 
 struct Healing<'a> {
-    inner: &'a Inner,
+    names: &'a Names<'a>,
     linker: Linker<'a>,
     folders: Folders<'a>,
     // Good inodes by digest and mode.
@@ -177,13 +181,13 @@ struct Healing<'a> {
 }
 
 impl Healing<'_> {
-    fn heal(&mut self, place: &Place) -> Result<(), Unpublished> {
+    fn heal(&mut self, place: &Place) -> Step {
         let Place { entry, root, path, staged } = place;
         if !self.folders.is_real(root, path) {
             // Its folder is missing: expired or swept meanwhile, or mended with its own epoch.
             return Ok(());
         }
-        let there = match self.inner.disk.stat(path) {
+        let there = match self.names.disk.stat(path) {
             Ok(stat) if stat.kind == FileKind::Directory => {
                 tracing::warn!(path = %path.display(), "a folder is in the place of a file");
                 return Ok(());
@@ -203,8 +207,8 @@ impl Healing<'_> {
         }
         let linker = &mut self.linker;
         self.folders.change(path, || linker.link_file(entry, None, path))?;
-        self.folders.touch(&self.inner.layout.blob_shelf(entry.digest.as_bytes()[0]));
-        let ino = self.inner.disk.stat(path).map_err(at("stat", path))?.ino;
+        self.folders.touch(&self.names.layout.blob_shelf(entry.digest.as_bytes()[0]));
+        let ino = self.names.disk.stat(path).map_err(at("stat", path))?.ino;
         self.good.entry(key).or_default().insert(ino);
         self.changed += 1;
         Ok(())
@@ -215,9 +219,9 @@ impl Healing<'_> {
     fn good_inodes(&mut self, entry: &ManifestEntry) -> Result<BTreeSet<u64>, Unpublished> {
         let (mut inodes, mut replaced) = (BTreeSet::new(), false);
         for n in 0.. {
-            let blob = self.inner.layout.blob(entry.digest, entry.mode, n);
+            let blob = self.names.layout.blob(entry.digest, entry.mode, n);
             let key = (entry.digest, entry.mode, n);
-            match blobs::check(&*self.inner.disk, &self.inner.blobs, &blob, key, entry.size)? {
+            match blobs::check(&*self.names.disk, &self.names.known, &blob, key, entry.size)? {
                 Found::Good(stat) => {
                     inodes.insert(stat.ino);
                     continue;
@@ -227,28 +231,20 @@ impl Healing<'_> {
             }
             self.linker.blob_from_others(entry, &blob)?;
             replaced = true;
-            match blobs::check(&*self.inner.disk, &self.inner.blobs, &blob, key, entry.size)? {
+            match blobs::check(&*self.names.disk, &self.names.known, &blob, key, entry.size)? {
                 Found::Good(stat) => inodes.insert(stat.ino),
                 Found::Corrupt(why) => {
                     // What it was cloned from had been good once, and is not any more.
-                    self.inner.blobs.forget(entry.digest);
+                    self.names.known.forget(entry.digest);
                     return Err(corrupt(entry, &blob, why));
                 }
                 Found::Missing => return Err(missing(entry, "the blob", &blob)),
             };
         }
         if replaced {
-            let shelf = self.inner.layout.blob_shelf(entry.digest.as_bytes()[0]);
-            self.inner.sync_dir(&shelf)?;
+            let shelf = self.names.layout.blob_shelf(entry.digest.as_bytes()[0]);
+            self.names.sync_dir(&shelf)?;
         }
         Ok(inodes)
-    }
-}
-
-/// What linking says of one entry, as an error of the store.
-pub(super) fn store_error(root: &Path, e: Unpublished) -> StoreError {
-    match e {
-        Unpublished::Io(e) => e.into(),
-        other => at("mend a file below", root)(std::io::Error::other(other.to_string())).into(),
     }
 }

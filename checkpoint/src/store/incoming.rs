@@ -16,20 +16,22 @@
 //! who brings it pauses.
 
 use std::collections::BTreeSet;
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::hash_map::Entry;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::digest::{Digest, FileHasher};
-use crate::disk::{DiskFile, Open, write_around};
-use crate::durable::ignore_missing;
+use crate::disk::{DiskFile, Open, hash_range, is_rot, write_around};
+use crate::durable::{ignore_missing, remove_tree};
 use crate::epoch::EntryKind;
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 use crate::manifest::Manifest;
 
-use super::blobs::{self, Held, hash_range, is_rot};
-use super::{Inner, Store, StoreError};
+use super::arriving::{Arriving, Pause};
+use super::blobs::{self, Held};
+use super::shelves::Shelves;
+use super::{Store, StoreError};
 
 /// Content that comes is synced whenever this many bytes more have come.
 pub const SYNC_BYTES: u64 = 8 << 20;
@@ -47,29 +49,10 @@ pub struct Content {
     pub size: u64,
 }
 
-/// What this process knows of a file in `incoming/`.
-#[derive(Debug)]
-pub(super) enum Arriving {
-    // Somebody is writing it.
-    Open,
-    Paused(Box<Pause>),
-}
-
-#[derive(Debug)]
-pub(super) struct Pause {
-    // So many bytes were written, and this is what they hash to.
-    written: u64,
-    hasher: FileHasher,
-    // The file's name was synced.
-    named: bool,
-}
-
-pub(super) type Arrivals = HashMap<Digest, Arriving>;
-
 /// Content on its way in: a file in `incoming/` that grows at its end. Only one of each digest at a time.
 #[derive(Debug)]
 pub struct Incoming {
-    pub(super) inner: Arc<Inner>,
+    pub(super) shelves: Arc<Shelves>,
     content: Content,
     // None while nothing was written, and again once everything was.
     file: Option<Box<dyn DiskFile>>,
@@ -131,7 +114,7 @@ impl Incoming {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.inner.layout.incoming_file(self.content.digest)
+        self.shelves.layout.incoming_file(self.content.digest)
     }
 
     /// Adds bytes at the end. After an error [`Incoming::have`] says how many of them were taken.
@@ -259,7 +242,7 @@ impl Incoming {
         let file = match &mut self.file {
             Some(file) => &**file,
             none => {
-                let disk = &self.inner.disk;
+                let disk = &self.shelves.disk;
                 // What is small is written at once, and goes through the cache like all small files.
                 let file = if self.content.size < BLOCK_BYTES as u64 {
                     disk.open(&path, Open::Create)
@@ -280,8 +263,8 @@ impl Incoming {
             if self.unsynced {
                 file.sync_data().map_err(at("sync", &path))?;
                 if !self.named {
-                    let dir = self.inner.layout.incoming_dir();
-                    self.inner.sync_dir(&dir)?;
+                    let dir = self.shelves.layout.incoming_dir();
+                    self.shelves.sync_dir(&dir)?;
                     self.named = true;
                 }
             }
@@ -300,14 +283,14 @@ impl Incoming {
         self.ended = true;
         self.file = None;
         let path = self.path();
-        ignore_missing(self.inner.disk.unlink(&path)).map_err(at("remove", &path))
+        ignore_missing(self.shelves.disk.unlink(&path)).map_err(at("remove", &path))
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
         let kept = !self.ended && self.flush().is_ok();
-        let mut arriving = self.inner.arriving();
+        let mut arriving = self.shelves.arriving();
         if kept && self.written > 0 {
             let hasher = std::mem::take(&mut self.hasher);
             let pause = Pause { written: self.written, hasher, named: self.named };
@@ -335,14 +318,14 @@ impl Store {
     /// # Errors
     /// The disk refuses.
     pub fn lacking_of(&self, contents: impl Iterator<Item = Content>) -> Result<Vec<Content>, StoreError> {
-        let (inner, mut seen, mut lacking) = (&*self.inner, BTreeSet::new(), Vec::new());
+        let (shelves, mut seen, mut lacking) = (&*self.shelves, BTreeSet::new(), Vec::new());
         for content in contents {
             let Content { digest, mode, size } = content;
             if size == 0 || !seen.insert(digest) {
                 continue;
             }
-            let (known, layout) = (&inner.blobs, &inner.layout);
-            let held = blobs::find_good(&*inner.disk, known, layout, digest, mode, size)?;
+            let (known, layout) = (&shelves.known, &shelves.layout);
+            let held = blobs::find_good(&*shelves.disk, known, layout, digest, mode, size)?;
             if !matches!(held, Held::Good(..)) {
                 lacking.push(content);
             }
@@ -356,7 +339,7 @@ impl Store {
     /// The disk refuses, or this digest is being brought already (`WouldBlock`).
     pub fn incoming(&self, content: Content) -> Result<Incoming, StoreError> {
         let path = self.layout().incoming_file(content.digest);
-        let paused = match self.inner.arriving().entry(content.digest) {
+        let paused = match self.shelves.arriving().entry(content.digest) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Arriving::Open);
                 None
@@ -370,7 +353,7 @@ impl Store {
             },
         };
         let mut incoming = Incoming {
-            inner: self.inner.clone(),
+            shelves: self.shelves.clone(),
             content,
             file: None,
             hasher: FileHasher::new(),
@@ -395,7 +378,7 @@ impl Store {
     /// The disk refuses.
     pub fn clear_incoming(&self) -> Result<(), StoreError> {
         let (disk, dir) = (self.disk(), self.layout().incoming_dir());
-        let mut arriving = self.inner.arriving();
+        let mut arriving = self.shelves.arriving();
         for (name, _) in disk.read_dir(&dir).map_err(at("list", &dir))? {
             let digest: Option<Digest> = name.to_str().and_then(|name| name.parse().ok());
             if let Some(digest) = digest
@@ -404,7 +387,7 @@ impl Store {
                 continue;
             }
             let path = dir.join(name);
-            crate::durable::remove_tree(&**disk, &path).map_err(at("remove", &path))?;
+            remove_tree(&**disk, &path).map_err(at("remove", &path))?;
         }
         arriving.retain(|_, arriving| matches!(arriving, Arriving::Open));
         Ok(())
@@ -415,16 +398,16 @@ impl Incoming {
     // Goes on after what lies in the file.
     fn resume(&mut self, paused: Option<Pause>) -> io::Result<()> {
         let (path, size) = (self.path(), self.content.size);
-        let stat = match self.inner.disk.stat(&path) {
+        let stat = match self.shelves.disk.stat(&path) {
             Ok(stat) => stat,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         };
         if stat.mode & 0o200 == 0 {
             // Stopped just before it became a blob.
-            self.inner.disk.set_mode(&path, 0o600)?;
+            self.shelves.disk.set_mode(&path, 0o600)?;
         }
-        let file = self.inner.disk.open_direct(&path, Open::Write)?;
+        let file = self.shelves.disk.open_direct(&path, Open::Write)?;
         match paused {
             Some(pause) if stat.len >= pause.written && pause.written <= size => {
                 (self.hasher, self.written, self.named) = (pause.hasher, pause.written, pause.named);

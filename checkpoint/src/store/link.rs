@@ -6,30 +6,31 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::blobs::{self, Found, Held, is_rot};
-use super::{Inner, Unpublished};
+use super::blobs::{self, Found, Held};
+use super::error::{Step, StoreError, Unpublished};
+use super::shelves::Names;
+use super::verified::Key;
 use crate::digest::Digest;
-use crate::disk::Disk;
-use crate::error::at;
+use crate::disk::{Disk, is_rot};
+use crate::durable::ignore_missing;
+use crate::io_error::at;
 use crate::manifest::ManifestEntry;
 
 // A name whose content is bad again after this many replacements is given up.
 const REPLACED_MAX: u32 = 3;
 
-/// Makes links, for as long as the names are locked.
+/// Makes links.
 pub(super) struct Linker<'a> {
-    pub(super) inner: &'a Inner,
-    pub(super) disk: &'a dyn Disk,
+    names: &'a Names<'a>,
+    disk: &'a dyn Disk,
     // Blobs used so far: number and inode of the one that takes the next link.
     good: HashMap<(Digest, u32), (u32, u64)>,
     temp: u64,
 }
 
-pub(super) type Step = Result<(), Unpublished>;
-
 impl<'a> Linker<'a> {
-    pub(super) fn new(inner: &'a Inner) -> Linker<'a> {
-        Linker { inner, disk: &*inner.disk, good: HashMap::new(), temp: 0 }
+    pub(super) fn new(names: &'a Names<'a>) -> Linker<'a> {
+        Linker { names, disk: &*names.disk, good: HashMap::new(), temp: 0 }
     }
 
     /// Takes a blob that was checked just now for the links to come.
@@ -59,12 +60,12 @@ impl<'a> Linker<'a> {
             {
                 return Ok(());
             }
-            let blob = self.inner.layout.blob(entry.digest, entry.mode, n);
+            let blob = self.names.layout.blob(entry.digest, entry.mode, n);
             let key = (entry.digest, entry.mode, n);
-            let found = blobs::check(self.disk, &self.inner.blobs, &blob, key, entry.size)?;
+            let found = blobs::check(self.disk, &self.names.known, &blob, key, entry.size)?;
             if let Found::Corrupt(why) = &found {
                 // What it was cloned from had been good once, and is not any more.
-                self.inner.blobs.forget(entry.digest);
+                self.names.known.forget(entry.digest);
                 replaced += 1;
                 if replaced > REPLACED_MAX {
                     return Err(corrupt(entry, &blob, why.clone()));
@@ -86,7 +87,7 @@ impl<'a> Linker<'a> {
                 (Found::Missing, Some(_)) if n == 0 => return Err(missing(entry, "the blob", &blob)),
                 // Every inode before is full: another one is cloned.
                 (Found::Missing | Found::Corrupt(_), _) if n > 0 => {
-                    let before = self.inner.layout.blob(entry.digest, entry.mode, n - 1);
+                    let before = self.names.layout.blob(entry.digest, entry.mode, n - 1);
                     self.clone_blob(entry, &before, &blob)?;
                 }
                 (Found::Missing | Found::Corrupt(_), _) => self.blob_from_others(entry, &blob)?,
@@ -102,7 +103,7 @@ impl<'a> Linker<'a> {
         n: u32,
         to: &Path,
     ) -> Result<bool, Unpublished> {
-        let blob = self.inner.layout.blob(entry.digest, entry.mode, n);
+        let blob = self.names.layout.blob(entry.digest, entry.mode, n);
         let key = (entry.digest, entry.mode, n);
         match self.disk.link(own, &blob) {
             Ok(()) => {
@@ -146,20 +147,20 @@ impl<'a> Linker<'a> {
 
     /// An inode with the content of an entry, of any mode or number.
     pub(super) fn find_good(&self, entry: &ManifestEntry) -> Result<Held, Unpublished> {
-        let (known, layout) = (&self.inner.blobs, &self.inner.layout);
+        let (known, layout) = (&self.names.known, &self.names.layout);
         Ok(blobs::find_good(self.disk, known, layout, entry.digest, entry.mode, entry.size)?)
     }
 
-    fn remember(&self, key: blobs::Key, blob: &Path) -> Result<u64, Unpublished> {
-        let token = self.inner.blobs.token(&key.0);
+    fn remember(&self, key: Key, blob: &Path) -> Result<u64, Unpublished> {
+        let token = self.names.known.token(&key.0);
         let stat = self.disk.stat(blob).map_err(at("stat", blob))?;
-        self.inner.blobs.remember(key, &stat, token);
+        self.names.known.remember(key, &stat, token);
         Ok(stat.ino)
     }
 
     // Gives a verified blob its name in the tree. False: the inode has no room for another link.
     fn place(&mut self, entry: &ManifestEntry, n: u32, ino: u64, to: &Path) -> Result<bool, Unpublished> {
-        let blob = self.inner.layout.blob(entry.digest, entry.mode, n);
+        let blob = self.names.layout.blob(entry.digest, entry.mode, n);
         match self.disk.link(&blob, to) {
             Ok(()) => return Ok(true),
             Err(e) if is_full(&e) => return Ok(false),
@@ -197,7 +198,7 @@ impl<'a> Linker<'a> {
         let made = self.disk.clone_file(from, &temp).map_err(|e| self.unread(entry, from, e));
         let made = made.and_then(|()| {
             self.disk.set_mode(&temp, entry.mode).map_err(at("set the mode of", &temp))?;
-            Ok(self.inner.sync_file(&temp)?)
+            Ok(self.names.sync_file(&temp)?)
         });
         if let Err(e) = made {
             // Half a clone would hold space that a full disk does not have.
@@ -213,21 +214,21 @@ impl<'a> Linker<'a> {
         if !is_rot(&error) {
             return at("clone", from)(error).into();
         }
-        self.inner.blobs.forget(entry.digest);
+        self.names.known.forget(entry.digest);
         corrupt(entry, from, format!("it cannot be read: {error}"))
     }
 
     /// A name in the trash that is free: whatever is left there is removed at the next start.
     pub(super) fn temp_name(&mut self) -> PathBuf {
         self.temp += 1;
-        let temp = self.inner.layout.trash_dir().join(format!("{TEMP_PREFIX}{}", self.temp));
+        let temp = self.names.layout.trash_dir().join(format!("{TEMP_PREFIX}{}", self.temp));
         // Left by an earlier batch that failed; a start would have emptied the trash.
         self.drop_temp(&temp);
         temp
     }
 
     pub(super) fn drop_temp(&self, temp: &Path) {
-        if let Err(e) = crate::durable::ignore_missing(self.disk.unlink(temp)) {
+        if let Err(e) = ignore_missing(self.disk.unlink(temp)) {
             tracing::warn!(path = %temp.display(), error = %e, "cannot remove a temporary name");
         }
     }
@@ -246,4 +247,12 @@ pub(super) fn missing(entry: &ManifestEntry, what: &'static str, at: &Path) -> U
 
 pub(super) fn corrupt(entry: &ManifestEntry, at: &Path, why: String) -> Unpublished {
     Unpublished::Corrupt { path: entry.path.to_string(), at: at.to_path_buf(), why }
+}
+
+/// What linking says of one entry, as an error of the store.
+pub(super) fn store_error(root: &Path, e: Unpublished) -> StoreError {
+    match e {
+        Unpublished::Io(e) => e.into(),
+        other => at("mend a file below", root)(io::Error::other(other.to_string())).into(),
+    }
 }

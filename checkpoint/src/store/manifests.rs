@@ -4,7 +4,7 @@
 //! a window of 64 KiB. In memory is the envelope and the place of every 256th entry: 32 KB for a million, where the
 //! entries themselves take 140 MB and their bytes 80.
 //!
-//! **Guarantee.** The whole file was compared with its root, and its entries are such as [`Manifest`](super::Manifest) takes,
+//! **Guarantee.** The whole file was compared with its root, and its entries are such as [`Manifest`] takes,
 //! at most [`TRUSTED`] before it is opened here: as long as inode, length and times stay that is not done again. What rots
 //! after it is found by whoever takes the bytes, by their root.
 
@@ -14,14 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Inner, MANIFEST_BYTES_MAX, StoreError, open_envelope, unread};
+use super::envelopes::{open_envelope, unread};
+use super::error::StoreError;
+use super::shelves::Shelves;
 use crate::digest::{Digest, Hasher};
 use crate::disk::{DiskFile, Open, Stat};
+use crate::entry::EntryRef;
 use crate::epoch::JobName;
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 use crate::manifest::{Envelope, Manifest, ManifestEntry, ManifestError, TreeDecoder, is_whole, one};
-use crate::plan::EntryRef;
 
+/// Largest manifest that is read back, bytes: a million entries of longest paths are below.
+const MANIFEST_BYTES_MAX: u64 = 4 << 30;
 /// For so long a manifest that was read whole is not read whole again.
 pub const TRUSTED: Duration = Duration::from_secs(600);
 /// The place of every so many entries is kept.
@@ -82,6 +86,45 @@ impl Manifests {
             known.pop_front();
         }
     }
+
+    /// Opens the manifest of a published epoch.
+    pub(super) fn open(
+        &self,
+        shelves: &Shelves,
+        job: &JobName,
+        epoch: u64,
+    ) -> Result<Option<ManifestFile>, StoreError> {
+        let (disk, path) = (&*shelves.disk, shelves.layout.manifest_file(job, epoch));
+        let stat = || match disk.stat(&path) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(unread(&path)(e)),
+        };
+        let Some(before) = stat()? else { return Ok(None) };
+        let file = match disk.open(&path, Open::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(unread(&path)(e)),
+        };
+        // Another file took the name meanwhile: which of them was opened is not known, so nothing is said of either.
+        let is_same = stat()? == Some(before);
+        if let Some(index) = self.get(&path, &before).filter(|_| is_same) {
+            return Ok(Some(ManifestFile { file, path, index }));
+        }
+        let mut marks = Vec::new();
+        let mut entries = 0;
+        let (envelope, tree_at, tree_bytes) = read_whole(&*file, &path, &mut |place, _, _| {
+            if entries % MARK_EVERY == 0 {
+                marks.push(place);
+            }
+            entries += 1;
+        })?;
+        let index = Arc::new(Index { envelope, tree_at, tree_bytes, entries, marks });
+        if is_same {
+            self.put(&path, before, &index);
+        }
+        Ok(Some(ManifestFile { file, path, index }))
+    }
 }
 
 /// A manifest file, open. It stays the same one when its epoch is removed meanwhile.
@@ -92,46 +135,23 @@ pub struct ManifestFile {
     index: Arc<Index>,
 }
 
-pub(super) fn open(inner: &Inner, job: &JobName, epoch: u64) -> Result<Option<ManifestFile>, StoreError> {
-    let (disk, path) = (&*inner.disk, inner.layout.manifest_file(job, epoch));
-    let stat = || match disk.stat(&path) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(unread(&path)(e)),
-    };
-    let Some(before) = stat()? else { return Ok(None) };
-    let file = match disk.open(&path, Open::Read) {
+/// Envelope and tree of a published epoch, checked against each other. In memory are the entries, never the bytes.
+pub(super) fn read(
+    shelves: &Shelves,
+    job: &JobName,
+    epoch: u64,
+) -> Result<Option<(Envelope, Manifest)>, StoreError> {
+    let path = shelves.layout.manifest_file(job, epoch);
+    let file = match shelves.disk.open(&path, Open::Read) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(unread(&path)(e)),
     };
-    // Another file took the name meanwhile: which of them was opened is not known, so nothing is said of either.
-    let is_same = stat()? == Some(before);
-    if let Some(index) = inner.manifests.get(&path, &before).filter(|_| is_same) {
-        return Ok(Some(ManifestFile { file, path, index }));
-    }
-    let mut marks = Vec::new();
-    let mut entries = 0;
-    let (envelope, tree_at, tree_bytes) = read_whole(&*file, &path, &mut |place, _, _| {
-        if entries % MARK_EVERY == 0 {
-            marks.push(place);
-        }
-        entries += 1;
-    })?;
-    let index = Arc::new(Index { envelope, tree_at, tree_bytes, entries, marks });
-    if is_same {
-        inner.manifests.put(&path, before, &index);
-    }
-    Ok(Some(ManifestFile { file, path, index }))
-}
-
-/// Envelope and tree of a file. In memory are the entries, never the bytes.
-pub(super) fn decode(file: &dyn DiskFile, path: &Path) -> Result<(Envelope, Manifest), StoreError> {
     let mut manifest = Manifest::default();
-    let (envelope, ..) = read_whole(file, path, &mut |_, entry, digest| {
+    let (envelope, ..) = read_whole(&*file, &path, &mut |_, entry, digest| {
         manifest.entries.push(ManifestEntry::copied(entry, digest));
     })?;
-    Ok((envelope, manifest))
+    Ok(Some((envelope, manifest)))
 }
 
 /// Is given where each entry begins in the tree, and what it says.
@@ -398,12 +418,12 @@ mod tests {
             put(&store, epoch, &manifest(2));
             store.manifest_file(&job, epoch).unwrap().unwrap();
         }
-        let manifests = &store.inner.manifests;
+        let manifests = &store.manifests;
         let known = || manifests.0.lock().unwrap();
         assert_eq!(known().len(), KNOWN_MAX);
         let stat = RealDisk.stat(&store.layout().manifest_file(&job, count)).unwrap();
         let is_known = |epoch, stat: &Stat| {
-            store.inner.manifests.get(&store.layout().manifest_file(&job, epoch), stat).is_some()
+            store.manifests.get(&store.layout().manifest_file(&job, epoch), stat).is_some()
         };
         assert!(is_known(count, &stat));
         assert!(!is_known(count, &Stat { mtime_ns: stat.mtime_ns + 1, ..stat }), "it was written since");

@@ -6,17 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::aside::{self, Aside};
-use super::blobs::{self, Held, is_rot};
+use super::aside::Aside;
+use super::blobs::{self, Held};
+use super::error::{Step, StoreError, Unpublished};
 use super::folders::Folders;
-use super::heal::store_error;
-use super::link::{Linker, Step};
-use super::{Content, Inner, Store, StoreError, Unpublished, VerifyReport};
+use super::incoming::Content;
+use super::link::{Linker, store_error};
+use super::mend_manifest::says_so;
+use super::shelves::Names;
+use super::{Store, manifests};
 use crate::digest::Digest;
-use crate::disk::{Disk, FileKind, Open, Stat};
+use crate::disk::{Disk, FileKind, Stat, hash_file, is_rot};
+use crate::durable::ignore_missing;
 use crate::epoch::{EntryKind, JobName};
-use crate::error::{IoError, at};
-use crate::manifest::{Envelope, Manifest, ManifestEntry, write_file};
+use crate::io_error::{IoError, at};
+use crate::manifest::{Envelope, Manifest, ManifestEntry};
+use crate::verify::VerifyReport;
 
 impl Store {
     /// The contents of a published epoch that do not verify here (rotten or missing files) and have no good blob
@@ -34,7 +39,7 @@ impl Store {
         report: &VerifyReport,
     ) -> Result<Vec<Content>, StoreError> {
         let missing = || StoreError::NotPublished { job: job.to_string(), epoch };
-        let (envelope, manifest) = self.manifest(job, epoch)?.ok_or_else(missing)?;
+        let (envelope, manifest) = manifests::read(&self.shelves, job, epoch)?.ok_or_else(missing)?;
         self.damaged_by(&envelope, &manifest, report)
     }
 
@@ -48,21 +53,21 @@ impl Store {
         manifest: &Manifest,
         report: &VerifyReport,
     ) -> Result<Vec<Content>, StoreError> {
-        let inner = &*self.inner;
+        let shelves = &*self.shelves;
         let damaged = {
-            let _names = inner.lock_names();
+            let names = shelves.lock_names();
             // It may have expired since its manifest was read.
-            self.says_so(envelope, manifest)?;
-            let named = report.problems.iter().map(|problem| problem.path.as_str()).collect();
-            let root = inner.layout.files_dir(&envelope.job, envelope.epoch);
-            mend(inner, envelope, &root, manifest, &named).map_err(|e| store_error(&root, e))?
+            says_so(&names, envelope, manifest)?;
+            let reported = report.problems.iter().map(|problem| problem.path.as_str()).collect();
+            let root = shelves.layout.files_dir(&envelope.job, envelope.epoch);
+            mend(&names, envelope, &root, manifest, &reported).map_err(|e| store_error(&root, e))?
         };
         let (mut here, mut lacking) = (Vec::new(), Vec::new());
         for (digest, (mode, size)) in damaged {
             // That it was good once says nothing now.
-            inner.blobs.forget(digest);
+            shelves.known.forget(digest);
             let content = Content { digest, mode, size };
-            match blobs::find_good(&*inner.disk, &inner.blobs, &inner.layout, digest, mode, size)? {
+            match blobs::find_good(&*shelves.disk, &shelves.known, &shelves.layout, digest, mode, size)? {
                 Held::Good(..) => here.push(content),
                 Held::Missing | Held::Corrupt(..) => lacking.push(content),
             }
@@ -74,97 +79,21 @@ impl Store {
     }
 }
 
-impl Store {
-    /// Puts the manifest of an epoch that is published here in the place of one that is missing, cannot be read or says
-    /// something else of this epoch than `envelope`. Whoever has a manifest passes for good: the tree is mended first,
-    /// see [`Store::verify_by`], [`Store::damaged_by`], [`Store::heal_by`].
-    ///
-    /// # Errors
-    /// [`StoreError::NotPublished`]: nothing of that name is here, or an epoch that was sealed before this one, which
-    /// goes when this one is published. An epoch that was sealed later is there, or another root, or the disk refuses.
-    pub fn mend_manifest(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
-        let inner = &*self.inner;
-        let _names = inner.lock_names();
-        if self.says_so(envelope, manifest)? {
-            return Ok(());
-        }
-        let (job, epoch) = (&envelope.job, envelope.epoch);
-        let (dir, path) = (inner.layout.epoch_dir(job, epoch), inner.layout.manifest_file(job, epoch));
-        let temp = Linker::new(inner).temp_name();
-        let write = inner.disk.open(&temp, Open::CreateNew).and_then(|file| {
-            write_file(&*file, envelope, manifest)?;
-            file.set_mode(0o644)
-        });
-        write.map_err(at("write", &temp))?;
-        inner.sync_file(&temp)?;
-        aside::folder_makes_way(&*inner.disk, &dir, "manifest")?;
-        inner.disk.rename(&temp, &path).map_err(at("replace", &path))?;
-        Ok(inner.sync_dir(&dir)?)
-    }
-
-    /// Whether [`Store::mend_manifest`] would put this manifest in place, or leave the same one there.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn may_mend(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
-        let _names = self.inner.lock_names();
-        self.says_so(envelope, manifest).map(drop)
-    }
-
-    /// Whether the manifest of a directory that is here is this one, and whole. Errors are those of
-    /// [`Store::mend_manifest`].
-    pub(super) fn says_so(&self, envelope: &Envelope, manifest: &Manifest) -> Result<bool, StoreError> {
-        let inner = &*self.inner;
-        let (job, epoch) = (&envelope.job, envelope.epoch);
-        let path = inner.layout.manifest_file(job, epoch);
-        // A link that leads elsewhere is none: it makes way when the epoch is published.
-        if !aside::is_real(&*inner.disk, &inner.layout, job, epoch) {
-            return Err(StoreError::NotPublished { job: job.to_string(), epoch });
-        }
-        let root = manifest.root();
-        let refuse = |why| Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
-        if root != envelope.root {
-            return refuse(format!("root {root} where {} belongs", envelope.root));
-        }
-        match readable(self.envelope(job, epoch))? {
-            None => Ok(false),
-            // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
-            Some(there) if there.position.index < envelope.position.index => {
-                Err(StoreError::NotPublished { job: job.to_string(), epoch })
-            }
-            Some(there) if there.position.index > envelope.position.index => {
-                refuse("an epoch that was sealed later is there".into())
-            }
-            Some(there) if there.root != root => refuse(format!("root {root} where {} belongs", there.root)),
-            Some(there) => Ok(there == *envelope && readable(self.manifest(job, epoch))?.is_some()),
-        }
-    }
-}
-
-/// Nothing for a manifest that is damaged, lost by the device, or a link or a folder in its place: another is to take its
-/// place.
-fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
-    match read {
-        Err(StoreError::Manifest { .. }) => Ok(None),
-        read => read,
-    }
-}
-
 type Damaged = BTreeMap<Digest, (u32, u64)>;
 
 fn mend(
-    inner: &Inner,
+    names: &Names<'_>,
     envelope: &Envelope,
     root: &Path,
     manifest: &Manifest,
     named: &BTreeSet<&str>,
 ) -> Result<Damaged, Unpublished> {
     let mut mending = Mending {
-        inner,
-        disk: &*inner.disk,
-        linker: Linker::new(inner),
-        folders: Folders::new(inner),
-        aside: Aside::new(inner, &envelope.job, envelope.epoch),
+        names,
+        disk: &*names.disk,
+        linker: Linker::new(names),
+        folders: Folders::new(names),
+        aside: Aside::new(names, &envelope.job, envelope.epoch),
         damaged: BTreeMap::new(),
     };
     // A parent sorts before its content.
@@ -187,7 +116,7 @@ fn mend(
 }
 
 struct Mending<'a> {
-    inner: &'a Inner,
+    names: &'a Names<'a>,
     disk: &'a dyn Disk,
     linker: Linker<'a>,
     folders: Folders<'a>,
@@ -210,7 +139,7 @@ impl Mending<'_> {
         if !is_folder {
             let disk = self.disk;
             self.folders.change(path, || {
-                crate::durable::ignore_missing(disk.unlink(path)).map_err(at("replace", path))?;
+                ignore_missing(disk.unlink(path)).map_err(at("replace", path))?;
                 Ok(disk.create_dir(path).map_err(at("make the folder", path))?)
             })?;
         }
@@ -253,7 +182,7 @@ impl Mending<'_> {
         }
         let temp = self.linker.temp_name();
         self.disk.write_new(&temp, &[], entry.mode).map_err(at("make the file", &temp))?;
-        self.inner.sync_file(&temp)?;
+        self.names.sync_file(&temp)?;
         self.move_to(&temp, path)
     }
 
@@ -282,7 +211,7 @@ impl Mending<'_> {
     }
 
     fn is_content(&self, entry: &ManifestEntry, path: &Path) -> Result<bool, IoError> {
-        match blobs::hash_file(self.disk, path) {
+        match hash_file(self.disk, path) {
             Ok(found) => Ok(found == entry.digest),
             Err(e) if is_rot(&e) => Ok(false),
             // Nothing but a mode keeps its owner from reading it.
@@ -293,7 +222,7 @@ impl Mending<'_> {
 
     // A file that was linked to an inode of another mode must not change that one.
     fn is_blob_of_other_mode(&self, entry: &ManifestEntry, ino: u64) -> Result<bool, IoError> {
-        let layout = &self.inner.layout;
+        let layout = &self.names.layout;
         let all = blobs::all_modes(self.disk, layout, entry.digest);
         let all = all.map_err(at("list", &layout.blobs_dir()))?;
         let other = |path: &PathBuf| {
@@ -306,7 +235,7 @@ impl Mending<'_> {
 
     fn set_mode(&mut self, path: &Path, mode: u32) -> Step {
         self.disk.set_mode(path, mode).map_err(at("set the mode of", path))?;
-        Ok(self.inner.sync_file(path)?)
+        Ok(self.names.sync_file(path)?)
     }
 
     // Names in the tree that the manifest does not have, when the report named any.

@@ -18,24 +18,33 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::blobs::{Held, hash_staged, is_rot};
-use super::link::{Linker, Step, corrupt, missing};
+use super::blobs::Held;
+use super::envelopes::read_envelope;
+use super::error::{Step, StoreError, Unpublished};
+use super::link::{Linker, corrupt, missing};
+use super::sealed::{Publish, Source};
+use super::shelves::{Names, Shelves};
 use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
-use super::{Inner, Publish, Source, StoreError, Unpublished, aside, expire, read_envelope, verifying};
+use super::verifying::Verifier;
+use super::{aside, expire, latest};
 use crate::digest::{self, Digest};
-use crate::disk::{Disk, FileKind, Open, Stat};
-use crate::durable::ensure_dir;
+use crate::disk::{Disk, FileKind, Open, Stat, hash_staged, is_rot};
+use crate::durable::{ensure_dir, remove_tree};
 use crate::epoch::{EntryKind, JobName};
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 use crate::manifest::{ManifestEntry, write_file};
 
-pub(super) fn publish(inner: &Arc<Inner>, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
+pub(super) fn publish(
+    shelves: &Arc<Shelves>,
+    verifier: &Arc<Verifier>,
+    batch: &[Publish],
+) -> Vec<Result<(), Unpublished>> {
     let extended: Vec<Option<Unpublished>> =
-        batch.iter().map(|epoch| extend_all(inner, epoch).err()).collect();
-    let verifying = verifying::before(inner, batch);
-    let _names = inner.lock_names();
-    let mut work = Work { inner, disk: &*inner.disk, linker: Linker::new(inner) };
+        batch.iter().map(|epoch| extend_all(shelves, epoch).err()).collect();
+    let verifying = verifier.before(shelves, batch);
+    let names = shelves.lock_names();
+    let mut work = Work { names: &names, disk: &*names.disk, linker: Linker::new(&names) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
     let before = extended.into_iter().zip(verifying).map(|(extended, verifying)| extended.or(verifying));
     epochs.iter_mut().zip(before).for_each(|(epoch, why)| epoch.failed = why);
@@ -105,8 +114,8 @@ impl<'a> Building<'a> {
         Building { publish, done: false, failed: None, own, contents, names }
     }
 
-    fn tree(&self, inner: &Inner) -> PathBuf {
-        inner.layout.tree_dir(self.publish.attempt)
+    fn tree(&self, shelves: &Shelves) -> PathBuf {
+        shelves.layout.tree_dir(self.publish.attempt)
     }
 
     fn fail_io(&mut self, error: &IoError) {
@@ -115,7 +124,7 @@ impl<'a> Building<'a> {
 }
 
 struct Work<'a> {
-    inner: &'a Inner,
+    names: &'a Names<'a>,
     disk: &'a dyn Disk,
     linker: Linker<'a>,
 }
@@ -130,8 +139,8 @@ impl Work<'_> {
     // Step 1.
     fn prepare(&mut self, epoch: &mut Building<'_>) -> Step {
         let Publish { attempt, envelope, manifest, sources } = epoch.publish;
-        let layout = &self.inner.layout;
-        aside::make_way(self.inner, &envelope.job, envelope.epoch)?;
+        let layout = &self.names.layout;
+        aside::make_way(self.names, &envelope.job, envelope.epoch)?;
         let epoch_dir = layout.epoch_dir(&envelope.job, envelope.epoch);
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {
@@ -139,7 +148,7 @@ impl Work<'_> {
             Ok(None) | Err(StoreError::Manifest { .. }) => {}
             // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
             Ok(Some(found)) if found.position.index < envelope.position.index => {
-                let taken = expire::take_away(self.inner, &envelope.job, envelope.epoch);
+                let taken = expire::take_away(self.names, &envelope.job, envelope.epoch);
                 taken.map_err(|error| match error {
                     StoreError::Io(io) => Unpublished::Io(io),
                     other => Unpublished::Occupied { at: epoch_dir.clone(), found: other.to_string() },
@@ -158,7 +167,7 @@ impl Work<'_> {
             }
         }
         assert_eq!(manifest.entries.len(), sources.len(), "one source per entry");
-        let tree = epoch.tree(self.inner);
+        let tree = epoch.tree(self.names);
         make_building(self.disk, &tree)?;
         for (index, (entry, source)) in manifest.entries.iter().zip(sources.iter()).enumerate() {
             let path = tree.join(entry.path.as_os_str());
@@ -256,7 +265,7 @@ impl Work<'_> {
         if matches!(lost, Unpublished::Io(_)) {
             return Err(lost);
         }
-        let blob = self.inner.layout.blob(entry.digest, entry.mode, 0);
+        let blob = self.names.layout.blob(entry.digest, entry.mode, 0);
         match self.linker.find_good(entry)? {
             Held::Good(found, _) if found == blob => Ok(()),
             Held::Good(found, _) => self.linker.clone_blob(entry, &found, &blob),
@@ -274,7 +283,7 @@ impl Work<'_> {
         entry: &ManifestEntry,
         path: PathBuf,
     ) -> Step {
-        let blob = self.inner.layout.blob(entry.digest, entry.mode, 0);
+        let blob = self.names.layout.blob(entry.digest, entry.mode, 0);
         if self.linker.has_used(entry) {
             return Ok(());
         }
@@ -283,7 +292,7 @@ impl Work<'_> {
                 self.linker.use_first(entry, stat.ino);
             }
             Held::Good(other, _) => {
-                let tree = epoch.tree(self.inner);
+                let tree = epoch.tree(self.names);
                 let clone = || self.disk.clone_file(&other, &path);
                 try_twice(self.disk, &tree, &path, clone)
                     .map_err(|e| self.linker.unread(entry, &other, e))?;
@@ -302,15 +311,15 @@ impl Work<'_> {
         let lists: Vec<ToSyncs> = epochs.iter_mut().map(list).collect();
         let count: usize = lists.iter().map(|list| list.count).sum();
         if count > SYNC_EACH_MAX {
-            if let Err(e) = self.inner.sync_everything() {
+            if let Err(e) = self.names.sync_everything() {
                 epochs.iter_mut().filter(|epoch| !epoch.done).for_each(|epoch| epoch.fail_io(&e));
             }
             return;
         }
         for (epoch, list) in epochs.iter_mut().zip(lists) {
             let result = list.few.iter().try_for_each(|what| match what {
-                ToSync::File(path) => self.inner.sync_file(path),
-                ToSync::Dir(path) => self.inner.sync_dir(path),
+                ToSync::File(path) => self.names.sync_file(path),
+                ToSync::Dir(path) => self.names.sync_dir(path),
             });
             if let (Err(e), None) = (result, &epoch.failed) {
                 epoch.failed = Some(e.into());
@@ -321,8 +330,8 @@ impl Work<'_> {
     // Step 3.
     fn link(&mut self, epoch: &mut Building<'_>) -> Step {
         let Publish { attempt, envelope, manifest, .. } = epoch.publish;
-        let layout = &self.inner.layout;
-        let tree = epoch.tree(self.inner);
+        let layout = &self.names.layout;
+        let tree = epoch.tree(self.names);
         let mut shelves = BTreeSet::new();
         for (index, entry) in manifest.entries.iter().enumerate() {
             if entry.kind != EntryKind::File || entry.size == 0 {
@@ -371,13 +380,13 @@ impl Work<'_> {
     // Step 5.
     fn appear(&mut self, epoch: &mut Building<'_>) -> Step {
         let Publish { attempt, envelope, .. } = epoch.publish;
-        let layout = &self.inner.layout;
+        let layout = &self.names.layout;
         let job_dir = layout.job_dir(&envelope.job);
         if ensure_dir(self.disk, &job_dir).map_err(at("make the folder", &job_dir))? {
             self.disk.set_mode(&job_dir, 0o755).map_err(at("set the mode of", &job_dir))?;
         }
         let (from, to) = (layout.building_dir(*attempt), layout.epoch_dir(&envelope.job, envelope.epoch));
-        aside::unread_makes_way(self.inner, &envelope.job, envelope.epoch)?;
+        aside::unread_makes_way(self.names, &envelope.job, envelope.epoch)?;
         Ok(self.disk.rename(&from, &to).map_err(at("move the epoch to", &to))?)
     }
 
@@ -392,13 +401,13 @@ impl Work<'_> {
         if newest.is_empty() {
             return;
         }
-        let all = self.inner.layout.epochs_dir();
-        let mut result = self.inner.sync_dir(&all);
+        let all = self.names.layout.epochs_dir();
+        let mut result = self.names.sync_dir(&all);
         for (job, epoch) in newest {
-            let job_dir = self.inner.layout.job_dir(&job);
-            result = result.and_then(|()| self.inner.sync_dir(&job_dir));
+            let job_dir = self.names.layout.job_dir(&job);
+            result = result.and_then(|()| self.names.sync_dir(&job_dir));
             if result.is_ok() {
-                expire::point_latest(self.inner, &job, Some(epoch));
+                latest::point_latest(self.names, &job, Some(epoch));
             }
             if let Err(e) = &result {
                 let of_job =
@@ -408,8 +417,8 @@ impl Work<'_> {
         }
         // What an earlier run left of an epoch that it had published.
         for epoch in epochs.iter().filter(|epoch| epoch.done && epoch.failed.is_none()) {
-            let building = self.inner.layout.building_dir(epoch.publish.attempt);
-            if let Err(e) = crate::durable::remove_tree(self.disk, &building) {
+            let building = self.names.layout.building_dir(epoch.publish.attempt);
+            if let Err(e) = remove_tree(self.disk, &building) {
                 tracing::warn!(path = %building.display(), error = %e, "cannot remove what was built twice");
             }
         }
@@ -418,7 +427,7 @@ impl Work<'_> {
 
 // What ends in zeros is read to the end of its data: before the names are locked, as `verifying` does. What is damaged is
 // met again under the lock, and so is what somebody may have published already.
-fn extend_all(inner: &Inner, epoch: &Publish) -> Step {
+fn extend_all(shelves: &Shelves, epoch: &Publish) -> Step {
     let Publish { attempt, manifest, sources, .. } = epoch;
     let all = manifest.entries.iter().zip(sources.iter()).enumerate();
     let is_staged = |entry: &ManifestEntry, source: &Source| {
@@ -426,18 +435,18 @@ fn extend_all(inner: &Inner, epoch: &Publish) -> Step {
     };
     // A folder that does not say whose it is makes way. It may have been this very epoch's, with the damage that it has in
     // its files, which are those of the attempt.
-    let there = inner.layout.manifest_file(&epoch.envelope.job, epoch.envelope.epoch);
-    let doubted = matches!(read_envelope(&*inner.disk, &there), Err(StoreError::Manifest { .. }));
+    let there = shelves.layout.manifest_file(&epoch.envelope.job, epoch.envelope.epoch);
+    let doubted = matches!(read_envelope(&*shelves.disk, &there), Err(StoreError::Manifest { .. }));
     for (index, (entry, _)) in all.filter(|(_, (entry, source))| is_staged(entry, source)) {
-        let path = inner.layout.staged_file(*attempt, index_of(index));
+        let path = shelves.layout.staged_file(*attempt, index_of(index));
         if doubted {
-            check_staged(&*inner.disk, &path, entry)?;
+            check_staged(&*shelves.disk, &path, entry)?;
         }
-        if let Ok(stat) = inner.disk.stat(&path)
+        if let Ok(stat) = shelves.disk.stat(&path)
             && stat.kind == FileKind::File
             && stat.len < entry.size
             && stat.mode & 0o200 != 0
-            && let Err(error @ Unpublished::Io(_)) = extend_staged(&*inner.disk, &path, entry, &stat)
+            && let Err(error @ Unpublished::Io(_)) = extend_staged(&*shelves.disk, &path, entry, &stat)
         {
             return Err(error);
         }

@@ -8,10 +8,11 @@ use crate::digest::Digest;
 use crate::disk::FileKind;
 use crate::durable::{ignore_missing, remove_tree};
 use crate::epoch::JobName;
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 
 use super::link::TEMP_PREFIX;
-use super::{Store, StoreError, blobs, expire};
+use super::shelves::Names;
+use super::{Store, StoreError, blobs, jobs};
 
 /// What was given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,9 +43,9 @@ impl Store {
         let mut result = Ok(());
         for (first, digests) in shelves {
             // One shelf at a time, so that a publish need not wait for all of them.
-            let _names = self.inner.lock_names();
+            let names = self.shelves.lock_names();
             let before = reclaimed.files;
-            result = self.remove_from_shelf(first, &digests, is_free, &mut reclaimed);
+            result = remove_from_shelf(&names, first, &digests, is_free, &mut reclaimed);
             // Also when nothing was left to remove: an earlier process may have died before it synced.
             if result.is_ok() || reclaimed.files > before {
                 touched.insert(self.layout().blob_shelf(first));
@@ -53,37 +54,8 @@ impl Store {
                 break;
             }
         }
-        self.inner.sync_dirs(&touched)?;
+        self.shelves.sync_dirs(&touched)?;
         Ok(result.map(|()| reclaimed)?)
-    }
-
-    fn remove_from_shelf(
-        &self,
-        first: u8,
-        digests: &BTreeSet<Digest>,
-        is_free: &dyn Fn(&Digest) -> bool,
-        reclaimed: &mut Reclaimed,
-    ) -> Result<(), IoError> {
-        let (disk, shelf) = (self.disk(), self.layout().blob_shelf(first));
-        let names = match disk.read_dir(&shelf) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            names => names.map_err(at("list", &shelf))?,
-        };
-        for (name, _) in names {
-            let Some(key) = blobs::parse(&name).filter(|(digest, ..)| digests.contains(digest)) else {
-                continue;
-            };
-            let path = shelf.join(&name);
-            let stat = disk.stat(&path).map_err(at("stat", &path))?;
-            if !is_free(&key.0) {
-                continue;
-            }
-            self.inner.blobs.leaves(&key, &stat);
-            ignore_missing(disk.unlink(&path)).map_err(at("remove", &path))?;
-            reclaimed.files += 1;
-            reclaimed.bytes += stat.len;
-        }
-        Ok(())
     }
 
     /// What lies on the shelves besides what is `known`: digest and bytes, as the names say it. This alone decides
@@ -130,7 +102,7 @@ impl Store {
         };
         let names = {
             // Temporary names are in use while the names are locked, and only then.
-            let _names = self.inner.lock_names();
+            let _names = self.shelves.lock_names();
             let names = match disk.read_dir(&trash) {
                 Ok(names) => names,
                 Err(e) => {
@@ -154,11 +126,40 @@ impl Store {
         for (name, kind) in disk.read_dir(&dir).map_err(at("list", &dir))? {
             let job = name.to_str().and_then(|name| JobName::try_from(name).ok());
             let Some(job) = job.filter(|_| kind == FileKind::Directory) else { continue };
-            let epochs = expire::epochs(disk, &dir.join(&name))?;
+            let epochs = jobs::epochs(disk, &dir.join(&name))?;
             published.extend(epochs.into_iter().map(|epoch| (job.clone(), epoch)));
         }
         Ok(published)
     }
+}
+
+fn remove_from_shelf(
+    names: &Names<'_>,
+    first: u8,
+    digests: &BTreeSet<Digest>,
+    is_free: &dyn Fn(&Digest) -> bool,
+    reclaimed: &mut Reclaimed,
+) -> Result<(), IoError> {
+    let (disk, shelf) = (&*names.disk, names.layout.blob_shelf(first));
+    let found = match disk.read_dir(&shelf) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(at("list", &shelf))?,
+    };
+    for (name, _) in found {
+        let Some(key) = blobs::parse(&name).filter(|(digest, ..)| digests.contains(digest)) else {
+            continue;
+        };
+        let path = shelf.join(&name);
+        let stat = disk.stat(&path).map_err(at("stat", &path))?;
+        if !is_free(&key.0) {
+            continue;
+        }
+        names.known.leaves(&key, &stat);
+        ignore_missing(disk.unlink(&path)).map_err(at("remove", &path))?;
+        reclaimed.files += 1;
+        reclaimed.bytes += stat.len;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -173,7 +174,7 @@ mod tests {
     fn what_comes_and_goes_is_not_among_what_was_found_bad() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
-        let (data, known) = (b"content", &store.inner.blobs);
+        let (data, known) = (b"content", &store.shelves.known);
         let key = (crate::digest::content(data), 0o644, 0);
         let shelve = || {
             let content = Content { digest: key.0, mode: key.1, size: data.len() as u64 };

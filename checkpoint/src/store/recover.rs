@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use super::layout::Layout;
 use crate::disk::Disk;
 use crate::durable::{create_dir_all, remove_tree};
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 
 pub(super) fn open(disk: &dyn Disk, layout: &Layout) -> Result<(), IoError> {
     let data = layout.data_dir();

@@ -9,10 +9,11 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use super::Store;
 use super::incoming::{Content, Incoming, IncomingError};
+use super::shelves::{Names, Shelves};
 use super::syncing::SYNC_EACH_MAX;
-use super::{Inner, Store};
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 
 // One of the batch: nothing to say as long as nothing went wrong.
 struct Arrived {
@@ -25,14 +26,14 @@ impl Store {
     /// mode, renamed to the blob's name, folders synced. A blob that is there is replaced by the new inode (and
     /// never written in place). One answer each, in order. What is not complete stays where it is.
     pub fn shelve(&self, arrived: Vec<Incoming>) -> Vec<Result<(), IncomingError>> {
-        let inner = &*self.inner;
+        let shelves = &*self.shelves;
         let mut batch: Vec<Arrived> =
             arrived.into_iter().map(|incoming| Arrived { incoming, failed: None }).collect();
-        each(&mut batch, |incoming| complete(inner, incoming));
-        sync_contents(inner, &mut batch);
-        let _names = inner.lock_names();
-        each(&mut batch, |incoming| Ok(name(inner, incoming)?));
-        sync_names(inner, &mut batch);
+        each(&mut batch, |incoming| complete(shelves, incoming));
+        sync_contents(shelves, &mut batch);
+        let names = shelves.lock_names();
+        each(&mut batch, |incoming| Ok(name(&names, incoming)?));
+        sync_names(&names, &mut batch);
         batch.into_iter().map(|arrived| arrived.failed.map_or(Ok(()), Err)).collect()
     }
 }
@@ -44,7 +45,7 @@ fn each(batch: &mut [Arrived], mut step: impl FnMut(&mut Incoming) -> Result<(),
 }
 
 // All has come, and it is what it should be: it gets its mode.
-fn complete(inner: &Inner, incoming: &mut Incoming) -> Result<(), IncomingError> {
+fn complete(shelves: &Shelves, incoming: &mut Incoming) -> Result<(), IncomingError> {
     let (path, Content { digest, mode, size }) = (incoming.path(), incoming.content());
     incoming.flush()?;
     if incoming.have() < size {
@@ -56,17 +57,17 @@ fn complete(inner: &Inner, incoming: &mut Incoming) -> Result<(), IncomingError>
         incoming.remove()?;
         return Err(IncomingError::Corrupt { wanted: digest, found });
     }
-    Ok(inner.disk.set_mode(&path, mode).map_err(at("set the mode of", &path))?)
+    Ok(shelves.disk.set_mode(&path, mode).map_err(at("set the mode of", &path))?)
 }
 
-fn sync_contents(inner: &Inner, batch: &mut [Arrived]) {
+fn sync_contents(shelves: &Shelves, batch: &mut [Arrived]) {
     let good = batch.iter().filter(|arrived| arrived.failed.is_none()).count();
     if good <= SYNC_EACH_MAX {
         each(batch, |incoming| {
-            let result = inner.sync_file(&incoming.path());
+            let result = shelves.sync_file(&incoming.path());
             result.map_err(|e| lost(incoming, e))
         });
-    } else if let Err(e) = inner.sync_everything() {
+    } else if let Err(e) = shelves.sync_everything() {
         each(batch, |incoming| Err(lost(incoming, e.again())));
     }
 }
@@ -79,28 +80,28 @@ fn lost(incoming: &mut Incoming, e: IoError) -> IncomingError {
     e.into()
 }
 
-fn name(inner: &Inner, incoming: &mut Incoming) -> Result<(), IoError> {
+fn name(names: &Names<'_>, incoming: &mut Incoming) -> Result<(), IoError> {
     let Content { digest, mode, .. } = incoming.content();
-    let (from, to) = (incoming.path(), inner.layout.blob(digest, mode, 0));
-    let stat = inner.disk.stat(&from).map_err(at("stat", &from))?;
+    let (from, to) = (incoming.path(), names.layout.blob(digest, mode, 0));
+    let stat = names.disk.stat(&from).map_err(at("stat", &from))?;
     // Who brings what has a blob here has found that one bad: all inodes of this content are read again before the next
     // one relies on them. What is new here has no other that was ever relied on, and costs what is known nothing.
-    match inner.disk.stat(&to) {
+    match names.disk.stat(&to) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        _ => inner.blobs.forget(digest),
+        _ => names.known.forget(digest),
     }
-    let token = inner.blobs.token(&digest);
-    inner.disk.rename(&from, &to).map_err(at("make", &to))?;
+    let token = names.known.token(&digest);
+    names.disk.rename(&from, &to).map_err(at("make", &to))?;
     incoming.ended = true;
-    inner.blobs.remember((digest, mode, 0), &stat, token);
+    names.known.remember((digest, mode, 0), &stat, token);
     Ok(())
 }
 
-fn sync_names(inner: &Inner, batch: &mut [Arrived]) {
-    let shelf = |incoming: &Incoming| inner.layout.blob_shelf(incoming.content().digest.as_bytes()[0]);
+fn sync_names(names: &Names<'_>, batch: &mut [Arrived]) {
+    let shelf = |incoming: &Incoming| names.layout.blob_shelf(incoming.content().digest.as_bytes()[0]);
     let good = batch.iter().filter(|arrived| arrived.failed.is_none());
     let shelves: BTreeSet<_> = good.map(|arrived| shelf(&arrived.incoming)).collect();
-    if let Err(e) = inner.sync_dirs(&shelves) {
+    if let Err(e) = names.sync_dirs(&shelves) {
         each(batch, |_| Err(e.again().into()));
     }
 }

@@ -5,20 +5,31 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Store, StoreError, Unpacked};
+use super::error::StoreError;
+use super::shelves::Shelves;
 use crate::disk::Disk;
-use crate::durable::ensure_dir;
-use crate::error::{IoError, at};
+use crate::durable::{ensure_dir, ignore_missing};
+use crate::epoch::RelPath;
+use crate::io_error::{IoError, at};
 
-impl Store {
-    /// Bytes that come back with the folder of an attempt: of its staged files that have no other name. Nothing for what
-    /// cannot be looked at.
-    pub fn staged_bytes(&self, attempt: u64) -> u64 {
-        let (disk, dir) = (&*self.inner.disk, self.inner.layout.attempt_dir(attempt));
-        let names = disk.read_dir(&dir).unwrap_or_default();
-        let stats = names.into_iter().filter_map(|(name, _)| disk.stat(&dir.join(name)).ok());
-        stats.filter(|stat| stat.links == 1).map(|stat| stat.len.min(stat.blocks.saturating_mul(512))).sum()
-    }
+/// A small file to write into an attempt's tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpacked<'a> {
+    /// Where.
+    pub path: &'a RelPath,
+    /// Permission bits.
+    pub mode: u32,
+    /// The whole content. Files of one call that share the same slice and mode share an inode.
+    pub data: &'a [u8],
+}
+
+/// Bytes that come back with the folder of an attempt: of its staged files that have no other name. Nothing for what
+/// cannot be looked at.
+pub(super) fn staged_bytes(shelves: &Shelves, attempt: u64) -> u64 {
+    let (disk, dir) = (&*shelves.disk, shelves.layout.attempt_dir(attempt));
+    let names = disk.read_dir(&dir).unwrap_or_default();
+    let stats = names.into_iter().filter_map(|(name, _)| disk.stat(&dir.join(name)).ok());
+    stats.filter(|stat| stat.links == 1).map(|stat| stat.len.min(stat.blocks.saturating_mul(512))).sum()
 }
 
 /// Writes small files below `tree`. One create and one write each; equal slices with equal modes become links.
@@ -59,7 +70,7 @@ pub(super) fn try_twice(
         },
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             open_parents(disk, tree, path)?;
-            crate::durable::ignore_missing(disk.unlink(path))?;
+            ignore_missing(disk.unlink(path))?;
         }
         other => return other,
     }

@@ -9,9 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use super::Inner;
+use super::shelves::Shelves;
 use crate::disk::Open;
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 
 /// Above this many files or directories, one sync of the file system is cheaper than one each.
 pub(super) const SYNC_EACH_MAX: usize = 16;
@@ -19,7 +19,7 @@ pub(super) const SYNC_EACH_MAX: usize = 16;
 /// So many files are made before the file system writes down what it has so far.
 const FILES_IN_A_ROW_MAX: usize = 8192;
 
-impl Inner {
+impl Shelves {
     /// So many files were made. Very many are written down as they come: what gathers is written in one go, a block for
     /// each file at least, and a log on the same disk waits behind it. Nothing relies on it: what has to be durable is
     /// synced for that.

@@ -3,13 +3,12 @@
 //!
 //! **Never** kept over a start. What was read here may have been in memory alone: after a power cut only what the device
 //! returns exists, and after months at rest nobody knows. A start is when content that is reused has to be read once more;
-//! that nobody waits for it is for [`super::verifying`] to see to.
+//! that nobody waits for it is for `verifying` to see to.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
-use super::blobs::Key;
 use crate::digest::Digest;
 use crate::disk::Stat;
 
@@ -18,6 +17,9 @@ use crate::disk::Stat;
 const GENERATION_MAX: usize = 1 << 19;
 // Digests that were found bad somewhere, before everything is forgotten. About 12 MiB; what is merely removed is none.
 const FORGOTTEN_MAX: usize = 256 << 10;
+
+/// Which inode of a content: digest, mode, number.
+pub(super) type Key = (Digest, u32, u32);
 
 /// What this process knows of blobs.
 #[derive(Debug, Default)]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::digest::FileHasher;
-use checkpoint::restore::{ContentSource, LocalTree, RestoreOptions, Sink, SourceError, digest_dir, restore};
+use checkpoint::restore::{ContentSource, LocalTree, RestoreOptions, Sink, SourceError, restore};
+use checkpoint::split::digest_dir;
 use checkpoint::store::{Content, Incoming, IncomingError, SYNC_BYTES, StoreError};
 use checkpoint::testing::{Crash, CrashDisk};
 use checkpoint::{Disk, DiskFile, Limits, ManifestEntry, RealDisk, Store};

@@ -4,15 +4,15 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use checkpoint::manifest::{Manifest, ManifestEntry};
-use checkpoint::plan::PlanError;
-use checkpoint::restore::digest_dir;
+use checkpoint::plan::{PlanError, RuleError};
+use checkpoint::split::digest_dir;
 use checkpoint::{Choice, Digest, EntryKind, Limits, Pattern, Plan, RelPath};
 
 use crate::support::*;
 
 fn refusal(dir: &Path) -> (String, String) {
     match Plan::scan(dir, &Limits::default()) {
-        Err(PlanError::Refused { path, why }) => (path, why),
+        Err(PlanError::Rules(RuleError::Refused { path, why })) => (path, why),
         other => panic!("{other:?}"),
     }
 }
@@ -106,10 +106,13 @@ fn limits_hold() {
     assert!(scan(Limits { files_max: 22, ..Limits::default() }).is_ok());
     assert!(matches!(
         scan(Limits { files_max: 21, ..Limits::default() }),
-        Err(PlanError::Limit { limit: 21, .. })
+        Err(PlanError::Rules(RuleError::Limit { limit: 21, .. }))
     ));
     assert!(scan(Limits { bytes_max: 2000, ..Limits::default() }).is_ok());
-    assert!(matches!(scan(Limits { bytes_max: 1999, ..Limits::default() }), Err(PlanError::Limit { .. })));
+    assert!(matches!(
+        scan(Limits { bytes_max: 1999, ..Limits::default() }),
+        Err(PlanError::Rules(RuleError::Limit { .. }))
+    ));
     assert!(scan(Limits { depth_max: 1, ..Limits::default() }).is_err());
 }
 

@@ -1,6 +1,7 @@
 //! What the device has lost: no read of it succeeds, as often as it is tried.
 
-use checkpoint::error::{ManifestError, StoreError};
+use checkpoint::manifest::ManifestError;
+use checkpoint::store::StoreError;
 use checkpoint::testing::{CrashDisk, OpKind};
 use checkpoint::{Disk, Unpublished};
 

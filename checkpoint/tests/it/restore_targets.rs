@@ -4,8 +4,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use checkpoint::restore::{
-    ContentSource, Pattern, RestoreError, RestoreOptions, Sink, SourceError, Stop, restore, verify_dir,
+    ContentSource, Pattern, RestoreError, RestoreOptions, Sink, SourceError, Stop, restore,
 };
+use checkpoint::verify::verify_dir;
 use checkpoint::{Manifest, ManifestEntry};
 
 use crate::support::*;

@@ -5,8 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use checkpoint::restore::{
-    ContentSource, LocalTree, Pattern, RestoreError, RestoreOptions, Sink, SourceError, restore, verify_dir,
+    ContentSource, LocalTree, Pattern, RestoreError, RestoreOptions, Sink, SourceError, restore,
 };
+use checkpoint::verify::verify_dir;
 use checkpoint::{Manifest, ManifestEntry};
 
 use crate::support::*;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use checkpoint::limits::PACK_BYTES_MAX;
-use checkpoint::restore::{digest_dir, verify_dir};
+use checkpoint::split::digest_dir;
+use checkpoint::verify::verify_dir;
 use checkpoint::{Coverage, Limits, Piece, RealDisk, Source, Store};
 
 use crate::support::*;

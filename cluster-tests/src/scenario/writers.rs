@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use checkpoint::Limits;
-use checkpoint::restore::digest_dir;
+use checkpoint::split::digest_dir;
 
 use crate::cli::Output;
 use crate::cluster::{Cluster, Options, PATIENCE};

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use checkpoint::plan::{BitsLost, Plan};
 
 use crate::connect::{Client, share, telling, unavailable};

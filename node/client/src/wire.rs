@@ -4,15 +4,15 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use checkpoint::IoError;
 use checkpoint::digest::Digest;
 use checkpoint::epoch::{EntryKind, RelPath};
-use checkpoint::error::IoError;
 use checkpoint::limits::{
     CHUNK_BYTES_MAX, PACK_BYTES_MAX, PACK_FILES_MAX, PART_BYTES_MAX, REUSE_FILES_MAX, WHOLE_BYTES_MAX,
     WHOLE_ENTRIES_MAX,
 };
 use checkpoint::manifest::ManifestEntry;
-use checkpoint::plan::{Plan, PlanEntry, PlanError};
+use checkpoint::plan::{Plan, PlanEntry, PlanError, RuleError};
 use checkpoint::split::{Coverage, PackedFile, Piece, SplitError};
 
 use crate::failure::{Certainty, Code, Failure, SPLIT_OR_RAISE};
@@ -232,12 +232,15 @@ pub fn plan_failure(what: &str, error: &PlanError) -> Failure {
             Failure::new(Code::SourceChanged, "the source changed, the epoch was NOT committed")
                 .fix("commit a directory that stays still; then repeat the command")
         }
-        PlanError::Limit { .. } => {
+        PlanError::Rules(RuleError::Limit { .. }) => {
             Failure::new(Code::QuotaExceeded, "over a limit, the epoch was NOT committed").fix(SPLIT_OR_RAISE)
         }
         PlanError::Io(error) => unread(error),
-        PlanError::Refused { .. } => Failure::new(Code::Refused, "refused, the epoch was NOT committed")
-            .fix("remove what cannot be reproduced, or leave it out with --exclude; then repeat the command"),
+        PlanError::Rules(RuleError::Refused { .. }) => {
+            Failure::new(Code::Refused, "refused, the epoch was NOT committed").fix(
+                "remove what cannot be reproduced, or leave it out with --exclude; then repeat the command",
+            )
+        }
     }
     .what(what)
     .why(error.to_string())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::limits::{EPOCH_MAX, LABEL_BYTES_MAX, LABELS_MAX};
-use checkpoint::plan::PlanError;
+use checkpoint::plan::{PlanError, RuleError};
 use checkpoint::{Choice, CommitId, Digest, Limits, Pattern};
 use client::{Certainty, Code, Failure, SPLIT_OR_RAISE, pb, wire};
 use nativelog::background::{self, BULK, UPKEEP};
@@ -253,7 +253,9 @@ async fn held(
         };
         match background::run("capture", BULK, hold).await.ok_or_else(|| panicked(line.what))? {
             Ok((held, start)) => return Ok((room, held, start)),
-            Err(PlanError::Limit { unit: "entries", .. }) if entries_max < node.config.limits.files_max => {
+            Err(PlanError::Rules(RuleError::Limit { unit: "entries", .. }))
+                if entries_max < node.config.limits.files_max =>
+            {
                 entries_max = entries_max.saturating_mul(PLAN_STEP).min(node.config.limits.files_max);
                 // What it has is too little: with it in hand it would wait for others who wait for it.
                 drop(room);

@@ -351,7 +351,7 @@ fn judged(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use checkpoint::error::IoError;
+    use checkpoint::IoError;
     use checkpoint::store::Problem;
 
     #[test]

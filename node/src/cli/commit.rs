@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use checkpoint::limits::EPOCH_MAX;
 use checkpoint::{CommitId, JobName, Pattern};
 use client::{Certainty, Client, Code, Commit, Done, Event, Failure, pb};

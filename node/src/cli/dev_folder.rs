@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use client::{Code, Failure};
 use rustix::fs::{FlockOperation, flock};
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use checkpoint::restore::DigestDirError;
+use checkpoint::split::DigestDirError;
 use checkpoint::{Choice, Pattern};
 use client::{Certainty, Failure, wire};
 use serde_json::json;
@@ -50,7 +50,7 @@ pub async fn of_directory(dir: PathBuf) -> Result<checkpoint::Manifest, Failure>
 async fn of_chosen(dir: PathBuf, choice: Choice) -> Result<checkpoint::Manifest, Failure> {
     let shown = dir.display().to_string();
     let walked = tokio::task::spawn_blocking(move || {
-        checkpoint::restore::digest_chosen(&dir, &checkpoint::Limits::default(), &choice)
+        checkpoint::split::digest_chosen(&dir, &checkpoint::Limits::default(), &choice)
     })
     .await;
     walked.expect("a walk does not panic").map_err(|error| {

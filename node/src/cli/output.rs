@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use client::Failure;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use client::{Code, Failure};
 use raft::Secret;
 use serde_json::json;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use checkpoint::error::IoError;
+use checkpoint::IoError;
 use client::{Code, Failure};
 use serde_json::json;
 

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use checkpoint::IoError;
 use checkpoint::disk::{Pool, says_nothing};
-use checkpoint::error::IoError;
 use checkpoint::plan::PlanError;
 use checkpoint::split::SplitError;
 use checkpoint::{Coverage, Digest, Piece, Plan, PlanEntry, Splitter};

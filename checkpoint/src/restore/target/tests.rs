@@ -5,11 +5,13 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use super::super::LocalTree;
 use super::super::place::look_as;
 use super::super::steps::{Step, at_steps};
-use super::super::{LocalTree, digest_dir, verify_dir};
 use super::*;
 use crate::limits::Limits;
+use crate::split::digest_dir;
+use crate::verify::verify_dir;
 
 struct Site {
     temp: tempfile::TempDir,

@@ -1,53 +1,9 @@
 //! What is read of blobs while something happens to them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::*;
-use crate::disk::{DiskDir, RealDisk, Space};
-
-/// A file that is cut when its length was asked for, as often as there are lengths.
-#[derive(Debug)]
-struct Shrinking {
-    file: Box<dyn DiskFile>,
-    cuts: Mutex<Vec<u64>>,
-}
-
-impl DiskFile for Shrinking {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(data, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        let len = self.file.len()?;
-        if let Some(cut) = self.cuts.lock().unwrap().pop() {
-            self.file.set_len(cut)?;
-        }
-        Ok(len)
-    }
-    fn set_mode(&self, mode: u32) -> io::Result<()> {
-        self.file.set_mode(mode)
-    }
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.allocate(offset, len)
-    }
-    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
-        self.file.next_data(at, end)
-    }
-    fn drop_cache(&self) -> io::Result<()> {
-        self.file.drop_cache()
-    }
-}
+use crate::disk::{DiskDir, DiskFile, Open, RealDisk, Space};
 
 /// A disk on which a copy of a content is found bad whenever a file is opened.
 #[derive(Debug)]
@@ -102,19 +58,6 @@ impl Disk for Doubting {
     }
     fn free(&self, path: &Path) -> io::Result<Space> {
         RealDisk.free(path)
-    }
-}
-
-#[test]
-fn what_was_cut_off_a_file_while_it_is_read_does_not_count_as_zeros() {
-    let dir = tempfile::tempdir().unwrap();
-    for (len, cut) in [(1 << 20, 0), (1 << 20, 5000)] {
-        let file = RealDisk.open(&dir.path().join("f"), Open::Create).unwrap();
-        file.set_len(len).unwrap();
-        let file = Shrinking { file, cuts: vec![cut].into() };
-        let mut hasher = FileHasher::new();
-        assert_eq!(hash_range(&file, 0, u64::MAX, &mut hasher).unwrap(), cut);
-        assert!(hasher.finish() == crate::digest::content(&vec![0; cut as usize]));
     }
 }
 

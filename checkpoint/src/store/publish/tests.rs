@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::digest::{Digest, content};
+use crate::digest::content;
 use crate::disk::RealDisk;
 use crate::epoch::RelPath;
 use crate::manifest::{Envelope, Manifest, Position};
@@ -49,9 +49,9 @@ fn what_ends_in_zeros_is_read_while_others_may_change_names() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
     let (epoch, staged) = ending_in_zeros(&store);
-    let names = store.inner.lock_names();
-    let inner = store.inner.clone();
-    let publishing = std::thread::spawn(move || publish(&inner, &[epoch]).remove(0));
+    let names = store.shelves.lock_names();
+    let (shelves, verifier) = (store.shelves.clone(), store.verifier.clone());
+    let publishing = std::thread::spawn(move || publish(&shelves, &verifier, &[epoch]).remove(0));
     let deadline = Instant::now() + Duration::from_secs(30);
     while std::fs::metadata(&staged).unwrap().len() < SIZE {
         assert!(Instant::now() < deadline, "it is read under the lock");
@@ -70,7 +70,7 @@ fn what_was_cut_is_not_filled_with_zeros() {
     let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
     let (epoch, staged) = ending_in_zeros(&store);
     std::fs::write(&staged, b"dat").unwrap();
-    let error = publish(&store.inner, &[epoch]).remove(0).unwrap_err().to_string();
+    let error = publish(&store.shelves, &store.verifier, &[epoch]).remove(0).unwrap_err().to_string();
     assert!(error.contains("it has 3 bytes of 1048576"), "{error}");
     assert_eq!(std::fs::metadata(&staged).unwrap().len(), 3);
 }

@@ -3,8 +3,8 @@
 
 use std::io::{self, ErrorKind};
 
+use checkpoint::IoError;
 use checkpoint::disk::{is_rot, lacks_handles};
-use checkpoint::error::IoError;
 
 use super::{Code, Failure};
 

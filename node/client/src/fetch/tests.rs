@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use checkpoint::restore::{
-    Pattern, RestoreError, RestoreOptions, Restored, SourceError, digest_dir, restore,
-};
+use checkpoint::restore::{Pattern, RestoreError, RestoreOptions, Restored, SourceError, restore};
+use checkpoint::split::digest_dir;
 use checkpoint::{Limits, Manifest};
 use tonic::Status;
 

@@ -1,12 +1,36 @@
-//! The rules for a list of entries, whoever made it: a scan, a record, a
-//! manifest. Works entry by entry in the memory of one path, so that pages can
-//! be checked as they come.
+//! The rules of a tree: which lists of entries a directory can have and a
+//! replica can write, whoever made the list: a scan, a record, a manifest.
+//! Works entry by entry in the memory of one path, so that pages can be checked
+//! as they come.
 
 use std::cmp::Ordering;
 
-use super::{EntryRef, PlanError};
+use crate::entry::EntryRef;
 use crate::epoch::{EntryKind, PathRef, RelPath, escape};
 use crate::limits::{DEPTH_MAX, FILE_BYTES_MAX, Limits, MODE_MAX, TARGET_BYTES_MAX};
+
+/// Why a list of entries is no tree that is taken.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// An entry that cannot be reproduced, or that must not be.
+    #[error("{path}: refused: {why}")]
+    Refused {
+        /// The path, escaped; `.` for the root.
+        path: String,
+        /// The reason.
+        why: String,
+    },
+    /// More than the limits allow.
+    #[error("the directory is over the limit: {what}, at most {limit} {unit}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// Its unit.
+        unit: &'static str,
+    },
+}
 
 /// Checks entries one after the other.
 #[derive(Clone, Debug)]
@@ -26,14 +50,14 @@ pub struct PlanChecker {
 pub fn check_entries<'a>(
     entries: impl IntoIterator<Item = EntryRef<'a>>,
     limits: &Limits,
-) -> Result<(), PlanError> {
+) -> Result<(), RuleError> {
     let mut checker = PlanChecker::new(*limits);
     entries.into_iter().try_for_each(|entry| checker.push(entry))?;
     checker.finish()
 }
 
-fn refused(path: PathRef<'_>, why: impl Into<String>) -> PlanError {
-    PlanError::Refused { path: path.to_string(), why: why.into() }
+fn refused(path: PathRef<'_>, why: impl Into<String>) -> RuleError {
+    RuleError::Refused { path: path.to_string(), why: why.into() }
 }
 
 impl PlanChecker {
@@ -79,18 +103,18 @@ impl PlanChecker {
     }
 
     /// Takes the next entry.
-    pub fn push(&mut self, entry: EntryRef<'_>) -> Result<(), PlanError> {
+    pub fn push(&mut self, entry: EntryRef<'_>) -> Result<(), RuleError> {
         let path = entry.path;
         self.check_place(path, entry.kind)?;
         check_entry(entry)?;
         if self.entries + 1 > self.limits.files_max.min(u64::from(u32::MAX)) {
             let limit = self.limits.files_max;
-            return Err(PlanError::Limit { what: "too many entries", limit, unit: "entries" });
+            return Err(RuleError::Limit { what: "too many entries", limit, unit: "entries" });
         }
         let bytes = self.bytes.saturating_add(entry.size);
         if bytes > self.limits.bytes_max {
             let limit = self.limits.bytes_max;
-            return Err(PlanError::Limit { what: "too many bytes", limit, unit: "bytes" });
+            return Err(RuleError::Limit { what: "too many bytes", limit, unit: "bytes" });
         }
         if path.depth() > self.limits.depth_max.min(DEPTH_MAX) {
             let why = format!("it is deeper than {} components", self.limits.depth_max);
@@ -105,7 +129,7 @@ impl PlanChecker {
         Ok(())
     }
 
-    fn check_place(&mut self, path: PathRef<'_>, kind: EntryKind) -> Result<(), PlanError> {
+    fn check_place(&mut self, path: PathRef<'_>, kind: EntryKind) -> Result<(), RuleError> {
         if self.entries == 0 {
             return match (path.is_root(), kind) {
                 (true, EntryKind::Directory) => Ok(()),
@@ -130,9 +154,9 @@ impl PlanChecker {
     }
 
     /// Ends the list.
-    pub fn finish(&self) -> Result<(), PlanError> {
+    pub fn finish(&self) -> Result<(), RuleError> {
         match self.entries {
-            0 => Err(PlanError::Refused { path: ".".into(), why: "there are no entries".into() }),
+            0 => Err(RuleError::Refused { path: ".".into(), why: "there are no entries".into() }),
             _ => Ok(()),
         }
     }
@@ -144,7 +168,7 @@ fn may_hold(dir: PathRef<'_>, path: PathRef<'_>) -> bool {
     dir.is_empty() || (path.starts_with(dir) && path.get(dir.len()).is_none_or(|b| *b <= b'/'))
 }
 
-fn check_entry(entry: EntryRef<'_>) -> Result<(), PlanError> {
+fn check_entry(entry: EntryRef<'_>) -> Result<(), RuleError> {
     let EntryRef { path, kind, mode, size, target } = entry;
     if kind != EntryKind::File && size != 0 {
         return Err(refused(path, "only files have a size"));
@@ -184,7 +208,7 @@ fn check_entry(entry: EntryRef<'_>) -> Result<(), PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::PlanEntry;
+    use crate::entry::PlanEntry;
 
     fn entry(path: &str, kind: EntryKind) -> PlanEntry {
         let mode = if kind == EntryKind::Symlink { 0o777 } else { 0o755 };
@@ -192,7 +216,7 @@ mod tests {
         PlanEntry { path: RelPath::parse(path.as_bytes()).unwrap(), kind, mode, size: 0, target }
     }
 
-    fn check(list: &[(&str, EntryKind)]) -> Result<(), PlanError> {
+    fn check(list: &[(&str, EntryKind)]) -> Result<(), RuleError> {
         let entries: Vec<_> = list.iter().map(|(path, kind)| entry(path, *kind)).collect();
         check_entries(entries.iter().map(PlanEntry::borrowed), &Limits::default())
     }
@@ -251,7 +275,7 @@ mod tests {
         let tight = Limits { files_max: 1, ..Limits::default() };
         assert!(matches!(
             check_entries(list.iter().map(PlanEntry::borrowed), &tight),
-            Err(PlanError::Limit { .. })
+            Err(RuleError::Limit { .. })
         ));
     }
 }

@@ -2,9 +2,10 @@
 //! `docs/format.md`.
 //!
 //! **Guarantees.** An entry has one encoding, and reading takes nothing else: equal bytes, equal entries. Whether an entry
-//! fits a plan, or can be reproduced at all, is for [`PlanChecker`](super::PlanChecker) to say.
+//! fits a plan, or can be reproduced at all, is for [`PlanChecker`](crate::tree_rules::PlanChecker) to say.
 
-use super::{EntryRef, PlanEntry};
+use crate::encoding::{Malformed, Reader, put_head, put_short};
+use crate::entry::{EntryRef, PlanEntry};
 use crate::epoch::{EntryKind, PathError, PathRef};
 
 /// Why bytes are no entries.
@@ -21,10 +22,17 @@ pub enum EntryError {
     Short,
 }
 
+// All that is wrong with bytes that are merely taken: there are too few.
+impl From<Malformed> for EntryError {
+    fn from(_: Malformed) -> EntryError {
+        EntryError::Short
+    }
+}
+
 /// The bytes of these entries.
 ///
 /// # Panics
-/// A symlink's target has 64 KiB or more: no [`PlanChecker`](super::PlanChecker) takes it.
+/// A symlink's target has 64 KiB or more: no [`PlanChecker`](crate::tree_rules::PlanChecker) takes it.
 pub fn encode<'a>(entries: impl IntoIterator<Item = &'a PlanEntry>) -> Vec<u8> {
     let mut bytes = Vec::new();
     entries.into_iter().for_each(|entry| put(&mut bytes, entry.borrowed()));
@@ -38,25 +46,6 @@ pub(super) fn put(bytes: &mut Vec<u8>, entry: EntryRef<'_>) {
         EntryKind::Directory => {}
         EntryKind::Symlink => put_short(bytes, entry.target),
     }
-}
-
-// Kind, mode and path, as plans and manifests begin an entry.
-pub(crate) fn put_head(bytes: &mut Vec<u8>, path: PathRef<'_>, kind: EntryKind, mode: u32) {
-    bytes.push(match kind {
-        EntryKind::File => b'f',
-        EntryKind::Directory => b'd',
-        EntryKind::Symlink => b'l',
-    });
-    // Bits that no mode has are not lost on the way to who refuses them.
-    bytes.extend_from_slice(&u16::try_from(mode).unwrap_or(u16::MAX).to_le_bytes());
-    put_short(bytes, path.as_bytes());
-}
-
-// At most 65,535 bytes behind their length.
-pub(crate) fn put_short(bytes: &mut Vec<u8>, data: &[u8]) {
-    let len = u16::try_from(data.len()).expect("paths, targets and names are far below 64 KiB");
-    bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(data);
 }
 
 /// An entry and its bytes.
@@ -86,47 +75,30 @@ impl<'a> Iterator for Entries<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let whole = self.rest;
-        let entry = self.entry();
-        if entry.is_err() {
-            self.rest = &[];
-        }
-        let bytes = &whole[..whole.len() - self.rest.len()];
+        let mut read = Reader::new(self.rest, 0);
+        let entry = take(&mut read);
+        let (bytes, rest) = self.rest.split_at(read.at());
+        self.rest = if entry.is_ok() { rest } else { &[] };
         Some(entry.map(|entry| Encoded { entry, bytes }))
     }
 }
 
-impl<'a> Entries<'a> {
-    fn entry(&mut self) -> Result<EntryRef<'a>, EntryError> {
-        let kind = match self.array()? {
-            [b'f'] => EntryKind::File,
-            [b'd'] => EntryKind::Directory,
-            [b'l'] => EntryKind::Symlink,
-            [other] => return Err(EntryError::Kind(other)),
-        };
-        let mode = u32::from(u16::from_le_bytes(self.array()?));
-        let path = PathRef::parse(self.short()?)?;
-        let (mut size, mut target) = (0, &[][..]);
-        match kind {
-            EntryKind::File => size = u64::from_le_bytes(self.array()?),
-            EntryKind::Directory => {}
-            EntryKind::Symlink => target = self.short()?,
-        }
-        Ok(EntryRef { path, kind, mode, size, target })
+fn take<'a>(read: &mut Reader<'a>) -> Result<EntryRef<'a>, EntryError> {
+    let kind = match read.array()? {
+        [b'f'] => EntryKind::File,
+        [b'd'] => EntryKind::Directory,
+        [b'l'] => EntryKind::Symlink,
+        [other] => return Err(EntryError::Kind(other)),
+    };
+    let mode = u32::from(read.u16()?);
+    let path = PathRef::parse(read.short()?)?;
+    let (mut size, mut target) = (0, &[][..]);
+    match kind {
+        EntryKind::File => size = read.u64()?,
+        EntryKind::Directory => {}
+        EntryKind::Symlink => target = read.short()?,
     }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], EntryError> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(EntryError::Short)?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    fn short(&mut self) -> Result<&'a [u8], EntryError> {
-        let len = usize::from(u16::from_le_bytes(self.array()?));
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(EntryError::Short)?;
-        self.rest = rest;
-        Ok(taken)
-    }
+    Ok(EntryRef { path, kind, mode, size, target })
 }
 
 #[cfg(test)]

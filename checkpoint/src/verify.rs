@@ -4,11 +4,10 @@
 use std::io;
 use std::path::Path;
 
-use super::blobs::{hash_range, is_rot};
 use crate::digest::{Digest, FileHasher};
-use crate::disk::{Disk, FileKind, Open, says_nothing};
+use crate::disk::{Disk, FileKind, Open, RealDisk, hash_range, is_rot, says_nothing};
 use crate::epoch::{EntryKind, RelPath, escape};
-use crate::error::{IoError, at};
+use crate::io_error::{IoError, at};
 use crate::manifest::{Manifest, ManifestEntry};
 
 /// So many bytes of a file are read between two signs of life.
@@ -39,6 +38,14 @@ impl VerifyReport {
     pub fn is_good(&self) -> bool {
         self.problems.is_empty()
     }
+}
+
+/// Compares a directory of this machine with a manifest: kinds, modes, digests, targets, names.
+///
+/// # Errors
+/// It could not be looked at. What is wrong with it is in the report.
+pub fn verify_dir(dir: &Path, manifest: &Manifest) -> Result<VerifyReport, IoError> {
+    verify_tree(&RealDisk, dir, manifest, &|| ())
 }
 
 /// Compares the directory `dir` with `manifest`; `on` hears of every step.
