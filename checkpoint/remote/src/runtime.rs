@@ -1,0 +1,45 @@
+//! Threads of their own for stores: a stalled store, or the hashing of what goes there, takes none from the consensus.
+
+use std::future::Future;
+use std::io;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+
+/// A runtime for store I/O and hashing. Dropped, it ends what runs there; that is as a kill is, and is survived so.
+#[derive(Debug)]
+pub struct StoreRuntime(Option<Runtime>);
+
+impl StoreRuntime {
+    /// With so many threads for requests, and so many that may read, hash and sync at once.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn new(threads: usize, blocking_threads: usize) -> io::Result<StoreRuntime> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads.max(1))
+            .max_blocking_threads(blocking_threads.max(1))
+            .thread_name("store")
+            .enable_all()
+            .build()?;
+        Ok(StoreRuntime(Some(runtime)))
+    }
+
+    /// Runs `work` there.
+    pub fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.0.as_ref().expect("there until dropped").spawn(work)
+    }
+}
+
+impl Drop for StoreRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Without waiting: whoever drops it may be on a thread that must not.
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! One store, open.
+
+mod delete;
+mod list;
+mod marks;
+mod read;
+mod upload;
+
+use std::fmt;
+use std::sync::Arc;
+
+use object_store::client::HttpConnector;
+use object_store::path::Path;
+
+use crate::backend::{Backend, BackendKind, path_of};
+use crate::config::StoreConfig;
+use crate::error::{StoreError, Trouble};
+use crate::gate::Gate;
+use crate::limits::Limits;
+use crate::line::Line;
+use crate::name::ObjectName;
+use crate::secret::Mask;
+use crate::tap::Counts;
+
+pub use delete::Deleted;
+pub use list::{Listed, Page};
+pub use marks::Marker;
+pub use read::Head;
+pub use upload::{Proof, Stored};
+
+/// An open store. Clones share its requests' bound and its counts.
+///
+/// All of it is async and belongs on a runtime of its own ([`crate::StoreRuntime`]): no thread of the consensus may
+/// wait for a store. Dropping a call ends it; what the store has been asked by then, it may do.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    line: Line,
+    counts: Arc<Counts>,
+    prefix: String,
+}
+
+// The crate's stores print their configuration.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({:?}, {:?})", self.inner.line.name, self.inner.backend.kind)
+    }
+}
+
+impl Store {
+    /// Opens a store; sends nothing.
+    ///
+    /// # Errors
+    /// `Configuration`.
+    pub fn open(config: &StoreConfig, limits: Limits) -> Result<Store, StoreError> {
+        Store::open_over(config, limits, Arc::new(object_store::client::ReqwestConnector::default()))
+    }
+
+    /// Opens a store over another transport.
+    pub(crate) fn open_over(
+        config: &StoreConfig,
+        limits: Limits,
+        transport: Arc<dyn HttpConnector>,
+    ) -> Result<Store, StoreError> {
+        let counts = Arc::new(Counts::default());
+        let backend = Backend::open(config, transport, Arc::clone(&counts))?;
+        let line = Line {
+            name: config.name().to_string(),
+            limits,
+            gate: Gate::new(limits.requests),
+            mask: Mask::new(config.secrets()),
+            reload: backend.reload.clone(),
+        };
+        let prefix = config.place.prefix().to_string();
+        Ok(Store { inner: Arc::new(Inner { backend, line, counts, prefix }) })
+    }
+
+    /// What the store is called.
+    pub fn name(&self) -> &str {
+        &self.inner.line.name
+    }
+
+    /// Requests and bytes so far. A folder counts none.
+    pub fn counts(&self) -> &Counts {
+        &self.inner.counts
+    }
+
+    fn line(&self) -> &Line {
+        &self.inner.line
+    }
+
+    fn backend(&self) -> &Backend {
+        &self.inner.backend
+    }
+
+    fn path(&self, name: &ObjectName) -> Path {
+        path_of(&self.inner.prefix, &name.to_string())
+    }
+
+    fn writable(&self, what: &str) -> Result<(), StoreError> {
+        match self.backend().kind {
+            BackendKind::ReadOnly => Err(StoreError::new(
+                Trouble::Refused,
+                format!("store {:?}: {what}", self.name()),
+                "plain HTTP is for reading",
+                "name a bucket or a shared folder to write to",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
