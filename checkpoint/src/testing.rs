@@ -35,7 +35,9 @@ pub struct CrashDisk {
 
 /// What a test does whenever somebody has opened a file, or has not found it.
 #[derive(Clone, Default)]
-struct Meanwhile(Option<Arc<dyn Fn(&Path) + Send + Sync>>);
+struct Meanwhile(Option<Arc<Told>>);
+
+type Told = dyn Fn(&Path) + Send + Sync;
 
 impl std::fmt::Debug for Meanwhile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -20,6 +20,9 @@ use super::tables::Ledger;
 use super::verdict::{Reason, Rejected, Verdict};
 use crate::record::{Header, Kind, Record, proto};
 
+/// A range that a piece brings: its end and its digest.
+type Brought = (RangeKey, (u64, Digest));
+
 /// Attempt, file and offset.
 type RangeKey = (u64, u32, u64);
 
@@ -249,7 +252,7 @@ impl Admission {
         attempt: u64,
         ranges: Vec<Range>,
         verdict: Verdict,
-    ) -> Result<Vec<(RangeKey, (u64, Digest))>, NotAdmitted> {
+    ) -> Result<Vec<Brought>, NotAdmitted> {
         let mut taken = Vec::new();
         let mut in_flight = false;
         for range in ranges {
