@@ -34,12 +34,14 @@ enum Fate {
     Lost,
 }
 
+type Decides = dyn Fn(usize, &LogRecord) -> Fate + Send + Sync;
+
 /// A log, and what was decided by it.
 struct Log {
     ledger: RwLock<Ledger>,
     pages: Mutex<Pages>,
     proposed: AtomicUsize,
-    fate: Box<dyn Fn(usize, &LogRecord) -> Fate + Send + Sync>,
+    fate: Box<Decides>,
 }
 
 /// Pages of plans, by their place in the log.
