@@ -122,6 +122,9 @@ async fn what_is_in_the_way_of_one_epoch_holds_up_no_catch_up() {
     let mut cluster = Cluster::start_keeping("in-the-way", 3, by_hand()).await;
     commit_epoch(&cluster, "job", 1, MIB).await;
     cluster.agree().await;
+    for node in cluster.nodes.values() {
+        assert_eq!(verified(node).await, 1);
+    }
     let away = cluster.lose_follower().await;
     let layout = Layout::new(&cluster.data(away));
     std::fs::remove_file(layout.manifest_file(&job(), 1)).unwrap();
@@ -156,6 +159,9 @@ async fn a_folder_that_does_not_say_what_it_is_and_cannot_be_mended_makes_way() 
     let mut cluster = Cluster::start_keeping("makes-way", 3, by_hand()).await;
     commit_epoch(&cluster, "job", 1, MIB).await;
     cluster.agree().await;
+    for node in cluster.nodes.values() {
+        assert_eq!(verified(node).await, 1);
+    }
     let away = cluster.lose_follower().await;
     let layout = Layout::new(&cluster.data(away));
     rot(&layout.manifest_file(&job(), 1), 40);
