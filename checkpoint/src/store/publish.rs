@@ -463,9 +463,18 @@ fn check_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry) -> Step {
     };
     match found == entry.digest {
         true => Ok(()),
-        false => {
-            Err(corrupt(entry, staged, format!("{} bytes have the digest {}", entry.size, found.short())))
+        false => Err(corrupt(entry, staged, not_its_content(disk, staged, entry, found))),
+    }
+}
+
+// What a file that was cut shows first is its length.
+fn not_its_content(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry, found: Digest) -> String {
+    match disk.stat(staged) {
+        Ok(stat) if stat.len < entry.size => {
+            let (len, size) = (stat.len, entry.size);
+            format!("it has {len} bytes of {size}, and with zeros behind them the digest {}", found.short())
         }
+        _ => format!("its {} bytes have the digest {}", entry.size, found.short()),
     }
 }
 
