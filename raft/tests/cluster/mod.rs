@@ -379,6 +379,14 @@ pub fn caller(name: &str, from: u64, to: (u64, &str)) -> Client {
     peers.client(to.0, to.1, Lane::Transfer, Check::Full).unwrap()
 }
 
+/// Waits until `node` has installed a snapshot, and says how many it has: the ledger shows one a moment before it is counted.
+pub async fn installed(node: &Node) -> u64 {
+    within(&format!("node {} has installed a snapshot", node.id), || async {
+        Some(node.replica.transfer().borrow().installed_total).filter(|count| *count > 0)
+    })
+    .await
+}
+
 /// Waits until `node` has every sealed epoch of its ledger as a directory, reads all of them again, and says
 /// how many.
 pub async fn verified(node: &Node) -> usize {

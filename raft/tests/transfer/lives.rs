@@ -14,7 +14,7 @@ use nativelog::store::Identity;
 
 use crate::catch_up::rot_unseen;
 use crate::cluster::{
-    Cluster, Commit, Node, by_hand, commit_epoch, directory_of, remove_epochs, verified, within,
+    Cluster, Commit, Node, by_hand, commit_epoch, directory_of, installed, remove_epochs, verified, within,
 };
 use crate::mending;
 
@@ -72,7 +72,7 @@ async fn comes_back_to(number: u8, name: &'static str) {
     cluster.resume(away).await;
     cluster.agree().await;
     let back = &cluster.nodes[&away];
-    assert_eq!(back.replica.transfer().borrow().installed_total, 1);
+    assert_eq!(installed(back).await, 1);
     assert_eq!(verified(back).await, 1);
     assert!(is_as_sealed(back.machine.store(), &sealed), "{:?}", back.machine.store().envelope(&job(), 1));
     assert_eq!(back.machine.publication(&job(), 1), Some(Publication::Published));

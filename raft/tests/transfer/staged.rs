@@ -14,7 +14,9 @@ use nativelog::performer::Publication;
 use nativelog::store::{Identity, LogStore};
 use raft::{ProposalStream, RejoinError, TransferError};
 
-use crate::cluster::{Cluster, Commit, Node, accepted, by_hand, commit_epoch, noise, verified, within};
+use crate::cluster::{
+    Cluster, Commit, Node, accepted, by_hand, commit_epoch, installed, noise, verified, within,
+};
 use crate::mending::{rot_half_way, segment};
 
 const MIB: usize = 1 << 20;
@@ -148,7 +150,7 @@ async fn a_payload_that_rotted_everywhere_is_gone_around_by_a_snapshot_and_its_a
     // Its entries are all in the log: nothing was purged yet, and nobody asks for it.
     cluster.resume(away).await;
     open.is_passed(&cluster.nodes[&away], &cluster.nodes[&leader]).await;
-    assert_eq!(cluster.nodes[&away].replica.transfer().borrow().installed_total, 1);
+    assert_eq!(installed(&cluster.nodes[&away]).await, 1);
     open.begins_anew(&cluster).await;
     cluster.agree().await;
     for node in cluster.nodes.values() {
