@@ -7,20 +7,43 @@
 //!
 //! Judging and changing never share a function. [`Ledger::check`] and [`Ledger::step`] run the same
 //! judges (`judge.rs` and the files it names), which read the ledger and answer with a [`Rejected`] or
-//! with a change; only `apply.rs` changes anything, and it cannot say no.
+//! with a change; only `apply.rs` and the files it names change anything, and they cannot say no.
+//!
+//! From the bottom up, and nobody imports what is above it, nor this file:
+//!
+//! | rooms | what they hold |
+//! |---|---|
+//! | `verdict`, `effect`, `pages`, `rules` | what is answered, what disks are told, where plans lie, the limits |
+//! | `key`, `codec`, `sum`, `changes` | names and fields of rows, what sums them up, which of them changed |
+//! | `job`, `attempt`, `content`, `outcomes`, `tree`, `held` | the parts of the tables |
+//! | `tables` | the [`Ledger`]: the tables side by side, and nothing that reads or changes them |
+//! | `rows`, `digest`, `encode` | the tables as rows, the digest that follows them, all rows as bytes |
+//! | `query`, `quarantine`, `found`, `covering`, `walk`, `listed` | what is asked of it |
+//! | `fields`, `change` | a record's fields, read; what a record that was judged good comes to |
+//! | `gathering`, `paging` | plans, read before the ledger is locked for them |
+//! | `judge_*`, above them `judge` | one file for each family of records; the front door |
+//! | `holding` | the content table after a record, worked out before the ledger is locked for it |
+//! | `apply_*`, `log_time`, above them `apply` | what a change does |
+//! | `room`, `admission` | what a proposer asks beforehand |
 //!
 //! `docs/ledger.md` tells the rules, `tests/scripts/begin_chunk_seal.txt` is the first story to read.
 
 mod admission;
 mod apply;
+mod apply_end;
+mod apply_named;
+mod apply_quarantine;
 mod attempt;
 mod by_digest;
+mod change;
 mod changes;
+mod codec;
 mod content;
 mod covering;
 mod digest;
 mod effect;
 mod encode;
+mod fields;
 mod files;
 mod found;
 mod free;
@@ -31,8 +54,11 @@ mod job;
 mod judge;
 mod judge_begin;
 mod judge_pieces;
+mod judge_quarantine;
 mod judge_retention;
 mod judge_seal;
+mod judge_writer;
+mod key;
 mod listed;
 mod log_time;
 mod outcomes;
@@ -54,6 +80,7 @@ mod walk;
 use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
+pub use codec::DecodeError;
 pub use covering::Covering;
 pub use digest::DIGEST_FORM;
 pub use effect::{Effect, PublishEpoch, Released, Step};
@@ -61,6 +88,7 @@ pub use encode::Frozen;
 pub use gathering::{Gathered, Gathering};
 pub use held::{Gone, Held, Paged};
 pub use holding::Holding;
+pub use key::RowKey;
 pub use listed::ChangedRow;
 pub use log_time::TimeNeed;
 pub use pages::{Page, PageLost, PlanPages};
@@ -68,7 +96,6 @@ pub use paging::Paging;
 pub use quarantine::QuarantineInfo;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use room::{Ask, LAPSES_MS, NoRoom, Spoken};
-pub use rows::{DecodeError, RowKey};
 pub use rules::{OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, TICK_MS_MAX};
 pub use tables::Ledger;
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};

@@ -4,11 +4,12 @@
 //! flushed here. For a seal it reads the plan, from the log or from files (`crate::plans`). Four marks tell how far this
 //! replica is: `snapshot <= performed <= applied`, and `performed <= flushed`.
 //!
-//! Rooms: `start` what is made of the folders found, `look` what it would find, `keep` snapshots and how far the log may be purged,
-//! `prepare` what a seal will be compared with,
-//! `install` and `plant` a snapshot from elsewhere, `lacking`, `missing` and `bring` what has to be brought from peers,
-//! `staged` what came and is no directory yet, `project` the catalog that follows. What is owed, and what is given back, is the matter of [`crate::dues`]. `docs/snapshot.md` tells them
-//! together.
+//! Rooms: `state` what it is made of, which all others build on, `start` what is made of the folders found, `look` what it
+//! would find, `keep` snapshots and how far the log may be purged, `prepare` (with `turns`) what a seal will be compared
+//! with, `install` and `plant` a snapshot from elsewhere, `lacking`, `missing` and `bring` what has to be brought from
+//! peers, `staged` what came and is no directory yet, `project` the catalog that follows. Here is what needs several of
+//! them; none imports this file. What is owed, and what is given back, is the matter of [`crate::dues`].
+//! `docs/snapshot.md` tells them together.
 
 mod avoid;
 mod bring;
@@ -23,30 +24,26 @@ mod project;
 mod staged;
 mod start;
 mod start_error;
+mod state;
+mod turns;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use checkpoint::store::{Reclaimed, Store};
+use checkpoint::store::Reclaimed;
 use checkpoint::{Digest, JobName, RelPath};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::catalog::Catalog;
-use crate::dues::{Dues, Expected, Ground, Pins, Replay};
-
-pub use crate::dues::Owed;
 use crate::ledger::{Accepted, Holding, Ledger, LedgerFault, Page, Paging, PlanPages, Verdict};
-use crate::performer::{Performer, Publication};
-use crate::plans::Plans;
+use crate::performer::Publication;
 use crate::record::{Body, Entry, LogId};
-use crate::snapshot::{Folder, SnapshotMeta};
-use crate::store::LogStore;
 
-pub use crate::dues::{Garbage, Pin};
+use state::lock;
+
+pub use crate::dues::{Garbage, Owed, Pin};
 pub use crate::performer::Reader;
 pub use crate::plans::write_page;
 pub use lacking::{AttemptLacks, PackedFile, lacking_of_attempts, lacking_pages};
@@ -54,9 +51,9 @@ pub use look::membership_on_disk;
 pub use missing::{Missing, adopt};
 pub use plant::plant;
 pub use prepare::Early;
-use prepare::Gatherings;
 pub use staged::StagedCopies;
 pub use start_error::StartError;
+pub use state::Machine;
 
 /// How far a replica is, as counts of entries: everything below the number is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -73,41 +70,6 @@ pub struct Marks {
 
 /// What a record takes to work out is logged from here on.
 const LONG: Duration = Duration::from_millis(10);
-
-/// Ledger, performer, snapshots and catalog of one replica.
-///
-/// Locks, in the order in which they may be taken: the turn of an attempt (`prepare`), `snapshots`, the performer's pause (never under the pins), the pins,
-/// the store's names, `catalog`, `ledger`, the performer's orders, the dues. Who puts a tree into a file (`dues/trees.rs`) keeps others
-/// from that, and takes the last of these alone.
-pub struct Machine {
-    ledger: Arc<RwLock<Ledger>>,
-    applied: watch::Sender<u64>,
-    performer: Performer,
-    dues: Arc<Dues>,
-    store: Arc<Store>,
-    log: LogStore,
-    plans: Arc<Plans>,
-    gatherings: Arc<Gatherings>,
-    snapshots: Mutex<Snapshots>,
-    /// What the newest and the older snapshot are of; `snapshots` may be held over a disk.
-    kept: watch::Sender<(Option<SnapshotMeta>, Option<SnapshotMeta>)>,
-    /// As long as it works.
-    catalog: Mutex<Option<Catalog>>,
-    pins: Arc<Pins>,
-    /// What is applied up to here, when it is, has got the room that something else made ([`Machine::give_way`]).
-    gave_way_to: AtomicU64,
-    replay: Replay,
-}
-
-struct Snapshots {
-    folder: Folder,
-    /// Content that a catch-up was about to bring, and may have left on the shelves.
-    expected: Expected,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Machine {
     /// Applies the next entry: [`Machine::ahead`] and [`Machine::step`].
@@ -195,25 +157,6 @@ impl Machine {
         Ok(bytes)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Ledger> {
-        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The ledger as of what is applied here. Hold it briefly: apply waits.
-    pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
-        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The log.
-    pub fn log(&self) -> &LogStore {
-        &self.log
-    }
-
-    /// The shelves that epochs are published on.
-    pub fn store(&self) -> &Arc<Store> {
-        &self.store
-    }
-
     /// The newest membership up to the last applied entry: from the log, or from the snapshot when the log does not
     /// go back that far.
     ///
@@ -253,17 +196,6 @@ impl Machine {
     /// Changes whenever an epoch was published here or could not be, and when something is to be healed.
     pub fn publications(&self) -> watch::Receiver<u64> {
         self.dues.changes()
-    }
-
-    fn ground(&self) -> Ground<'_> {
-        Ground {
-            dues: &self.dues,
-            pins: &self.pins,
-            store: &self.store,
-            log: &self.log,
-            ledger: &self.ledger,
-            replay: &self.replay,
-        }
     }
 
     /// What waits to be given back, and would be after a snapshot and a purge.

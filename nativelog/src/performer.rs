@@ -9,7 +9,7 @@
 //! became of each it reports to the [`Dues`]: what cannot be done is owed, and no start forgets it.
 //!
 //! **Never.** It has no say in what is accepted, and an effect that cannot be done here never stops
-//! the node: the epoch is *unpublished here*, with its reason, and is tried again, by its tree in a file (`dues::trees`).
+//! the node: the epoch is *unpublished here*, with its reason, and is tried again, by its tree in a file (`dues/tree_file.rs`).
 //! Only an effect that is not known here any more does (`waiting`): it does not count as performed, and the log says it to
 //! the next start.
 

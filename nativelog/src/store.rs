@@ -51,17 +51,15 @@ mod spare;
 mod wal;
 mod writer;
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use bytes::Bytes;
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
 use tokio::sync::watch;
 
-use crate::record::{Body, Entry, LogId};
+use crate::record::{Entry, LogId};
 
 use index::Index;
 use payload::PayloadFiles;
@@ -169,21 +167,6 @@ impl LogStore {
     /// The position at `index`, if the log holds it or just purged it.
     pub fn log_id_at(&self, index: u64) -> Option<LogId> {
         self.shared().index().log_id(index)
-    }
-
-    /// The newest membership at or below `upto` that the log holds, as the `raft` crate encoded it. `None` when it
-    /// was purged: the snapshot that allowed the purge has it.
-    ///
-    /// # Errors
-    /// When its header cannot be read back.
-    pub fn last_membership(&self, upto: u64) -> io::Result<Option<(LogId, Bytes)>> {
-        let Some(at) = self.shared().index().last_membership(upto) else { return Ok(None) };
-        for entry in self.headers(at..at + 1)? {
-            if let Body::Membership(bytes) = entry.body {
-                return Ok(Some((entry.id, bytes)));
-            }
-        }
-        Ok(None)
     }
 
     /// The last saved vote.

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::identity::Known;
-use crate::network::convert::{from_position, position};
+use crate::positions::{from_position, position};
 use crate::proto;
 use crate::snapshot;
 use ledgers::{LedgerAt, Ledgers};

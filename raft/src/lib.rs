@@ -27,7 +27,8 @@
 //! | `quarantine` | content that nobody can serve, and its way back |
 //! | `ending` | how a replica ends, by itself or when it is told to |
 //! | `status`, `clock` | what a replica says about itself; log time |
-//! | `proto`, `config`, `error` | the peers' messages; settings and bounds; the three kinds of no |
+//! | `proto`, `positions` | the peers' messages; positions in them |
+//! | `config`, `error` | settings and bounds; the three kinds of no |
 //!
 //! Arrows between the files run down only: whoever is imported imports nothing of whoever imports it, a room's own
 //! table of contents included. `docs/decisions/` says why it is built this way.
@@ -50,6 +51,7 @@ mod membership;
 pub mod network;
 mod own_vote;
 mod peer;
+mod positions;
 mod propose;
 pub mod proto;
 mod quarantine;

@@ -14,8 +14,8 @@ use crate::error::ProposeError;
 use crate::identity::Check;
 use crate::leader::{Leader, Leading};
 use crate::life::Life;
-use crate::network::convert::from_position;
 use crate::network::peers::{Lane, Peers};
+use crate::positions::from_position;
 use crate::proto;
 
 const AGAIN: Duration = Duration::from_millis(30);

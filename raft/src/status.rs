@@ -14,8 +14,8 @@ use crate::config::ReplicaConfig;
 use crate::consensus::Consensus;
 use crate::identity::{Check, Known, hex};
 use crate::life::Life;
-use crate::network::convert::{from_position, position};
 use crate::network::peers::{Lane, Peers};
+use crate::positions::{from_position, position};
 use crate::proto;
 
 /// How long another node has for its status.

@@ -3,9 +3,9 @@
 use checkpoint::Digest;
 use checkpoint::store::StoreError;
 
-use super::Ground;
 use super::epoch::Origin;
 use super::overview::{Absent, Directories, Overview, Surplus, directories};
+use super::shared::Ground;
 use super::slices::in_slices;
 
 impl Ground<'_> {

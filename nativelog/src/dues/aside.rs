@@ -23,7 +23,7 @@ use checkpoint::durable::{ensure_dir, ignore_missing};
 use checkpoint::limits::PACK_BYTES_MAX;
 use checkpoint::{Digest, Store};
 
-use super::{Dues, Ground};
+use super::shared::{Dues, Ground};
 use crate::store::LogStore;
 
 /// What follows the payload, in bytes.

@@ -11,8 +11,8 @@ use checkpoint::{Digest, JobName};
 use super::book::{Book, Failed};
 use super::debts::{Debts, Owed, Unpublished};
 use super::epoch::{EpochKey, Origin};
+use super::shared::{Dues, MissingEpoch};
 use super::slices::SLICE;
-use super::{Dues, MissingEpoch};
 
 impl Dues {
     /// What `pick` makes of the rows of a table, in their order.

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use checkpoint::Digest;
 use checkpoint::store::Reclaimed;
 
-use super::Ground;
+use super::shared::Ground;
 use super::slices::SLICE;
 
 /// Pins may be taken between two batches: at most this many contents or attempts a batch.

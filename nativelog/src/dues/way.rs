@@ -13,8 +13,8 @@ use std::io;
 use checkpoint::Digest;
 use checkpoint::store::Reclaimed;
 
-use super::Ground;
 use super::overview::{Overview, directories};
+use super::shared::Ground;
 use crate::ledger::Ledger;
 
 impl Ground<'_> {

@@ -1,5 +1,8 @@
 //! Changes the ledger. Everything here was judged before and cannot fail: an assertion that does
 //! is a bug of ours, and stops the replica rather than let it differ from the others.
+//!
+//! `apply_named.rs` hands out what a change names, `apply_end.rs` ends attempts, `apply_quarantine.rs` and `log_time.rs`
+//! do their part. None of them comes back here.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,13 +10,13 @@ use std::sync::Arc;
 use checkpoint::JobName;
 
 use super::attempt::Attempt;
+use super::change::{Change, PackedEntry, Sealing};
 use super::effect::{Effect, PublishEpoch};
 use super::files::Whole;
-use super::job::{EpochRecord, Job, PinRecord};
-use super::judge::{Change, PackedEntry, Sealing};
+use super::job::{EpochRecord, PinRecord};
+use super::key::RowKey;
 use super::outcomes::{Ending, plan_key};
 use super::pages::Page;
-use super::rows::RowKey;
 use super::tables::Ledger;
 use crate::record::LogId;
 
@@ -191,48 +194,6 @@ impl Ledger {
         let released = self.release(&*gone.content);
         self.forget_quarantine(&*gone.content);
         Effect::Expire { job: name.clone(), epoch, released }
-    }
-
-    /// Ends an open attempt by the record at `at`: it lets go of its content and leaves how it ended.
-    pub(super) fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
-        let gone = self.open.remove(&id).expect("an attempt ends while it is open");
-        let released = self.release(&gone.held);
-        self.forget_quarantine(&gone.held);
-        self.planned -= u64::from(gone.terms.plan_entries);
-        self.job_mut(&gone.terms.job).open.remove(&id);
-        self.changes.row(RowKey::Attempt(id));
-        self.remember(&gone.terms.job, &gone.terms.commit, (id, how), at);
-        self.gone.attempts.push(gone);
-        Effect::Discard { attempt: id, released }
-    }
-
-    /// An accepted record named this attempt.
-    fn named(&mut self, id: u64, bytes: u64) -> &mut Attempt {
-        self.touch(RowKey::Attempt(id));
-        let attempt = self.open.get_mut(&id).expect("judged open");
-        attempt.log_bytes += bytes;
-        attempt.last_ms = self.log_ms;
-        attempt
-    }
-
-    fn job_mut(&mut self, name: &JobName) -> &mut Job {
-        self.touch(RowKey::Job(name.clone()));
-        self.jobs.get_mut(name).expect("judged to be there")
-    }
-
-    /// The job, made by the record at `id` when it is not there.
-    fn job_made(&mut self, name: &JobName, id: LogId) -> &mut Job {
-        if !self.jobs.contains_key(name) {
-            self.touch(RowKey::Job(name.clone()));
-            self.jobs.insert(name.clone(), Job { number: id.index, ..Job::default() });
-            self.names.insert(id.index, name.clone());
-        }
-        self.job_mut(name)
-    }
-
-    pub(super) fn epoch_mut(&mut self, name: &JobName, epoch: u64) -> &mut EpochRecord {
-        let job = self.jobs.get_mut(name).expect("judged to be there");
-        Arc::make_mut(job.epochs.get_mut(&epoch).expect("judged sealed"))
     }
 }
 

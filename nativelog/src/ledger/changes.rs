@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::rows::key::RowKey;
+use super::key::RowKey;
 
 impl RowKey {
     /// Whether people list it: the catalog has these rows and no others.

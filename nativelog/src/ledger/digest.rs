@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 use checkpoint::Digest;
 use checkpoint::digest::content;
 
-use super::rows::{RowKey, Writer};
+use super::codec::Writer;
+use super::key::RowKey;
 use super::sum::{Sum, Sums};
 use super::tables::Ledger;
 

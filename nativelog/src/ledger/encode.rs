@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+use super::codec::{DecodeError, Writer};
+use super::key::RowKey;
 use super::pages::Page;
-use super::rows::{Builder, DecodeError, RowKey, Writer};
+use super::rows::Builder;
 use super::tables::Ledger;
 
 const MAGIC: &[u8] = b"epochlog ledger 5\n";
@@ -82,7 +84,9 @@ impl Ledger {
             builder.add(RowKey::from_bytes(key)?, value)?;
             rest = after;
         }
-        builder.finish()
+        let mut ledger = builder.finish()?;
+        ledger.sum_anew();
+        Ok(ledger)
     }
 
     /// Writes every row where it belongs, without a copy: a ledger may have a million.

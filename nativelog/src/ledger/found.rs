@@ -1,4 +1,4 @@
-//! What a commit id led to: a repeat whose first answer was lost finds its own outcome.
+//! What a commit id led to, or an attempt: a repeat whose first answer was lost finds its own outcome.
 //!
 //! **Never.** Nobody is told that something did not happen because it was forgotten. A commit id travels with a lower
 //! bound of its birth; one that may be older than the horizon is *too old to know*, unless its epoch is still there:
@@ -7,8 +7,9 @@
 use checkpoint::{CommitId, JobName};
 
 use super::attempt::Attempt;
+use super::job::Job;
+use super::key::RowKey;
 use super::outcomes::{Ending, Outcome, commit_key};
-use super::rows::RowKey;
 use super::tables::Ledger;
 use super::verdict::{Reason, Rejected, SealedEpoch};
 use crate::record::LogId;
@@ -103,6 +104,52 @@ impl Ledger {
         })
     }
 
+    /// What an attempt became, while that is remembered and its job is there.
+    pub(super) fn sealed_before(&self, attempt: u64) -> Option<SealedEpoch> {
+        let outcome = self.outcomes.of_attempt(attempt)?;
+        self.sealed_outcome(self.names.get(&outcome.job)?, outcome)
+    }
+
+    /// The open attempt that a record names.
+    pub(super) fn open_attempt(&self, id: u64) -> Result<&Attempt, Rejected> {
+        if let Some(attempt) = self.open.get(&id) {
+            assert_eq!(
+                attempt.terms.token,
+                self.known_job(&attempt.terms.job).token,
+                "a newer writer ends attempts"
+            );
+            return Ok(attempt);
+        }
+        let Some(outcome) = self.outcomes.of_attempt(id) else {
+            return Err(self.no_attempt(id));
+        };
+        let job = self.names.get(&outcome.job).map(|name| self.known_job(name));
+        Err(match outcome.how {
+            Ending::Sealed { root, .. } => {
+                Rejected::new(Reason::Ended, "the attempt is sealed").root(root).position(outcome.end)
+            }
+            Ending::Aborted => Rejected::new(Reason::Ended, "the attempt was aborted"),
+            Ending::Subsumed { by } => {
+                Rejected::new(Reason::Subsumed, format!("epoch {by} of the job was sealed first"))
+                    .current(job.and_then(|job| job.mark).unwrap_or(by))
+            }
+            Ending::Fenced | Ending::Writer => fenced(job.map_or(outcome.end.index, |job| job.token)),
+            Ending::Replaced => {
+                let detail = "the attempt was silent, and another commit began the epoch anew";
+                Rejected::new(Reason::Ended, detail)
+            }
+            Ending::GaveWay => {
+                let detail = "the attempt was silent for minutes, and another one needed its room";
+                Rejected::new(Reason::Ended, detail)
+            }
+        })
+    }
+
+    /// The job of an attempt or epoch that the ledger knows.
+    pub(super) fn known_job(&self, name: &JobName) -> &Job {
+        self.jobs.get(name).expect("attempts and epochs belong to jobs that are there")
+    }
+
     /// An attempt that is neither open nor remembered.
     pub(super) fn no_attempt(&self, id: u64) -> Rejected {
         // An attempt ends after it began, and its id says when that was.
@@ -129,6 +176,14 @@ impl Ledger {
         self.outcomes.forget_oldest();
         true
     }
+}
+
+pub(super) fn job_removed() -> Rejected {
+    Rejected::new(Reason::Ended, "the job was removed since this commit was first tried")
+}
+
+pub(super) fn fenced(current: u64) -> Rejected {
+    Rejected::new(Reason::Fenced, "a newer writer holds the job").current(current)
 }
 
 fn too_old(detail: impl Into<String>) -> Rejected {

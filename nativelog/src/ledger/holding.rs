@@ -11,11 +11,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use checkpoint::JobName;
 
+use super::change::Change;
 use super::content::Contents;
 use super::effect::Released;
 use super::gathering::MANY;
 use super::held::{Gone, Held};
-use super::judge::Change;
 use super::tables::Ledger;
 use super::tree::Tree;
 use crate::record::{Header, Kind, LogId};

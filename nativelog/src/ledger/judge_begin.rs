@@ -3,9 +3,10 @@
 use checkpoint::JobName;
 
 use super::attempt::{Attempt, Terms};
-use super::found::Found;
+use super::change::{Change, repeat};
+use super::fields::{commit_id, digest, job_name, malformed};
+use super::found::{Found, fenced, job_removed};
 use super::job::Job;
-use super::judge::{Change, commit_id, digest, fenced, job_name, job_removed, malformed, repeat};
 use super::outcomes::plan_key;
 use super::rules::Rules;
 use super::tables::Ledger;

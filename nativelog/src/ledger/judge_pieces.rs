@@ -10,9 +10,10 @@ use checkpoint::digest::is_subtree;
 use checkpoint::limits::CHUNK_BYTES_MIN;
 
 use super::attempt::{Attempt, Fit, NewPage};
+use super::change::{Change, PackedEntry};
+use super::fields::{digest, malformed};
 use super::files::Stub;
 use super::held::PageSays;
-use super::judge::{Change, PackedEntry, digest, malformed};
 use super::paging::miscounted;
 use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};

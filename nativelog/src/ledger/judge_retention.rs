@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 
 use checkpoint::JobName;
 
+use super::change::{Change, repeat};
+use super::fields::{job_name, malformed};
 use super::job::{EpochRecord, Job, PinRecord};
-use super::judge::{Change, job_name, malformed, repeat};
 use super::rules::Rules;
 use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};

@@ -7,7 +7,8 @@ use checkpoint::plan::{check_entries, plan_digest};
 use checkpoint::{Digest, EntryKind, JobName, ManifestEntry, PlanEntry, store::Source};
 
 use super::attempt::Terms;
-use super::judge::{Change, PackedEntry, Sealing, digest, job_name, malformed, repeat};
+use super::change::{Change, PackedEntry, Sealing, repeat};
+use super::fields::{digest, job_name, malformed};
 use super::judge_begin::{Form, Opening};
 use super::judge_pieces::{judge_plan, packed_entry};
 use super::outcomes::Ending;
@@ -171,12 +172,6 @@ impl Ledger {
                 _ => Ok(repeat(Accepted::Done)),
             },
         }
-    }
-
-    /// What an attempt became, while that is remembered and its job is there.
-    pub(super) fn sealed_before(&self, attempt: u64) -> Option<SealedEpoch> {
-        let outcome = self.outcomes.of_attempt(attempt)?;
-        self.sealed_outcome(self.names.get(&outcome.job)?, outcome)
     }
 
     /// Open attempts of a job that an epoch, once sealed, leaves behind.

@@ -5,7 +5,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use checkpoint::JobName;
 
-use super::rows::RowKey;
+use super::key::RowKey;
 use super::tables::Ledger;
 
 /// Key and value of a row that changed; without a value it is gone.

@@ -6,7 +6,7 @@
 use checkpoint::JobName;
 
 use super::job::PinRecord;
-use super::rows::RowKey;
+use super::key::RowKey;
 use super::tables::Ledger;
 
 /// How closely log time has to follow real time just now.

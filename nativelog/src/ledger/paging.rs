@@ -8,9 +8,9 @@ use checkpoint::plan::entries;
 use checkpoint::{Digest, digest};
 
 use super::attempt::{Attempt, Checking};
+use super::fields::malformed;
 use super::files::Stub;
 use super::held::{PageSays, Paged};
-use super::judge::malformed;
 use super::tables::Ledger;
 use super::verdict::Rejected;
 use crate::record::{Header, Kind, proto};

@@ -5,11 +5,9 @@
 //! is only their order.
 
 mod attempt;
-mod codec;
 mod content;
 mod epoch;
 mod job;
-pub(super) mod key;
 mod meta;
 mod outcome;
 mod quarantine;
@@ -20,16 +18,12 @@ use std::sync::Arc;
 use checkpoint::JobName;
 
 use super::attempt::Attempt;
+use super::codec::{DecodeError, Reader, Writer};
 use super::content::{Content, Contents};
 use super::files::FileState;
 use super::job::{EpochRecord, Job};
+use super::key::RowKey;
 use super::tables::Ledger;
-
-pub use codec::DecodeError;
-pub(super) use codec::Writer;
-pub use key::RowKey;
-
-use codec::Reader;
 
 impl Ledger {
     /// The value of one row; `None` when the ledger has no such row (any more).
@@ -186,7 +180,7 @@ impl Builder {
         Ok(())
     }
 
-    /// The ledger, once all rows are in.
+    /// The ledger, once all rows are in; its rows are not summed up yet.
     pub fn finish(self) -> Result<Ledger, DecodeError> {
         let Builder { mut ledger, last, slots, content } = self;
         last.ok_or(DecodeError("no rows"))?;
@@ -218,7 +212,6 @@ impl Builder {
         {
             return Err(DecodeError("content is not held as often as its rows say"));
         }
-        ledger.sum_anew();
         Ok(ledger)
     }
 }

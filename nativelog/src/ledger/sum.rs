@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use checkpoint::Digest;
 use checkpoint::digest::content;
 
-use super::rows::key::RowKey;
+use super::key::RowKey;
 
 /// A sum of hashes modulo 2^256, in four limbs, the lowest first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use checkpoint::disk::says_nothing;
 use checkpoint::store::{StoreError, Unpacked};
 use checkpoint::{Digest, Envelope, JobName, Manifest, Unpublished};
 
-use super::Machine;
 use super::lacking::{AttemptLacks, lacking_of_attempts};
 use super::missing::{Missing, adopt};
 use super::staged::{self, StagedCopies};
+use super::state::Machine;
 use crate::dues::{Origin, aside};
 use crate::ledger::Ledger;
 use crate::performer::Reader;

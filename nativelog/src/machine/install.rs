@@ -12,7 +12,7 @@ use checkpoint::Digest;
 
 use super::avoid::{avoid_quarantined, to_avoid, to_avoid_no_more};
 use super::plant::{checked, keep_twice, sync_everything, unlisted};
-use super::{Machine, lock};
+use super::state::{Machine, lock};
 use crate::dues::{Book, Debts, Directories, Overview, Pin, out_of_quarantine, succession};
 use crate::ledger::Ledger;
 use crate::snapshot::{Capture, SnapshotError};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Machine, lock};
+use super::state::{Machine, lock};
 use crate::dues::{Known, Pin};
 use crate::ledger::Ledger;
 use crate::record::LogId;
-use crate::snapshot::{Capture, Folder, Frozen, SnapshotError, SnapshotMeta};
+use crate::snapshot::{Capture, Frozen, SnapshotError, SnapshotMeta};
 
 impl Machine {
     /// The ledger as it is applied now. `membership` is the newest one at that very position. `None` before
@@ -87,15 +87,6 @@ impl Machine {
             unpackings.into_iter().for_each(|unpackings| self.dues.synced(unpackings));
         }
         Ok(())
-    }
-
-    pub(super) fn show_kept(&self, folder: &Folder) {
-        self.kept.send_replace((folder.newest().cloned(), folder.older().cloned()));
-    }
-
-    /// What the newest durable snapshot is of.
-    pub fn newest_snapshot(&self) -> Option<SnapshotMeta> {
-        self.kept.borrow().0.clone()
     }
 
     /// Reads the newest durable snapshot, checked. Blocks.

@@ -7,10 +7,8 @@
 //! **Guarantees.** Two are never at the same attempt. Before its seal one attempt at a time is worked out, and only as long
 //! as all such trees together have at most [`EARLY_ENTRIES_MAX`] entries: a writer that never seals costs no more.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-
-use super::Machine;
+use super::state::Machine;
+use super::turns::Turn;
 use crate::ledger::{PageLost, PlanPages};
 use crate::plans::Patient;
 use crate::record::{Header, Kind};
@@ -18,55 +16,8 @@ use crate::record::{Header, Kind};
 /// Entries of all trees that are put together before their seals come; some 50 MB of memory.
 const EARLY_ENTRIES_MAX: usize = 250_000;
 
-/// The attempts whose trees are being put together.
-#[derive(Default)]
-pub(super) struct Gatherings {
-    running: Mutex<BTreeSet<u64>>,
-    ended: Condvar,
-}
-
-/// An attempt that nobody else puts together until this is dropped.
-struct Turn {
-    of: Arc<Gatherings>,
-    attempt: u64,
-}
-
 /// An attempt whose seal can be prepared now. See [`Machine::early`].
 pub struct Early(Turn);
-
-impl Gatherings {
-    /// Waits until nobody else is at this attempt.
-    fn turn(self: &Arc<Gatherings>, attempt: u64) -> Turn {
-        let running = self.running();
-        let mut running = self
-            .ended
-            .wait_while(running, |running| running.contains(&attempt))
-            .unwrap_or_else(PoisonError::into_inner);
-        running.insert(attempt);
-        Turn { of: self.clone(), attempt }
-    }
-
-    /// A turn, when nobody is at any attempt.
-    fn alone(self: &Arc<Gatherings>, attempt: u64) -> Option<Turn> {
-        let mut running = self.running();
-        if !running.is_empty() {
-            return None;
-        }
-        running.insert(attempt);
-        Some(Turn { of: self.clone(), attempt })
-    }
-
-    fn running(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.of.running().remove(&self.attempt);
-        self.of.ended.notify_all();
-    }
-}
 
 impl Machine {
     /// Works out beforehand what a seal has to be compared with. The ledger is held for slices of it only. Blocks for as
@@ -111,7 +62,7 @@ impl Machine {
     }
 
     fn gather(&self, turn: &Turn, pages: &dyn PlanPages, stops: &dyn Fn() -> bool) -> Result<(), PageLost> {
-        let attempt = turn.attempt;
+        let attempt = turn.attempt();
         // A statement of its own: the ledger is free again then.
         let begun = self.write().gathering(attempt);
         let Some(mut gathering) = begun else { return Ok(()) };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Machine, lock};
+use super::state::{Machine, lock};
 use crate::catalog::{Catalog, CatalogError};
 use crate::ledger::{ChangedRow, Ledger, RowKey};
 

@@ -22,10 +22,11 @@ use checkpoint::store::Store;
 use tokio::sync::watch;
 
 use super::avoid::to_avoid;
-use super::prepare::Gatherings;
+use super::project;
 use super::start_error::{StartError, io_error};
-use super::{Machine, Snapshots, project};
-use crate::dues::{Debts, Dues, Expected, Overview, Replay, trees};
+use super::state::{Machine, Snapshots};
+use super::turns::Gatherings;
+use crate::dues::{Debts, Dues, Expected, Overview, Replay, tree_file};
 use crate::ledger::Ledger;
 use crate::performer::Performer;
 use crate::plans::Plans;
@@ -67,7 +68,7 @@ impl Machine {
         let earlier = overview.published_above(&store);
         let replay = Replay::of(&log, earlier.values().copied());
         let earlier = earlier.into_keys().collect();
-        let needed = trees::needed(&store, &debts, &ledger);
+        let needed = tree_file::needed(&store, &debts, &ledger);
         let dues = Arc::new(Dues::new(next, debts, needed, &ledger));
         let plans = Arc::new(Plans::new(log.clone(), store.clone()));
         let ledger = Arc::new(RwLock::new(ledger));

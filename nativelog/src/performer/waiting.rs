@@ -13,7 +13,7 @@ use checkpoint::disk::Disk;
 use checkpoint::durable::{ensure_dir, ignore_missing, remove_tree};
 use checkpoint::{Digest, JobName};
 
-use crate::dues::trees::{FILE_BYTES_MAX, decode, encode};
+use crate::dues::tree_file::{FILE_BYTES_MAX, decode, encode};
 use crate::ledger::PublishEpoch;
 
 /// Where such files lie.

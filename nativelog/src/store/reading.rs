@@ -45,6 +45,21 @@ impl LogStore {
         Ok(out)
     }
 
+    /// The newest membership at or below `upto` that the log holds, as the `raft` crate encoded it. `None` when it
+    /// was purged: the snapshot that allowed the purge has it.
+    ///
+    /// # Errors
+    /// When its header cannot be read back.
+    pub fn last_membership(&self, upto: u64) -> io::Result<Option<(LogId, Bytes)>> {
+        let Some(at) = self.shared().index().last_membership(upto) else { return Ok(None) };
+        for entry in self.headers(at..at + 1)? {
+            if let Body::Membership(bytes) = entry.body {
+                return Ok(Some((entry.id, bytes)));
+            }
+        }
+        Ok(None)
+    }
+
     fn is_purged(&self, id: LogId) -> bool {
         self.shared().index().first() > id.index
     }

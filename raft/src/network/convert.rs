@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nativelog::record::{Header, LogId, LogRecord};
+use nativelog::record::{Header, LogRecord};
 use nativelog::snapshot::SnapshotMeta;
 use nativelog::store::Vote;
 use openraft::EntryPayload;
@@ -15,6 +15,7 @@ use openraft::raft::{
 };
 use prost::Message;
 
+use crate::positions::{from_position, position};
 use crate::proto;
 use crate::types::{
     Command, RaftEntry, RaftLogId, RaftVote, TypeConfig, encode_members, log_id, members_from_proto,
@@ -23,16 +24,6 @@ use crate::types::{
 
 /// Entries that one append request may hold.
 const ENTRIES_MAX: usize = 4096;
-
-/// A position for the wire.
-pub fn position(id: LogId) -> proto::Position {
-    proto::Position { term: id.term, node: id.node, index: id.index }
-}
-
-/// A position from the wire.
-pub fn from_position(at: &proto::Position) -> LogId {
-    LogId { term: at.term, node: at.node, index: at.index }
-}
 
 fn put_id(id: Option<&RaftLogId>) -> Option<proto::Position> {
     id.map(|id| position(log_id(id)))
@@ -347,7 +338,7 @@ pub fn take_transferred(reply: &proto::TransferReply) -> Result<TransferLeaderRe
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use nativelog::record::Kind;
+    use nativelog::record::{Kind, LogId};
 
     fn request(indexes: &[u64]) -> AppendEntriesRequest<TypeConfig> {
         let entry = |index: &u64| RaftEntry {

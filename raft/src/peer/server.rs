@@ -20,9 +20,9 @@ use crate::hand_over::HandOver;
 use crate::identity::Check;
 use crate::leader::Leadership;
 use crate::membership::Members;
-use crate::network::convert;
 use crate::network::door::Caller;
 use crate::own_vote;
+use crate::positions::position;
 use crate::propose::{self, Proposer};
 use crate::proto::{self, peer_server};
 use crate::rejoin;
@@ -184,7 +184,7 @@ impl peer_server::Peer for PeerService {
         self.admit(&request, Check::Full)?;
         let at = self.proposer().consensus.read_index().await;
         let at = at.map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Response::new(proto::ReadIndexReply { position: Some(convert::position(at)) }))
+        Ok(Response::new(proto::ReadIndexReply { position: Some(position(at)) }))
     }
 
     async fn install_snapshot(

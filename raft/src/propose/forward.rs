@@ -15,8 +15,9 @@ use super::proposer::Proposer;
 use crate::config::MESSAGE_BYTES_MAX;
 use crate::error::ProposeError;
 use crate::identity::Check;
-use crate::network::convert::{from_position, position, put_record, take_record};
+use crate::network::convert::{put_record, take_record};
 use crate::network::peers::{Lane, Peers, never_sent};
+use crate::positions::{from_position, position};
 use crate::proto;
 
 fn encode_request(seq: u64, record: &LogRecord) -> proto::ProposeRequest {

@@ -16,7 +16,7 @@ use super::error::TransferError;
 use super::gather::{Gather, ROUNDS};
 use super::source::{Range, agrees};
 use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, MANIFEST_BYTES_MAX};
-use crate::network::convert::position;
+use crate::positions::position;
 use crate::proto::{self, Miss};
 
 /// Bytes of ranges that are in memory at once.

@@ -22,7 +22,7 @@ use super::outlet::{Outlet, Unsent};
 use super::source::{Range, Source};
 use crate::config::{ITEM_BYTES_MAX, ITEMS_MAX, PART_BYTES};
 use crate::intake::Foreground;
-use crate::network::convert::from_position;
+use crate::positions::from_position;
 use crate::proto::{self, ItemPart};
 
 /// Requests for content that are served at once.

@@ -5,9 +5,9 @@ use checkpoint::limits::CHUNK_BYTES_MIN;
 use checkpoint::plan::{PlanChecker, PlanHasher};
 use checkpoint::{Limits, RelPath};
 
-use super::codec::{DecodeError, Reader, Writer};
 use super::epoch::{put_labels, take_labels};
 use crate::ledger::attempt::{Attempt, Checking, Fit, NewPage, Terms};
+use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::files::{FileState, Stub, Whole};
 
 pub(super) fn put(value: &mut Writer, attempt: &Attempt) {

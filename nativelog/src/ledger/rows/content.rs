@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::codec::{DecodeError, Reader, Writer};
+use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::content::Content;
 
 pub(super) fn put(value: &mut Writer, content: &Content) {

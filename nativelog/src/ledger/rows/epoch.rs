@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use checkpoint::JobName;
 
-use super::codec::{DecodeError, Reader, Writer};
+use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::job::{EpochRecord, PinRecord};
 use crate::ledger::verdict::SealedEpoch;
 

@@ -1,6 +1,6 @@
 //! Rows of a job: its number, token and mark.
 
-use super::codec::{DecodeError, Reader, Writer};
+use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::job::Job;
 
 pub(super) fn put(value: &mut Writer, job: &Job) {

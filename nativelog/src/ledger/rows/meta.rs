@@ -1,7 +1,7 @@
 //! The first row: position, rules, identity, members, log time, how many places the content table
 //! has, what is forgotten.
 
-use super::codec::{DecodeError, Reader, Writer};
+use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::outcomes::Outcomes;
 use crate::ledger::rules::Rules;
 use crate::ledger::tables::Ledger;

@@ -1,6 +1,6 @@
 //! Rows of what became of commits, by their number.
 
-use super::codec::{DecodeError, Reader, Writer};
+use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::outcomes::{Ending, Outcome};
 
 pub(super) fn put(value: &mut Writer, outcome: &Outcome) {

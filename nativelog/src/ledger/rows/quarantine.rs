@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::codec::{DecodeError, Reader, Writer};
+use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::content::Quarantined;
 
 pub(super) fn put(value: &mut Writer, quarantined: &Quarantined) {

@@ -42,7 +42,7 @@ impl RowKey {
         key.bytes
     }
 
-    pub(in crate::ledger) fn put(&self, key: &mut Writer) {
+    pub(super) fn put(&self, key: &mut Writer) {
         match self {
             RowKey::Meta => key.u8(0),
             RowKey::Job(job) => key.u8(1).name(job),

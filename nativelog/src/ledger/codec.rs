@@ -11,7 +11,7 @@ pub struct DecodeError(pub &'static str);
 
 /// Writes fields end to end.
 #[derive(Default)]
-pub(in crate::ledger) struct Writer {
+pub(super) struct Writer {
     pub bytes: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ impl Writer {
 }
 
 /// Reads fields end to end; never past the end.
-pub(in crate::ledger) struct Reader<'a> {
+pub(super) struct Reader<'a> {
     pub rest: &'a [u8],
 }
 

@@ -1,0 +1,77 @@
+//! Judges what puts content into quarantine, and what ends that.
+//!
+//! A look takes time and a record may be late: each record names what its look was at, and is refused when that is not
+//! what is there any more.
+
+use std::collections::BTreeMap;
+
+use checkpoint::Digest;
+
+use super::change::{Change, repeat};
+use super::fields::{digest, malformed};
+use super::tables::Ledger;
+use super::verdict::{Accepted, Reason, Rejected};
+use crate::record::proto;
+
+impl Ledger {
+    pub(super) fn judge_quarantine(&self, quarantine: &proto::Quarantine) -> Result<Change, Rejected> {
+        let digest = digest(&quarantine.digest)?;
+        let (findings, rules) = (&quarantine.found, self.limits());
+        let known = |node: &u64| self.members.is_empty() || self.members.contains_key(node);
+        if findings.is_empty() || findings.len() > rules.findings_max {
+            return Err(malformed("a quarantine names 1 to 1024 nodes"));
+        }
+        let mut found = BTreeMap::new();
+        for finding in findings {
+            if finding.what.len() > rules.finding_bytes_max || finding.what.chars().any(char::is_control) {
+                return Err(malformed("what was found has at most 256 bytes and no control characters"));
+            }
+            if !known(&finding.node) || found.insert(finding.node, finding.what.clone()).is_some() {
+                return Err(malformed("a quarantine names nodes of the cluster, each once"));
+            }
+        }
+        let Some((content, there)) = self.content.find(&digest) else {
+            return Err(no_content(&digest));
+        };
+        if there.brought != quarantine.brought {
+            let detail = format!(
+                "they looked for what entry {} had brought; content {} was brought by entry {}",
+                quarantine.brought,
+                digest.short(),
+                there.brought
+            );
+            return Err(Rejected::new(Reason::Conflict, detail));
+        }
+        if self.quarantine.get(&content).is_some_and(|there| there.found == found) {
+            return Ok(repeat(Accepted::Done));
+        }
+        Ok(Change::Quarantine { content, digest, found })
+    }
+
+    pub(super) fn judge_healed(&self, healed: &proto::Healed) -> Result<Change, Rejected> {
+        let digest = digest(&healed.digest)?;
+        if healed.verified_on.is_empty() || healed.verified_on.len() > self.limits().findings_max {
+            return Err(malformed("the end of a quarantine names 1 to 1024 nodes"));
+        }
+        let Some((content, _)) = self.content.find(&digest) else {
+            return Err(no_content(&digest));
+        };
+        match self.quarantine.get(&content) {
+            None => Ok(repeat(Accepted::Done)),
+            Some(there) if there.at != healed.since => {
+                let detail = format!(
+                    "content {} is in quarantine by entry {}, not {}",
+                    digest.short(),
+                    there.at,
+                    healed.since
+                );
+                Err(Rejected::new(Reason::Conflict, detail))
+            }
+            Some(_) => Ok(Change::Healed { content }),
+        }
+    }
+}
+
+fn no_content(digest: &Digest) -> Rejected {
+    Rejected::new(Reason::NotFound, format!("nobody holds content {}", digest.short()))
+}
