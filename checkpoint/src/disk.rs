@@ -2,10 +2,11 @@
 //! cut goes. What is written is durable only after a sync; a name is durable
 //! only after `sync_dir` of its directory. Links are never followed in the last
 //! component. [`RealDisk`] is the operating system's,
-//! [`StrictDisk`] one on which a failed sync is final.
+//! [`StrictDisk`] one on which a failed sync is final, a [`DiskLayer`] whatever changes some verbs of another one.
 
 mod around;
 mod hash;
+mod layer;
 mod pool;
 mod real;
 mod removal;
@@ -14,6 +15,7 @@ mod strict;
 pub use around::data_bytes;
 pub(crate) use around::write_around;
 pub(crate) use hash::{hash_file, hash_range, hash_staged};
+pub use layer::{DiskLayer, FileLayer};
 pub use pool::{BUFFER_BYTES, Lease, Pool};
 pub use real::{RealDisk, next_data};
 pub(crate) use removal::remove_held;
@@ -161,25 +163,35 @@ pub trait Disk: Send + Sync + Debug + 'static {
 
     /// A new file with this content and mode, not synced.
     fn write_new(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
-        let file = self.open(path, Open::CreateNew)?;
-        file.write_at(data, 0)?;
-        if mode == 0o600 { Ok(()) } else { file.set_mode(mode) }
+        write_whole(self, path, data, mode)
     }
 
     /// The whole content of a file of at most `bytes_max` bytes (`InvalidData` beyond).
     fn read_file(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-        let file = self.open(path, Open::Read)?;
-        let len = file.len()?;
-        if len > bytes_max {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{len} bytes, more than the {bytes_max} that may be here"),
-            ));
-        }
-        let mut data = vec![0; len as usize];
-        file.read_exact_at(&mut data, 0)?;
-        Ok(data)
+        read_whole(self, path, bytes_max)
     }
+}
+
+/// [`Disk::write_new`] by way of a file that the disk opens.
+fn write_whole<D: Disk + ?Sized>(disk: &D, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+    let file = disk.open(path, Open::CreateNew)?;
+    file.write_at(data, 0)?;
+    if mode == 0o600 { Ok(()) } else { file.set_mode(mode) }
+}
+
+/// [`Disk::read_file`] by way of a file that the disk opens.
+fn read_whole<D: Disk + ?Sized>(disk: &D, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, Open::Read)?;
+    let len = file.len()?;
+    if len > bytes_max {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{len} bytes, more than the {bytes_max} that may be here"),
+        ));
+    }
+    let mut data = vec![0; len as usize];
+    file.read_exact_at(&mut data, 0)?;
+    Ok(data)
 }
 
 /// An open directory. It stays the same one when it gets another name.

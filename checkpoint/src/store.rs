@@ -36,6 +36,7 @@ mod recover;
 mod sealed;
 mod shelve;
 mod shelves;
+mod staged;
 mod staging;
 mod syncing;
 mod verified;

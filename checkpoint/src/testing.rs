@@ -118,6 +118,17 @@ impl CrashDisk {
         self.world().failures.clear();
     }
 
+    /// Every operation of this kind on this very path fails with this error number from now on, also after a crash, as
+    /// where another file system is mounted: until [`CrashDisk::allow`].
+    pub fn refuse(&self, kind: OpKind, path: &Path, errno: i32) {
+        self.world().failures.refuse(kind, path, errno);
+    }
+
+    /// Nothing is refused on this path any more.
+    pub fn allow(&self, path: &Path) {
+        self.world().failures.allow(path);
+    }
+
     /// Links of an inode from which on `link` answers "too many links".
     pub fn limit_links(&self, links_max: u64) {
         self.world().links_max = links_max;

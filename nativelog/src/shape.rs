@@ -274,6 +274,7 @@ mod tests {
     use crate::record::LogRecord;
     use bytes::Bytes;
     use checkpoint::Piece;
+    use checkpoint::digest::hashed_bytes;
 
     fn check(record: &LogRecord) -> Result<(), ShapeError> {
         check_shape(&record.header, Some(&record.payload))
@@ -328,6 +329,29 @@ mod tests {
             let error = check_shape(&record.header, Some(&payload)).unwrap_err();
             assert!(matches!(error, ShapeError::Digest { .. }), "{error}");
             assert_eq!(check_shape(&record.header, None), Ok(()), "the header alone is well formed");
+        }
+    }
+
+    #[test]
+    fn a_payload_is_hashed_once_by_who_gets_it_and_not_by_who_made_its_digests() {
+        let hashed_by = |check: &dyn Fn() -> Result<(), ShapeError>| {
+            let before = hashed_bytes();
+            check().unwrap();
+            hashed_bytes() - before
+        };
+        let data = vec![7; 64 << 10];
+        let (same, other) = (content(&data[..1000]), content(&data[1000..3000]));
+        let packed = |file, offset, len, digest| checkpoint::PackedFile { file, offset, len, digest };
+        // Equal contents lie in the payload once.
+        let files = vec![packed(1, 0, 1000, same), packed(2, 0, 1000, same), packed(3, 1000, 2000, other)];
+        let pack = Piece::Pack { files, payload: Bytes::copy_from_slice(&data[..3000]) };
+        // A whole file, and a part of one: which of them it is says the header, and nobody tries both.
+        for record in [chunk(64 << 10, 0, &data), chunk(1 << 30, 0, &data), compose::piece(1, pack)] {
+            let bytes = record.payload.len() as u64;
+            assert_eq!(hashed_by(&|| check(&record)), bytes, "a follower");
+            assert_eq!(hashed_by(&|| check_record(&record)), bytes, "a leader, of what came from elsewhere");
+            let own = record.clone().digested_here();
+            assert_eq!(hashed_by(&|| check_record(&own)), 0, "a leader that has split it");
         }
     }
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | plans, paths, chunks, packs, labels | `checkpoint::limits`: of the format, the same on every node |
 //! | entries and bytes of one epoch | `[limits]` of the configuration |
-//! | proposals and appends in flight, parts, windows of peers | `raft::config`; they are cut to a part of the ballast |
+//! | proposals (also those that wait for room on disks) and appends in flight, parts, windows of peers | `raft::config`; they are cut to a part of the ballast |
 //! | content served to peers | `raft::transfer`: six calls at once, parts of 1 MiB, two ahead |
 //! | the log's payloads and headers in memory | `nativelog::store::Options`, `nativelog::store::cache` |
 //! | trees of epochs that wait to be published | `nativelog::performer`: 8 MiB, the rest in files |
@@ -70,7 +70,7 @@ pub const PLAN_STEP: u64 = 8;
 /// window, on the way to the leader or the followers, in the log's cache. A splitter waits for what is beyond.
 ///
 /// It is enough for what may be in each of these places: 32 MiB in the cache, which the next payloads push out, 48 MiB of
-/// proposals, and one buffer for packs in the hand of each splitter. So whatever waits, something moves: a splitter waits
+/// proposals, those among them that wait for room on disks, and one buffer for packs in the hand of each splitter. So whatever waits, something moves: a splitter waits
 /// for buffers of pieces that wait for the log, and the log waits for no buffer.
 pub const SPLIT_BUFFERS_BYTES: usize = 96 << 20;
 /// Bytes of content that was read for clients and is on its way to them. As many as [`CONTENTS`] can have out: the bound is

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::begins::RoomJudge;
 use crate::secret::Secret;
 
-/// Bytes of proposals that a node keeps unanswered, whatever their origin.
+/// Bytes of proposals that a node keeps unanswered, whatever their origin: those that are on their way, and those that wait
+/// for room on disks.
 pub const PROPOSAL_BYTES: usize = 48 << 20;
 /// Bytes of entries that a node takes from append streams before they are answered.
 pub const APPEND_BYTES: usize = 32 << 20;

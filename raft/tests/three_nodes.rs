@@ -5,6 +5,7 @@
 
 mod cluster;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +13,11 @@ use checkpoint::JobName;
 use cluster::{Cluster, Commit, accepted, directory, quick, within};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, Verdict};
-use nativelog::record::{Kind, LogRecord};
+use nativelog::record::{Header, Kind, LogRecord};
 use raft::ProposeError;
 use raft::proto::{self, entry::Body};
 use raft::testing::{Check, Client, Known, Lane, Peers};
+use tokio::sync::watch;
 use tonic::Code;
 
 const TERM_FAR_AHEAD: u64 = 1000;
@@ -325,22 +327,24 @@ async fn of_two_that_begin_through_two_nodes_only_one_gets_the_room_for_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn small_records_pass_those_that_wait_for_room() {
-    const IN_FLIGHT: usize = 4096;
+    // One part in eight of it is for those that wait. A piece fits in the rest, and not with them.
+    const IN_FLIGHT: usize = 32 << 10;
+    const PIECE: usize = 26_000;
     let cluster = Cluster::start_with("passing", 3, raft::Keeping::default(), IN_FLIGHT).await;
     let replica = cluster.nodes[&cluster.leader().await].replica.clone();
-    let source = directory(1000);
+    let source = directory(PIECE);
     let first = Commit::of(source.path(), "first", 1);
     let attempt = first.begin(&replica.stream().await.unwrap()).await;
     let (pieces, _) = first.pieces(source.path(), attempt);
 
-    // Somebody makes room, and those who begin wait for it: so many that they have all that may be on its way.
+    // Somebody makes room, and those who begin wait for it: as many as may.
     cluster.room.comes_back();
     cluster.room.set_majority(0);
     let begin = |number: usize| {
         let commit = Commit::of(source.path(), &format!("job-{number:02}"), 2 + number as u8);
         compose::begin(&commit.opening, &commit.pages)
     };
-    let count = IN_FLIGHT / (begin(0).bytes() as usize + 256);
+    let count = IN_FLIGHT / 8 / (begin(0).bytes() as usize + 256);
     let begins: Vec<_> = (0..count)
         .map(|number| {
             let (replica, record) = (replica.clone(), begin(number));
@@ -358,5 +362,102 @@ async fn small_records_pass_those_that_wait_for_room() {
         let verdict = begun.await.unwrap();
         assert!(verdict.is_accepted(), "{verdict}");
     }
+    cluster.shutdown().await;
+}
+
+/// So many bytes may be on their way that one record of 64 KiB may rest, and seven may not be out.
+const FEW_CHUNKS: usize = 8 * (66 << 10);
+
+/// A Begin that says that all but so many bytes are holes.
+fn begin_storing(commit: &Commit, stored: u64) -> LogRecord {
+    let mut header = Header::clone(&compose::begin(&commit.opening, &commit.pages).header).into_record();
+    let Some(Kind::Begin(begin)) = &mut header.kind else { unreachable!() };
+    begin.stored_bytes = Some(stored);
+    LogRecord::from_parts(Arc::new(Header::new(header)), Bytes::new())
+}
+
+/// Those behind it in its stream wait for it: it must not wait for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_piece_for_which_there_is_no_room_is_answered_with_others_behind_it() {
+    const CHUNK: usize = 64 << 10;
+    const CHUNKS: usize = 16;
+    // What may be out beside the one that waits.
+    const BESIDE: usize = 5;
+    let cluster = Cluster::start_with("outgrown", 1, raft::Keeping::default(), FEW_CHUNKS).await;
+    let replica = cluster.nodes[&cluster.leader().await].replica.clone();
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("big"), cluster::noise(CHUNKS * CHUNK, 3)).unwrap();
+    let mut commit = Commit::of(source.path(), "job", 1);
+    commit.opening.chunk_bytes = CHUNK as u32;
+    let stream = replica.stream().await.unwrap();
+    let begun = accepted(&stream, begin_storing(&commit, CHUNK as u64)).await;
+    let Accepted::Begun { attempt, .. } = begun else { panic!("{begun:?}") };
+    for part in commit.pages.parts(attempt, 0) {
+        accepted(&stream, part).await;
+    }
+    let mut pieces = commit.pieces(source.path(), attempt).0.into_iter();
+    accepted(&stream, pieces.next().unwrap()).await;
+
+    cluster.room.set_majority(0);
+    cluster.room.set_answers(false);
+    let outgrows = stream.send(pieces.next().unwrap()).await.unwrap();
+    within("it asks for room", async || (cluster.room.asked() > 0).then_some(())).await;
+    let (sent, behind) = watch::channel(0);
+    let others = tokio::spawn(async move {
+        let mut pending = Vec::new();
+        for piece in pieces {
+            pending.push(stream.send(piece).await.unwrap());
+            sent.send_modify(|sent| *sent += 1);
+        }
+        for answer in pending {
+            let (_, verdict) = answer.await.unwrap();
+            assert_eq!(verdict.rejected().map(|no| no.reason), Some(Reason::NoSpace), "{verdict}");
+        }
+    });
+    within("as many as may are behind it", async || (*behind.borrow() >= BESIDE).then_some(())).await;
+    let mut more = behind.clone();
+    let one_more = tokio::time::timeout(Duration::from_millis(500), more.wait_for(|sent| *sent > BESIDE));
+    assert!(one_more.await.is_err(), "it keeps its place while it waits");
+    cluster.room.set_answers(true);
+    let answered = tokio::time::timeout(cluster::DEADLINE, outgrows).await;
+    let (_, verdict) = answered.expect("it waits for those that wait for it").unwrap();
+    assert_eq!(verdict.rejected().map(|no| no.reason), Some(Reason::NoSpace), "{verdict}");
+    tokio::time::timeout(cluster::DEADLINE, others).await.expect("so are those behind it").unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_has_rested_begins_with_the_room_that_there_is_when_it_goes_on() {
+    const CHUNK: usize = 1 << 20;
+    let cluster = Cluster::start_with("rested", 1, raft::Keeping::default(), FEW_CHUNKS).await;
+    let replica = cluster.nodes[&cluster.leader().await].replica.clone();
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("big"), cluster::noise(2 * CHUNK, 3)).unwrap();
+    let other = Commit::of(source.path(), "other", 1);
+    let stream = replica.stream().await.unwrap();
+    let attempt = other.begin(&stream).await;
+    let chunk = other.pieces(source.path(), attempt).0.remove(0);
+
+    cluster.room.set_majority(0);
+    cluster.room.set_answers(false);
+    let begin = Commit::of(source.path(), "job", 2);
+    let begin = compose::begin(&begin.opening, &begin.pages);
+    let begins = tokio::spawn(async move { replica.propose(begin).await.unwrap().1 });
+    within("it rests", async || (cluster.room.asked() > 0).then_some(())).await;
+    // Alone it is more than may be out, and stays so until it is flushed.
+    cluster.disks[&1].log.close();
+    let unflushed = stream.send(chunk).await.unwrap();
+
+    cluster.room.set_majority(u64::MAX);
+    let looked = cluster.room.looked();
+    cluster.room.set_answers(true);
+    let looks = within("it looks", async || (cluster.room.looked() > looked).then_some(()));
+    let early = tokio::time::timeout(Duration::from_millis(500), looks).await;
+    assert!(early.is_err(), "it looks, and then waits until it may go on");
+    cluster.room.set_majority(0);
+    cluster.disks[&1].log.open();
+    let verdict = begins.await.unwrap();
+    assert_eq!(verdict.rejected().map(|no| no.reason), Some(Reason::NoSpace), "{verdict}");
+    assert!(unflushed.await.unwrap().1.is_accepted());
     cluster.shutdown().await;
 }

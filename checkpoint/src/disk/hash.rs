@@ -78,21 +78,9 @@ mod tests {
         cuts: Mutex<Vec<u64>>,
     }
 
-    impl DiskFile for Shrinking {
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-            self.file.read_at(buf, offset)
-        }
-        fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-            self.file.write_at(data, offset)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            self.file.sync_data()
-        }
-        fn sync_all(&self) -> io::Result<()> {
-            self.file.sync_all()
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.file.set_len(len)
+    impl crate::disk::FileLayer for Shrinking {
+        fn below(&self) -> &dyn DiskFile {
+            &*self.file
         }
         fn len(&self) -> io::Result<u64> {
             let len = self.file.len()?;
@@ -100,18 +88,6 @@ mod tests {
                 self.file.set_len(cut)?;
             }
             Ok(len)
-        }
-        fn set_mode(&self, mode: u32) -> io::Result<()> {
-            self.file.set_mode(mode)
-        }
-        fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-            self.file.allocate(offset, len)
-        }
-        fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
-            self.file.next_data(at, end)
-        }
-        fn drop_cache(&self) -> io::Result<()> {
-            self.file.drop_cache()
         }
     }
 

@@ -8,13 +8,12 @@
 //! Whatever the sync of an open one answers is one, also what an open could answer too: a lack of memory, say, while
 //! dirty pages were written back.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
+use super::{Disk, DiskDir, DiskFile, Open};
 
 type Tell = Box<dyn FnOnce(&str) + Send>;
 
@@ -106,61 +105,23 @@ impl StrictDisk {
     }
 }
 
-impl Disk for StrictDisk {
+impl super::DiskLayer for StrictDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.disk
+    }
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
         Ok(self.file(path, self.disk.open(path, how)?))
     }
     fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
         Ok(self.file(path, self.disk.open_direct(path, how)?))
     }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
-        self.disk.read_dir(path)
-    }
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.disk.stat(path)
-    }
-    fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.disk.read_link(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.link(from, to)
-    }
-    fn symlink(&self, target: &[u8], at: &Path) -> io::Result<()> {
-        self.disk.symlink(target, at)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_tree(path)
-    }
-    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.disk.set_mode(path, mode)
-    }
-    fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.clone_file(from, to)
-    }
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
         let dir = self.disk.open_dir(path)?;
         Ok(Box::new(StrictDir { dir, path: path.to_owned(), fault: self.fault.clone() }))
     }
-    fn free(&self, path: &Path) -> io::Result<Space> {
-        self.disk.free(path)
-    }
+    // It syncs nothing, and the disk below may know a shorter way.
     fn write_new(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
         self.disk.write_new(path, data, mode)
-    }
-    fn read_file(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-        self.disk.read_file(path, bytes_max)
     }
 }
 
@@ -187,42 +148,15 @@ struct StrictFile {
     fault: Fault,
 }
 
-impl DiskFile for StrictFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(data, offset)
+impl super::FileLayer for StrictFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
     fn sync_data(&self) -> io::Result<()> {
         self.fault.sync("fdatasync", &self.path, || self.file.sync_data())
     }
     fn sync_all(&self) -> io::Result<()> {
         self.fault.sync("fsync", &self.path, || self.file.sync_all())
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_mode(&self, mode: u32) -> io::Result<()> {
-        self.file.set_mode(mode)
-    }
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.allocate(offset, len)
-    }
-    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.clear(offset, len)
-    }
-    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
-        self.file.next_data(at, end)
-    }
-    fn drop_cache(&self) -> io::Result<()> {
-        self.file.drop_cache()
     }
 }
 

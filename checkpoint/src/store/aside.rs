@@ -1,8 +1,8 @@
 //! What stands where the folder of a job or of an epoch belongs and is no folder: a symlink above all, which would lead
 //! what is published here to somewhere else. It is moved aside by one rename, never followed and never removed. So is
-//! what is found in a published tree and is not of it; and so is the folder of an epoch that does not say which one it is,
-//! once the epoch that is to stand there is built: it may be of an earlier life of its job, and nothing of it becomes part
-//! of another.
+//! what is found in a published tree and is not of it; and so is the folder of an epoch that does not say which one it is
+//! (its manifest cannot be read, or is not there), once the epoch that is to stand there is built: it may be of an earlier
+//! life of its job, and nothing of it becomes part of another.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -94,19 +94,41 @@ impl<'a> Aside<'a> {
     }
 }
 
-/// Moves aside the folder in an epoch's place whose manifest cannot be read. One without a manifest is nobody's that we
-/// know, and stays, as one with a readable manifest does: whoever comes finds them in the way. For who has all that takes
-/// its place.
-pub(super) fn unread_makes_way(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), IoError> {
-    let (disk, layout) = (&*names.disk, &names.layout);
-    let (dir, parent) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
-    match read_envelope(disk, &layout.manifest_file(job, epoch)) {
-        Err(StoreError::Manifest { .. }) => {}
-        Ok(_) | Err(StoreError::NotPublished { .. }) => return Ok(()),
-        Err(StoreError::Io(error)) => return Err(error),
+/// Why a folder in an epoch's place does not say which epoch it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unnamed {
+    /// It has no manifest.
+    NoManifest,
+    /// One that cannot be read, or a link or a folder in its place.
+    Unread,
+}
+
+/// Whether the folder in an epoch's place does not say which epoch it is. Nothing where there is none.
+pub(super) fn unnamed(
+    disk: &dyn Disk,
+    layout: &Layout,
+    job: &JobName,
+    epoch: u64,
+) -> Result<Option<Unnamed>, IoError> {
+    if !is_real(disk, layout, job, epoch) {
+        return Ok(None);
     }
+    match read_envelope(disk, &layout.manifest_file(job, epoch)) {
+        Ok(None) => Ok(Some(Unnamed::NoManifest)),
+        Err(StoreError::Manifest { .. }) => Ok(Some(Unnamed::Unread)),
+        Ok(Some(_)) | Err(StoreError::NotPublished { .. }) => Ok(None),
+        Err(StoreError::Io(error)) => Err(error),
+    }
+}
+
+/// Moves aside the folder in an epoch's place that does not say which epoch it is. One that does stays: whoever comes finds
+/// it in the way. For who has all that takes its place.
+pub(super) fn unnamed_makes_way(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), IoError> {
+    let (disk, layout) = (&*names.disk, &names.layout);
+    let Some(why) = unnamed(disk, layout, job, epoch)? else { return Ok(()) };
+    let (dir, parent) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
     if folder_makes_way(names, &parent, &epoch.to_string())? {
-        tracing::warn!(path = %dir.display(), "it did not say which epoch it was: another is published in its place");
+        tracing::warn!(path = %dir.display(), ?why, "it did not say which epoch it was: another is published in its place");
         names.sync_dir(&parent)?;
     }
     Ok(())

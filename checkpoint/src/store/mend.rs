@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::aside::Aside;
+use super::aside::{self, Aside, Unnamed};
 use super::blobs::{self, Held};
 use super::error::{Step, StoreError, Unpublished};
 use super::folders::Folders;
@@ -43,7 +43,9 @@ impl Store {
         self.damaged_by(&envelope, &manifest, report)
     }
 
-    /// As [`Store::damaged_contents`], of a directory whose manifest may be missing or unreadable.
+    /// As [`Store::damaged_contents`], of a directory whose manifest may be missing or unreadable. From one that has an
+    /// unreadable one nothing is moved away: it may be of an earlier life of its job, and what is not of this epoch then
+    /// is a part of that. Such a folder makes way as a whole when the epoch is published, with what it has.
     ///
     /// # Errors
     /// As [`Store::mend_manifest`].
@@ -60,7 +62,10 @@ impl Store {
             says_so(&names, envelope, manifest)?;
             let reported = report.problems.iter().map(|problem| problem.path.as_str()).collect();
             let root = shelves.layout.files_dir(&envelope.job, envelope.epoch);
-            mend(&names, envelope, &root, manifest, &reported).map_err(|e| store_error(&root, e))?
+            let unnamed = aside::unnamed(&*names.disk, &names.layout, &envelope.job, envelope.epoch)?;
+            let aside =
+                (unnamed != Some(Unnamed::Unread)).then(|| Aside::new(&names, &envelope.job, envelope.epoch));
+            mend(&names, aside, &root, manifest, &reported).map_err(|e| store_error(&root, e))?
         };
         let (mut here, mut lacking) = (Vec::new(), Vec::new());
         for (digest, (mode, size)) in damaged {
@@ -81,9 +86,9 @@ impl Store {
 
 type Damaged = BTreeMap<Digest, (u32, u64)>;
 
-fn mend(
-    names: &Names<'_>,
-    envelope: &Envelope,
+fn mend<'a>(
+    names: &'a Names<'a>,
+    aside: Option<Aside<'a>>,
     root: &Path,
     manifest: &Manifest,
     named: &BTreeSet<&str>,
@@ -93,7 +98,7 @@ fn mend(
         disk: &*names.disk,
         linker: Linker::new(names),
         folders: Folders::new(names),
-        aside: Aside::new(names, &envelope.job, envelope.epoch),
+        aside,
         damaged: BTreeMap::new(),
     };
     // A parent sorts before its content.
@@ -120,7 +125,8 @@ struct Mending<'a> {
     disk: &'a dyn Disk,
     linker: Linker<'a>,
     folders: Folders<'a>,
-    aside: Aside<'a>,
+    /// Where what is not of the epoch goes; nothing goes where it is not known whose the folder is.
+    aside: Option<Aside<'a>>,
     damaged: Damaged,
 }
 
@@ -241,7 +247,7 @@ impl Mending<'_> {
     // Names in the tree that the manifest does not have, when the report named any.
     fn move_out(&mut self, root: &Path, manifest: &Manifest, named: &BTreeSet<&str>) -> Step {
         let is_named = |entry: &&ManifestEntry| named.contains(entry.path.to_string().as_str());
-        if manifest.entries.iter().filter(is_named).count() == named.len() {
+        if self.aside.is_none() || manifest.entries.iter().filter(is_named).count() == named.len() {
             return Ok(());
         }
         for entry in manifest.entries.iter().filter(|entry| entry.kind == EntryKind::Directory) {
@@ -264,7 +270,8 @@ impl Mending<'_> {
 
     // Whether it could be: a mount point cannot.
     fn move_aside(&mut self, path: &Path) -> Result<bool, Unpublished> {
-        match self.aside.take(path, &mut self.folders) {
+        let Some(aside) = &mut self.aside else { return Ok(false) };
+        match aside.take(path, &mut self.folders) {
             Ok(()) => Ok(true),
             Err(Unpublished::Io(error)) => {
                 tracing::warn!(path = %path.display(), %error, "not of this epoch, and cannot be moved: left alone");

@@ -1,6 +1,6 @@
 //! Publishing: sealed epochs become directories. For the whole batch, in steps:
 //!
-//! 0. what is reused, and what ends in zeros, is read, before names are locked (`verifying`, `extend_all`);
+//! 0. what is reused, and what ends in zeros, is read, before names are locked (`verifying`, `staged`);
 //! 1. prepare: directories, symlinks, empty files; staged files get length and mode;
 //! 2. sync contents: nothing gets a blob's name before its bytes and mode are durable;
 //! 3. link: content <-> blob <-> tree; manifest; modes of directories, bottom-up;
@@ -24,12 +24,13 @@ use super::error::{Step, StoreError, Unpublished};
 use super::link::{Linker, corrupt, missing};
 use super::sealed::{Publish, Source};
 use super::shelves::{Names, Shelves};
+use super::staged::index_of;
 use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
 use super::verifying::Verifier;
-use super::{aside, expire, latest};
-use crate::digest::{self, Digest};
-use crate::disk::{Disk, FileKind, Open, Stat, hash_staged, is_rot};
+use super::{aside, expire, latest, staged};
+use crate::digest::Digest;
+use crate::disk::{Disk, FileKind, Open};
 use crate::durable::{ensure_dir, remove_tree};
 use crate::epoch::{EntryKind, JobName};
 use crate::io_error::{IoError, at};
@@ -41,7 +42,7 @@ pub(super) fn publish(
     batch: &[Publish],
 ) -> Vec<Result<(), Unpublished>> {
     let extended: Vec<Option<Unpublished>> =
-        batch.iter().map(|epoch| extend_all(shelves, epoch).err()).collect();
+        batch.iter().map(|epoch| staged::extend_all(shelves, epoch).err()).collect();
     let verifying = verifier.before(shelves, batch);
     let names = shelves.lock_names();
     let mut work = Work { names: &names, disk: &*names.disk, linker: Linker::new(&names) };
@@ -64,10 +65,6 @@ const UNPACKED: &str = "the unpacked file";
 enum ToSync {
     File(PathBuf),
     Dir(PathBuf),
-}
-
-fn index_of(entry: usize) -> u32 {
-    u32::try_from(entry).expect("plans are limited to u32 entries")
 }
 
 // One epoch of the batch on its way.
@@ -144,7 +141,7 @@ impl Work<'_> {
         let epoch_dir = layout.epoch_dir(&envelope.job, envelope.epoch);
         let there = layout.manifest_file(&envelope.job, envelope.epoch);
         match read_envelope(self.disk, &there) {
-            // A folder with one that cannot be read makes way when this epoch is built.
+            // A folder without one that can be read makes way when this epoch is built.
             Ok(None) | Err(StoreError::Manifest { .. }) => {}
             // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
             Ok(Some(found)) if found.position.index < envelope.position.index => {
@@ -184,10 +181,10 @@ impl Work<'_> {
                 }
                 EntryKind::File => match source {
                     Source::Staged => {
-                        let staged = layout.staged_file(*attempt, index_of(index));
-                        match self.prepare_staged(&staged, entry) {
+                        let file = layout.staged_file(*attempt, index_of(index));
+                        match staged::prepare(self.disk, &file, entry) {
                             Ok(()) => {
-                                epoch.contents.push(|| ToSync::File(staged));
+                                epoch.contents.push(|| ToSync::File(file));
                                 epoch.own[index] = Own::Staged;
                             }
                             Err(lost) => self.fall_back(entry, lost)?,
@@ -215,33 +212,6 @@ impl Work<'_> {
             self.disk.set_mode(path, 0o700).map_err(at("set the mode of", path))?;
         }
         Ok(())
-    }
-
-    // Length and mode; its bytes were verified and synced when they came.
-    fn prepare_staged(&self, staged: &Path, entry: &ManifestEntry) -> Step {
-        let stat = match self.disk.stat(staged) {
-            Ok(stat) => stat,
-            // Nothing but zeros never got a staged file.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if entry.digest != digest::zeros(entry.size, 0, entry.size) {
-                    return Err(missing(entry, "the staged file", staged));
-                }
-                let make = self.disk.open(staged, Open::CreateNew).and_then(|file| {
-                    file.set_len(entry.size)?;
-                    file.set_mode(entry.mode)
-                });
-                return Ok(make.map_err(at("make", staged))?);
-            }
-            Err(e) => return Err(at("stat", staged)(e).into()),
-        };
-        if stat.kind != FileKind::File || stat.len > entry.size {
-            let why = format!("it has {} bytes, more than the {} sealed", stat.len, entry.size);
-            return Err(corrupt(entry, staged, why));
-        }
-        if stat.len < entry.size {
-            extend_staged(self.disk, staged, entry, &stat)?;
-        }
-        Ok(self.disk.set_mode(staged, entry.mode).map_err(at("set the mode of", staged))?)
     }
 
     // The unpacked file: its content was verified when it came, its size is checked again.
@@ -386,7 +356,7 @@ impl Work<'_> {
             self.disk.set_mode(&job_dir, 0o755).map_err(at("set the mode of", &job_dir))?;
         }
         let (from, to) = (layout.building_dir(*attempt), layout.epoch_dir(&envelope.job, envelope.epoch));
-        aside::unread_makes_way(self.names, &envelope.job, envelope.epoch)?;
+        aside::unnamed_makes_way(self.names, &envelope.job, envelope.epoch)?;
         Ok(self.disk.rename(&from, &to).map_err(at("move the epoch to", &to))?)
     }
 
@@ -423,69 +393,6 @@ impl Work<'_> {
             }
         }
     }
-}
-
-// What ends in zeros is read to the end of its data: before the names are locked, as `verifying` does. What is damaged is
-// met again under the lock, and so is what somebody may have published already.
-fn extend_all(shelves: &Shelves, epoch: &Publish) -> Step {
-    let Publish { attempt, manifest, sources, .. } = epoch;
-    let all = manifest.entries.iter().zip(sources.iter()).enumerate();
-    let is_staged = |entry: &ManifestEntry, source: &Source| {
-        entry.kind == EntryKind::File && entry.size > 0 && matches!(source, Source::Staged)
-    };
-    // A folder that does not say whose it is makes way. It may have been this very epoch's, with the damage that it has in
-    // its files, which are those of the attempt.
-    let there = shelves.layout.manifest_file(&epoch.envelope.job, epoch.envelope.epoch);
-    let doubted = matches!(read_envelope(&*shelves.disk, &there), Err(StoreError::Manifest { .. }));
-    for (index, (entry, _)) in all.filter(|(_, (entry, source))| is_staged(entry, source)) {
-        let path = shelves.layout.staged_file(*attempt, index_of(index));
-        if doubted {
-            check_staged(&*shelves.disk, &path, entry)?;
-        }
-        if let Ok(stat) = shelves.disk.stat(&path)
-            && stat.kind == FileKind::File
-            && stat.len < entry.size
-            && stat.mode & 0o200 != 0
-            && let Err(error @ Unpublished::Io(_)) = extend_staged(&*shelves.disk, &path, entry, &stat)
-        {
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-// One that is not there is looked for on the shelves.
-fn check_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry) -> Step {
-    let found = match hash_staged(disk, staged, entry.size) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) if is_rot(&e) => return Err(corrupt(entry, staged, format!("it cannot be read: {e}"))),
-        found => found.map_err(at("read", staged))?,
-    };
-    match found == entry.digest {
-        true => Ok(()),
-        false => Err(corrupt(entry, staged, not_its_content(disk, staged, entry, found))),
-    }
-}
-
-// What a file that was cut shows first is its length.
-fn not_its_content(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry, found: Digest) -> String {
-    match disk.stat(staged) {
-        Ok(stat) if stat.len < entry.size => {
-            let (len, size) = (stat.len, entry.size);
-            format!("it has {len} bytes of {size}, and with zeros behind them the digest {}", found.short())
-        }
-        _ => format!("its {} bytes have the digest {}", entry.size, found.short()),
-    }
-}
-
-// Zeros at the end were never written. That it was cut would look the same, but for the digest.
-fn extend_staged(disk: &dyn Disk, staged: &Path, entry: &ManifestEntry, stat: &Stat) -> Step {
-    check_staged(disk, staged, entry)?;
-    if stat.mode & 0o200 == 0 {
-        disk.set_mode(staged, 0o600).map_err(at("set the mode of", staged))?;
-    }
-    let extend = disk.open(staged, Open::Write).and_then(|file| file.set_len(entry.size));
-    Ok(extend.map_err(at("extend", staged))?)
 }
 
 #[cfg(test)]

@@ -79,6 +79,24 @@ fn a_failed_sync_has_lost_its_data_for_good() {
 }
 
 #[test]
+fn what_is_refused_is_so_every_time_and_after_a_crash_until_it_is_allowed() {
+    let disk = CrashDisk::new();
+    disk.write_new(Path::new("/a"), b"a", 0o600).unwrap();
+    disk.sync_fs(Path::new("/")).unwrap();
+    disk.refuse(OpKind::Rename, Path::new("/b"), 16);
+    disk.clear_failures();
+    let rename = |disk: &CrashDisk, to: &str| {
+        disk.rename(Path::new("/a"), Path::new(to)).err().and_then(|error| error.raw_os_error())
+    };
+    assert_eq!([rename(&disk, "/b"), rename(&disk, "/b")], [Some(16); 2]);
+    let after = disk.crash(Crash::Strict);
+    assert_eq!(rename(&after, "/b"), Some(16));
+    after.write_new(Path::new("/b"), b"b", 0o600).unwrap();
+    after.allow(Path::new("/b"));
+    assert_eq!([rename(&after, "/b"), rename(&disk, "/bb")], [None; 2]);
+}
+
+#[test]
 fn after_the_power_is_gone_nothing_works() {
     let disk = CrashDisk::new();
     disk.crash_after(2);

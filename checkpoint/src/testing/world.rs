@@ -413,7 +413,7 @@ impl World {
             old.settle_where(|at, _| luck[at]);
         }
         let mut new = World { next_ino: self.next_ino, links_max: self.links_max, ..World::new() };
-        new.space = self.space;
+        (new.space, new.failures) = (self.space, self.failures.lasting());
         let mut left = vec![ROOT];
         let mut links: HashMap<u64, u64> = HashMap::from([(ROOT, 1)]);
         new.inodes.clear();

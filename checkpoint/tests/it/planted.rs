@@ -128,11 +128,14 @@ fn unreadable() -> [Plant; 4] {
     ]
 }
 
+fn missing(manifest: &Path) {
+    std::fs::remove_file(manifest).unwrap();
+}
+
 /// An older life's epoch of this number expires while nobody can say whose the directory is.
 #[test]
 fn what_may_be_a_later_epoch_stays_and_is_mended() {
-    let missing: Plant = |manifest| std::fs::remove_file(manifest).unwrap();
-    for (at, plant) in unreadable().into_iter().chain([missing]).enumerate() {
+    for (at, plant) in unreadable().into_iter().chain([missing as Plant]).enumerate() {
         let temp = tempfile::tempdir().unwrap();
         let [source, data] = ["source", "data"].map(|name| temp.path().join(name));
         std::fs::create_dir(&data).unwrap();
@@ -165,7 +168,7 @@ fn mixed_tree_at(dir: &Path) {
 /// Its job was removed and made anew, and the folder of the earlier life is still there.
 #[test]
 fn a_folder_that_does_not_say_which_epoch_it_is_makes_way_as_a_whole() {
-    for (at, plant) in unreadable().into_iter().enumerate() {
+    for (at, plant) in unreadable().into_iter().chain([missing as Plant]).enumerate() {
         let temp = tempfile::tempdir().unwrap();
         let [old, new, data] = ["old", "new", "data"].map(|name| temp.path().join(name));
         std::fs::create_dir(&data).unwrap();
@@ -195,5 +198,54 @@ fn a_folder_that_does_not_say_which_epoch_it_is_makes_way_as_a_whole() {
         store.expire(&job("job"), 1).unwrap();
         assert!(!dir.exists() && !aside.exists() && foreign.exists(), "{at}");
         open_up(temp.path());
+    }
+}
+
+/// No epoch was ever published there.
+#[test]
+fn what_somebody_keeps_in_the_place_of_an_epoch_is_moved_aside_with_its_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let [source, data] = ["source", "data"].map(|name| temp.path().join(name));
+    std::fs::create_dir(&data).unwrap();
+    mixed_tree_at(&source);
+    let store = Store::open(Arc::new(RealDisk), &data).unwrap();
+    write(&data.join("epochs/job/1"), "precious", b"x", 0o600);
+    commit(&store, "job", 1, 5, &source);
+    assert!(store.verify(&job("job"), 1).unwrap().is_good());
+    assert_eq!(walk(&data.join("epochs/job/1/files")), walk(&source));
+    assert_eq!(std::fs::read(data.join("epochs/job/1.aside/precious")).unwrap(), b"x");
+    open_up(temp.path());
+}
+
+/// It may be of an earlier life of its job: what is in it stays in it, and goes with it.
+#[test]
+fn nothing_is_taken_out_of_a_folder_whose_manifest_cannot_be_read() {
+    for (at, plant) in unreadable().into_iter().enumerate() {
+        let temp = tempfile::tempdir().unwrap();
+        let [old, new, data] = ["old", "new", "data"].map(|name| temp.path().join(name));
+        std::fs::create_dir(&data).unwrap();
+        // A name that the later epoch has not, and a folder where it has a file.
+        write(&old, "only-here", b"of the first life", 0o644);
+        write(&old, "place/inner", b"of the first life, too", 0o644);
+        write(&new, "place", b"a file", 0o644);
+        let store = Store::open(Arc::new(RealDisk), &data).unwrap();
+        commit(&store, "job", 1, 5, &old);
+        plant(&store.layout().manifest_file(&job("job"), 1));
+        let taken = take_all(&new);
+        let sources = stage(&store, 50, &taken).unwrap();
+        let publish = to_publish("job", 1, 50, &taken.manifest, sources);
+        let (envelope, manifest) = (publish.envelope.clone(), taken.manifest.clone());
+        store.may_mend(&envelope, &manifest).unwrap();
+        let report = store.verify_by(&envelope, &manifest).unwrap();
+        store.damaged_by(&envelope, &manifest, &report).unwrap();
+        assert!(!data.join("epochs/job/1.found").exists(), "{at}: a part of it lies elsewhere");
+        assert!(!store.verify_by(&envelope, &manifest).unwrap().is_good(), "{at}: it is to make way");
+        store.publish(&[publish]).remove(0).unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert!(store.verify(&job("job"), 1).unwrap().is_good(), "{at}");
+        let aside = data.join("epochs/job/1.aside/files");
+        for (name, content) in [("only-here", "of the first life"), ("place/inner", "of the first life, too")]
+        {
+            assert_eq!(std::fs::read(aside.join(name)).unwrap(), content.as_bytes(), "{at}: {name}");
+        }
     }
 }

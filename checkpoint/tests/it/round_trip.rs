@@ -1,11 +1,13 @@
 //! A directory through the shelves and back is identical.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use checkpoint::limits::PACK_BYTES_MAX;
 use checkpoint::split::digest_dir;
 use checkpoint::verify::verify_dir;
-use checkpoint::{Coverage, Limits, Piece, RealDisk, Source, Store};
+use checkpoint::{Coverage, Disk, Limits, Piece, RealDisk, Source, Store};
 
 use crate::support::*;
 
@@ -113,6 +115,25 @@ fn packs_keep_their_limits_and_hold_equal_contents_once() {
     assert!((4..10).contains(&taken.pieces.len()), "{}", taken.pieces.len());
 }
 
+/// A disk on which nothing gets this name while something stands there: everything but the last rename works.
+#[derive(Debug)]
+struct InTheWay {
+    place: PathBuf,
+    stands: Arc<AtomicBool>,
+}
+
+impl checkpoint::disk::DiskLayer for InTheWay {
+    fn below(&self) -> &dyn Disk {
+        &RealDisk
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        if to == self.place && self.stands.load(Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::ResourceBusy.into());
+        }
+        RealDisk.rename(from, to)
+    }
+}
+
 #[test]
 fn a_tree_that_got_its_modes_already_is_built_again() {
     let temp = tempfile::tempdir().unwrap();
@@ -121,18 +142,16 @@ fn a_tree_that_got_its_modes_already_is_built_again() {
     std::fs::create_dir_all(&data).unwrap();
     mixed_tree(&source);
     chmod(&source, 0o500);
-    let store = Store::open(Arc::new(RealDisk), &data).unwrap();
+    let stands = Arc::new(AtomicBool::new(true));
+    let disk = InTheWay { place: data.join("epochs/job/1"), stands: stands.clone() };
+    let store = Store::open(Arc::new(disk), &data).unwrap();
     let taken = take_all(&source);
     let job = "job".parse().unwrap();
-    // Something of somebody else lies where the epoch shall be: everything but the last rename works.
-    let obstacle = store.layout().epoch_dir(&job, 1).join("x");
-    std::fs::create_dir_all(&obstacle).unwrap();
     let sources = stage(&store, 1, &taken).unwrap();
     let manifest = taken.manifest.clone();
     let publish = to_publish("job", 1, 1, &manifest, sources);
     store.publish(std::slice::from_ref(&publish)).remove(0).unwrap_err();
-    assert!(obstacle.exists());
-    std::fs::remove_dir(&obstacle).unwrap();
+    stands.store(false, Ordering::Relaxed);
     // Packs come again after a restart; chunks are where the log left them.
     let packs = taken.pieces.iter().filter(|piece| matches!(piece, Piece::Pack { .. })).cloned().collect();
     stage(&store, 1, &Taken { pieces: packs, ..taken }).unwrap();

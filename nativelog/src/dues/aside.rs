@@ -1,6 +1,6 @@
 //! Packs in files of their own, so that the log need not hold them.
 //!
-//! What cannot be unpacked or published here (a name that this file system cannot hold, a folder in the way) needs its packs
+//! What cannot be unpacked or published here (a name that this file system cannot hold, a mount point in the way) needs its packs
 //! again, and they are in the log only. Nobody else may have them: peers have the same kind of disk, or there are none. So
 //! before a long log is purged past them, and before a snapshot from elsewhere takes the log's place, they are copied
 //! into the staging folder of their attempt, under names that any file system holds, and go with it.

@@ -1,6 +1,6 @@
 //! The file of a sealed epoch's tree, so that neither memory nor snapshots hold them.
 //!
-//! What cannot be published here (a name that this file system cannot hold, a folder in the way) is tried again and again,
+//! What cannot be published here (a name that this file system cannot hold, a mount point in the way) is tried again and again,
 //! perhaps for ever, and needs its tree for that; the ledger has none. It may have a million entries, and such epochs may be
 //! many. So the tree of one that has failed goes into the staging folder of its attempt, under a name that any file system
 //! holds, and goes with it: not while the epoch is unpublished here.

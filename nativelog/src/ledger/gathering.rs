@@ -83,6 +83,7 @@ impl Ledger {
         let open =
             self.open.get_mut(&attempt).filter(|open| open.plan_is_complete() && open.tree.is_none())?;
         let mut half = open.half.0.take().unwrap_or_default();
+        half.unread = false;
         if half.entries.is_empty() {
             half.entries.reserve_exact(open.files.len());
             half.sources.reserve_exact(open.files.len());
@@ -107,12 +108,29 @@ impl Ledger {
         None
     }
 
+    /// Leaves a tree of which the next page cannot be read here: what was read is kept, and nobody tries that page again
+    /// before the attempt is complete. Hands it back when that has ended.
+    ///
+    /// # Panics
+    /// Nothing is wanted any more.
+    #[must_use]
+    pub fn keep_unread(&mut self, gathering: Gathering) -> Option<Gathering> {
+        assert!(gathering.next().is_some(), "a page is wanted");
+        let open = self.open.get_mut(&gathering.attempt).filter(|open| open.tree.is_none());
+        let Some(open) = open else { return Some(gathering) };
+        let mut half = gathering.half;
+        half.covered = open.covered();
+        half.unread = true;
+        open.half = Kept(Some(half));
+        None
+    }
+
     /// Whether so much more of an open attempt has come that its tree should be gone on with, before it is complete.
     pub fn has_much_more(&self, attempt: u64) -> bool {
         let open = self.open.get(&attempt).filter(|open| open.plan_is_complete() && open.tree.is_none());
         open.is_some_and(|open| {
-            let seen = open.half.0.as_ref().map_or(0, |half| half.covered);
-            open.files.len() > MANY && open.covered() >= seen + STEP
+            let (seen, unread) = open.half.0.as_ref().map_or((0, false), |half| (half.covered, half.unread));
+            !unread && open.files.len() > MANY && open.covered() >= seen + STEP
         })
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Half {
     pub sources: Vec<Source>,
     /// Entries that lacked nothing when this was left.
     pub covered: u64,
+    /// The next page could not be read here.
+    pub unread: bool,
 }
 
 /// A half of a tree that is kept beside the state, which it follows from.

@@ -4,6 +4,8 @@
 //! What an attempt has covered changes no more, so a node that others do not wait for begins while content comes in, and
 //! any other with the last piece. Whoever applies or proposes the seal finds it done, or waits for who is at it.
 //!
+//! A page that cannot be read then is left to whoever does it when everything is there, and so is all behind it.
+//!
 //! **Guarantees.** Two are never at the same attempt. Before its seal one attempt at a time is worked out, and only as long
 //! as all such trees together have at most [`EARLY_ENTRIES_MAX`] entries: a writer that never seals costs no more.
 
@@ -74,7 +76,14 @@ impl Machine {
                 gathering = again;
                 continue;
             }
-            let entries = page.read(pages)?;
+            let entries = match page.read(pages) {
+                Ok(entries) => entries,
+                Err(lost) => {
+                    let over = self.write().keep_unread(gathering);
+                    drop(over);
+                    return Err(lost);
+                }
+            };
             if stops() || gathering.take(&self.ledger(), entries).is_none() {
                 return Ok(());
             }

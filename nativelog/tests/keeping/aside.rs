@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 
-use checkpoint::disk::Disk;
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::compose;
 use nativelog::ledger::Ledger;
@@ -14,6 +13,8 @@ use crate::directory::Directory;
 use crate::house::{ENOSPC, assert_baseline, file, start};
 use crate::replica::Replica;
 
+const EBUSY: i32 = 16;
+
 pub fn packed() -> Directory {
     Directory::parse("a:100=1 b:200=2")
 }
@@ -22,21 +23,18 @@ fn open() -> Directory {
     Directory::parse("d/ d/x:100=8 d/y:200=9 later:150=10")
 }
 
-/// A folder with something in it stands where the epoch is to be: no fault, and nothing that time heals.
+/// Nothing gets the name of the epoch's folder, as where another file system is mounted: no fault, and nothing that time
+/// heals.
 pub fn stand_in_the_way(disk: &CrashDisk, epoch: u64) {
-    let way = PathBuf::from(format!("/data/epochs/job/{epoch}"));
-    let _ = disk.create_dir(way.parent().unwrap());
-    disk.create_dir(&way).unwrap();
-    disk.write_new(&way.join("stranger"), b"?", 0o600).unwrap();
-    disk.sync_fs(&way).unwrap();
+    disk.refuse(OpKind::Rename, &way(epoch), EBUSY);
 }
 
-/// At once: an empty folder is in nobody's way.
 pub fn make_way(disk: &CrashDisk, epoch: u64) {
-    let away = PathBuf::from(format!("/data/away.{epoch}"));
-    disk.rename(&PathBuf::from(format!("/data/epochs/job/{epoch}")), &away).unwrap();
-    disk.unlink(&away.join("stranger")).unwrap();
-    disk.remove_dir(&away).unwrap();
+    disk.allow(&way(epoch));
+}
+
+fn way(epoch: u64) -> PathBuf {
+    PathBuf::from(format!("/data/epochs/job/{epoch}"))
 }
 
 /// The log is too long for whatever holds it.

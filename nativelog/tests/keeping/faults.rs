@@ -10,6 +10,7 @@ use checkpoint::disk::Disk;
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::compose;
 
+use crate::aside::stand_in_the_way;
 use crate::catch_up::{Source, apart, catch_up, together};
 use crate::directory::Directory;
 use crate::house::{file, start};
@@ -177,12 +178,7 @@ fn what_cannot_be_published_here_holds_the_log_for_its_packs_alone_and_within_a_
     let disk = CrashDisk::new();
     let mut replica = start(&disk);
     replica.whole(1, &Directory::parse("other:10"));
-    // A folder with something in it stands in the way: no fault, and nothing that time heals.
-    for epoch in [2, 3] {
-        let way = PathBuf::from(format!("/data/epochs/job/{epoch}"));
-        disk.create_dir(&way).unwrap();
-        disk.write_new(&way.join("stranger"), b"?", 0o600).unwrap();
-    }
+    [2, 3].into_iter().for_each(|epoch| stand_in_the_way(&disk, epoch));
     let large = Directory::parse("big:64k=1");
     let attempt = replica.begin(2, &large);
     replica.commit(compose::piece(attempt, large.chunk(1, 0)));

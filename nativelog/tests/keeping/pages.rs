@@ -247,6 +247,42 @@ fn a_tree_is_begun_while_content_comes_in() {
     replica.stop();
 }
 
+/// While content comes in it is looked for once, and once more when everything is there; what was read before it is kept.
+#[test]
+fn a_lost_page_is_not_looked_for_with_every_record() {
+    let (disk, directory) = (CrashDisk::new(), with_empty(6000));
+    let mut replica = start(&disk);
+    let attempt = begun(&mut replica, &directory, 0);
+    rest_of_plan(&mut replica, &directory, attempt, 0);
+    let pack = compose::piece(attempt, directory.pack(&small(&directory)));
+    replica.commit(pack.clone());
+    forget(&mut replica, attempt);
+    let [first, lost] = [0, 2].map(|page| replica.store.layout().page_file(attempt, page));
+    let bytes = disk.read_file(&lost, 1 << 20).unwrap();
+    disk.unlink(&lost).unwrap();
+    let early = replica.machine.early(&pack.header, false).expect("most of it is here");
+    replica.machine.prepare_early(early);
+    assert!(replica.machine.early(&pack.header, false).is_none(), "the plan is read once more");
+    assert_eq!(*replica.log.fatal().borrow(), None, "it may come back before the seal does");
+
+    disk.unlink(&first).unwrap();
+    disk.write_new(&lost, &bytes, 0o600).unwrap();
+    let large = file(&directory, "zz");
+    let chunks = [0, CHUNK].map(|offset| compose::piece(attempt, directory.chunk(large, offset)));
+    for chunk in &chunks {
+        replica.commit(chunk.clone());
+    }
+    let early = replica.machine.early(&chunks[1].header, false).expect("it is complete");
+    replica.machine.prepare_early(early);
+    let seal = compose::seal(attempt, directory.root());
+    assert!(replica.machine.ledger().ungathered(&seal.header).is_none());
+    let verdict = replica.machine.ledger().check(&seal.header);
+    assert!(verdict.is_accepted(), "{verdict}");
+    replica.commit(compose::abort(attempt, "over"));
+    replica.wait_performed();
+    replica.stop();
+}
+
 #[test]
 fn a_page_that_finds_no_room_holds_up_the_snapshot_and_the_purge() {
     let (disk, directory) = (CrashDisk::new(), long());

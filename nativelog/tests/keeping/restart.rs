@@ -151,12 +151,12 @@ fn an_epoch_that_is_published_while_it_is_looked_for_is_not_missing() {
     let manifest = replica.store.layout().manifest_file(&job(), 1);
     replica.stop();
 
-    // Who looks finds it nowhere, when the folders are listed and once more, and then is slow.
+    // Who looks finds it nowhere, neither among the folders that are listed nor once more, and then is slow.
     let (asked, looks) = (AtomicU64::new(0), Arc::new(Barrier::new(2)));
     let until_published = looks.clone();
     disk.after_open(move |path| {
         let is_looking = std::thread::current().name() == Some("missing-epochs") && path == manifest;
-        if is_looking && asked.fetch_add(1, Ordering::Relaxed) == 1 {
+        if is_looking && asked.fetch_add(1, Ordering::Relaxed) == 0 {
             until_published.wait();
             until_published.wait();
         }

@@ -1,22 +1,27 @@
 //! On a disk that is full to the last byte, what makes room is written all the same, and what needs room is not.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use checkpoint::disk::Disk;
-use checkpoint::testing::{Crash, CrashDisk};
+use checkpoint::disk::{Disk, Open};
+use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::compose;
 use nativelog::store::{LogStore, Options, Vote};
 use nativelog::{Body, Entry};
 
 use crate::scene::{
-    answered, blank, id, layout, open_with, options, pack, segments, wait_append, wait_purge, wait_until,
+    answered, blank, id, layout, open, open_with, options, pack, segments, wait_append, wait_purge,
+    wait_until, written,
 };
 use crate::tight::TightDisk;
 
 const KEPT: u64 = 1024;
+const ENOSPC: i32 = 28;
+/// Blocks of the crash disk, bytes.
+const BLOCK: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn keeping() -> Options {
@@ -130,6 +135,78 @@ fn what_makes_room_does_not_wait_with_content_that_came_after_it() {
     tight.set_full(false);
     content.recv_timeout(PATIENCE).unwrap().unwrap();
     log.shutdown();
+}
+
+/// Each time another one is tried, farther on.
+#[test]
+fn of_segments_that_find_no_room_one_name_is_left() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk).unwrap();
+    // The segment is full. The next one is made, and its first frame finds no room.
+    wait_append(&log, vec![pack(1, 0, &[1; 3000])]).unwrap();
+    (0..1000).for_each(|_| disk.fail_next(OpKind::Write, ".new", ENOSPC));
+    for index in 1..4 {
+        wait_append(&log, vec![expire(index)]).expect("it goes on where it was");
+    }
+    let begun = || -> Vec<_> {
+        let is_begun = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "new");
+        disk.paths().into_iter().filter(is_begun).collect()
+    };
+    assert_eq!((begun().len(), segments(&disk).len()), (1, 1), "{:?}", begun());
+    disk.clear_failures();
+    wait_append(&log, vec![expire(4)]).unwrap();
+    assert_eq!((begun().len(), segments(&disk).len()), (0, 2), "{:?}", begun());
+    log.shutdown();
+    let (log, _) = open(&disk.crash(Crash::Strict)).unwrap();
+    assert_eq!(log.log_state().1, Some(id(1, 4)));
+    log.shutdown();
+}
+
+/// As a frame leaves one that found no room before the zeros behind it.
+#[test]
+fn a_hole_in_the_zeros_of_a_segment_is_no_room_that_is_kept() {
+    let keeping = || Options { kept_bytes: 4 * BLOCK, ..options() };
+    let disk = CrashDisk::new();
+    let (log, _) = open_with(Arc::new(disk.clone()), keeping()).unwrap();
+    wait_append(&log, vec![pack(1, 0, &[1; 10])]).unwrap();
+    log.shutdown();
+    let segment = segments(&disk).remove(0);
+    let end = written(&disk, &segment);
+    let file = disk.open(&segment, Open::Write).unwrap();
+    file.set_len(end).unwrap();
+    file.write_at(&[0; BLOCK as usize], end.next_multiple_of(BLOCK) + 4 * BLOCK).unwrap();
+    file.sync_all().unwrap();
+
+    let tight = TightDisk::over(&disk);
+    let (log, _) = open_with(Arc::new(tight.clone()), keeping()).unwrap();
+    wait_append(&log, vec![pack(1, 1, &[2; 10])]).unwrap();
+    let before = written(&disk, &segment);
+    tight.set_full(true);
+    let mut next = 2;
+    while segments(&disk).len() == 1 {
+        assert!(next < 1000, "what is kept for a full disk ends");
+        wait_append(&log, vec![expire(next)]).unwrap();
+        next += 1;
+    }
+    let used = written(&disk, &segment) - before;
+    assert!(used > 3 * BLOCK, "{used} bytes were kept behind the last content");
+    log.shutdown();
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_spare_holds_up_no_content() {
+    let disk = CrashDisk::new();
+    open(&disk).unwrap().0.shutdown();
+    let spare = layout().log_dir().join("spare");
+    disk.create_dir(&spare).unwrap();
+    disk.write_new(&spare.join("precious"), b"x", 0o600).unwrap();
+    let (log, _) = open_with(Arc::new(disk.clone()), keeping()).unwrap();
+    for index in 0..3 {
+        wait_append(&log, vec![pack(1, index, &[1; 3000])]).expect("the spare is no part of the log");
+    }
+    assert_eq!((log.stalled().borrow().as_ref(), log.fatal().borrow().as_ref()), (None, None));
+    log.shutdown();
+    assert_eq!(disk.read_file(&spare.join("precious"), 10).unwrap(), b"x");
 }
 
 /// What was acknowledged: entries up to here, and a purge up to there.

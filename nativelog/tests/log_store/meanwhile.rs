@@ -1,13 +1,12 @@
 //! The log goes on while a staged file is copied for a repair, and what lands in that file meanwhile stays.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use checkpoint::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
+use checkpoint::disk::{Disk, Open};
 use checkpoint::testing::{Crash, CrashDisk, OpKind};
 use nativelog::store::{Brought, LogStore, Placed, Vote};
 use nativelog::{Body, Entry};
@@ -42,57 +41,15 @@ impl SlowClone {
     }
 }
 
-impl Disk for SlowClone {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
-        self.disk.open(path, how)
-    }
-    fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
-        self.disk.open_direct(path, how)
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
-        self.disk.read_dir(path)
-    }
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.disk.stat(path)
-    }
-    fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.disk.read_link(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.link(from, to)
-    }
-    fn symlink(&self, target: &[u8], at: &Path) -> io::Result<()> {
-        self.disk.symlink(target, at)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_tree(path)
-    }
-    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.disk.set_mode(path, mode)
+impl checkpoint::disk::DiskLayer for SlowClone {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
     }
     fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.clone_file(from, to)?;
         let act = self.acts.lock().unwrap().pop();
         act.into_iter().for_each(|act| act());
         Ok(())
-    }
-    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
-        self.disk.open_dir(path)
-    }
-    fn free(&self, path: &Path) -> io::Result<Space> {
-        self.disk.free(path)
     }
 }
 

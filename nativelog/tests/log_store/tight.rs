@@ -1,12 +1,11 @@
 //! A disk that is full to the last byte: nothing grows on it, and what is freed is somebody else's at once.
 
-use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use checkpoint::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
+use checkpoint::disk::{Disk, DiskFile, Open, Space};
 use checkpoint::testing::CrashDisk;
 
 const ENOSPC: i32 = 28;
@@ -69,7 +68,10 @@ impl State {
     }
 }
 
-impl Disk for TightDisk {
+impl checkpoint::disk::DiskLayer for TightDisk {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
+    }
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
         if matches!(how, Open::Create | Open::CreateNew) {
             self.makes(path)?;
@@ -77,49 +79,19 @@ impl Disk for TightDisk {
         self.disk.open(path, how).map(|file| self.file(file))
     }
     fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
-        self.open(path, how)
+        Disk::open(self, path, how)
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.makes(path)?;
         self.disk.create_dir(path)
     }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
-        self.disk.read_dir(path)
-    }
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.disk.stat(path)
-    }
-    fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.disk.read_link(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.link(from, to)
-    }
     fn symlink(&self, target: &[u8], at: &Path) -> io::Result<()> {
         self.makes(at)?;
         self.disk.symlink(target, at)
     }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_tree(path)
-    }
-    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.disk.set_mode(path, mode)
-    }
     fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.state.makes()?;
         self.disk.clone_file(from, to)
-    }
-    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
-        self.disk.open_dir(path)
     }
     fn free(&self, path: &Path) -> io::Result<Space> {
         let space = self.disk.free(path)?;
@@ -134,18 +106,26 @@ struct TightFile {
     state: Arc<State>,
 }
 
-impl DiskFile for TightFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
+impl TightFile {
+    /// From here on so many bytes have blocks.
+    fn allocated(&self, offset: u64) -> io::Result<u64> {
+        let data = self.file.next_data(offset, u64::MAX)?;
+        Ok(data.filter(|(start, _)| *start == offset).map_or(0, |(_, end)| end - offset))
+    }
+}
+
+impl checkpoint::disk::FileLayer for TightFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let has = self.file.len()?;
-        if offset + data.len() as u64 <= has || self.state.makes().is_ok() {
+        let has = self.allocated(offset)?;
+        if data.len() as u64 <= has || self.state.makes().is_ok() {
             return self.file.write_at(data, offset);
         }
         // As far as there is room.
-        if offset < has {
-            self.file.write_at(&data[..(has - offset) as usize], offset)?;
+        if has > 0 {
+            self.file.write_at(&data[..has as usize], offset)?;
         }
         self.state.makes()
     }
@@ -157,22 +137,10 @@ impl DiskFile for TightFile {
         self.state.sync();
         self.file.sync_all()
     }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_mode(&self, mode: u32) -> io::Result<()> {
-        self.file.set_mode(mode)
-    }
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         if offset + len > self.file.len()? {
             self.state.makes()?;
         }
         self.file.allocate(offset, len)
-    }
-    fn drop_cache(&self) -> io::Result<()> {
-        self.file.drop_cache()
     }
 }

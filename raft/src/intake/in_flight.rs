@@ -4,7 +4,13 @@
 //! epochs beside them (`rate`).
 //!
 //! A record that waits for room on disks rests: its bytes are not out meanwhile, and hold up nobody. They are in memory
-//! still; so no more of them rest than may be out at first.
+//! still; so a part of the bound is for them, and those that it does not hold keep their bytes out.
+//!
+//! ```text
+//!  bound ──┬── out: 7 of 8 parts ──┬── large: 7 of 8 parts of these
+//!          │                       └── small and bare alone
+//!          └── resting: the rest
+//! ```
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +21,9 @@ use super::rate::{Rate, Sent};
 
 /// What a record takes beyond its bytes.
 pub(super) const RECORD_OVERHEAD: u64 = 256;
-/// One part in so many of the bound is for small records alone.
+/// One part in so many of the bound is for records that rest.
+const FOR_RESTING: u64 = 8;
+/// One part in so many of what may be out is for small records alone.
 const FOR_SMALL: u64 = 8;
 /// What brings no content passes all that waits, as long as no more of it is out.
 const BARE_BYTES: u64 = 64 << 10;
@@ -35,10 +43,10 @@ struct State {
     out: u64,
     /// How many of them are of the records of each class.
     of: [u64; 3],
+    /// Of those that are out and of those that rest.
     bound: u64,
-    /// Bytes of records that rest, and how many may.
+    /// Bytes of records that rest.
     resting: u64,
-    resting_max: u64,
     rate: Rate,
     /// When the last small epoch came.
     small: Option<Instant>,
@@ -55,8 +63,19 @@ impl State {
         *self.of(class) -= bytes;
     }
 
+    /// How many may rest.
+    fn resting_max(&self) -> u64 {
+        self.bound / FOR_RESTING
+    }
+
+    /// How many may be out: with those that may rest they are the bound.
+    fn out_max(&self) -> u64 {
+        self.bound - self.resting_max()
+    }
+
     fn fits(&mut self, bytes: u64, class: Class, now: Instant) -> bool {
-        let fits = self.out.saturating_add(bytes) <= self.bound;
+        let out_max = self.out_max();
+        let fits = self.out.saturating_add(bytes) <= out_max;
         match class {
             Class::Small => return self.out == 0 || fits,
             Class::Bare => {
@@ -66,12 +85,12 @@ impl State {
             Class::Large => {}
         }
         let large = *self.of(class);
-        let bound = self.bound - self.bound / FOR_SMALL;
+        let large_max = out_max - out_max / FOR_SMALL;
         // One that never fits goes when no other large one is out: small ones may be all the time.
-        let alone = large == 0 && (self.out == 0 || bytes > bound);
+        let alone = large == 0 && (self.out == 0 || bytes > large_max);
         let all = large.saturating_add(bytes);
         let beside = self.small.is_some_and(|at| now.saturating_duration_since(at) < BESIDE);
-        alone || fits && all <= bound && (large == 0 || self.rate.allows(all, bytes, beside, now))
+        alone || fits && all <= large_max && (large == 0 || self.rate.allows(all, bytes, beside, now))
     }
 }
 
@@ -133,7 +152,7 @@ impl Permit {
             return;
         }
         self.in_flight.state.send_if_modified(|state| {
-            held.rests = state.resting.saturating_add(self.bytes) <= state.resting_max;
+            held.rests = state.resting.saturating_add(self.bytes) <= state.resting_max();
             if held.rests {
                 state.resting += self.bytes;
                 state.back(self.bytes, self.class);
@@ -159,14 +178,14 @@ impl Permit {
 }
 
 impl InFlight {
-    /// At most so many bytes are out at a time.
+    /// At most so many bytes are out or rest at a time.
     pub fn new(bound: u64) -> Arc<InFlight> {
         let (rate, small, closed) = (Rate::default(), None, false);
-        let state = State { out: 0, of: [0; 3], bound, resting: 0, resting_max: bound, rate, small, closed };
+        let state = State { out: 0, of: [0; 3], bound, resting: 0, rate, small, closed };
         Arc::new(InFlight { turns: Default::default(), state: watch::Sender::new(state) })
     }
 
-    /// From now on at most so many. What is out stays out.
+    /// From now on at most so many. What is out stays out, and what rests goes on resting.
     pub fn set_bound(&self, bound: u64) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.bound, bound) != bound);
     }
@@ -252,6 +271,15 @@ mod tests {
         }
     }
 
+    /// So many bytes may be out.
+    fn with_out(bytes: u64) -> Arc<InFlight> {
+        InFlight::new(bound_for(bytes))
+    }
+
+    fn bound_for(out: u64) -> u64 {
+        out * FOR_RESTING / (FOR_RESTING - 1)
+    }
+
     fn at_once(in_flight: &Arc<InFlight>, bytes: u64) -> Option<Permit> {
         now(pin!(in_flight.permit(bytes, Class::Small))).flatten()
     }
@@ -262,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_bound_holds_and_one_record_always_goes() {
-        let in_flight = InFlight::new(10);
+        let in_flight = with_out(10);
         let large = at_once(&in_flight, 50).expect("nothing else is out");
         assert!(at_once(&in_flight, 1).is_none());
         drop(large);
@@ -276,11 +304,11 @@ mod tests {
 
     #[test]
     fn a_bound_that_moves_is_heeded_by_who_waits() {
-        let in_flight = InFlight::new(10);
+        let in_flight = with_out(10);
         let ten = at_once(&in_flight, 10).unwrap();
         let mut waiting = pin!(in_flight.permit(5, Class::Small));
         assert!(now(waiting.as_mut()).is_none());
-        in_flight.set_bound(15);
+        in_flight.set_bound(bound_for(15));
         let five = now(waiting.as_mut()).flatten().expect("there is room now");
         in_flight.set_bound(1);
         drop(five);
@@ -291,7 +319,7 @@ mod tests {
 
     #[test]
     fn first_come_first_served() {
-        let in_flight = InFlight::new(10);
+        let in_flight = with_out(10);
         let ten = at_once(&in_flight, 10).unwrap();
         let (mut large, mut small) =
             (pin!(in_flight.permit(10, Class::Small)), pin!(in_flight.permit(1, Class::Small)));
@@ -307,7 +335,7 @@ mod tests {
 
     #[test]
     fn small_records_pass_large_ones_that_wait_for_the_link() {
-        let in_flight = InFlight::new(48 << 20);
+        let in_flight = with_out(48 << 20);
         let chunk = large_at_once(&in_flight, 1 << 20).unwrap();
         let mut waiting = pin!(in_flight.permit(1 << 20, Class::Large));
         assert!(now(waiting.as_mut()).is_none(), "nothing was answered yet: one chunk is enough");
@@ -323,7 +351,7 @@ mod tests {
 
     #[test]
     fn little_is_out_while_small_epochs_are_committed() {
-        let in_flight = InFlight::new(48 << 20);
+        let in_flight = with_out(48 << 20);
         let page = 100 << 10;
         let first = large_at_once(&in_flight, page).unwrap();
         std::thread::sleep(Duration::from_millis(2)); // so long its answer takes
@@ -341,7 +369,7 @@ mod tests {
 
     #[test]
     fn draining_waits_for_the_last_and_takes_nothing_in() {
-        let in_flight = InFlight::new(10);
+        let in_flight = with_out(10);
         let one = at_once(&in_flight, 1).unwrap();
         {
             let mut drained = pin!(in_flight.drained());
@@ -355,7 +383,7 @@ mod tests {
 
     #[test]
     fn large_ones_leave_room_for_small_ones_and_do_not_hold_them_up() {
-        let in_flight = InFlight::new(80);
+        let in_flight = with_out(80);
         let large = now(pin!(in_flight.permit(70, Class::Large))).flatten().unwrap();
         let mut waiting = pin!(in_flight.permit(10, Class::Large));
         assert!(now(waiting.as_mut()).is_none(), "a part of the room is not for large ones");
@@ -372,7 +400,7 @@ mod tests {
 
     #[test]
     fn what_makes_room_passes_those_that_wait_for_some() {
-        let in_flight = InFlight::new(10);
+        let in_flight = with_out(10);
         let bare = |bytes| now(pin!(in_flight.permit(bytes, Class::Bare))).flatten();
         // They ask for room, and hold all that may be out meanwhile.
         let asking = at_once(&in_flight, 10).unwrap();
@@ -389,16 +417,16 @@ mod tests {
 
     #[test]
     fn what_waits_for_room_leaves_its_bytes_to_others_and_takes_them_again() {
-        let in_flight = InFlight::new(80);
-        let asking = at_once(&in_flight, 50).unwrap();
-        let other = at_once(&in_flight, 30).unwrap();
+        let in_flight = with_out(80);
+        let asking = at_once(&in_flight, 10).unwrap();
+        let other = at_once(&in_flight, 70).unwrap();
         let mut waiting = pin!(in_flight.permit(1, Class::Small));
         assert!(now(waiting.as_mut()).is_none());
         asking.rest();
         let passed = now(waiting.as_mut()).flatten().expect("it waits for nobody's disk");
         asking.rest();
-        let more = at_once(&in_flight, 40).unwrap();
-        assert_eq!(more.bytes + passed.bytes + other.bytes, 71);
+        let more = at_once(&in_flight, 9).unwrap();
+        assert_eq!(more.bytes + passed.bytes + other.bytes, 80);
         {
             let mut again = pin!(asking.go_on());
             assert!(now(again.as_mut()).is_none(), "others are out");
@@ -415,24 +443,43 @@ mod tests {
     }
 
     #[test]
-    fn no_more_rest_than_may_be_out_and_all_are_waited_for() {
-        let in_flight = InFlight::new(10);
+    fn no_more_rest_than_may_and_all_are_waited_for() {
+        let in_flight = with_out(80);
         let first = at_once(&in_flight, 8).unwrap();
         first.rest();
         let second = at_once(&in_flight, 8).unwrap();
         second.rest();
-        assert!(at_once(&in_flight, 8).is_none(), "the second keeps its bytes");
+        assert!(at_once(&in_flight, 73).is_none(), "the second keeps its bytes");
         drop(second);
         assert!(now(pin!(in_flight.drained())).is_none(), "the first is not answered");
+        let out = at_once(&in_flight, 80).unwrap();
         in_flight.close();
         assert_eq!(now(pin!(first.go_on())), Some(false));
-        drop(first);
+        drop((first, out));
         assert!(now(pin!(in_flight.drained())).is_some());
+    }
+
+    /// All of them are in memory.
+    #[test]
+    fn what_rests_and_what_is_out_have_one_bound() {
+        for bound in [80, 81, 87, 400] {
+            let in_flight = InFlight::new(bound);
+            let mut all = Vec::new();
+            // Whoever may rest leaves its place to the next.
+            while let Some(permit) = at_once(&in_flight, 5) {
+                permit.rest();
+                all.push(permit);
+            }
+            let rest = all.iter().filter(|permit| permit.held().rests).count() as u64;
+            let bytes: u64 = all.iter().map(|permit| permit.bytes).sum();
+            assert!(bytes <= bound && bytes + 10 > bound, "{bytes} of {bound}");
+            assert!(rest > 0 && rest * 5 <= bound / FOR_RESTING, "{rest} rest of {bound}");
+        }
     }
 
     #[test]
     fn closing_ends_waiting() {
-        let in_flight = InFlight::new(1);
+        let in_flight = with_out(1);
         let one = at_once(&in_flight, 1).unwrap();
         let mut waiting = pin!(in_flight.permit(1, Class::Small));
         assert!(now(waiting.as_mut()).is_none());

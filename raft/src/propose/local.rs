@@ -64,12 +64,10 @@ async fn write(
     if let Err(why) = check_record(record) {
         return Taken::Answered(Ok((LogId::default(), malformed(why))));
     }
-    match zeros_are_true(record).await {
-        Some(Ok(())) => {}
-        Some(Err(why)) => return Taken::Answered(Ok((LogId::default(), malformed(why)))),
-        None => return Taken::Answered(Err(ProposeError::unavailable("this node is shutting down"))),
+    if let Some(no) = refused_zeros(proposer, record).await {
+        return no;
     }
-    if let Err(error) = proposer.life.running().and_then(|()| proposer.quorum().reached()) {
+    if let Err(error) = in_charge(proposer) {
         return Taken::Answered(Err(error));
     }
     let intake = &proposer.intake;
@@ -87,7 +85,8 @@ async fn write(
     }
     intake.foreground().touch();
     let (mut asking, mut asker) = (begins::Asking::default(), None);
-    let mut sight = asks.then(|| intake.judge().0.look());
+    // Most pieces bring what their attempt has spoken for: nobody looks for these.
+    let mut looks = asks;
     let ticket = loop {
         // It rested while it waited for room.
         let out = tokio::select! {
@@ -108,6 +107,8 @@ async fn write(
                 }
             }
         }
+        // What there is now: it may have rested for long.
+        let sight = looks.then(|| intake.judge().0.look());
         match leadership.admit(&proposer.machine, record, sight.as_ref()) {
             Ok(ticket) => match if asks { no_content() } else { None } {
                 None => break ticket,
@@ -124,8 +125,8 @@ async fn write(
                 NotAdmitted::Duplicate => return Taken::Duplicate,
                 // It became complete just now, or was silent for long.
                 NotAdmitted::Ungathered => {}
-                // It brings more than its attempt has spoken for. Most do not, and nobody looks for them.
-                NotAdmitted::NoRoom(_) if sight.is_none() => sight = Some(intake.judge().0.look()),
+                // It brings more than its attempt has spoken for.
+                NotAdmitted::NoRoom(_) if !looks => looks = true,
                 NotAdmitted::NoRoom(no) => {
                     let asker = asker.get_or_insert_with(|| leadership.askers().begin(record));
                     // A piece keeps its bytes: behind it its own stream would take them, and wait for it.
@@ -144,7 +145,6 @@ async fn write(
                         }
                         return Taken::Answered(Ok((LogId::default(), begins::no_room(no))));
                     }
-                    sight = Some(intake.judge().0.look());
                 }
             },
         }
@@ -220,13 +220,35 @@ fn held_until(proposer: &Proposer, record: &LogRecord) -> Option<Instant> {
     proposer.intake.held_until(record, || proposer.consensus.view().voters)
 }
 
+/// This node runs, and a majority hears it.
+fn in_charge(proposer: &Proposer) -> Result<(), ProposeError> {
+    proposer.life.running().and_then(|()| proposer.quorum().reached())
+}
+
+/// The no to a record of zeros that are none, or that the ledger refuses: it is judged before anything is hashed, and what
+/// has no place waits for no turn.
+async fn refused_zeros(proposer: &Proposer, record: &LogRecord) -> Option<Taken> {
+    if record.is_digested_here() || !matches!(record.header.kind, Some(Kind::Zero(_))) {
+        return None;
+    }
+    if let Err(error) = in_charge(proposer) {
+        return Some(Taken::Answered(Err(error)));
+    }
+    let verdict = proposer.machine.ledger().check(&record.header);
+    if !verdict.is_accepted() {
+        return Some(Taken::Answered(Ok((LogId::default(), verdict))));
+    }
+    match zeros_are_true(record).await {
+        Some(Ok(())) => None,
+        Some(Err(why)) => Some(Taken::Answered(Ok((LogId::default(), malformed(why))))),
+        None => Some(Taken::Answered(Err(ProposeError::unavailable("this node is shutting down")))),
+    }
+}
+
 /// Whether what the record says are zeros have that digest, beside the runtime and one run at a time: 100 bytes from a
 /// client may cost 15 ms of hashing, and followers leave it to the leader. `None` when the process ends.
 async fn zeros_are_true(record: &LogRecord) -> Option<Result<(), ShapeError>> {
     static TURN: Semaphore = Semaphore::const_new(1);
-    if record.is_digested_here() || !matches!(record.header.kind, Some(Kind::Zero(_))) {
-        return Some(Ok(()));
-    }
     let _turn = TURN.acquire().await.ok()?;
     let record = record.clone();
     spawn_blocking(move || check_zeros(&record)).await.ok()

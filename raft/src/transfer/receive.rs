@@ -261,8 +261,9 @@ pub async fn epoch<H: Home>(
 
 /// A directory that is there, although its manifest was missing or could not be read, gets good content where its own
 /// does not verify, and its manifest last: with that it passes for good, wherever this may break off. False when there is
-/// no directory, or that of an epoch that was sealed before, or one that nothing makes good and whose manifest cannot be
-/// read: it may be of an earlier life of its job, with names that this epoch has not, and makes way for the epoch as a whole.
+/// no directory, or that of an epoch that was sealed before, or one that nothing makes good and that has no manifest which
+/// can be read: it may be of an earlier life of its job, with names that this epoch has not, and makes way for the epoch as a
+/// whole.
 async fn mend_directory(
     gather: &Gather,
     envelope: &Envelope,
@@ -293,7 +294,9 @@ async fn mend_directory(
             store.mend_manifest(&told, &tree)?;
             return Ok(None);
         };
-        let makes_way = matches!(store.envelope(&told.job, told.epoch), Err(StoreError::Manifest { .. }));
+        // It does not say which epoch it is.
+        let makes_way =
+            matches!(store.envelope(&told.job, told.epoch), Ok(None) | Err(StoreError::Manifest { .. }));
         Ok::<_, StoreError>(Some((problem, makes_way)))
     });
     match left.await?.map_err(|why| unfit(&of, &why))? {

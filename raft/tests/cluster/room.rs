@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use nativelog::ledger::NoRoom;
 use raft::{Replica, RoomJudge, RoomProbe, Rooms, Sight};
+use tokio::sync::watch;
 
 /// What a full node says.
 pub const FULL: &str = "it is short of space";
@@ -25,12 +26,18 @@ struct Majority {
     soon: AtomicBool,
     /// How often there was not enough.
     refused: Arc<AtomicU64>,
+    /// How often somebody has looked, and has asked anew.
+    looked: AtomicU64,
+    asked: AtomicU64,
+    /// Whoever asks anew is answered.
+    answers: watch::Sender<bool>,
 }
 
 impl Rooms for Majority {
     fn look(&self) -> Sight {
         let (room, soon) = (self.bytes.load(Ordering::Relaxed), self.soon.load(Ordering::Relaxed));
         let refused = self.refused.clone();
+        self.looked.fetch_add(1, Ordering::Relaxed);
         Box::new(move |_, ask| match ask.needed.saturating_add(ask.spoken_for) <= room {
             true => Ok(()),
             false => {
@@ -41,7 +48,12 @@ impl Rooms for Majority {
     }
 
     fn ask_anew(&self) -> BoxFuture<'_, ()> {
-        async {}.boxed()
+        async {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            // The sender is ours.
+            let _ = self.answers.subscribe().wait_for(|answers| *answers).await;
+        }
+        .boxed()
     }
 }
 
@@ -53,6 +65,9 @@ impl Room {
             bytes: AtomicU64::new(u64::MAX),
             soon: AtomicBool::new(false),
             refused: Arc::default(),
+            looked: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            answers: watch::Sender::new(true),
         };
         Room { each, majority: Arc::new(majority) }
     }
@@ -84,6 +99,21 @@ impl Room {
     /// How often a majority had not enough.
     pub fn refused(&self) -> u64 {
         self.majority.refused.load(Ordering::Relaxed)
+    }
+
+    /// How often a leader has looked what there is.
+    pub fn looked(&self) -> u64 {
+        self.majority.looked.load(Ordering::Relaxed)
+    }
+
+    /// How often a leader has asked the others anew.
+    pub fn asked(&self) -> u64 {
+        self.majority.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the others answer: else who asks them waits.
+    pub fn set_answers(&self, answers: bool) {
+        self.majority.answers.send_replace(answers);
     }
 
     /// This node is full from now on.

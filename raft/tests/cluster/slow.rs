@@ -1,14 +1,13 @@
 //! A real disk of which some operations wait at a gate, as those of a disk do that hangs.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use checkpoint::RealDisk;
-use checkpoint::disk::{Disk, DiskDir, DiskFile, FileKind, Open, Space, Stat};
+use checkpoint::disk::{Disk, DiskFile, Open};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -94,7 +93,11 @@ impl SlowDisk {
     }
 }
 
-impl Disk for SlowDisk {
+impl checkpoint::disk::DiskLayer for SlowDisk {
+    fn below(&self) -> &dyn Disk {
+        &RealDisk
+    }
+
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
         self.slow(path, RealDisk.open(path, how))
     }
@@ -109,58 +112,6 @@ impl Disk for SlowDisk {
         }
         RealDisk.create_dir(path)
     }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
-        RealDisk.read_dir(path)
-    }
-
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        RealDisk.stat(path)
-    }
-
-    fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
-        RealDisk.read_link(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.link(from, to)
-    }
-
-    fn symlink(&self, target: &[u8], at: &Path) -> io::Result<()> {
-        RealDisk.symlink(target, at)
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        RealDisk.unlink(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(path)
-    }
-
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_tree(path)
-    }
-
-    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        RealDisk.set_mode(path, mode)
-    }
-
-    fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.clone_file(from, to)
-    }
-
-    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
-        RealDisk.open_dir(path)
-    }
-
-    fn free(&self, path: &Path) -> io::Result<Space> {
-        RealDisk.free(path)
-    }
 }
 
 impl SlowFile {
@@ -169,7 +120,11 @@ impl SlowFile {
     }
 }
 
-impl DiskFile for SlowFile {
+impl checkpoint::disk::FileLayer for SlowFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.reading()?;
         self.file.read_at(buf, offset)
@@ -185,44 +140,8 @@ impl DiskFile for SlowFile {
         Ok(())
     }
 
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(data, offset)
-    }
-
     fn sync_data(&self) -> io::Result<()> {
         self.log.pass()?;
         self.file.sync_data()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_mode(&self, mode: u32) -> io::Result<()> {
-        self.file.set_mode(mode)
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.allocate(offset, len)
-    }
-
-    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.clear(offset, len)
-    }
-
-    fn next_data(&self, at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
-        self.file.next_data(at, end)
-    }
-
-    fn drop_cache(&self) -> io::Result<()> {
-        self.file.drop_cache()
     }
 }

@@ -3,61 +3,19 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::disk::{DiskDir, DiskFile, Open, RealDisk, Space};
+use crate::disk::{DiskFile, Open, RealDisk};
 
 /// A disk on which a copy of a content is found bad whenever a file is opened.
 #[derive(Debug)]
 struct Doubting(Arc<Known>, Digest);
 
-impl Disk for Doubting {
+impl crate::disk::DiskLayer for Doubting {
+    fn below(&self) -> &dyn Disk {
+        &RealDisk
+    }
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
         self.0.forget(self.1);
         RealDisk.open(path, how)
-    }
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        RealDisk.stat(path)
-    }
-    fn open_direct(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
-        RealDisk.open_direct(path, how)
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<(OsString, FileKind)>> {
-        RealDisk.read_dir(path)
-    }
-    fn read_link(&self, path: &Path) -> io::Result<Vec<u8>> {
-        RealDisk.read_link(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.link(from, to)
-    }
-    fn symlink(&self, target: &[u8], at: &Path) -> io::Result<()> {
-        RealDisk.symlink(target, at)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        RealDisk.unlink(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(path)
-    }
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_tree(path)
-    }
-    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        RealDisk.set_mode(path, mode)
-    }
-    fn clone_file(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.clone_file(from, to)
-    }
-    fn open_dir(&self, path: &Path) -> io::Result<Box<dyn DiskDir>> {
-        RealDisk.open_dir(path)
-    }
-    fn free(&self, path: &Path) -> io::Result<Space> {
-        RealDisk.free(path)
     }
 }
 
