@@ -58,12 +58,18 @@ impl SmallDisk {
                 // Nothing of it is left to the kernel for later, where it would be measured.
                 let lazy = "lazy_itable_init=0,lazy_journal_init=0";
                 let make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-E", lazy];
-                mount_image(&make, &at.with_extension("ext4"), bytes, at)?;
+                let image = at.with_extension("ext4");
+                write_zeros(&image, bytes).map_err(|error| format!("{}: {error}", image.display()))?;
+                mount_image(&make, &image, at)?;
                 // A data folder is empty when it is new.
                 fs::remove_dir(at.join("lost+found")).map_err(|error| error.to_string())?;
             }
             Kind::LoopXfs => {
-                mount_image(&["mkfs.xfs", "-q", "-m", "reflink=1"], &at.with_extension("xfs"), bytes, at)?;
+                // Nobody measures it.
+                let image = at.with_extension("xfs");
+                let made = File::create(&image).and_then(|file| file.set_len(bytes));
+                made.map_err(|error| format!("{}: {error}", image.display()))?;
+                mount_image(&["mkfs.xfs", "-q", "-m", "reflink=1"], &image, at)?;
             }
         }
         Ok(SmallDisk { at: at.to_owned() })
@@ -172,9 +178,8 @@ impl Foreign {
     }
 }
 
-/// Makes a file system of `bytes` in the file `image` by the command `make`, and mounts it.
-fn mount_image(make: &[&str], image: &Path, bytes: u64, at: &Path) -> Result<(), String> {
-    write_zeros(image, bytes).map_err(|error| format!("{}: {error}", image.display()))?;
+/// Makes a file system in the file `image` by the command `make`, and mounts it.
+fn mount_image(make: &[&str], image: &Path, at: &Path) -> Result<(), String> {
     let args: Vec<&Path> = make[1..].iter().map(Path::new).chain([image]).collect();
     run(make[0], &args)?;
     // Past the page cache below, as a disk is.

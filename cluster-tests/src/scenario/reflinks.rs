@@ -8,16 +8,17 @@ use std::sync::Mutex;
 
 use client::{Client, Commit, Event, pb};
 
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::disks::{Kind, SmallDisk};
 use crate::inputs::random_file;
 use crate::needs::{Need, skip};
 use crate::scratch::{Scratch, set_mode};
 use crate::seed::Rng;
+use crate::wait::wait_until;
 use crate::walk::compare;
 
-// mkfs.xfs makes none below 300 MiB.
-const DISK_BYTES: u64 = 512 << 20;
+// Everything of the cluster is there, its binary too. The image takes what is written.
+const DISK_BYTES: u64 = 2 << 30;
 const LARGE_BYTES: u64 = 24 << 20;
 const FILES: [&str; 4] = ["large", "small", "twin", "twin-of-another-mode"];
 
@@ -55,7 +56,10 @@ pub fn cloned_and_linked(name: &str, rng: &mut Rng) {
     let published = cluster.node(1).published("cloned", 1);
     assert_eq!(root(&published), sealed);
     let captures = cluster.node(1).data.join("capture");
-    assert_eq!(fs::read_dir(&captures).map_or(0, Iterator::count), 0, "a capture is left");
+    wait_until(PATIENCE, "the capture to go", || match fs::read_dir(&captures).map_or(0, Iterator::count) {
+        0 => Ok(()),
+        left => Err(format!("{left} are left")),
+    });
 
     let target = cluster.folder().join("restored/linked");
     let to = target.to_str().expect("our own paths are text");
