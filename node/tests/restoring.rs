@@ -170,7 +170,7 @@ async fn a_signal_ends_a_restore_within_a_second_and_nothing_is_left() {
         [("-INT", 130, "Ctrl-C was pressed"), ("-TERM", 143, "SIGTERM came"), ("-HUP", 129, "SIGHUP came")]
     {
         // What holds under `nohup` is the next test's.
-        if name == "-HUP" && !needs::is_hung_up() {
+        if name == "-HUP" && !needs::heeds_hangup() {
             needs::skip(needs::Need::Hangup, "a signal ends a restore", "SIGHUP is ignored here");
             continue;
         }

@@ -75,7 +75,7 @@ pub fn is_on_disk(path: &Path) -> bool {
 ///
 /// # Panics
 /// Without `/proc`.
-pub fn is_hung_up() -> bool {
+pub fn heeds_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     !ignores(&status, 1)
 }
