@@ -260,6 +260,8 @@ async fn a_node_that_says_more_says_it_of_itself_and_not_of_its_libraries() {
     command.env("SAID", &log).env_remove("EPOCHLOG_LOG");
     let node = Node::start_by(command, dir.path(), &port(), dir.path(), "1 MiB");
     let client = node.client().await;
+    // More than fits on the way to a client.
+    std::fs::write(source.join("huge"), vec![7; 64 << 20]).unwrap();
     let order = Commit { wait_all: true, ..Commit::new("job".parse().unwrap()) };
     client.commit(&source, order, &|_| {}).await.unwrap();
     // Somebody goes away in the middle: seldom of interest to anybody.
