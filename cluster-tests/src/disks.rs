@@ -1,4 +1,4 @@
-//! Small file systems that can fill: tmpfs, and ext4 in a loop-mounted image. They need root, and a kernel that
+//! Small file systems that can fill: tmpfs, and ext4 or XFS in a loop-mounted image. They need root, and a kernel that
 //! lets it mount; whoever asks is told when it does not work. Mounted below the scratch folder, unmounted on drop.
 
 use std::fs::{self, File};
@@ -19,6 +19,8 @@ pub enum Kind {
     Tmpfs,
     /// A file as a block device.
     LoopExt4,
+    /// The same, of 300 MiB at least. Files can share blocks (reflinks).
+    LoopXfs,
 }
 
 /// Where a block device is given its limit: in the group that every process is in.
@@ -53,22 +55,21 @@ impl SmallDisk {
                 )?;
             }
             Kind::LoopExt4 => {
+                // Nothing of it is left to the kernel for later, where it would be measured.
+                let lazy = "lazy_itable_init=0,lazy_journal_init=0";
+                let make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-E", lazy];
                 let image = at.with_extension("ext4");
                 write_zeros(&image, bytes).map_err(|error| format!("{}: {error}", image.display()))?;
-                // Nothing of it is left to the kernel for later, where it would be measured.
-                let whole =
-                    ["-q", "-F", "-m", "0", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
-                let whole: Vec<&Path> = whole.iter().map(Path::new).chain([image.as_path()]).collect();
-                run("mkfs.ext4", &whole)?;
-                // Past the page cache below, as a disk is.
-                let args = ["--find", "--show", "--direct-io=on"].map(Path::new);
-                let device = run("losetup", &args.into_iter().chain([image.as_path()]).collect::<Vec<_>>())?;
-                let mounted = run("mount", &[Path::new(device.trim()), at]);
-                // It goes with the mount.
-                run("losetup", &["-d".as_ref(), device.trim().as_ref()])?;
-                mounted?;
+                mount_image(&make, &image, at)?;
                 // A data folder is empty when it is new.
                 fs::remove_dir(at.join("lost+found")).map_err(|error| error.to_string())?;
+            }
+            Kind::LoopXfs => {
+                // Nobody measures it.
+                let image = at.with_extension("xfs");
+                let made = File::create(&image).and_then(|file| file.set_len(bytes));
+                made.map_err(|error| format!("{}: {error}", image.display()))?;
+                mount_image(&["mkfs.xfs", "-q", "-m", "reflink=1"], &image, at)?;
             }
         }
         Ok(SmallDisk { at: at.to_owned() })
@@ -175,6 +176,19 @@ impl Foreign {
     pub fn remove(self) {
         fs::remove_file(&self.path).unwrap_or_else(|error| panic!("{}: {error}", self.path.display()));
     }
+}
+
+/// Makes a file system in the file `image` by the command `make`, and mounts it.
+fn mount_image(make: &[&str], image: &Path, at: &Path) -> Result<(), String> {
+    let args: Vec<&Path> = make[1..].iter().map(Path::new).chain([image]).collect();
+    run(make[0], &args)?;
+    // Past the page cache below, as a disk is.
+    let args = ["--find", "--show", "--direct-io=on"].map(Path::new);
+    let device = run("losetup", &args.into_iter().chain([image]).collect::<Vec<_>>())?;
+    let mounted = run("mount", &[Path::new(device.trim()), at]);
+    // It goes with the mount.
+    run("losetup", &["-d".as_ref(), device.trim().as_ref()])?;
+    mounted.map(drop)
 }
 
 /// All blocks are the file's own before anybody measures: giving them out costs a write of its journal each. Not of a disk

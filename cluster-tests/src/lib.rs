@@ -7,10 +7,11 @@
 //! - [`scenario`]: the stories, each scalable: short in `tests/process`, long in the program `trial`;
 //! - [`usage`], [`counters`], [`metrics`], [`wal`]: what a node takes, what the kernel counted, what it says of itself,
 //!   what its log is as bytes;
-//! - [`disks`], [`netns`], [`load`]: file systems that can fill, wires that can be cut, commits in the background;
+//! - [`disks`], [`netns`]: file systems that can fill, wires that can be cut;
+//! - [`commits`], [`load`]: a loop of commits with its history, and one in the background;
 //! - [`control_group`]: processes that may have only so much memory;
 //! - [`probe`]: small commits in a fixed rhythm, and how long each took;
-//! - [`needs`]: what a story needs of the machine, and the one way to leave it out for want of it;
+//! - [`needs`], a crate of its own: what a test needs of the machine, and the one way to leave it out for want of it;
 //! - [`seed`], [`wait`], [`scratch`], [`trace`]: one seed, conditions with deadlines, folders that go away, strace.
 //!
 //! `bench` measures with the same clusters, in a home of its own below; see `scripts/bench`.
@@ -18,6 +19,7 @@
 pub mod binary;
 pub mod cli;
 pub mod cluster;
+pub mod commits;
 pub mod control_group;
 pub mod counters;
 pub mod disks;
@@ -25,7 +27,6 @@ pub mod inputs;
 pub mod invariants;
 pub mod load;
 pub mod metrics;
-pub mod needs;
 pub mod netns;
 pub mod observe;
 pub mod oracle;
@@ -39,3 +40,5 @@ pub mod usage;
 pub mod wait;
 pub mod wal;
 pub mod walk;
+
+pub use needs;

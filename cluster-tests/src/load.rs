@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use crate::commits::Commits;
 use crate::oracle::Answer;
-use crate::scenario::commits::Commits;
 use crate::seed::Rng;
 
 /// How many epochs of a load stay.

@@ -3,7 +3,6 @@
 //! short, the program `trial` long.
 
 pub mod catch_up;
-pub mod commits;
 pub mod cut_leader;
 pub mod damage;
 pub mod eio;
@@ -17,6 +16,7 @@ pub mod memory;
 pub mod order;
 pub mod purging;
 pub mod readme;
+pub mod reflinks;
 pub mod restart;
 pub mod restore_into;
 pub mod rotten;

@@ -1,4 +1,4 @@
-//! Compiles `../proto/epochlog.proto`; `protox` parses it, so no `protoc` has to be installed.
+//! Compiles `../proto/epochlog.proto` and what it imports; `protox` parses it, so no `protoc` has to be installed.
 
 use std::path::PathBuf;
 

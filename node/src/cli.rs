@@ -91,7 +91,7 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Give a stopped node a new log in place of a damaged one
     Repair(repair::RepairArgs),
-    /// Remove an epoch
+    /// Remove epochs
     Rm(rm::RmArgs),
     /// End an open attempt, of a writer that is gone
     #[command(after_help = help::ABORT)]

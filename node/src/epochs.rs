@@ -74,6 +74,18 @@ pub fn back(machine: &Machine, job: &JobName, back: u64) -> (Option<EpochInfo>, 
     (found, newest)
 }
 
+/// Epochs that say that they depend on this one, as `JOB@EPOCH`, and so many at most.
+pub fn dependents(machine: &Machine, job: &JobName, epoch: u64, most: usize) -> Vec<String> {
+    let (wanted, mut found) = (format!("{job}@{epoch}"), Vec::new());
+    walk(machine, Walk::all(), |other| {
+        if other.depends_on().contains(&wanted) {
+            found.push(format!("{}@{}", other.sealed().job, other.sealed().epoch));
+        }
+        if found.len() < most { Go::On } else { Go::Stop }
+    });
+    found
+}
+
 /// The names of all jobs, in order.
 pub fn jobs(machine: &Machine) -> Vec<JobName> {
     let mut jobs: Vec<JobName> = Vec::new();

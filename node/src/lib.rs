@@ -21,6 +21,7 @@
 //! | `guests`, `guests/*` | connections and calls of whoever comes: how many, and who makes room |
 //! | `neighbours`, `handed` | the socket for clients of the same machine and user; what they hand over |
 //! | `servers`, `http`, `telemetry` | the ports: for clients, for peers, HTTP; health; log lines |
+//! | `notify` | what the service manager hears |
 //! | `cli`, `cli/*` | what users type, one file a command |
 
 pub mod api;
@@ -43,6 +44,7 @@ mod memory;
 pub mod metrics;
 mod neighbours;
 pub mod node;
+mod notify;
 pub mod opening;
 mod outward;
 pub mod pressure;

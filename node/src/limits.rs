@@ -108,6 +108,8 @@ pub const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
 pub const ATTEMPTS_MAX: usize = 10_000;
 /// Contents in quarantine that a status names, and epochs of each.
 pub const QUARANTINED_MAX: usize = 100;
+/// Epochs that depend on one, as an answer names them.
+pub const DEPENDENTS_MAX: usize = 20;
 /// Jobs with series of their own in `/metrics`.
 pub const JOBS_MAX: usize = 500;
 

@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::notify::{self, News};
 use crate::opening::{Opened, open, replica_config};
 use crate::refusal::ServeError;
 use crate::{housekeeping, neighbours, servers};
@@ -32,6 +33,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         None => None,
     };
     let http = servers::listen("HTTP", config.http).await?;
+    notify::tell(&News::Status("opens its data folder"));
     let metrics = Arc::new(Metrics::new());
     let (opening, counting) = (config.clone(), metrics.clone());
     let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
@@ -52,6 +54,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     replica.initialize_when_ready();
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
     tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");
+    let Config { id, cluster, grpc, .. } = &node.config;
+    notify::tell(&News::Ready(&format!("node {id} of {cluster} serves at {grpc}")));
 
     let mut fatal = replica.fatal();
     let ended = tokio::select! {
@@ -63,6 +67,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             let why = why.ok().and_then(|why| why.clone()).unwrap_or_default();
             // Nothing more may be acknowledged: no farewell, no flush.
             tracing::error!(why, "fault: this node stops now");
+            notify::tell(&News::Status(&format!("fault: {why}")));
             servers::say_not_serving(&health).await;
             std::process::exit(Exit::Other.code());
         }
@@ -71,6 +76,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         ended = peer_server => Err(ServeError::Server(format!("the server for peers ended: {}", outcome(ended)))),
         ended = http_server => Err(ServeError::Server(format!("the HTTP server ended: {}", outcome(ended)))),
     };
+    notify::tell(&News::Stopping("hands over and stops"));
     servers::say_not_serving(&health).await;
     replica.shutdown().await;
     stop.send_replace(true);

@@ -145,6 +145,15 @@ fn digest_needs_no_cluster_and_sees_every_difference() {
     std::fs::create_dir(dir.path().join("empty")).unwrap();
     assert_ne!(root(dir.path()), two);
 
+    // More than an epoch may have: said before anything of it is read.
+    let large = std::fs::File::create(dir.path().join("large")).unwrap();
+    large.set_len((1 << 40) + 1).unwrap();
+    let over = epochlog(&["digest", dir.path().to_str().unwrap()]);
+    assert_eq!(over.status.code(), Some(9), "{}", stderr(&over));
+    assert!(stderr(&over).starts_with("error: the directory has no digest"), "{}", stderr(&over));
+    assert!(stderr(&over).contains("over the limit"), "{}", stderr(&over));
+    std::fs::remove_file(dir.path().join("large")).unwrap();
+
     // Not there, and no directory: what was typed is wrong, and nothing has to be removed or made readable.
     let file = dir.path().join("a");
     for (named, fix) in

@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use client::{Code, Failure, pb};
+
 mod support;
 
 use support::{Node, port, source};
@@ -59,10 +61,15 @@ async fn lists_are_as_asked_for_and_an_empty_one_says_why() {
     assert_eq!(epochs(&node, &["ls", "job", "--label", "step=2"]), [2]);
     assert_eq!(epochs(&node, &["ls", "job", "--since", "1h"]), [2, 1]);
     for filter in [["--label", "step=3"], ["--since", "1ms"]] {
-        let found = epochlog(&node, &[&["ls", "job"], &filter[..]].concat());
+        let found = epochlog(&node, &[&["ls"], &filter[..]].concat());
         assert_eq!((found.status.code(), found.stdout.as_slice()), (Some(0), &b""[..]), "{found:?}");
         let said = String::from_utf8(found.stderr).unwrap();
         assert!(said.contains("no epoch is as asked for"), "{said}");
+        // Who names a job hears of it also where only the exit code is looked at.
+        let of_job = epochlog(&node, &[&["ls", "job"], &filter[..]].concat());
+        assert_eq!((of_job.status.code(), of_job.stdout.as_slice()), (Some(4), &b""[..]), "{of_job:?}");
+        let said = String::from_utf8(of_job.stderr).unwrap();
+        assert!(said.starts_with("error: no epoch of job job is as asked for"), "{said}");
     }
     let metrics = node.get("/metrics").1;
     let sealed = metrics.lines().find_map(|line| {
@@ -138,4 +145,88 @@ async fn what_nobody_goes_on_with_ends_after_the_time_that_was_configured() {
     assert_eq!(open().await.len(), 1, "its client may come back");
     support::wait_for("its end", async || open().await.is_empty().then_some(())).await;
     assert_eq!(epochlog(&node, &["show", "job@1"]).status.code(), Some(4), "nothing was committed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_epochs_none_goes_before_all_were_found_and_who_depends_on_one_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let source = source(dir.path());
+    let commit = |job: &str, more: &[&str]| {
+        prints(&node, &[&["commit", source.to_str().unwrap(), "--job", job], more].concat());
+    };
+    (0..4).for_each(|_| commit("a", &[]));
+    commit("b", &["--depends-on", "a@1", "--depends-on", "a@3"]);
+    commit("c", &["--depends-on", "a@1"]);
+    for (args, code) in [
+        (&["rm", "a@1", "a@9", "--yes"][..], 4),
+        (&["rm", "a@1", "a", "--yes"], 2),
+        (&["rm", "a@1", "nosuch@1", "--yes"], 4),
+        // Nobody is there to be asked.
+        (&["rm", "a@1", "a@2"], 2),
+        (&["rm", "--yes"], 2),
+    ] {
+        let refused = epochlog(&node, args);
+        assert_eq!(refused.status.code(), Some(code), "{refused:?}");
+    }
+    assert_eq!(epochs(&node, &["ls", "a"]), [4, 3, 2, 1]);
+
+    let dry = objects(&node, &["rm", "a@1", "a@2", "--dry-run"]);
+    assert_eq!(dry.len(), 1, "{dry:?}");
+    assert_eq!((&dry[0]["removed"], &dry[0]["targets"][0]["removed"]), (&false.into(), &false.into()));
+    assert_eq!(dry[0]["targets"][0]["dependents"], serde_json::json!(["b@1", "c@1"]), "{dry:?}");
+    assert_eq!(dry[0]["targets"][1]["dependents"], serde_json::json!([]), "{dry:?}");
+    // Twice, by another name, is once.
+    let done = objects(&node, &["rm", "a@1", "a@2", "a@1", "a@-3", "--yes"]);
+    assert_eq!((done.len(), done[0]["targets"].as_array().unwrap().len()), (1, 2), "{done:?}");
+    assert!(done[0]["targets"].as_array().unwrap().iter().all(|one| one["removed"] == true), "{done:?}");
+    assert_eq!(done[0]["removed"], true);
+    assert_eq!(epochs(&node, &["ls", "a"]), [4, 3]);
+
+    // Who goes as well misses nothing; who stays is named.
+    let said = |output: Output| String::from_utf8(output.stderr).unwrap();
+    let stays = epochlog(&node, &["rm", "a@3", "--dry-run"]);
+    assert!(said(stays).contains("b@1 depends on a@3"));
+    let both = epochlog(&node, &["rm", "a@3", "b@1", "--yes"]);
+    assert_eq!(both.status.code(), Some(0), "{both:?}");
+    assert_eq!(String::from_utf8(both.stdout.clone()).unwrap().lines().count(), 2, "{both:?}");
+    assert!(!said(both).contains("depends on"));
+    assert_eq!(epochs(&node, &["ls", "a"]), [4]);
+}
+
+/// A node that finds every epoch, and removes the first that it shall.
+struct Half(std::sync::atomic::AtomicUsize);
+
+impl client::testing::Served for Half {
+    fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowReply, tonic::Status> {
+        let Some(pb::which::Kind::Exactly(epoch)) = request.which.unwrap().kind else {
+            return Err(tonic::Status::invalid_argument("by its number"));
+        };
+        let epoch = pb::Epoch { job: request.job, epoch, ..Default::default() };
+        Ok(pb::ShowReply { epoch: Some(epoch), ..Default::default() })
+    }
+
+    fn expire(&self) -> Result<pb::ExpireReply, tonic::Status> {
+        match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            1 => Err(Failure::new(Code::NotFound, "there is no such epoch").why("it has gone").to_status()),
+            _ => Ok(pb::ExpireReply::default()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_epochs_each_has_its_own_answer() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    client::testing::serve(Half(Default::default()), listener);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+    command.args(["-e", &endpoint, "-o", "json", "rm", "a@1", "a@2", "a@3", "--yes"]).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["type"], &told["code"]), (&"error".into(), &"NotFound".into()), "{told}");
+    assert_eq!(told["error"], "2 of 3 epochs are known to be removed");
+    let removed: Vec<_> = told["targets"].as_array().unwrap().iter().map(|one| &one["removed"]).collect();
+    assert_eq!(removed, [true, false, true]);
+    assert_eq!(told["targets"][1]["error"]["code"], "NotFound", "{told}");
 }

@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use client::{Certainty, Code, Commit};
+use client::{Certainty, Code, Commit, pb};
 use support::{Node, make_secret, port, source, wait_for};
 
 fn epochlog(at: &Path, args: &[&str]) -> Output {
@@ -223,4 +225,56 @@ async fn the_front_page_says_where_to_look() {
     }
     let (head, body) = node.get("/metric");
     assert!(head.starts_with("HTTP/1.1 404") && body.contains("/metrics"), "{head} {body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_hears_when_a_node_serves_and_when_it_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let hear = || {
+        let mut room = [0; 1000];
+        let len = tokio::task::block_in_place(|| socket.recv(&mut room)).unwrap();
+        String::from_utf8(room[..len].to_vec()).unwrap()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
+    command.env("NOTIFY_SOCKET", &path);
+    let mut node = Node::start_by(command, dir.path(), &port(), dir.path(), "1 MiB");
+    assert_eq!(hear(), "STATUS=opens its data folder");
+    assert_eq!(hear(), format!("READY=1\nSTATUS=node 1 of epochlog serves at {}", node.endpoint));
+    std::net::TcpStream::connect(&node.endpoint).unwrap();
+    node.terminate();
+    assert_eq!(hear(), "STOPPING=1\nSTATUS=hands over and stops");
+    assert!(tokio::task::block_in_place(|| node.child.wait()).unwrap().success());
+    let unit = include_str!("../../scripts/epochlog.service");
+    assert!(unit.lines().any(|line| line == "Type=notify"), "{unit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_more_says_it_of_itself_and_not_of_its_libraries() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, log) = (source(dir.path()), dir.path().join("log"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" -v \"$@\" 2>\"$SAID\"", env!("CARGO_BIN_EXE_epochlog")]);
+    command.env("SAID", &log).env_remove("EPOCHLOG_LOG");
+    let node = Node::start_by(command, dir.path(), &port(), dir.path(), "1 MiB");
+    let client = node.client().await;
+    // More than fits on the way to a client.
+    std::fs::write(source.join("huge"), vec![7; 64 << 20]).unwrap();
+    let order = Commit { wait_all: true, ..Commit::new("job".parse().unwrap()) };
+    client.commit(&source, order, &|_| {}).await.unwrap();
+    // Somebody goes away in the middle: seldom of interest to anybody.
+    let request = pb::FetchRequest { job: "job".into(), content: true, ..Default::default() };
+    let mut content = client.stub(&node.endpoint).unwrap().fetch(request).await.unwrap().into_inner();
+    content.message().await.unwrap().expect("a first part");
+    drop(content);
+    let said = wait_for("a line for those who look closely", async || {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.contains("\"level\":\"DEBUG\"").then_some(said)
+    })
+    .await;
+    for word in ["sled", "/registry/", "log.module_path", "h2::", "hyper::", "Some(", "Ok("] {
+        assert!(!said.contains(word), "{word}: {said}");
+    }
 }

@@ -82,7 +82,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant, SystemTime};
 
-    use rustix::fs::{fstat, statfs};
+    use rustix::fs::fstat;
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
     use super::*;
@@ -158,14 +158,15 @@ mod tests {
     #[test]
     fn a_write_through_a_mapping_moves_a_time_also_on_an_overlay() {
         let temp = tempfile::tempdir().unwrap();
-        if statfs(temp.path()).unwrap().f_type as u32 == TMPFS {
-            eprintln!("*** SKIPPED: on tmpfs none is moved, as README says");
-        } else {
+        let story = "a write through a mapping";
+        if needs::is_on_disk(temp.path()) {
             assert!(sees_mapped_writes(temp.path()));
+        } else {
+            needs::skip(needs::Need::Disk, story, "on tmpfs no time moves, as README says");
         }
         match Overlay::new() {
             Some(overlay) => assert!(sees_mapped_writes(&overlay.dir())),
-            None => eprintln!("*** SKIPPED: nobody may mount an overlay here"),
+            None => needs::skip(needs::Need::Mounts, story, "nobody may mount an overlay here"),
         }
         assert!([OVERLAY, F2FS, NFS, FUSE].into_iter().all(must_wait) && !must_wait(TMPFS));
     }

@@ -245,7 +245,8 @@ impl Work<'_> {
         }
     }
 
-    // A blob of the right mode is linked in step 3. Of another mode: cloned into the tree now.
+    // A blob of the right mode is linked in step 3. Of another mode: cloned into the tree now. Neither reads again what this
+    // process has read once: that would be under the lock of all names, and what rots later it would not find either.
     fn prepare_reused(
         &mut self,
         epoch: &mut Building<'_>,

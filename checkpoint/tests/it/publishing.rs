@@ -81,6 +81,33 @@ fn content_is_reused_with_another_mode_in_the_batch_that_brings_it() {
     }
 }
 
+// A blob that this process has read is linked and cloned unread. What has rotted since is for those to find who read
+// published epochs; from then on it is used by nobody, under no mode.
+#[test]
+fn a_clone_of_a_blob_that_has_rotted_is_found_by_whoever_reads_it_and_used_no_more() {
+    let temp = tempfile::tempdir().unwrap();
+    write(temp.path(), "f", b"content", 0o644);
+    let first = take_all(temp.path());
+    chmod(&temp.path().join("f"), 0o600);
+    let second = take_all(temp.path());
+    let (disk, store) = open();
+    let sources = stage(&store, 1, &first).unwrap();
+    store.publish(&[to_publish("job", 1, 1, &first.manifest, sources)]).remove(0).unwrap();
+    let reuse = |epoch, taken: &Taken| {
+        store.publish(&[to_publish("job", epoch, epoch, &taken.manifest, all_reused(taken))]).remove(0)
+    };
+    // It is read here, and known from then on.
+    reuse(2, &first).unwrap();
+    assert!(disk.flip(&store.layout().blob(content(b"content"), 0o644, 0), 9).unwrap());
+    reuse(3, &second).unwrap();
+    let report = store.verify(&job("job"), 3).unwrap();
+    assert!(report.problems.len() == 1 && report.problems[0].path == "f", "{report:?}");
+    for taken in [&second, &first] {
+        let result = reuse(4, taken);
+        assert!(matches!(&result, Err(Unpublished::Corrupt { path, .. }) if path == "f"), "{result:?}");
+    }
+}
+
 #[test]
 fn missing_content_is_named() {
     let temp = tempfile::tempdir().unwrap();

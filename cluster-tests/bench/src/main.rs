@@ -3,6 +3,9 @@
 //!
 //! Fresh random content in every round, so that nothing is deduplicated. A text
 //! table goes to stdout, everything that was measured to a JSON file.
+//!
+//! What is timed is committed through the leader, which is the shortest way. Memory is measured both ways, by path and
+//! streamed, each in a cluster of its own; `scripts/bars memory` does that for every load, and names the worst.
 
 mod catch_up;
 mod clusters;
@@ -78,6 +81,9 @@ struct Asked {
     rounds: Option<u32>,
     before: Option<PathBuf>,
 }
+
+/// So long the largest of these epochs may take.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(600);
 
 const SECTIONS: [&str; 6] = ["large", "mixed", "small", "tiny", "memory", "catch-up"];
 
@@ -245,16 +251,27 @@ fn compare(asked: &Asked, sizes: &Sizes, before: &Path, rng: &mut Rng, mut repor
     ExitCode::FAILURE
 }
 
-/// Peak memory of each node after one epoch in a fresh cluster.
+/// Peak memory of each node after one epoch in a fresh cluster, for each way to commit it.
 fn memory(bytes: u64, dir: &Path, rng: &mut Rng, report: &mut Report) {
     let title = format!("one epoch of {} MiB", bytes >> 20);
-    eprintln!("{title}");
-    let cluster = cluster(dir);
-    let source = cluster.source("memory");
-    random_directory(&source, 4, bytes / 4, rng);
-    floors::quiet();
-    cluster.commit(&[cluster.leader()], &source, "memory", 1, &["--wait", "all", "--timeout", "300s"]).ok();
-    let peaks: Vec<f64> =
-        cluster.nodes.iter().map(|node| counters::peak_rss(node) as f64 / f64::from(1 << 20)).collect();
-    report.value(&title, "peak RSS of each node", &peaks, "MiB");
+    for (through_leader, streamed) in [(true, false), (false, false), (true, true), (false, true)] {
+        let way = format!(
+            "through {}, {}",
+            if through_leader { "the leader" } else { "a follower" },
+            if streamed { "streamed" } else { "by path" }
+        );
+        eprintln!("{title}, {way}");
+        let cluster = cluster(dir);
+        let source = cluster.source("memory");
+        random_directory(&source, 4, bytes / 4, rng);
+        floors::quiet();
+        let node = if through_leader { cluster.leader() } else { cluster.follower() };
+        let more: &[&str] = if streamed { &["--stream"] } else { &[] };
+        let flags = [&["--wait", "all", "--timeout", "300s"], more].concat();
+        let output = cluster.commit_within(MEMORY_PATIENCE, &[node], &source, "memory", 1, &flags).ok();
+        assert_eq!(output.summary()["by_path"], !streamed, "{output}");
+        let mib = |node| counters::peak_rss(node) as f64 / f64::from(1 << 20);
+        let peaks: Vec<f64> = cluster.nodes.iter().map(mib).collect();
+        report.value(&title, &format!("peak RSS of each node, {way}"), &peaks, "MiB");
+    }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::commits::Commits;
 use crate::inputs::random_directory;
 use crate::load::Load;
-use crate::scenario::commits::Commits;
 use crate::scenario::years::wait_purged_past;
 use crate::seed::Rng;
 use crate::usage::Usage;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cli::Running;
 use crate::cluster::{Cluster, Node, Options, PATIENCE};
+use crate::commits::Commits;
 use crate::inputs::random_directory;
 use crate::load::Load;
 use crate::needs::{Need, skip};
-use crate::scenario::commits::Commits;
 use crate::scenario::damage::site::flip;
 use crate::scenario::years::wait_purged_past;
 use crate::seed::Rng;

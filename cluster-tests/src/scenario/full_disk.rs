@@ -7,11 +7,11 @@ use std::path::Path;
 
 use crate::cli::Output;
 use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::commits::Commits;
 use crate::disks::{Kind, SmallDisk};
 use crate::inputs::random_directory;
 use crate::needs::{Need, skip};
 use crate::oracle::Answer;
-use crate::scenario::commits::Commits;
 use crate::seed::Rng;
 use crate::wait::wait_until;
 
@@ -224,9 +224,10 @@ impl Full {
     fn by_epochs(&mut self, disk: FullDisk, rng: &mut Rng) -> String {
         // A full follower is no full quorum: some more may be taken until everybody knows.
         let most = 4 * disk.disk_bytes / disk.epoch_bytes;
-        let refused = (0..most).find_map(|_| self.refused(disk.epoch_bytes, rng));
+        let refused = (0..most).find_map(|_| self.refused(disk.epoch_bytes, rng).filter(is_no_space));
         let refused = refused.unwrap_or_else(|| {
-            panic!("I12: {most} epochs of {} bytes fit on {} bytes", disk.epoch_bytes, disk.disk_bytes)
+            let epoch = disk.epoch_bytes;
+            panic!("I12: none of {most} epochs of {epoch} bytes had no space on {} bytes", disk.disk_bytes)
         });
         let fitted = self.commits.committed().len();
         assert!(fitted >= 2, "only {fitted} epochs fit before {refused}");
@@ -248,10 +249,12 @@ impl Full {
         let free: Vec<u64> = self.disks.iter().map(|(_, disk)| disk.free()).collect();
         let refused = match whose {
             Whose::Leader | Whose::Follower => "not asked for".to_owned(),
-            Whose::Followers | Whose::All => wait_until(PATIENCE, "a refusal on full disks", || {
-                self.refused(disk.epoch_bytes, rng)
-                    .ok_or("it was committed")
-                    .map(|why| why.error_code().to_owned())
+            Whose::Followers | Whose::All => wait_until(2 * PATIENCE, "a refusal for want of space", || {
+                match self.refused(disk.epoch_bytes, rng) {
+                    Some(output) if is_no_space(&output) => Ok(output.error_code().to_owned()),
+                    Some(output) => Err(output.to_string()),
+                    None => Err("it was committed".to_owned()),
+                }
             }),
         };
         if whose == Whose::Leader {
@@ -282,18 +285,38 @@ impl Full {
         )
     }
 
-    /// Commits an epoch; the refusal, if it is one.
+    /// Commits an epoch; the refusal, if it is one. What is refused has no space, and is told so. Only while leadership
+    /// moves, or where a node whose disk is full holds up the log, may it be no answer.
     fn refused(&mut self, bytes: u64, rng: &mut Rng) -> Option<Output> {
+        let before = self.term();
+        let output = self.tried(bytes, rng)?;
+        if output.code != Some(9) {
+            let moved = before.is_none() || self.term() != before;
+            let held_up = (1..=self.cluster.options.nodes).any(|id| self.is_full(id));
+            assert!(moved || held_up, "leader and disks are as they were: {output}");
+        }
+        Some(output)
+    }
+
+    /// Commits an epoch; what the client said when it is not committed.
+    fn tried(&mut self, bytes: u64, rng: &mut Rng) -> Option<Output> {
         let pending = self.commits.begin_made(rng, |at, rng| epoch(at, bytes, rng));
         let (answer, output) = self.commits.end_with_output(pending);
         if matches!(answer, Answer::Committed { .. }) {
             return None;
         }
+        let no_space = is_no_space(&output) && answer == Answer::NotCommitted;
         assert!(
-            matches!((output.code, &answer), (Some(9), Answer::NotCommitted) | (Some(7 | 124), _)),
+            no_space || matches!(output.code, Some(7 | 124)),
             "neither committed nor out of space: {output}"
         );
         Some(output)
+    }
+
+    /// The term in which somebody leads.
+    fn term(&self) -> Option<u64> {
+        let status = self.cluster.status().ok()?;
+        status["leader"].as_u64().and(status["term"].as_u64())
     }
 
     /// Commits until one is published everywhere; how many tries that took.
@@ -301,7 +324,7 @@ impl Full {
         let mut tries = 0;
         wait_until(2 * PATIENCE, "service to go on", || {
             tries += 1;
-            match self.refused(bytes, rng) {
+            match self.tried(bytes, rng) {
                 Some(output) => Err(output.to_string()),
                 None => Ok(()),
             }
@@ -338,6 +361,11 @@ impl Full {
         self.commits.repeat_unknown(&self.cluster, rng);
         self.commits.restore_some(&self.cluster, rng);
     }
+}
+
+/// Whether it is for want of space, and told as that.
+fn is_no_space(output: &Output) -> bool {
+    (output.code, output.error_code()) == (Some(9), "NoSpace")
 }
 
 /// Two large files and some small ones.

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::commits::{Commits, await_moment};
 use crate::inputs::{random_directory, random_file};
 use crate::oracle::Answer;
-use crate::scenario::commits::{Commits, await_moment};
 use crate::scenario::identical::compare_everywhere;
 use crate::seed::Rng;
 use crate::wait::wait_until;

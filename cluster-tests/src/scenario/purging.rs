@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Options};
+use crate::commits::{Commits, await_moment};
 use crate::oracle::Answer;
-use crate::scenario::commits::{Commits, await_moment};
 use crate::scenario::years::{gives_everything_back, wait_purged_past};
 use crate::seed::Rng;
 use crate::usage::Usage;

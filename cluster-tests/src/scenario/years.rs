@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Node, Options, PATIENCE};
+use crate::commits::{Commits, Pending};
 use crate::inputs::{random_directory, random_file};
 use crate::metrics::Metrics;
 use crate::oracle::Answer;
-use crate::scenario::commits::{Commits, Pending};
 use crate::seed::Rng;
 use crate::usage::{Usage, leftovers};
 use crate::wait::{try_until, wait_until};

@@ -4,7 +4,7 @@ use cluster_tests::cluster::{Cluster, Options};
 use cluster_tests::disks::Kind;
 use cluster_tests::inputs::{archives, backups, real_inputs};
 use cluster_tests::needs::{Need, is_root, skip};
-use cluster_tests::scenario::{identical, restore_into};
+use cluster_tests::scenario::{identical, reflinks, restore_into};
 use cluster_tests::trees::Special;
 
 use crate::story;
@@ -65,4 +65,9 @@ fn what_is_mounted_below_a_target_is_not_entered() {
 #[test]
 fn a_target_in_a_lower_layer_is_refused_and_one_in_the_upper_is_replaced() {
     story("restore_layers", restore_into::layers);
+}
+
+#[test]
+fn what_was_cloned_may_change_at_once_and_shared_blocks_are_no_way_into_a_replica() {
+    story("reflinks", |rng| reflinks::cloned_and_linked("reflinks", rng));
 }

@@ -141,6 +141,11 @@ impl<'a> EpochView<'a> {
         &self.record.labels
     }
 
+    /// The epochs it depends on, as given.
+    pub fn depends_on(&self) -> &'a [String] {
+        &self.record.depends_on
+    }
+
     /// Log time of its seal, in milliseconds.
     pub fn sealed_log_ms(&self) -> u64 {
         self.record.sealed_log_ms

@@ -45,6 +45,11 @@ pub trait Served: Send + Sync + 'static {
         unheard_of()
     }
 
+    /// Answers a Show.
+    fn show(&self, _request: pb::ShowRequest) -> Result<pb::ShowReply, Status> {
+        unheard_of()
+    }
+
     /// Answers an Expire.
     fn expire(&self) -> Result<pb::ExpireReply, Status> {
         unheard_of()
@@ -80,8 +85,8 @@ impl<S: Served> Epochlog for Node<S> {
     async fn list(&self, _: Request<pb::ListRequest>) -> Answer<pb::ListReply> {
         self.0.list().map(Response::new)
     }
-    async fn show(&self, _: Request<pb::ShowRequest>) -> Answer<pb::ShowReply> {
-        unheard_of()
+    async fn show(&self, request: Request<pb::ShowRequest>) -> Answer<pb::ShowReply> {
+        self.0.show(request.into_inner()).map(Response::new)
     }
     async fn expire(&self, _: Request<pb::ExpireRequest>) -> Answer<pb::ExpireReply> {
         self.0.expire().map(Response::new)

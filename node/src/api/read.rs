@@ -13,7 +13,9 @@ use nativelog::machine::Machine;
 use super::call::{current, job_name};
 use super::published::fill_published_on;
 use crate::epochs;
-use crate::limits::{ENTRIES_BYTES_MAX, ENTRIES_MAX, EPOCHS_BYTES_MAX, EPOCHS_MAX, FILTERS_MAX};
+use crate::limits::{
+    DEPENDENTS_MAX, ENTRIES_BYTES_MAX, ENTRIES_MAX, EPOCHS_BYTES_MAX, EPOCHS_MAX, FILTERS_MAX,
+};
 use crate::node::Node;
 
 /// How far the log is here.
@@ -102,15 +104,22 @@ pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply
     if request.entries {
         (entries, cut) = entries_of(node, &job, epoch.epoch).await?;
     }
-    let mut epochs = vec![epoch];
-    let silent = fill_published_on(node, &mut epochs).await;
+    let mut dependents = Vec::new();
+    if request.dependents {
+        let (job, number) = (job.clone(), epoch.epoch);
+        let look = move |machine: &Machine| epochs::dependents(machine, &job, number, DEPENDENTS_MAX);
+        dependents = epochs::elsewhere(node.replica.machine(), look).await;
+    }
+    let mut shown = vec![epoch];
+    let silent = fill_published_on(node, &mut shown).await;
     Ok(pb::ShowReply {
-        epoch: epochs.pop(),
+        epoch: shown.pop(),
         entries,
         stale: request.stale,
         voters: voters(node),
         cut,
         silent,
+        dependents,
     })
 }
 

@@ -56,13 +56,23 @@ pub async fn run(args: &LsArgs, client: &Client, output: &Output) -> Result<(), 
             "there are more epochs than one answer holds: name a job, or use --limit, --since or --label",
         );
     }
+    // So that a script notices: of a job that it names it expects something.
     if reply.epochs.is_empty()
-        && let Some(job) = args.job.as_ref().filter(|_| !filtered)
+        && let Some(job) = &args.job
     {
-        return Err(Failure::new(Code::NotFound, format!("job {job} has no committed epoch"))
-            .what(format!("ls {job}"))
-            .why("no epoch of it has been sealed, or all have been removed")
-            .fix("`epochlog ls` lists all jobs"));
+        let (sentence, why, fix) = match filtered {
+            true => (
+                format!("no epoch of job {job} is as asked for"),
+                "it has none that is as young, or has these labels",
+                format!("`epochlog ls {job}` lists all that it has"),
+            ),
+            false => (
+                format!("job {job} has no committed epoch"),
+                "no epoch of it has been sealed, or all have been removed",
+                "`epochlog ls` lists all jobs".to_owned(),
+            ),
+        };
+        return Err(Failure::new(Code::NotFound, sentence).what(format!("ls {job}")).why(why).fix(fix));
     }
     if output.is_json() {
         for epoch in &reply.epochs {

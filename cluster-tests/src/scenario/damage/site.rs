@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cluster::{Cluster, Node, Options, PATIENCE};
+use crate::commits::{Commits, MIXED, Pending, SMALL, TINY};
 use crate::inputs::random_directory;
 use crate::oracle::Answer;
-use crate::scenario::commits::{Commits, MIXED, Pending, SMALL, TINY};
 use crate::scratch::remove_tree;
 use crate::seed::Rng;
 use crate::wait::wait_until;
