@@ -163,6 +163,7 @@ async fn two_copies_are_looked_at_and_two_lists_of_entries_are_made_and_the_next
     assert!(told.unwrap().unwrap().working, "it hears that it is not forgotten");
 
     // Lists of entries have turns of their own.
+    #[expect(clippy::async_yields_async, reason = "each call goes on beside the test")]
     let list = async || {
         let request =
             pb::ShowRequest { job: "job".into(), which: exactly(1), entries: true, ..Default::default() };
