@@ -122,29 +122,35 @@ pub(super) fn unnamed(
 }
 
 /// Moves aside the folder in an epoch's place that does not say which epoch it is. One that does stays: whoever comes finds
-/// it in the way. For who has all that takes its place.
+/// it in the way. For who has all that takes its place. One without a manifest may be somebody's who put it there: it
+/// stays when the epoch goes, as what is found in a tree does.
 pub(super) fn unnamed_makes_way(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), IoError> {
     let (disk, layout) = (&*names.disk, &names.layout);
     let Some(why) = unnamed(disk, layout, job, epoch)? else { return Ok(()) };
     let (dir, parent) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
-    if folder_makes_way(names, &parent, &epoch.to_string())? {
+    let to = match why {
+        Unnamed::NoManifest => format!("{epoch}.found"),
+        Unnamed::Unread => format!("{epoch}.aside"),
+    };
+    if folder_makes_way(names, &dir, &to)? {
         tracing::warn!(path = %dir.display(), ?why, "it did not say which epoch it was: another is published in its place");
         names.sync_dir(&parent)?;
     }
     Ok(())
 }
 
-/// Moves a folder aside in the one that it lies in. Whether there was one.
-pub(super) fn folder_makes_way(names: &Names<'_>, parent: &Path, name: &str) -> Result<bool, IoError> {
-    let (disk, path) = (&*names.disk, parent.join(name));
-    match disk.stat(&path) {
+/// Moves a folder aside in the one that it lies in, under a name that is free there. Whether there was one.
+pub(super) fn folder_makes_way(names: &Names<'_>, path: &Path, to: &str) -> Result<bool, IoError> {
+    let disk = &*names.disk;
+    match disk.stat(path) {
         Ok(stat) if stat.kind == FileKind::Directory => {}
         Ok(_) => return Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(at("stat", &path)(e)),
+        Err(e) => return Err(at("stat", path)(e)),
     }
-    let to = names.free_name(parent, &format!("{name}.aside"))?;
+    let parent = path.parent().expect("a folder of ours lies in another");
+    let to = names.free_name(parent, to)?;
     tracing::warn!(path = %path.display(), to = %to.display(), "a folder that does not belong there is moved aside");
-    disk.rename(&path, &to).map_err(at("move aside", &path))?;
+    disk.rename(path, &to).map_err(at("move aside", path))?;
     Ok(true)
 }

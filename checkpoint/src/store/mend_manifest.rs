@@ -32,7 +32,7 @@ impl Store {
         });
         write.map_err(at("write", &temp))?;
         names.sync_file(&temp)?;
-        aside::folder_makes_way(&names, &dir, "manifest")?;
+        aside::folder_makes_way(&names, &path, "manifest.aside")?;
         names.disk.rename(&temp, &path).map_err(at("replace", &path))?;
         Ok(names.sync_dir(&dir)?)
     }
