@@ -259,11 +259,11 @@ pub async fn epoch<H: Home>(
     blocking(move || home.adopt(envelope, manifest)).await?.map_err(|why| unfit(&of, &why))
 }
 
-/// A directory that is there, although its manifest was missing or could not be read, gets good content where its own
-/// does not verify, and its manifest last: with that it passes for good, wherever this may break off. False when there is
-/// no directory, or that of an epoch that was sealed before, or one that nothing makes good and that has no manifest which
-/// can be read: it may be of an earlier life of its job, with names that this epoch has not, and makes way for the epoch as a
-/// whole.
+/// A directory that is there, although its manifest could not be read, gets good content where its own does not verify, and
+/// its manifest last: with that it passes for good, wherever this may break off. One without a manifest may be somebody's:
+/// it gets the manifest, if it verifies as it is. False when there is no directory, or what makes way for the epoch as a
+/// whole: that of an epoch that was sealed before, or one that does not say which it is (it may be of an earlier life of
+/// its job, with names that this epoch has not) and is not made good.
 async fn mend_directory(
     gather: &Gather,
     envelope: &Envelope,
@@ -272,16 +272,15 @@ async fn mend_directory(
     let of = (envelope.job.clone(), envelope.epoch);
     let (job, epoch) = &of;
     let (store, told, tree) = (gather.store().clone(), envelope.clone(), manifest.clone());
-    let damaged = blocking(move || match store.may_mend(&told, &tree) {
-        Err(StoreError::NotPublished { .. }) => Ok(None),
-        Err(error) => Err(error),
-        Ok(()) => {
+    let damaged = blocking(move || {
+        let looked = || {
+            store.may_mend(&told, &tree)?;
             let report = store.verify_by(&told, &tree)?;
-            if report.is_good() {
-                Ok(Some(Vec::new()))
-            } else {
-                store.damaged_by(&told, &tree, &report).map(Some)
-            }
+            if report.is_good() { Ok(Vec::new()) } else { store.damaged_by(&told, &tree, &report) }
+        };
+        match looked() {
+            Err(StoreError::NotPublished { .. }) => Ok(None),
+            found => found.map(Some),
         }
     });
     let Some(contents) = damaged.await?.map_err(|why| unfit(&of, &why))? else { return Ok(false) };
@@ -289,7 +288,10 @@ async fn mend_directory(
     bring(gather, contents.clone()).await?;
     let (store, told, tree) = (gather.store().clone(), envelope.clone(), manifest.clone());
     let left = blocking(move || {
-        store.heal_by(&contents, &told, &tree)?;
+        // Nothing is healed in a folder without a manifest: it is good as it is.
+        if !contents.is_empty() {
+            store.heal_by(&contents, &told, &tree)?;
+        }
         let Some(problem) = store.verify_by(&told, &tree)?.problems.into_iter().next() else {
             store.mend_manifest(&told, &tree)?;
             return Ok(None);
