@@ -99,16 +99,24 @@ fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
 pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply, Failure> {
     let job = job_name(&request.job)?;
     current(node, request.stale, &format!("show {job}")).await?;
-    let epoch = epoch_pb(find(node.replica.machine(), &job, request.which).await?);
+    let found = find(node.replica.machine(), &job, request.which).await;
+    if let (Err(failure), true) = (&found, request.or_gone)
+        && failure.code == Code::NotFound
+        && let Some(epoch) = spent(node.replica.machine(), &job, request.which)
+    {
+        let epoch = pb::Epoch { job: job.to_string(), epoch, ..Default::default() };
+        return Ok(pb::ShowReply { epoch: Some(epoch), gone: true, ..Default::default() });
+    }
+    let epoch = epoch_pb(found?);
     let (mut entries, mut cut) = (Vec::new(), false);
     if request.entries {
         (entries, cut) = entries_of(node, &job, epoch.epoch).await?;
     }
-    let mut dependents = Vec::new();
+    let (mut dependents, mut more_dependents) = (Vec::new(), false);
     if request.dependents {
         let (job, number) = (job.clone(), epoch.epoch);
         let look = move |machine: &Machine| epochs::dependents(machine, &job, number, DEPENDENTS_MAX);
-        dependents = epochs::elsewhere(node.replica.machine(), look).await;
+        (dependents, more_dependents) = epochs::elsewhere(node.replica.machine(), look).await;
     }
     let mut shown = vec![epoch];
     let silent = fill_published_on(node, &mut shown).await;
@@ -120,7 +128,18 @@ pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply
         cut,
         silent,
         dependents,
+        gone: false,
+        more_dependents,
     })
+}
+
+/// The number, if it is named and no epoch can have it any more.
+fn spent(machine: &Machine, job: &JobName, which: Option<pb::Which>) -> Option<u64> {
+    let Some(pb::which::Kind::Exactly(epoch)) = which?.kind else { return None };
+    // Both at once: it may be sealed meanwhile.
+    let ledger = machine.ledger();
+    let is_spent = ledger.high_water(job).is_some_and(|mark| epoch <= mark);
+    (is_spent && ledger.epoch(job, epoch).is_none()).then_some(epoch)
 }
 
 fn voters(node: &Node) -> u32 {

@@ -35,7 +35,7 @@ pub async fn run(args: &ShowArgs, client: &Client, output: &Output) -> Result<()
         which: Some(args.target.to_pb()),
         entries: args.files || args.tree,
         stale: args.stale,
-        dependents: false,
+        ..Default::default()
     };
     let mut reply = client.show(request).await?;
     let epoch = reply.epoch.take().unwrap_or_default();
