@@ -19,6 +19,8 @@ pub enum Trouble {
     Refused,
     /// What came back, or what the store says that it has, is not what was written.
     Damaged,
+    /// What is to be uploaded is not what it was when it was planned.
+    Changed,
     /// The prefix belongs to another cluster, or a copy of this one has deleted here.
     Foreign,
     /// The disk of this machine: the journal, or the source.

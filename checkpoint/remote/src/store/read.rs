@@ -36,7 +36,7 @@ pub(super) enum Compared {
 
 impl Head {
     /// Whether the checksum that the store reports, if any, is that of these bytes.
-    pub(super) fn agrees(&self, sums: &Sums) -> Option<bool> {
+    pub(crate) fn agrees(&self, sums: &Sums) -> Option<bool> {
         agree(self.crc64, self.crc32c, sums)
     }
 }
@@ -122,7 +122,7 @@ impl Store {
         head.map_err(|failure| self.line().error(format!("asking for {name}"), failure))
     }
 
-    pub(super) async fn head_of(&self, path: &Path, patience: &Patience) -> Result<Option<Head>, Failure> {
+    pub(crate) async fn head_of(&self, path: &Path, patience: &Patience) -> Result<Option<Head>, Failure> {
         let objects = &self.backend().objects;
         let call = || objects.get_opts(path, GetOptions { head: true, ..GetOptions::default() });
         match self.line().until_answered(0, patience, call).await {
@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// What came for a range, unverified; shorter when the object is.
-    pub(super) async fn range(
+    pub(crate) async fn range(
         &self,
         path: &Path,
         range: Range<u64>,
@@ -164,13 +164,18 @@ impl Store {
                         _ => return Err(failure),
                     }
                 }
+                // Without a condition a conflict is one of the store's own, and passes.
+                Err(failure) if failure.kind == Kind::Exists => {
+                    let failure = Failure { kind: Kind::Broken, ..failure };
+                    self.line().again(failure, patience, &mut tries).await?;
+                }
                 Err(failure) => self.line().again(failure, patience, &mut tries).await?,
             }
         }
     }
 
     /// A small object, whole; `None` when it is not there.
-    pub(super) async fn small(
+    pub(crate) async fn small(
         &self,
         path: &Path,
         bytes_max: u64,
