@@ -35,8 +35,8 @@ pub struct Fetched {
 impl Wanted {
     /// All of an object.
     pub fn whole(name: ObjectName, plan: ObjectPlan) -> Wanted {
-        let ranges = Vec::from([0..plan.len_bytes()]);
-        Wanted { name, plan, ranges }
+        let all = 0..plan.len_bytes();
+        Wanted { name, plan, ranges: vec![all] }
     }
 
     // The leaves that hold a byte that is wanted, each once.
