@@ -295,6 +295,9 @@ fn keep(dir: &Path, kept: &[(&str, &str)]) {
     kept.iter().for_each(|(path, content)| write(dir, path, content.as_bytes(), 0o600));
 }
 
+/// An expiry, and where it leaves what was in the way.
+type Expiry<'a> = (&'a str, &'a dyn Fn() -> Result<(), StoreError>);
+
 /// The record comes before anything was published there.
 #[test]
 fn what_somebody_keeps_in_the_place_of_an_epoch_stays_when_its_number_expires() {
@@ -302,7 +305,7 @@ fn what_somebody_keeps_in_the_place_of_an_epoch_stays_when_its_number_expires() 
         let data = tempfile::tempdir().unwrap();
         let store = Store::open(Arc::new(RealDisk), data.path()).unwrap();
         let dir = data.path().join("epochs/job/1");
-        let expiries: [(&str, &dyn Fn() -> Result<(), StoreError>); 2] = [
+        let expiries: [Expiry<'_>; 2] = [
             ("1.found", &|| store.expire_until(&job("job"), 1, u64::MAX, &|| false)),
             ("1.found.1", &|| store.expire(&job("job"), 1)),
         ];
