@@ -242,7 +242,8 @@ fn is_full(e: &io::Error) -> bool {
 }
 
 pub(super) fn missing(entry: &ManifestEntry, what: &'static str, at: &Path) -> Unpublished {
-    Unpublished::Missing { path: entry.path.to_string(), what, at: at.to_path_buf() }
+    let (path, at) = (entry.path.to_string(), at.to_path_buf());
+    Unpublished::Missing { path, what, at, content: entry.digest }
 }
 
 pub(super) fn corrupt(entry: &ManifestEntry, at: &Path, why: String) -> Unpublished {

@@ -28,7 +28,7 @@ use super::staged::index_of;
 use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
 use super::verifying::Verifier;
-use super::{aside, expire, latest, staged};
+use super::{aside, expire, latest, linked, staged};
 use crate::digest::Digest;
 use crate::disk::{Disk, FileKind, Open};
 use crate::durable::{ensure_dir, remove_tree};
@@ -43,12 +43,19 @@ pub(super) fn publish(
 ) -> Vec<Result<(), Unpublished>> {
     let extended: Vec<Option<Unpublished>> =
         batch.iter().map(|epoch| staged::extend_all(shelves, epoch).err()).collect();
+    let linked: Vec<_> = batch.iter().map(|epoch| linked::staged(shelves, epoch)).collect();
     let verifying = verifier.before(shelves, batch);
     let names = shelves.lock_names();
     let mut work = Work { names: &names, disk: &*names.disk, linker: Linker::new(&names) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
     let before = extended.into_iter().zip(verifying).map(|(extended, verifying)| extended.or(verifying));
     epochs.iter_mut().zip(before).for_each(|(epoch, why)| epoch.failed = why);
+    for (epoch, linked) in epochs.iter_mut().zip(linked) {
+        match linked {
+            Ok(linked) => epoch.linked = linked,
+            Err(why) => epoch.failed = Some(why),
+        }
+    }
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
     work.each(&mut epochs, Work::link);
@@ -75,6 +82,8 @@ struct Building<'a> {
     failed: Option<Unpublished>,
     // By entry: whether this attempt brings the content itself, and where it is.
     own: Vec<Own>,
+    // Entries whose content lies in a store, and is staged here.
+    linked: Vec<usize>,
     contents: ToSyncs,
     names: ToSyncs,
 }
@@ -108,7 +117,7 @@ impl<'a> Building<'a> {
     fn new(publish: &'a Publish) -> Building<'a> {
         let own = vec![Own::No; publish.manifest.entries.len()];
         let (contents, names) = (ToSyncs::default(), ToSyncs::default());
-        Building { publish, done: false, failed: None, own, contents, names }
+        Building { publish, done: false, failed: None, own, linked: Vec::new(), contents, names }
     }
 
     fn tree(&self, shelves: &Shelves) -> PathBuf {
@@ -197,7 +206,13 @@ impl Work<'_> {
                         }
                         Err(lost) => self.fall_back(entry, lost)?,
                     },
-                    Source::Reused => self.prepare_reused(epoch, index, entry, path)?,
+                    Source::Linked if epoch.linked.binary_search(&index).is_ok() => {
+                        let file = layout.staged_file(*attempt, index_of(index));
+                        staged::prepare(self.disk, &file, entry)?;
+                        epoch.contents.push(|| ToSync::File(file));
+                        epoch.own[index] = Own::Staged;
+                    }
+                    Source::Reused | Source::Linked => self.prepare_reused(epoch, index, entry, path)?,
                     Source::None => return Err(missing(entry, "a source", &path)),
                 },
             }

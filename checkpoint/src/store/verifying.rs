@@ -292,23 +292,23 @@ fn is_published(shelves: &Shelves, publish: &Publish) -> bool {
 /// another, or is brought by another epoch of the batch: to look for it takes a list of the shelf. What was read in vain is left out.
 fn unknown(shelves: &Shelves, publish: &Publish, vain: &[Wanted]) -> Vec<Wanted> {
     let is_reused = |(entry, source): &(&ManifestEntry, &Source)| {
-        **source == Source::Reused && entry.kind == EntryKind::File && entry.size > 0
+        let is_shelved = matches!(**source, Source::Reused | Source::Linked);
+        is_shelved && entry.kind == EntryKind::File && entry.size > 0
     };
     let mut seen: HashSet<Wanted> = vain.iter().copied().collect();
     let entries = publish.manifest.entries.iter().zip(publish.sources.iter()).filter(is_reused);
     entries
-        .map(|(ManifestEntry { digest, mode, size, .. }, _)| Wanted {
-            digest: *digest,
-            mode: *mode,
-            size: *size,
-        })
-        .filter(|wanted| {
-            let Wanted { digest, mode, size } = wanted;
+        .filter_map(|(ManifestEntry { digest, mode, size, .. }, source)| {
+            let wanted = Wanted { digest: *digest, mode: *mode, size: *size };
             let is_unread = match shelves.disk.stat(&shelves.layout.blob(*digest, *mode, 0)) {
                 Ok(stat) => stat.len == *size && !shelves.known.knows(&(*digest, *mode, 0), &stat),
-                Err(e) => e.kind() == io::ErrorKind::NotFound && *size >= SOUGHT_BYTES_MIN,
+                // What lies in a store is most often not here at all.
+                Err(e) => {
+                    let is_sought = *source == Source::Reused && *size >= SOUGHT_BYTES_MIN;
+                    is_sought && e.kind() == io::ErrorKind::NotFound
+                }
             };
-            is_unread && seen.insert(*wanted)
+            (is_unread && seen.insert(wanted)).then_some(wanted)
         })
         .collect()
 }

@@ -54,7 +54,7 @@ impl Ledger {
         // table after the seal, too: an epoch holds each, for no open attempt may lean on one.
         let brings = |digest: &Digest| {
             let parts = &sealing.tree.content;
-            parts.binary_search_by(|part| part.digest.cmp(digest)).is_ok_and(|at| parts[at].brought)
+            parts.binary_search_by(|part| part.digest.cmp(digest)).is_ok_and(|at| parts[at].came.with_it())
         };
         self.quarantine.keys().copied().filter(|id| brings(&self.content.get(*id).digest)).collect()
     }

@@ -59,6 +59,10 @@ impl Ledger {
         let name = job_name(&begin.job)?;
         let mut terms = plain_terms(begin, name.clone(), self.limits())?;
         terms.stored_bytes = stored_bytes(begin, version);
+        terms.store = self.begin_store(begin, version)?;
+        if form == Form::Whole && terms.store.is_some() {
+            return Err(malformed("a whole epoch lies in the log"));
+        }
         let none = Job::default();
         let job = match self.jobs.get(&name) {
             Some(job) => job,
@@ -101,6 +105,12 @@ impl Ledger {
                     || terms.plan_digest != attempt.terms.plan_digest
                 {
                     return Err(other_plan(id, "this commit has an open attempt with another epoch or plan"));
+                }
+                if form == Form::InPieces && terms.store != attempt.terms.store {
+                    return Err(other_plan(
+                        id,
+                        "this commit has an open attempt whose content lies elsewhere",
+                    ));
                 }
                 if form == Form::InPieces {
                     let Terms { epoch, token, .. } = attempt.terms;
@@ -336,5 +346,6 @@ fn plain_terms(begin: &proto::Begin, job: JobName, rules: &Rules) -> Result<Term
         plan_digest,
         plan_pages: begin.plan_pages,
         plan_entries: begin.plan_entries,
+        store: None,
     })
 }

@@ -11,11 +11,19 @@ use super::change::{Change, repeat};
 use super::fields::{digest, malformed};
 use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};
-use crate::record::proto;
+use crate::record::{STORES_SINCE, proto};
 
 impl Ledger {
-    pub(super) fn judge_quarantine(&self, quarantine: &proto::Quarantine) -> Result<Change, Rejected> {
+    pub(super) fn judge_quarantine(
+        &self,
+        quarantine: &proto::Quarantine,
+        version: u32,
+    ) -> Result<Change, Rejected> {
         let digest = digest(&quarantine.digest)?;
+        let gone_from_stores = quarantine.gone_from_stores && version >= STORES_SINCE;
+        if gone_from_stores {
+            self.store_rules()?;
+        }
         let (findings, rules) = (&quarantine.found, self.limits());
         let known = |node: &u64| self.members.is_empty() || self.members.contains_key(node);
         if findings.is_empty() || findings.len() > rules.findings_max {
@@ -40,6 +48,10 @@ impl Ledger {
                 digest.short(),
                 there.brought
             );
+            return Err(Rejected::new(Reason::Conflict, detail));
+        }
+        if self.content.homes().of(content).is_some() && !gone_from_stores {
+            let detail = format!("content {} lies in a store: it is fetched from there", digest.short());
             return Err(Rejected::new(Reason::Conflict, detail));
         }
         if self.quarantine.get(&content).is_some_and(|there| there.found == found) {
