@@ -72,6 +72,7 @@ mod pages;
 mod paging;
 mod quarantine;
 mod query;
+mod released;
 mod ring;
 mod room;
 mod rows;

@@ -19,6 +19,9 @@ use crate::manifest::ManifestEntry;
 // A name whose content is bad again after this many replacements is given up.
 const REPLACED_MAX: u32 = 3;
 
+/// What is missing when a file was to be unpacked and is not there.
+pub(super) const UNPACKED: &str = "the unpacked file";
+
 /// Makes links.
 pub(super) struct Linker<'a> {
     names: &'a Names<'a>,

@@ -93,7 +93,10 @@ impl Ledger {
             Change::Quarantine { content, digest, found } => {
                 return self.put_in_quarantine((content, digest), found, id);
             }
-            Change::Healed { content } => return self.end_quarantine(&[content]),
+            Change::LogLost { content, digest, ends } => {
+                return self.lose_log((content, digest), ends, id);
+            }
+            Change::Healed { content } => return self.heal(content, id),
             Change::Expire { job, epochs } => {
                 return epochs.into_iter().map(|epoch| self.expire(&job, epoch, id)).collect();
             }
@@ -110,7 +113,9 @@ impl Ledger {
                 self.named(attempt, bytes);
                 let object = self.take_object(attempt, object);
                 let extent = Extent { object, offset };
-                Arc::make_mut(&mut self.content).rehome(content, extent, id.index);
+                let lost = self.quarantine.contains_key(&content);
+                Arc::make_mut(&mut self.content).rehome(content, extent, lost, id.index);
+                return self.end_quarantine(&[content]);
             }
             Change::Deleted { objects } => Arc::make_mut(&mut self.content).deleted(&objects),
         }

@@ -1,6 +1,7 @@
 //! Puts content into quarantine, and ends that. See `quarantine.rs`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::Digest;
 
@@ -30,6 +31,27 @@ impl Ledger {
         effects.extend(leaning.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)));
         effects.extend(self.latest_without(&[content]));
         effects
+    }
+
+    /// What the log brought of this content is lost. Nobody may have it from the log any more: `ends` did.
+    pub(super) fn lose_log(
+        &mut self,
+        (content, digest): (u32, Digest),
+        ends: Vec<u64>,
+        at: LogId,
+    ) -> Vec<Effect> {
+        self.lost_from_log(content);
+        let mut effects = vec![Effect::Distrust { digest }];
+        effects.extend(ends.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)));
+        effects
+    }
+
+    /// A majority has verified copies. In stores it is not: what lies in one is in no quarantine unless it is gone there.
+    pub(super) fn heal(&mut self, content: u32, at: LogId) -> Vec<Effect> {
+        if self.content.homes().of(content).is_some() {
+            Arc::make_mut(&mut self.content).in_log_only(content, at.index);
+        }
+        self.end_quarantine(&[content])
     }
 
     pub(super) fn end_quarantine(&mut self, contents: &[u32]) -> Vec<Effect> {

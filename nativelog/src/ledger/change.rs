@@ -98,6 +98,12 @@ pub(super) enum Change {
         digest: Digest,
         found: BTreeMap<u64, String>,
     },
+    /// What the log brought of this content is lost, and a store has it: these attempts lean on what is lost.
+    LogLost {
+        content: u32,
+        digest: Digest,
+        ends: Vec<u64>,
+    },
     Healed {
         content: u32,
     },

@@ -14,7 +14,7 @@ use checkpoint::Digest;
 use super::by_digest::ByDigest;
 use super::effect::Released;
 use super::free::Free;
-use super::homes::{Coming, Home, Homes};
+use super::homes::{Before, Coming, Home, Homes};
 use super::objects::{Came, Extent, Named, NewObject, ObjectKey};
 use super::slots::Slots;
 use super::sum::Sum;
@@ -24,7 +24,7 @@ use super::sum::Sum;
 pub(super) struct Content {
     pub digest: Digest,
     pub bytes: u64,
-    /// Log index of the newest seal that brought its bytes, rather than reuse them.
+    /// Log index of the newest record that brought its bytes: a seal, unless it only reused them, or a rehome.
     pub brought: u64,
     pub refs: NonZeroU32,
 }
@@ -46,7 +46,7 @@ pub(super) struct Holds<'a> {
     pub links: &'a [(u32, Extent)],
     /// Of an epoch whose content lies in a store: the object of its manifest.
     pub manifest: Option<Named>,
-    /// Content in quarantine, ascending: what the log brought of it is lost.
+    /// Content in quarantine, ascending: what there was of it is lost.
     pub lost: &'a [u32],
 }
 
@@ -106,11 +106,27 @@ impl Contents {
         self.homes.deleted(keys);
     }
 
-    /// Content of this id lies there in a store from the record at `index` on.
-    pub fn rehome(&mut self, id: u32, link: Extent, index: u64) {
+    /// Content of this id lies there in a store from the record at `index` on, which has brought it: who looked for it before
+    /// says nothing of it now. `lost`: it was in quarantine.
+    pub fn rehome(&mut self, id: u32, link: Extent, lost: bool, index: u64) {
         let came = Came { logged: false, linked: true };
         let digest = self.get(id).digest;
-        self.homes.came((id, &digest), true, Coming { came, link: Some(link) }, index);
+        self.brought_anew(id, index);
+        let before = if lost { Before::Lost } else { Before::Stays };
+        self.homes.came((id, &digest), before, Coming { came, link: Some(link) }, index);
+    }
+
+    /// What the log brought of content of this id is lost. Nothing changes where nobody holds it any more.
+    pub fn lose_log(&mut self, id: u32) {
+        if let Some(digest) = self.slot(id).map(|content| content.digest) {
+            self.homes.lose_log((id, &digest));
+        }
+    }
+
+    /// A majority has content of this id, and no store has it, from the record at `index` on.
+    pub fn in_log_only(&mut self, id: u32, index: u64) {
+        let digest = self.get(id).digest;
+        self.homes.forget((id, &digest), index);
     }
 
     /// An open attempt names an object, and holds it. Its number.
@@ -149,8 +165,9 @@ impl Contents {
             self.hold_id(id);
             if came.with_it() {
                 self.brought_anew(id, index);
-                let in_log = lost.binary_search(&id).is_err();
-                self.homes.came((id, digest), in_log, coming, index);
+                let lost = lost.binary_search(&id).is_ok();
+                let before = if lost { Before::Lost } else { Before::Stays };
+                self.homes.came((id, digest), before, coming, index);
             }
             return Some(id);
         }
@@ -164,7 +181,7 @@ impl Contents {
         };
         self.sum.put_stirred(&content.digest, summed(id, &content));
         self.index.insert(digest, id);
-        self.homes.came((id, digest), false, coming, index);
+        self.homes.came((id, digest), Before::Nowhere, coming, index);
         Some(id)
     }
 

@@ -28,6 +28,8 @@ pub struct Holding {
     record: Bytes,
     contents: Arc<Contents>,
     seals: Option<Seals>,
+    /// Content that is in the log no more.
+    lost_from_log: Option<u32>,
     /// What epochs and attempts let go of, in the order in which they do.
     frees: Vec<LetsGo>,
 }
@@ -60,12 +62,15 @@ impl Holding {
     /// Copies the table and changes the copy: this takes long, and needs no ledger. `None` when the content cannot be
     /// held, which the judge says in its words.
     pub fn hold(self) -> Option<Held> {
-        let Holding { applied, record, contents, seals, frees } = self;
+        let Holding { applied, record, contents, seals, lost_from_log, frees } = self;
         let mut contents = Contents::clone(&contents);
         let index = applied.map_or(0, |applied| applied.index + 1);
         let mut sealed = HeldBy::default();
         if let Some(Seals { tree, manifest, lost }) = seals {
             sealed = contents.hold_all(holds(&tree, manifest, &lost), index)?;
+        }
+        if let Some(content) = lost_from_log {
+            contents.lose_log(content);
         }
         let released =
             frees.iter().map(|LetsGo { contents: ids, objects }| contents.release_all(ids, objects, index));
@@ -115,7 +120,7 @@ impl Ledger {
             let Attempt { held, objects, .. } = &self.open[id];
             LetsGo { contents: held.iter().copied().collect(), objects: objects.values().copied().collect() }
         };
-        let (mut seals, mut frees) = (None, Vec::new());
+        let (mut seals, mut lost_from_log, mut frees) = (None, None, Vec::new());
         match self.judge(header).ok()? {
             Change::Seal(sealing) => {
                 let behind = self.left_behind(&sealing.terms.job, sealing.terms.epoch, sealing.attempt);
@@ -137,6 +142,10 @@ impl Ledger {
             Change::Quarantine { content, .. } => {
                 frees.extend(self.leaning_on(content).iter().map(of_attempt))
             }
+            Change::LogLost { content, ends, .. } => {
+                lost_from_log = Some(content);
+                frees.extend(ends.iter().map(of_attempt));
+            }
             Change::Begin { replaces, gives_way, .. } => {
                 frees.extend(replaces.iter().chain(&gives_way).map(of_attempt));
             }
@@ -148,7 +157,7 @@ impl Ledger {
             return None;
         }
         let (applied, record, contents) = (self.applied, header.wire().clone(), self.content.clone());
-        Some(Holding { applied, record, contents, seals, frees })
+        Some(Holding { applied, record, contents, seals, lost_from_log, frees })
     }
 
     /// Takes what [`Holding::hold`] made. The next step uses it, or forgets it.
@@ -185,6 +194,14 @@ impl Ledger {
                 let sealed = Arc::make_mut(&mut self.content).hold_all(holds(tree, manifest, &lost), index);
                 sealed.expect("judged to have the lengths that are held")
             }
+        }
+    }
+
+    /// What the log brought of this content is lost.
+    pub(super) fn lost_from_log(&mut self, content: u32) {
+        // The table that was worked out has it already, and may not have the content any more.
+        if self.held.is_none() {
+            Arc::make_mut(&mut self.content).lose_log(content);
         }
     }
 

@@ -6,12 +6,11 @@
 //!
 //! Objects have small numbers, as content has; the smallest free one is taken next.
 
-use std::collections::BTreeMap;
-
 use checkpoint::Digest;
 
 use super::free::Free;
 use super::objects::{Came, Extent, NewObject, ObjectKey};
+use super::released::{Released, ReleasedAt};
 use super::slots::Slots;
 use super::sum::Sum;
 
@@ -41,12 +40,15 @@ pub(super) struct Coming {
     pub link: Option<Extent>,
 }
 
-/// What is kept of an object that nobody holds.
+/// What becomes of where content was when it comes anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ReleasedAt {
-    /// Log index of the record that did it.
-    pub index: u64,
-    pub bytes: u64,
+pub(super) enum Before {
+    /// It was nowhere.
+    Nowhere,
+    /// It lies there all the same.
+    Stays,
+    /// It was in quarantine: neither the log nor a store has it, and no object holds its place.
+    Lost,
 }
 
 /// Homes of content, and the objects that there are.
@@ -56,7 +58,9 @@ pub(super) struct Homes {
     homes: Slots<Home>,
     objects: Slots<Object>,
     free: Free,
-    released: BTreeMap<ObjectKey, ReleasedAt>,
+    /// How many objects somebody holds.
+    held: usize,
+    released: Released,
     sum: Sum,
 }
 
@@ -64,7 +68,7 @@ impl Default for Homes {
     fn default() -> Homes {
         let free = Free::all_but(std::iter::empty(), u32::MAX);
         let (homes, objects) = (Slots::default(), Slots::default());
-        Homes { homes, objects, free, released: BTreeMap::new(), sum: Sum::default() }
+        Homes { homes, objects, free, held: 0, released: Released::default(), sum: Sum::default() }
     }
 }
 
@@ -96,9 +100,9 @@ impl Home {
 impl Homes {
     /// The rows alone, for a snapshot: nothing may be changed.
     pub fn rows(&self) -> Homes {
-        let Homes { homes, objects, free: _, released, sum } = self;
+        let Homes { homes, objects, free: _, held, released, sum } = self;
         let (homes, objects, released) = (homes.clone(), objects.clone(), released.clone());
-        Homes { homes, objects, free: Free::default(), released, sum: *sum }
+        Homes { homes, objects, free: Free::default(), held: *held, released, sum: *sum }
     }
 
     /// For the ledger's digest.
@@ -142,16 +146,22 @@ impl Homes {
     }
 
     /// Objects that are released and not said to be gone.
-    pub fn released(&self) -> &BTreeMap<ObjectKey, ReleasedAt> {
+    pub fn released(&self) -> &Released {
         &self.released
+    }
+
+    /// How many objects have a row: those that somebody holds, and those that are released.
+    pub fn count(&self) -> usize {
+        self.held + self.released.len()
     }
 
     /// A new object, which who names it holds. Its number.
     pub fn take(&mut self, NewObject { key, bytes }: NewObject) -> u32 {
-        assert!(!self.released.contains_key(&key), "a name is never used again");
+        assert!(self.released.get(&key).is_none(), "a name is never used again");
         let id = self.free.take_first().expect("fewer objects than 2^32");
         self.objects.grow(id as usize + 1);
         *self.objects.at(id) = Some(Object { key, bytes, holders: 1 });
+        self.held += 1;
         self.sum.put_stirred(&key.digest, object_words(id, &key, bytes));
         id
     }
@@ -171,40 +181,48 @@ impl Homes {
         }
         let Object { key, bytes, .. } = *object;
         *self.objects.at(id) = None;
+        self.held -= 1;
         self.free.put(id);
         self.sum.take_stirred(&key.digest, object_words(id, &key, bytes));
         let at = ReleasedAt { index, bytes };
         self.sum.put_stirred(&key.digest, released_words(&key, at));
-        let before = self.released.insert(key, at);
-        assert!(before.is_none(), "an object is released once");
+        assert!(self.released.insert(key, at), "an object is released once");
     }
 
-    /// Content came, by the seal at `index`: into the log, into an object or both. `in_log`: if it was there before, a
-    /// quorum has it from then. What is in a store already gets another place there: it was verified last.
-    pub fn came(&mut self, (id, digest): (u32, &Digest), in_log: bool, coming: Coming, index: u64) {
+    /// Content came, by the record at `index`: into the log, into an object or both. `before`: what becomes of where it was.
+    /// What is in a store already gets another place there: it was verified last.
+    pub fn came(&mut self, (id, digest): (u32, &Digest), before: Before, coming: Coming, index: u64) {
         let Coming { came, link } = coming;
-        let before = self.homes.get(id).cloned();
-        let log = came.logged || (in_log && before.as_ref().is_none_or(|home| home.log));
-        let mut extents: Vec<Extent> = before.iter().flat_map(Home::extents).collect();
-        let mut left = None;
+        let there = self.homes.get(id).cloned();
+        let in_log = before == Before::Stays && there.as_ref().is_none_or(|home| home.log);
+        let mut extents: Vec<Extent> = there.iter().flat_map(Home::extents).collect();
+        let mut left: Vec<Extent> = Vec::new();
+        if before == Before::Lost {
+            left.append(&mut extents);
+        }
         if let Some(link) = link {
             self.hold(link.object);
             let store = |extent: &Extent| self.object(extent.object).key.store;
             match extents.binary_search_by_key(&store(&link), store) {
-                Ok(at) => left = Some(std::mem::replace(&mut extents[at], link)),
+                Ok(at) => left.push(std::mem::replace(&mut extents[at], link)),
                 Err(at) => extents.insert(at, link),
             }
         }
-        let now = Home::new(log, &extents);
-        if now != before {
+        let now = Home::new(came.logged || in_log, &extents);
+        if now != there {
             self.put(id, digest, now);
         }
-        if let Some(left) = left {
-            self.let_go(left.object, index);
+        left.into_iter().for_each(|extent| self.let_go(extent.object, index));
+    }
+
+    /// What the log brought of this content is lost: it lies in stores only, if it lies in any.
+    pub fn lose_log(&mut self, (id, digest): (u32, &Digest)) {
+        if let Some(home) = self.homes.get(id).filter(|home| home.log).cloned() {
+            self.put(id, digest, Some(Home { log: false, ..home }));
         }
     }
 
-    /// Nobody holds this content any more, by the record at `index`.
+    /// Nobody holds this content any more, or it is in the log alone, by the record at `index`.
     pub fn forget(&mut self, (id, digest): (u32, &Digest), index: u64) {
         let Some(home) = self.homes.get(id).cloned() else { return };
         self.put(id, digest, None);
@@ -241,6 +259,7 @@ impl Homes {
         }
         self.objects.grow(id as usize + 1);
         *self.objects.at(id) = Some(Object { key, bytes, holders: 0 });
+        self.held += 1;
         self.sum.put_stirred(&key.digest, object_words(id, &key, bytes));
         Some(())
     }
@@ -264,7 +283,7 @@ impl Homes {
     /// The row of an object that is released; all others are there.
     pub fn add_released(&mut self, key: ObjectKey, at: ReleasedAt) -> Option<()> {
         self.sum.put_stirred(&key.digest, released_words(&key, at));
-        self.released.insert(key, at).is_none().then_some(())
+        self.released.insert(key, at).then_some(())
     }
 
     /// All rows are in, and all holders: nothing is there that nobody holds, and nothing twice.
@@ -274,7 +293,7 @@ impl Homes {
         keys.sort_unstable();
         let is_sound = self.objects.iter().all(|(_, object)| object.holders > 0)
             && keys.windows(2).all(|two| two[0] != two[1])
-            && keys.iter().all(|key| !self.released.contains_key(key));
+            && keys.iter().all(|key| self.released.get(key).is_none());
         is_sound.then_some(())
     }
 }

@@ -5,7 +5,7 @@
 //! an attempt that had ended before the first slice, an object that is in none of them is held by nobody.
 
 use std::fmt;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 
 use checkpoint::{Digest, JobName};
 
@@ -186,8 +186,7 @@ impl Ledger {
 
     /// Objects that nobody holds any more, behind this name, in order: store by store.
     pub fn released(&self, after: Option<&ObjectKey>) -> impl Iterator<Item = ReleasedObject> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let released = self.content.homes().released().range::<ObjectKey, _>((from, Bound::Unbounded));
+        let released = self.content.homes().released().after(after);
         released.map(|(key, at)| ReleasedObject { key: *key, bytes: at.bytes, index: at.index })
     }
 

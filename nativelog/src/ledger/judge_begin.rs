@@ -136,7 +136,10 @@ impl Ledger {
             }
         }
         let gives_way = match form {
-            Form::InPieces => self.judge_room(job, u64::from(terms.plan_entries), replaces)?,
+            Form::InPieces => {
+                self.judge_store_room(terms.store)?;
+                self.judge_room(job, u64::from(terms.plan_entries), replaces)?
+            }
             Form::Whole => Vec::new(),
         };
         Ok(Opening::New { terms, replaces, gives_way })

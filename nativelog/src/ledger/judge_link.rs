@@ -14,8 +14,8 @@ use crate::record::proto;
 
 impl Ledger {
     pub(super) fn judge_link(&self, link: &proto::Link, version: u32) -> Result<Change, Rejected> {
-        judge_version(version)?;
         let rules = self.store_rules()?;
+        judge_version(version)?;
         let attempt = self.attempt_with_plan(link.attempt)?;
         let Some(store) = attempt.terms.store else {
             return Err(malformed("the attempt has no store: its content goes through the log"));
@@ -57,8 +57,8 @@ impl Ledger {
     /// attempt, so that nobody takes it for garbage before it is named here. Who was late finds that the content lies
     /// elsewhere by now.
     pub(super) fn judge_rehome(&self, rehome: &proto::Rehome, version: u32) -> Result<Change, Rejected> {
-        judge_version(version)?;
         self.store_rules()?;
+        judge_version(version)?;
         let attempt = self.open_attempt(rehome.attempt)?;
         let Some(store) = attempt.terms.store else {
             return Err(malformed("the attempt has no store"));

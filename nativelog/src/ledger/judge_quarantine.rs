@@ -50,14 +50,23 @@ impl Ledger {
             );
             return Err(Rejected::new(Reason::Conflict, detail));
         }
-        if self.content.homes().of(content).is_some() && !gone_from_stores {
-            let detail = format!("content {} lies in a store: it is fetched from there", digest.short());
-            return Err(Rejected::new(Reason::Conflict, detail));
-        }
-        if self.quarantine.get(&content).is_some_and(|there| there.found == found) {
+        let in_quarantine = self.quarantine.get(&content);
+        if in_quarantine.is_some_and(|there| there.found == found) {
             return Ok(repeat(Accepted::Done));
         }
-        Ok(Change::Quarantine { content, digest, found })
+        // Who looks at nodes says nothing of stores: what is in quarantine and has places there was looked for in them.
+        let home = self.content.homes().of(content).filter(|_| in_quarantine.is_none() && !gone_from_stores);
+        match home {
+            None => Ok(Change::Quarantine { content, digest, found }),
+            Some(home) if home.log => {
+                let ends = self.leaning_on_log(content, home);
+                Ok(Change::LogLost { content, digest, ends })
+            }
+            Some(_) => {
+                let detail = format!("content {} lies in a store: it is fetched from there", digest.short());
+                Err(Rejected::new(Reason::Conflict, detail))
+            }
+        }
     }
 
     pub(super) fn judge_healed(&self, healed: &proto::Healed) -> Result<Change, Rejected> {

@@ -8,6 +8,7 @@ use checkpoint::Digest;
 use super::attempt::Terms;
 use super::change::{Change, repeat};
 use super::fields::{digest, malformed, sixteen};
+use super::homes::Homes;
 use super::objects::{Named, NewObject, ObjectKey};
 use super::rules::{STORES_RULES, StoreRules};
 use super::store::StoreRecord;
@@ -23,8 +24,8 @@ impl Ledger {
     }
 
     pub(super) fn judge_store(&self, store: &proto::Store, version: u32) -> Result<Change, Rejected> {
-        judge_version(version)?;
         let rules = self.store_rules()?;
+        judge_version(version)?;
         let uuid = sixteen(&store.uuid, "a store's uuid is 16 bytes")?;
         if !is_store_name(&store.name) || store.name.len() > rules.store_name_bytes_max {
             return Err(malformed(
@@ -53,8 +54,8 @@ impl Ledger {
         batch: &proto::DeleteBatch,
         version: u32,
     ) -> Result<Change, Rejected> {
-        judge_version(version)?;
         self.store_rules()?;
+        judge_version(version)?;
         let there = self.known_store(batch.store)?;
         if there.batch == batch.nonce {
             return Ok(repeat(Accepted::Done));
@@ -67,8 +68,8 @@ impl Ledger {
 
     /// What is not known to be released is taken as gone already.
     pub(super) fn judge_deleted(&self, deleted: &proto::Deleted, version: u32) -> Result<Change, Rejected> {
-        judge_version(version)?;
         let rules = self.store_rules()?;
+        judge_version(version)?;
         self.known_store(deleted.store)?;
         if deleted.objects.is_empty() || deleted.objects.len() > rules.deleted_per_record_max {
             return Err(malformed("a record says of 1 to 4096 objects that they are deleted"));
@@ -79,7 +80,7 @@ impl Ledger {
             let proto::ObjectName { digest: of, attempt, nonce } = object;
             let (store, attempt, nonce) = (deleted.store, *attempt, *nonce);
             let key = ObjectKey { store, attempt, digest: digest(of)?, nonce };
-            if released.contains_key(&key) {
+            if released.get(&key).is_some() {
                 gone.push(key);
             }
         }
@@ -95,6 +96,14 @@ impl Ledger {
         self.store_rules()?;
         self.known_store(store)?;
         Ok(Some(store))
+    }
+
+    /// Whether an attempt may begin in this store: objects that are never deleted would fill the ledger of every node. What
+    /// is open goes on.
+    pub(super) fn judge_store_room(&self, store: Option<u64>) -> Result<(), Rejected> {
+        let Some(store) = store else { return Ok(()) };
+        let (rules, name) = (self.store_rules()?, self.stores[&store].name.as_str());
+        has_room(rules, self.content.homes(), (store, name))
     }
 
     /// The object of the manifest that a seal names: it has one exactly if its attempt has a store.
@@ -174,12 +183,25 @@ impl Ledger {
     }
 }
 
-/// A binary of before would not know such a record.
+/// A binary of before would not know such a record. Asked behind the rules: under those of before it is not active,
+/// whichever version it has.
 pub(super) fn judge_version(version: u32) -> Result<(), Rejected> {
     if version < STORES_SINCE {
         return Err(malformed("a record of before version 7 knows of no object store"));
     }
     Ok(())
+}
+
+fn has_room(rules: &StoreRules, homes: &Homes, (store, name): (u64, &str)) -> Result<(), Rejected> {
+    let (released, all) = (homes.released().of_store(store), homes.count());
+    let detail = if released >= rules.released_max {
+        format!("the store {name} has {released} objects that are to be deleted, and are not: see why")
+    } else if all >= rules.objects_max {
+        format!("stores have {all} objects: let epochs expire, and see that what they leave is deleted")
+    } else {
+        return Ok(());
+    };
+    Err(Rejected::new(Reason::Quota, detail).current(store))
 }
 
 fn hyphenated(uuid: &[u8; 16]) -> String {
@@ -192,3 +214,6 @@ fn hyphenated(uuid: &[u8; 16]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,7 +115,7 @@ impl Ledger {
             .chain(self.stores.keys().map(|id| RowKey::Store(*id)))
             .chain(self.content.homes().objects().map(|(number, _)| RowKey::Object(number)))
             .chain(self.content.homes().iter().map(|(id, _)| RowKey::Home(id)))
-            .chain(self.content.homes().released().keys().map(|key| RowKey::Released(*key)))
+            .chain(self.content.homes().released().iter().map(|(key, _)| RowKey::Released(*key)))
     }
 }
 

@@ -110,6 +110,11 @@ pub struct StoreRules {
     pub object_bytes_max: u64,
     /// Objects that one record says are deleted.
     pub deleted_per_record_max: usize,
+    /// Objects of one store that are released and not said to be deleted, from which on no attempt begins there.
+    pub released_max: usize,
+    /// Objects of all stores, held or released, from which on no attempt begins in any: each has a row on every node. An
+    /// attempt that is open may still name as many as it may.
+    pub objects_max: usize,
 }
 
 /// The rules since which there are object stores.
@@ -159,6 +164,8 @@ const V4_STORES: StoreRules = StoreRules {
     objects_of_attempt_max: 1 << 16,
     object_bytes_max: 5 << 40,
     deleted_per_record_max: 4096,
+    released_max: 1_000_000,
+    objects_max: 1 << 22,
 };
 
 /// Part of what a path, a name, an entry or a digest tree is: they judge records, and stand in types of `checkpoint`

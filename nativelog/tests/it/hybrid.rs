@@ -161,6 +161,69 @@ fn what_a_record_does_to_objects_may_be_worked_out_beforehand() {
     assert!(plain.history.ledger.encode() == worked.history.ledger.encode());
 }
 
+/// Content that has come through the log and into a store, and that an attempt leans on which has it from the log and, if
+/// `stays`, one which has it from the store; then what the log brought of one file is lost. The epochs have expired: who
+/// leans holds all.
+fn log_lost(beforehand: bool, stays: bool) -> Player {
+    let (mut player, one) = (Player::new(beforehand), many("one"));
+    let (pages, files) = (Pages::new(&one.entries), one.files());
+    let logged = |player: &mut Player, epoch| {
+        let begun = player.apply(&compose::begin(&opening(epoch), &pages));
+        let Verdict::Accepted(Accepted::Begun { attempt, .. }) = begun else { panic!("{begun}") };
+        for part in pages.parts(attempt, 0) {
+            assert_eq!(player.apply(&part), Verdict::DONE);
+        }
+        attempt
+    };
+    let reuse = |player: &mut Player, attempt| {
+        for files in files.chunks(1000) {
+            assert_eq!(player.apply(&compose::piece(attempt, one.reuse(files))), Verdict::DONE);
+        }
+    };
+    let first = logged(&mut player, 1);
+    for files in files.chunks(1000) {
+        assert_eq!(player.apply(&compose::piece(first, one.pack(files))), Verdict::DONE);
+    }
+    let sealed = player.apply(&compose::seal(first, one.root()));
+    assert!(sealed.is_accepted(), "{sealed}");
+    let second = player.begin(2, &one);
+    player.fill(second, &one);
+    player.seal(second, &one);
+    let ends = logged(&mut player, 3);
+    reuse(&mut player, ends);
+    let keeps = stays.then(|| player.begin(4, &one));
+    if let Some(keeps) = keeps {
+        reuse(&mut player, keeps);
+    }
+    let job = opening(1).job;
+    assert_eq!(player.apply(&compose::expire(&job, vec![1, 2], true, "", Vec::new())), Verdict::DONE);
+    let (lost, other) = (one.digest(files[7]), one.digest(files[8]));
+    let brought = player.history.ledger.brought(&lost).unwrap();
+    let held = player.held;
+    let gone = [(1, "gone".to_owned()), (2, "gone".to_owned())];
+    assert_eq!(player.apply(&compose::quarantine(lost, brought, gone)), Verdict::DONE);
+    assert_eq!(player.held, held + usize::from(beforehand), "it has much to free");
+    let ledger = &player.history.ledger;
+    assert!(ledger.attempt(ends).is_none() && !ledger.is_quarantined(&lost));
+    match keeps {
+        Some(keeps) => {
+            assert!(ledger.attempt(keeps).is_some());
+            assert!(!ledger.homes(&lost).unwrap().log && ledger.homes(&other).unwrap().log);
+        }
+        None => assert!(ledger.homes(&lost).is_none() && ledger.contents().next().is_none()),
+    }
+    player
+}
+
+#[test]
+fn that_the_log_has_lost_content_may_be_worked_out_beforehand() {
+    for stays in [true, false] {
+        let (plain, worked) = (log_lost(false, stays), log_lost(true, stays));
+        assert_eq!(plain.history.finish(), worked.history.finish(), "{stays}");
+        assert!(plain.history.ledger.encode() == worked.history.ledger.encode());
+    }
+}
+
 #[test]
 fn what_an_epoch_has_to_be_hydrated_with_is_told_in_slices() {
     let mut player = Player::new(false);

@@ -55,6 +55,8 @@ stories! {
     reuse_of_sealed_content
     seal_with_wrong_root
     hybrid_epoch
+    hybrid_gone_from_store
+    hybrid_log_home_lost
     hybrid_not_active
     hybrid_quarantine
     hybrid_rehome
@@ -192,7 +194,16 @@ impl Teller {
         self.directories.get(name).unwrap_or_else(|| panic!("no directory {name}"))
     }
 
+    /// `as_of=` takes another version than the one that has all fields.
     fn record(&self, words: &Words<'_>) -> LogRecord {
+        let record = self.composed(words);
+        let Some(version) = words.maybe("as_of") else { return record };
+        let mut header = Header::clone(&record.header).into_record();
+        header.version = version as u32;
+        LogRecord::from_parts(Arc::new(Header::new(header)), record.payload)
+    }
+
+    fn composed(&self, words: &Words<'_>) -> LogRecord {
         let attempt = || words.number("attempt");
         match words.verb {
             "genesis" => {

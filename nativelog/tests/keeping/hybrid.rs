@@ -1,16 +1,19 @@
 //! Epochs whose bytes lie in an object store: no node waits for them, and nothing is lost or kept because of that.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use checkpoint::CommitId;
-use checkpoint::disk::Disk;
+use checkpoint::disk::{Disk, DiskFile, Open};
 use checkpoint::testing::{Crash, CrashDisk};
 use nativelog::compose::{self, LinkedFile, Opening, Pages, StoredObject};
 use nativelog::ledger::STORES_RULES;
 use nativelog::performer::Publication;
 
 use crate::directory::{CHUNK, Directory};
-use crate::house::{file, start};
+use crate::house::{DATA, file, start};
 use crate::replica::{Replica, job};
 
 const LINKED: &str = "a";
@@ -23,9 +26,13 @@ fn directory() -> Directory {
 /// Rules that know of stores, and one.
 fn with_store(disk: &CrashDisk) -> (Replica, u64) {
     let mut replica = start(disk);
-    replica.commit(compose::activate(STORES_RULES));
-    let store = replica.commit(compose::store("west", [9; 16], 1));
+    let store = name_store(&mut replica);
     (replica, store)
+}
+
+fn name_store(replica: &mut Replica) -> u64 {
+    replica.commit(compose::activate(STORES_RULES));
+    replica.commit(compose::store("west", [9; 16], 1))
 }
 
 fn begin(replica: &mut Replica, epoch: u64, directory: &Directory, store: u64) -> u64 {
@@ -130,6 +137,124 @@ fn who_has_uploaded_publishes_what_it_has_staged() {
     seal(&mut replica, attempt, &directory);
     replica.assert_published(1);
     replica.stop();
+}
+
+/// Who opens this file to read it waits.
+#[derive(Debug, Default)]
+struct Gate {
+    shut: Mutex<Option<PathBuf>>,
+    moved: Condvar,
+}
+
+impl Gate {
+    fn shut(&self, path: PathBuf) {
+        *self.shut.lock().unwrap() = Some(path);
+    }
+
+    fn open(&self) {
+        *self.shut.lock().unwrap() = None;
+        self.moved.notify_all();
+    }
+
+    fn pass(&self, path: &Path) {
+        let shut = self.shut.lock().unwrap();
+        drop(self.moved.wait_while(shut, |shut| shut.as_deref() == Some(path)).unwrap());
+    }
+}
+
+#[derive(Debug)]
+struct Gated {
+    below: CrashDisk,
+    gate: Arc<Gate>,
+}
+
+impl checkpoint::disk::DiskLayer for Gated {
+    fn below(&self) -> &dyn Disk {
+        &self.below
+    }
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        if how == Open::Read {
+            self.gate.pass(path);
+        }
+        self.below.open(path, how)
+    }
+}
+
+#[test]
+fn what_was_staged_is_read_while_others_are_published() {
+    let (disk, gate, data) = (CrashDisk::new(), Arc::new(Gate::default()), Path::new(DATA));
+    disk.create_dir(data).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    let gated = Arc::new(Gated { below: disk.clone(), gate: gate.clone() });
+    let mut replica = Replica::try_start(gated, data, Path::new("/dev/null/no-catalog")).unwrap();
+    let store = name_store(&mut replica);
+    // More than whoever publishes reads itself.
+    let large = Directory::parse("a:70000k");
+    let attempt = begin(&mut replica, 1, &large, store);
+    let only = file(&large, LINKED);
+    stage(&disk, &replica, attempt, &large.bytes[only as usize]);
+    gate.shut(replica.store.layout().staged_file(attempt, only));
+    link(&mut replica, attempt, &large, &[only]);
+    // Waits until that is performed.
+    seal(&mut replica, attempt, &large);
+    let why = why_unpublished(&replica);
+    assert!(why.contains("MiB are left"), "{why}");
+    let missing = replica.machine.missing();
+    assert!(missing[0].verifying, "nobody has to bring what is here: {missing:?}");
+    replica.whole(2, &Directory::parse("other:10"));
+    replica.assert_published(2);
+    replica.keep().unwrap();
+    gate.open();
+    let begun = Instant::now();
+    while replica.publication(1) != Some(Publication::Published) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", replica.publication(1));
+        replica.machine.publish_again();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    replica.assert_published(1);
+    replica.stop();
+}
+
+/// What came in a pack lies in no store: the pack stays in the log until its file is in the tree.
+#[test]
+fn a_pack_whose_file_is_lost_here_is_not_let_go_of_while_its_epoch_waits() {
+    let disk = CrashDisk::new();
+    let (mut replica, store) = with_store(&disk);
+    let directory = directory();
+    let attempt = begin(&mut replica, 1, &directory, store);
+    link(&mut replica, attempt, &directory, &[file(&directory, LINKED)]);
+    let pack = replica.commit(compose::piece(attempt, directory.pack(&[file(&directory, PACKED)])));
+    replica.wait_performed();
+    let unpacked = replica.store.layout().tree_dir(attempt).join(PACKED);
+    disk.unlink(&unpacked).unwrap();
+    seal(&mut replica, attempt, &directory);
+    let why = why_unpublished(&replica);
+    assert!(why.contains("the unpacked file"), "{why}");
+    assert!(replica.machine.unpacks_again(attempt), "a peer that asks for it is told to wait");
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    let limit = replica.machine.purge_limit();
+    assert!(limit.is_none_or(|limit| limit.index < pack), "{limit:?} and the pack at {pack}");
+    // It is unpacked once more, and then only what lies in the store is lacking.
+    let begun = Instant::now();
+    while !why_unpublished(&replica).contains("lie in the store west") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", why_unpublished(&replica));
+        replica.machine.publish_again();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(disk.stat(&unpacked).is_ok());
+    assert!(!replica.machine.unpacks_again(attempt), "nothing comes: the look at the tree counts");
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    assert_eq!(replica.machine.purge_limit(), replica.machine.ledger().applied());
+    replica.stop();
+}
+
+fn why_unpublished(replica: &Replica) -> String {
+    match replica.publication(1) {
+        Some(Publication::Unpublished(why)) => why,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Nothing in this node's log says what these bytes are.

@@ -57,7 +57,7 @@ impl TransferError {
     pub(crate) fn in_store(&self, ledger: &Ledger, job: &JobName, epoch: u64) -> Option<String> {
         let TransferError::Nowhere { lost, .. } = self else { return None };
         let store = ledger.store_of(job, epoch)?;
-        lost.iter().all(|lost| ledger.is_in_store(&lost.digest)).then_some(store.name)
+        lost.iter().all(|lost| ledger.only_in_store(&lost.digest).is_some()).then_some(store.name)
     }
 
     /// What the disk says.

@@ -239,8 +239,8 @@ async fn settle_leaning(
     ledger: &Ledger,
     voters: &[u64],
 ) -> Result<(), String> {
-    // What lies in a store, too, is not lost.
-    for lost in owed.leaning.iter().filter(|lost| !ledger.is_in_store(&lost.digest)) {
+    // What lies in a store only is not lost. Of what the log had, too, the record says that it is there no more.
+    for lost in owed.leaning.iter().filter(|lost| ledger.only_in_store(&lost.digest).is_none()) {
         let Some((record, nodes)) = lost.record(voters) else { continue };
         let digest = lost.digest;
         tracing::error!(%digest, ?nodes, "open attempts lean on content that verifies nowhere on a majority: it goes into quarantine");

@@ -46,6 +46,7 @@ enum Step {
         lost: bool,
     },
     Forget(u32),
+    LoseLog(u32),
     /// An open attempt ends that had named this object.
     End(prop::sample::Index),
     Deleted(prop::sample::Index),
@@ -58,6 +59,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (0..6u32, any::<bool>(), prop::option::weighted(0.8, index()), prop::bool::weighted(0.1))
             .prop_map(|(content, logged, object, lost)| Step::Came { content, logged, object, lost }),
         2 => (0..6u32).prop_map(Step::Forget),
+        1 => (0..6u32).prop_map(Step::LoseLog),
         2 => index().prop_map(Step::End),
         1 => index().prop_map(Step::Deleted),
     ]
@@ -93,8 +95,16 @@ impl Played {
                 let offset = u64::from(*content);
                 let link = picked.map(|(_, object)| Extent { object, offset });
                 let in_log = there.contains(content) && !lost;
-                homes.came((*content, &digest_of(*content)), in_log, Coming { came, link }, *index);
+                let before = match (there.contains(content), lost) {
+                    (false, _) => Before::Nowhere,
+                    (true, false) => Before::Stays,
+                    (true, true) => Before::Lost,
+                };
+                homes.came((*content, &digest_of(*content)), before, Coming { came, link }, *index);
                 let log = logged | (in_log && model.homes.get(content).is_none_or(|(log, _)| *log));
+                if before == Before::Lost {
+                    model.homes.remove(content);
+                }
                 if let Some((key, _)) = picked {
                     let home = model.homes.entry(*content).or_default();
                     home.1.insert(key.store, (key, offset));
@@ -108,6 +118,12 @@ impl Played {
                 homes.forget((*content, &digest_of(*content)), *index);
                 model.homes.remove(content);
                 there.remove(content);
+            }
+            Step::LoseLog(content) => {
+                homes.lose_log((*content, &digest_of(*content)));
+                if let Some(home) = model.homes.get_mut(content) {
+                    home.0 = false;
+                }
             }
             Step::End(at) if !model.open.is_empty() => {
                 let (key, number) = *at.get(&model.open.iter().collect::<Vec<_>>());
@@ -130,7 +146,7 @@ impl Played {
         let Played { homes, model, .. } = self;
         let held: BTreeSet<ObjectKey> = homes.objects().map(|(_, object)| object.key).collect();
         assert_eq!(held, model.held());
-        let released: BTreeSet<ObjectKey> = homes.released().keys().copied().collect();
+        let released: BTreeSet<ObjectKey> = homes.released().iter().map(|(key, _)| *key).collect();
         let expected = model.taken.iter().filter(|key| !held.contains(key) && !model.gone.contains(key));
         assert_eq!(released, expected.copied().collect(), "what nobody holds is released until it is gone");
         let found: BTreeMap<u32, _> = homes
@@ -162,7 +178,7 @@ impl Played {
         for (id, home) in self.homes.iter() {
             anew.add_home((id, &digest_of(id), CONTENT_BYTES), home.clone())?;
         }
-        for (key, at) in self.homes.released() {
+        for (key, at) in self.homes.released().iter() {
             anew.add_released(*key, *at)?;
         }
         self.model.open.values().for_each(|number| anew.hold(*number));
@@ -200,8 +216,9 @@ proptest! {
 fn a_ledger_without_stores_keeps_nothing_and_adds_nothing_to_its_digest() {
     let mut homes = Homes::default();
     let came = Came { logged: true, linked: false };
-    homes.came((3, &digest_of(3)), false, Coming { came, link: None }, 5);
-    homes.came((3, &digest_of(3)), true, Coming { came, link: None }, 6);
+    homes.came((3, &digest_of(3)), Before::Nowhere, Coming { came, link: None }, 5);
+    homes.came((3, &digest_of(3)), Before::Stays, Coming { came, link: None }, 6);
+    homes.lose_log((3, &digest_of(3)));
     homes.forget((3, &digest_of(3)), 7);
     assert_eq!(homes, Homes::default());
     assert_eq!(homes.sum().to_bytes(), Sum::default().to_bytes());

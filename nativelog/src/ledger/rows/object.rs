@@ -4,8 +4,9 @@
 use crate::ledger::codec::{DecodeError, Reader, Writer};
 use crate::ledger::content::Contents;
 use crate::ledger::files::FileState;
-use crate::ledger::homes::{Home, Homes, Object, ReleasedAt};
+use crate::ledger::homes::{Home, Homes, Object};
 use crate::ledger::objects::{Extent, NewObject, ObjectKey};
+use crate::ledger::released::ReleasedAt;
 use crate::ledger::tables::Ledger;
 
 pub(super) fn put(value: &mut Writer, object: &Object) {
@@ -82,7 +83,8 @@ impl Stored {
     /// All rows are in: says to content where it lies, and to open attempts which objects are theirs.
     pub fn finish(self, ledger: &mut Ledger, contents: &mut Contents) -> Result<(), DecodeError> {
         let Stored { homes, rows } = self;
-        let mut names = homes.objects().map(|(_, object)| object.key).chain(homes.released().keys().copied());
+        let released = homes.released().iter().map(|(key, _)| *key);
+        let mut names = homes.objects().map(|(_, object)| object.key).chain(released);
         if names.any(|key| !ledger.stores.contains_key(&key.store)) {
             return Err(DecodeError("an object of no store"));
         }
