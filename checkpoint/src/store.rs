@@ -124,7 +124,8 @@ impl Store {
 
     /// Publishes epochs, several with the syncs of one. An epoch appears complete, by one rename, or not at all;
     /// one that cannot be published does not hinder the others. Repeating is harmless. A folder in its place whose
-    /// manifest cannot be read is moved aside, and goes with the epoch when that expires.
+    /// manifest cannot be read is moved aside, and goes with the epoch when that expires; one without a manifest is moved to
+    /// `N.found`, and stays.
     pub fn publish(&self, batch: &[Publish]) -> Vec<Result<(), Unpublished>> {
         publish::publish(&self.shelves, &self.verifier, batch)
     }
@@ -165,14 +166,15 @@ impl Store {
     }
 
     /// Takes an epoch away: into `trash/` by one rename, `latest` to the newest that is left, then its names one by
-    /// one. Nothing there is fine. It never appears again once this is done. A `latest` that cannot be moved is no error.
+    /// one. Nothing there is fine. It never appears again once this is done. A `latest` that cannot be moved is no error. A
+    /// folder without a manifest in its place is not ours: it is moved to `N.found`, and nothing of it is removed.
     pub fn expire(&self, job: &JobName, epoch: u64) -> Result<(), StoreError> {
         expire::expire(&self.shelves, job, epoch)
     }
 
     /// As [`Store::expire`], unless what is there was sealed above log index `index`: then the number is another epoch's
-    /// by now, and it stays. A directory that does not say when it was sealed goes, unless `is_later` says that an epoch of
-    /// this number was sealed above `index`: asked only then, with the names locked.
+    /// by now, and it stays. A directory that does not say when it was sealed goes (or makes way, where it has no manifest),
+    /// unless `is_later` says that an epoch of this number was sealed above `index`: asked only then, with the names locked.
     ///
     /// # Errors
     /// The disk refuses: another try may do it.

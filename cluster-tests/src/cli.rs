@@ -281,6 +281,14 @@ impl Running {
         self.wait_for(DEADLINE)
     }
 
+    /// Whether it has come to its end.
+    ///
+    /// # Panics
+    /// When that cannot be asked.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_some()
+    }
+
     /// Waits for its end; kills it after `limit`.
     ///
     /// # Panics

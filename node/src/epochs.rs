@@ -74,16 +74,18 @@ pub fn back(machine: &Machine, job: &JobName, back: u64) -> (Option<EpochInfo>, 
     (found, newest)
 }
 
-/// Epochs that say that they depend on this one, as `JOB@EPOCH`, and so many at most.
-pub fn dependents(machine: &Machine, job: &JobName, epoch: u64, most: usize) -> Vec<String> {
+/// Epochs that say that they depend on this one, as `JOB@EPOCH`, so many at most, and whether there are more.
+pub fn dependents(machine: &Machine, job: &JobName, epoch: u64, most: usize) -> (Vec<String>, bool) {
     let (wanted, mut found) = (format!("{job}@{epoch}"), Vec::new());
     walk(machine, Walk::all(), |other| {
         if other.depends_on().contains(&wanted) {
             found.push(format!("{}@{}", other.sealed().job, other.sealed().epoch));
         }
-        if found.len() < most { Go::On } else { Go::Stop }
+        if found.len() <= most { Go::On } else { Go::Stop }
     });
-    found
+    let more = found.len() > most;
+    found.truncate(most);
+    (found, more)
 }
 
 /// The names of all jobs, in order.

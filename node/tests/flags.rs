@@ -192,41 +192,117 @@ async fn of_several_epochs_none_goes_before_all_were_found_and_who_depends_on_on
     assert_eq!(String::from_utf8(both.stdout.clone()).unwrap().lines().count(), 2, "{both:?}");
     assert!(!said(both).contains("depends on"));
     assert_eq!(epochs(&node, &["ls", "a"]), [4]);
+
+    // Of several, what is gone already keeps nobody; where all are gone, or a number was never reached, nothing is done.
+    let gone = epochlog(&node, &["rm", "a@1", "a@2", "--yes"]);
+    assert_eq!(gone.status.code(), Some(4), "{gone:?}");
+    assert_eq!(epochlog(&node, &["rm", "a@1", "a@4", "a@5", "--yes"]).status.code(), Some(4));
+    assert_eq!(epochs(&node, &["ls", "a"]), [4]);
+    let repeated = objects(&node, &["rm", "a@1", "a@4", "--yes"]);
+    let told: Vec<_> = repeated[0]["targets"].as_array().unwrap().iter().collect();
+    assert_eq!((&told[0]["removed"], &told[0]["gone_before"]), (&true.into(), &true.into()), "{repeated:?}");
+    assert_eq!((&told[1]["removed"], told[1].get("gone_before")), (&true.into(), None), "{repeated:?}");
+    assert_eq!(epochlog(&node, &["show", "a@4"]).status.code(), Some(4));
 }
 
-/// A node that finds every epoch, and removes the first that it shall.
-struct Half(std::sync::atomic::AtomicUsize);
+/// More of them than an answer names: those that it names go as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_depends_on_what_goes_and_is_one_too_many_to_be_named_is_not_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let source = source(dir.path());
+    let commit = |job: &str, more: &[&str]| {
+        prints(&node, &[&["commit", source.to_str().unwrap(), "--job", job], more].concat());
+    };
+    commit("a", &[]);
+    (0..20).for_each(|_| commit("b", &["--depends-on", "a@1"]));
+    let targets: Vec<String> =
+        std::iter::once("a@1".to_owned()).chain((1..=20).map(|n| format!("b@{n}"))).collect();
+    let args: Vec<&str> = ["rm", "--dry-run"].into_iter().chain(targets.iter().map(String::as_str)).collect();
+    let told = |output: Output| (output.status.code(), String::from_utf8(output.stderr).unwrap());
+    let (code, said) = told(epochlog(&node, &args));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("depend"), "all of them go: {said}");
+    commit("c", &["--depends-on", "a@1"]);
+    let (code, said) = told(epochlog(&node, &args));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("more epochs than are named here depend on a@1"), "{said}");
+    let dry = objects(&node, &args);
+    assert_eq!(dry[0]["targets"][0]["more_dependents"], true, "{dry:?}");
+}
+
+/// A node that finds every epoch but one that is gone, and removes the first that it shall. What it says of the second it
+/// says of all that follow, if that is no answer.
+struct Half {
+    expired: std::sync::atomic::AtomicUsize,
+    second: Code,
+    gone: Option<u64>,
+}
 
 impl client::testing::Served for Half {
     fn show(&self, request: pb::ShowRequest) -> Result<pb::ShowReply, tonic::Status> {
         let Some(pb::which::Kind::Exactly(epoch)) = request.which.unwrap().kind else {
             return Err(tonic::Status::invalid_argument("by its number"));
         };
+        let gone = self.gone == Some(epoch);
+        if gone && !request.or_gone {
+            return Err(Failure::new(Code::NotFound, "there is no such epoch").to_status());
+        }
         let epoch = pb::Epoch { job: request.job, epoch, ..Default::default() };
-        Ok(pb::ShowReply { epoch: Some(epoch), ..Default::default() })
+        Ok(pb::ShowReply { epoch: Some(epoch), gone, ..Default::default() })
     }
 
     fn expire(&self) -> Result<pb::ExpireReply, tonic::Status> {
-        match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
-            1 => Err(Failure::new(Code::NotFound, "there is no such epoch").why("it has gone").to_status()),
+        let failure = Failure::new(self.second, "it did not work").why("it has gone");
+        match self.expired.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 => Ok(pb::ExpireReply::default()),
+            1 => Err(failure.to_status()),
+            _ if failure.is_transient() => Err(failure.to_status()),
             _ => Ok(pb::ExpireReply::default()),
         }
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_several_epochs_each_has_its_own_answer() {
+/// What comes of an `rm -o json` at a node that is one half: exit code and object.
+async fn half(second: Code, gone: Option<u64>, targets: &[&str]) -> (Option<i32>, serde_json::Value) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
-    client::testing::serve(Half(Default::default()), listener);
+    client::testing::serve(Half { expired: Default::default(), second, gone }, listener);
     let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));
-    command.args(["-e", &endpoint, "-o", "json", "rm", "a@1", "a@2", "a@3", "--yes"]).stdin(Stdio::null());
+    command.args(["-e", &endpoint, "-o", "json", "--timeout", "3s", "rm", "--yes"]).args(targets);
+    command.stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    assert_eq!(output.status.code(), Some(4), "{output:?}");
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn removed(told: &serde_json::Value) -> Vec<Option<bool>> {
+    let targets = told["targets"].as_array().unwrap().iter();
+    targets.map(|one| serde_json::from_value(one["removed"].clone()).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_epochs_each_has_its_own_answer() {
+    let (code, told) = half(Code::NotFound, None, &["a@1", "a@2", "a@3"]).await;
+    assert_eq!(code, Some(4), "{told}");
     assert_eq!((&told["type"], &told["code"]), (&"error".into(), &"NotFound".into()), "{told}");
     assert_eq!(told["error"], "2 of 3 epochs are known to be removed");
-    let removed: Vec<_> = told["targets"].as_array().unwrap().iter().map(|one| &one["removed"]).collect();
-    assert_eq!(removed, [true, false, true]);
+    assert_eq!(removed(&told), [Some(true), Some(false), Some(true)]);
+    assert_eq!(told["removed"], false);
     assert_eq!(told["targets"][1]["error"]["code"], "NotFound", "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_of_whose_removal_nobody_answers_is_not_told_as_there_and_a_repeat_gets_on() {
+    let (_, told) = half(Code::Timeout, None, &["a@1", "a@2", "a@3"]).await;
+    assert_eq!((&told["code"], &told["what"]), (&"Timeout".into(), &"rm a@2 a@3".into()), "{told}");
+    assert_eq!(removed(&told), [Some(true), None, Some(false)], "{told}");
+    assert!(told["removed"].is_null() && told["targets"][1]["removed"].is_null(), "{told}");
+    // It was removed after all.
+    let (code, told) = half(Code::NotFound, Some(2), &["a@2", "a@3"]).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!((&told["type"], &told["removed"]), (&"summary".into(), &true.into()), "{told}");
+    assert_eq!(removed(&told), [Some(true), Some(true)], "{told}");
+    assert_eq!(told["targets"][0]["gone_before"], true, "{told}");
+    // Of it alone that is the answer.
+    assert_eq!(half(Code::NotFound, Some(2), &["a@2"]).await.0, Some(4));
 }

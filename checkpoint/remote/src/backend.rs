@@ -9,18 +9,20 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::HttpConnector;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use crate::config::{Options, Place, StoreConfig};
 use crate::credentials::{FileCredentials, Reload};
 use crate::error::StoreError;
 use crate::tap::{Counts, Home, TapConnector};
+use crate::uploads::UploadList;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +35,8 @@ pub(crate) struct Backend {
     /// Keys that one request deletes; 1 where each takes one of its own, so that what the tap saw is of that key.
     pub delete_batch: usize,
     pub reload: Option<Arc<dyn Reload>>,
+    /// None: open uploads cannot be listed.
+    pub uploads: Option<UploadList>,
 }
 
 pub(crate) enum BackendKind {
@@ -98,18 +102,24 @@ impl Backend {
         match &config.place {
             Place::S3 { .. } => open_s3(config, tap, fail),
             Place::Gcs { bucket, .. } => {
+                let mut options = client_options(config.options.is_plain_http());
                 let mut builder = GoogleCloudStorageBuilder::new()
                     .with_bucket_name(bucket)
-                    .with_client_options(client_options(config.options.is_plain_http()))
-                    .with_retry(one_try())
-                    .with_http_connector(tap(bucket, None));
+                    .with_client_options(options.clone())
+                    .with_retry(one_try());
                 if let Options::Gcs(pairs) = &config.options {
                     for (key, value) in pairs {
                         builder = builder.with_config(*key, value.expose());
+                        if let GoogleConfigKey::Client(key) = key {
+                            options = options.with_config(*key, value.expose());
+                        }
                     }
                 }
-                let store = Arc::new(builder.build().map_err(fail)?);
-                Ok(Backend::cloud(store, 1))
+                let tap = tap(bucket, None);
+                let client = tap.connect(&options).map_err(&fail)?;
+                let store = Arc::new(builder.with_http_connector(tap).build().map_err(fail)?);
+                let uploads = UploadList { signer: Arc::clone(&store) as Arc<dyn Signer>, client };
+                Ok(Backend { uploads: Some(uploads), ..Backend::cloud(store, 1) })
             }
             Place::Azure { container, account, .. } => {
                 let service = azure_service(&config.options);
@@ -145,6 +155,7 @@ impl Backend {
                     conditional: true,
                     delete_batch: 1,
                     reload: None,
+                    uploads: None,
                 })
             }
             Place::Http { url } => {
@@ -164,6 +175,7 @@ impl Backend {
                     conditional: false,
                     delete_batch: 1,
                     reload: None,
+                    uploads: None,
                 })
             }
         }
@@ -180,6 +192,7 @@ impl Backend {
             conditional: true,
             delete_batch,
             reload: None,
+            uploads: None,
         }
     }
 }
@@ -251,10 +264,22 @@ fn open_s3(
         reload = Some(Arc::clone(&file) as Arc<dyn Reload>);
         builder = builder.with_credentials(file);
     }
-    let store = builder.with_http_connector(tap(bucket, host)).build().map_err(fail)?;
+    let tap = tap(bucket, host);
+    // An address that is signed holds for no other header than those that it names.
+    let mut options = client_options(plain_http);
+    for (key, value) in pairs {
+        if let AmazonS3ConfigKey::Client(key) = key {
+            options = options.with_config(*key, value.expose());
+        }
+    }
+    let client = tap.connect(&options).map_err(&fail)?;
+    let store = Arc::new(builder.with_http_connector(tap).build().map_err(fail)?);
+    // Without a signature the crate signs no address.
+    let uploads = (said(AmazonS3ConfigKey::SkipSignature) != Some("true"))
+        .then(|| UploadList { signer: Arc::clone(&store) as Arc<dyn Signer>, client });
     let bulk = said(AmazonS3ConfigKey::DisableBulkDelete) != Some("true");
     let conditional = said(AmazonS3ConfigKey::ConditionalPut) != Some("disabled");
-    Ok(Backend { conditional, reload, ..Backend::cloud(Arc::new(store), if bulk { 1000 } else { 1 }) })
+    Ok(Backend { conditional, reload, uploads, ..Backend::cloud(store, if bulk { 1000 } else { 1 }) })
 }
 
 /// The crate's path of `name` below `prefix`.

@@ -7,6 +7,7 @@
 
 mod options;
 mod place;
+mod section;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::secret::Secret;
 
 pub(crate) use options::Options;
 pub use place::Place;
+use section::Section;
 
 /// The store that a configuration names.
 #[derive(Clone)]
@@ -193,50 +195,6 @@ impl StoreConfig {
 impl fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreConfig").field("name", &self.name).field("shown", &self.shown()).finish()
-    }
-}
-
-/// A table of the configuration and what it is called.
-pub(crate) struct Section<'a> {
-    name: String,
-    own_keys: &'a [&'a str],
-    table: &'a Table,
-}
-
-impl Section<'_> {
-    fn error(&self, key: &str, why: impl Into<String>, advice: impl Into<String>) -> StoreError {
-        StoreError::configuration(format!("{}.{key}", self.name), why, advice)
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&str>, StoreError> {
-        match self.table.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.error(key, "is not a text", "write it in quotes")),
-        }
-    }
-
-    // ClickHouse writes 0 and 1.
-    fn flag(&self, key: &str) -> Result<Option<bool>, StoreError> {
-        match self.table.get(key) {
-            None => Ok(None),
-            Some(Value::Boolean(flag)) => Ok(Some(*flag)),
-            Some(Value::Integer(0)) => Ok(Some(false)),
-            Some(Value::Integer(1)) => Ok(Some(true)),
-            Some(_) => Err(self.error(key, "is neither true nor false", "write true or false")),
-        }
-    }
-
-    fn unknown(&self, key: &str, known: &[&str]) -> StoreError {
-        let near = options::nearest(key, self.own_keys.iter().chain(known).copied());
-        self.error(key, "no such key", format!("the nearest known key is {near:?}"))
-    }
-
-    fn only_own_keys(&self) -> Result<(), StoreError> {
-        match self.table.keys().find(|key| !self.own_keys.contains(&key.as_str())) {
-            Some(key) => Err(self.unknown(key, &[])),
-            None => Ok(()),
-        }
     }
 }
 

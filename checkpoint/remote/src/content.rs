@@ -86,6 +86,23 @@ impl ObjectPlan {
         Ok(ObjectPlan { len, digest, leaf_bytes: LEAF_BYTES, leaves: leaves.into() })
     }
 
+    /// The values of the leaves end to end: with length and digest all that a reader must know.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.leaves.iter().flat_map(|leaf| *leaf.as_bytes()).collect()
+    }
+
+    /// Of what [`ObjectPlan::to_bytes`] gave.
+    ///
+    /// # Errors
+    /// When the leaves do not make this digest.
+    pub fn from_bytes(len: u64, digest: Digest, leaves: &[u8]) -> Result<ObjectPlan, NoObject> {
+        let (leaves, rest) = leaves.as_chunks::<32>();
+        if !rest.is_empty() {
+            return Err(NoObject);
+        }
+        ObjectPlan::from_leaves(len, digest, leaves.iter().copied().map(Digest::from_bytes).collect())
+    }
+
     /// Length, bytes.
     pub fn len_bytes(&self) -> u64 {
         self.len
@@ -198,6 +215,17 @@ mod tests {
         assert_eq!(ObjectPlan::from_leaves(5000, plan.digest(), vec![]), Err(NoObject));
         assert_eq!(ObjectPlan::from_leaves(u64::MAX, plan.digest(), leaves), Err(NoObject));
         assert!(ObjectPlan::from_leaves(0, digest::content(&[]), vec![]).is_ok());
+        let long = pattern(LEAF_BYTES as usize + 5);
+        let plan = ObjectPlan::of(&long).unwrap();
+        let bytes = plan.to_bytes();
+        assert_eq!(bytes.len(), 2 * 32);
+        assert_eq!(ObjectPlan::from_bytes(plan.len_bytes(), plan.digest(), &bytes), Ok(plan.clone()));
+        assert_eq!(ObjectPlan::from_bytes(plan.len_bytes(), plan.digest(), &bytes[1..]), Err(NoObject));
+        assert_eq!(ObjectPlan::from_bytes(plan.len_bytes() - 5, plan.digest(), &bytes[..32]), Err(NoObject));
+        // Values know no lengths: one that is wrong within the last leaf is found by that leaf's bytes.
+        let short = ObjectPlan::from_bytes(plan.len_bytes() - 1, plan.digest(), &bytes).unwrap();
+        let (at, len) = short.leaf_range(1);
+        assert!(!short.is_leaf(1, &long[at as usize..(at + len) as usize]));
     }
 
     #[test]

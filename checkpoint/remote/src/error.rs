@@ -19,6 +19,8 @@ pub enum Trouble {
     Refused,
     /// What came back, or what the store says that it has, is not what was written.
     Damaged,
+    /// What is to be uploaded is not what it was when it was planned.
+    Changed,
     /// The prefix belongs to another cluster, or a copy of this one has deleted here.
     Foreign,
     /// The disk of this machine: the journal, or the source.
@@ -53,7 +55,8 @@ impl StoreError {
         StoreError::new(Trouble::Configuration, what, why, advice)
     }
 
-    pub(crate) fn disk(what: impl Into<String>, error: &io::Error) -> StoreError {
+    /// The disk of this machine said so while `what` was tried.
+    pub fn disk(what: impl Into<String>, error: &io::Error) -> StoreError {
         StoreError::new(
             Trouble::Disk,
             what,

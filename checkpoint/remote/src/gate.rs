@@ -77,6 +77,7 @@ impl Gate {
     }
 
     /// Requests that may be under way now.
+    #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
         self.state().room as usize
     }

@@ -16,6 +16,7 @@
 //! ```
 
 mod frame;
+mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,11 +25,11 @@ use std::sync::{Arc, Mutex};
 
 use checkpoint::disk::{DiskFile, Open};
 use checkpoint::{Digest, Disk, durable};
-use uuid::Uuid;
 
-use crate::content::Sums;
 use crate::name::ObjectName;
 use frame::Frame;
+
+pub(crate) use subject::{PartDone, Subject};
 
 /// Longest journal of one object, bytes: 8,192 parts with ids of up to 1 KiB.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -48,22 +49,6 @@ pub(crate) struct Tried {
     pub nonce: u64,
     pub upload: Option<String>,
     pub parts: BTreeMap<u32, PartDone>,
-}
-
-/// A part that the store has acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PartDone {
-    pub id: String,
-    pub sums: Sums,
-}
-
-/// What an object is, as its journal knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Subject {
-    pub cluster: Uuid,
-    pub digest: Digest,
-    pub attempt: u64,
-    pub len: u64,
 }
 
 /// The journal of one object, open for writing.
@@ -184,12 +169,6 @@ impl Journal {
     pub fn forget(&self, attempt: u64, digest: Digest) -> io::Result<()> {
         durable::ignore_missing(self.disk.unlink(&self.path(attempt, digest)))?;
         self.disk.sync_dir(&self.dir)
-    }
-}
-
-impl Subject {
-    pub(crate) fn name(&self, nonce: u64) -> ObjectName {
-        ObjectName { cluster: self.cluster, digest: self.digest, attempt: self.attempt, nonce }
     }
 }
 

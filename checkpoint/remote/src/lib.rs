@@ -16,6 +16,7 @@
 //! [`journal`] what an uploader remembers, [`tap`] what is seen of the transport, [`error`] what goes wrong.
 
 mod backend;
+pub mod check;
 pub mod config;
 pub mod content;
 mod credentials;
@@ -25,12 +26,15 @@ pub mod journal;
 pub mod limits;
 mod line;
 pub mod name;
+pub mod pack;
 mod runtime;
 mod secret;
 mod store;
 pub mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod uploads;
+mod xml;
 
 pub use config::{Environment, Place, StoreConfig};
 pub use content::{ObjectPlan, Source};
@@ -38,7 +42,10 @@ pub use error::{StoreError, Trouble};
 pub use journal::{Journal, Trace};
 pub use limits::Limits;
 pub use name::ObjectName;
+pub use pack::{Extent, Home, Packed, Piece};
 pub use runtime::StoreRuntime;
 pub use secret::Secret;
-pub use store::{Deleted, Head, Listed, Marker, Page, Proof, Store, Stored};
+pub use store::{
+    Deleted, Fetched, Head, Listed, Marker, OpenUpload, Page, Proof, Store, Stored, Wanted, Written,
+};
 pub use tap::{Counts, Verb};

@@ -7,6 +7,10 @@ use std::time::Duration;
 pub const LEAF_BYTES: u64 = 8 << 20;
 /// Largest object, bytes: 8,192 parts, below the 10,000 that S3 and GCS take. Longer content is several objects.
 pub const OBJECT_BYTES_MAX: u64 = 64 << 30;
+/// Contents shorter than this lie in packs, bytes: below it a request costs more than its bytes.
+pub const PACKED_BYTES_MAX: u64 = 256 << 10;
+/// Longest pack, bytes; where there are several, they have at least about half of it.
+pub const PACK_BYTES_MAX: u64 = 32 << 20;
 /// Most requests under way at once; with parts of [`LEAF_BYTES`] also the bound of memory.
 pub const REQUESTS_MAX: usize = 8;
 /// Largest object that is read whole without a plan (markers), bytes.

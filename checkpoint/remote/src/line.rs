@@ -181,16 +181,20 @@ impl Line {
         }
         let signs = patience.signs();
         let limits = &self.limits;
+        let failing = *tries.since.get_or_insert_with(Instant::now);
         let silent = signs.answer.elapsed() >= limits.unanswered;
-        if silent || signs.progress.elapsed() >= limits.busy {
-            let waited = if silent { signs.answer } else { signs.progress }.elapsed();
+        // Answers to other requests of the operation are progress of it, but not for ever.
+        let progress = signs.progress.min(failing);
+        if silent || progress.elapsed() >= limits.busy {
+            let waited = if silent { signs.answer } else { progress }.elapsed();
             return Err(failure.gave_up(waited));
         }
         // Busy: the gate keeps the pause.
         if failure.kind == Kind::Broken {
             tries.broken += 1;
             let pause = BROKEN_PAUSE_MIN.saturating_mul(1 << tries.broken.min(8)).min(BROKEN_PAUSE_MAX);
-            sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))).await;
+            let share = rand::rng().random_range(0.5..1.0);
+            sleep(pause.mul_f64(share)).await;
         }
         Ok(())
     }
@@ -231,6 +235,8 @@ impl Line {
 /// What one request has been through.
 #[derive(Debug, Default)]
 pub(crate) struct Tries {
+    // When it failed first.
+    since: Option<Instant>,
     broken: u32,
     garbled: u32,
     reloaded: bool,

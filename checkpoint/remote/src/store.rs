@@ -1,16 +1,26 @@
 //! One store, open.
 
+mod access;
 mod delete;
+mod fetch;
+mod leftovers;
 mod list;
 mod marks;
+mod open_uploads;
+mod put_file;
+mod put_parts;
+mod put_whole;
 mod read;
 mod upload;
+mod upload_all;
+mod uploading;
 
 use std::fmt;
 use std::sync::Arc;
 
 use object_store::client::HttpConnector;
 use object_store::path::Path;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::{Backend, BackendKind, path_of};
 use crate::config::StoreConfig;
@@ -23,10 +33,14 @@ use crate::secret::Mask;
 use crate::tap::Counts;
 
 pub use delete::Deleted;
+pub use fetch::{Fetched, Wanted};
 pub use list::{Listed, Page};
 pub use marks::Marker;
+pub use open_uploads::OpenUpload;
 pub use read::Head;
-pub use upload::{Proof, Stored};
+pub use upload::Stored;
+pub use upload_all::Written;
+pub use uploading::Proof;
 
 /// An open store. Clones share its requests' bound and its counts.
 ///
@@ -42,6 +56,8 @@ struct Inner {
     line: Line,
     counts: Arc<Counts>,
     prefix: String,
+    // Leaves of uploads that are in memory, of all objects together.
+    room: Arc<Semaphore>,
 }
 
 // The crate's stores print their configuration.
@@ -76,7 +92,8 @@ impl Store {
             reload: backend.reload.clone(),
         };
         let prefix = config.place.prefix().to_string();
-        Ok(Store { inner: Arc::new(Inner { backend, line, counts, prefix }) })
+        let room = Arc::new(Semaphore::new(limits.requests.max(1)));
+        Ok(Store { inner: Arc::new(Inner { backend, line, counts, prefix, room }) })
     }
 
     /// What the store is called.
@@ -89,16 +106,36 @@ impl Store {
         &self.inner.counts
     }
 
-    fn line(&self) -> &Line {
+    pub(crate) fn line(&self) -> &Line {
         &self.inner.line
     }
 
-    fn backend(&self) -> &Backend {
+    pub(crate) fn backend(&self) -> &Backend {
         &self.inner.backend
     }
 
     fn path(&self, name: &ObjectName) -> Path {
-        path_of(&self.inner.prefix, &name.to_string())
+        self.path_below(&name.to_string())
+    }
+
+    pub(crate) fn path_below(&self, key: &str) -> Path {
+        path_of(&self.inner.prefix, key)
+    }
+
+    /// Whether it is a folder that all nodes share.
+    pub(crate) fn is_folder(&self) -> bool {
+        matches!(self.backend().kind, BackendKind::Folder { .. })
+    }
+
+    /// Whether nothing can be written there.
+    pub(crate) fn is_for_reading(&self) -> bool {
+        matches!(self.backend().kind, BackendKind::ReadOnly)
+    }
+
+    /// Waits until a leaf of what is to be written may be in memory.
+    async fn room(&self) -> OwnedSemaphorePermit {
+        let room = Arc::clone(&self.inner.room).acquire_owned().await;
+        room.expect("nobody closes the room of a store")
     }
 
     fn writable(&self, what: &str) -> Result<(), StoreError> {

@@ -1,123 +1,31 @@
 //! The tap: a layer around the HTTP transport that sees what the crate above it does not tell. Status codes, error
 //! codes, `Retry-After`, the checksums that a store reports, when bytes last moved, and how many requests of each verb
-//! were sent. It changes nothing that goes through it.
+//! were sent. It changes nothing that goes through it, but where a check asks for that ([`spoiling`]).
 //!
 //! What it sees of one call it writes into the [`Seen`] of the task that makes the call ([`watch`]); the crate makes
 //! its requests in the task that asks, one for each call since its own retries are switched off.
 
 mod answer;
+mod body;
+mod counts;
+mod seen;
 mod verb;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use object_store::ClientOptions;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
-};
-use tokio::time::Instant;
+use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
 
-pub(crate) use answer::DeleteFailure;
+pub(crate) use body::{flipped, whole};
+pub use counts::Counts;
+pub(crate) use seen::{Facts, Seen};
 pub use verb::Verb;
 
 tokio::task_local! {
     static CALL: Arc<Seen>;
-}
-
-/// Requests sent, by verb, and bytes of bodies.
-#[derive(Debug, Default)]
-pub struct Counts {
-    requests: [AtomicU64; Verb::ALL.len()],
-    sent_bytes: AtomicU64,
-    received_bytes: AtomicU64,
-}
-
-impl Counts {
-    /// Requests of one verb.
-    pub fn requests(&self, verb: Verb) -> u64 {
-        self.requests[verb as usize].load(Ordering::Relaxed)
-    }
-
-    /// Requests that change the store.
-    pub fn writes(&self) -> u64 {
-        Verb::ALL.into_iter().filter(|verb| verb.writes()).map(|verb| self.requests(verb)).sum()
-    }
-
-    /// Bytes of request bodies.
-    pub fn sent_bytes(&self) -> u64 {
-        self.sent_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of response bodies.
-    pub fn received_bytes(&self) -> u64 {
-        self.received_bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// What the tap saw of one call.
-#[derive(Debug)]
-pub(crate) struct Seen(Mutex<Facts>);
-
-/// The facts of a call; of the last request of it, should there be several.
-#[derive(Clone, Debug)]
-pub(crate) struct Facts {
-    /// Status of the answer; none when there was none.
-    pub status: Option<u16>,
-    /// `<Code>` of an error.
-    pub code: Option<String>,
-    /// `<Message>` of an error.
-    pub message: Option<String>,
-    pub retry_after: Option<Duration>,
-    /// CRC-64/NVME of the whole object, as the store reports it.
-    pub crc64: Option<u64>,
-    /// CRC-32C of the whole object, as the store reports it.
-    pub crc32c: Option<u32>,
-    /// Keys of a batch that were not deleted.
-    pub not_deleted: Vec<DeleteFailure>,
-    /// Why there was no answer.
-    pub broken: Option<HttpErrorKind>,
-    /// Nothing but credentials was asked for, in vain: the status of that answer, if there was one.
-    pub credentials: Option<Option<u16>>,
-    /// When anything last moved.
-    pub moved: Instant,
-}
-
-impl Seen {
-    fn new() -> Arc<Seen> {
-        Arc::new(Seen(Mutex::new(Facts {
-            status: None,
-            code: None,
-            message: None,
-            retry_after: None,
-            crc64: None,
-            crc32c: None,
-            not_deleted: Vec::new(),
-            broken: None,
-            credentials: None,
-            moved: Instant::now(),
-        })))
-    }
-
-    fn facts(&self) -> MutexGuard<'_, Facts> {
-        self.0.lock().expect("no thread panics while it writes a fact")
-    }
-
-    pub(crate) fn read(&self) -> Facts {
-        self.facts().clone()
-    }
-
-    fn moved(&self) {
-        self.facts().moved = Instant::now();
-    }
-
-    /// When anything last moved, and whether the answer has begun.
-    pub(crate) fn pulse(&self) -> (Instant, bool) {
-        let facts = self.facts();
-        (facts.moved, facts.status.is_some())
-    }
+    static SPOIL: ();
 }
 
 /// Runs one call; what the tap sees of it is in the second.
@@ -126,9 +34,20 @@ pub(crate) fn watch<F: Future>(call: F) -> (impl Future<Output = F::Output>, Arc
     (CALL.scope(Arc::clone(&seen), call), seen)
 }
 
-/// Whether the answer of the call that this is part of was none of success.
+/// Runs one call, and changes a bit of what it writes on the way: to see whether a store finds out.
+pub(crate) fn spoiling<F: Future>(call: F) -> impl Future<Output = F::Output> {
+    SPOIL.scope((), call)
+}
+
+/// Whether the call that this is part of had no answer of success: another, or none. Not of a folder, which is sent
+/// nothing.
 pub(crate) fn has_failed() -> bool {
-    CALL.try_with(|seen| seen.facts().status.is_some_and(|status| status >= 300)).unwrap_or(false)
+    let failed = |facts: &Facts| {
+        facts.broken.is_some()
+            || facts.credentials.is_some()
+            || facts.status.is_some_and(|status| status >= 300)
+    };
+    CALL.try_with(|seen| failed(&seen.facts())).unwrap_or(false)
 }
 
 /// Puts the tap around the clients of another connector.
@@ -179,8 +98,14 @@ impl HttpService for Tap {
             true => Verb::of(request.method(), request.uri()),
             false => Verb::Other,
         };
-        self.counts.requests[verb as usize].fetch_add(1, Ordering::Relaxed);
-        self.counts.sent_bytes.fetch_add(request.body().content_length() as u64, Ordering::Relaxed);
+        self.counts.sent(verb, request.body().content_length() as u64);
+        let spoil = matches!(verb, Verb::Put | Verb::Part) && SPOIL.try_with(|()| ()).is_ok();
+        let request = if spoil {
+            let (parts, body) = request.into_parts();
+            http::Request::from_parts(parts, flipped(whole(body).await?).into())
+        } else {
+            request
+        };
         // A call that nobody watches is only counted.
         let seen = CALL.try_with(Arc::clone).ok();
         let result = self.client.execute(request).await;

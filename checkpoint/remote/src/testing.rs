@@ -47,7 +47,8 @@ impl HttpConnector for Transport {
 #[async_trait]
 impl HttpService for Transport {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.faults.call(request, |request| self.s3.answer(request)).await
+        let unasked = self.s3.arrives(request.uri());
+        self.faults.call(request, |request| self.s3.answer(request, unasked)).await
     }
 }
 

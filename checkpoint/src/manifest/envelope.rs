@@ -78,6 +78,11 @@ impl Envelope {
         bytes
     }
 
+    /// Whether these bytes, however few there are, begin as every manifest file does.
+    pub(crate) fn is_begun_by(head: &[u8]) -> bool {
+        MAGIC.starts_with(&head[..head.len().min(MAGIC.len())])
+    }
+
     /// Bytes of the whole envelope, from its first 16 bytes.
     pub fn encoded_len(head: &[u8; 16]) -> Result<usize, ManifestError> {
         let mut read = Reader::new(head, 0);

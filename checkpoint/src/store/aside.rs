@@ -1,8 +1,9 @@
 //! What stands where the folder of a job or of an epoch belongs and is no folder: a symlink above all, which would lead
 //! what is published here to somewhere else. It is moved aside by one rename, never followed and never removed. So is
-//! what is found in a published tree and is not of it; and so is the folder of an epoch that does not say which one it is
-//! (its manifest cannot be read, or is not there), once the epoch that is to stand there is built: it may be of an earlier
-//! life of its job, and nothing of it becomes part of another.
+//! what is found in a published tree and is not of it; and so is a folder in an epoch's place that does not say which one it
+//! is, once the epoch that is to stand there is built. One whose manifest cannot be read may be of an earlier life of its
+//! job, and nothing of it becomes part of another. One without a manifest of ours is foreign: nobody has the right to change
+//! or remove anything of it, whether an epoch is published in its place, mended, or has expired.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,13 @@ use std::path::{Path, PathBuf};
 use super::envelopes::read_envelope;
 use super::error::{Step, StoreError};
 use super::folders::Folders;
+use super::jobs::{is_folder, kind_of};
 use super::layout::Layout;
 use super::shelves::Names;
-use crate::disk::{Disk, FileKind};
+use crate::disk::{Disk, FileKind, Open, is_rot};
 use crate::epoch::JobName;
 use crate::io_error::{IoError, at};
-
-/// Whether job and epoch have folders here, each of them a real one.
-pub(super) fn is_real(disk: &dyn Disk, layout: &Layout, job: &JobName, epoch: u64) -> bool {
-    let is_folder = |path: &Path| disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Directory);
-    is_folder(&layout.job_dir(job)) && is_folder(&layout.epoch_dir(job, epoch))
-}
+use crate::manifest::Envelope;
 
 /// Moves aside what is no folder.
 pub(super) fn make_way(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), IoError> {
@@ -94,46 +91,99 @@ impl<'a> Aside<'a> {
     }
 }
 
+/// What stands in an epoch's place.
+#[derive(Debug)]
+pub(super) enum Occupant {
+    /// No folder. What is none makes way when the epoch is published.
+    Nobody,
+    /// The folder of an epoch that was sealed under this number, as its manifest says.
+    Epoch(Box<Envelope>),
+    /// A folder that does not say which epoch it is.
+    Unnamed(Unnamed),
+}
+
 /// Why a folder in an epoch's place does not say which epoch it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unnamed {
-    /// It has no manifest.
-    NoManifest,
-    /// One that cannot be read, or a link or a folder in its place.
+    /// There is no manifest of ours in it. Somebody may keep it there, so that nothing of it is ever changed or removed:
+    /// it makes way as a whole (`N.found`), or stays where it is.
+    Foreign,
+    /// One of ours that cannot be read.
     Unread,
 }
 
-/// Whether the folder in an epoch's place does not say which epoch it is. Nothing where there is none.
-pub(super) fn unnamed(
+/// Who stands in an epoch's place. Each name is looked at before what is below it is opened: a file or a link in the place
+/// of one of ours could never be read, and would be tried for ever. An error is one that another try may not meet: what the
+/// device has lost is none.
+pub(super) fn occupant(
     disk: &dyn Disk,
     layout: &Layout,
     job: &JobName,
     epoch: u64,
-) -> Result<Option<Unnamed>, IoError> {
-    if !is_real(disk, layout, job, epoch) {
-        return Ok(None);
+) -> Result<Occupant, IoError> {
+    if !is_folder(disk, &layout.job_dir(job))? || !is_folder(disk, &layout.epoch_dir(job, epoch))? {
+        return Ok(Occupant::Nobody);
     }
-    match read_envelope(disk, &layout.manifest_file(job, epoch)) {
-        Ok(None) => Ok(Some(Unnamed::NoManifest)),
-        Err(StoreError::Manifest { .. }) => Ok(Some(Unnamed::Unread)),
-        Ok(Some(_)) | Err(StoreError::NotPublished { .. }) => Ok(None),
+    let manifest = layout.manifest_file(job, epoch);
+    // No link is followed here, as nowhere in the store: where it leads is not what was published.
+    match kind_of(disk, &manifest) {
+        Ok(Some(FileKind::File)) => {}
+        Ok(_) => return Ok(Occupant::Unnamed(Unnamed::Foreign)),
+        Err(error) if is_rot(&error.source) => return Ok(Occupant::Unnamed(Unnamed::Unread)),
+        Err(error) => return Err(error),
+    }
+    match read_envelope(disk, &manifest) {
+        Ok(Some(envelope)) => Ok(Occupant::Epoch(Box::new(envelope))),
+        Ok(None) | Err(StoreError::NotPublished { .. }) => Ok(Occupant::Unnamed(Unnamed::Foreign)),
+        Err(StoreError::Manifest { source, .. }) => {
+            let why = if is_ours(disk, &manifest)? { Unnamed::Unread } else { Unnamed::Foreign };
+            tracing::warn!(%job, epoch, error = %source, ?why, "a folder does not say which epoch it is");
+            Ok(Occupant::Unnamed(why))
+        }
         Err(StoreError::Io(error)) => Err(error),
     }
 }
 
+/// Whether a manifest that cannot be read is one of ours: as far as it goes it begins as they all do. Of what the device has
+/// lost nobody can say more than that it has the name.
+fn is_ours(disk: &dyn Disk, manifest: &Path) -> Result<bool, IoError> {
+    let begins = || {
+        let file = disk.open(manifest, Open::Read)?;
+        let mut head = vec![0; file.len()?.min(16) as usize];
+        file.read_exact_at(&mut head, 0)?;
+        Ok(Envelope::is_begun_by(&head))
+    };
+    match begins() {
+        Err(error) if is_rot(&error) => Ok(true),
+        found => found.map_err(at("read", manifest)),
+    }
+}
+
+/// Whether a folder without a manifest has nothing at its top but `files`, as one that only lost its manifest.
+pub(super) fn has_files_alone(
+    disk: &dyn Disk,
+    layout: &Layout,
+    job: &JobName,
+    epoch: u64,
+) -> Result<bool, IoError> {
+    let dir = layout.epoch_dir(job, epoch);
+    let names = disk.read_dir(&dir).map_err(at("list", &dir))?;
+    let files = layout.files_dir(job, epoch);
+    Ok(names.iter().all(|(name, _)| Some(name.as_os_str()) == files.file_name()))
+}
+
 /// Moves aside the folder in an epoch's place that does not say which epoch it is. One that does stays: whoever comes finds
-/// it in the way. For who has all that takes its place. One without a manifest may be somebody's who put it there: it
-/// stays when the epoch goes, as what is found in a tree does.
+/// it in the way. For who has all that takes its place. A foreign one stays when the epoch goes, as what is found in a tree
+/// does.
 pub(super) fn unnamed_makes_way(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), IoError> {
     let (disk, layout) = (&*names.disk, &names.layout);
-    let Some(why) = unnamed(disk, layout, job, epoch)? else { return Ok(()) };
+    let Occupant::Unnamed(why) = occupant(disk, layout, job, epoch)? else { return Ok(()) };
     let (dir, parent) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
     let to = match why {
-        Unnamed::NoManifest => format!("{epoch}.found"),
+        Unnamed::Foreign => format!("{epoch}.found"),
         Unnamed::Unread => format!("{epoch}.aside"),
     };
     if folder_makes_way(names, &dir, &to)? {
-        tracing::warn!(path = %dir.display(), ?why, "it did not say which epoch it was: another is published in its place");
         names.sync_dir(&parent)?;
     }
     Ok(())

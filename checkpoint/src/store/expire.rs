@@ -6,12 +6,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::envelopes::read_envelope;
+use super::aside::{Occupant, Unnamed, occupant, unnamed_makes_way};
 use super::error::StoreError;
-use super::jobs::{epochs, is_folder, kind_of};
+use super::jobs::{epochs, is_folder, number};
 use super::latest::point_latest;
 use super::shelves::{Names, Shelves};
-use crate::disk::{Disk, FileKind, is_rot};
+use crate::disk::{Disk, FileKind};
 use crate::durable::remove_tree;
 use crate::epoch::JobName;
 use crate::io_error::at;
@@ -22,9 +22,9 @@ pub(super) fn expire(shelves: &Shelves, job: &JobName, epoch: u64) -> Result<(),
 
 /// As [`expire`], for what was sealed at or below a log index.
 ///
-/// A folder that does not say when that was is removed only as long as the caller knows of no later epoch of its number:
-/// then a record has decided what is to go, whatever lies there. (Of a later one that the caller does not know yet the log
-/// tells it afterwards, and publishes it anew.) Else it may be the later one's: it stays, to be mended as that.
+/// A folder that does not say when that was goes only as long as the caller knows of no later epoch of its number: then a
+/// record has decided what is to go. (Of a later one that the caller does not know yet the log tells it afterwards, and
+/// publishes it anew.) Else it may be the later one's: it stays, to be mended as that.
 pub(super) fn expire_until(
     shelves: &Shelves,
     job: &JobName,
@@ -33,55 +33,27 @@ pub(super) fn expire_until(
     is_later: &dyn Fn() -> bool,
 ) -> Result<(), StoreError> {
     let names = shelves.lock_names();
-    match sealed_at(&names, job, epoch)? {
-        Sealed::At(sealed) if sealed > index => return Ok(()),
-        Sealed::Unknown if is_later() => {
+    let occupant = occupant(&*names.disk, &names.layout, job, epoch)?;
+    match &occupant {
+        Occupant::Epoch(there) if there.position.index > index => return Ok(()),
+        Occupant::Unnamed(_) if is_later() => {
             let path = names.layout.epoch_dir(job, epoch);
             tracing::warn!(path = %path.display(), "it does not say when it was sealed, and a later epoch has its number: it stays");
             return Ok(());
         }
-        Sealed::At(_) | Sealed::Unknown | Sealed::NotHere => {}
+        Occupant::Epoch(_) | Occupant::Unnamed(_) | Occupant::Nobody => {}
     }
-    take_away(&names, job, epoch)
-}
-
-/// The log index at which what is in an epoch's place was sealed.
-enum Sealed {
-    At(u64),
-    /// There is a folder without a manifest that can be read.
-    Unknown,
-    /// There is no folder of ours.
-    NotHere,
-}
-
-/// Each name is looked at before what is below it is opened: a file or a link in the place of one of ours could never be
-/// read, and would be tried for ever. An error is one that another try may not meet: what the device has lost is none,
-/// and if it comes back, no more is gone than what a record has decided.
-fn sealed_at(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<Sealed, StoreError> {
-    let (disk, layout) = (&*names.disk, &names.layout);
-    let manifest = layout.manifest_file(job, epoch);
-    if !is_folder(disk, &layout.job_dir(job))? || !is_folder(disk, &layout.epoch_dir(job, epoch))? {
-        return Ok(Sealed::NotHere);
-    }
-    // No link is followed here, as nowhere in the store: where it leads is not what was published.
-    match kind_of(disk, &manifest) {
-        Ok(Some(FileKind::File)) => {}
-        Ok(_) => return Ok(Sealed::Unknown),
-        Err(error) if is_rot(&error.source) => return Ok(Sealed::Unknown),
-        Err(error) => return Err(error.into()),
-    }
-    match read_envelope(disk, &manifest) {
-        Ok(there) => Ok(there.map_or(Sealed::Unknown, |there| Sealed::At(there.position.index))),
-        Err(error @ StoreError::Manifest { .. }) => {
-            tracing::warn!(%job, epoch, %error, "an expired epoch does not say when it was sealed");
-            Ok(Sealed::Unknown)
-        }
-        Err(error) => Err(error),
-    }
+    remove(&names, job, epoch, &occupant)
 }
 
 /// As [`expire`], for who holds the names.
 pub(super) fn take_away(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<(), StoreError> {
+    remove(names, job, epoch, &occupant(&*names.disk, &names.layout, job, epoch)?)
+}
+
+/// What of the epoch is ours goes to the trash. A foreign folder in its place makes way and stays: no record of ours has
+/// decided on it.
+fn remove(names: &Names<'_>, job: &JobName, epoch: u64, occupant: &Occupant) -> Result<(), StoreError> {
     let (disk, layout) = (&*names.disk, &names.layout);
     let (dir, job_dir) = (layout.epoch_dir(job, epoch), layout.job_dir(job));
     if !is_folder(disk, &job_dir)? {
@@ -90,7 +62,7 @@ pub(super) fn take_away(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<
     let in_trash = || names.free_name(&layout.trash_dir(), &format!("epoch-{job}.{epoch}"));
     let mut trashed = Vec::new();
     // What is no folder is not what was published, and not ours to remove; a publish moves it aside.
-    if is_folder(disk, &dir)? {
+    if !matches!(occupant, Occupant::Nobody) {
         for aside in asides(disk, &job_dir, epoch) {
             let to = in_trash()?;
             match disk.rename(&aside, &to) {
@@ -98,15 +70,26 @@ pub(super) fn take_away(names: &Names<'_>, job: &JobName, epoch: u64) -> Result<
                 Err(e) => tracing::warn!(path = %aside.display(), error = %e, "it stays aside"),
             }
         }
-        let to = in_trash()?;
-        match disk.rename(&dir, &to) {
-            Ok(()) => trashed.push(to),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-                let what = "move to the trash from another file system or a lower layer of this one";
-                return Err(at(what, &dir)(e).into());
+    }
+    match occupant {
+        Occupant::Nobody => {}
+        Occupant::Unnamed(Unnamed::Foreign) => {
+            // Nothing of the epoch is there: where it cannot be moved nothing is owed.
+            if let Err(error) = unnamed_makes_way(names, job, epoch) {
+                tracing::warn!(path = %dir.display(), %error, "a folder without a manifest stays in an epoch's place");
             }
-            Err(e) => return Err(at("move to the trash", &dir)(e).into()),
+        }
+        Occupant::Epoch(_) | Occupant::Unnamed(Unnamed::Unread) => {
+            let to = in_trash()?;
+            match disk.rename(&dir, &to) {
+                Ok(()) => trashed.push(to),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                    let what = "move to the trash from another file system or a lower layer of this one";
+                    return Err(at(what, &dir)(e).into());
+                }
+                Err(e) => return Err(at("move to the trash", &dir)(e).into()),
+            }
         }
     }
     // On a full disk there may be no room for a symlink before the epoch's own is given back.
@@ -132,8 +115,10 @@ fn asides(disk: &dyn Disk, job_dir: &Path, epoch: u64) -> Vec<PathBuf> {
         tracing::warn!(path = %job_dir.display(), error = %e, "what lies aside stays: cannot list");
         Vec::new()
     });
+    // As a free name is made, and no other: whoever has looked at one may have given it a name of his own.
+    let is_number = |rest: &str| rest.strip_prefix('.').is_some_and(|rest| number(rest.as_bytes()).is_some());
     let is_ours =
-        |name: &str| name.strip_prefix(&aside).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        |name: &str| name.strip_prefix(&aside).is_some_and(|rest| rest.is_empty() || is_number(rest));
     let folders = names.into_iter().filter(|(_, kind)| *kind == FileKind::Directory);
     folders
         .filter(|(name, _)| name.to_str().is_some_and(is_ours))

@@ -16,7 +16,7 @@ use super::error::{Step, StoreError, Unpublished};
 use super::folders::Folders;
 use super::incoming::Content;
 use super::link::{Linker, corrupt, missing, store_error};
-use super::mend_manifest::says_so;
+use super::mend_manifest::may_change;
 use super::shelves::Names;
 use super::{Store, manifests};
 use crate::digest::Digest;
@@ -69,7 +69,7 @@ impl Store {
     /// As [`Store::heal_all`], and of one directory that is here, whatever its own manifest says.
     ///
     /// # Errors
-    /// As [`Store::heal_all`].
+    /// As [`Store::heal_all`] and [`Store::damaged_by`].
     pub fn heal_by(
         &self,
         contents: &[Content],
@@ -100,7 +100,7 @@ impl Store {
         let (places, unread) = self.places(&wanted, told)?;
         let names = shelves.lock_names();
         // Another epoch may have its number by now.
-        told.map(|(envelope, manifest)| says_so(&names, envelope, manifest)).transpose()?;
+        told.map(|(envelope, manifest)| may_change(&names, envelope, manifest)).transpose()?;
         let mut healing = Healing {
             names: &names,
             linker: Linker::new(&names),

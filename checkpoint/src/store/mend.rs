@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::aside::{self, Aside, Unnamed};
+use super::aside::{self, Aside, Occupant};
 use super::blobs::{self, Held};
 use super::error::{Step, StoreError, Unpublished};
 use super::folders::Folders;
 use super::incoming::Content;
 use super::link::{Linker, store_error};
-use super::mend_manifest::says_so;
+use super::mend_manifest::may_change;
 use super::shelves::Names;
 use super::{Store, manifests};
 use crate::digest::Digest;
@@ -43,12 +43,13 @@ impl Store {
         self.damaged_by(&envelope, &manifest, report)
     }
 
-    /// As [`Store::damaged_contents`], of a directory whose manifest may be missing or unreadable. From one that has an
-    /// unreadable one nothing is moved away: it may be of an earlier life of its job, and what is not of this epoch then
-    /// is a part of that. Such a folder makes way as a whole when the epoch is published, with what it has.
+    /// As [`Store::damaged_contents`], of a directory whose manifest may be unreadable. From such a one nothing is moved
+    /// away: it may be of an earlier life of its job, and what is not of this epoch then is a part of that. It makes way as a
+    /// whole when the epoch is published, with what it has.
     ///
     /// # Errors
-    /// As [`Store::mend_manifest`].
+    /// As [`Store::mend_manifest`]; [`StoreError::NotPublished`] also of any folder without a manifest: it may be
+    /// somebody's, and nothing in it is changed.
     pub fn damaged_by(
         &self,
         envelope: &Envelope,
@@ -59,12 +60,12 @@ impl Store {
         let damaged = {
             let names = shelves.lock_names();
             // It may have expired since its manifest was read.
-            says_so(&names, envelope, manifest)?;
+            may_change(&names, envelope, manifest)?;
             let reported = report.problems.iter().map(|problem| problem.path.as_str()).collect();
             let root = shelves.layout.files_dir(&envelope.job, envelope.epoch);
-            let unnamed = aside::unnamed(&*names.disk, &names.layout, &envelope.job, envelope.epoch)?;
-            let aside =
-                (unnamed != Some(Unnamed::Unread)).then(|| Aside::new(&names, &envelope.job, envelope.epoch));
+            let occupant = aside::occupant(&*names.disk, &names.layout, &envelope.job, envelope.epoch)?;
+            let is_named = matches!(occupant, Occupant::Epoch(_));
+            let aside = is_named.then(|| Aside::new(&names, &envelope.job, envelope.epoch));
             mend(&names, aside, &root, manifest, &reported).map_err(|e| store_error(&root, e))?
         };
         let (mut here, mut lacking) = (Vec::new(), Vec::new());

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use super::envelopes::read_envelope;
+use super::aside::{self, Occupant, Unnamed};
 use super::link::Linker;
 use super::shelves::Names;
-use super::{Store, StoreError, aside, manifests};
+use super::{Store, StoreError, manifests};
 use crate::disk::Open;
 use crate::io_error::at;
 use crate::manifest::{Envelope, Manifest, write_file};
@@ -13,14 +13,15 @@ use crate::manifest::{Envelope, Manifest, write_file};
 impl Store {
     /// Puts the manifest of an epoch that is published here in the place of one that is missing, cannot be read or says
     /// something else of this epoch than `envelope`. Whoever has a manifest passes for good: the tree is mended first,
-    /// see [`Store::verify_by`], [`Store::damaged_by`], [`Store::heal_by`].
+    /// see [`Store::verify_by`], [`Store::damaged_by`], [`Store::heal_by`]. A directory without a manifest may be somebody's:
+    /// it gets one only when it verifies as it is, for nothing in it is mended.
     ///
     /// # Errors
-    /// [`StoreError::NotPublished`]: nothing of that name is here, or an epoch that was sealed before this one, which
-    /// goes when this one is published. An epoch that was sealed later is there, or another root, or the disk refuses.
+    /// [`StoreError::NotPublished`]: nothing of that name is here, or what makes way when this epoch is published: an epoch
+    /// that was sealed before it, or a folder without a manifest that has more than `files`. An epoch that was sealed later is there, or another root, or the disk refuses.
     pub fn mend_manifest(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
         let names = self.shelves.lock_names();
-        if says_so(&names, envelope, manifest)? {
+        if says(&names, envelope, manifest)? == Says::It {
             return Ok(());
         }
         let (job, epoch) = (&envelope.job, envelope.epoch);
@@ -32,7 +33,6 @@ impl Store {
         });
         write.map_err(at("write", &temp))?;
         names.sync_file(&temp)?;
-        aside::folder_makes_way(&names, &path, "manifest.aside")?;
         names.disk.rename(&temp, &path).map_err(at("replace", &path))?;
         Ok(names.sync_dir(&dir)?)
     }
@@ -42,39 +42,70 @@ impl Store {
     /// # Errors
     /// As there.
     pub fn may_mend(&self, envelope: &Envelope, manifest: &Manifest) -> Result<(), StoreError> {
-        says_so(&self.shelves.lock_names(), envelope, manifest).map(drop)
+        says(&self.shelves.lock_names(), envelope, manifest).map(drop)
     }
 }
 
-/// Whether the manifest of a directory that is here is this one, and whole. Errors are those of
+/// What a directory that may get a manifest says by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    /// This manifest, and whole.
+    It,
+    /// Something that cannot be read, or something else of the same epoch.
+    Otherwise,
+    /// It has no manifest.
+    Nothing,
+}
+
+/// For who changes what is in a directory's tree: in one without a manifest nothing is changed. Errors are those of
 /// [`Store::mend_manifest`].
-pub(super) fn says_so(
+pub(super) fn may_change(
     names: &Names<'_>,
     envelope: &Envelope,
     manifest: &Manifest,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
+    match says(names, envelope, manifest)? {
+        Says::It | Says::Otherwise => Ok(()),
+        Says::Nothing => {
+            Err(StoreError::NotPublished { job: envelope.job.to_string(), epoch: envelope.epoch })
+        }
+    }
+}
+
+/// What the directory in an epoch's place says. Errors are those of [`Store::mend_manifest`].
+fn says(names: &Names<'_>, envelope: &Envelope, manifest: &Manifest) -> Result<Says, StoreError> {
     let (job, epoch) = (&envelope.job, envelope.epoch);
-    let path = names.layout.manifest_file(job, epoch);
-    // A link that leads elsewhere is none: it makes way when the epoch is published.
-    if !aside::is_real(&*names.disk, &names.layout, job, epoch) {
-        return Err(StoreError::NotPublished { job: job.to_string(), epoch });
+    let (disk, layout) = (&*names.disk, &names.layout);
+    let path = layout.manifest_file(job, epoch);
+    let not_published = || Err(StoreError::NotPublished { job: job.to_string(), epoch });
+    let refuse = |why| Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
+    // A link that leads elsewhere is no directory: it makes way when the epoch is published.
+    let occupant = aside::occupant(disk, layout, job, epoch)?;
+    if matches!(occupant, Occupant::Nobody) {
+        return not_published();
     }
     let root = manifest.root();
-    let refuse = |why| Err(at("mend", &path)(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
     if root != envelope.root {
         return refuse(format!("root {root} where {} belongs", envelope.root));
     }
-    match readable(read_envelope(&*names.disk, &path))? {
-        None => Ok(false),
-        // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
-        Some(there) if there.position.index < envelope.position.index => {
-            Err(StoreError::NotPublished { job: job.to_string(), epoch })
+    match occupant {
+        Occupant::Unnamed(Unnamed::Unread) => Ok(Says::Otherwise),
+        Occupant::Unnamed(Unnamed::Foreign) if aside::has_files_alone(disk, layout, job, epoch)? => {
+            Ok(Says::Nothing)
         }
-        Some(there) if there.position.index > envelope.position.index => {
+        Occupant::Unnamed(Unnamed::Foreign) | Occupant::Nobody => not_published(),
+        // Within one life of its job a number has one epoch: this one is of an earlier life, and has expired.
+        Occupant::Epoch(there) if there.position.index < envelope.position.index => not_published(),
+        Occupant::Epoch(there) if there.position.index > envelope.position.index => {
             refuse("an epoch that was sealed later is there".into())
         }
-        Some(there) if there.root != root => refuse(format!("root {root} where {} belongs", there.root)),
-        Some(there) => Ok(there == *envelope && readable(manifests::read(names, job, epoch))?.is_some()),
+        Occupant::Epoch(there) if there.root != root => {
+            refuse(format!("root {root} where {} belongs", there.root))
+        }
+        Occupant::Epoch(there) => {
+            let is_it = *there == *envelope && readable(manifests::read(names, job, epoch))?.is_some();
+            Ok(if is_it { Says::It } else { Says::Otherwise })
+        }
     }
 }
 

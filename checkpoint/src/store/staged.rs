@@ -4,8 +4,9 @@
 use std::io;
 use std::path::Path;
 
-use super::aside;
+use super::aside::{self, Occupant, Unnamed};
 use super::error::{Step, Unpublished};
+use super::jobs::is_folder;
 use super::link::{corrupt, missing};
 use super::sealed::{Publish, Source};
 use super::shelves::Shelves;
@@ -29,9 +30,15 @@ pub(super) fn extend_all(shelves: &Shelves, epoch: &Publish) -> Step {
         entry.kind == EntryKind::File && entry.size > 0 && matches!(source, Source::Staged)
     };
     // A folder that does not say whose it is makes way. It may have been this very epoch's, with the damage that it has in
-    // its files, which are those of the attempt.
-    let there = aside::unnamed(&*shelves.disk, &shelves.layout, &envelope.job, envelope.epoch);
-    let doubted = matches!(there, Ok(Some(_)));
+    // its files, which are those of the attempt. One that has none never was: where it cannot be moved (it is a mount
+    // point), everything would be read with every try.
+    let (disk, layout) = (&*shelves.disk, &shelves.layout);
+    let files = layout.files_dir(&envelope.job, envelope.epoch);
+    let doubted = match aside::occupant(disk, layout, &envelope.job, envelope.epoch) {
+        Ok(Occupant::Unnamed(Unnamed::Unread)) => true,
+        Ok(Occupant::Unnamed(Unnamed::Foreign)) => is_folder(disk, &files).unwrap_or(true),
+        Ok(Occupant::Epoch(_) | Occupant::Nobody) | Err(_) => false,
+    };
     for (index, (entry, _)) in all.filter(|(_, (entry, source))| is_staged(entry, source)) {
         let path = shelves.layout.staged_file(*attempt, index_of(index));
         if doubted {

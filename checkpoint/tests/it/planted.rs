@@ -3,9 +3,11 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use checkpoint::store::StoreError;
-use checkpoint::{RealDisk, Store};
+use checkpoint::testing::OpKind;
+use checkpoint::{Disk, RealDisk, Store};
 
 use crate::support::*;
 
@@ -106,8 +108,26 @@ fn what_has_expired_is_done_with_whatever_stands_in_its_place() {
 
 type Plant = fn(&Path);
 
-/// What becomes of a manifest that nobody can read.
-fn unreadable() -> [Plant; 4] {
+/// What becomes of a manifest of ours that nobody can read.
+fn unreadable() -> [Plant; 3] {
+    [
+        |manifest| cut(manifest, 40),
+        // In the middle of what it begins with.
+        |manifest| cut(manifest, 5),
+        |manifest| {
+            let mut bytes = std::fs::read(manifest).unwrap();
+            bytes[20] ^= 1;
+            std::fs::write(manifest, bytes).unwrap();
+        },
+    ]
+}
+
+fn cut(file: &Path, len: u64) {
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(len).unwrap();
+}
+
+/// What stands in a manifest's place and never was one of ours.
+fn foreign() -> [Plant; 4] {
     [
         |manifest| {
             std::fs::remove_file(manifest).unwrap();
@@ -118,13 +138,10 @@ fn unreadable() -> [Plant; 4] {
             symlink("moved", manifest).unwrap();
         },
         |manifest| {
-            let file = std::fs::OpenOptions::new().write(true).open(manifest).unwrap();
-            file.set_len(40).unwrap();
-        },
-        |manifest| {
             std::fs::remove_file(manifest).unwrap();
             std::fs::create_dir(manifest).unwrap();
         },
+        |manifest| std::fs::write(manifest, b"what I have packed").unwrap(),
     ]
 }
 
@@ -156,6 +173,11 @@ fn what_may_be_a_later_epoch_stays_and_is_mended() {
         plant(&file);
         store.expire_until(&job("job"), 1, 7, &|| false).unwrap();
         assert!(!dir.exists(), "{at}");
+        assert_eq!(
+            dir.with_extension("found").exists(),
+            at == unreadable().len(),
+            "{at}: without a manifest it stays"
+        );
         open_up(temp.path());
     }
 }
@@ -168,8 +190,8 @@ fn mixed_tree_at(dir: &Path) {
 /// Its job was removed and made anew, and the folder of the earlier life is still there.
 #[test]
 fn a_folder_that_does_not_say_which_epoch_it_is_makes_way_as_a_whole() {
-    let plants =
-        unreadable().into_iter().map(|plant| (plant, "1.aside")).chain([(missing as Plant, "1.found")]);
+    let of_others = foreign().into_iter().chain([missing as Plant]).map(|plant| (plant, "1.found"));
+    let plants = unreadable().into_iter().map(|plant| (plant, "1.aside")).chain(of_others);
     for (at, (plant, name)) in plants.enumerate() {
         let temp = tempfile::tempdir().unwrap();
         let [old, new, data] = ["old", "new", "data"].map(|name| temp.path().join(name));
@@ -197,8 +219,12 @@ fn a_folder_that_does_not_say_which_epoch_it_is_makes_way_as_a_whole() {
         // What is no folder was never an epoch's, and stays when that goes.
         let foreign = data.join("epochs/job/1.aside.7");
         std::fs::write(&foreign, b"not ours").unwrap();
+        // Nor is a folder whose name somebody has given: he has looked at one of ours, and keeps it.
+        let kept = data.join("epochs/job/1.aside.keep");
+        write(&kept, "looked-at", b"x", 0o600);
         store.expire(&job("job"), 1).unwrap();
         assert!(!dir.exists() && foreign.exists(), "{at}");
+        assert!(kept.join("looked-at").exists(), "{at}: it has no name of ours");
         // One without any manifest may be somebody's who put it there.
         assert_eq!(aside.exists(), name == "1.found", "{at}");
         open_up(temp.path());
@@ -253,4 +279,123 @@ fn nothing_is_taken_out_of_a_folder_whose_manifest_cannot_be_read() {
             assert_eq!(std::fs::read(aside.join(name)).unwrap(), content.as_bytes(), "{at}: {name}");
         }
     }
+}
+
+/// What somebody may keep in the place of an epoch: names and contents below `DATA/epochs/job/1`.
+fn kept() -> [&'static [(&'static str, &'static str)]; 4] {
+    [
+        &[("precious", "x")],
+        &[("precious", "x"), ("files/small", "another content"), ("files/mine", "x")],
+        &[("precious", "x"), ("manifest", "what I have packed")],
+        &[("files/small", "another content"), ("files/a", "a file where the epoch has a folder")],
+    ]
+}
+
+fn keep(dir: &Path, kept: &[(&str, &str)]) {
+    kept.iter().for_each(|(path, content)| write(dir, path, content.as_bytes(), 0o600));
+}
+
+/// The record comes before anything was published there.
+#[test]
+fn what_somebody_keeps_in_the_place_of_an_epoch_stays_when_its_number_expires() {
+    for (at, kept) in kept().into_iter().enumerate() {
+        let data = tempfile::tempdir().unwrap();
+        let store = Store::open(Arc::new(RealDisk), data.path()).unwrap();
+        let dir = data.path().join("epochs/job/1");
+        let expiries: [(&str, &dyn Fn() -> Result<(), StoreError>); 2] = [
+            ("1.found", &|| store.expire_until(&job("job"), 1, u64::MAX, &|| false)),
+            ("1.found.1", &|| store.expire(&job("job"), 1)),
+        ];
+        for (found, expire) in expiries {
+            keep(&dir, kept);
+            let before = walk(&dir);
+            // It may be of an epoch that the log knows.
+            store.expire_until(&job("job"), 1, 0, &|| true).unwrap();
+            assert_eq!(walk(&dir), before, "{at}");
+            expire().unwrap_or_else(|error| panic!("{at}: {error}"));
+            assert!(!dir.exists(), "{at}");
+            assert_eq!(walk(&dir.with_file_name(found)), before, "{at}: {found}");
+        }
+    }
+}
+
+#[test]
+fn a_foreign_folder_that_cannot_be_moved_is_no_debt() {
+    let disk = fresh();
+    let store = open(&disk);
+    let dir = store.layout().epoch_dir(&job("job"), 1);
+    disk.create_dir(dir.parent().unwrap()).unwrap();
+    disk.create_dir(&dir).unwrap();
+    // EBUSY: another file system is mounted there.
+    disk.fail_next(OpKind::Rename, "epochs/job/1", 16);
+    store.expire_until(&job("job"), 1, u64::MAX, &|| false).unwrap();
+    assert!(disk.stat(&dir).is_ok());
+}
+
+/// Who mends comes before who publishes.
+#[test]
+fn nothing_that_somebody_keeps_in_the_place_of_an_epoch_is_mended() {
+    for (at, kept) in kept().into_iter().enumerate() {
+        let temp = tempfile::tempdir().unwrap();
+        let [source, data] = ["source", "data"].map(|name| temp.path().join(name));
+        std::fs::create_dir(&data).unwrap();
+        mixed_tree_at(&source);
+        let store = Store::open(Arc::new(RealDisk), &data).unwrap();
+        let dir = data.join("epochs/job/1");
+        keep(&dir, kept);
+        let before = walk(&dir);
+        let taken = take_all(&source);
+        let sources = stage(&store, 5, &taken).unwrap();
+        let publish = to_publish("job", 1, 5, &taken.manifest, sources);
+        let (envelope, manifest) = (publish.envelope.clone(), taken.manifest.clone());
+        let is_refused =
+            |result: Result<(), StoreError>| matches!(result, Err(StoreError::NotPublished { .. }));
+        // Of one that has `files` alone only its content tells.
+        let files_alone = kept.iter().all(|(path, _)| path.starts_with("files/"));
+        assert_eq!(is_refused(store.may_mend(&envelope, &manifest)), !files_alone, "{at}");
+        let report = store.verify_by(&envelope, &manifest).unwrap();
+        assert!(!report.is_good(), "{at}");
+        let damaged = store.damaged_by(&envelope, &manifest, &report);
+        assert!(is_refused(damaged.map(drop)), "{at}");
+        assert!(is_refused(store.heal_by(&[], &envelope, &manifest).map(drop)), "{at}");
+        assert_eq!(walk(&dir), before, "{at}: something in it was changed");
+        store.publish(&[publish]).remove(0).unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert_eq!(walk(&dir.join("files")), walk(&source), "{at}");
+        store.expire_until(&job("job"), 1, u64::MAX, &|| false).unwrap();
+        assert!(!dir.exists(), "{at}");
+        assert_eq!(walk(&data.join("epochs/job/1.found")), before, "{at}: all of it stays");
+        open_up(temp.path());
+    }
+}
+
+/// A place that cannot be had (a mount point, say) is tried again and again.
+#[test]
+fn staged_content_is_read_again_only_where_a_folder_may_be_of_its_epoch() {
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), "large", &noise(300_000, 1), 0o644);
+    let opened = |plant: &dyn Fn(&dyn Disk, &Path)| {
+        let disk = fresh();
+        let store = open(&disk);
+        let taken = take_all(source.path());
+        let sources = stage(&store, 5, &taken).unwrap();
+        let dir = store.layout().epoch_dir(&job("job"), 1);
+        disk.create_dir(dir.parent().unwrap()).unwrap();
+        plant(&disk, &dir);
+        let (opened, staging) = (Arc::new(AtomicU64::new(0)), store.layout().attempt_dir(5));
+        let count = opened.clone();
+        disk.after_open(move |path| {
+            count.fetch_add(u64::from(path.parent() == Some(&*staging)), Ordering::Relaxed);
+        });
+        store.publish(&[to_publish("job", 1, 5, &taken.manifest, sources)]).remove(0).unwrap();
+        disk.after_open(|_| {});
+        opened.load(Ordering::Relaxed)
+    };
+    let nothing = opened(&|_, _| {});
+    let empty = opened(&|disk, dir| disk.create_dir(dir).unwrap());
+    let tree = opened(&|disk, dir| {
+        disk.create_dir(dir).unwrap();
+        disk.create_dir(&dir.join("files")).unwrap();
+    });
+    assert_eq!(empty, nothing, "an empty folder never was of this epoch");
+    assert!(tree > nothing, "it may have lost its manifest, and be damaged as the staged files are");
 }

@@ -4,16 +4,20 @@
 //! node dies meanwhile.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::cli::Output;
 use crate::cluster::{Cluster, Options, PATIENCE};
-use crate::commits::Commits;
+use crate::commits::{Commits, Pending};
 use crate::disks::{Kind, SmallDisk};
 use crate::inputs::random_directory;
 use crate::needs::{Need, skip};
 use crate::oracle::Answer;
 use crate::seed::Rng;
 use crate::wait::wait_until;
+
+/// Pause between two looks at who is full.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Parameters of [`full`].
 #[derive(Debug, Clone, Copy)]
@@ -200,10 +204,18 @@ impl Full {
 
     /// Whether `status` says that this node is full.
     fn is_full(&self, id: u64) -> bool {
-        let Ok(status) = self.cluster.status() else { return false };
+        self.full().contains(&id)
+    }
+
+    /// The nodes of which `status` says that they are full; none where it says nothing.
+    fn full(&self) -> Vec<u64> {
+        let Ok(status) = self.cluster.status() else { return Vec::new() };
         let wrong = status["wrong"].as_array().cloned().unwrap_or_default();
-        let line = format!("node {id} is full: ");
-        wrong.iter().any(|wrong| wrong.as_str().is_some_and(|wrong| wrong.starts_with(&line)))
+        let is_full = |id: &u64| {
+            let line = format!("node {id} is full: ");
+            wrong.iter().any(|wrong| wrong.as_str().is_some_and(|wrong| wrong.starts_with(&line)))
+        };
+        (1..=self.cluster.options.nodes).filter(is_full).collect()
     }
 
     /// The one small disk is full, and commits go on; it comes home when enough was removed.
@@ -289,10 +301,19 @@ impl Full {
     /// moves, or where a node whose disk is full holds up the log, may it be no answer.
     fn refused(&mut self, bytes: u64, rng: &mut Rng) -> Option<Output> {
         let before = self.term();
-        let output = self.tried(bytes, rng)?;
+        let mut pending = self.begun(bytes, rng);
+        // All the while: the end of the commit gives back what it held, and nobody is full any more.
+        let mut held_up = !self.full().is_empty();
+        let begun = Instant::now();
+        // One that hangs is for who waits for it.
+        while !pending.client.has_ended() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(LOOK);
+            held_up |= !self.full().is_empty();
+        }
+        let output = self.ended(pending)?;
         if output.code != Some(9) {
             let moved = before.is_none() || self.term() != before;
-            let held_up = (1..=self.cluster.options.nodes).any(|id| self.is_full(id));
+            held_up |= !self.full().is_empty();
             assert!(moved || held_up, "leader and disks are as they were: {output}");
         }
         Some(output)
@@ -300,7 +321,15 @@ impl Full {
 
     /// Commits an epoch; what the client said when it is not committed.
     fn tried(&mut self, bytes: u64, rng: &mut Rng) -> Option<Output> {
-        let pending = self.commits.begin_made(rng, |at, rng| epoch(at, bytes, rng));
+        let pending = self.begun(bytes, rng);
+        self.ended(pending)
+    }
+
+    fn begun(&mut self, bytes: u64, rng: &mut Rng) -> Pending {
+        self.commits.begin_made(rng, |at, rng| epoch(at, bytes, rng))
+    }
+
+    fn ended(&mut self, pending: Pending) -> Option<Output> {
         let (answer, output) = self.commits.end_with_output(pending);
         if matches!(answer, Answer::Committed { .. }) {
             return None;

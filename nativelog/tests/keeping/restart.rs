@@ -206,6 +206,38 @@ fn a_directory_whose_epoch_has_expired_below_the_snapshot_goes_with_its_content(
     crate::house::assert_baseline(&disk, "after the surplus went");
 }
 
+#[test]
+fn a_folder_without_a_manifest_below_the_mark_makes_way_at_a_start_and_stays() {
+    let disk = CrashDisk::new();
+    let mut replica = start(&disk);
+    replica.whole(1, &Directory::parse("a:100=1"));
+    replica.whole(3, &Directory::parse("b:100=2"));
+    replica.try_expire(vec![1]).unwrap();
+    replica.wait_performed();
+    replica.keep().unwrap();
+    replica.keep().unwrap();
+    let layout = replica.store.layout().clone();
+    replica.stop();
+
+    // In the place of one that has expired, and of a number that no epoch ever had.
+    let folders = [1, 2].map(|epoch| layout.epoch_dir(&job(), epoch));
+    for folder in &folders {
+        disk.create_dir(folder).unwrap();
+        disk.write_new(&folder.join("precious"), b"not ours", 0o600).unwrap();
+    }
+    let replica = start(&disk);
+    let begun = Instant::now();
+    while replica.store.epochs(&job()).unwrap() != [3] {
+        assert!(begun.elapsed().as_secs() < 30, "they stand in the way");
+        std::thread::yield_now();
+    }
+    for folder in &folders {
+        let kept = folder.with_extension("found").join("precious");
+        assert_eq!(disk.read_file(&kept, 100).unwrap(), b"not ours", "{}", kept.display());
+    }
+    replica.stop();
+}
+
 /// `cargo test -p nativelog --test keeping -- --ignored --nocapture`; the numbers stand in `docs/snapshot.md`.
 #[test]
 #[ignore = "a measurement"]

@@ -1,5 +1,6 @@
 //! Calls that read: List and Show.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,7 +47,11 @@ pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply
 /// The epochs that are asked for, and whether there are more than one answer holds.
 fn listed(machine: &Machine, job: Option<JobName>, request: &pb::ListRequest) -> (Vec<pb::Epoch>, bool) {
     let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
-    let log_ms = machine.ledger().log_ms();
+    let (log_ms, names) = {
+        let ledger = machine.ledger();
+        let names: BTreeMap<u64, String> = ledger.stores().map(|store| (store.id, store.name)).collect();
+        (ledger.log_ms(), names)
+    };
     let (mut epochs, mut bytes) = (Vec::new(), 0);
     let mut walk = job.map_or_else(Walk::all, Walk::of);
     // Of the job that the walk is in: its newest good epoch is the first that is met, and all epochs are.
@@ -62,7 +67,9 @@ fn listed(machine: &Machine, job: Option<JobName>, request: &pb::ListRequest) ->
                 newest = Some(sealed.epoch);
             }
             if is_wanted(&epoch, log_ms, request) {
-                found.push(Found { info: epoch.info(), newest, quarantined: epoch.findings(), log_ms });
+                let info = epoch.info();
+                let store = info.store.and_then(|id| names.get(&id)).cloned();
+                found.push(Found { info, newest, quarantined: epoch.findings(), store, log_ms });
                 taken += 1;
             }
             if taken < limit { Go::On } else { Go::NextJob }
@@ -99,16 +106,24 @@ fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
 pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply, Failure> {
     let job = job_name(&request.job)?;
     current(node, request.stale, &format!("show {job}")).await?;
-    let epoch = epoch_pb(find(node.replica.machine(), &job, request.which).await?);
+    let found = find(node.replica.machine(), &job, request.which).await;
+    if let (Err(failure), true) = (&found, request.or_gone)
+        && failure.code == Code::NotFound
+        && let Some(epoch) = spent(node.replica.machine(), &job, request.which)
+    {
+        let epoch = pb::Epoch { job: job.to_string(), epoch, ..Default::default() };
+        return Ok(pb::ShowReply { epoch: Some(epoch), gone: true, ..Default::default() });
+    }
+    let epoch = epoch_pb(found?);
     let (mut entries, mut cut) = (Vec::new(), false);
     if request.entries {
         (entries, cut) = entries_of(node, &job, epoch.epoch).await?;
     }
-    let mut dependents = Vec::new();
+    let (mut dependents, mut more_dependents) = (Vec::new(), false);
     if request.dependents {
         let (job, number) = (job.clone(), epoch.epoch);
         let look = move |machine: &Machine| epochs::dependents(machine, &job, number, DEPENDENTS_MAX);
-        dependents = epochs::elsewhere(node.replica.machine(), look).await;
+        (dependents, more_dependents) = epochs::elsewhere(node.replica.machine(), look).await;
     }
     let mut shown = vec![epoch];
     let silent = fill_published_on(node, &mut shown).await;
@@ -120,7 +135,18 @@ pub async fn show(node: &Node, request: pb::ShowRequest) -> Result<pb::ShowReply
         cut,
         silent,
         dependents,
+        gone: false,
+        more_dependents,
     })
+}
+
+/// The number, if it is named and no epoch can have it any more.
+fn spent(machine: &Machine, job: &JobName, which: Option<pb::Which>) -> Option<u64> {
+    let Some(pb::which::Kind::Exactly(epoch)) = which?.kind else { return None };
+    // Both at once: it may be sealed meanwhile.
+    let ledger = machine.ledger();
+    let is_spent = ledger.high_water(job).is_some_and(|mark| epoch <= mark);
+    (is_spent && ledger.epoch(job, epoch).is_none()).then_some(epoch)
 }
 
 fn voters(node: &Node) -> u32 {
@@ -184,6 +210,8 @@ pub struct Found {
     newest: Option<u64>,
     /// What it holds that is in quarantine.
     quarantined: Vec<QuarantineInfo>,
+    /// The store in which it lies.
+    store: Option<String>,
     /// Log time in milliseconds.
     log_ms: u64,
 }
@@ -232,7 +260,8 @@ fn look_up(machine: &Machine, job: &JobName, kind: Option<pb::which::Kind>) -> R
     };
     let ledger = machine.ledger();
     let quarantined = ledger.quarantined_in(job, info.sealed.epoch);
-    Ok(Found { info, newest, quarantined, log_ms: ledger.log_ms() })
+    let store = info.store.and_then(|id| ledger.store(id)).map(|store| store.name);
+    Ok(Found { info, newest, quarantined, store, log_ms: ledger.log_ms() })
 }
 
 /// Content in quarantine as the API tells it; the epochs that hold it are for others to fill in.
@@ -249,7 +278,7 @@ pub fn quarantined_pb(info: QuarantineInfo) -> pb::Quarantined {
 /// One epoch as the API tells it; who has published it is for others to fill in.
 fn epoch_pb(found: Found) -> pb::Epoch {
     let age_ms = found.age_ms();
-    let Found { info, newest, quarantined, .. } = found;
+    let Found { info, newest, quarantined, store, .. } = found;
     let sealed = &info.sealed;
     let is_newest = newest == Some(sealed.epoch);
     let mut flags = Vec::new();
@@ -282,6 +311,8 @@ fn epoch_pb(found: Found) -> pb::Epoch {
         published_on: Vec::new(),
         flags,
         quarantined: quarantined.into_iter().map(quarantined_pb).collect(),
+        mode: info.mode.to_string(),
+        store: store.unwrap_or_default(),
     }
 }
 

@@ -32,8 +32,22 @@ struct Wanted {
     epoch: pb::Epoch,
     /// Epochs that depend on it, by their own word, and stay.
     dependents: Vec<String>,
-    removed: bool,
+    /// More than these depend on it, than an answer names.
+    more_dependents: bool,
+    fate: Fate,
     failure: Option<Failure>,
+}
+
+/// What is known of an epoch that is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is there, and nothing that was sent removes it.
+    Stays,
+    Removed,
+    /// It was gone before: its number is spent.
+    Gone,
+    /// Its removal was sent, and nobody has answered.
+    Unknown,
 }
 
 /// Runs the command.
@@ -49,11 +63,14 @@ pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), 
     }
     let mut all: Vec<Wanted> = Vec::new();
     for target in &args.targets {
-        let found = look_up(target, client).await?;
+        let found = look_up(target, args.targets.len() > 1, client).await?;
         // By another name, or twice.
         if all.iter().all(|other| other.name() != found.name()) {
             all.push(found);
         }
+    }
+    if all.iter().all(|wanted| wanted.fate == Fate::Gone) {
+        return Err(all_gone(&all));
     }
     // Who goes as well misses nothing.
     let names: BTreeSet<String> = all.iter().map(Wanted::name).collect();
@@ -70,30 +87,42 @@ pub async fn run(args: &RmArgs, client: &Client, output: &Output) -> Result<(), 
     failure(&all).map_or(Ok(()), Err)
 }
 
-async fn look_up(target: &Target, client: &Client) -> Result<Wanted, Failure> {
+/// Of several, one that is gone keeps none of the others: whoever repeats a command of which nobody has heard the end gets
+/// on.
+async fn look_up(target: &Target, of_several: bool, client: &Client) -> Result<Wanted, Failure> {
     let request = pb::ShowRequest {
         job: target.job.to_string(),
         which: Some(target.to_pb()),
         dependents: true,
+        or_gone: of_several,
         ..Default::default()
     };
     let reply = client.show(request).await.map_err(|failure| nothing_removed(target, failure))?;
-    let epoch = reply.epoch.unwrap_or_default();
-    Ok(Wanted { epoch, dependents: reply.dependents, removed: false, failure: None })
+    let fate = if reply.gone { Fate::Gone } else { Fate::Stays };
+    Ok(Wanted {
+        epoch: reply.epoch.unwrap_or_default(),
+        dependents: reply.dependents,
+        more_dependents: reply.more_dependents,
+        fate,
+        failure: None,
+    })
 }
 
 /// One record each. What one of them cannot, the next may; where nobody answers there is no use in asking on.
 async fn remove(all: &mut [Wanted], reason: &str, client: &Client) {
-    for wanted in all {
+    for wanted in all.iter_mut().filter(|wanted| wanted.fate == Fate::Stays) {
         let request = pb::ExpireRequest {
             job: wanted.epoch.job.clone(),
             epochs: vec![wanted.epoch.epoch],
             reason: reason.to_owned(),
         };
         match client.expire(request).await {
-            Ok(_) => wanted.removed = true,
+            Ok(_) => wanted.fate = Fate::Removed,
             Err(failure) => {
-                let unanswered = failure.is_transient() || failure.code == Code::Timeout;
+                if failure.code == Code::Timeout {
+                    wanted.fate = Fate::Unknown;
+                }
+                let unanswered = failure.is_transient();
                 wanted.failure = Some(failure);
                 if unanswered {
                     return;
@@ -107,7 +136,7 @@ fn tell(all: &[Wanted], dry_run: bool, output: &Output) {
     if output.is_json() {
         let mut summary = json!({
             "type": "summary",
-            "removed": all.iter().all(|wanted| wanted.removed),
+            "removed": all_removed(all),
             "targets": all.iter().map(Wanted::json).collect::<Vec<_>>(),
         });
         if let [one] = all {
@@ -119,7 +148,16 @@ fn tell(all: &[Wanted], dry_run: bool, output: &Output) {
         return;
     }
     let verb = if dry_run { "would remove" } else { "removed" };
-    for wanted in all.iter().filter(|wanted| dry_run || wanted.removed) {
+    for wanted in all {
+        match wanted.fate {
+            Fate::Gone => {
+                output.note(format!("{} was gone already", wanted.name()));
+                continue;
+            }
+            Fate::Removed => {}
+            Fate::Stays | Fate::Unknown if dry_run => {}
+            Fate::Stays | Fate::Unknown => continue,
+        }
         let epoch = &wanted.epoch;
         output.line(format!("{verb} {}  {}, {} files", wanted.name(), units::size(epoch.bytes), epoch.files));
         if let Some(depend) = wanted.depend() {
@@ -128,16 +166,21 @@ fn tell(all: &[Wanted], dry_run: bool, output: &Output) {
     }
 }
 
+/// Whether all are removed; nothing where that of one is unknown.
+fn all_removed(all: &[Wanted]) -> Option<bool> {
+    all.iter().try_fold(true, |so_far, wanted| Some(so_far & wanted.removed()?))
+}
+
 /// What went wrong, in one failure: that of the first that is still there, or may be.
 fn failure(all: &[Wanted]) -> Option<Failure> {
     let (first, failure) = all.iter().find_map(|wanted| Some((wanted, wanted.failure.clone()?)))?;
     if all.len() == 1 {
         return Some(failure);
     }
-    let removed = all.iter().filter(|wanted| wanted.removed).count();
-    let left: Vec<String> = all.iter().filter(|wanted| !wanted.removed).map(Wanted::name).collect();
+    let (removed, left): (Vec<_>, Vec<_>) = all.iter().partition(|wanted| wanted.removed() == Some(true));
+    let left: Vec<String> = left.into_iter().map(Wanted::name).collect();
     let why = format!("{}: {}: {}", first.name(), failure.sentence, failure.why);
-    let sentence = format!("{removed} of {} epochs are known to be removed", all.len());
+    let sentence = format!("{} of {} epochs are known to be removed", removed.len(), all.len());
     Some(Failure { sentence, ..failure }.what(format!("rm {}", left.join(" "))).why(why))
 }
 
@@ -146,13 +189,24 @@ impl Wanted {
         format!("{}@{}", self.epoch.job, self.epoch.epoch)
     }
 
-    /// What the person who removes it should know.
+    /// Whether it is there no more; nothing where that is unknown.
+    fn removed(&self) -> Option<bool> {
+        match self.fate {
+            Fate::Stays => Some(false),
+            Fate::Removed | Fate::Gone => Some(true),
+            Fate::Unknown => None,
+        }
+    }
+
+    /// What the person who removes it should know. Whether those that an answer does not name go as well nobody can say.
     fn depend(&self) -> Option<String> {
-        let names = self.dependents.join(", ");
-        match self.dependents.len() {
-            0 => None,
-            1 => Some(format!("{names} depends on {}", self.name())),
-            _ => Some(format!("{names} depend on {}", self.name())),
+        let (names, name) = (self.dependents.join(", "), self.name());
+        match (self.dependents.len(), self.more_dependents) {
+            (0, false) => None,
+            (0, true) => Some(format!("more epochs than are named here depend on {name}")),
+            (1, false) => Some(format!("{names} depends on {name}")),
+            (_, false) => Some(format!("{names} depend on {name}")),
+            (_, true) => Some(format!("{names} and more depend on {name}")),
         }
     }
 
@@ -161,9 +215,13 @@ impl Wanted {
             "job": self.epoch.job,
             "epoch": self.epoch.epoch,
             "bytes": self.epoch.bytes,
-            "removed": self.removed,
+            "removed": self.removed(),
             "dependents": self.dependents,
+            "more_dependents": self.more_dependents,
         });
+        if self.fate == Fate::Gone {
+            value["gone_before"] = true.into();
+        }
         if let Some(failure) = &self.failure {
             value["error"] = failure_json(failure);
         }
@@ -182,6 +240,15 @@ fn nothing_removed(target: &Target, failure: Failure) -> Failure {
     Failure { code, sentence, what: format!("rm {target}"), ..failure }
 }
 
+/// Nothing of what was named is there.
+fn all_gone(all: &[Wanted]) -> Failure {
+    let names: Vec<String> = all.iter().map(Wanted::name).collect();
+    Failure::new(Code::NotFound, "there are no such epochs, nothing was removed")
+        .what(format!("rm {}", names.join(" ")))
+        .why("their numbers are spent: they were removed before, or never committed")
+        .fix("`epochlog ls` lists what there is")
+}
+
 fn ask(all: &[Wanted]) -> Result<(), Failure> {
     let what = || format!("rm {}", all.iter().map(Wanted::name).collect::<Vec<_>>().join(" "));
     if !std::io::stdin().is_terminal() {
@@ -197,7 +264,8 @@ fn ask(all: &[Wanted]) -> Result<(), Failure> {
 }
 
 fn question(all: &[Wanted]) -> String {
-    let named = all.iter().map(|wanted| {
+    let there = all.iter().filter(|wanted| wanted.fate != Fate::Gone);
+    let named = there.map(|wanted| {
         let newest = if wanted.epoch.newest { ", the NEWEST epoch of its job" } else { "" };
         format!("{} ({}{newest})", wanted.name(), units::size(wanted.epoch.bytes))
     });
@@ -230,7 +298,7 @@ mod tests {
     fn wanted(job: &str, epoch: u64, newest: bool, dependents: &[&str]) -> Wanted {
         let epoch = pb::Epoch { job: job.into(), epoch, bytes: 3 << 20, newest, ..Default::default() };
         let dependents = dependents.iter().map(|name| (*name).to_owned()).collect();
-        Wanted { epoch, dependents, removed: false, failure: None }
+        Wanted { epoch, dependents, more_dependents: false, fate: Fate::Stays, failure: None }
     }
 
     #[test]
@@ -250,7 +318,7 @@ mod tests {
         let one = Wanted { failure: Some(failed()), ..wanted("a", 1, false, &[]) };
         assert_eq!(failure(&[one]).unwrap(), failed());
         let all = [
-            Wanted { removed: true, ..wanted("a", 1, false, &[]) },
+            Wanted { fate: Fate::Removed, ..wanted("a", 1, false, &[]) },
             Wanted { failure: Some(failed()), ..wanted("a", 2, false, &[]) },
             wanted("a", 3, false, &[]),
         ];
@@ -262,5 +330,36 @@ mod tests {
             ("rm a@2 a@3", "a@2: there is no such epoch: it has gone")
         );
         assert!(failure(&all[..1]).is_none());
+    }
+
+    #[test]
+    fn what_is_gone_is_no_failure_and_what_is_unknown_is_neither_removed_nor_there() {
+        let with = |fate, epoch| Wanted { fate, ..wanted("a", epoch, false, &[]) };
+        let (gone, unknown) = (with(Fate::Gone, 1), with(Fate::Unknown, 2));
+        assert_eq!((gone.removed(), unknown.removed()), (Some(true), None));
+        assert_eq!(gone.json()["gone_before"], true);
+        assert!(unknown.json()["removed"].is_null());
+        let timeout = Failure::new(Code::Timeout, "no answer, it is UNKNOWN whether it was removed");
+        let unknown = Wanted { failure: Some(timeout), ..unknown };
+        let all = [gone, unknown, with(Fate::Stays, 3)];
+        assert_eq!(all_removed(&all), None);
+        assert_eq!(all_removed(&all[..1]), Some(true));
+        assert_eq!(all_removed(&all[2..]), Some(false));
+        let told = failure(&all).unwrap();
+        assert_eq!((told.code, told.what.as_str()), (Code::Timeout, "rm a@2 a@3"));
+        assert_eq!(
+            question(&[with(Fate::Gone, 1), with(Fate::Stays, 3)]),
+            "remove a@3 (3.0 MiB) from all nodes?"
+        );
+    }
+
+    #[test]
+    fn dependents_that_no_answer_names_are_not_passed_over() {
+        let with = |dependents: &[&str], more_dependents| {
+            Wanted { more_dependents, ..wanted("a", 1, false, dependents) }.depend()
+        };
+        assert_eq!(with(&[], false), None);
+        assert_eq!(with(&[], true).unwrap(), "more epochs than are named here depend on a@1");
+        assert_eq!(with(&["b@1"], true).unwrap(), "b@1 and more depend on a@1");
     }
 }

@@ -9,7 +9,8 @@ use object_store::azure::AzureConfigKey;
 use object_store::gcp::GoogleConfigKey;
 use toml::Value;
 
-use super::{Place, Section};
+use super::place::Place;
+use super::section::Section;
 use crate::error::StoreError;
 use crate::secret::Secret;
 
@@ -134,12 +135,6 @@ fn known(place: &Place) -> Vec<&'static str> {
         Place::Http { .. } => &[],
     };
     own.iter().chain(&CLIENT).copied().collect()
-}
-
-/// The most similar of the known words.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
-    let near = |name: &&str| (strsim::jaro_winkler(word, name) * 1e6) as u64;
-    known.max_by_key(near).unwrap_or_default()
 }
 
 impl Options {

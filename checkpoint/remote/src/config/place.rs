@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::Section;
+use super::section::{Section, nearest};
 use crate::error::StoreError;
 
 /// The kinds of stores, and where one is.
@@ -98,7 +98,7 @@ pub(super) fn of_disk(section: &Section) -> Result<Place, StoreError> {
     if let Some(kind) = kind
         && !TYPES.contains(&kind)
     {
-        let near = super::options::nearest(kind, TYPES.into_iter());
+        let near = nearest(kind, TYPES.into_iter());
         return Err(section.error(
             "type",
             format!("no store is of type {kind:?}"),

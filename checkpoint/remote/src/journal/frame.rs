@@ -7,7 +7,7 @@ use checkpoint::digest::checksum;
 use checkpoint::disk::DiskFile;
 use uuid::Uuid;
 
-use super::{PartDone, Subject};
+use super::subject::{PartDone, Subject};
 use crate::content::Sums;
 
 const VERSION: u8 = 1;

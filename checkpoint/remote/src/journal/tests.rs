@@ -1,5 +1,7 @@
 use super::*;
+use crate::content::Sums;
 use checkpoint::testing::{Crash, CrashDisk};
+use uuid::Uuid;
 
 fn subject() -> Subject {
     Subject { cluster: Uuid::from_u128(7), digest: checkpoint::digest::content(b"abc"), attempt: 9, len: 3 }

@@ -52,7 +52,7 @@ impl Store {
     }
 
     // One failure or none for each path.
-    async fn delete_paths(&self, paths: &[Path]) -> Vec<Option<Failure>> {
+    pub(crate) async fn delete_paths(&self, paths: &[Path]) -> Vec<Option<Failure>> {
         let mut answers: Vec<Option<Failure>> = vec![None; paths.len()];
         let mut open: Vec<usize> = (0..paths.len()).collect();
         let (patience, mut tries) = (Patience::new(), Tries::default());

@@ -1,14 +1,15 @@
 //! Listing what is below the prefix. Only cleaning up and repairing list; no commit and no restore does.
 
 use futures::TryStreamExt;
+use object_store::ObjectMeta;
 use object_store::list::PaginatedListOptions;
-use object_store::{ListResult, ObjectMeta};
+use object_store::path::Path;
 use uuid::Uuid;
 
 use super::Store;
 use crate::backend::{BackendKind, path_of};
 use crate::error::StoreError;
-use crate::line::{Kind, Patience};
+use crate::line::{Failure, Kind, Patience};
 use crate::name::ObjectName;
 
 /// One object of a listing.
@@ -39,8 +40,21 @@ impl Store {
     pub async fn list(&self, cluster: Option<Uuid>, from: Option<String>) -> Result<Page, StoreError> {
         let below = cluster.map(|cluster| cluster.as_hyphenated().to_string()).unwrap_or_default();
         let folder = path_of(&self.inner.prefix, &below);
-        let patience = Patience::new();
-        let line = self.line();
+        match self.list_below(&folder, from).await {
+            Ok((objects, next)) => {
+                Ok(Page { objects: objects.into_iter().filter_map(|meta| self.listed(meta)).collect(), next })
+            }
+            Err(failure) => Err(self.line().error("listing", failure)),
+        }
+    }
+
+    /// A page of what is below a folder, and what to ask for the next one with.
+    pub(crate) async fn list_below(
+        &self,
+        folder: &Path,
+        from: Option<String>,
+    ) -> Result<(Vec<ObjectMeta>, Option<String>), Failure> {
+        let (line, patience) = (self.line(), Patience::new());
         let listed = match &self.backend().kind {
             BackendKind::Cloud { pages, .. } => {
                 let prefix = (!folder.is_root()).then(|| format!("{folder}/"));
@@ -48,31 +62,23 @@ impl Store {
                     let options = PaginatedListOptions { page_token: from.clone(), ..Default::default() };
                     pages.list_paginated(prefix.as_deref(), options)
                 };
-                line.until_answered(0, &patience, call).await.map(|(page, _)| (page.result, page.page_token))
+                let page = line.until_answered(0, &patience, call).await;
+                page.map(|(page, _)| (page.result.objects, page.page_token))
             }
             _ => {
                 let call = || async {
-                    let objects = self.backend().objects.list((!folder.is_root()).then_some(&folder));
+                    let objects = self.backend().objects.list((!folder.is_root()).then_some(folder));
                     objects.try_collect::<Vec<ObjectMeta>>().await
                 };
-                let all = line.until_answered(0, &patience, call).await;
-                all.map(|(objects, _)| {
-                    let result =
-                        ListResult { common_prefixes: Vec::new(), objects, extensions: Default::default() };
-                    (result, None)
-                })
+                line.until_answered(0, &patience, call).await.map(|(objects, _)| (objects, None))
             }
         };
         match listed {
-            Ok((result, next)) => Ok(Page {
-                objects: result.objects.into_iter().filter_map(|meta| self.listed(meta)).collect(),
-                next,
-            }),
             // A folder that nothing was written to yet.
             Err(failure) if failure.kind == Kind::Missing && failure.status.is_none() => {
-                Ok(Page { objects: Vec::new(), next: None })
+                Ok((Vec::new(), None))
             }
-            Err(failure) => Err(line.error("listing", failure)),
+            listed => listed,
         }
     }
 

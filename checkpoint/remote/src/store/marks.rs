@@ -21,7 +21,7 @@ const FORMAT: u32 = 1;
 /// The marker of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
-    format: u32,
+    pub(crate) format: u32,
     /// The store, whatever it is called and wherever it is reached.
     pub store: Uuid,
     /// The cluster that writes here.
@@ -44,9 +44,9 @@ impl Store {
     /// # Errors
     /// `Foreign` when it is another cluster's; `Away`, `Denied`, `Refused`.
     pub async fn claim(&self, cluster: Uuid) -> Result<Marker, StoreError> {
-        self.writable("claiming the prefix")?;
-        let patience = Patience::new();
-        let mut tries = Tries::default();
+        const WHAT: &str = "claiming the prefix";
+        self.writable(WHAT)?;
+        let (patience, mut tries, mut written) = (Patience::new(), Tries::default(), false);
         let marker = Marker { format: FORMAT, store: Uuid::new_v4(), cluster, deletes: 0 };
         loop {
             // First, and after whatever was answered: what is there counts.
@@ -59,12 +59,17 @@ impl Store {
             }
             let mode = if self.backend().conditional { PutMode::Create } else { PutMode::Overwrite };
             match self.put_marker(&marker, mode, &patience).await {
-                Ok(()) => {}
+                Ok(()) if !written => written = true,
+                Ok(()) => {
+                    let failure =
+                        Failure::new(Kind::Broken, "it was written, the store said, and is not there");
+                    self.again(WHAT, failure, &patience, &mut tries).await?;
+                }
                 Err(failure) if failure.kind == Kind::Exists => {
                     let failure = Failure { kind: Kind::Broken, ..failure };
-                    self.again("claiming the prefix", failure, &patience, &mut tries).await?;
+                    self.again(WHAT, failure, &patience, &mut tries).await?;
                 }
-                Err(failure) => self.again("claiming the prefix", failure, &patience, &mut tries).await?,
+                Err(failure) => self.again(WHAT, failure, &patience, &mut tries).await?,
             }
         }
     }
@@ -90,7 +95,7 @@ impl Store {
     pub async fn begin_deletes(&self, expected: &Marker, nonce: u64) -> Result<Marker, StoreError> {
         const WHAT: &str = "marking a batch of deletes";
         self.writable(WHAT)?;
-        let (patience, mut tries) = (Patience::new(), Tries::default());
+        let (patience, mut tries, mut written) = (Patience::new(), Tries::default(), false);
         let next = Marker { deletes: nonce, ..*expected };
         loop {
             let version = match self.read_marker(&patience).await? {
@@ -104,7 +109,12 @@ impl Store {
                 self.backend().conditional && matches!(self.backend().kind, BackendKind::Cloud { .. });
             let mode = if update { PutMode::Update(version) } else { PutMode::Overwrite };
             match self.put_marker(&next, mode, &patience).await {
-                Ok(()) => {}
+                Ok(()) if !written => written = true,
+                Ok(()) => {
+                    let failure =
+                        Failure::new(Kind::Broken, "it was written, the store said, and is not there");
+                    self.again(WHAT, failure, &patience, &mut tries).await?;
+                }
                 Err(failure) if failure.kind == Kind::Exists => {
                     let failure = Failure { kind: Kind::Broken, ..failure };
                     self.again(WHAT, failure, &patience, &mut tries).await?;

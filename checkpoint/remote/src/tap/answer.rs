@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,15 +12,11 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpResponse, HttpResponseBody};
 
-use super::{Counts, Seen, Verb};
+use super::counts::Counts;
+use super::seen::{DeleteFailure, Seen};
+use super::verb::Verb;
 use crate::limits::ERROR_BODY_BYTES_MAX;
-
-/// A key of a batch that was not deleted, and the store's code for why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeleteFailure {
-    pub key: String,
-    pub code: String,
-}
+use crate::xml::{element, elements, unescape};
 
 // Longest answer to a batch of 1,000 keys: each key comes back.
 const BATCH_BODY_BYTES_MAX: usize = 4 << 20;
@@ -34,6 +29,7 @@ pub(super) async fn note(
     counts: Arc<Counts>,
 ) -> Result<HttpResponse, HttpError> {
     let (parts, body) = answer.into_parts();
+    counts.answered(verb, parts.status.is_success());
     if let Some(seen) = &seen {
         let mut facts = seen.facts();
         facts.status = Some(parts.status.as_u16());
@@ -58,8 +54,8 @@ pub(super) async fn note(
         match verb {
             Verb::DeleteBatch if !failed => facts.not_deleted = not_deleted(&text),
             _ if failed || text.contains("<Error>") => {
-                facts.code = tag(&text, "Code").map(unescape);
-                facts.message = tag(&text, "Message").map(unescape);
+                facts.code = element(&text, "Code").map(unescape);
+                facts.message = element(&text, "Message").map(unescape);
             }
             _ => {}
         }
@@ -105,25 +101,13 @@ fn goog_crc32c(headers: &HeaderMap) -> Option<u32> {
 }
 
 fn not_deleted(text: &str) -> Vec<DeleteFailure> {
-    let errors = text.split("<Error>").skip(1).map(|rest| rest.split("</Error>").next().unwrap_or(rest));
+    let errors = elements(text, "Error").into_iter();
     errors
         .map(|error| DeleteFailure {
-            key: tag(error, "Key").map(unescape).unwrap_or_default(),
-            code: tag(error, "Code").map(unescape).unwrap_or_default(),
+            key: element(error, "Key").map(unescape).unwrap_or_default(),
+            code: element(error, "Code").map(unescape).unwrap_or_default(),
         })
         .collect()
-}
-
-/// What stands between the first `<name>` and its end.
-fn tag<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let start = text.find(&format!("<{name}>"))? + name.len() + 2;
-    let len = text[start..].find(&format!("</{name}>"))?;
-    Some(&text[start..start + len])
-}
-
-fn unescape(text: &str) -> String {
-    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"");
-    text.replace("&apos;", "'").replace("&amp;", "&")
 }
 
 // A body that says when it moves.
@@ -144,7 +128,7 @@ impl Body for Moving {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame {
             let len = frame.data_ref().map_or(0, |data| data.len() as u64);
-            self.counts.received_bytes.fetch_add(len, Ordering::Relaxed);
+            self.counts.received(len);
             if let Some(seen) = &self.seen {
                 seen.moved();
             }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::Body;
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 
-use crate::tap::Verb;
+use crate::tap::{Verb, flipped, whole};
 
 /// What happens to a request, or to its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,24 +177,6 @@ async fn happen(fault: Fault, answer: Option<HttpResponse>) -> Result<HttpRespon
 
 fn cut() -> HttpError {
     HttpError::new(HttpErrorKind::Interrupted, CutByScript)
-}
-
-fn flipped(data: Bytes) -> Bytes {
-    let mut data = data.to_vec();
-    if let Some(byte) = data.last_mut() {
-        *byte ^= 0x10;
-    }
-    data.into()
-}
-
-async fn whole<B: Body<Data = Bytes, Error = HttpError> + Unpin>(mut body: B) -> Result<Bytes, HttpError> {
-    let mut data = Vec::new();
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        if let Ok(bytes) = frame?.into_data() {
-            data.extend_from_slice(&bytes);
-        }
-    }
-    Ok(data.into())
 }
 
 // A body that breaks off.

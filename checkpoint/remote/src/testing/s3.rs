@@ -28,6 +28,18 @@ pub struct Traits {
     pub page: usize,
     /// An object loses its last byte when it is put together from parts.
     pub loses_tails: bool,
+    /// Whether a create may be is looked at when it arrives, and it is written later.
+    pub races: bool,
+    /// A complete that comes again after a delete brings the object back.
+    pub revives: bool,
+    /// What was written last is not listed yet.
+    pub lists_late: bool,
+    /// Open uploads are listed.
+    pub lists_uploads: bool,
+    /// A PUT is answered as if it were kept.
+    pub swallows: bool,
+    /// How far its clock is ahead, seconds.
+    pub clock_ahead_s: i64,
 }
 
 impl Default for Traits {
@@ -39,6 +51,12 @@ impl Default for Traits {
             ranges: true,
             page: 1000,
             loses_tails: false,
+            races: false,
+            revives: false,
+            lists_late: false,
+            lists_uploads: true,
+            swallows: false,
+            clock_ahead_s: 0,
         }
     }
 }
@@ -63,6 +81,9 @@ struct World {
     traits: Traits,
     objects: BTreeMap<String, Bytes>,
     uploads: BTreeMap<String, OpenUpload>,
+    // What was put together, by the upload's id.
+    completed: BTreeMap<String, (String, Bytes)>,
+    last: Option<String>,
     made: u64,
     requests: Vec<Request>,
     // Contents that came to be under a key, in order, also after a delete.
@@ -129,6 +150,14 @@ impl ScriptedS3 {
         self.world().objects.insert(key.to_string(), data.into());
     }
 
+    /// Begins an upload, past all requests.
+    pub fn begin_upload(&self, key: &str) {
+        let mut world = self.world();
+        world.made += 1;
+        let id = format!("upload-{}", world.made);
+        world.uploads.insert(id, OpenUpload { key: key.into(), parts: BTreeMap::new() });
+    }
+
     /// Removes an object, as a rule of the bucket does.
     pub fn lose(&self, key: &str) {
         self.world().objects.remove(key);
@@ -157,10 +186,19 @@ impl ScriptedS3 {
         twice.map(|(key, _)| key.clone()).collect()
     }
 
-    pub(super) fn answer(&self, request: http::Request<Bytes>) -> HttpResponse {
+    /// Whether a create that arrives now will be written, whatever is there by then.
+    pub(super) fn arrives(&self, uri: &http::Uri) -> bool {
+        let world = self.world();
+        world.traits.races && !world.objects.contains_key(key_of(uri))
+    }
+
+    pub(super) fn answer(&self, mut request: http::Request<Bytes>, unasked: bool) -> HttpResponse {
+        if unasked {
+            request.headers_mut().remove("if-none-match");
+        }
         let verb = Verb::of(request.method(), request.uri());
         let path = request.uri().path().trim_start_matches('/');
-        let key = path.strip_prefix("bucket").unwrap_or(path).trim_start_matches('/').to_string();
+        let key = key_of(request.uri()).to_string();
         let query: BTreeMap<String, String> =
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
                 .map(|(name, value)| (name.into_owned(), value.into_owned()))
@@ -233,6 +271,7 @@ impl World {
                 Answer { status: StatusCode::NO_CONTENT, ..xml(String::new()) }
             }
             Verb::DeleteBatch => self.delete(body),
+            Verb::ListUploads if self.traits.lists_uploads => self.list_uploads(query),
             Verb::ListUploads | Verb::Other => error(StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
         }
     }
@@ -240,6 +279,7 @@ impl World {
     fn write(&mut self, key: &str, data: Bytes) {
         self.written.entry(key.to_string()).or_default().push(data.clone());
         self.objects.insert(key.to_string(), data);
+        self.last = Some(key.to_string());
     }
 
     fn put(&mut self, key: &str, none_match: Option<&str>, only_match: Option<&str>, body: &Bytes) -> Answer {
@@ -249,7 +289,9 @@ impl World {
         if refused && self.traits.conditional {
             return error(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
         }
-        self.write(key, body.clone());
+        if !self.traits.swallows {
+            self.write(key, body.clone());
+        }
         let mut answer = xml(String::new());
         answer.headers.insert("etag", etag(body).parse().expect("a header"));
         if self.traits.reports {
@@ -260,7 +302,14 @@ impl World {
 
     fn complete(&mut self, key: &str, upload: &str, body: &Bytes) -> Answer {
         let Some(open) = self.uploads.get(upload).filter(|open| open.key == key) else {
-            return error(StatusCode::NOT_FOUND, "NoSuchUpload");
+            return match self.completed.get(upload).filter(|_| self.traits.revives).cloned() {
+                Some((key, data)) => {
+                    let tag = etag(&data).replace('"', "&quot;");
+                    self.objects.entry(key).or_insert(data);
+                    completed(&tag)
+                }
+                None => error(StatusCode::NOT_FOUND, "NoSuchUpload"),
+            };
         };
         let text = String::from_utf8_lossy(body).into_owned();
         let mut data = Vec::new();
@@ -276,8 +325,9 @@ impl World {
         self.uploads.remove(upload);
         let data = Bytes::from(data);
         let tag = etag(&data).replace('"', "&quot;");
+        self.completed.insert(upload.to_string(), (key.to_string(), data.clone()));
         self.write(key, data);
-        xml(format!("<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"))
+        completed(&tag)
     }
 
     fn get(&self, verb: Verb, key: &str, range: Option<&str>, mode: Option<&str>) -> Answer {
@@ -287,7 +337,9 @@ impl World {
             answer.headers.insert(name, value.parse().expect("a header"));
         };
         set("etag", etag(data));
-        set("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT".into());
+        let now = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(self.traits.clock_ahead_s);
+        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+        set("last-modified", printer.timestamp_to_rfc9110_string(&now).expect("a time of our days"));
         if self.traits.reports && mode == Some("ENABLED") {
             set("x-amz-checksum-crc64nvme", crc64(data));
             set("x-amz-checksum-type", "FULL_OBJECT".into());
@@ -316,7 +368,11 @@ impl World {
     fn list(&self, query: &BTreeMap<String, String>) -> Answer {
         let prefix = query.get("prefix").map(String::as_str).unwrap_or_default();
         let after = query.get("continuation-token").or(query.get("start-after")).cloned().unwrap_or_default();
-        let mut keys = self.objects.iter().filter(|(key, _)| key.starts_with(prefix) && **key > after);
+        let late = self.last.as_ref().filter(|_| self.traits.lists_late);
+        let mut keys = self
+            .objects
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix) && **key > after && Some(*key) != late);
         let mut text = "<ListBucketResult>".to_string();
         let mut last = None;
         for (key, data) in keys.by_ref().take(self.traits.page) {
@@ -333,6 +389,29 @@ impl World {
             let _ = write!(text, "<NextContinuationToken>{last}</NextContinuationToken>");
         }
         text.push_str("</ListBucketResult>");
+        xml(text)
+    }
+
+    fn list_uploads(&self, query: &BTreeMap<String, String>) -> Answer {
+        let of = |name: &str| query.get(name).cloned().unwrap_or_default();
+        let (prefix, after) = (of("prefix"), (of("key-marker"), of("upload-id-marker")));
+        let mut open: Vec<(String, String)> =
+            self.uploads.iter().map(|(id, upload)| (upload.key.clone(), id.clone())).collect();
+        open.retain(|upload| upload.0.starts_with(&prefix) && *upload > after);
+        open.sort();
+        let more = open.len() > self.traits.page;
+        open.truncate(self.traits.page);
+        let mut text = format!("<ListMultipartUploadsResult><IsTruncated>{more}</IsTruncated>");
+        if let Some((key, id)) = open.last() {
+            let _ = write!(
+                text,
+                "<NextKeyMarker>{key}</NextKeyMarker><NextUploadIdMarker>{id}</NextUploadIdMarker>"
+            );
+        }
+        for (key, id) in open {
+            let _ = write!(text, "<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>");
+        }
+        text.push_str("</ListMultipartUploadsResult>");
         xml(text)
     }
 
@@ -354,6 +433,15 @@ impl World {
         text.push_str("</DeleteResult>");
         xml(text)
     }
+}
+
+fn key_of(uri: &http::Uri) -> &str {
+    let path = uri.path().trim_start_matches('/');
+    path.strip_prefix("bucket").unwrap_or(path).trim_start_matches('/')
+}
+
+fn completed(tag: &str) -> Answer {
+    xml(format!("<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"))
 }
 
 fn crc64(data: &[u8]) -> String {

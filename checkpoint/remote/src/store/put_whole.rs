@@ -1,0 +1,50 @@
+//! A small object: one PUT, conditional where the store can.
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{PutMode, PutOptions, PutPayload};
+
+use super::uploading::{Outcome, Uploading};
+use crate::content::Sums;
+use crate::error::StoreError;
+use crate::line::{Failure, Kind, Tries};
+
+/// One PUT.
+pub(super) async fn put_whole(way: &Uploading<'_>, path: &Path) -> Result<Outcome, StoreError> {
+    let leaf = match way.plan.leaves().len() {
+        0 => None,
+        _ => Some(way.leaf(0).await?),
+    };
+    let (data, sums) = match &leaf {
+        None => (Bytes::new(), Sums::of(&[])),
+        Some(leaf) => (leaf.data.clone(), leaf.sums),
+    };
+    let backend = way.store.backend();
+    let conditional = way.may_go_on();
+    let mode = if conditional { PutMode::Create } else { PutMode::Overwrite };
+    let mut tries = Tries::default();
+    loop {
+        let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+        let put = backend.objects.put_opts(path, PutPayload::from(data.clone()), options);
+        let failure = match way.store.line().once(data.len() as u64, &way.patience, put).await {
+            Ok((_, facts)) => match way.prove(path, &facts, &sums).await? {
+                Some(outcome) => return Ok(outcome),
+                None => Failure::new(Kind::Broken, "it was written, the store said, and is not there"),
+            },
+            // Perhaps our own, of a try whose answer was lost; perhaps nothing is there (a 409).
+            Err(failure) if failure.kind == Kind::Exists => match way.compare(path).await?.into() {
+                Some(outcome) => return Ok(outcome),
+                None => Failure { kind: Kind::Broken, ..failure },
+            },
+            Err(failure) if failure.may_pass() && !conditional => match way.compare(path).await?.into() {
+                Some(outcome) => return Ok(outcome),
+                None => {
+                    way.again(failure, &mut tries).await?;
+                    return Ok(Outcome::Spoiled("what became of it is unknown".into()));
+                }
+            },
+            Err(failure) => failure,
+        };
+        way.again(failure, &mut tries).await?;
+    }
+}
