@@ -107,6 +107,7 @@ async fn with_the_leader_dead_a_removal_frees_the_full_one_and_commits_go_on() {
     // That made room.
     cluster.room.free(&node.replica, u64::MAX);
     commit_epoch(&cluster, "job", 5, MIB).await;
+    within("it has the last", || async { node.machine.ledger().epoch(&job(), 5).map(drop) }).await;
     assert_eq!(verified(node).await, 4);
     cluster.resume(first).await;
     cluster.agree().await;
