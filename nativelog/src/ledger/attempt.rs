@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use checkpoint::digest::DigestTree;
-use checkpoint::limits::CHUNK_BYTES_MIN;
+use checkpoint::limits::{CHUNK_BYTES_MIN, ZERO_BYTES_MAX};
 use checkpoint::plan::{Encoded, PlanChecker, PlanError, PlanHasher};
 use checkpoint::{CommitId, Digest, JobName, Limits, store::Source};
 
@@ -21,6 +21,10 @@ use super::tree::{Kept, Tree};
 pub(super) const ENTRY_BYTES: u64 = 4096;
 /// Headers of records that bring content take at most one part in so many of it: a piece has 64 KiB, or is a whole file.
 const HEADERS_SHARE: u64 = 64;
+/// Bytes of the record of a run of zeros, at most.
+const ZEROS_BYTES: u64 = 96;
+/// Runs of zeros beside an island of data, at most: each side has one of every length from a piece's to the longest.
+const ZEROS_BESIDE: u64 = 2 * (ZERO_BYTES_MAX / CHUNK_BYTES_MIN as u64).ilog2() as u64;
 
 /// What Begin fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,10 +169,14 @@ impl Attempt {
         self.log_bytes.min(self.covered_bytes)
     }
 
-    /// What was said to come, and a little for headers and blocks.
+    /// What was said to come, and a little for headers and blocks: also for those that only tell of holes.
     fn said_bytes(&self) -> u64 {
-        let Terms { stored_bytes, plan_entries, .. } = self.terms;
-        let beside = (stored_bytes / HEADERS_SHARE).saturating_add(u64::from(plan_entries) * ENTRY_BYTES);
+        let Terms { declared_bytes, stored_bytes, plan_entries, .. } = self.terms;
+        let entries = u64::from(plan_entries);
+        let holes = declared_bytes.saturating_sub(stored_bytes);
+        let islands = if holes == 0 { 0 } else { stored_bytes / u64::from(CHUNK_BYTES_MIN) + entries };
+        let zeros = holes / ZERO_BYTES_MAX + islands * ZEROS_BESIDE;
+        let beside = stored_bytes / HEADERS_SHARE + entries * ENTRY_BYTES + zeros * ZEROS_BYTES;
         stored_bytes.saturating_add(beside)
     }
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use checkpoint::{CommitId, JobName};
+use bytes::Bytes;
+use checkpoint::digest::{subtree, zeros};
+use checkpoint::limits::ZERO_BYTES_MAX;
+use checkpoint::{CommitId, JobName, Piece};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{Admission, Ask, Ledger, NoRoom, NotAdmitted, TICK_MS_MAX, Ticket, Verdict};
 use nativelog::record::{HOLES_SINCE, Header, Kind};
@@ -178,6 +181,41 @@ fn the_piece_with_which_an_attempt_outgrows_what_it_said_asks_for_all_that_it_la
     let fourth = admission.admit_if(&ledger, &piece(3).header, |_| Err(no)).unwrap();
     admission.release(fourth);
     assert_eq!(admission.in_flight(), 0);
+}
+
+/// A hundred GiB of hole are some 1,600 records, which take more than the little beside five islands of data.
+#[test]
+fn records_that_only_tell_of_holes_outgrow_nothing() {
+    const GIB: u64 = 1 << 30;
+    let (size, islands) = (100 * GIB, [0, 10 * GIB + 5 * CHUNK, 20 * GIB, 30 * GIB + 63 * CHUNK, 99 * GIB]);
+    let mut directory = directory(CHUNK);
+    directory.entries[1].size = size;
+    let (mut ledger, mut admission) = (open_told(&directory, 5 * CHUNK), Admission::new());
+    let data = Bytes::from(vec![1; CHUNK as usize]);
+    let (mut at, mut header_bytes) = (0, 0);
+    while at < size {
+        let (piece, len) = if islands.contains(&at) {
+            let digest = subtree(size, at, &data);
+            (Piece::Chunk { file: 1, offset: at, digest, file_bytes: size, payload: data.clone() }, CHUNK)
+        } else {
+            let island = islands.iter().find(|island| **island > at).unwrap_or(&size);
+            let mut len = (1 << at.trailing_zeros()).min(ZERO_BYTES_MAX);
+            while at + len > *island {
+                len /= 2;
+            }
+            let digest = zeros(size, at, len);
+            (Piece::Zero { file: 1, offset: at, len, digest, file_bytes: size }, len)
+        };
+        let record = compose::piece(1, piece);
+        header_bytes += record.bytes() - record.payload.len() as u64;
+        let asked = |ask: Ask| panic!("at {at} it asks for {} bytes", ask.needed);
+        let ticket = admission.admit_if(&ledger, &record.header, asked).unwrap();
+        assert!(step(&mut ledger, &record).is_accepted());
+        admission.release(ticket);
+        at += len;
+    }
+    assert!(header_bytes > 5 * CHUNK / 4, "{header_bytes} bytes would have been no matter");
+    assert_eq!(ledger.reserved_bytes(), ENTRIES_BYTES);
 }
 
 #[test]
