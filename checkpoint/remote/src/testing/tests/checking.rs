@@ -28,6 +28,15 @@ async fn a_store_as_it_should_be_is_fit_and_nothing_of_the_check_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_of_the_check_whose_id_never_arrived_is_ended() {
+    let (s3, faults) = (ScriptedS3::default(), Faults::new());
+    faults.next(Verb::CreateUpload, When::After, Fault::Cut);
+    report(&s3, &faults).await;
+    assert_eq!(faults.hits(), 1);
+    assert_eq!(s3.uploads(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_planted_defect_is_found_and_no_other() {
     let good = Traits::default();
     for (traits, defects) in [
