@@ -136,6 +136,8 @@ impl<'a> Scratch<'a> {
             }
         }
         let Ok(keys) = self.list(&self.folder).await else { return false };
-        keys.is_empty() || self.delete(&keys).await.is_ok()
+        let gone = keys.is_empty() || self.delete(&keys).await.is_ok();
+        self.store.remove_folders(&[self.path("list"), self.folder.clone()]).await;
+        gone
     }
 }

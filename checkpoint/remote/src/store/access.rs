@@ -48,6 +48,7 @@ impl Store {
         }
         // Whatever came of that, nothing is to stay.
         let deleted = self.delete_paths(&[path, spoiled]).await.into_iter().flatten().next();
+        self.remove_folders(&[folder]).await;
         put.map_err(fail("writing"))?;
         let got = got.map_err(fail("reading"))?.map(|(got, _)| got);
         let (listed, _) = listed.map_err(fail("listing"))?;

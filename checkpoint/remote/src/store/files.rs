@@ -100,6 +100,13 @@ impl Store {
         failures
     }
 
+    /// Removes folders that are empty, in this order; best effort. A bucket has none.
+    pub(crate) async fn remove_folders(&self, keys: &[Key]) {
+        for folder in keys.iter().filter_map(|key| self.file_of(key)) {
+            let _ = self.on_files(0, &Patience::new(), move || std::fs::remove_dir(&folder)).await;
+        }
+    }
+
     /// The length of a file; `None` when it is not there.
     pub(super) async fn file_len(&self, file: PathBuf, patience: &Patience) -> Result<Option<u64>, Failure> {
         let len = move || std::fs::metadata(&file).map(|meta| meta.len());
