@@ -27,6 +27,7 @@ mod jobs;
 mod latest;
 pub mod layout;
 mod link;
+mod linked;
 mod manifests;
 mod mend;
 mod mend_manifest;

@@ -33,6 +33,30 @@ pub struct Opening {
     pub depends_on: Vec<String>,
 }
 
+/// An object that is there: uploaded, and verified in its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredObject {
+    /// BLAKE3 of its bytes.
+    pub digest: Digest,
+    /// Random, durable at the uploader before the first byte.
+    pub nonce: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// A file that lies in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkedFile {
+    /// Entry of the plan.
+    pub file: u32,
+    /// Where in the object, in bytes.
+    pub offset: u64,
+    /// The file's size, in bytes.
+    pub len: u64,
+    /// BLAKE3 of the file.
+    pub digest: Digest,
+}
+
 /// A plan's pages, each within [`PART_BYTES_MAX`] encoded, never empty but for an empty plan.
 #[derive(Debug, Clone)]
 pub struct Pages {
@@ -105,6 +129,11 @@ pub fn begin(opening: &Opening, plan: &Pages) -> LogRecord {
     bare(Kind::Begin(begin_message(opening, plan)))
 }
 
+/// Opens an attempt whose content lies in the store of this id.
+pub fn begin_in(opening: &Opening, plan: &Pages, store: u64) -> LogRecord {
+    bare(Kind::Begin(proto::Begin { store: Some(store), ..begin_message(opening, plan) }))
+}
+
 /// One piece of an attempt; its payload is shared, not copied.
 pub fn piece(attempt: u64, piece: Piece) -> LogRecord {
     match piece {
@@ -131,9 +160,61 @@ pub fn piece(attempt: u64, piece: Piece) -> LogRecord {
     }
 }
 
+/// Files whose bytes lie in an object: at most [`LINK_FILES_MAX`](crate::record::LINK_FILES_MAX) a record.
+pub fn link(attempt: u64, stored: &StoredObject, files: &[LinkedFile]) -> LogRecord {
+    let linked = |LinkedFile { file, offset, len, digest }: &LinkedFile| proto::LinkedFile {
+        file: *file,
+        offset: *offset,
+        len: *len,
+        digest: digest_bytes(*digest),
+    };
+    let (object, object_bytes) = (Some(object(stored)), stored.bytes);
+    let files = files.iter().map(linked).collect();
+    bare(Kind::Link(proto::Link { attempt, object, object_bytes, files }))
+}
+
+/// Binds a name to the prefix whose marker says this uuid and this nonce.
+pub fn store(name: impl Into<String>, uuid: [u8; 16], nonce: u64) -> LogRecord {
+    let uuid = Bytes::copy_from_slice(&uuid);
+    bare(Kind::Store(proto::Store { name: name.into(), uuid, nonce }))
+}
+
+/// Begins a batch of deletes in a store; `nonce` is what the marker will say.
+pub fn delete_batch(store: u64, nonce: u64) -> LogRecord {
+    bare(Kind::DeleteBatch(proto::DeleteBatch { store, nonce }))
+}
+
+/// Says that content lies at `offset` of another object of the attempt's store; `old` (digest, attempt, nonce) is the one in
+/// which it lay.
+pub fn rehome(
+    attempt: u64,
+    content: Digest,
+    old: (Digest, u64, u64),
+    stored: &StoredObject,
+    offset: u64,
+) -> LogRecord {
+    let (digest, old) = (digest_bytes(content), Some(object_name(old)));
+    let (object, object_bytes) = (Some(object(stored)), stored.bytes);
+    bare(Kind::Rehome(proto::Rehome { attempt, digest, old, object, object_bytes, offset }))
+}
+
+/// Says that these objects (digest, attempt, nonce) are gone from a store: at most
+/// [`DELETED_MAX`](crate::record::DELETED_MAX) a record.
+pub fn deleted(store: u64, objects: impl IntoIterator<Item = (Digest, u64, u64)>) -> LogRecord {
+    let objects = objects.into_iter().map(object_name).collect();
+    bare(Kind::Deleted(proto::Deleted { store, objects }))
+}
+
 /// Seals an attempt.
 pub fn seal(attempt: u64, root: Digest) -> LogRecord {
-    bare(Kind::Seal(proto::Seal { attempt, root: digest_bytes(root), wall_ms: 0 }))
+    bare(Kind::Seal(proto::Seal { attempt, root: digest_bytes(root), wall_ms: 0, manifest: None }))
+}
+
+/// Seals an attempt that has a store: its canonical manifest lies in `manifest`, whose digest is the root.
+pub fn seal_with(attempt: u64, root: Digest, manifest: &StoredObject) -> LogRecord {
+    let manifest = proto::ManifestObject { object: Some(object(manifest)), bytes: manifest.bytes };
+    let seal = proto::Seal { attempt, root: digest_bytes(root), wall_ms: 0, manifest: Some(manifest) };
+    bare(Kind::Seal(seal))
 }
 
 /// A tiny epoch in one record, of a plan and the pack of its files with bytes (`None` when it has none).
@@ -188,7 +269,19 @@ pub fn expire(
 /// had brought what they looked for.
 pub fn quarantine(digest: Digest, brought: u64, found: impl IntoIterator<Item = (u64, String)>) -> LogRecord {
     let found = found.into_iter().map(|(node, what)| proto::Finding { node, what }).collect();
-    bare(Kind::Quarantine(proto::Quarantine { digest: digest_bytes(digest), found, brought }))
+    let (digest, gone_from_stores) = (digest_bytes(digest), false);
+    bare(Kind::Quarantine(proto::Quarantine { digest, found, brought, gone_from_stores }))
+}
+
+/// The same of content that lies in a store, where it is not to be had from there either.
+pub fn quarantine_of_stored(
+    digest: Digest,
+    brought: u64,
+    found: impl IntoIterator<Item = (u64, String)>,
+) -> LogRecord {
+    let found = found.into_iter().map(|(node, what)| proto::Finding { node, what }).collect();
+    let (digest, gone_from_stores) = (digest_bytes(digest), true);
+    bare(Kind::Quarantine(proto::Quarantine { digest, found, brought, gone_from_stores }))
 }
 
 /// Ends the quarantine of the record at `since`; `verified_on`: nodes that have a good copy.
@@ -236,7 +329,16 @@ fn begin_message(opening: &Opening, plan: &Pages) -> proto::Begin {
         born: opening.born,
         attempt: None,
         stored_bytes: None,
+        store: None,
     }
+}
+
+fn object_name((digest, attempt, nonce): (Digest, u64, u64)) -> proto::ObjectName {
+    proto::ObjectName { digest: digest_bytes(digest), attempt, nonce }
+}
+
+fn object(stored: &StoredObject) -> proto::Object {
+    proto::Object { digest: digest_bytes(stored.digest), nonce: stored.nonce }
 }
 
 fn packed_to_proto(packed: &checkpoint::PackedFile) -> proto::PackedFile {

@@ -15,10 +15,11 @@
 //! |---|---|
 //! | `verdict`, `effect`, `pages`, `rules` | what is answered, what disks are told, where plans lie, the limits |
 //! | `key`, `codec`, `sum`, `changes` | names and fields of rows, what sums them up, which of them changed |
+//! | `objects`, `homes`, `store` | names of objects, where content lies, the stores |
 //! | `job`, `attempt`, `content`, `outcomes`, `tree`, `held` | the parts of the tables |
 //! | `tables` | the [`Ledger`]: the tables side by side, and nothing that reads or changes them |
 //! | `rows`, `digest`, `encode` | the tables as rows, the digest that follows them, all rows as bytes |
-//! | `query`, `quarantine`, `found`, `covering`, `walk`, `listed` | what is asked of it |
+//! | `query`, `hybrid`, `quarantine`, `found`, `covering`, `walk`, `listed` | what is asked of it |
 //! | `fields`, `change` | a record's fields, read; what a record that was judged good comes to |
 //! | `gathering`, `paging` | plans, read before the ledger is locked for them |
 //! | `judge_*`, above them `judge` | one file for each family of records; the front door |
@@ -50,27 +51,34 @@ mod free;
 mod gathering;
 mod held;
 mod holding;
+mod homes;
+mod hybrid;
 mod job;
 mod judge;
 mod judge_begin;
+mod judge_link;
 mod judge_pieces;
 mod judge_quarantine;
 mod judge_retention;
 mod judge_seal;
+mod judge_stores;
 mod judge_writer;
 mod key;
 mod listed;
 mod log_time;
+mod objects;
 mod outcomes;
 mod pages;
 mod paging;
 mod quarantine;
 mod query;
+mod released;
 mod ring;
 mod room;
 mod rows;
 mod rules;
 mod slots;
+mod store;
 mod sum;
 mod tables;
 mod tree;
@@ -88,15 +96,20 @@ pub use encode::Frozen;
 pub use gathering::{Gathered, Gathering};
 pub use held::{Gone, Held, Paged};
 pub use holding::Holding;
+pub use hybrid::{ExtentInfo, HomesInfo, Mode, ObjectInfo, ReleasedObject, StoreInfo};
 pub use key::RowKey;
 pub use listed::ChangedRow;
 pub use log_time::TimeNeed;
+pub use objects::ObjectKey;
 pub use pages::{Page, PageLost, PlanPages};
 pub use paging::Paging;
 pub use quarantine::QuarantineInfo;
 pub use query::{AttemptInfo, EpochInfo, JobInfo, PackedFile, PinInfo};
 pub use room::{Ask, LAPSES_MS, NoRoom, Spoken};
-pub use rules::{OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, TICK_MS_MAX};
+pub use rules::{
+    OUTCOME_KEPT_MS, OUTCOMES_MAX, RULES_VERSION_FIRST, RULES_VERSION_MAX, Rules, STORES_RULES, StoreRules,
+    TICK_MS_MAX,
+};
 pub use tables::Ledger;
 pub use verdict::{Accepted, LedgerFault, Reason, Rejected, SealedEpoch, Verdict, VerdictError};
 pub use walk::{EpochView, Go, Walk};

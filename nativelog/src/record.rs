@@ -17,14 +17,26 @@ pub use header::{HEADER_BYTES_MAX, Header, HeaderError, TEXTS_BYTES_MAX, texts_b
 pub use proto::Record;
 pub use proto::record::Kind;
 
-/// The newest record version that this code writes and understands. A new field raises it: see `docs/format.md`.
-pub const RECORD_VERSION: u32 = 6;
+/// The newest record version that this code writes and understands. A new field raises it: see `docs/format.md`. A record is
+/// written with the lowest that has all its fields ([`version_of`]).
+pub const RECORD_VERSION: u32 = 7;
 /// The oldest record version that this code understands.
 pub const RECORD_VERSION_MIN: u32 = 4;
 /// Since this version a Seal and a Whole tell when they were proposed.
 pub const STAMPED_SINCE: u32 = 5;
 /// Since this version a Begin tells how many bytes its files take on a disk.
 pub const HOLES_SINCE: u32 = 6;
+/// Since this version records know of object stores.
+pub const STORES_SINCE: u32 = 7;
+
+/// Longest name of a store, in bytes.
+pub const STORE_NAME_BYTES_MAX: usize = 64;
+/// Most files of one Link.
+pub const LINK_FILES_MAX: usize = 1024;
+/// Longest object, in bytes: what the largest stores take.
+pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+/// Most objects of one Deleted.
+pub const DELETED_MAX: usize = 4096;
 
 /// A position in the log: who led when the entry was proposed, and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -55,10 +67,10 @@ pub struct LogRecord {
 }
 
 impl LogRecord {
-    /// Makes a record of `kind` with `payload`, at the current version.
+    /// Makes a record of `kind` with `payload`, at the lowest version that has all its fields ([`version_of`]).
     pub fn new(kind: Kind, payload: Bytes) -> Self {
-        let header =
-            Record { version: RECORD_VERSION, payload_bytes: payload.len() as u64, kind: Some(kind) };
+        let version = version_of(&kind);
+        let header = Record { version, payload_bytes: payload.len() as u64, kind: Some(kind) };
         LogRecord { header: Arc::new(Header::new(header)), payload, digested_here: false }
     }
 
@@ -118,6 +130,26 @@ impl LogRecord {
     }
 }
 
+/// The version that a record of this kind is written with: what a binary of before object stores understands says so, and
+/// a new leader does not stop followers that are still to be upgraded.
+pub fn version_of(kind: &Kind) -> u32 {
+    let knows_stores = match kind {
+        Kind::Store(_) | Kind::DeleteBatch(_) | Kind::Deleted(_) | Kind::Link(_) | Kind::Rehome(_) => true,
+        Kind::Begin(begin) => begin.store.is_some(),
+        Kind::Whole(whole) => whole.begin.as_ref().is_some_and(|begin| begin.store.is_some()),
+        Kind::Seal(seal) => seal.manifest.is_some(),
+        Kind::Quarantine(quarantine) => quarantine.gone_from_stores,
+        _ => false,
+    };
+    if knows_stores { STORES_SINCE } else { HOLES_SINCE }
+}
+
+/// Whether a store may have this name: it stands in configurations, commands and rows.
+pub fn is_store_name(name: &str) -> bool {
+    let fits = (1..=STORE_NAME_BYTES_MAX).contains(&name.len());
+    fits && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
 /// Name of a record's kind, for logs and stories.
 pub fn kind_name(header: &Record) -> &'static str {
     match &header.kind {
@@ -143,6 +175,10 @@ pub fn kind_name(header: &Record) -> &'static str {
         Some(Kind::Quarantine(_)) => "quarantine",
         Some(Kind::Healed(_)) => "healed",
         Some(Kind::RemoveJob(_)) => "remove_job",
+        Some(Kind::Store(_)) => "store",
+        Some(Kind::DeleteBatch(_)) => "delete_batch",
+        Some(Kind::Deleted(_)) => "deleted",
+        Some(Kind::Rehome(_)) => "rehome",
     }
 }
 
@@ -197,3 +233,6 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

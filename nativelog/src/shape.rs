@@ -13,7 +13,10 @@ use checkpoint::plan::{check_entries, entries};
 use checkpoint::{CommitId, Digest, JobName, Limits};
 
 pub use crate::record::HEADER_BYTES_MAX;
-use crate::record::{Header, Kind, LogRecord, RECORD_VERSION, RECORD_VERSION_MIN, STAMPED_SINCE, proto};
+use crate::record::{
+    DELETED_MAX, Header, Kind, LINK_FILES_MAX, LogRecord, OBJECT_BYTES_MAX, RECORD_VERSION,
+    RECORD_VERSION_MIN, STAMPED_SINCE, STORES_SINCE, is_store_name, proto, version_of,
+};
 
 /// Why a record is refused before it reaches the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +79,9 @@ pub fn check_shape(header: &Header, payload: Option<&[u8]>) -> Result<(), ShapeE
     if header.version < STAMPED_SINCE && is_stamped(kind) {
         return Err(ShapeError::Field("a record of version 4 does not tell the time of a seal"));
     }
+    if header.version < STORES_SINCE && version_of(kind) >= STORES_SINCE {
+        return Err(ShapeError::Field("a record of before version 7 knows of no object store"));
+    }
     match kind {
         Kind::Chunk(chunk) => check_chunk(chunk, header.payload_bytes, payload),
         Kind::Pack(pack) => {
@@ -134,9 +140,32 @@ fn check_bare(kind: &Kind) -> Result<(), ShapeError> {
             }
             reuse.files.iter().try_for_each(|file| digest(&file.digest).map(drop))
         }
-        Kind::Link(link) => digest(&link.digest).map(drop),
-        Kind::Seal(seal) => digest(&seal.root).map(drop),
-        Kind::Abort(_) | Kind::Tick(_) | Kind::Activate(_) => Ok(()),
+        Kind::Link(link) => check_link(link),
+        Kind::Seal(seal) => {
+            digest(&seal.root)?;
+            let Some(manifest) = &seal.manifest else { return Ok(()) };
+            check_object(manifest.object.as_ref(), manifest.bytes)
+        }
+        Kind::Store(store) => {
+            if !is_store_name(&store.name) {
+                return Err(ShapeError::Field(
+                    "a store's name has 1 to 64 letters, digits, hyphens, underscores and dots",
+                ));
+            }
+            sixteen(&store.uuid)
+        }
+        Kind::Deleted(deleted) => {
+            if deleted.objects.is_empty() || deleted.objects.len() > DELETED_MAX {
+                return Err(ShapeError::Field("a record says of 1 to 4096 objects that they are deleted"));
+            }
+            deleted.objects.iter().try_for_each(|object| digest(&object.digest).map(drop))
+        }
+        Kind::Rehome(rehome) => {
+            digest(&rehome.digest)?;
+            digest(&rehome.old.as_ref().ok_or(ShapeError::Field("an object is not named"))?.digest)?;
+            check_object(rehome.object.as_ref(), rehome.object_bytes)
+        }
+        Kind::Abort(_) | Kind::Tick(_) | Kind::Activate(_) | Kind::DeleteBatch(_) => Ok(()),
         Kind::Pin(pin) => job_name(&pin.job),
         Kind::Unpin(unpin) => job_name(&unpin.job),
         Kind::Expire(expire) => job_name(&expire.job),
@@ -151,6 +180,29 @@ fn check_begin(begin: &proto::Begin) -> Result<(), ShapeError> {
     job_name(&begin.job)?;
     commit_id(&begin.commit_id)?;
     digest(&begin.plan_digest).map(drop)
+}
+
+fn check_object(object: Option<&proto::Object>, bytes: u64) -> Result<(), ShapeError> {
+    digest(&object.ok_or(ShapeError::Field("an object is not named"))?.digest)?;
+    if bytes == 0 || bytes > OBJECT_BYTES_MAX {
+        return Err(ShapeError::Field("an object has 1 byte to 5 TiB"));
+    }
+    Ok(())
+}
+
+fn check_link(link: &proto::Link) -> Result<(), ShapeError> {
+    check_object(link.object.as_ref(), link.object_bytes)?;
+    if link.files.is_empty() || link.files.len() > LINK_FILES_MAX {
+        return Err(ShapeError::Field("a record links 1 to 1024 files"));
+    }
+    for file in &link.files {
+        digest(&file.digest)?;
+        let end = file.offset.checked_add(file.len).filter(|_| file.len > 0);
+        if end.is_none_or(|end| end > link.object_bytes) {
+            return Err(ShapeError::Field("a linked file lies beyond its object"));
+        }
+    }
+    Ok(())
 }
 
 /// Which of the two digests a range has, that of a part or that of a whole file, follows from the file's size. The
@@ -436,3 +488,6 @@ mod tests {
         assert_eq!(check_shape(&header, None), Err(ShapeError::Field("a digest is 32 bytes")));
     }
 }
+
+#[cfg(test)]
+mod object_tests;

@@ -12,6 +12,7 @@ mod watch;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nativelog::ledger::RULES_VERSION_MAX;
 use nativelog::store::LogStore;
 use tokio::sync::Notify;
 
@@ -85,6 +86,7 @@ impl HandOver {
             leader: view.leader,
             flush_lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
             clients_at: self.clients_at.clone(),
+            rules_known: RULES_VERSION_MAX,
         }
     }
 

@@ -26,7 +26,7 @@
 //! | `agreement`, `agreement/*` | whether this node's history is that of the cluster |
 //! | `quarantine` | content that nobody can serve, and its way back |
 //! | `ending` | how a replica ends, by itself or when it is told to |
-//! | `status`, `clock` | what a replica says about itself; log time |
+//! | `status`, `clock`, `upgrade` | what a replica says about itself; log time; newer rules, once every node knows them |
 //! | `proto`, `positions` | the peers' messages; positions in them |
 //! | `config`, `error` | settings and bounds; the three kinds of no |
 //!
@@ -69,6 +69,7 @@ mod terms;
 pub mod testing;
 mod transfer;
 mod types;
+mod upgrade;
 
 pub use begins::{RoomJudge, Rooms, Sight};
 pub use config::{

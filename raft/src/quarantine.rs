@@ -8,7 +8,9 @@
 //! looks by itself, with pauses that double: a copy that verifies again, here or on a peer, is enough to mend what is
 //! published here; and the leader, when a majority of the voters has verified copies, ends the quarantine by a record.
 //!
-//! **Never.** A look at a copy that did not verify and has not changed since costs no reading, here or there.
+//! **Never.** Content that lies in an object store only is lost because no node has it: it is fetched from there. Of what came
+//! through the log, too, the same record says that the log has it no more. A look at a copy that did not verify and has not
+//! changed since costs no reading, here or there.
 
 use std::sync::Arc;
 
@@ -95,6 +97,9 @@ impl Quarantine {
     /// These were found nowhere: those that a majority of the voters looked for in vain are put in quarantine.
     pub async fn report(&self, lost: &[Lost]) {
         for lost in lost {
+            if self.machine.ledger().only_in_store(&lost.digest).is_some() {
+                continue;
+            }
             let mut lost = lost.clone();
             match self.own_word(&lost).await {
                 Ok(Some(why)) => drop(lost.found.insert(self.node, why)),

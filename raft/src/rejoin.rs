@@ -336,7 +336,7 @@ async fn fetch(
     if let Some(why) = owed.full {
         return Err(TransferError::Full(why).into());
     }
-    settle_leaning(peers, me, leader, &owed.leaning).await?;
+    settle_leaning(peers, me, leader, ledger, &owed.leaning).await?;
     // The next start finds that they have no directory, and asks for them again.
     for receive::OwedEpoch { job, epoch, why } in owed.epochs {
         tracing::error!(%job, epoch, why, "the epoch is missing on this node until a good copy turns up");
@@ -361,10 +361,17 @@ async fn end_attempts(peers: &Peers, leader: u64, attempts: &[(u64, String)]) {
 }
 
 /// Content that open attempts lean on, and that a majority has looked for in vain, goes into quarantine: that ends them.
-async fn settle_leaning(peers: &Peers, me: u64, leader: u64, leaning: &[Lost]) -> Result<(), TransferError> {
+async fn settle_leaning(
+    peers: &Peers,
+    me: u64,
+    leader: u64,
+    ledger: &Ledger,
+    leaning: &[Lost],
+) -> Result<(), TransferError> {
     let mut voters = peers.others(me);
     voters.push(me);
-    for lost in leaning {
+    // What lies in a store only is not lost.
+    for lost in leaning.iter().filter(|lost| ledger.only_in_store(&lost.digest).is_none()) {
         let Some((record, _)) = lost.record(&voters) else { continue };
         let answered = tokio::time::timeout(ANSWER, propose_to(peers, leader, &record)).await;
         let settled = match answered {

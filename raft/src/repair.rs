@@ -98,6 +98,15 @@ impl Mender {
         }
     }
 
+    /// Why an epoch cannot be brought from peers, in words: that it lies in a store, where it does.
+    fn why(&self, job: &JobName, epoch: u64, error: &RepairError) -> String {
+        let RepairError::Transfer(missed) = error else { return error.to_string() };
+        match missed.in_store(&self.machine.ledger(), job, epoch) {
+            Some(store) => format!("its bytes, which lie in the store {store}, are not here yet"),
+            None => error.to_string(),
+        }
+    }
+
     /// Mends in the background until this node stops. A payload that somebody waits for never waits for an epoch.
     pub async fn run(self: Arc<Self>) {
         tokio::join!(self.payloads.run(), self.epochs());
@@ -263,9 +272,10 @@ impl Mending {
                     self.epochs.failed(&key);
                 }
                 Err(error) => {
-                    tracing::warn!(node = mender.node, %job, epoch, %error, "the epoch cannot be published here yet; it is tried again");
+                    let why = mender.why(job, epoch, &error);
+                    tracing::warn!(node = mender.node, %job, epoch, why, "the epoch cannot be published here yet; it is tried again");
                     if !missing.has_tree {
-                        mender.machine.still_missing(job, epoch, &error.to_string());
+                        mender.machine.still_missing(job, epoch, &why);
                     }
                     mender.report(&error).await;
                     match error {

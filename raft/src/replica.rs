@@ -39,7 +39,7 @@ use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
 use crate::transfer::{Transfer, Transfers};
-use crate::{clock, ending, proto, snapshot};
+use crate::{clock, ending, proto, snapshot, upgrade};
 
 /// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
 #[derive(Clone)]
@@ -214,6 +214,7 @@ impl Replica {
         life.keep(tokio::spawn(members.clone().follow()));
         life.keep(tokio::spawn(members.clone().lead()));
         life.keep(tokio::spawn(clock::run(proposer.clone())));
+        life.keep(tokio::spawn(upgrade::run(proposer.clone())));
         life.keep(tokio::spawn(keeper.clone().run()));
         life.keep(tokio::spawn(mender.clone().run()));
         ending::watch(log.clone(), consensus, agreement.clone(), &life);
@@ -302,6 +303,12 @@ impl Replica {
     /// The address at which clients reach `node`, as it has told itself; `None` while it has not.
     pub fn clients_at(&self, node: u64) -> Option<String> {
         self.proposer().peers.clients_at(node)
+    }
+
+    /// The members that do not know the rules of this version, and up to which each does: `None` for one that has not said so
+    /// since this node runs, 0 for one of before anybody said so. What needs these rules waits for these nodes.
+    pub fn too_old_for(&self, rules: u32) -> Vec<(u64, Option<u32>)> {
+        upgrade::too_old(self.proposer(), rules)
     }
 
     /// The cluster's uuid, once the log says it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use nativelog::ledger::RULES_VERSION_MAX;
 use nativelog::machine::{Machine, Marks};
 use nativelog::record::LogId;
 use nativelog::store::LogStore;
@@ -52,6 +53,10 @@ pub struct Status {
     pub ledger_digest: String,
     /// How far it is, in counts of entries.
     pub marks: Marks,
+    /// Version of the ledger's rules in force.
+    pub rules: u32,
+    /// The highest version that its binary knows; 0 for one of before anybody said so.
+    pub rules_known: u32,
     /// Why the node must stop, if it must.
     pub fatal: Option<String>,
 }
@@ -117,9 +122,9 @@ impl Reporter {
     /// This replica's state.
     pub fn status(&self) -> Status {
         let (now, next, me) = (self.consensus.view(), self.next_index(), self.config.node);
-        let (applied, ledger_digest) = {
+        let (applied, ledger_digest, rules) = {
             let ledger = self.machine.ledger();
-            (ledger.applied(), ledger.digest().to_string())
+            (ledger.applied(), ledger.digest().to_string(), ledger.rules())
         };
         let peers = now.matched.iter().filter(|(node, _)| **node != me);
         Status {
@@ -137,6 +142,8 @@ impl Reporter {
             applied,
             ledger_digest,
             marks: self.machine.marks(),
+            rules,
+            rules_known: RULES_VERSION_MAX,
             fatal: self.life.fatal().borrow().clone(),
         }
     }
@@ -194,6 +201,8 @@ pub(crate) fn to_proto(status: Status) -> proto::StatusReply {
         mark_applied: status.marks.applied,
         mark_flushed: status.marks.flushed,
         fatal: status.fatal.unwrap_or_default(),
+        rules: status.rules,
+        rules_known: status.rules_known,
     }
 }
 
@@ -222,6 +231,8 @@ fn from_proto(reply: proto::StatusReply) -> Status {
             applied: reply.mark_applied,
             flushed: reply.mark_flushed,
         },
+        rules: reply.rules,
+        rules_known: reply.rules_known,
         fatal: Some(reply.fatal).filter(|why| !why.is_empty()),
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::layout::Layout;
 use crate::disk::{Disk, DiskFile, Open, is_rot};
 use crate::io_error::at;
 use crate::manifest::{ENVELOPE_BYTES_MAX, Envelope, ManifestError};
@@ -17,6 +18,12 @@ pub(super) fn read_envelope(disk: &dyn Disk, path: &Path) -> Result<Option<Envel
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(unread(path)(e)),
     }
+}
+
+/// Whether the directory of the epoch that this envelope names is here, and is that one.
+pub(super) fn is_published(disk: &dyn Disk, layout: &Layout, envelope: &Envelope) -> bool {
+    let there = read_envelope(disk, &layout.manifest_file(&envelope.job, envelope.epoch)).ok().flatten();
+    there.is_some_and(|there| (there.root, there.attempt) == (envelope.root, envelope.attempt))
 }
 
 /// Why a manifest file could not be read. What no other try will read is damage of it: another one is to take its place.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::digest::Digest;
 use crate::io_error::IoError;
 use crate::manifest::ManifestError;
 
@@ -41,6 +42,8 @@ pub enum Unpublished {
         what: &'static str,
         /// Where it was looked for.
         at: PathBuf,
+        /// BLAKE3 of the content.
+        content: Digest,
     },
     /// Content that is here is not what the manifest says.
     #[error("{path}: the content at {} is corrupt: {why}", at.display())]

@@ -19,6 +19,9 @@ use crate::manifest::ManifestEntry;
 // A name whose content is bad again after this many replacements is given up.
 const REPLACED_MAX: u32 = 3;
 
+/// What is missing when a file was to be unpacked and is not there.
+pub(super) const UNPACKED: &str = "the unpacked file";
+
 /// Makes links.
 pub(super) struct Linker<'a> {
     names: &'a Names<'a>,
@@ -242,7 +245,8 @@ fn is_full(e: &io::Error) -> bool {
 }
 
 pub(super) fn missing(entry: &ManifestEntry, what: &'static str, at: &Path) -> Unpublished {
-    Unpublished::Missing { path: entry.path.to_string(), what, at: at.to_path_buf() }
+    let (path, at) = (entry.path.to_string(), at.to_path_buf());
+    Unpublished::Missing { path, what, at, content: entry.digest }
 }
 
 pub(super) fn corrupt(entry: &ManifestEntry, at: &Path, why: String) -> Unpublished {

@@ -1,6 +1,7 @@
 //! Publishing: sealed epochs become directories. For the whole batch, in steps:
 //!
-//! 0. what is reused, and what ends in zeros, is read, before names are locked (`verifying`, `staged`);
+//! 0. what lies in a store and is nowhere here keeps its epoch waiting (`linked`); what is reused, or was staged for an
+//!    upload, and what ends in zeros, is read, before names are locked (`verifying`, `staged`);
 //! 1. prepare: directories, symlinks, empty files; staged files get length and mode;
 //! 2. sync contents: nothing gets a blob's name before its bytes and mode are durable;
 //! 3. link: content <-> blob <-> tree; manifest; modes of directories, bottom-up;
@@ -21,14 +22,14 @@ use std::sync::Arc;
 use super::blobs::Held;
 use super::envelopes::read_envelope;
 use super::error::{Step, StoreError, Unpublished};
-use super::link::{Linker, corrupt, missing};
+use super::link::{Linker, UNPACKED, corrupt, missing};
 use super::sealed::{Publish, Source};
 use super::shelves::{Names, Shelves};
 use super::staged::index_of;
 use super::staging::{make_building, try_twice};
 use super::syncing::SYNC_EACH_MAX;
 use super::verifying::Verifier;
-use super::{aside, expire, latest, staged};
+use super::{aside, expire, latest, linked, staged};
 use crate::digest::Digest;
 use crate::disk::{Disk, FileKind, Open};
 use crate::durable::{ensure_dir, remove_tree};
@@ -41,14 +42,26 @@ pub(super) fn publish(
     verifier: &Arc<Verifier>,
     batch: &[Publish],
 ) -> Vec<Result<(), Unpublished>> {
-    let extended: Vec<Option<Unpublished>> =
-        batch.iter().map(|epoch| staged::extend_all(shelves, epoch).err()).collect();
-    let verifying = verifier.before(shelves, batch);
+    let lacking = linked::lacking(shelves, batch).into_iter().zip(batch);
+    let failed = lacking.map(|(lacks, epoch)| lacks.or_else(|| staged::extend_all(shelves, epoch).err()));
+    let failed = verifier.before(shelves, batch, failed.collect());
+    let linked = batch.iter().zip(&failed).map(|(epoch, failed)| match failed {
+        Some(_) => Ok(Vec::new()),
+        None => linked::staged(shelves, epoch),
+    });
+    let linked: Vec<_> = linked.collect();
     let names = shelves.lock_names();
     let mut work = Work { names: &names, disk: &*names.disk, linker: Linker::new(&names) };
     let mut epochs: Vec<Building<'_>> = batch.iter().map(Building::new).collect();
-    let before = extended.into_iter().zip(verifying).map(|(extended, verifying)| extended.or(verifying));
-    epochs.iter_mut().zip(before).for_each(|(epoch, why)| epoch.failed = why);
+    for ((epoch, why), linked) in epochs.iter_mut().zip(failed).zip(linked) {
+        epoch.failed = why;
+        match linked {
+            Ok(linked) => epoch.linked = linked,
+            Err(why) => {
+                epoch.failed.get_or_insert(why);
+            }
+        }
+    }
     work.each(&mut epochs, Work::prepare);
     work.sync(&mut epochs, |epoch| std::mem::take(&mut epoch.contents));
     work.each(&mut epochs, Work::link);
@@ -57,9 +70,6 @@ pub(super) fn publish(
     work.settle(&mut epochs);
     epochs.into_iter().map(|epoch| epoch.failed.map_or(Ok(()), Err)).collect()
 }
-
-// What is missing when a file was to be unpacked and is not there.
-const UNPACKED: &str = "the unpacked file";
 
 // What must be durable before the next step.
 enum ToSync {
@@ -75,6 +85,8 @@ struct Building<'a> {
     failed: Option<Unpublished>,
     // By entry: whether this attempt brings the content itself, and where it is.
     own: Vec<Own>,
+    // Entries whose content lies in a store, and is staged here: it was read.
+    linked: Vec<usize>,
     contents: ToSyncs,
     names: ToSyncs,
 }
@@ -108,7 +120,7 @@ impl<'a> Building<'a> {
     fn new(publish: &'a Publish) -> Building<'a> {
         let own = vec![Own::No; publish.manifest.entries.len()];
         let (contents, names) = (ToSyncs::default(), ToSyncs::default());
-        Building { publish, done: false, failed: None, own, contents, names }
+        Building { publish, done: false, failed: None, own, linked: Vec::new(), contents, names }
     }
 
     fn tree(&self, shelves: &Shelves) -> PathBuf {
@@ -197,7 +209,13 @@ impl Work<'_> {
                         }
                         Err(lost) => self.fall_back(entry, lost)?,
                     },
-                    Source::Reused => self.prepare_reused(epoch, index, entry, path)?,
+                    Source::Linked if epoch.linked.binary_search(&index).is_ok() => {
+                        let file = layout.staged_file(*attempt, index_of(index));
+                        staged::prepare(self.disk, &file, entry)?;
+                        epoch.contents.push(|| ToSync::File(file));
+                        epoch.own[index] = Own::Staged;
+                    }
+                    Source::Reused | Source::Linked => self.prepare_reused(epoch, index, entry, path)?,
                     Source::None => return Err(missing(entry, "a source", &path)),
                 },
             }
@@ -314,7 +332,12 @@ impl Work<'_> {
                 Own::Staged => Some(layout.staged_file(*attempt, index_of(index))),
                 Own::Tree => Some(path.clone()),
             };
-            self.linker.link_file(entry, own.as_ref(), &path)?;
+            match self.linker.link_file(entry, own.as_ref(), &path) {
+                Err(lost @ (Unpublished::Missing { .. } | Unpublished::Corrupt { .. })) => {
+                    return Err(self.unpacked_is_lost(epoch, index).unwrap_or(lost));
+                }
+                linked => linked?,
+            }
             shelves.insert(entry.digest.as_bytes()[0]);
         }
         let building = layout.building_dir(*attempt);
@@ -346,6 +369,23 @@ impl Work<'_> {
             epoch.names.push(|| ToSync::Dir(layout.blob_shelf(first)));
         }
         Ok(())
+    }
+
+    // Of what comes behind an entry that cannot be linked, a file that was to be unpacked and is nowhere: that is told first.
+    // It is in the log, perhaps, which nobody keeps for what is to come from elsewhere.
+    fn unpacked_is_lost(&self, epoch: &Building<'_>, index: usize) -> Option<Unpublished> {
+        let Publish { manifest, sources, .. } = epoch.publish;
+        let behind = manifest.entries.iter().zip(sources.iter()).enumerate().skip(index + 1);
+        let mut lost = behind
+            .filter(|(at, (_, source))| **source == Source::Unpacked && matches!(epoch.own[*at], Own::No));
+        lost.find_map(|(_, (entry, _))| match self.linker.find_good(entry) {
+            Ok(Held::Good(..)) => None,
+            Ok(Held::Corrupt(..) | Held::Missing) => {
+                let path = epoch.tree(self.names).join(entry.path.as_os_str());
+                Some(missing(entry, UNPACKED, &path))
+            }
+            Err(refused) => Some(refused),
+        })
     }
 
     // Step 5.

@@ -13,6 +13,8 @@ pub enum Source {
     Unpacked,
     /// Sealed before: a blob.
     Reused,
+    /// An object in a store: the staged file of this entry where it was uploaded, elsewhere a blob once it came.
+    Linked,
     /// Nothing to come: directories, symlinks, empty files.
     None,
 }

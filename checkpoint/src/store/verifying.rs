@@ -1,4 +1,5 @@
-//! Content that an epoch reuses is read before it is linked to, and before anybody waits for it.
+//! Content that an epoch reuses, or that was staged for an upload, is read before it is linked to, and before anybody waits
+//! for it.
 //!
 //! To link takes the lock of all names, and a blob that this process has not read is read before it is linked: after a
 //! start that is all of it, and may take an hour. So it is read before the lock is taken. A little of it is read by whoever
@@ -18,10 +19,12 @@ use std::time::{Duration, Instant};
 use rustix::process::setpriority_process;
 
 use super::blobs::{self, Held};
-use super::envelopes::read_envelope;
+use super::envelopes::is_published;
 use super::error::Unpublished;
+use super::linked::{Staged, StagedFile};
 use super::sealed::{Publish, Source};
 use super::shelves::Shelves;
+use super::staged::index_of;
 use crate::digest::Digest;
 use crate::epoch::EntryKind;
 use crate::manifest::ManifestEntry;
@@ -38,7 +41,7 @@ const THREADS: usize = 2;
 const NICENESS: i32 = 10;
 /// How often it is read for one epoch.
 const ROUNDS_MAX: u32 = 3;
-/// Contents that are noted, of all epochs together unless it is of one alone, 48 bytes each; other epochs are told to
+/// Contents that are noted, of all epochs together unless it is of one alone, 72 bytes each; other epochs are told to
 /// come again.
 const CONTENTS_MAX: usize = 1_000_000;
 /// An epoch counts as so many at least.
@@ -50,6 +53,8 @@ struct Wanted {
     digest: Digest,
     mode: u32,
     size: u64,
+    /// It is this file, and no blob.
+    staged: Option<StagedFile>,
 }
 
 /// Of one epoch.
@@ -206,21 +211,27 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// Reads a blob of this content unless it is known. Whether the one that is linked to first is, now.
+/// Reads a blob of this content, or the staged file, unless it is known. Whether the one that is linked to first is, now.
 fn look(shelves: &Shelves, wanted: &Wanted) -> Result<bool, Unpublished> {
-    let Wanted { digest, mode, size } = *wanted;
+    let Wanted { digest, mode, size, staged } = *wanted;
+    if let Some(staged) = staged {
+        return staged.look(shelves, digest, size);
+    }
     let held = blobs::find_good(&*shelves.disk, &shelves.known, &shelves.layout, digest, mode, size)?;
     Ok(matches!(held, Held::Good(path, _) if path == shelves.layout.blob(digest, mode, 0)))
 }
 
 impl Verifier {
-    /// Of each epoch whether it cannot be published now, because what it reuses is still being read.
+    /// Of each epoch whether it cannot be published now: because it has `failed` already, and then nothing is read for it, or
+    /// because what it reuses is still being read.
     pub(super) fn before(
         self: &Arc<Self>,
         shelves: &Arc<Shelves>,
         batch: &[Publish],
+        failed: Vec<Option<Unpublished>>,
     ) -> Vec<Option<Unpublished>> {
-        batch.iter().map(|publish| self.of_one(shelves, publish).err()).collect()
+        let both = batch.iter().zip(failed);
+        both.map(|(publish, failed)| failed.or_else(|| self.of_one(shelves, publish).err())).collect()
     }
 
     /// Whether the attempt's epoch was told to come again, and what it reuses is still being read.
@@ -235,7 +246,7 @@ impl Verifier {
         let (attempt, begun) = (publish.attempt, Instant::now());
         // One that was told to come again is not waited for again.
         let mut last = self.wait(shelves, attempt, begun)?;
-        if last.is_none() && is_published(shelves, publish) {
+        if last.is_none() && is_published(&*shelves.disk, &shelves.layout, &publish.envelope) {
             return Ok(());
         }
         loop {
@@ -281,36 +292,44 @@ impl Verifier {
     }
 }
 
-fn is_published(shelves: &Shelves, publish: &Publish) -> bool {
-    let envelope = &publish.envelope;
-    let path = shelves.layout.manifest_file(&envelope.job, envelope.epoch);
-    let there = read_envelope(&*shelves.disk, &path).ok().flatten();
-    there.is_some_and(|there| (there.root, there.attempt) == (envelope.root, envelope.attempt))
-}
-
 /// What it reuses and this process has not read, each once. What has no blob of its own mode may be cloned from one of
 /// another, or is brought by another epoch of the batch: to look for it takes a list of the shelf. What was read in vain is left out.
 fn unknown(shelves: &Shelves, publish: &Publish, vain: &[Wanted]) -> Vec<Wanted> {
     let is_reused = |(entry, source): &(&ManifestEntry, &Source)| {
-        **source == Source::Reused && entry.kind == EntryKind::File && entry.size > 0
+        let is_shelved = matches!(**source, Source::Reused | Source::Linked);
+        is_shelved && entry.kind == EntryKind::File && entry.size > 0
     };
     let mut seen: HashSet<Wanted> = vain.iter().copied().collect();
-    let entries = publish.manifest.entries.iter().zip(publish.sources.iter()).filter(is_reused);
-    entries
-        .map(|(ManifestEntry { digest, mode, size, .. }, _)| Wanted {
-            digest: *digest,
-            mode: *mode,
-            size: *size,
-        })
-        .filter(|wanted| {
-            let Wanted { digest, mode, size } = wanted;
-            let is_unread = match shelves.disk.stat(&shelves.layout.blob(*digest, *mode, 0)) {
-                Ok(stat) => stat.len == *size && !shelves.known.knows(&(*digest, *mode, 0), &stat),
-                Err(e) => e.kind() == io::ErrorKind::NotFound && *size >= SOUGHT_BYTES_MIN,
-            };
-            is_unread && seen.insert(*wanted)
-        })
-        .collect()
+    let entries = publish.manifest.entries.iter().zip(publish.sources.iter()).enumerate();
+    let mut unknown = Vec::new();
+    for (index, (entry, source)) in entries.filter(|(_, both)| is_reused(both)) {
+        let ManifestEntry { digest, mode, size, .. } = *entry;
+        let wanted = Wanted { digest, mode, size, staged: None };
+        let (is_unread, is_known) = match shelves.disk.stat(&shelves.layout.blob(digest, mode, 0)) {
+            Ok(stat) => {
+                let is_known = shelves.known.knows(&(digest, mode, 0), &stat);
+                (stat.len == size && !is_known, is_known)
+            }
+            // What lies in a store is most often not here at all.
+            Err(e) => {
+                let is_sought = *source == Source::Reused && size >= SOUGHT_BYTES_MIN;
+                (is_sought && e.kind() == io::ErrorKind::NotFound, false)
+            }
+        };
+        if is_unread && seen.insert(wanted) {
+            unknown.push(wanted);
+        }
+        if *source == Source::Linked && !is_known {
+            let staged = StagedFile { attempt: publish.attempt, file: index_of(index) };
+            let wanted = Wanted { staged: Some(staged), ..wanted };
+            if staged.known(shelves, digest, size).is_ok_and(|known| known == Staged::Unread)
+                && seen.insert(wanted)
+            {
+                unknown.push(wanted);
+            }
+        }
+    }
+    unknown
 }
 
 #[cfg(test)]

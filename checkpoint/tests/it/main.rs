@@ -10,6 +10,7 @@ mod holes;
 mod hostile_paths;
 mod incoming;
 mod latest;
+mod linked;
 mod lost;
 mod many_links;
 mod planted;

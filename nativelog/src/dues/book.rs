@@ -57,6 +57,8 @@ pub struct Failed {
     pub owed: Unpublished,
     /// Until it lies in a file (`trees`): it may have a million entries.
     pub tree: Option<PublishEpoch>,
+    /// All that it lacks is content that lies in a store: what was unpacked of it is in its tree.
+    hydrates: bool,
 }
 
 /// What others need of a failed epoch that has expired: content that it brought, and that they still hold. `None` when its
@@ -143,7 +145,7 @@ impl Book {
                 book.wait_for(owed.key(), attempt);
                 book.note_failure(&owed.key(), attempt, &owed.why);
             }
-            book.failed.insert(attempt, Failed { owed, tree: None });
+            book.failed.insert(attempt, Failed { owed, tree: None, hydrates: false });
         }
         book
     }
@@ -216,18 +218,28 @@ impl Book {
         self.unlooked.remove(key);
     }
 
-    /// An epoch was not published. It comes back when it had failed before: to be dropped while the book is free.
+    /// An epoch was not published, and may have to be unpacked once more. It comes back when it had failed before: to be
+    /// dropped while the book is free.
     pub fn fail(&mut self, epoch: PublishEpoch, why: String) -> Option<PublishEpoch> {
+        self.trees.entry(epoch.attempt).or_default().failed.get_or_insert(why.clone());
+        self.not_yet(epoch, why, false)
+    }
+
+    /// An epoch was not published, because some of its content is still to come: no pack of it is needed for that.
+    pub fn wait_on(&mut self, epoch: PublishEpoch, why: String) -> Option<PublishEpoch> {
+        self.not_yet(epoch, why, true)
+    }
+
+    fn not_yet(&mut self, epoch: PublishEpoch, why: String, hydrates: bool) -> Option<PublishEpoch> {
         let (attempt, owed) = (epoch.attempt, Unpublished::of(&epoch, why.clone()));
         self.note_failure(&owed.key(), attempt, &why);
-        self.trees.entry(attempt).or_default().failed.get_or_insert(why.clone());
         match self.failed.get_mut(&attempt) {
             Some(failed) => {
-                failed.owed.why = why;
+                (failed.owed.why, failed.hydrates) = (why, hydrates);
                 Some(epoch)
             }
             None => {
-                self.failed.insert(attempt, Failed { owed, tree: Some(epoch) });
+                self.failed.insert(attempt, Failed { owed, tree: Some(epoch), hydrates });
                 None
             }
         }
@@ -362,7 +374,7 @@ impl Book {
 
     /// Whether the packs of this attempt may have to be unpacked once more.
     fn needs_packs(&self, attempt: u64, tree: &Tree) -> bool {
-        tree.failed.is_some() || self.failed.contains_key(&attempt)
+        tree.failed.is_some() || self.failed.get(&attempt).is_some_and(|failed| !failed.hydrates)
     }
 
     /// Packs above `purged` that may have to be unpacked once more and are in the log only: attempt and log index.

@@ -150,6 +150,13 @@ impl Dues {
         drop(again);
     }
 
+    /// The same, when all that it lacks is content that lies in a store: nothing in the log is kept for it.
+    pub fn to_hydrate(&self, epoch: PublishEpoch, why: String) {
+        let again = self.book().wait_on(epoch, why);
+        self.tell();
+        drop(again);
+    }
+
     /// An epoch that has failed could not be tried again.
     pub fn still_fails(&self, attempt: u64, why: String) {
         self.book().fail_again(attempt, why);

@@ -70,11 +70,13 @@ fn tag_of(source: Source) -> u8 {
         Source::Staged => 1,
         Source::Unpacked => 2,
         Source::Reused => 3,
+        Source::Linked => 4,
     }
 }
 
 fn source_of(tag: u8) -> Option<Source> {
-    [Source::None, Source::Staged, Source::Unpacked, Source::Reused].get(usize::from(tag)).copied()
+    let all = [Source::None, Source::Staged, Source::Unpacked, Source::Reused, Source::Linked];
+    all.get(usize::from(tag)).copied()
 }
 
 /// Writes the file of an epoch anew. A part of it does not stay.
@@ -170,6 +172,7 @@ pub(super) mod tests {
                 1 => Source::Reused,
                 2 => Source::Staged,
                 3 => Source::Unpacked,
+                4 => Source::Linked,
                 _ => Source::None,
             };
             let data = number.to_string();

@@ -344,6 +344,10 @@ fn pieces_of(header: &Record, ledger: &Ledger) -> Option<(u64, Vec<Range>)> {
             let ranges = reuse.files.iter().filter_map(|file| whole(reuse.attempt, file.file, &file.digest));
             (reuse.attempt, ranges.collect())
         }
+        Kind::Link(link) => {
+            let ranges = link.files.iter().filter_map(|file| whole(link.attempt, file.file, &file.digest));
+            (link.attempt, ranges.collect())
+        }
         _ => return None,
     })
 }

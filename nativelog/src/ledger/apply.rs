@@ -10,11 +10,12 @@ use std::sync::Arc;
 use checkpoint::JobName;
 
 use super::attempt::Attempt;
-use super::change::{Change, PackedEntry, Sealing};
+use super::change::{Change, LinkedEntry, PackedEntry, Sealing};
 use super::effect::{Effect, PublishEpoch};
 use super::files::Whole;
-use super::job::{EpochRecord, PinRecord};
+use super::job::{EpochRecord, PinRecord, StoredEpoch};
 use super::key::RowKey;
+use super::objects::{Extent, Named};
 use super::outcomes::{Ending, plan_key};
 use super::pages::Page;
 use super::tables::Ledger;
@@ -74,6 +75,7 @@ impl Ledger {
                 return vec![unpack(attempt, id.index, files, pages)];
             }
             Change::Reuse { attempt, files } => self.reuse(attempt, files, bytes),
+            Change::Link { attempt, object, files } => self.link(attempt, object, files, bytes),
             Change::Seal(sealing) => return self.seal(*sealing, id),
             Change::Abort { attempt } => return vec![self.end(attempt, Ending::Aborted, id)],
             Change::Pin { job, epoch, owner, reason, until_ms } => {
@@ -91,10 +93,31 @@ impl Ledger {
             Change::Quarantine { content, digest, found } => {
                 return self.put_in_quarantine((content, digest), found, id);
             }
-            Change::Healed { content } => return self.end_quarantine(&[content]),
-            Change::Expire { job, epochs } => {
-                return epochs.into_iter().map(|epoch| self.expire(&job, epoch)).collect();
+            Change::LogLost { content, digest, ends } => {
+                return self.lose_log((content, digest), ends, id);
             }
+            Change::Healed { content } => return self.heal(content, id),
+            Change::Expire { job, epochs } => {
+                return epochs.into_iter().map(|epoch| self.expire(&job, epoch, id)).collect();
+            }
+            Change::Store { store } => {
+                self.touch(RowKey::Store(id.index));
+                self.stores.insert(id.index, store);
+            }
+            Change::DeleteBatch { store, nonce } => {
+                self.touch(RowKey::Store(store));
+                let store = self.stores.get_mut(&store).expect("judged to be there");
+                store.before = Some(std::mem::replace(&mut store.batch, nonce));
+            }
+            Change::Rehome { attempt, content, object, offset } => {
+                self.named(attempt, bytes);
+                let object = self.take_object(attempt, object);
+                let extent = Extent { object, offset };
+                let lost = self.quarantine.contains_key(&content);
+                Arc::make_mut(&mut self.content).rehome(content, extent, lost, id.index);
+                return self.end_quarantine(&[content]);
+            }
+            Change::Deleted { objects } => Arc::make_mut(&mut self.content).deleted(&objects),
         }
         Vec::new()
     }
@@ -121,14 +144,41 @@ impl Ledger {
         }
     }
 
+    /// The number of an object that an open attempt names. The attempt holds it until it ends.
+    fn take_object(&mut self, attempt: u64, object: Named) -> u32 {
+        let new = match object {
+            Named::Known(number) => return number,
+            Named::New(new) => new,
+        };
+        let number = Arc::make_mut(&mut self.content).take_object(new);
+        let open = self.open.get_mut(&attempt).expect("judged open");
+        let before = open.objects.insert((new.key.digest, new.key.nonce), number);
+        assert!(before.is_none(), "judged new to its attempt");
+        number
+    }
+
+    fn link(&mut self, attempt: u64, object: Named, files: Vec<LinkedEntry>, bytes: u64) {
+        self.named(attempt, bytes);
+        let object = self.take_object(attempt, object);
+        let open = self.open.get_mut(&attempt).expect("judged open");
+        for LinkedEntry { file, digest, offset } in files {
+            open.cover_whole(file, Whole::Linked(Extent { object, offset }), digest);
+        }
+    }
+
     fn seal(&mut self, sealing: Sealing, id: LogId) -> Vec<Effect> {
         let sealed = sealing.answer(id);
         let envelope = sealing.envelope(&sealed);
         let healed = self.healed_by(&sealing);
-        let Sealing { attempt, terms, tree, unpack: packed, sealed_log_ms, sealed_wall_ms, .. } = sealing;
+        let Sealing { attempt, terms, tree, unpack: packed, manifest, sealed_log_ms, sealed_wall_ms, .. } =
+            sealing;
         let (name, epoch, ended) = (sealed.job.clone(), sealed.epoch, sealed.attempt);
         // The epoch takes hold of its content before the attempt lets go of what it reused.
-        let held = self.hold_sealed(&tree, id.index);
+        let held = self.hold_sealed(&tree, manifest, id.index);
+        let stored = terms.store.map(|store| {
+            let manifest = held.manifest.expect("judged to be named");
+            StoredEpoch { store, manifest, mixed: held.mixed }
+        });
         let sealed = Arc::new(sealed);
         self.touch(RowKey::Epoch(name.clone(), epoch));
         self.touch(RowKey::EpochContent(name.clone(), epoch));
@@ -144,8 +194,9 @@ impl Ledger {
             depends_on: terms.depends_on,
             sealed_log_ms,
             sealed_wall_ms,
-            content: held,
+            content: held.content,
             pins: Default::default(),
+            stored,
         };
         let before = job.epochs.insert(epoch, Arc::new(record));
         assert!(before.is_none(), "an epoch is sealed once");
@@ -183,7 +234,7 @@ impl Ledger {
         effects
     }
 
-    fn expire(&mut self, name: &JobName, epoch: u64) -> Effect {
+    fn expire(&mut self, name: &JobName, epoch: u64, at: LogId) -> Effect {
         let owners: Vec<String> = self.epoch_mut(name, epoch).pins.keys().cloned().collect();
         for owner in owners {
             self.drop_pin(name.clone(), epoch, owner);
@@ -191,7 +242,8 @@ impl Ledger {
         self.touch(RowKey::Epoch(name.clone(), epoch));
         self.touch(RowKey::EpochContent(name.clone(), epoch));
         let gone = self.job_mut(name).epochs.remove(&epoch).expect("judged sealed");
-        let released = self.release(&*gone.content);
+        let manifest = gone.stored.as_ref().map(|stored| &stored.manifest);
+        let released = self.release(&*gone.content, manifest, at.index);
         self.forget_quarantine(&*gone.content);
         Effect::Expire { job: name.clone(), epoch, released }
     }

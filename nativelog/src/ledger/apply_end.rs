@@ -10,7 +10,7 @@ impl Ledger {
     /// Ends an open attempt by the record at `at`: it lets go of its content and leaves how it ended.
     pub(super) fn end(&mut self, id: u64, how: Ending, at: LogId) -> Effect {
         let gone = self.open.remove(&id).expect("an attempt ends while it is open");
-        let released = self.release(&gone.held);
+        let released = self.release(&gone.held, gone.objects.values(), at.index);
         self.forget_quarantine(&gone.held);
         self.planned -= u64::from(gone.terms.plan_entries);
         self.job_mut(&gone.terms.job).open.remove(&id);

@@ -1,6 +1,7 @@
 //! Puts content into quarantine, and ends that. See `quarantine.rs`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::Digest;
 
@@ -32,6 +33,27 @@ impl Ledger {
         effects
     }
 
+    /// What the log brought of this content is lost. Nobody may have it from the log any more: `ends` did.
+    pub(super) fn lose_log(
+        &mut self,
+        (content, digest): (u32, Digest),
+        ends: Vec<u64>,
+        at: LogId,
+    ) -> Vec<Effect> {
+        self.lost_from_log(content);
+        let mut effects = vec![Effect::Distrust { digest }];
+        effects.extend(ends.into_iter().map(|attempt| self.end(attempt, Ending::Aborted, at)));
+        effects
+    }
+
+    /// A majority has verified copies. In stores it is not: what lies in one is in no quarantine unless it is gone there.
+    pub(super) fn heal(&mut self, content: u32, at: LogId) -> Vec<Effect> {
+        if self.content.homes().of(content).is_some() {
+            Arc::make_mut(&mut self.content).in_log_only(content, at.index);
+        }
+        self.end_quarantine(&[content])
+    }
+
     pub(super) fn end_quarantine(&mut self, contents: &[u32]) -> Vec<Effect> {
         let ended: Vec<u32> =
             contents.iter().copied().filter(|id| self.quarantine.contains_key(id)).collect();
@@ -54,7 +76,7 @@ impl Ledger {
         // table after the seal, too: an epoch holds each, for no open attempt may lean on one.
         let brings = |digest: &Digest| {
             let parts = &sealing.tree.content;
-            parts.binary_search_by(|part| part.digest.cmp(digest)).is_ok_and(|at| parts[at].brought)
+            parts.binary_search_by(|part| part.digest.cmp(digest)).is_ok_and(|at| parts[at].came.with_it())
         };
         self.quarantine.keys().copied().filter(|id| brings(&self.content.get(*id).digest)).collect()
     }

@@ -12,7 +12,8 @@ use checkpoint::limits::{CHUNK_BYTES_MIN, ZERO_BYTES_MAX};
 use checkpoint::plan::{Encoded, PlanChecker, PlanError, PlanHasher};
 use checkpoint::{CommitId, Digest, JobName, Limits, store::Source};
 
-use super::files::{FileState, Files, Staged, Stub, Whole};
+use super::files::{FileState, Files, Linked, Staged, Stub, Whole};
+use super::objects::Extent;
 use super::pages::Page;
 use super::sum::Sum;
 use super::tree::{Kept, Tree};
@@ -43,6 +44,8 @@ pub(super) struct Terms {
     pub plan_digest: Digest,
     pub plan_pages: u32,
     pub plan_entries: u32,
+    /// The store in which its content lies: log index of the store's record.
+    pub store: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -56,7 +59,11 @@ pub(super) struct Attempt {
     pub missing: u64,
     /// Content ids that this attempt reuses, each held once.
     pub held: BTreeSet<u32>,
+    /// Numbers of the objects that it has named, each held once, by digest and nonce.
+    pub objects: BTreeMap<(Digest, u64), u32>,
     pub covered_bytes: u64,
+    /// Of these, bytes that lie in objects.
+    pub linked_bytes: u64,
     pub log_bytes: u64,
     /// Log time in milliseconds of Begin and of the newest record that named the attempt.
     pub begun_ms: u64,
@@ -134,7 +141,9 @@ impl Attempt {
             files: Files::default(),
             missing: 0,
             held: BTreeSet::new(),
+            objects: BTreeMap::new(),
             covered_bytes: 0,
+            linked_bytes: 0,
             log_bytes,
             begun_ms: now_ms,
             last_ms: now_ms,
@@ -146,7 +155,8 @@ impl Attempt {
 
     /// Bytes that it may still bring to a disk: what is not covered, and of what has holes no more than was said to be
     /// there. Of what came its records tell, whose bytes are those of the payloads and a little; zeros have none, and
-    /// reused content covers without any. Once more came than was said, it was not true: then all that is not covered may.
+    /// reused content covers without any. What lies in objects has come to no disk but its writer's. Once more came than
+    /// was said, it was not true: then all that is not covered may.
     pub fn left_bytes(&self) -> u64 {
         let came = self.came_bytes();
         if came > self.said_bytes() {
@@ -161,12 +171,17 @@ impl Attempt {
         came <= said && came.saturating_add(more) > said
     }
 
+    /// Bytes that are not on the disks by what is covered.
     pub fn uncovered_bytes(&self) -> u64 {
-        self.terms.declared_bytes.saturating_sub(self.covered_bytes)
+        self.terms.declared_bytes.saturating_sub(self.here_bytes())
     }
 
     fn came_bytes(&self) -> u64 {
-        self.log_bytes.min(self.covered_bytes)
+        self.log_bytes.min(self.here_bytes())
+    }
+
+    fn here_bytes(&self) -> u64 {
+        self.covered_bytes - self.linked_bytes
     }
 
     /// What was said to come, and a little for headers and blocks: also for those that only tell of holes.
@@ -199,7 +214,7 @@ impl Attempt {
         match self.files.state(file) {
             FileState::Bare => !stub.has_bytes(),
             FileState::Staged(staged) => staged.covered == stub.size(),
-            FileState::Packed(_) | FileState::Reused(_) => true,
+            FileState::Packed(_) | FileState::Reused(_) | FileState::Linked(_) => true,
         }
     }
 
@@ -263,7 +278,9 @@ impl Attempt {
         let whole = offset == 0 && len == self.size(file);
         match self.files.state(file) {
             FileState::Bare => Fit::New,
-            FileState::Packed(there) | FileState::Reused(there) => {
+            FileState::Packed(there)
+            | FileState::Reused(there)
+            | FileState::Linked(Linked { digest: there, .. }) => {
                 if whole && *there == *digest {
                     Fit::Repeat
                 } else {
@@ -304,12 +321,16 @@ impl Attempt {
     /// Covers a whole file, from a pack or by reuse; it was judged bare.
     pub fn cover_whole(&mut self, file: u32, how: Whole, digest: Digest) {
         self.files.cover(file, how, digest);
-        let kind = match how {
-            Whole::Packed => 2,
-            Whole::Reused => 3,
+        let (kind, object, offset) = match how {
+            Whole::Packed => (2, 0, 0),
+            Whole::Reused => (3, 0, 0),
+            Whole::Linked(Extent { object, offset }) => (4, object, offset),
         };
-        self.sum.put_stirred(&digest, [kind, u64::from(file), 0, 0]);
+        self.sum.put_stirred(&digest, [kind, u64::from(file), u64::from(object), offset]);
         self.covered_bytes += self.size(file);
+        if kind == 4 {
+            self.linked_bytes += self.size(file);
+        }
         self.missing -= 1;
     }
 
@@ -326,6 +347,7 @@ impl Attempt {
             FileState::Bare => None,
             FileState::Staged(staged) => staged.tree.finish(),
             FileState::Packed(digest) | FileState::Reused(digest) => Some(*digest),
+            FileState::Linked(linked) => Some(linked.digest),
         }
     }
 
@@ -336,6 +358,15 @@ impl Attempt {
             FileState::Staged(_) => Source::Staged,
             FileState::Packed(_) => Source::Unpacked,
             FileState::Reused(_) => Source::Reused,
+            FileState::Linked(_) => Source::Linked,
+        }
+    }
+
+    /// Where the content of an entry lies that lies in an object.
+    pub fn link_of(&self, file: u32) -> Option<Extent> {
+        match self.files.state(file) {
+            FileState::Linked(linked) => Some(linked.extent),
+            _ => None,
         }
     }
 }

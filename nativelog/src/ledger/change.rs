@@ -7,6 +7,8 @@ use std::sync::Arc;
 use checkpoint::{CommitId, Digest, Envelope, JobName};
 
 use super::attempt::{Checking, NewPage, Terms};
+use super::objects::{Named, ObjectKey};
+use super::store::StoreRecord;
 use super::tree::Tree;
 use super::verdict::{Accepted, SealedEpoch};
 use crate::record::LogId;
@@ -65,6 +67,12 @@ pub(super) enum Change {
         attempt: u64,
         files: Vec<(u32, Digest, u32)>,
     },
+    /// Files that lie in an object of the attempt's store.
+    Link {
+        attempt: u64,
+        object: Named,
+        files: Vec<LinkedEntry>,
+    },
     Seal(Box<Sealing>),
     Abort {
         attempt: u64,
@@ -90,11 +98,35 @@ pub(super) enum Change {
         digest: Digest,
         found: BTreeMap<u64, String>,
     },
+    /// What the log brought of this content is lost, and a store has it: these attempts lean on what is lost.
+    LogLost {
+        content: u32,
+        digest: Digest,
+        ends: Vec<u64>,
+    },
     Healed {
         content: u32,
     },
     RemoveJob {
         job: JobName,
+    },
+    Store {
+        store: StoreRecord,
+    },
+    DeleteBatch {
+        store: u64,
+        nonce: u64,
+    },
+    /// Content of this id lies in another object.
+    Rehome {
+        attempt: u64,
+        content: u32,
+        object: Named,
+        offset: u64,
+    },
+    /// All of these are known to be released.
+    Deleted {
+        objects: Vec<ObjectKey>,
     },
 }
 
@@ -106,6 +138,13 @@ pub(super) struct PackedEntry {
     pub len: u32,
 }
 
+/// A file in an object that is new to its attempt.
+pub(super) struct LinkedEntry {
+    pub file: u32,
+    pub digest: Digest,
+    pub offset: u64,
+}
+
 /// An epoch that may be sealed.
 pub(super) struct Sealing {
     /// The open attempt, or `None` when the record is the whole epoch and its own attempt.
@@ -114,6 +153,8 @@ pub(super) struct Sealing {
     pub tree: Arc<Tree>,
     /// What a whole epoch unpacks.
     pub unpack: Vec<PackedEntry>,
+    /// The object of the manifest, of an attempt that has a store.
+    pub manifest: Option<Named>,
     /// The answer, with the position left open.
     pub sealed: SealedEpoch,
     pub sealed_log_ms: u64,

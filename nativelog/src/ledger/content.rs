@@ -3,7 +3,7 @@
 //! Content is held once by every epoch that has a file of it and once by every open attempt that
 //! reuses it. At zero holders it is forgotten, and can no longer be reused, although its blob may
 //! still lie on a disk. Ids are small numbers so that an epoch of a million files keeps four bytes a
-//! file; the smallest free id is taken next, so ids are the same on every replica.
+//! file; the smallest free id is taken next, so ids are the same on every replica. Where content lies is in `homes.rs`.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -14,6 +14,8 @@ use checkpoint::Digest;
 use super::by_digest::ByDigest;
 use super::effect::Released;
 use super::free::Free;
+use super::homes::{Before, Coming, Home, Homes};
+use super::objects::{Came, Extent, Named, NewObject, ObjectKey};
 use super::slots::Slots;
 use super::sum::Sum;
 
@@ -22,7 +24,7 @@ use super::sum::Sum;
 pub(super) struct Content {
     pub digest: Digest,
     pub bytes: u64,
-    /// Log index of the newest seal that brought its bytes, rather than reuse them.
+    /// Log index of the newest record that brought its bytes: a seal, unless it only reused them, or a rehome.
     pub brought: u64,
     pub refs: NonZeroU32,
 }
@@ -32,8 +34,31 @@ pub(super) struct Content {
 pub(super) struct Part {
     pub digest: Digest,
     pub bytes: u64,
-    /// Its bytes came with the epoch.
-    pub brought: bool,
+    pub came: Came,
+}
+
+/// What an epoch holds, and where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holds<'a> {
+    /// Distinct, ascending.
+    pub parts: &'a [Part],
+    /// Of parts that came into objects, by their place, ascending: where.
+    pub links: &'a [(u32, Extent)],
+    /// Of an epoch whose content lies in a store: the object of its manifest.
+    pub manifest: Option<Named>,
+    /// Content in quarantine, ascending: what there was of it is lost.
+    pub lost: &'a [u32],
+}
+
+/// What an epoch holds now.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HeldBy {
+    /// Ids of its content, ascending.
+    pub content: Arc<[u32]>,
+    /// Number of the object of its manifest.
+    pub manifest: Option<u32>,
+    /// Some of its content is not in the manifest's store.
+    pub mixed: bool,
 }
 
 impl Part {
@@ -60,13 +85,53 @@ pub(super) struct Contents {
     index: ByDigest,
     /// Over ids, digests, lengths and where it was brought; how often content is held follows from epochs and attempts.
     sum: Sum,
+    /// Where it lies.
+    homes: Homes,
 }
 
 impl Contents {
     /// The rows alone, for a snapshot: nothing is found in it, and nothing may be changed.
     pub fn rows(&self) -> Contents {
-        let Contents { slots, sum, .. } = self;
-        Contents { slots: slots.clone(), sum: *sum, ..Contents::default() }
+        let Contents { slots, sum, homes, free: _, index: _ } = self;
+        Contents { slots: slots.clone(), sum: *sum, homes: homes.rows(), ..Contents::default() }
+    }
+
+    /// Where it lies, and which objects there are.
+    pub fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    /// These are gone from their store.
+    pub fn deleted<'a>(&mut self, keys: impl IntoIterator<Item = &'a ObjectKey>) {
+        self.homes.deleted(keys);
+    }
+
+    /// Content of this id lies there in a store from the record at `index` on, which has brought it: who looked for it before
+    /// says nothing of it now. `lost`: it was in quarantine.
+    pub fn rehome(&mut self, id: u32, link: Extent, lost: bool, index: u64) {
+        let came = Came { logged: false, linked: true };
+        let digest = self.get(id).digest;
+        self.brought_anew(id, index);
+        let before = if lost { Before::Lost } else { Before::Stays };
+        self.homes.came((id, &digest), before, Coming { came, link: Some(link) }, index);
+    }
+
+    /// What the log brought of content of this id is lost. Nothing changes where nobody holds it any more.
+    pub fn lose_log(&mut self, id: u32) {
+        if let Some(digest) = self.slot(id).map(|content| content.digest) {
+            self.homes.lose_log((id, &digest));
+        }
+    }
+
+    /// A majority has content of this id, and no store has it, from the record at `index` on.
+    pub fn in_log_only(&mut self, id: u32, index: u64) {
+        let digest = self.get(id).digest;
+        self.homes.forget((id, &digest), index);
+    }
+
+    /// An open attempt names an object, and holds it. Its number.
+    pub fn take_object(&mut self, object: NewObject) -> u32 {
+        self.homes.take(object)
     }
 
     /// Finds content by its digest.
@@ -90,15 +155,19 @@ impl Contents {
     }
 
     /// One more holder of `digest`, by the seal at `index`; answers with its id. `None` when it is held with another length.
-    fn hold(&mut self, part: &Part, index: u64) -> Option<u32> {
-        let Part { digest, bytes, brought } = part;
+    fn hold(&mut self, part: &Part, link: Option<Extent>, lost: &[u32], index: u64) -> Option<u32> {
+        let Part { digest, bytes, came } = part;
+        let coming = Coming { came: *came, link };
         if let Some((id, content)) = self.find(digest) {
             if content.bytes != *bytes {
                 return None;
             }
             self.hold_id(id);
-            if *brought {
+            if came.with_it() {
                 self.brought_anew(id, index);
+                let lost = lost.binary_search(&id).is_ok();
+                let before = if lost { Before::Lost } else { Before::Stays };
+                self.homes.came((id, digest), before, coming, index);
             }
             return Some(id);
         }
@@ -112,6 +181,7 @@ impl Contents {
         };
         self.sum.put_stirred(&content.digest, summed(id, &content));
         self.index.insert(digest, id);
+        self.homes.came((id, digest), Before::Nowhere, coming, index);
         Some(id)
     }
 
@@ -124,21 +194,43 @@ impl Contents {
         self.sum.put_stirred(&now.digest, summed(id, &now));
     }
 
-    /// One more holder of each, by the seal at `index`; answers with their ids, ascending. `None` when one is held with
-    /// another length: then this table is of no use any more.
-    pub fn hold_all(&mut self, parts: &[Part], index: u64) -> Option<Arc<[u32]>> {
-        self.index.reserve(parts.iter().filter(|part| part.brought).map(|part| &part.digest));
-        let mut ids: Vec<u32> = parts.iter().map(|part| self.hold(part, index)).collect::<Option<_>>()?;
+    /// One more holder of all that an epoch holds, by its seal at `index`. `None` when content is held with another
+    /// length: then this table is of no use any more.
+    pub fn hold_all(&mut self, holds: Holds<'_>, index: u64) -> Option<HeldBy> {
+        let Holds { parts, links, manifest, lost } = holds;
+        self.index.reserve(parts.iter().filter(|part| part.came.with_it()).map(|part| &part.digest));
+        let mut links = links.iter().peekable();
+        let mut ids = Vec::with_capacity(parts.len());
+        for (place, part) in parts.iter().enumerate() {
+            let link = links.next_if(|(of, _)| *of as usize == place).map(|(_, extent)| *extent);
+            ids.push(self.hold(part, link, lost, index)?);
+        }
+        let manifest = manifest.map(|manifest| match manifest {
+            Named::New(object) => self.homes.take(object),
+            Named::Known(id) => {
+                self.homes.hold(id);
+                id
+            }
+        });
+        let store = manifest.map(|id| self.homes.object(id).key.store);
+        let mixed = store.is_some_and(|store| ids.iter().any(|id| self.homes.in_store(*id, store).is_none()));
         ids.sort_unstable();
-        Some(ids.into())
+        Some(HeldBy { content: ids.into(), manifest, mixed })
     }
 
-    /// One holder less of each; answers with what has none any more, sorted.
-    pub fn release_all<'a>(&mut self, ids: impl IntoIterator<Item = &'a u32>) -> Vec<Released> {
-        let freed = ids.into_iter().filter_map(|id| self.release(*id));
+    /// One holder less of each content and each object, by the record at `index`; answers with the content that has none
+    /// any more, sorted.
+    pub fn release_all<'a>(
+        &mut self,
+        ids: impl IntoIterator<Item = &'a u32>,
+        objects: impl IntoIterator<Item = &'a u32>,
+        index: u64,
+    ) -> Vec<Released> {
+        let freed = ids.into_iter().filter_map(|id| self.release(*id, index));
         let mut released: Vec<Released> =
             freed.map(|content| Released { digest: content.digest, bytes: content.bytes }).collect();
         released.sort_unstable();
+        objects.into_iter().for_each(|id| self.homes.let_go(*id, index));
         released
     }
 
@@ -151,7 +243,7 @@ impl Contents {
 
     /// For the ledger's digest.
     pub fn sum(&self) -> Sum {
-        self.sum
+        self.sum.plus(self.homes.sum())
     }
 
     /// One more holder of content that is held.
@@ -160,8 +252,8 @@ impl Contents {
         content.refs = content.refs.checked_add(1).expect("fewer holders than 2^32");
     }
 
-    /// One holder less; content without holders is forgotten, and is what this answers with.
-    pub fn release(&mut self, id: u32) -> Option<Content> {
+    /// One holder less, by the record at `index`; content without holders is forgotten, and is what this answers with.
+    pub fn release(&mut self, id: u32, index: u64) -> Option<Content> {
         let content = self.get_mut(id);
         if let Some(left) = NonZeroU32::new(content.refs.get() - 1) {
             content.refs = left;
@@ -170,6 +262,7 @@ impl Contents {
         let content = *content;
         self.sum.take_stirred(&content.digest, summed(id, &content));
         assert!(self.index.remove(&content.digest, id), "held content is in the index");
+        self.homes.forget((id, &content.digest), index);
         self.free.put(id);
         self.slots.at(id).take()
     }
@@ -182,6 +275,31 @@ impl Contents {
     /// Number of slots, free ones included: part of the state, as it decides the next id.
     pub fn slots(&self) -> u32 {
         self.slots.len() as u32
+    }
+
+    /// Takes where content lies from rows, content by content and with its bytes; `homes` has the objects. `None` when they
+    /// contradict each other.
+    pub fn place(
+        &mut self,
+        mut homes: Homes,
+        rows: impl IntoIterator<Item = (u32, Home, u64)>,
+    ) -> Option<()> {
+        for (id, home, bytes) in rows {
+            let content = self.slot(id).filter(|content| content.bytes == bytes)?;
+            homes.add_home((id, &content.digest, bytes), home)?;
+        }
+        self.homes = homes;
+        Some(())
+    }
+
+    /// All holders are counted that rows tell of: `objects` are those of open attempts and of manifests. `None` when
+    /// somebody holds what is not there, or nobody what is.
+    pub fn count_objects(&mut self, objects: impl IntoIterator<Item = u32>) -> Option<()> {
+        for id in objects {
+            self.homes.slot(id)?;
+            self.homes.hold(id);
+        }
+        self.homes.finish()
     }
 
     /// Rebuilds the table from its rows. `None` when the rows contradict each other.
@@ -208,7 +326,10 @@ impl Contents {
 /// The index follows from the rest.
 impl PartialEq for Contents {
     fn eq(&self, other: &Self) -> bool {
-        self.sum == other.sum && self.slots == other.slots && self.free == other.free
+        self.sum == other.sum
+            && self.slots == other.slots
+            && self.free == other.free
+            && self.homes == other.homes
     }
 }
 
@@ -230,8 +351,10 @@ mod tests {
         Digest::from_slice(&bytes).unwrap()
     }
 
+    const LOGGED: Came = Came { logged: true, linked: false };
+
     fn hold(contents: &mut Contents, digest: Digest, bytes: u64) -> u32 {
-        contents.hold(&Part { digest, bytes, brought: true }, 5).unwrap()
+        contents.hold(&Part { digest, bytes, came: LOGGED }, None, &[], 5).unwrap()
     }
 
     #[test]
@@ -242,8 +365,8 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(contents.find(&digest(1, 2)).unwrap().1.bytes, 20);
         assert!(contents.find(&digest(1, 3)).is_none());
-        let other = Part { digest: digest(1, 2), bytes: 21, brought: true };
-        assert_eq!(contents.hold(&other, 5), None, "it has another length");
+        let other = Part { digest: digest(1, 2), bytes: 21, came: LOGGED };
+        assert_eq!(contents.hold(&other, None, &[], 5), None, "it has another length");
     }
 
     #[test]
@@ -252,9 +375,9 @@ mod tests {
         let a = hold(&mut contents, digest(1, 1), 10);
         assert_eq!(hold(&mut contents, digest(1, 1), 10), a);
         hold(&mut contents, digest(2, 1), 5);
-        contents.release(a);
+        contents.release(a, 6);
         assert!(contents.find(&digest(1, 1)).is_some());
-        contents.release(a);
+        contents.release(a, 7);
         assert!(contents.find(&digest(1, 1)).is_none());
         assert_eq!(hold(&mut contents, digest(3, 3), 7), a);
     }
@@ -264,13 +387,13 @@ mod tests {
         let mut contents = Contents::default();
         let id = hold(&mut contents, digest(1, 1), 10);
         let first = contents.sum();
-        let part = |brought| Part { digest: digest(1, 1), bytes: 10, brought };
-        contents.hold(&part(false), 7);
+        let part = |came| Part { digest: digest(1, 1), bytes: 10, came };
+        contents.hold(&part(Came::default()), None, &[], 7);
         assert_eq!((contents.get(id).brought, contents.sum()), (5, first));
-        contents.hold(&part(true), 9);
+        contents.hold(&part(LOGGED), None, &[], 9);
         assert_eq!(contents.get(id).brought, 9);
         assert_ne!(contents.sum(), first);
-        let freed = (0..3).filter_map(|_| contents.release(id)).count();
+        let freed = (0..3).filter_map(|_| contents.release(id, 10)).count();
         assert_eq!(freed, 1);
         assert_eq!(contents.sum(), Contents::default().sum());
         // A cluster may have millions.
@@ -297,8 +420,8 @@ mod tests {
         for n in 0..9 {
             hold(&mut contents, digest(n, n), u64::from(n));
         }
-        contents.release(3);
-        contents.release(8);
+        contents.release(3, 6);
+        contents.release(8, 6);
         let rows: Vec<_> = contents.iter().map(|(id, content)| (id, *content)).collect();
         assert_eq!(Contents::rebuild(contents.slots(), rows.into_iter()), Some(contents));
     }
@@ -312,8 +435,8 @@ mod tests {
         let mut contents = Contents::rebuild(SLOTS, rows.into_iter()).unwrap();
         assert_eq!((contents.slots(), contents.iter().count()), (SLOTS, 2));
         assert_eq!(hold(&mut contents, digest(3, 3), 7), 1);
-        contents.release(last);
-        contents.release(0);
+        contents.release(last, 6);
+        contents.release(0, 6);
         assert_eq!(hold(&mut contents, digest(4, 4), 7), 0);
         assert_eq!(hold(&mut contents, digest(5, 5), 7), 2);
         assert_eq!((contents.slots(), contents.iter().count()), (SLOTS, 3));

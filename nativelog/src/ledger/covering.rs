@@ -46,7 +46,7 @@ impl Covering {
             }
             match attempt.files.state(self.file) {
                 FileState::Bare => {}
-                FileState::Packed(_) | FileState::Reused(_) => self.add_file(),
+                FileState::Packed(_) | FileState::Reused(_) | FileState::Linked(_) => self.add_file(),
                 FileState::Staged(staged) if staged.covered == stub.size() => self.add_file(),
                 FileState::Staged(staged) => {
                     for (offset, (len, _)) in staged.ranges.range(self.offset..) {
@@ -110,6 +110,7 @@ mod tests {
             plan_digest: Digest::NONE,
             plan_pages: 1,
             plan_entries: files,
+            store: None,
         };
         let mut attempt = Attempt::new(terms, Limits::default(), 0, 0);
         let entry = PlanEntry {

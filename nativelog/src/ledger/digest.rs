@@ -90,13 +90,17 @@ fn is_summed(key: &RowKey) -> bool {
         | RowKey::EpochContent(..)
         | RowKey::Pin(..)
         | RowKey::Outcome(_)
-        | RowKey::Quarantine(_) => true,
+        | RowKey::Quarantine(_)
+        | RowKey::Store(_) => true,
         RowKey::Meta
         | RowKey::Content(_)
         | RowKey::Attempt(_)
         | RowKey::Page(..)
         | RowKey::File(..)
-        | RowKey::Piece(..) => false,
+        | RowKey::Piece(..)
+        | RowKey::Object(_)
+        | RowKey::Home(_)
+        | RowKey::Released(_) => false,
     }
 }
 

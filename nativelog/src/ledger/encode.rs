@@ -41,6 +41,7 @@ impl Ledger {
             outcomes,
             content,
             quarantine,
+            stores,
             names: _,
             ending_pins: _,
             sums: _,
@@ -62,6 +63,7 @@ impl Ledger {
             outcomes: outcomes.rows(),
             content: Arc::new(content.rows()),
             quarantine: quarantine.clone(),
+            stores: stores.clone(),
             // What follows from these.
             ..Ledger::default()
         })

@@ -7,6 +7,7 @@ use checkpoint::limits::{FILE_BYTES_MAX, MODE_MAX};
 use checkpoint::plan::EntryRef;
 use checkpoint::{Digest, EntryKind};
 
+use super::objects::Extent;
 use super::ring::Ring;
 
 /// Kind, mode and size of an entry in one number: two bits, nine bits, the rest.
@@ -68,6 +69,8 @@ pub(super) enum FileState<'a> {
     Packed(&'a Digest),
     /// All of it, as a reference to sealed content.
     Reused(&'a Digest),
+    /// All of it, in an object.
+    Linked(&'a Linked),
 }
 
 /// How a whole file came.
@@ -75,6 +78,14 @@ pub(super) enum FileState<'a> {
 pub(super) enum Whole {
     Packed,
     Reused,
+    Linked(Extent),
+}
+
+/// A file that lies in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Linked {
+    pub digest: Digest,
+    pub extent: Extent,
 }
 
 /// Covered ranges of one file.
@@ -91,18 +102,20 @@ pub(super) struct Staged {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Files {
     stubs: Vec<Stub>,
-    /// What there is of each: nothing, or a tag in the upper two bits and a place in one of the lists below.
+    /// What there is of each: nothing, or a tag in the upper three bits and a place in one of the lists below.
     slots: Vec<u32>,
     /// By far the most of it; a snapshot's copy shares it.
     digests: Ring<Digest>,
+    linked: Ring<Linked>,
     staged: Vec<Staged>,
 }
 
-const TAG_SHIFT: u32 = 30;
+const TAG_SHIFT: u32 = 29;
 const PLACE: u32 = (1 << TAG_SHIFT) - 1;
 const STAGED: u32 = 1;
 const PACKED: u32 = 2;
 const REUSED: u32 = 3;
+const LINKED: u32 = 4;
 
 impl Files {
     /// Takes the next entries of a plan of so many.
@@ -136,6 +149,7 @@ impl Files {
             STAGED => FileState::Staged(&self.staged[place]),
             PACKED => FileState::Packed(self.digest(place)),
             REUSED => FileState::Reused(self.digest(place)),
+            LINKED => FileState::Linked(self.linked.get(place).expect("a slot names what is here")),
             _ => FileState::Bare,
         }
     }
@@ -168,11 +182,16 @@ impl Files {
     /// Covers a file whole, of which there was nothing.
     pub fn cover(&mut self, file: u32, how: Whole, digest: Digest) {
         assert_eq!(self.slots[file as usize], 0, "judged new");
-        self.digests.push_back(digest);
         let tag = match how {
             Whole::Packed => PACKED,
             Whole::Reused => REUSED,
+            Whole::Linked(extent) => {
+                self.linked.push_back(Linked { digest, extent });
+                self.slots[file as usize] = (LINKED << TAG_SHIFT) | place(self.linked.len());
+                return;
+            }
         };
+        self.digests.push_back(digest);
         self.slots[file as usize] = (tag << TAG_SHIFT) | place(self.digests.len());
     }
 }

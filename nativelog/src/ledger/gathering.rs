@@ -59,6 +59,7 @@ impl Gathering {
             let PlanEntry { path, kind, mode, size, target } = entry;
             self.half.entries.push(ManifestEntry { path, kind, mode, size, digest, target });
             self.half.sources.push(attempt.source_of(file));
+            self.half.links.extend(attempt.link_of(file).map(|extent| (file, extent)));
         }
         self.half.pages += 1;
         Some(())
@@ -71,8 +72,8 @@ impl Gathering {
     pub fn finish(self) -> Gathered {
         let Gathering { attempt, pages, half } = self;
         assert_eq!(half.pages, pages.len(), "every page is taken first");
-        let Half { entries, sources, .. } = *half;
-        Gathered { attempt, tree: Tree::new(entries, sources).map(Arc::new) }
+        let Half { entries, sources, links, .. } = *half;
+        Gathered { attempt, tree: Tree::new(entries, sources, &links).map(Arc::new) }
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use checkpoint::Digest;
 
 use super::attempt::{Attempt, Checking};
-use super::content::Contents;
+use super::content::{Contents, HeldBy};
 use super::effect::Released;
 use super::files::Stub;
 use super::tree::{Kept, Tree};
@@ -20,8 +20,8 @@ pub struct Held {
     pub(super) applied: Option<LogId>,
     pub(super) record: Bytes,
     pub(super) contents: Arc<Contents>,
-    /// Ids of a sealed epoch's content, ascending.
-    pub(super) sealed: Arc<[u32]>,
+    /// What a sealed epoch holds.
+    pub(super) sealed: HeldBy,
     /// What nobody holds any more, for each that let go.
     pub(super) released: VecDeque<Vec<Released>>,
 }

@@ -38,6 +38,19 @@ pub(super) struct EpochRecord {
     pub content: Arc<[u32]>,
     /// By owner.
     pub pins: BTreeMap<String, PinRecord>,
+    /// Of an epoch whose content lies in a store.
+    pub stored: Option<StoredEpoch>,
+}
+
+/// Where an epoch lies that lies in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoredEpoch {
+    /// Log index of the record that named the store.
+    pub store: u64,
+    /// Number of the object of its manifest.
+    pub manifest: u32,
+    /// Some of its content was not in the store when it was sealed, but in the log.
+    pub mixed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

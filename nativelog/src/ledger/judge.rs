@@ -2,7 +2,7 @@
 //! Nothing here changes the ledger; the same code serves the real step and the leader's dry run.
 //!
 //! It judges who belongs to the cluster, and hands all else to the files that do: `judge_writer.rs`, `judge_begin.rs`,
-//! `judge_pieces.rs`, `judge_seal.rs`, `judge_retention.rs`, `judge_quarantine.rs`. None of them comes back here.
+//! `judge_pieces.rs`, `judge_link.rs`, `judge_seal.rs`, `judge_retention.rs`, `judge_quarantine.rs`, `judge_stores.rs`. None of them comes back here.
 
 use super::change::{Change, repeat};
 use super::fields::{malformed, sixteen};
@@ -40,16 +40,20 @@ impl Ledger {
             Kind::Pack(pack) => self.judge_pack(pack, payload_bytes),
             Kind::Zero(zero) => self.judge_zero(zero),
             Kind::Reuse(reuse) => self.judge_reuse(reuse),
-            Kind::Link(_) => Err(Rejected::new(Reason::NotActive, "hybrid epochs are not in this version")),
-            Kind::Seal(seal) => self.judge_seal(seal, bytes),
+            Kind::Link(link) => self.judge_link(link, header.version),
+            Kind::Seal(seal) => self.judge_seal(seal, header.version, bytes),
             Kind::Whole(whole) => self.judge_whole(whole, header, bytes),
             Kind::Abort(abort) => self.judge_abort(abort),
             Kind::Pin(pin) => self.judge_pin(pin),
             Kind::Unpin(unpin) => self.judge_unpin(unpin),
             Kind::Expire(expire) => self.judge_expire(expire),
-            Kind::Quarantine(quarantine) => self.judge_quarantine(quarantine),
+            Kind::Quarantine(quarantine) => self.judge_quarantine(quarantine, header.version),
             Kind::Healed(healed) => self.judge_healed(healed),
             Kind::RemoveJob(remove) => self.judge_remove_job(remove),
+            Kind::Store(store) => self.judge_store(store, header.version),
+            Kind::DeleteBatch(batch) => self.judge_delete_batch(batch, header.version),
+            Kind::Deleted(deleted) => self.judge_deleted(deleted, header.version),
+            Kind::Rehome(rehome) => self.judge_rehome(rehome, header.version),
         }
     }
 

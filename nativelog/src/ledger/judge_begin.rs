@@ -59,6 +59,10 @@ impl Ledger {
         let name = job_name(&begin.job)?;
         let mut terms = plain_terms(begin, name.clone(), self.limits())?;
         terms.stored_bytes = stored_bytes(begin, version);
+        terms.store = self.begin_store(begin, version)?;
+        if form == Form::Whole && terms.store.is_some() {
+            return Err(malformed("a whole epoch lies in the log"));
+        }
         let none = Job::default();
         let job = match self.jobs.get(&name) {
             Some(job) => job,
@@ -102,6 +106,12 @@ impl Ledger {
                 {
                     return Err(other_plan(id, "this commit has an open attempt with another epoch or plan"));
                 }
+                if form == Form::InPieces && terms.store != attempt.terms.store {
+                    return Err(other_plan(
+                        id,
+                        "this commit has an open attempt whose content lies elsewhere",
+                    ));
+                }
                 if form == Form::InPieces {
                     let Terms { epoch, token, .. } = attempt.terms;
                     return Ok(Opening::Resumed { attempt: id, epoch, token });
@@ -126,7 +136,10 @@ impl Ledger {
             }
         }
         let gives_way = match form {
-            Form::InPieces => self.judge_room(job, u64::from(terms.plan_entries), replaces)?,
+            Form::InPieces => {
+                self.judge_store_room(terms.store)?;
+                self.judge_room(job, u64::from(terms.plan_entries), replaces)?
+            }
             Form::Whole => Vec::new(),
         };
         Ok(Opening::New { terms, replaces, gives_way })
@@ -336,5 +349,6 @@ fn plain_terms(begin: &proto::Begin, job: JobName, rules: &Rules) -> Result<Term
         plan_digest,
         plan_pages: begin.plan_pages,
         plan_entries: begin.plan_entries,
+        store: None,
     })
 }

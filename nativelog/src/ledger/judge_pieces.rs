@@ -144,6 +144,7 @@ impl Ledger {
             if content.bytes != size {
                 return Err(malformed(format!("the content has {} bytes, the file {size}", content.bytes)));
             }
+            self.judge_home(&attempt.terms, id, &digest)?;
             files.push((reused.file, digest, id));
         }
         if files.is_empty() {
@@ -165,7 +166,7 @@ impl Ledger {
 }
 
 /// Tells of each number whether it was there before. An honest record names its files by rising number: those need no set.
-fn twice() -> impl FnMut(u32) -> bool {
+pub(super) fn twice() -> impl FnMut(u32) -> bool {
     let (mut rising, mut seen) = (Vec::new(), BTreeSet::new());
     move |file| {
         if rising.last().is_none_or(|last| *last < file) {
@@ -212,11 +213,11 @@ pub(super) fn packed_entry(
     Ok(PackedEntry { file: packed.file, digest, offset: packed.offset, len: packed.len })
 }
 
-fn again(attempt: u64) -> Change {
+pub(super) fn again(attempt: u64) -> Change {
     Change::Repeat { accepted: Accepted::Done, attempt: Some(attempt) }
 }
 
-fn file_of(attempt: &Attempt, file: u32) -> Result<Stub, Rejected> {
+pub(super) fn file_of(attempt: &Attempt, file: u32) -> Result<Stub, Rejected> {
     match attempt.files.get(file) {
         Some(stub) if stub.is_file() => Ok(stub),
         Some(_) => Err(malformed(format!("entry {file} of the plan is no file"))),
@@ -233,7 +234,13 @@ fn judge_size(file: u32, size: u64, named: u64) -> Result<(), Rejected> {
     Ok(())
 }
 
-fn is_new(attempt: &Attempt, file: u32, offset: u64, len: u64, digest: &Digest) -> Result<bool, Rejected> {
+pub(super) fn is_new(
+    attempt: &Attempt,
+    file: u32,
+    offset: u64,
+    len: u64,
+    digest: &Digest,
+) -> Result<bool, Rejected> {
     match attempt.fit(file, offset, len, digest) {
         Fit::New => Ok(true),
         Fit::Repeat => Ok(false),

@@ -11,11 +11,19 @@ use super::change::{Change, repeat};
 use super::fields::{digest, malformed};
 use super::tables::Ledger;
 use super::verdict::{Accepted, Reason, Rejected};
-use crate::record::proto;
+use crate::record::{STORES_SINCE, proto};
 
 impl Ledger {
-    pub(super) fn judge_quarantine(&self, quarantine: &proto::Quarantine) -> Result<Change, Rejected> {
+    pub(super) fn judge_quarantine(
+        &self,
+        quarantine: &proto::Quarantine,
+        version: u32,
+    ) -> Result<Change, Rejected> {
         let digest = digest(&quarantine.digest)?;
+        let gone_from_stores = quarantine.gone_from_stores && version >= STORES_SINCE;
+        if gone_from_stores {
+            self.store_rules()?;
+        }
         let (findings, rules) = (&quarantine.found, self.limits());
         let known = |node: &u64| self.members.is_empty() || self.members.contains_key(node);
         if findings.is_empty() || findings.len() > rules.findings_max {
@@ -42,10 +50,23 @@ impl Ledger {
             );
             return Err(Rejected::new(Reason::Conflict, detail));
         }
-        if self.quarantine.get(&content).is_some_and(|there| there.found == found) {
+        let in_quarantine = self.quarantine.get(&content);
+        if in_quarantine.is_some_and(|there| there.found == found) {
             return Ok(repeat(Accepted::Done));
         }
-        Ok(Change::Quarantine { content, digest, found })
+        // Who looks at nodes says nothing of stores: what is in quarantine and has places there was looked for in them.
+        let home = self.content.homes().of(content).filter(|_| in_quarantine.is_none() && !gone_from_stores);
+        match home {
+            None => Ok(Change::Quarantine { content, digest, found }),
+            Some(home) if home.log => {
+                let ends = self.leaning_on_log(content, home);
+                Ok(Change::LogLost { content, digest, ends })
+            }
+            Some(_) => {
+                let detail = format!("content {} lies in a store: it is fetched from there", digest.short());
+                Err(Rejected::new(Reason::Conflict, detail))
+            }
+        }
     }
 
     pub(super) fn judge_healed(&self, healed: &proto::Healed) -> Result<Change, Rejected> {

@@ -11,6 +11,7 @@ use super::change::{Change, PackedEntry, Sealing, repeat};
 use super::fields::{digest, job_name, malformed};
 use super::judge_begin::{Form, Opening};
 use super::judge_pieces::{judge_plan, packed_entry};
+use super::objects::Named;
 use super::outcomes::Ending;
 use super::pages::take_entries;
 use super::rules::Rules;
@@ -24,10 +25,16 @@ struct Sealer {
     attempt: Option<u64>,
     root: Digest,
     wall_ms: u64,
+    manifest: Option<Named>,
 }
 
 impl Ledger {
-    pub(super) fn judge_seal(&self, seal: &proto::Seal, bytes: u64) -> Result<Change, Rejected> {
+    pub(super) fn judge_seal(
+        &self,
+        seal: &proto::Seal,
+        version: u32,
+        bytes: u64,
+    ) -> Result<Change, Rejected> {
         let root = digest(&seal.root)?;
         if let Some(sealed) = self.sealed_before(seal.attempt) {
             return sealed_alike(sealed, root);
@@ -47,7 +54,11 @@ impl Ledger {
             None => return Err(Rejected::new(Reason::Incomplete, "the plan was not read yet")),
         };
         let log_bytes = attempt.log_bytes + bytes;
-        let by = Sealer { attempt: Some(seal.attempt), root, wall_ms: seal.wall_ms };
+        if tree.root != root {
+            return Err(wrong_root(&tree));
+        }
+        let manifest = self.seal_manifest(seal, version, root)?;
+        let by = Sealer { attempt: Some(seal.attempt), root, wall_ms: seal.wall_ms, manifest };
         self.judge_tree(by, attempt.terms.clone(), tree, Vec::new(), log_bytes)
     }
 
@@ -76,8 +87,8 @@ impl Ledger {
             sources[packed.file as usize] = Source::Unpacked;
         }
         let entries = entries.iter().zip(digests).map(|(entry, digest)| ManifestEntry::new(entry, digest));
-        let tree = Tree::new(entries.collect(), sources).map_err(two_lengths)?;
-        let by = Sealer { attempt: None, root, wall_ms: whole.wall_ms };
+        let tree = Tree::new(entries.collect(), sources, &[]).map_err(two_lengths)?;
+        let by = Sealer { attempt: None, root, wall_ms: whole.wall_ms, manifest: None };
         self.judge_tree(by, terms, Arc::new(tree), unpack, bytes)
     }
 
@@ -95,7 +106,7 @@ impl Ledger {
 
     fn judge_tree(
         &self,
-        Sealer { attempt, root, wall_ms }: Sealer,
+        Sealer { attempt, root, wall_ms, manifest }: Sealer,
         terms: Terms,
         tree: Arc<Tree>,
         unpack: Vec<PackedEntry>,
@@ -104,7 +115,7 @@ impl Ledger {
         let mark = self.jobs.get(&terms.job).and_then(|job| job.mark);
         assert!(mark.is_none_or(|mark| mark < terms.epoch), "a sealed epoch ends the attempts below it");
         if tree.root != root {
-            return Err(Rejected::new(Reason::WrongRoot, "the records make another root").root(tree.root));
+            return Err(wrong_root(&tree));
         }
         // A leader whose clock is behind makes no epoch look older than the one before it. That is all that is asked of it.
         let sealed_wall_ms = match wall_ms {
@@ -130,6 +141,7 @@ impl Ledger {
             terms,
             tree,
             unpack,
+            manifest,
             sealed,
             sealed_log_ms: self.log_ms,
             sealed_wall_ms,
@@ -180,6 +192,10 @@ impl Ledger {
         let behind = |id: &u64| Some(*id) != but && self.open[id].terms.epoch <= epoch;
         job.open.iter().copied().filter(behind).collect()
     }
+}
+
+fn wrong_root(tree: &Tree) -> Rejected {
+    Rejected::new(Reason::WrongRoot, "the records make another root").root(tree.root)
 }
 
 fn two_lengths(digest: Digest) -> Rejected {

@@ -4,6 +4,7 @@
 use checkpoint::JobName;
 
 use super::codec::{DecodeError, Reader, Writer, text};
+use super::objects::ObjectKey;
 
 /// Names one row of the ledger, as it stands in a snapshot and in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +25,7 @@ pub enum RowKey {
     Attempt(u64),
     /// A page of an open attempt's plan.
     Page(u64, u32),
-    /// A file of an open attempt that was packed or reused whole.
+    /// A file of an open attempt that was packed, reused or linked whole.
     File(u64, u32),
     /// A covered range of a file of an open attempt, by its offset.
     Piece(u64, u32, u64),
@@ -32,6 +33,14 @@ pub enum RowKey {
     Outcome(u64),
     /// Sealed content in quarantine.
     Quarantine(u32),
+    /// An object store, by the log index of the record that named it.
+    Store(u64),
+    /// An object that somebody holds, by its number.
+    Object(u32),
+    /// Where sealed content lies that lies in a store.
+    Home(u32),
+    /// An object that nobody holds any more.
+    Released(ObjectKey),
 }
 
 impl RowKey {
@@ -56,6 +65,12 @@ impl RowKey {
             RowKey::Piece(id, file, offset) => key.u8(10).u64(*id).u32(*file).u64(*offset),
             RowKey::Outcome(number) => key.u8(11).u64(*number),
             RowKey::Quarantine(id) => key.u8(20).u32(*id),
+            RowKey::Store(id) => key.u8(21).u64(*id),
+            RowKey::Object(number) => key.u8(22).u32(*number),
+            RowKey::Home(id) => key.u8(23).u32(*id),
+            RowKey::Released(ObjectKey { store, attempt, digest, nonce }) => {
+                key.u8(24).u64(*store).u64(*attempt).digest(digest).u64(*nonce)
+            }
         };
     }
 
@@ -78,6 +93,13 @@ impl RowKey {
             10 => RowKey::Piece(key.u64()?, key.u32()?, key.u64()?),
             11 => RowKey::Outcome(key.u64()?),
             20 => RowKey::Quarantine(key.u32()?),
+            21 => RowKey::Store(key.u64()?),
+            22 => RowKey::Object(key.u32()?),
+            23 => RowKey::Home(key.u32()?),
+            24 => {
+                let (store, attempt) = (key.u64()?, key.u64()?);
+                RowKey::Released(ObjectKey { store, attempt, digest: key.digest()?, nonce: key.u64()? })
+            }
             _ => return Err(DecodeError("a row of no known table")),
         };
         key.end()?;

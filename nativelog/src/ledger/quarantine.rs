@@ -4,6 +4,9 @@
 //! once when a sealed attempt brings its bytes anew: then every replica gets them. Until then nobody is offered it: it
 //! cannot be reused, an attempt that leans on it ends, and an epoch that holds it is not a job's newest.
 //!
+//! Content that lies in a store is in quarantine only when it is gone from there, too. Where the nodes alone have lost it, it
+//! lies in the store only from then on: attempts that had it from the log end, and no other may have it from there.
+//!
 //! Here is what is asked of it; `judge_quarantine.rs` judges, `apply_quarantine.rs` changes.
 
 use std::collections::BTreeSet;
@@ -11,6 +14,7 @@ use std::collections::BTreeSet;
 use checkpoint::{Digest, JobName};
 
 use super::content::Quarantined;
+use super::homes::Home;
 use super::job::EpochRecord;
 use super::tables::Ledger;
 
@@ -75,5 +79,16 @@ impl Ledger {
     pub(super) fn leaning_on(&self, content: u32) -> Vec<u64> {
         let leaning = self.open.iter().filter(|(_, attempt)| attempt.held.contains(&content));
         leaning.map(|(id, _)| *id).collect()
+    }
+
+    /// Of these, when `home` is where the content lies, those that have it from the log: it is not in their store.
+    pub(super) fn leaning_on_log(&self, content: u32, home: &Home) -> Vec<u64> {
+        let homes = self.content.homes();
+        let mut leaning = self.leaning_on(content);
+        leaning.retain(|id| {
+            let store = self.open[id].terms.store;
+            !home.extents().any(|extent| Some(homes.object(extent.object).key.store) == store)
+        });
+        leaning
     }
 }

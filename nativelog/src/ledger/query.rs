@@ -7,6 +7,7 @@ use checkpoint::{CommitId, Digest, JobName};
 
 use super::attempt::{Attempt, Fit};
 use super::files::FileState;
+use super::hybrid::Mode;
 use super::job::{EpochRecord, Job};
 use super::outcomes::Ending;
 use super::pages::Page;
@@ -48,6 +49,10 @@ pub struct EpochInfo {
     pub sealed_wall_ms: u64,
     /// Its pins, ended ones included.
     pub pins: Vec<PinInfo>,
+    /// Where its content lies.
+    pub mode: Mode,
+    /// The id of its store, when it has one: [`Ledger::store`].
+    pub store: Option<u64>,
 }
 
 /// A pin of an epoch.
@@ -100,6 +105,10 @@ pub struct AttemptInfo {
     pub idle_ms: u64,
     /// Log time since its Begin, in milliseconds.
     pub age_ms: u64,
+    /// The id of the store in which its content lies: [`Ledger::store`]; `None` when that is the log.
+    pub store: Option<u64>,
+    /// Bytes of files that lie in objects.
+    pub linked_bytes: u64,
 }
 
 /// One packed file of an open attempt: beside the log, its bytes lie in the attempt's tree only.
@@ -294,12 +303,15 @@ impl Ledger {
         self.open.get(&id).map_or(0, |attempt| attempt.files.len() as u32)
     }
 
-    /// Files of an open attempt whose content an epoch brought: digest, mode, bytes.
+    /// Files of an open attempt whose content an epoch brought through the log: digest, mode, bytes. What lies in a store
+    /// only may be on no disk.
     pub fn reused_files(&self, id: u64) -> impl Iterator<Item = (Digest, u32, u64)> {
         let attempt = self.open.get(&id);
         let files = attempt.into_iter().flat_map(|attempt| attempt.files.iter());
         files.filter_map(|(_, stub, state)| match state {
-            FileState::Reused(digest) => Some((*digest, stub.mode(), stub.size())),
+            FileState::Reused(digest) if self.only_in_store(digest).is_none() => {
+                Some((*digest, stub.mode(), stub.size()))
+            }
             _ => None,
         })
     }
@@ -392,6 +404,8 @@ impl Ledger {
             log_bytes: attempt.log_bytes,
             idle_ms: self.log_ms - attempt.last_ms,
             age_ms: self.log_ms - attempt.begun_ms,
+            store: terms.store,
+            linked_bytes: attempt.linked_bytes,
         }
     }
 }
@@ -410,5 +424,7 @@ pub(super) fn epoch_info(record: &EpochRecord) -> EpochInfo {
         sealed_log_ms: record.sealed_log_ms,
         sealed_wall_ms: record.sealed_wall_ms,
         pins: pins.collect(),
+        mode: Mode::of(record.stored.as_ref()),
+        store: record.stored.map(|stored| stored.store),
     }
 }

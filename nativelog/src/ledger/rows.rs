@@ -9,8 +9,10 @@ mod content;
 mod epoch;
 mod job;
 mod meta;
+mod object;
 mod outcome;
 mod quarantine;
+mod store;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,6 +56,12 @@ impl Ledger {
             }
             RowKey::Outcome(number) => outcome::put(value, self.outcomes.get(*number)?),
             RowKey::Quarantine(id) => quarantine::put(value, self.quarantine.get(id)?),
+            RowKey::Store(id) => store::put(value, self.stores.get(id)?),
+            RowKey::Object(number) => object::put(value, self.content.homes().slot(*number)?),
+            RowKey::Home(id) => {
+                object::put_home(value, self.content.homes().of(*id)?, self.content.get(*id).bytes)
+            }
+            RowKey::Released(key) => object::put_released(value, self.content.homes().released().get(key)?),
         }
         Some(())
     }
@@ -91,7 +99,9 @@ impl Ledger {
                 (0..attempt.pages.len() as u32).map(move |page| RowKey::Page(*id, page))
             }))
             .chain(files().filter_map(|(id, file, state)| {
-                matches!(state, FileState::Packed(_) | FileState::Reused(_)).then_some(RowKey::File(id, file))
+                let whole =
+                    matches!(state, FileState::Packed(_) | FileState::Reused(_) | FileState::Linked(_));
+                whole.then_some(RowKey::File(id, file))
             }))
             .chain(files().flat_map(|(id, file, state)| {
                 let ranges = match state {
@@ -102,6 +112,10 @@ impl Ledger {
             }))
             .chain(self.outcomes.iter().map(|(number, _)| RowKey::Outcome(number)))
             .chain(self.quarantine.keys().map(|id| RowKey::Quarantine(*id)))
+            .chain(self.stores.keys().map(|id| RowKey::Store(*id)))
+            .chain(self.content.homes().objects().map(|(number, _)| RowKey::Object(number)))
+            .chain(self.content.homes().iter().map(|(id, _)| RowKey::Home(id)))
+            .chain(self.content.homes().released().iter().map(|(key, _)| RowKey::Released(*key)))
     }
 }
 
@@ -112,6 +126,7 @@ pub(super) struct Builder {
     last: Option<RowKey>,
     slots: u32,
     content: Vec<(u32, Content)>,
+    stored: object::Stored,
 }
 
 impl Builder {
@@ -176,16 +191,22 @@ impl Builder {
                 ledger.outcomes.push(outcome);
             }
             RowKey::Quarantine(id) => drop(ledger.quarantine.insert(*id, quarantine::take(value)?)),
+            RowKey::Store(id) => drop(ledger.stores.insert(*id, store::take(value)?)),
+            RowKey::Object(number) => self.stored.add(*number, object::take(value)?)?,
+            RowKey::Home(id) => self.stored.add_home(*id, object::take_home(value)?),
+            RowKey::Released(key) => self.stored.add_released(*key, object::take_released(value)?)?,
         }
         Ok(())
     }
 
     /// The ledger, once all rows are in; its rows are not summed up yet.
     pub fn finish(self) -> Result<Ledger, DecodeError> {
-        let Builder { mut ledger, last, slots, content } = self;
+        let Builder { mut ledger, last, slots, content, stored } = self;
         last.ok_or(DecodeError("no rows"))?;
         let contents = Contents::rebuild(slots, content.into_iter());
-        ledger.content = Arc::new(contents.ok_or(DecodeError("content rows that cannot stand together"))?);
+        let mut contents = contents.ok_or(DecodeError("content rows that cannot stand together"))?;
+        stored.finish(&mut ledger, &mut contents)?;
+        ledger.content = Arc::new(contents);
         if ledger.quarantine.keys().any(|id| ledger.content.slot(*id).is_none()) {
             return Err(DecodeError("content in quarantine is gone"));
         }

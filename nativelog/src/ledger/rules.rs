@@ -9,8 +9,10 @@
 
 use checkpoint::{Limits, limits};
 
+use crate::record;
+
 /// The highest version of the rules that this binary knows.
-pub const RULES_VERSION_MAX: u32 = 3;
+pub const RULES_VERSION_MAX: u32 = 4;
 /// The version that every ledger starts under. Those before it were never used by a cluster that lived.
 pub const RULES_VERSION_FIRST: u32 = 3;
 /// Most milliseconds that one tick adds to log time.
@@ -20,7 +22,7 @@ pub const OUTCOMES_MAX: usize = NEWEST.outcomes_max;
 /// Log time for which an outcome is remembered while there is room, in milliseconds.
 pub const OUTCOME_KEPT_MS: u64 = NEWEST.outcome_kept_ms;
 
-const NEWEST: &Rules = &V3;
+const NEWEST: &Rules = &V4;
 
 /// The limits of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +91,34 @@ pub struct Rules {
     pub findings_max: usize,
     /// Longest finding of a node, bytes.
     pub finding_bytes_max: usize,
+    /// Of object stores; versions before 4 take no record that knows of them.
+    pub stores: Option<StoreRules>,
 }
+
+/// The limits of object stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreRules {
+    /// Stores that a cluster has had.
+    pub stores_max: usize,
+    /// Longest name of a store, bytes.
+    pub store_name_bytes_max: usize,
+    /// Files of one link.
+    pub link_files_max: usize,
+    /// Objects of one attempt: they are kept in memory for as long as they are referred to.
+    pub objects_of_attempt_max: usize,
+    /// Longest object, bytes.
+    pub object_bytes_max: u64,
+    /// Objects that one record says are deleted.
+    pub deleted_per_record_max: usize,
+    /// Objects of one store that are released and not said to be deleted, from which on no attempt begins there.
+    pub released_max: usize,
+    /// Objects of all stores, held or released, from which on no attempt begins in any: each has a row on every node. An
+    /// attempt that is open may still name as many as it may.
+    pub objects_max: usize,
+}
+
+/// The rules since which there are object stores.
+pub const STORES_RULES: u32 = 4;
 
 const V3: Rules = Rules {
     jobs_max: 1_000_000,
@@ -124,6 +153,19 @@ const V3: Rules = Rules {
     published_on_max: 1024,
     findings_max: 1024,
     finding_bytes_max: 256,
+    stores: None,
+};
+
+const V4: Rules = Rules { stores: Some(V4_STORES), ..V3 };
+const V4_STORES: StoreRules = StoreRules {
+    stores_max: 64,
+    store_name_bytes_max: 64,
+    link_files_max: 1024,
+    objects_of_attempt_max: 1 << 16,
+    object_bytes_max: 5 << 40,
+    deleted_per_record_max: 4096,
+    released_max: 1_000_000,
+    objects_max: 1 << 22,
 };
 
 /// Part of what a path, a name, an entry or a digest tree is: they judge records, and stand in types of `checkpoint`
@@ -151,6 +193,10 @@ const _: () = {
     assert!(limits::REUSE_FILES_MAX <= NEWEST.reuse_files_max);
     assert!(limits::WHOLE_BYTES_MAX <= NEWEST.whole_bytes_max);
     assert!(limits::WHOLE_ENTRIES_MAX <= NEWEST.whole_entries_max);
+    assert!(record::STORE_NAME_BYTES_MAX <= V4_STORES.store_name_bytes_max);
+    assert!(record::LINK_FILES_MAX <= V4_STORES.link_files_max);
+    assert!(record::OBJECT_BYTES_MAX <= V4_STORES.object_bytes_max);
+    assert!(record::DELETED_MAX <= V4_STORES.deleted_per_record_max);
 };
 
 impl Rules {
@@ -158,6 +204,7 @@ impl Rules {
     pub const fn of(version: u32) -> Option<&'static Rules> {
         match version {
             3 => Some(&V3),
+            4 => Some(&V4),
             _ => None,
         }
     }

@@ -33,6 +33,12 @@ impl Sum {
         self.subtract(stirred(digest, words));
     }
 
+    /// Both together.
+    pub fn plus(mut self, other: Sum) -> Sum {
+        self.add(other.0);
+        self
+    }
+
     fn add(&mut self, row: [u64; 4]) {
         let mut carry = false;
         for (limb, part) in self.0.iter_mut().zip(row) {

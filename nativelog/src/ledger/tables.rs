@@ -12,6 +12,7 @@ use super::held::{Gone, Held, Paged};
 use super::job::{EndingPins, Job};
 use super::outcomes::Outcomes;
 use super::rules::{RULES_VERSION_FIRST, Rules};
+use super::store::StoreRecord;
 use super::sum::Sums;
 use crate::record::LogId;
 
@@ -36,6 +37,8 @@ pub struct Ledger {
     pub(super) content: Arc<Contents>,
     /// Content in quarantine, by its id.
     pub(super) quarantine: BTreeMap<u32, Quarantined>,
+    /// Object stores, by the log index of the record that named them.
+    pub(super) stores: BTreeMap<u64, StoreRecord>,
     pub(super) sums: Sums,
     pub(super) changes: Changes,
     /// For the next step, see `holding.rs`.
@@ -63,6 +66,7 @@ impl Default for Ledger {
             ending_pins: EndingPins::new(),
             content: Arc::default(),
             quarantine: BTreeMap::new(),
+            stores: BTreeMap::new(),
             sums: Sums::default(),
             changes: Changes::default(),
             held: None,

@@ -133,7 +133,10 @@ pub enum Reason {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerFault {
     /// The cluster activated rules that this binary does not know.
-    #[error("the log activates rules version {wanted}, this binary knows up to {known}: upgrade it")]
+    #[error(
+        "the log activates rules version {wanted}, this binary knows up to {known}: install on this node one that knows \
+         version {wanted}, as every other node has"
+    )]
     UnknownRules {
         /// Version that the record names.
         wanted: u32,

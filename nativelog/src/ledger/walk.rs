@@ -220,6 +220,7 @@ mod tests {
             sealed_wall_ms: 0,
             content: Arc::default(),
             pins: BTreeMap::new(),
+            stored: None,
         }
     }
 

@@ -94,6 +94,7 @@ impl Machine {
             attempt: owed.origin.attempt,
             root: owed.origin.root,
             has_tree: true,
+            verifying: self.store.still_verifying(owed.origin.attempt).is_some(),
             why: owed.why,
         });
         let absent = self.dues.missing().into_iter().map(|absent| Missing {
@@ -102,6 +103,7 @@ impl Machine {
             attempt: absent.attempt,
             root: absent.root,
             has_tree: false,
+            verifying: false,
             why: absent.why,
         });
         unpublished.chain(absent).collect()
@@ -204,6 +206,12 @@ impl Machine {
     /// A pack cannot be read, or does not verify.
     pub fn in_pack(&self, attempt: u64, file: u32, digest: &Digest) -> io::Result<Option<Bytes>> {
         staged::in_pack((&self.store, &self.log, &self.dues), attempt, file, digest)
+    }
+
+    /// Whether packs of this attempt are still to be unpacked once more, so that a small file which is not good here may
+    /// come.
+    pub fn unpacks_again(&self, attempt: u64) -> bool {
+        self.dues.half_unpacked(attempt).is_some_and(|packs| !packs.is_empty())
     }
 
     /// Tries now what could not be published before.

@@ -34,7 +34,10 @@ impl StagedCopies {
         });
         for (file, (entry, source)) in of_it {
             match source {
-                Source::Staged => self.files.push(layout.staged_file(epoch.attempt, file as u32)),
+                // The second one where it was uploaded.
+                Source::Staged | Source::Linked => {
+                    self.files.push(layout.staged_file(epoch.attempt, file as u32))
+                }
                 Source::Unpacked => {
                     self.packed.push((epoch.attempt, file as u32));
                     self.files.push(layout.tree_dir(epoch.attempt).join(entry.path.as_os_str()));

@@ -321,7 +321,10 @@ impl Worker {
         for (epoch, result) in ready.into_iter().zip(results) {
             match result {
                 Ok(()) => self.published(&epoch),
-                Err(why) => self.unpublished(epoch, why.to_string(), outlook(&why)),
+                Err(why) => match self.in_store(&why) {
+                    Some(lies) => self.to_hydrate(epoch, lies),
+                    None => self.unpublished(epoch, why.to_string(), outlook(&why)),
+                },
             }
         }
     }
@@ -336,11 +339,32 @@ impl Worker {
         }
     }
 
+    /// Where what is missing lies, when that is a store and nowhere else.
+    fn in_store(&self, why: &Unpublished) -> Option<String> {
+        let Unpublished::Missing { path, content, .. } = why else { return None };
+        let ledger = self.ledger.read().unwrap_or_else(PoisonError::into_inner);
+        let store = ledger.only_in_store(content)?;
+        Some(format!("{path}: the bytes, which lie in the store {}, are not here yet", store.name))
+    }
+
+    /// Whoever brings the bytes asks for another try.
+    fn to_hydrate(&mut self, epoch: PublishEpoch, why: String) {
+        tracing::info!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, and waits for its bytes");
+        let attempt = epoch.attempt;
+        self.again.failed(attempt, Outlook::Lasts, Instant::now());
+        self.shared.dues.to_hydrate(epoch, why);
+        self.file_tree(attempt);
+    }
+
     fn unpublished(&mut self, epoch: PublishEpoch, why: String, outlook: Outlook) {
         tracing::warn!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, but cannot be published on this node yet");
         let attempt = epoch.attempt;
         self.again.failed(attempt, outlook, Instant::now());
         self.shared.dues.unpublished(epoch, why);
+        self.file_tree(attempt);
+    }
+
+    fn file_tree(&self, attempt: u64) {
         if let Err(error) = self.shared.dues.file_tree(&self.store, attempt) {
             tracing::warn!(attempt, %error, "the tree of an epoch that cannot be published stays in memory");
         }

@@ -135,6 +135,7 @@ mod tests {
             born: u64::MAX,
             depends_on: Vec::new(),
             stored_bytes: Some(u64::MAX),
+            store: Some(u64::MAX),
         };
         let file = || proto::PackedFile { file: u32::MAX, offset: u32::MAX, len: u32::MAX, digest: digest() };
         let whole = proto::Whole {

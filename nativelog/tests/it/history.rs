@@ -1,12 +1,12 @@
 //! A ledger that is fed records and watched: what every history must keep, whatever it tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use checkpoint::{Digest, JobName, RelPath};
-use nativelog::ledger::{Accepted, Ledger, Page, PlanPages, RowKey, SealedEpoch, Step, Verdict};
+use nativelog::ledger::{Accepted, Ledger, ObjectKey, Page, PlanPages, RowKey, SealedEpoch, Step, Verdict};
 use nativelog::record::{Header, Kind};
 use nativelog::{LogId, LogRecord};
 
@@ -43,6 +43,8 @@ pub struct History {
     sealed: BTreeMap<(JobName, u64), Arc<SealedEpoch>>,
     marks: BTreeMap<JobName, u64>,
     numbers: BTreeMap<JobName, u64>,
+    /// Objects that were released at any time.
+    released: BTreeSet<ObjectKey>,
 }
 
 impl History {
@@ -102,6 +104,7 @@ impl History {
                 None => drop(self.catalog.remove(&key)),
             }
         }
+        self.watch_objects();
         // What was removed starts anew.
         let numbers: BTreeMap<JobName, u64> =
             self.ledger.jobs().map(|job| (job.clone(), self.ledger.job(job).unwrap().number)).collect();
@@ -122,6 +125,23 @@ impl History {
                 assert!(Some(sealed.epoch) <= mark);
                 let first = self.sealed.entry(key).or_insert_with(|| sealed.clone());
                 assert_eq!(*first, sealed, "a sealed epoch never changes");
+            }
+        }
+    }
+
+    /// The name of an object that was released comes back never, and all content lies somewhere.
+    fn watch_objects(&mut self) {
+        self.released.extend(self.ledger.released(None).map(|object| object.key));
+        let objects: Vec<_> = self.ledger.objects_in(0..self.ledger.object_slots()).collect();
+        for object in &objects {
+            assert!(!self.released.contains(&object.key), "{:?} was released", object.key);
+        }
+        for (digest, bytes) in self.ledger.contents() {
+            let homes = self.ledger.homes(&digest).unwrap();
+            assert!(homes.log || !homes.extents.is_empty(), "content lies nowhere");
+            for extent in homes.extents {
+                assert!(objects.contains(&extent.object), "content lies in an object that nobody holds");
+                assert!(extent.bytes == bytes && extent.offset + bytes <= extent.object.bytes);
             }
         }
     }

@@ -4,7 +4,11 @@
 mod bounds;
 mod directory;
 mod history;
+mod hybrid;
+mod objects;
 mod random;
 mod room;
 mod sealing;
 mod story;
+mod tries;
+mod words;

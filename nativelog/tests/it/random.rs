@@ -5,119 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use checkpoint::{CommitId, JobName};
-use nativelog::compose::{self, Opening, Pages};
-use nativelog::ledger::{Admission, Ledger, NotAdmitted, Verdict};
+use nativelog::compose::{self, LinkedFile, Opening, Pages, StoredObject};
+use nativelog::ledger::{Admission, Ledger, NotAdmitted, STORES_RULES, Verdict};
 use nativelog::record::{Header, Kind, LogRecord};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::directory::{CHUNK, Directory};
 use crate::history::History;
-
-/// One thing to try; which attempt, epoch or token it means is chosen when it happens.
-#[derive(Debug, Clone)]
-enum Try {
-    Writer {
-        job: u8,
-        commit: u8,
-    },
-    Begin {
-        job: u8,
-        commit: u8,
-        directory: u8,
-        epoch: Option<u8>,
-        token: Option<bool>,
-        base: Option<u8>,
-        whole: bool,
-    },
-    Part {
-        attempt: Index,
-        directory: u8,
-    },
-    Piece {
-        attempt: Index,
-        directory: u8,
-        file: u8,
-        chunk: u8,
-        how: u8,
-    },
-    Fill {
-        attempt: Index,
-        directory: u8,
-    },
-    Seal {
-        attempt: Index,
-        directory: u8,
-    },
-    Abort {
-        attempt: Index,
-    },
-    Expire {
-        job: u8,
-        epochs: Vec<u8>,
-        by_hand: bool,
-    },
-    Pin {
-        job: u8,
-        epoch: u8,
-        owner: u8,
-        for_ms: u16,
-    },
-    RemoveJob {
-        job: u8,
-    },
-    Unpin {
-        job: u8,
-        epoch: u8,
-        owner: u8,
-    },
-    Tick {
-        ms: u32,
-    },
-    Activate {
-        version: u8,
-    },
-    Blank {
-        node: u8,
-    },
-    /// The last record again, with one number of its header changed.
-    Bent {
-        with: u64,
-    },
-}
-
-fn tries() -> impl Strategy<Value = Try> {
-    let (job, commit, directory) = (0..2u8, 0..6u8, 0..3u8);
-    let attempt = any::<Index>;
-    prop_oneof![
-        1 => (job.clone(), commit.clone()).prop_map(|(job, commit)| Try::Writer { job, commit }),
-        6 => (
-            job.clone(), commit, directory.clone(), prop::option::of(0..8u8), prop::option::weighted(0.3, any::<bool>()),
-            prop::option::weighted(0.2, 0..6u8), prop::bool::weighted(0.3),
-        ).prop_map(|(job, commit, directory, epoch, token, base, whole)| {
-            Try::Begin { job, commit, directory, epoch, token, base, whole }
-        }),
-        6 => (attempt(), directory.clone()).prop_map(|(attempt, directory)| Try::Part { attempt, directory }),
-        6 => (attempt(), directory.clone(), 0..7u8, 0..4u8, 0..5u8)
-            .prop_map(|(attempt, directory, file, chunk, how)| Try::Piece { attempt, directory, file, chunk, how }),
-        4 => (attempt(), directory.clone()).prop_map(|(attempt, directory)| Try::Fill { attempt, directory }),
-        5 => (attempt(), directory).prop_map(|(attempt, directory)| Try::Seal { attempt, directory }),
-        1 => attempt().prop_map(|attempt| Try::Abort { attempt }),
-        3 => (job.clone(), prop::collection::vec(0..8u8, 1..3), any::<bool>())
-            .prop_map(|(job, epochs, by_hand)| Try::Expire { job, epochs, by_hand }),
-        1 => (job.clone(), 0..8u8, 0..2u8, 0..200u16)
-            .prop_map(|(job, epoch, owner, for_ms)| Try::Pin { job, epoch, owner, for_ms }),
-        // A job is rarely removed: none of its commits can be tried again.
-        1 => (job, 0..8u8, 0..2u8, prop::bool::weighted(0.15)).prop_map(|(job, epoch, owner, remove)| match remove {
-            true => Try::RemoveJob { job },
-            false => Try::Unpin { job, epoch, owner },
-        }),
-        1 => (0..100_000u32).prop_map(|ms| Try::Tick { ms }),
-        1 => (1..4u8).prop_map(|version| Try::Activate { version }),
-        1 => (1..4u8).prop_map(|node| Try::Blank { node }),
-        2 => prop_oneof![0..9u64, Just(1 << 60), Just(u64::MAX)].prop_map(|with| Try::Bent { with }),
-    ]
-}
+use crate::tries::{Try, tries};
 
 fn directories() -> Arc<[Directory; 3]> {
     Arc::new([
@@ -132,6 +28,8 @@ struct Player {
     directories: Arc<[Directory; 3]>,
     last: Option<LogRecord>,
     sealed: usize,
+    /// Of these, epochs in stores.
+    stored: usize,
 }
 
 impl Player {
@@ -144,7 +42,12 @@ impl Player {
             }
             Try::Fill { attempt, directory } => {
                 let (attempt, directories) = (self.attempt(*attempt), self.directories.clone());
-                for piece in pieces(&directories[*directory as usize]) {
+                let directory = &directories[*directory as usize];
+                if self.history.ledger.attempt(attempt).is_some_and(|info| info.store.is_some()) {
+                    self.apply(compose::link(attempt, &stored(9), &linked(directory, &directory.files())));
+                    return;
+                }
+                for piece in pieces(directory) {
                     self.apply(compose::piece(attempt, piece));
                 }
             }
@@ -158,8 +61,9 @@ impl Player {
 
     fn apply(&mut self, record: LogRecord) {
         let step = self.history.apply(&record);
-        if let Verdict::Accepted(nativelog::ledger::Accepted::Sealed(_)) = step.verdict {
+        if let Verdict::Accepted(nativelog::ledger::Accepted::Sealed(sealed)) = step.verdict {
             self.sealed += 1;
+            self.stored += usize::from(self.history.ledger.store_of(&sealed.job, sealed.epoch).is_some());
         }
         self.last = Some(record);
     }
@@ -183,7 +87,7 @@ impl Player {
             Try::Writer { job: name, commit } => {
                 compose::open_writer(&job(name), CommitId::from_bytes([*commit; 16]), 0)
             }
-            Try::Begin { job: name, commit, directory, epoch, token, base, whole } => {
+            Try::Begin { job: name, commit, directory, epoch, token, base, whole, store } => {
                 let current = self.history.ledger.token(&job(name));
                 let directory = &self.directories[*directory as usize];
                 let opening = Opening {
@@ -199,7 +103,11 @@ impl Player {
                 };
                 let plan = Pages::new(&directory.entries);
                 if !*whole {
-                    return Some(compose::begin(&opening, &plan));
+                    return Some(match store {
+                        // The stores that a history begins with, or none.
+                        Some(store) => compose::begin_in(&opening, &plan, u64::from(*store) + 1),
+                        None => compose::begin(&opening, &plan),
+                    });
                 }
                 let pack = directory.pack(&directory.files());
                 return compose::whole(&opening, &plan, &[pack], directory.root());
@@ -221,8 +129,44 @@ impl Player {
                 };
                 compose::piece(self.attempt(*attempt), piece)
             }
-            Try::Seal { attempt, directory } => {
-                compose::seal(self.attempt(*attempt), self.directories[*directory as usize].root())
+            Try::Link { attempt, directory, file, object } => {
+                let directory = &self.directories[*directory as usize];
+                let mut files = directory.files();
+                if let Some(file) = file {
+                    files = files.get(*file as usize).copied().into_iter().collect();
+                }
+                compose::link(self.attempt(*attempt), &stored(*object), &linked(directory, &files))
+            }
+            Try::Seal { attempt, directory, manifest } => {
+                let (attempt, root) = (self.attempt(*attempt), self.directories[*directory as usize].root());
+                let stored = self.history.ledger.attempt(attempt).is_some_and(|info| info.store.is_some());
+                if stored == *manifest {
+                    let object = StoredObject { digest: root, nonce: 99, bytes: 100 };
+                    return Some(compose::seal_with(attempt, root, &object));
+                }
+                compose::seal(attempt, root)
+            }
+            Try::DeleteBatch { nonce } => compose::delete_batch(1, u64::from(*nonce)),
+            Try::Rehome { attempt, content, object } => {
+                let ledger = &self.history.ledger;
+                let homes = ledger.contents().filter_map(|(digest, _)| ledger.homes(&digest));
+                let homes: Vec<_> = homes.filter(|home| !home.extents.is_empty()).collect();
+                let home = homes.get(content.index(homes.len() + 1))?;
+                let old = home.extents[0].object.key;
+                compose::rehome(
+                    self.attempt(*attempt),
+                    home.digest,
+                    (old.digest, old.attempt, old.nonce),
+                    &stored(*object),
+                    0,
+                )
+            }
+            Try::Deleted { object } => {
+                let ledger = &self.history.ledger;
+                let mut keys: Vec<_> = ledger.released(None).map(|object| object.key).collect();
+                keys.extend(ledger.objects_in(0..ledger.object_slots()).map(|object| object.key));
+                let key = keys.get(object.index(keys.len() + 1))?;
+                compose::deleted(key.store, [(key.digest, key.attempt, key.nonce)])
             }
             Try::Abort { attempt } => compose::abort(self.attempt(*attempt), "by hand"),
             Try::Expire { job: name, epochs, by_hand } => {
@@ -242,6 +186,23 @@ impl Player {
             Try::Fill { .. } | Try::Blank { .. } => unreachable!("not one record"),
         })
     }
+}
+
+/// Files one after the other in an object.
+fn linked(directory: &Directory, files: &[u32]) -> Vec<LinkedFile> {
+    let mut end = 0;
+    let place = |file: &u32| {
+        let (offset, len) = (end, directory.size(*file));
+        end += len;
+        LinkedFile { file: *file, offset, len, digest: directory.digest(*file) }
+    };
+    files.iter().map(place).collect()
+}
+
+/// One of a few objects.
+fn stored(object: u8) -> StoredObject {
+    let digest = checkpoint::digest::content(&[object]);
+    StoredObject { digest, nonce: u64::from(object), bytes: 1 << 20 }
 }
 
 /// All pieces of a directory: small files packed, the rest in chunks.
@@ -264,6 +225,11 @@ fn bent(record: &LogRecord, with: u64) -> LogRecord {
         Kind::Zero(zero) => (zero.offset, zero.len) = (with, with),
         Kind::Pack(pack) => pack.files[0].offset = with as u32,
         Kind::Reuse(reuse) => reuse.files[0].file = with as u32,
+        Kind::Link(link) if with.is_multiple_of(2) => link.object_bytes = with,
+        Kind::Link(link) => link.attempt = with,
+        Kind::DeleteBatch(batch) => batch.store = with,
+        Kind::Deleted(deleted) => deleted.objects[0].nonce = with,
+        Kind::Rehome(rehome) => rehome.offset = with,
         Kind::Part(part) if with.is_multiple_of(2) => part.page = with as u32,
         Kind::Part(part) => part.entries = spoiled(&part.entries, with),
         Kind::Begin(begin) => (begin.epoch, begin.declared_bytes) = (Some(with), with),
@@ -286,16 +252,24 @@ fn spoiled(entries: &[u8], with: u64) -> Bytes {
     entries.into()
 }
 
-fn player() -> Player {
-    Player { history: History::default(), directories: directories(), last: None, sealed: 0 }
+/// A history that may begin with two object stores.
+fn player(hybrid: bool) -> Player {
+    let mut player =
+        Player { history: History::default(), directories: directories(), last: None, sealed: 0, stored: 0 };
+    if hybrid {
+        player.history.apply(&compose::activate(STORES_RULES));
+        player.history.apply(&compose::store("west", [1; 16], 0));
+        player.history.apply(&compose::store("east", [2; 16], 0));
+    }
+    player
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_keeps_the_rules(tries in prop::collection::vec(tries(), 1..80)) {
-        let mut player = player();
+    fn any_history_keeps_the_rules(hybrid in any::<bool>(), tries in prop::collection::vec(tries(), 1..80)) {
+        let mut player = player(hybrid);
         for what in &tries {
             player.play(what);
         }
@@ -304,7 +278,7 @@ proptest! {
 
     #[test]
     fn damaged_snapshots_are_refused(tries in prop::collection::vec(tries(), 1..40), place in any::<Index>(), bit in 0..8u8) {
-        let mut player = player();
+        let mut player = player(bit % 2 == 0);
         for what in &tries {
             player.play(what);
         }
@@ -373,14 +347,21 @@ fn random_histories_do_seal_epochs() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let mut sealed = 0;
-    for _ in 0..120 {
-        let tries = prop::collection::vec(tries(), 80).new_tree(&mut runner).unwrap().current();
-        let mut player = player();
-        tries.iter().for_each(|what| player.play(what));
-        sealed += player.sealed;
+    for (hybrid, few) in [(false, 60), (true, 60)] {
+        let (mut sealed, mut stored, mut released) = (0, 0, 0);
+        for _ in 0..120 {
+            let tries = prop::collection::vec(tries(), 80).new_tree(&mut runner).unwrap().current();
+            let mut player = player(hybrid);
+            tries.iter().for_each(|what| player.play(what));
+            let ledger = &player.history.ledger;
+            sealed += player.sealed;
+            released += ledger.released(None).count();
+            stored += player.stored;
+        }
+        assert!(sealed > few, "only {sealed} epochs in 120 histories");
+        assert_eq!(hybrid, stored > 20, "{stored} epochs in stores");
+        assert_eq!(hybrid, released > 20, "{released} objects released");
     }
-    assert!(sealed > 60, "only {sealed} epochs in 120 histories");
 }
 
 #[test]

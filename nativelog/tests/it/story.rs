@@ -9,16 +9,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use checkpoint::{CommitId, Digest, JobName};
+use checkpoint::{CommitId, JobName};
 use nativelog::compose::{self, Opening, Pages};
 use nativelog::ledger::{
     Effect, Ledger, LedgerFault, RULES_VERSION_FIRST, RULES_VERSION_MAX, Released, Rules,
 };
-use nativelog::record::{Header, Kind, LogRecord, RECORD_VERSION, Record, proto};
+use nativelog::record::{Header, Kind, LogRecord, RECORD_VERSION, Record};
 use nativelog::shape::check_shape;
 
-use crate::directory::{CHUNK, Directory, number};
+use crate::directory::{CHUNK, Directory};
 use crate::history::History;
+use crate::objects;
+use crate::words::{Words, seeded};
 
 macro_rules! stories {
     ($($name:ident)*) => {
@@ -52,6 +54,14 @@ stories! {
     resume_with_changed_plan
     reuse_of_sealed_content
     seal_with_wrong_root
+    hybrid_epoch
+    hybrid_gone_from_store
+    hybrid_log_home_lost
+    hybrid_not_active
+    hybrid_quarantine
+    hybrid_rehome
+    hybrid_release
+    hybrid_reuse
     stale_token_is_fenced
     too_old_over_a_removed_job
     whole_epoch_in_one_record
@@ -124,40 +134,6 @@ struct Teller {
     directories: BTreeMap<String, Directory>,
 }
 
-/// The words of a command: its verb, and `name=value` or bare flags.
-struct Words<'a> {
-    verb: &'a str,
-    rest: &'a str,
-    named: BTreeMap<&'a str, &'a str>,
-}
-
-impl<'a> Words<'a> {
-    fn parse(line: &'a str) -> Self {
-        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let named = rest.split(' ').filter(|word| !word.is_empty());
-        let named = named.map(|word| word.split_once('=').unwrap_or((word, ""))).collect();
-        Words { verb, rest, named }
-    }
-    fn get(&self, name: &str) -> &'a str {
-        self.named.get(name).unwrap_or_else(|| panic!("{}: {name}=... is missing", self.verb))
-    }
-    fn number(&self, name: &str) -> u64 {
-        number(self.get(name))
-    }
-    fn maybe(&self, name: &str) -> Option<u64> {
-        self.named.get(name).map(|text| number(text))
-    }
-    fn list(&self, name: &str) -> Vec<u64> {
-        self.get(name).split(',').map(number).collect()
-    }
-    fn files(&self, name: &str) -> Vec<u32> {
-        self.list(name).into_iter().map(|file| file as u32).collect()
-    }
-    fn text(&self, name: &str) -> String {
-        self.named.get(name).copied().unwrap_or_default().to_owned()
-    }
-}
-
 impl Teller {
     fn tell(&mut self, line: &str, told: &mut String) {
         let words = Words::parse(line);
@@ -218,7 +194,16 @@ impl Teller {
         self.directories.get(name).unwrap_or_else(|| panic!("no directory {name}"))
     }
 
+    /// `as_of=` takes another version than the one that has all fields.
     fn record(&self, words: &Words<'_>) -> LogRecord {
+        let record = self.composed(words);
+        let Some(version) = words.maybe("as_of") else { return record };
+        let mut header = Header::clone(&record.header).into_record();
+        header.version = version as u32;
+        LogRecord::from_parts(Arc::new(Header::new(header)), record.payload)
+    }
+
+    fn composed(&self, words: &Words<'_>) -> LogRecord {
         let attempt = || words.number("attempt");
         match words.verb {
             "genesis" => {
@@ -227,7 +212,13 @@ impl Teller {
             }
             "join" => compose::join(words.number("node"), seeded(words.get("incarnation"))),
             "writer" => compose::open_writer(&job(words), commit(words), words.maybe("born").unwrap_or(0)),
-            "begin" => compose::begin(&opening(words), &Pages::new(&self.directory(words).entries)),
+            "begin" => {
+                let (opening, pages) = (opening(words), Pages::new(&self.directory(words).entries));
+                match words.maybe("store") {
+                    Some(store) => compose::begin_in(&opening, &pages, store),
+                    None => compose::begin(&opening, &pages),
+                }
+            }
             "whole" => self.whole(words),
             "part" => self.part(words),
             "chunk" => self.chunk(words),
@@ -238,11 +229,7 @@ impl Teller {
                 compose::piece(attempt(), self.directory(words).zero(file, offset, len))
             }
             "reuse" => compose::piece(attempt(), self.directory(words).reuse(&words.files("files"))),
-            "link" => {
-                let link =
-                    proto::Link { attempt: attempt(), digest: vec![0; 32].into(), ..Default::default() };
-                LogRecord::new(Kind::Link(link), Bytes::new())
-            }
+            "seal" if words.named.contains_key("manifest") => objects::seal(words, self.directory(words)),
             "seal" => compose::seal(attempt(), self.directory(words).root()),
             "abort" => compose::abort(attempt(), words.text("reason")),
             "pin" => {
@@ -263,7 +250,11 @@ impl Teller {
             "quarantine" => {
                 let digest = self.directory(words).digest(words.number("file") as u32);
                 let what = |node| (node, words.text("what"));
-                compose::quarantine(digest, words.number("brought"), words.list("on").into_iter().map(what))
+                let (brought, found) = (words.number("brought"), words.list("on").into_iter().map(what));
+                match words.named.contains_key("gone_from_stores") {
+                    true => compose::quarantine_of_stored(digest, brought, found),
+                    false => compose::quarantine(digest, brought, found),
+                }
             }
             "healed" => {
                 let digest = self.directory(words).digest(words.number("file") as u32);
@@ -277,6 +268,11 @@ impl Teller {
                 let record = Record { version, ..Default::default() };
                 LogRecord::from_parts(Arc::new(Header::new(record)), Bytes::new())
             }
+            "link" => objects::link(words, self.directory(words)),
+            "store" => objects::store(words),
+            "delete_batch" => compose::delete_batch(words.number("store"), words.number("nonce")),
+            "deleted" => objects::deleted(words),
+            "rehome" => objects::rehome(words, self.directory(words)),
             verb => panic!("no command {verb}"),
         }
     }
@@ -330,6 +326,10 @@ impl Teller {
         let ledger = &self.history.ledger;
         if words.rest == "ledger" {
             writeln!(told, "  {} bytes, digest {}", ledger.encode().len(), ledger.digest()).unwrap();
+        } else if words.rest == "stores" {
+            objects::show_stores(ledger, told);
+        } else if words.rest == "objects" {
+            objects::show_objects(ledger, told);
         } else if words.named.contains_key("job") {
             let name = job(words);
             match ledger.job(&name) {
@@ -351,11 +351,13 @@ impl Teller {
                     .iter()
                     .map(|info| format!(" quarantined {} {:?}", info.digest.short(), info.found))
                     .collect();
+                let lies = epoch.store.map(|store| format!(" {} in store {store}", epoch.mode));
                 writeln!(
                     told,
-                    "  epoch {} root={}{pins}{rotten}",
+                    "  epoch {} root={}{}{pins}{rotten}",
                     epoch.sealed.epoch,
-                    epoch.sealed.root.short()
+                    epoch.sealed.root.short(),
+                    lies.unwrap_or_default()
                 )
                 .unwrap();
             }
@@ -378,7 +380,8 @@ impl Teller {
             match ledger.content(&digest) {
                 None => writeln!(told, "  {} cannot be reused", digest.short()).unwrap(),
                 Some((bytes, holders)) => {
-                    writeln!(told, "  {} {bytes} bytes, held {holders} times", digest.short()).unwrap();
+                    write!(told, "  {} {bytes} bytes, held {holders} times", digest.short()).unwrap();
+                    objects::show_homes(ledger, &digest, told);
                 }
             }
         }
@@ -406,11 +409,6 @@ fn opening(words: &Words<'_>) -> Opening {
         labels: label.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect(),
         depends_on: Vec::new(),
     }
-}
-
-fn seeded(seed: &str) -> [u8; 16] {
-    let digest: Digest = checkpoint::digest::content(seed.as_bytes());
-    digest.as_bytes()[..16].try_into().unwrap()
 }
 
 fn effect_line(history: &History, record: &LogRecord, effect: &Effect) -> String {

@@ -14,6 +14,7 @@ mod directory;
 mod distrust;
 mod faults;
 mod house;
+mod hybrid;
 mod pages;
 mod pins;
 mod removed_jobs;

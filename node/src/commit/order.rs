@@ -76,6 +76,7 @@ impl Order {
             born: self.born.unwrap_or(0),
             attempt,
             stored_bytes: (self.stored_bytes < self.declared_bytes).then_some(self.stored_bytes),
+            store: None,
         }
     }
 

@@ -16,7 +16,8 @@ pub struct Reach {
 #[derive(Debug, Clone)]
 struct Other {
     answered: Instant,
-    pulse: Option<PulseReply>,
+    /// What it told last, and when.
+    pulse: Option<(Instant, PulseReply)>,
 }
 
 impl Default for Reach {
@@ -41,8 +42,8 @@ impl Reach {
         let now = Instant::now();
         let other = others.entry(node).or_insert_with(|| Other { answered: now, pulse: None });
         other.answered = now;
-        if pulse.is_some() {
-            other.pulse = pulse;
+        if let Some(pulse) = pulse {
+            other.pulse = Some((now, pulse));
         }
     }
 
@@ -54,7 +55,36 @@ impl Reach {
 
     /// What `node` told last, if it ever did.
     pub fn pulse(&self, node: u64) -> Option<PulseReply> {
+        self.pulse_after(node, None)
+    }
+
+    /// What `node` told last, if that was after this moment.
+    pub fn pulse_after(&self, node: u64, since: Option<Instant>) -> Option<PulseReply> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        others.get(&node)?.pulse.clone()
+        let (at, pulse) = others.get(&node)?.pulse.as_ref()?;
+        since.is_none_or(|since| *at > since).then(|| pulse.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_before_is_not_taken_for_what_is_told_now() {
+        let (reach, begun) = (Reach::default(), Instant::now());
+        assert_eq!(reach.pulse(2), None);
+        reach.told(2, PulseReply { rules_known: 4, ..PulseReply::default() });
+        let known = |since| reach.pulse_after(2, since).map(|pulse| pulse.rules_known);
+        let mut later = Instant::now();
+        while later <= begun {
+            later = Instant::now();
+        }
+        assert_eq!((known(None), known(Some(later))), (Some(4), None));
+        reach.answered(2);
+        assert_eq!(known(Some(later)), None, "an answer of another kind says nothing of it");
+        while Instant::now() <= later {}
+        reach.told(2, PulseReply::default());
+        assert_eq!(known(Some(later)), Some(0));
     }
 }

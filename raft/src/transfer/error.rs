@@ -2,7 +2,9 @@
 
 use std::io;
 
+use checkpoint::JobName;
 use checkpoint::disk::lacks_room;
+use nativelog::ledger::Ledger;
 
 use super::lost::Lost;
 
@@ -51,6 +53,13 @@ pub enum TransferError {
 }
 
 impl TransferError {
+    /// The store in which all lies of an epoch that is nowhere else to be had: it waits for that.
+    pub(crate) fn in_store(&self, ledger: &Ledger, job: &JobName, epoch: u64) -> Option<String> {
+        let TransferError::Nowhere { lost, .. } = self else { return None };
+        let store = ledger.store_of(job, epoch)?;
+        lost.iter().all(|lost| ledger.only_in_store(&lost.digest).is_some()).then_some(store.name)
+    }
+
     /// What the disk says.
     pub(crate) fn of_disk(why: &(dyn std::error::Error + 'static)) -> TransferError {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);

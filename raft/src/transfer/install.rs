@@ -178,7 +178,7 @@ async fn install(
             }
         }
         let voters: Vec<u64> = members.iter().map(|(node, _)| *node).collect();
-        if let Err(why) = settle_leaning(transfers, &owed, &voters).await {
+        if let Err(why) = settle_leaning(transfers, &owed, &ledger, &voters).await {
             transfers.progress.end(false);
             return Err(Status::unavailable(why));
         }
@@ -233,8 +233,14 @@ async fn end_attempts(transfers: &Transfers, attempts: &[(u64, String)]) {
 /// Content that open attempts lean on and that a majority has looked for in vain goes into quarantine before anything
 /// above is acknowledged here, which ends them: nothing is sealed over what is known to be lost. Where no majority has
 /// looked it may still be had, and this node goes on asking for it.
-async fn settle_leaning(transfers: &Transfers, owed: &Owed, voters: &[u64]) -> Result<(), String> {
-    for lost in &owed.leaning {
+async fn settle_leaning(
+    transfers: &Transfers,
+    owed: &Owed,
+    ledger: &Ledger,
+    voters: &[u64],
+) -> Result<(), String> {
+    // What lies in a store only is not lost. Of what the log had, too, the record says that it is there no more.
+    for lost in owed.leaning.iter().filter(|lost| ledger.only_in_store(&lost.digest).is_none()) {
         let Some((record, nodes)) = lost.record(voters) else { continue };
         let digest = lost.digest;
         tracing::error!(%digest, ?nodes, "open attempts lean on content that verifies nowhere on a majority: it goes into quarantine");

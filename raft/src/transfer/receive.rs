@@ -146,7 +146,7 @@ pub async fn complete<H: Home>(
             if let TransferError::Full(why) = &error {
                 full.get_or_insert_with(|| why.clone());
             }
-            owed.push(owing(&info, error)?);
+            owed.push(owing(ledger, &info, error)?);
         }
         left -= 1;
         gather.progress().epochs(left);
@@ -156,10 +156,14 @@ pub async fn complete<H: Home>(
 }
 
 /// What is nowhere to be had, or has no place here, is owed; everything else ends the transfer.
-fn owing(info: &EpochInfo, error: TransferError) -> Result<OwedEpoch, TransferError> {
+fn owing(ledger: &Ledger, info: &EpochInfo, error: TransferError) -> Result<OwedEpoch, TransferError> {
     use TransferError::{Full, Nowhere, Unfit};
     let (Nowhere { .. } | Unfit { .. } | Full(_)) = &error else { return Err(error) };
     let (job, epoch, why) = (info.sealed.job.clone(), info.sealed.epoch, error.to_string());
+    if let Some(store) = error.in_store(ledger, &job, epoch) {
+        let why = format!("its bytes, which lie in the store {store}, are not here yet: {why}");
+        return Ok(OwedEpoch { job, epoch, why });
+    }
     if let Full(_) = &error {
         // It is said once that this node is full, and not of every epoch.
         tracing::debug!(%job, epoch, why, "an epoch does not fit: it is owed");

@@ -158,7 +158,9 @@ impl Source {
                 return send(&data.slice(wanted.offset.min(data.len() as u64) as usize..), out);
             }
         }
-        if staged.unread || !staged.packed.is_empty() {
+        // An epoch that waits for a store has none of its packs unpacked again: the look at its tree counts.
+        let comes = staged.packed.iter().any(|(attempt, _)| self.machine.unpacks_again(*attempt));
+        if staged.unread || comes {
             return Err(missed(Miss::NotYet, "an epoch that has it is still to be published here"));
         }
         self.by_then(performed, wanted.brought, looked)

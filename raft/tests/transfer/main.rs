@@ -11,6 +11,7 @@ mod full;
 mod holes;
 mod hostile;
 mod lives;
+mod log_lost;
 mod looks;
 mod mending;
 mod quarantine;

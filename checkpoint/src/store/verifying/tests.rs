@@ -67,7 +67,8 @@ fn what_an_epoch_reuses_is_read_while_others_may_change_names() {
     // It does not come to an end while the names are locked, if it needs them.
     let (verifier, shelves) = (store.verifier.clone(), store.shelves.clone());
     let publish = reusing(1, &contents);
-    let looked = std::thread::spawn(move || verifier.before(&shelves, &[publish])).join().unwrap();
+    let looked =
+        std::thread::spawn(move || verifier.before(&shelves, &[publish], vec![None])).join().unwrap();
     assert!(looked[0].is_none(), "{looked:?}");
     assert!(contents.iter().all(|data| is_known(&store, data)));
     drop(names);
@@ -105,7 +106,7 @@ fn much_is_read_by_others_and_the_epoch_says_so_until_they_are_through() {
 }
 
 fn wanted(n: u8, size: u64) -> Wanted {
-    Wanted { digest: crate::digest::content(&[n]), mode: 0o644, size }
+    Wanted { digest: crate::digest::content(&[n]), mode: 0o644, size, staged: None }
 }
 
 #[test]
@@ -131,6 +132,7 @@ fn what_was_read_and_forgotten_since_is_read_again_before_names_are_locked_but_n
         digest: crate::digest::content(data),
         mode: 0o644,
         size: data.len() as u64,
+        staged: None,
     });
     state().jobs.insert(1, Job { vain: vain.collect(), ..read(1) });
     of_one().unwrap();

@@ -8,7 +8,8 @@ use checkpoint::{Limits, RelPath};
 use super::epoch::{put_labels, take_labels};
 use crate::ledger::attempt::{Attempt, Checking, Fit, NewPage, Terms};
 use crate::ledger::codec::{DecodeError, Reader, Writer};
-use crate::ledger::files::{FileState, Stub, Whole};
+use crate::ledger::files::{FileState, Linked, Stub, Whole};
+use crate::ledger::objects::Extent;
 
 pub(super) fn put(value: &mut Writer, attempt: &Attempt) {
     let terms = &attempt.terms;
@@ -18,9 +19,12 @@ pub(super) fn put(value: &mut Writer, attempt: &Attempt) {
     put_labels(value, &terms.labels, &terms.depends_on);
     value.u64(attempt.log_bytes).u64(attempt.begun_ms).u64(attempt.last_ms);
     put_checking(value, attempt.checking.as_deref());
-    // Behind the rest, and not at all where there are no holes: rows from before it was kept are what they were.
-    if terms.stored_bytes < terms.declared_bytes {
+    // Behind the rest, and not at all where there are no holes and no store: rows from before they were kept are what they were.
+    if terms.stored_bytes < terms.declared_bytes || terms.store.is_some() {
         value.u64(terms.stored_bytes);
+    }
+    if let Some(store) = terms.store {
+        value.u64(store);
     }
 }
 
@@ -50,6 +54,7 @@ pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, Deco
         plan_digest,
         plan_pages,
         plan_entries,
+        store: None,
     };
     let mut attempt = Attempt::new(terms, plan, 0, value.u64()?);
     attempt.begun_ms = value.u64()?;
@@ -57,7 +62,12 @@ pub(super) fn take(value: &mut Reader<'_>, plan: Limits) -> Result<Attempt, Deco
     attempt.checking = take_checking(value, plan)?;
     if !value.rest.is_empty() {
         attempt.terms.stored_bytes = value.u64()?;
-        if attempt.terms.stored_bytes >= declared_bytes {
+        if !value.rest.is_empty() {
+            attempt.terms.store = Some(value.u64()?);
+        }
+        if attempt.terms.stored_bytes > declared_bytes
+            || (attempt.terms.stored_bytes == declared_bytes && attempt.terms.store.is_none())
+        {
             return Err(DecodeError("stored bytes of a plan without holes are not written"));
         }
     }
@@ -140,18 +150,23 @@ pub(super) fn put_file(value: &mut Writer, attempt: &Attempt, file: u32) -> Opti
     match attempt.files.state(file) {
         FileState::Packed(digest) => value.u8(1).digest(digest),
         FileState::Reused(digest) => value.u8(2).digest(digest),
+        FileState::Linked(Linked { digest, extent }) => {
+            value.u8(3).digest(digest).u32(extent.object).u64(extent.offset)
+        }
         FileState::Bare | FileState::Staged(_) => return None,
     };
     Some(())
 }
 
 pub(super) fn take_file(attempt: &mut Attempt, file: u32, value: &mut Reader<'_>) -> Result<(), DecodeError> {
-    let how = match value.u8()? {
+    let kind = value.u8()?;
+    let digest = value.digest()?;
+    let how = match kind {
         1 => Whole::Packed,
         2 => Whole::Reused,
+        3 => Whole::Linked(Extent { object: value.u32()?, offset: value.u64()? }),
         _ => return Err(DecodeError("a covered file of no known kind")),
     };
-    let digest = value.digest()?;
     if !is_open_file(attempt, file) || !matches!(attempt.files.state(file), FileState::Bare) {
         return Err(DecodeError("a file that cannot be covered"));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use checkpoint::JobName;
 
 use crate::ledger::codec::{DecodeError, Reader, Writer};
-use crate::ledger::job::{EpochRecord, PinRecord};
+use crate::ledger::job::{EpochRecord, PinRecord, StoredEpoch};
 use crate::ledger::verdict::SealedEpoch;
 
 /// Keys and values, as given.
@@ -17,9 +17,13 @@ pub(super) fn put(value: &mut Writer, record: &EpochRecord) {
     value.raw(record.commit.as_bytes()).u64(record.plan);
     value.option(record.base).u64(record.sealed_log_ms);
     put_labels(value, &record.labels, &record.depends_on);
-    // Behind the rest, and not at all when it was not told: rows from before it was kept are what they were.
-    if record.sealed_wall_ms > 0 {
+    // Behind the rest, and not at all when it was not told: rows from before it was kept are what they were. The same for
+    // where it lies, behind that.
+    if record.sealed_wall_ms > 0 || record.stored.is_some() {
         value.u64(record.sealed_wall_ms);
+    }
+    if let Some(StoredEpoch { store, manifest, mixed }) = &record.stored {
+        value.u64(*store).u32(*manifest).u8(u8::from(*mixed));
     }
 }
 
@@ -30,13 +34,12 @@ pub(super) fn take(value: &mut Reader<'_>, job: &JobName, epoch: u64) -> Result<
     let base = value.option()?;
     let sealed_log_ms = value.u64()?;
     let (labels, depends_on) = take_labels(value)?;
-    let sealed_wall_ms = match value.rest.is_empty() {
-        true => 0,
-        false => match value.u64()? {
-            0 => return Err(DecodeError("a time that was not told is not written")),
-            ms => ms,
-        },
-    };
+    let is_told = !value.rest.is_empty();
+    let sealed_wall_ms = if is_told { value.u64()? } else { 0 };
+    let stored = if value.rest.is_empty() { None } else { Some(take_stored(value)?) };
+    if is_told && sealed_wall_ms == 0 && stored.is_none() {
+        return Err(DecodeError("a time that was not told is not written"));
+    }
     let (content, pins) = (Arc::default(), BTreeMap::new());
     Ok(EpochRecord {
         sealed,
@@ -49,7 +52,18 @@ pub(super) fn take(value: &mut Reader<'_>, job: &JobName, epoch: u64) -> Result<
         sealed_wall_ms,
         content,
         pins,
+        stored,
     })
+}
+
+fn take_stored(value: &mut Reader<'_>) -> Result<StoredEpoch, DecodeError> {
+    let (store, manifest) = (value.u64()?, value.u32()?);
+    let mixed = match value.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(DecodeError("an epoch of no known mode")),
+    };
+    Ok(StoredEpoch { store, manifest, mixed })
 }
 
 pub(super) fn put_content(value: &mut Writer, ids: &[u32]) {
