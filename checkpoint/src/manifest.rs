@@ -73,6 +73,18 @@ pub fn root_of(entries: &[PlanEntry], digests: &[Digest]) -> Digest {
     hashed(entries.len(), entries.iter().map(PlanEntry::borrowed).zip(digests))
 }
 
+/// The canonical bytes of `count` entries, each with its content's digest ([`Digest::NONE`] for what is no file): those of
+/// [`Manifest::encode`], without a manifest in memory.
+pub fn encode_entries<'a>(
+    count: usize,
+    entries: impl Iterator<Item = (EntryRef<'a>, &'a Digest)>,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(32 + count * 80);
+    put_magic(&mut bytes, count);
+    entries.for_each(|(entry, digest)| put_entry(&mut bytes, entry, digest));
+    bytes
+}
+
 /// A sealed directory. Entry 0 is the root; sorted bytewise by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
@@ -108,10 +120,7 @@ impl Manifest {
 
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(32 + self.entries.len() * 80);
-        put_magic(&mut bytes, self.entries.len());
-        self.borrowed().for_each(|(entry, digest)| put_entry(&mut bytes, entry, digest));
-        bytes
+        encode_entries(self.entries.len(), self.borrowed())
     }
 
     /// Reads canonical bytes; refuses every other form and every hostile tree.

@@ -29,6 +29,7 @@ mod serve;
 mod show;
 mod signals;
 mod status;
+mod store;
 pub mod target;
 mod usage;
 mod verify;
@@ -100,6 +101,8 @@ pub enum Command {
     Job(job::JobArgs),
     /// Show the configuration of a node, or explain every key
     Config(config::ConfigArgs),
+    /// What is asked of an object store
+    Store(store::StoreArgs),
     /// Make the secret that the nodes of a cluster share
     Secret(secret::SecretArgs),
     /// Print a script that completes commands and flags in a shell
@@ -168,6 +171,7 @@ async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Fai
             let matches = matches.subcommand_matches("config").expect("it is the command");
             config::run(args, matches, output)
         }
+        Command::Store(args) => store::run(args, output).await,
         Command::Secret(args) => secret::run(args, output),
         Command::Completions(args) => completions::run(args, Cli::command(), output),
     }

@@ -15,6 +15,7 @@
 //! | `ground` | what a commit stands on: a node, as it needs to know it |
 //! | `driver` | one commit under way |
 //! | `order`, `no` | what is wanted; the answers that are a no |
+//! | `binding`, `in_store`, `in_store/*` | an epoch whose content goes into an object store |
 //! | `pieces`, `window` | an epoch in pieces; the records that nobody has acknowledged yet |
 //! | `whole` | a tiny epoch |
 //! | `compare` | the epoch is there already |
@@ -32,9 +33,11 @@
 //! repeated (it is idempotent) until there is one or the time without progress is over: then the
 //! answer is "unknown". (Of what this call did: whether an earlier call may have sealed, the client knows.)
 
+mod binding;
 mod compare;
 mod driver;
 mod ground;
+mod in_store;
 mod no;
 mod order;
 pub mod origin;
@@ -52,8 +55,9 @@ use checkpoint::CommitId;
 use checkpoint::limits::EPOCH_MAX;
 use client::{Code, Failure, pb};
 use nativelog::compose;
-use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
+use nativelog::ledger::{Accepted, Mode, SealedEpoch, Verdict};
 
+use compare::is_taken;
 use driver::{Driver, is_closed_here};
 pub use ground::{Ground, Proposals};
 pub use order::Order;
@@ -99,17 +103,55 @@ impl<G: Ground> Driver<'_, G> {
         if self.order.is_tiny() {
             return self.whole(origin).await;
         }
+        let bound = match self.order.store.clone() {
+            Some(kept) => {
+                // What is known of it already takes no store to say.
+                if let Some(known) = self.known_already().await? {
+                    return self.answered(known, origin).await;
+                }
+                let bound = self.bind(&kept).await?;
+                self.order.store_id = Some(bound.id);
+                Some(bound)
+            }
+            None => None,
+        };
         match self.begin(None).await? {
             Begun::Sealed(sealed) => self.sealed_already(&sealed, origin).await,
             Begun::Taken(taken) => self.compare(&taken, origin).await,
             Begun::Open(attempt) => {
                 let id = attempt.id;
-                match self.in_pieces(attempt, origin).await {
+                let sealed = match &bound {
+                    Some(bound) => self.in_store(attempt, bound, origin).await,
+                    None => self.in_pieces(attempt, origin).await,
+                };
+                match sealed {
                     Ok(sealed) => Ok(sealed),
                     Err(Stopped::Sealed(sealed)) => self.sealed_already(&sealed, origin).await,
                     Err(Stopped::Failed(failure)) => self.failed(id, failure, origin).await,
+                    // The attempt stays open: what was uploaded counts when the commit is repeated.
+                    Err(Stopped::Store(failure)) => Err(failure),
                 }
             }
+        }
+    }
+
+    /// What this node's ledger, made current, says of a commit that needs no more of it: it is sealed, or its number is
+    /// another's.
+    async fn known_already(&mut self) -> Result<Option<Verdict>, Failure> {
+        self.barrier().await?;
+        let known = self.ground.ledger().check(&self.order.first_record().header);
+        let is_known = match &known {
+            Verdict::Accepted(accepted) => matches!(accepted, Accepted::Sealed(_)),
+            Verdict::Rejected(rejected) => is_taken(rejected),
+        };
+        Ok(is_known.then_some(known))
+    }
+
+    async fn answered<O: Origin>(&mut self, known: Verdict, origin: &mut O) -> Result<SealedEpoch, Failure> {
+        match known {
+            Verdict::Accepted(Accepted::Sealed(sealed)) => self.sealed_already(&sealed, origin).await,
+            Verdict::Rejected(taken) => self.compare(&taken, origin).await,
+            Verdict::Accepted(other) => Err(self.odd(&format!("it was known as {other:?}"))),
         }
     }
 
@@ -191,10 +233,29 @@ impl<G: Ground> Driver<'_, G> {
     }
 
     fn committed(&self, sealed: &SealedEpoch, started: Instant) -> pb::Committed {
+        let (mode, store) = self.lies_in(sealed);
         pb::Committed {
+            mode,
+            store,
             quorum_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             voters: u32::try_from(self.ground.voters()).unwrap_or(u32::MAX),
             ..sealed_pb(sealed)
+        }
+    }
+
+    /// Where its content lies, as the log says; as it was ordered while this node's ledger is not as far. Nothing of an epoch that is
+    /// gone.
+    fn lies_in(&self, sealed: &SealedEpoch) -> (String, String) {
+        let ledger = self.ground.ledger();
+        let found = ledger.epoch(&sealed.job, sealed.epoch).filter(|found| found.sealed.root == sealed.root);
+        if let Some(found) = found {
+            let store = found.store.and_then(|id| ledger.store(id)).map(|store| store.name);
+            return (found.mode.to_string(), store.unwrap_or_default());
+        }
+        match &self.order.store {
+            _ if sealed.expired => Default::default(),
+            Some(kept) if self.order.store_id.is_some() => (Mode::Hybrid.to_string(), kept.name().to_owned()),
+            _ => (Mode::Log.to_string(), String::new()),
         }
     }
 }

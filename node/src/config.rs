@@ -5,9 +5,12 @@
 
 mod error;
 mod file;
+mod modes;
+mod nearest;
 mod overrides;
 pub mod settings;
 pub mod shown;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -15,11 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use raft::{Secret, SecretError};
+use remote::StoreConfig;
 
 use crate::units;
 pub use error::ConfigError;
 use error::fail;
 use file::{File, SizeText};
+pub use modes::{Mode, Modes};
 pub use overrides::Overrides;
 use settings::default_of;
 
@@ -74,6 +79,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where content that lies in a store, and not here, is looked for first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hydrate {
+    /// On the other nodes.
+    Peers,
+    /// In the store.
+    Store,
+}
+
 /// A checked configuration of one node.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -105,6 +119,12 @@ pub struct Config {
     pub chunk_bytes: u32,
     /// Space that stays free.
     pub reserve: Reserve,
+    /// Where content in stores is looked for first.
+    pub hydrate: Hydrate,
+    /// Object stores.
+    pub stores: Vec<StoreConfig>,
+    /// Where the epochs of which job lie.
+    pub modes: Modes,
     /// Limits of an epoch.
     pub limits: checkpoint::Limits,
     /// An attempt that nobody goes on with ends after so much log time.
@@ -241,6 +261,8 @@ fn build(file: File, over: &Overrides) -> Result<(Config, Vec<&'static str>), Co
         ));
     }
     let limits = limits(&file.limits)?;
+    let stores = stores::stores(&file.disk, &file.worker)?;
+    let modes = Modes::read(&file.job, &stores)?;
     let or_default = |key, given: Option<String>| given.unwrap_or_else(|| default_of(key).to_owned());
     let size_or = |key, given: Option<SizeText>| or_default(key, given.map(|size| size.text()));
     let config = Config {
@@ -259,6 +281,13 @@ fn build(file: File, over: &Overrides) -> Result<(Config, Vec<&'static str>), Co
         chunk_bytes: chunk_bytes(&size_or("storage.chunk_size", file.storage.chunk_size))?,
         reserve: Reserve::parse(&size_or("storage.reserve_free", file.storage.reserve_free))
             .map_err(|why| fail(format!("storage.reserve_free: {why}")))?,
+        hydrate: match or_default("storage.hydrate", file.storage.hydrate).as_str() {
+            "peers" => Hydrate::Peers,
+            "store" => Hydrate::Store,
+            other => return Err(fail(format!("storage.hydrate: {other:?} is not peers or store"))),
+        },
+        stores,
+        modes,
         limits,
         attempt_ttl: duration("limits.attempt_ttl", file.limits.attempt_ttl.as_deref())?,
         log_format: match or_default("log.format", file.log.format).as_str() {

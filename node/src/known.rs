@@ -8,6 +8,7 @@ use std::sync::Arc;
 use checkpoint::store::{StoreError, Walk};
 use checkpoint::{Digest, EntryKind, JobName, PlanEntry, RelPath, Store};
 use nativelog::background::{self, BULK};
+use nativelog::ledger::Ledger;
 use nativelog::machine::Machine;
 
 /// So many are looked up while apply waits.
@@ -22,6 +23,8 @@ pub struct Known(Option<Reading>);
 struct Reading {
     machine: Arc<Machine>,
     job: JobName,
+    /// Where the new epoch's content goes, if not into the log.
+    store: Option<u64>,
     files: Files,
 }
 
@@ -38,22 +41,24 @@ impl Known {
         Known(None)
     }
 
-    /// Those of the newest epoch that is published here; none when its manifest cannot be read.
-    pub async fn of(store: Arc<Store>, machine: Arc<Machine>, job: JobName) -> Known {
+    /// Those of the newest epoch that is published here, for an epoch whose content goes into the store of this id, or into
+    /// the log; none when its manifest cannot be read.
+    pub async fn of(shelves: Arc<Store>, machine: Arc<Machine>, job: JobName, store: Option<u64>) -> Known {
         let of = job.clone();
         let open = move || {
-            let Some(newest) = store.epochs(&of)?.into_iter().max() else { return Ok(None) };
-            store.manifest_file(&of, newest)
+            let Some(newest) = shelves.epochs(&of)?.into_iter().max() else { return Ok(None) };
+            shelves.manifest_file(&of, newest)
         };
         let opened = background::run("newest-files", BULK, open).await;
         let file = read(&job, opened).flatten();
-        Known(file.map(|file| Reading { machine, job, files: Files { walk: file.walk(), ahead: None } }))
+        let files = file.map(|file| Files { walk: file.walk(), ahead: None });
+        Known(files.map(|files| Reading { machine, job, store, files }))
     }
 
     /// Of a run of entries, which continues the last one, those that this epoch has with the same size and whose content
     /// the ledger would refer to: their index, `first` and so on, and the content.
     pub async fn among(&mut self, first: u32, entries: &[PlanEntry]) -> Vec<(u32, Digest)> {
-        let Some(Reading { machine, job, mut files }) = self.0.take() else { return Vec::new() };
+        let Some(Reading { machine, job, store, mut files }) = self.0.take() else { return Vec::new() };
         let with_content = |(_, entry): &(u32, &PlanEntry)| entry.kind == EntryKind::File && entry.size > 0;
         let wanted: Vec<Wanted> = (first..)
             .zip(entries)
@@ -68,16 +73,23 @@ impl Known {
             let known = looked_up(
                 &found,
                 || ledger.ledger(),
-                |ledger, (_, digest)| ledger.content(digest).is_some() && !ledger.is_quarantined(digest),
+                |ledger, (_, digest)| may_refer(ledger, digest, store) && !ledger.is_quarantined(digest),
             );
             let known: Vec<(u32, Digest)> = known.into_iter().copied().collect();
             Ok::<_, StoreError>((files, known))
         };
         let looked = background::run("newest-files", BULK, look).await;
         let Some((files, known)) = read(&job, looked) else { return Vec::new() };
-        self.0 = Some(Reading { machine, job, files });
+        self.0 = Some(Reading { machine, job, store, files });
         known
     }
+}
+
+/// Whether an epoch may refer to this content: what lies in a store alone is on no quorum, and only an epoch of that very
+/// store may hold it.
+fn may_refer(ledger: &Ledger, digest: &Digest, store: Option<u64>) -> bool {
+    let Some(homes) = ledger.homes(digest) else { return false };
+    homes.log || homes.extents.iter().any(|extent| Some(extent.object.key.store) == store)
 }
 
 /// What was read, when it could be.

@@ -14,6 +14,7 @@
 //! | `config`, `units` | TOML, flags, environment; sizes and durations |
 //! | `capture` | a source that holds still while it is read |
 //! | `limits`, `turns` | every bound of a node; calls that wait for their turn |
+//! | `stores`, `stores/*` | object stores: what goes there and what they are like |
 //! | `space`, `pressure` | free space of a node; what is done when it runs out |
 //! | `voters`, `voters/*`, `gate` | free space of all voters; where a leader asks whether there is room for what begins |
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
@@ -53,6 +54,7 @@ pub mod refusal;
 pub mod serve;
 pub mod servers;
 pub mod space;
+pub mod stores;
 pub mod telemetry;
 mod turns;
 pub mod units;

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::outward;
 use crate::reads::Reads;
 use crate::space::Space;
+use crate::stores::Stores;
 use crate::turns::AllTurns;
 use crate::vitals::Vitals;
 use crate::voters::{Spaces, Voter};
@@ -32,6 +33,8 @@ pub struct Node {
     pub replica: Replica,
     /// Its shelves.
     pub store: Arc<Store>,
+    /// Its object stores.
+    pub stores: Arc<Stores>,
     /// Free space of all voters, as far as it is known.
     pub spaces: Spaces,
     /// Reads of content for Fetch.
@@ -54,8 +57,15 @@ pub struct Node {
 
 impl Node {
     /// A node of these, which has counted nothing yet but what `metrics` holds.
-    pub fn new(config: Config, store: Arc<Store>, replica: Replica, metrics: Arc<Metrics>) -> Node {
+    pub fn new(
+        config: Config,
+        store: Arc<Store>,
+        stores: Arc<Stores>,
+        replica: Replica,
+        metrics: Arc<Metrics>,
+    ) -> Node {
         Node {
+            stores,
             spaces: Spaces::default(),
             reads: Reads::default(),
             buffers: Buffers::default(),
@@ -110,7 +120,9 @@ impl Node {
     /// Free space here; reads memory and asks the file system.
     pub fn space(&self) -> std::io::Result<Space> {
         let space = Space::of(&self.config.data_dir, self.config.reserve)?;
-        let lacking = self.replica.transfer().borrow().lacking_bytes;
+        // What is to be hydrated comes as well, whenever its store gives it.
+        let hydration = self.replica.hydration().bytes;
+        let lacking = self.replica.transfer().borrow().lacking_bytes.saturating_add(hydration);
         Ok(Space { garbage: self.replica.machine().garbage().all_bytes(), lacking, ..space })
     }
 

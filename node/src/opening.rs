@@ -12,12 +12,13 @@ use nativelog::store::{LogStore, Options};
 use raft::{Replica, ReplicaConfig, RoomProbe, Secret};
 
 use crate::capture;
-use crate::config::Config;
+use crate::config::{Config, Hydrate};
 use crate::identity::{self, Claim, Found, IdentityError};
 use crate::metrics::{MeteredDisk, Metrics};
 use crate::pressure::{self, Steps};
 use crate::refusal::ServeError;
 use crate::space::Space;
+use crate::stores::Stores;
 use crate::units;
 
 /// Everything that is open.
@@ -26,6 +27,8 @@ pub struct Opened {
     pub claim: Claim,
     /// The shelves.
     pub store: Arc<Store>,
+    /// The object stores; nobody has asked them anything.
+    pub stores: Arc<Stores>,
     /// The log.
     pub log: LogStore,
     /// The ledger and its performer.
@@ -65,7 +68,8 @@ pub fn open(config: &Config, metrics: &Metrics) -> Result<Opened, ServeError> {
     }
     let machine = Machine::start(store.clone(), log.clone(), &layout.catalog_dir())?;
     make_ballast(&store, config);
-    Ok(Opened { claim, store, log, machine })
+    let stores = Stores::open(&config.stores, store.disk(), &config.data_dir)?;
+    Ok(Opened { claim, store, stores: Arc::new(stores), log, machine })
 }
 
 /// Before anybody counts what the node takes on its disk.
@@ -87,6 +91,10 @@ pub(crate) fn replica_config(config: &Config, secret: Secret, claim: &Claim) -> 
     replica.secret = secret;
     replica.clients_at.clone_from(&config.advertise);
     replica.heartbeat = config.heartbeat;
+    replica.hydrate = match config.hydrate {
+        Hydrate::Peers => raft::Hydrate::Peers,
+        Hydrate::Store => raft::Hydrate::Store,
+    };
     replica.election_timeout = config.election_timeout;
     if let Ok(space) = Space::of(&config.data_dir, config.reserve) {
         let bytes = pressure::in_flight_bytes(&space);

@@ -30,6 +30,9 @@ pub enum ServeError {
     /// The shelves cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An object store cannot be opened.
+    #[error(transparent)]
+    ObjectStore(#[from] remote::StoreError),
     /// An address cannot be listened on.
     #[error("{name} cannot listen on {address}: {error}")]
     Listen {
@@ -92,6 +95,7 @@ const ELSEWHERE: &str =
 const DISK: &str =
     "nothing was changed: see to the disk (mounted, readable, writable, not full), then start the node again";
 
+const STORE: &str = "nothing was changed: correct [disk.NAME] or checkpoint_location of the configuration";
 const PORT: &str = "free the port, or choose another with --listen, --listen-peers and --http";
 const OTHER: &str = "nothing was changed: start the version of epochlog that ran here last";
 const SECRET_OWNER: &str = "nothing was changed: chown the file to the node's user or to root, or make a copy as that user: `install -m 600 FILE COPY`";
@@ -147,6 +151,10 @@ impl ServeError {
                 of_the_system(&error.source, "its shelves cannot be opened")
             }
             ServeError::Store(_) => (Code::Internal, "its shelves cannot be opened", DISK),
+            ServeError::ObjectStore(error) if error.trouble() == remote::Trouble::Disk => {
+                (Code::Internal, "its uploads cannot be looked at", DISK)
+            }
+            ServeError::ObjectStore(_) => (Code::Usage, "an object store cannot be opened", STORE),
             ServeError::Listen { error, .. } => match Cause::of(error) {
                 // Ports below 1024, for one.
                 cause if cause.is_want() => (cause.code, "", PORT),

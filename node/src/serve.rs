@@ -19,6 +19,7 @@ use crate::node::Node;
 use crate::notify::{self, News};
 use crate::opening::{Opened, open, replica_config};
 use crate::refusal::ServeError;
+use crate::stores::NodeDepot;
 use crate::{housekeeping, neighbours, servers};
 
 /// Open calls have so long to end when the node stops.
@@ -37,12 +38,15 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let metrics = Arc::new(Metrics::new());
     let (opening, counting) = (config.clone(), metrics.clone());
     let opened = tokio::task::spawn_blocking(move || open(&opening, &counting)).await;
-    let Opened { claim, store, log, machine } = opened.expect("opening does not panic")?;
+    let Opened { claim, store, stores, log, machine } = opened.expect("opening does not panic")?;
     let gate = Arc::new(Gate::default());
-    let settings =
-        ReplicaConfig { judge: RoomJudge(gate.clone()), ..replica_config(&config, secret, &claim) };
+    let settings = ReplicaConfig {
+        judge: RoomJudge(gate.clone()),
+        stores: raft::Stores(Arc::new(NodeDepot::new(stores.clone(), machine.clone()))),
+        ..replica_config(&config, secret, &claim)
+    };
     let replica = Replica::start(settings, log, machine.clone()).await?;
-    let node = Arc::new(Node::new(config, store, replica.clone(), metrics));
+    let node = Arc::new(Node::new(config, store, stores, replica.clone(), metrics));
     gate.opens_for(&node);
     let (stop, stopping) = watch::channel(false);
     let health = HealthReporter::new();
@@ -52,6 +56,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let http_server = tokio::spawn(servers::http(node.clone(), http, stopping.clone()));
     neighbours::serve(&node);
     replica.initialize_when_ready();
+    node.stores.ask_all();
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
     tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");
     let Config { id, cluster, grpc, .. } = &node.config;

@@ -151,7 +151,7 @@ fn all_that_is_missing_is_said_at_once() {
 
 #[test]
 fn sections_of_later_versions_are_refused_not_ignored() {
-    for section in ["retention", "scheduler", "worker", "disk.main", "job.default", "scheduler.checkpoint"] {
+    for section in ["retention", "scheduler", "worker", "scheduler.checkpoint"] {
         let why = refusal(&format!("[{section}]\nenabled = true"));
         assert!(why.contains("not in this version"), "{section}: {why}");
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::begins::RoomJudge;
+use crate::depot::{Hydrate, Stores};
 use crate::secret::Secret;
 
 /// Bytes of proposals that a node keeps unanswered, whatever their origin: those that are on their way, and those that wait
@@ -96,6 +97,12 @@ pub struct ReplicaConfig {
     pub judge: RoomJudge,
     /// When snapshots are taken, the log is purged and space is given back.
     pub keeping: Keeping,
+    /// The way to the object stores that epochs may lie in.
+    pub stores: Stores,
+    /// Where content that lies in one is looked for first.
+    pub hydrate: Hydrate,
+    /// An object that nobody needs any more is deleted after so long, by the clock of whoever leads.
+    pub release_grace: Duration,
 }
 
 /// When a replica takes snapshots, purges its log and gives space back. Every replica decides for itself.
@@ -181,6 +188,9 @@ impl ReplicaConfig {
             room: RoomProbe::always(),
             judge: RoomJudge::always(),
             keeping: Keeping::default(),
+            stores: Stores::none(),
+            hydrate: Hydrate::default(),
+            release_grace: Duration::from_secs(3600),
         }
     }
 

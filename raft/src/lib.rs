@@ -21,6 +21,7 @@
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
 //! | `transfer`, `transfer/*` | content on its way between replicas, and the receiver of snapshots |
 //! | `repair`, `repair/*`, `quarantine` | what is missing or damaged here, refetched; content that nobody can serve |
+//! | `depot`, `release` | the object stores of this node, as a replica sees them; objects that nobody needs, deleted |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
 //! | `agreement`, `agreement/*` | whether this node's history is that of the cluster |
@@ -38,6 +39,7 @@ mod begins;
 mod clock;
 mod config;
 mod consensus;
+mod depot;
 mod ending;
 mod error;
 mod hand_over;
@@ -58,6 +60,7 @@ mod quarantine;
 mod quorum;
 mod read;
 mod rejoin;
+mod release;
 mod repair;
 mod replica;
 mod secret;
@@ -75,6 +78,9 @@ pub use begins::{RoomJudge, Rooms, Sight};
 pub use config::{
     APPEND_BYTES, Keeping, MESSAGE_BYTES_MAX, PROPOSAL_BYTES, ReplicaConfig, RoomProbe, WINDOW_BYTES,
 };
+pub use depot::{
+    DeletesBegin, Depot, DepotError, DepotTrouble, Hydrate, ObjectRange, RANGE_BYTES_MAX, Stores,
+};
 pub use error::{ProposeError, StartError};
 pub use intake::VoterSpace;
 pub use keeper::KeepError;
@@ -83,7 +89,7 @@ pub use peer::PeerService;
 pub use propose::{Outcome, Pending, ProposalStream};
 pub use quorum::CutOff;
 pub use rejoin::{RejoinError, RejoinStep, Rejoined, rejoin};
-pub use repair::{RepairError, RepairReport};
+pub use repair::{Hydration, RepairError, RepairReport};
 pub use replica::Replica;
 pub use secret::{Secret, SecretError};
 pub use status::{Lag, Standing, Status};

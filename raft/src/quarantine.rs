@@ -8,9 +8,11 @@
 //! looks by itself, with pauses that double: a copy that verifies again, here or on a peer, is enough to mend what is
 //! published here; and the leader, when a majority of the voters has verified copies, ends the quarantine by a record.
 //!
-//! **Never.** Content that lies in an object store only is lost because no node has it: it is fetched from there. Of what came
-//! through the log, too, the same record says that the log has it no more. A look at a copy that did not verify and has not
-//! changed since costs no reading, here or there.
+//! Content that lies in a store is not lost because no node has it. Whoever says that it is has asked the store, too, and
+//! names what it found there; while the store is away nobody says so. Of what came through the log as well, nodes alone say
+//! that the log has it no more.
+//!
+//! **Never.** A look at a copy that did not verify and has not changed since costs no reading, here or there.
 
 use std::sync::Arc;
 
@@ -25,10 +27,10 @@ use crate::proto::Miss;
 use crate::transfer::ask::Missed;
 use crate::transfer::copies::Blob;
 use crate::transfer::gather::Gather;
-use crate::transfer::lost::Lost;
+use crate::transfer::lost::{InStore, Lost};
 use crate::transfer::outlet::{Outlet, Unsent};
 use crate::transfer::source::Source;
-use crate::transfer::{Records, TransferError, blocking};
+use crate::transfer::{Hydrating, Records, TransferError, blocking};
 
 /// Puts content in quarantine and ends that.
 pub(crate) struct Quarantine {
@@ -65,7 +67,7 @@ impl Quarantine {
         consensus: Consensus,
         records: Arc<dyn Records>,
     ) -> Quarantine {
-        let own = Arc::new(Source::new(machine.clone()));
+        let own = Arc::new(Source::new(machine.clone(), Hydrating::default()));
         Quarantine { node, machine, consensus, records, own }
     }
 
@@ -89,7 +91,8 @@ impl Quarantine {
         let wanted = Blob { digest, size, offset: size.saturating_sub(1), brought, anew: true };
         let look = move || own.blob(&wanted, &mut Nowhere);
         Ok(match blocking(look).await? {
-            Err(Unsent::Missed(Missed { miss: Miss::NotYet, .. }) | Unsent::Gone) | Ok(()) => None,
+            Err(Unsent::Missed(Missed { miss: Miss::NotYet | Miss::Hydrating, .. }) | Unsent::Gone)
+            | Ok(()) => None,
             Err(Unsent::Missed(missed)) => Some(missed.why),
         })
     }
@@ -97,12 +100,15 @@ impl Quarantine {
     /// These were found nowhere: those that a majority of the voters looked for in vain are put in quarantine.
     pub async fn report(&self, lost: &[Lost]) {
         for lost in lost {
-            if self.machine.ledger().only_in_store(&lost.digest).is_some() {
-                continue;
-            }
             let mut lost = lost.clone();
             match self.own_word(&lost).await {
-                Ok(Some(why)) => drop(lost.found.insert(self.node, why)),
+                Ok(Some(why)) => {
+                    let what = match &lost.in_store {
+                        InStore::Lost(there) => format!("{there}; {why}"),
+                        InStore::Never | InStore::Unasked { .. } => why,
+                    };
+                    lost.found.insert(self.node, what);
+                }
                 Ok(None) | Err(_) => continue,
             }
             let digest = lost.digest;

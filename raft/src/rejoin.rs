@@ -44,8 +44,9 @@ use crate::propose::propose_to;
 use crate::proto::{self, rejoin_part::Part};
 use crate::snapshot::members_of;
 use crate::terms;
-use crate::transfer::gather::{Gather, by_ledger};
+use crate::transfer::gather::Gather;
 use crate::transfer::lost::{Lost, leans_no_more};
+use crate::transfer::owed::OwedEpoch;
 use crate::transfer::{Progress, Stage, Transfer, TransferError, blocking, receive};
 
 /// How long a leader with a high enough term is looked for.
@@ -312,7 +313,7 @@ async fn fetch(
     let counted = Arc::new(Progress::default());
     counted.begin(Stage::Snapshot, ledger.applied().map(|id| id.index));
     let (stop, stopped) = watch::channel(false);
-    let gather = Gather::new(peers.clone(), store.clone(), me, counted.clone(), by_ledger(ledger), stopped)
+    let gather = Gather::new(peers.clone(), store.clone(), me, counted.clone(), ledger.clone(), stopped)
         .with_holder(leader);
     let home = Arc::new(Shelves { disk: disk.clone(), layout: layout.clone(), store: store.clone() });
     let mut fetching = std::pin::pin!(receive::complete(&gather, &home, ledger));
@@ -336,9 +337,9 @@ async fn fetch(
     if let Some(why) = owed.full {
         return Err(TransferError::Full(why).into());
     }
-    settle_leaning(peers, me, leader, ledger, &owed.leaning).await?;
+    settle_leaning(peers, me, leader, &owed.leaning).await?;
     // The next start finds that they have no directory, and asks for them again.
-    for receive::OwedEpoch { job, epoch, why } in owed.epochs {
+    for OwedEpoch { job, epoch, why } in owed.epochs {
         tracing::error!(%job, epoch, why, "the epoch is missing on this node until a good copy turns up");
     }
     let now = *seen.borrow();
@@ -365,13 +366,11 @@ async fn settle_leaning(
     peers: &Peers,
     me: u64,
     leader: u64,
-    ledger: &Ledger,
     leaning: &[Lost],
 ) -> Result<(), TransferError> {
     let mut voters = peers.others(me);
     voters.push(me);
-    // What lies in a store only is not lost.
-    for lost in leaning.iter().filter(|lost| ledger.only_in_store(&lost.digest).is_none()) {
+    for lost in leaning {
         let Some((record, _)) = lost.record(&voters) else { continue };
         let answered = tokio::time::timeout(ANSWER, propose_to(peers, leader, &record)).await;
         let settled = match answered {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::agreement::Agreement;
 use crate::config::ReplicaConfig;
 use crate::consensus::{Consensus, settings};
+use crate::depot::Hydrate;
 use crate::error::{ProposeError, StartError};
 use crate::hand_over::HandOver;
 use crate::identity::Known;
@@ -34,12 +35,12 @@ use crate::propose::{Outcome, ProposalStream, Proposer};
 use crate::quarantine::Quarantine;
 use crate::quorum::{CutOff, Quorum};
 use crate::read::Reads;
-use crate::repair::{Contents, Mender, Payloads, RepairError, RepairReport};
+use crate::repair::{Contents, Hydration, Hydrator, Mender, Payloads, RepairError, RepairReport, Site};
 use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
-use crate::transfer::{Transfer, Transfers};
-use crate::{clock, ending, proto, snapshot, upgrade};
+use crate::transfer::{Hydrating, Line, Transfer, Transfers};
+use crate::{clock, ending, proto, release, snapshot, upgrade};
 
 /// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
 #[derive(Clone)]
@@ -154,6 +155,8 @@ impl Replica {
             intake.clone(),
             life.clone(),
         );
+        let hydrating = Hydrating::default();
+        let line = Line::new(config.stores.clone(), hydrating.clone());
         let transfers = Transfers::new(
             node,
             peers.clone(),
@@ -162,6 +165,7 @@ impl Replica {
             intake.clone(),
             keeper.clone(),
             Arc::new(proposer.clone()),
+            (line, config.hydrate == Hydrate::Store),
         );
         let quarantine =
             Quarantine::new(node, machine.clone(), consensus.clone(), Arc::new(proposer.clone()));
@@ -174,18 +178,21 @@ impl Replica {
             life: life.clone(),
             keeper: keeper.clone(),
         };
-        let contents = Contents {
+        let contents = Arc::new(Contents {
             node,
             machine: machine.clone(),
             transfers: transfers.clone(),
             life: life.clone(),
             quarantine,
-        };
+        });
+        let site = Site { node, machine: machine.clone() };
+        let hydrator =
+            Hydrator::new(site.clone(), transfers.clone(), contents.clone(), intake.clone(), life.clone());
         let mender = Arc::new(Mender {
-            node,
-            machine: machine.clone(),
+            site,
             payloads,
             contents,
+            hydrator,
             transfers: transfers.clone(),
             intake: intake.clone(),
             life: life.clone(),
@@ -199,7 +206,7 @@ impl Replica {
             peers.clone(),
             life.clone(),
         );
-        let content = Service::new(Source::new(machine.clone()), intake.foreground().clone());
+        let content = Service::new(Source::new(machine.clone(), hydrating), intake.foreground().clone());
         let reads = Reads {
             config: config.clone(),
             leading: leading.clone(),
@@ -215,6 +222,7 @@ impl Replica {
         life.keep(tokio::spawn(members.clone().lead()));
         life.keep(tokio::spawn(clock::run(proposer.clone())));
         life.keep(tokio::spawn(upgrade::run(proposer.clone())));
+        life.keep(tokio::spawn(release::run(proposer.clone())));
         life.keep(tokio::spawn(keeper.clone().run()));
         life.keep(tokio::spawn(mender.clone().run()));
         ending::watch(log.clone(), consensus, agreement.clone(), &life);
@@ -350,6 +358,11 @@ impl Replica {
     /// What this replica fetches from others, as it changes.
     pub fn transfer(&self) -> watch::Receiver<Transfer> {
         self.rooms.for_peers.transfers.progress().watch()
+    }
+
+    /// What this replica is still to bring of epochs that lie in stores. Its room is spoken for.
+    pub fn hydration(&self) -> Hydration {
+        self.rooms.mender.hydrator.report()
     }
 
     /// Asks the leader, which must be this node, to hand over to `to`. Returns once asked.

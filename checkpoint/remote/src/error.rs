@@ -55,7 +55,8 @@ impl StoreError {
         StoreError::new(Trouble::Configuration, what, why, advice)
     }
 
-    pub(crate) fn disk(what: impl Into<String>, error: &io::Error) -> StoreError {
+    /// The disk of this machine said so while `what` was tried.
+    pub fn disk(what: impl Into<String>, error: &io::Error) -> StoreError {
         StoreError::new(
             Trouble::Disk,
             what,

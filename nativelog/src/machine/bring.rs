@@ -86,6 +86,12 @@ impl Machine {
         self.dues.still_missing(job, epoch, why.to_owned());
     }
 
+    /// As [`Machine::still_missing`], of the epoch that was this attempt, which the log has brought and that could not be
+    /// published.
+    pub fn still_unpublished(&self, attempt: u64, why: &str) {
+        self.dues.still_fails(attempt, why.to_owned());
+    }
+
     /// Sealed epochs that are no directory here and are not just being published.
     pub fn missing(&self) -> Vec<Missing> {
         let unpublished = self.dues.still_unpublished().into_iter().map(|owed| Missing {

@@ -30,10 +30,10 @@ pub async fn list(node: &Node, request: pb::AttemptsRequest) -> Result<pb::Attem
 /// One more than an answer holds, if there are as many.
 fn listed(ledger: &Ledger, job: Option<&JobName>) -> Vec<pb::OpenAttempt> {
     let wanted = ledger.spoken().filter(|spoken| job.is_none_or(|job| spoken.info.job == *job));
-    wanted.take(ATTEMPTS_MAX + 1).map(attempt_pb).collect()
+    wanted.take(ATTEMPTS_MAX + 1).map(|spoken| attempt_pb(ledger, spoken)).collect()
 }
 
-fn attempt_pb(Spoken { info, bytes }: Spoken) -> pb::OpenAttempt {
+fn attempt_pb(ledger: &Ledger, Spoken { info, bytes }: Spoken) -> pb::OpenAttempt {
     pb::OpenAttempt {
         job: info.job.to_string(),
         epoch: info.epoch,
@@ -45,6 +45,7 @@ fn attempt_pb(Spoken { info, bytes }: Spoken) -> pb::OpenAttempt {
         brought_bytes: info.covered_bytes,
         spoken_for_bytes: bytes,
         entries: u64::from(info.plan_entries),
+        store: info.store.and_then(|id| ledger.store(id)).map(|store| store.name).unwrap_or_default(),
     }
 }
 

@@ -26,6 +26,7 @@ use super::published;
 use crate::capture::{self, Held, How};
 use crate::commit::origin::{self, Local, Remote, Replies, is_silence};
 use crate::commit::{self, Order};
+use crate::config::Mode;
 use crate::guests::Call;
 use crate::limits::{DEPENDS_ON_MAX, PATTERNS_MAX, PLAN_STEP, REPLIES_QUEUED_MAX, SMALL_PLAN_ENTRIES};
 use crate::node::Node;
@@ -307,6 +308,11 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
             .committed(Certainty::No));
     }
     let labels = start.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
+    let store = match node.config.modes.of(&job) {
+        Mode::Log => None,
+        // The configuration has found it among its own.
+        Mode::Hybrid(name) => node.stores.get(name).cloned(),
+    };
     Ok(Order {
         job,
         epoch: start.epoch,
@@ -326,6 +332,8 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         plan_digest,
         plan_entries: start.plan_entries,
         plan_pages: start.plan_pages,
+        store,
+        store_id: None,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Calls that read: List and Show.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,7 +47,11 @@ pub async fn list(node: &Node, request: pb::ListRequest) -> Result<pb::ListReply
 /// The epochs that are asked for, and whether there are more than one answer holds.
 fn listed(machine: &Machine, job: Option<JobName>, request: &pb::ListRequest) -> (Vec<pb::Epoch>, bool) {
     let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
-    let log_ms = machine.ledger().log_ms();
+    let (log_ms, names) = {
+        let ledger = machine.ledger();
+        let names: BTreeMap<u64, String> = ledger.stores().map(|store| (store.id, store.name)).collect();
+        (ledger.log_ms(), names)
+    };
     let (mut epochs, mut bytes) = (Vec::new(), 0);
     let mut walk = job.map_or_else(Walk::all, Walk::of);
     // Of the job that the walk is in: its newest good epoch is the first that is met, and all epochs are.
@@ -62,7 +67,9 @@ fn listed(machine: &Machine, job: Option<JobName>, request: &pb::ListRequest) ->
                 newest = Some(sealed.epoch);
             }
             if is_wanted(&epoch, log_ms, request) {
-                found.push(Found { info: epoch.info(), newest, quarantined: epoch.findings(), log_ms });
+                let info = epoch.info();
+                let store = info.store.and_then(|id| names.get(&id)).cloned();
+                found.push(Found { info, newest, quarantined: epoch.findings(), store, log_ms });
                 taken += 1;
             }
             if taken < limit { Go::On } else { Go::NextJob }
@@ -203,6 +210,8 @@ pub struct Found {
     newest: Option<u64>,
     /// What it holds that is in quarantine.
     quarantined: Vec<QuarantineInfo>,
+    /// The store in which it lies.
+    store: Option<String>,
     /// Log time in milliseconds.
     log_ms: u64,
 }
@@ -251,7 +260,8 @@ fn look_up(machine: &Machine, job: &JobName, kind: Option<pb::which::Kind>) -> R
     };
     let ledger = machine.ledger();
     let quarantined = ledger.quarantined_in(job, info.sealed.epoch);
-    Ok(Found { info, newest, quarantined, log_ms: ledger.log_ms() })
+    let store = info.store.and_then(|id| ledger.store(id)).map(|store| store.name);
+    Ok(Found { info, newest, quarantined, store, log_ms: ledger.log_ms() })
 }
 
 /// Content in quarantine as the API tells it; the epochs that hold it are for others to fill in.
@@ -268,7 +278,7 @@ pub fn quarantined_pb(info: QuarantineInfo) -> pb::Quarantined {
 /// One epoch as the API tells it; who has published it is for others to fill in.
 fn epoch_pb(found: Found) -> pb::Epoch {
     let age_ms = found.age_ms();
-    let Found { info, newest, quarantined, .. } = found;
+    let Found { info, newest, quarantined, store, .. } = found;
     let sealed = &info.sealed;
     let is_newest = newest == Some(sealed.epoch);
     let mut flags = Vec::new();
@@ -301,6 +311,8 @@ fn epoch_pb(found: Found) -> pb::Epoch {
         published_on: Vec::new(),
         flags,
         quarantined: quarantined.into_iter().map(quarantined_pb).collect(),
+        mode: info.mode.to_string(),
+        store: store.unwrap_or_default(),
     }
 }
 

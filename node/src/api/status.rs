@@ -12,6 +12,7 @@ use super::read::quarantined_pb;
 use crate::epochs;
 use crate::limits::QUARANTINED_MAX;
 use crate::node::Node;
+use crate::stores::{Access, Kept};
 use crate::units;
 
 /// How long another node may take to answer a question.
@@ -133,6 +134,16 @@ async fn asked(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
     }
 }
 
+/// What a store was like when it was asked last.
+fn store_pb(node: &Node, kept: &Kept) -> pb::StoreStatus {
+    let (usable, why) = match kept.access() {
+        Access::NotAsked => (false, String::new()),
+        Access::Usable => (true, String::new()),
+        Access::Unusable(why) => (false, node.outward(why)),
+    };
+    pb::StoreStatus { name: kept.name().to_owned(), usable, why }
+}
+
 /// This node's own status and term.
 fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
     // A total of 0 says that it could not be told.
@@ -157,12 +168,13 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         unpublished: vitals.unpublished.len() as u64,
         not_looked: vitals.not_looked,
         fetched_bytes: vitals.transfer.fetched_bytes,
-        lacking_bytes: vitals.transfer.lacking_bytes,
+        lacking_bytes: vitals.transfer.lacking_bytes.saturating_add(node.replica.hydration().bytes),
         garbage_bytes: vitals.garbage.all_bytes(),
         stalled: node.outward(vitals.stalled.unwrap_or_default()),
         short_of_space: node.outward(vitals.short.unwrap_or_default()),
         version: env!("CARGO_PKG_VERSION").into(),
         voter: true,
+        stores: node.stores.all().map(|kept| store_pb(node, kept)).collect(),
         ..pb::NodeStatus::default()
     };
     if light {

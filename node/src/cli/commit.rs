@@ -224,6 +224,8 @@ pub fn summary(done: &Done) -> serde_json::Value {
         "already": committed.already,
         "expired": committed.expired,
         "by_path": committed.by_path,
+        "mode": (!committed.mode.is_empty()).then_some(&committed.mode),
+        "store": (!committed.store.is_empty()).then_some(&committed.store),
         "committed": "yes",
     });
     if let Some(published) = &done.published {
@@ -258,6 +260,9 @@ pub fn line(committed: &pb::Committed, published: Option<&pb::Published>) -> Str
         units::size(committed.new_bytes),
         &root[..root.len().min(8)],
     );
+    if !committed.store.is_empty() {
+        line.push_str(&format!("{} in {}  ", committed.mode, committed.store));
+    }
     let voters = committed.voters;
     if committed.already {
         let position = committed.position.unwrap_or_default();

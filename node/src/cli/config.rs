@@ -62,7 +62,7 @@ fn show(args: &ShowArgs, matches: &ArgMatches, output: &Output) -> Result<(), Fa
             if args.origin {
                 json["origin"] = value.origin.to_string().into();
             }
-            (value.key.to_owned(), json)
+            (value.key.into_owned(), json)
         })
         .collect();
     output.outcome(all.into());

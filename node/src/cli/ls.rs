@@ -101,9 +101,24 @@ fn header(with_job: bool) -> Vec<String> {
     with_job.then_some("JOB").into_iter().chain(columns).map(str::to_owned).collect()
 }
 
-/// So many of the nodes; with a `?` while some do not answer.
-fn copies(published: usize, reply: &pb::ListReply) -> String {
-    format!("{published}/{}{}", reply.voters, if reply.silent.is_empty() { "" } else { "?" })
+/// So many of the nodes; with a `?` while some do not answer. Of an epoch that lies in a store that is how far it is hydrated.
+fn copies(epoch: &pb::Epoch, reply: &pb::ListReply) -> String {
+    let published = epoch.published_on.len();
+    let hydrated = stored(epoch) != LOG && published < reply.voters as usize;
+    format!(
+        "{published}/{}{}{}",
+        reply.voters,
+        if reply.silent.is_empty() { "" } else { "?" },
+        if hydrated { " hydrated" } else { "" }
+    )
+}
+
+/// What every epoch was before there were others.
+const LOG: &str = "log";
+
+/// Where the content of an epoch lies. A node of a version that does not say knows one place only.
+pub fn stored(epoch: &pb::Epoch) -> &str {
+    if epoch.mode.is_empty() { LOG } else { &epoch.mode }
 }
 
 fn row(epoch: &pb::Epoch, reply: &pb::ListReply, with_job: bool) -> Vec<String> {
@@ -115,8 +130,8 @@ fn row(epoch: &pb::Epoch, reply: &pb::ListReply, with_job: bool) -> Vec<String> 
         units::size(epoch.bytes),
         units::size(epoch.new_bytes),
         epoch.files.to_string(),
-        "log".to_owned(),
-        copies(epoch.published_on.len(), reply),
+        stored(epoch).to_owned(),
+        copies(epoch, reply),
         if flags.is_empty() { "-".to_owned() } else { flags },
         root[..root.len().min(8)].to_owned(),
     ];
@@ -154,7 +169,8 @@ pub fn epoch_json(epoch: &pb::Epoch, silent: &[u64]) -> serde_json::Value {
         "log_bytes": epoch.log_bytes,
         "age_ms": epoch.age_ms,
         "committed_ms": (epoch.sealed_wall_ms > 0).then_some(epoch.sealed_wall_ms),
-        "stored": "log",
+        "stored": stored(epoch),
+        "store": (!epoch.store.is_empty()).then_some(&epoch.store),
         "labels": labels,
         "depends_on": epoch.depends_on,
         "flags": epoch.flags,
@@ -162,4 +178,25 @@ pub fn epoch_json(epoch: &pb::Epoch, silent: &[u64]) -> serde_json::Value {
         "silent": silent,
         "quarantined": epoch.quarantined.iter().map(quarantined_json).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_in_a_store_says_how_far_it_is_hydrated() {
+        let reply = pb::ListReply { voters: 3, ..Default::default() };
+        let epoch = |mode: &str, published_on: &[u64]| pb::Epoch {
+            mode: mode.into(),
+            published_on: published_on.to_vec(),
+            ..Default::default()
+        };
+        assert_eq!(copies(&epoch("hybrid", &[2]), &reply), "1/3 hydrated");
+        assert_eq!(copies(&epoch("mixed", &[1, 2, 3]), &reply), "3/3");
+        assert_eq!(copies(&epoch("log", &[2]), &reply), "1/3");
+        let silent = pb::ListReply { silent: vec![3], ..reply };
+        assert_eq!(copies(&epoch("hybrid", &[2]), &silent), "1/3? hydrated");
+        assert_eq!(stored(&epoch("", &[])), "log");
+    }
 }

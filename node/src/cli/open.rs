@@ -62,5 +62,6 @@ fn attempt_json(open: &pb::OpenAttempt) -> serde_json::Value {
         "brought_bytes": open.brought_bytes,
         "spoken_for_bytes": open.spoken_for_bytes,
         "entries": open.entries,
+        "store": (!open.store.is_empty()).then_some(&open.store),
     })
 }

@@ -11,7 +11,7 @@ use super::output::Output;
 use crate::config::{Config, Overrides};
 use crate::exit::Exit;
 use crate::refusal::ServeError;
-use crate::{handles, opening, serve, telemetry};
+use crate::{handles, opening, serve, stores, telemetry};
 
 /// Which node it is: the flags that `serve`, `repair` and `config show` share.
 #[derive(Debug, clap::Args)]
@@ -126,6 +126,15 @@ async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
         // As the start would say it.
         Err(error) => problems.push(error.failure("serve --check")),
     }
+    let starts = problems.is_empty();
+    for store in config.stores.iter().filter(|store| !store.skip_access_check()) {
+        let opened = remote::Store::open(store, stores::LIMITS);
+        let asked = async { opened?.check_access().await };
+        match asked.await {
+            Ok(()) => good.push(format!("the object store {} can be read and written", store.name())),
+            Err(error) => problems.push(stores::failure("serve --check", &error)),
+        }
+    }
     if !output.is_json() {
         good.iter().for_each(|line| output.line(format!("ok     {line}")));
         problems.iter().for_each(|problem| output.line(format!("WRONG  {}", problem.why)));
@@ -134,7 +143,10 @@ async fn check(config: &Config, output: &Output) -> Result<(), Failure> {
     output.outcome(json!({ "type": "summary", "ok": good, "wrong": wrong }));
     let Some(worst) = problems.first() else { return Ok(()) };
     let fixes: BTreeSet<_> = problems.iter().map(|problem| problem.fix.as_str()).collect();
-    Err(Failure::new(worst.code, "this node would not start")
+    // One that is away keeps no node from starting.
+    let sentence =
+        if starts { "this node would start without an object store" } else { "this node would not start" };
+    Err(Failure::new(worst.code, sentence)
         .what("serve --check")
         .why(wrong.join("; "))
         .fix(fixes.into_iter().collect::<Vec<_>>().join("; ")))

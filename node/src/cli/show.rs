@@ -6,7 +6,7 @@ use checkpoint::RelPath;
 use client::{Client, Failure, pb};
 use serde_json::json;
 
-use super::ls::epoch_json;
+use super::ls::{epoch_json, stored};
 use super::output::Output;
 use super::screen;
 use super::target::Target;
@@ -79,6 +79,7 @@ fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
         ("size", format!("{}, {} files", units::size(epoch.bytes), epoch.files)),
         ("new", format!("{}, {} files", units::size(epoch.new_bytes), epoch.new_files)),
         ("in the log", units::size(epoch.log_bytes)),
+        ("stored", stored_words(epoch)),
         ("committed", committed(epoch)),
         ("published on", format!("{} of {}: {}{silent}", published.len(), reply.voters, names(published))),
     ];
@@ -93,6 +94,14 @@ fn facts(epoch: &pb::Epoch, reply: &pb::ShowReply) -> Vec<Vec<String>> {
     rows.extend(epoch.labels.iter().map(|label| ("label", format!("{}={}", label.key, label.value))));
     rows.extend(epoch.depends_on.iter().map(|name| ("depends on", name.clone())));
     rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
+}
+
+/// Where its content lies.
+fn stored_words(epoch: &pb::Epoch) -> String {
+    match epoch.store.is_empty() {
+        true => stored(epoch).to_owned(),
+        false => format!("{}, in the store {}", stored(epoch), epoch.store),
+    }
 }
 
 /// When it was sealed, and how long ago.

@@ -222,6 +222,15 @@ fn node_json(node: &pb::NodeStatus) -> Value {
         "voter": node.voter,
         "version": node.version,
         "why": node.why,
+        "stores": node.stores.iter().map(store_json).collect::<Vec<_>>(),
+    })
+}
+
+fn store_json(store: &pb::StoreStatus) -> Value {
+    json!({
+        "name": store.name,
+        "usable": (store.usable || !store.why.is_empty()).then_some(store.usable),
+        "why": store.why,
     })
 }
 

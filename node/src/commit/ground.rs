@@ -2,9 +2,10 @@
 //! that whatever can propose records and knows a ledger can commit with it.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::{JobName, Limits};
+use checkpoint::{JobName, Limits, Store};
 use client::Code;
 use nativelog::ledger::Ledger;
 use nativelog::record::LogRecord;
@@ -37,8 +38,15 @@ pub trait Ground: Sync {
     /// What it means for a caller that nothing can be committed here now.
     fn no_way(&self) -> (Code, &'static str);
 
-    /// The files of the job's newest epoch here that a new one may refer to.
-    fn newest_files(&self, job: &JobName) -> impl Future<Output = Known> + Send;
+    /// The files of the job's newest epoch here that a new one may refer to, whose content goes into the store of this id,
+    /// or into the log.
+    fn newest_files(&self, job: &JobName, store: Option<u64>) -> impl Future<Output = Known> + Send;
+    /// Where files lie until they are published.
+    fn shelves(&self) -> Arc<Store>;
+    /// Whether so many bytes can be written here; else why not.
+    fn has_room_for(&self, bytes: u64) -> Result<(), String>;
+    /// Which members know no object stores, when some do not.
+    fn too_old(&self) -> Option<String>;
     /// Counts that a stage took so long.
     fn stage(&self, stage: &'static str, took: Duration);
 }

@@ -1,10 +1,12 @@
 //! Every way in which a commit says no, or does not know, in words for people.
 
 use checkpoint::Digest;
+use checkpoint::IoError;
 use checkpoint::limits::EPOCH_MAX;
 use client::{Certainty, Code, Commit, Failure, SPLIT_OR_RAISE};
 use nativelog::ledger::{Reason, Rejected};
 use nativelog::record::LogId;
+use remote::{StoreError, Trouble};
 
 use super::Order;
 
@@ -198,6 +200,80 @@ pub fn no_quorum(order: &Order, (code, sentence): (Code, &str), why: &str) -> Fa
             command(order)
         ))
         .committed(Certainty::No)
+}
+
+/// The object store has not taken what it was given. The attempt stays open: what is there counts when the commit is repeated.
+pub fn store(order: &Order, error: &StoreError) -> Failure {
+    let (code, sentence) = match error.trouble() {
+        Trouble::Away | Trouble::Missing => (Code::Unavailable, "the object store does not answer"),
+        Trouble::Denied => (Code::Refused, "the object store denies it"),
+        Trouble::Refused | Trouble::Configuration => {
+            (Code::Refused, "the object store does not do what is needed")
+        }
+        Trouble::Foreign => (Code::Refused, "the object store is not this cluster's"),
+        Trouble::Damaged => (Code::Corrupt, "the object store does not keep what it is given"),
+        Trouble::Changed => (Code::Corrupt, "what was to be uploaded has changed on the node's disk"),
+        Trouble::Disk => (Code::Unavailable, "the node's disk is in the way"),
+    };
+    of_store(order, code, sentence).why(format!("{}: {}", error.what(), error.why())).fix(format!(
+        "{}; then repeat: {}. {UNTOUCHED}",
+        error.advice(),
+        command(order)
+    ))
+}
+
+/// Nothing came from the object store for as long as anything is waited for.
+pub fn store_silent(order: &Order, name: &str) -> Failure {
+    of_store(order, Code::Unavailable, "the object store is silent")
+        .why(format!(
+            "nothing came from the store {name} for {} s; `epochlog store check {name}` says more",
+            order.patience.as_secs()
+        ))
+        .fix(format!("see to the store, then repeat: {}. {UNTOUCHED}", command(order)))
+}
+
+/// Behind the store's address lies not what the log knows.
+pub fn other_store(order: &Order, why: &str) -> Failure {
+    of_store(order, Code::Refused, "the object store is not the one that the log knows").why(why).fix(format!(
+        "correct the address on this node, or give the new store another name; log mode goes on. {UNTOUCHED}"
+    ))
+}
+
+/// Some member knows no stores yet.
+pub fn too_old_for_stores(order: &Order, why: &str) -> Failure {
+    of_store(order, Code::Refused, "not all nodes can keep epochs in object stores")
+        .why(why)
+        .fix(format!("install this version there, too; then repeat the command. {UNTOUCHED}"))
+}
+
+/// The leader has not raised the rules yet.
+pub fn rules_not_in_force(order: &Order, rules: u32) -> Failure {
+    of_store(order, Code::Unavailable, "epochs in object stores are not known to the log yet")
+        .why(format!(
+            "the log goes by rules {rules}: they are raised once every node has told the leader that it knows newer ones"
+        ))
+        .fix(format!("see `epochlog status` for nodes that do not answer; then repeat the command. {UNTOUCHED}"))
+}
+
+/// Another call of this commit writes the same files in this process.
+pub fn at_work_here(order: &Order) -> Failure {
+    of_store(order, Code::Unavailable, "an earlier call of this commit is still at work on this node")
+        .why("its files are being written")
+        .fix(format!("repeat the command. {UNTOUCHED}"))
+}
+
+/// What is to be uploaded cannot be put down on this node's disk.
+pub fn unstaged(order: &Order, error: &IoError) -> Failure {
+    let failure = Failure::from_io(error);
+    // By *permission denied* a client would be sent to stream, which does not help here.
+    let code = if failure.code == Code::NoSpace { Code::NoSpace } else { Code::Unavailable };
+    let sentence = "the node's disk does not take it, the epoch was NOT committed";
+    Failure { code, ..failure }.sentence(sentence).what(order.name()).committed(Certainty::No)
+}
+
+fn of_store(order: &Order, code: Code, sentence: &str) -> Failure {
+    let failure = Failure::new(code, format!("{sentence}, the epoch was NOT committed"));
+    Failure { epoch: order.epoch, ..failure.what(order.name()).committed(Certainty::No) }
 }
 
 /// This commit sealed its epoch, but what the directory holds now is not that.

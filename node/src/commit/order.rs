@@ -1,11 +1,18 @@
 //! What is to be committed, as the client ordered it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use checkpoint::{Choice, CommitId, Digest, JobName};
 use client::wire;
 use nativelog::record::{Kind, LogRecord, proto};
+
+use crate::stores::Kept;
+
+/// An epoch with at most so many bytes goes into the log as one record, whatever the mode of its job: three requests to a
+/// store would cost more than its bytes, and it is on every node at once.
+const TINY_IN_STORE_BYTES_MAX: u64 = 4 << 10;
 
 /// What is to be committed.
 #[derive(Debug, Clone)]
@@ -46,12 +53,17 @@ pub struct Order {
     pub plan_entries: u32,
     /// Pages of the plan.
     pub plan_pages: u32,
+    /// The store that its content goes into; absent: into the log.
+    pub store: Option<Arc<Kept>>,
+    /// Its id, once the log has told it.
+    pub store_id: Option<u64>,
 }
 
 impl Order {
     /// Whether the epoch travels as one record.
     pub fn is_tiny(&self) -> bool {
         wire::is_tiny_by(self.declared_bytes, self.plan_entries as usize, self.plan_pages as usize)
+            && (self.store.is_none() || self.declared_bytes <= TINY_IN_STORE_BYTES_MAX)
     }
 
     /// Begin, or the same once more for an attempt that it has led to.
@@ -76,7 +88,7 @@ impl Order {
             born: self.born.unwrap_or(0),
             attempt,
             stored_bytes: (self.stored_bytes < self.declared_bytes).then_some(self.stored_bytes),
-            store: None,
+            store: self.store_id,
         }
     }
 

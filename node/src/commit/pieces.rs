@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use checkpoint::plan::{PlanChecker, encode};
-use checkpoint::{Coverage, Digest};
+use checkpoint::{Coverage, Digest, PlanEntry};
 use client::{Failure, pb, wire};
 use nativelog::background::{self, UPKEEP};
 use nativelog::compose;
@@ -25,9 +25,9 @@ use super::window::{self, Covers, Settled, Window};
 /// silence (30 s of log time, which is counted in steps of a few seconds).
 const LIFE_EVERY: Duration = Duration::from_secs(10);
 /// A client that lives is heard of within this time, by a piece or by the sign of life that it sends every 3 s.
-const HEARD_WITHIN: Duration = Duration::from_secs(6);
+pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(6);
 /// A client that was not heard of for so long has no room kept for it any more, by log time or a little before.
-const ROOM_LAPSES: Duration = Duration::from_millis(LAPSES_MS);
+pub(super) const ROOM_LAPSES: Duration = Duration::from_millis(LAPSES_MS);
 /// More known files are forgotten on a thread that nobody waits for.
 const MANY: usize = 4096;
 /// Progress is told at most this often.
@@ -36,9 +36,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// An open attempt.
 pub(super) struct Attempt {
     pub id: u64,
-    epoch: u64,
-    chunk_bytes: u32,
-    coverage: Coverage,
+    pub epoch: u64,
+    pub chunk_bytes: u32,
+    pub coverage: Coverage,
 }
 
 /// Why an attempt does not go on.
@@ -46,6 +46,8 @@ pub(super) enum Stopped {
     Failed(Failure),
     /// Sealed already, by an earlier call of this commit.
     Sealed(Box<SealedEpoch>),
+    /// The object store did not take it, before anything was sealed.
+    Store(Failure),
 }
 
 impl From<Failure> for Stopped {
@@ -66,7 +68,7 @@ async fn resumed_at<G: Ground>(ground: &G, attempt: u64) -> Option<(AttemptInfo,
 }
 
 /// Waits until the log has not heard for long of an attempt that was `named` to it last then.
-async fn life_is_due(named: Instant) {
+pub(super) async fn life_is_due(named: Instant) {
     tokio::time::sleep((named + LIFE_EVERY).saturating_duration_since(Instant::now())).await;
 }
 
@@ -142,7 +144,7 @@ impl<G: Ground> Driver<'_, G> {
     ) -> Result<SealedEpoch, Stopped> {
         let mut window = Window::new(attempt.id);
         self.ended("begin");
-        let (hints, sizes) = self.plan(&attempt, origin, &mut window).await?;
+        let (hints, sizes) = self.plan(&attempt, origin, &mut window, &mut |_| {}).await?;
         self.ended("plan");
         let opening = Opening {
             attempt: attempt.id,
@@ -217,7 +219,7 @@ impl<G: Ground> Driver<'_, G> {
 
     /// The client has stood still for so long that others may have been given the room that was kept for it: it asks
     /// anew before anything more of it comes.
-    async fn ask_again(&mut self, attempt: u64) -> Result<(), Stopped> {
+    pub(super) async fn ask_again(&mut self, attempt: u64) -> Result<(), Stopped> {
         match self.begin(Some(attempt)).await? {
             Begun::Open(_) => Ok(()),
             Begun::Sealed(sealed) => Err(Stopped::Sealed(Box::new(sealed))),
@@ -225,15 +227,16 @@ impl<G: Ground> Driver<'_, G> {
         }
     }
 
-    /// Brings the plan into the log; answers with what the newest epoch knows of its files, digests and sizes in bytes:
+    /// Brings the plan into the log, and shows it to `each` page by page; answers with what the newest epoch knows of its files, digests and sizes in bytes:
     /// made page by page, a million would hold this thread for long.
-    async fn plan<O: Origin>(
+    pub(super) async fn plan<O: Origin>(
         &mut self,
         attempt: &Attempt,
         origin: &mut O,
         window: &mut Window<G::Stream>,
+        each: &mut (dyn FnMut(&[PlanEntry]) + Send),
     ) -> Result<(BTreeMap<u32, Digest>, BTreeMap<u32, u64>), Stopped> {
-        let mut previous = self.ground.newest_files(&self.order.job).await;
+        let mut previous = self.ground.newest_files(&self.order.job, self.order.store_id).await;
         // Who scanned the directory here has checked it already.
         let mut checker = (!O::HASHED_HERE).then(|| PlanChecker::new(self.ground.limits()));
         let (mut hints, mut sizes) = (BTreeMap::new(), BTreeMap::new());
@@ -243,6 +246,7 @@ impl<G: Ground> Driver<'_, G> {
                 let checked = entries.iter().try_for_each(|entry| checker.push(entry.borrowed()));
                 checked.map_err(|error| no::refused(&self.order.name(), error.to_string()))?;
             }
+            each(&entries);
             for (known, digest) in previous.among(file, &entries).await {
                 hints.insert(known, digest);
                 sizes.insert(known, entries[(known - file) as usize].size);
@@ -260,7 +264,7 @@ impl<G: Ground> Driver<'_, G> {
         Ok((hints, sizes))
     }
 
-    async fn send(
+    pub(super) async fn send(
         &mut self,
         record: LogRecord,
         covers: Covers,
@@ -280,7 +284,7 @@ impl<G: Ground> Driver<'_, G> {
     }
 
     /// Waits until all records of the window are acknowledged.
-    async fn drain(&mut self, window: &mut Window<G::Stream>) -> Result<(), Stopped> {
+    pub(super) async fn drain(&mut self, window: &mut Window<G::Stream>) -> Result<(), Stopped> {
         while !window.is_empty() {
             let patience = self.order.patience.saturating_sub(self.moved.elapsed());
             match tokio::time::timeout(patience, self.settle(window)).await {
@@ -295,7 +299,7 @@ impl<G: Ground> Driver<'_, G> {
     }
 
     /// The answer to the oldest record of the window; while none comes, the log hears of this commit all the same.
-    async fn settle(&mut self, window: &mut Window<G::Stream>) -> Settled {
+    pub(super) async fn settle(&mut self, window: &mut Window<G::Stream>) -> Settled {
         loop {
             tokio::select! {
                 settled = window.settle() => return settled,
@@ -306,7 +310,7 @@ impl<G: Ground> Driver<'_, G> {
 
     /// Names the attempt to the log, so that no other commit takes its place. Nobody waits for the answer: what has
     /// become of the attempt is the answer to its next piece.
-    fn show_life(&mut self, attempt: u64) {
+    pub(super) fn show_life(&mut self, attempt: u64) {
         self.named = Instant::now();
         let record = LogRecord::new(Kind::Begin(self.order.begin(Some(attempt))), Bytes::new());
         let proposed = self.ground.propose(record);
@@ -317,7 +321,11 @@ impl<G: Ground> Driver<'_, G> {
         });
     }
 
-    async fn settled(&mut self, settled: Settled, window: &mut Window<G::Stream>) -> Result<(), Stopped> {
+    pub(super) async fn settled(
+        &mut self,
+        settled: Settled,
+        window: &mut Window<G::Stream>,
+    ) -> Result<(), Stopped> {
         match settled {
             Settled::Acknowledged(bytes) => {
                 self.progress(bytes);
@@ -331,11 +339,17 @@ impl<G: Ground> Driver<'_, G> {
     fn progress(&mut self, bytes: u64) {
         self.moved = Instant::now();
         self.acknowledged += bytes;
+        self.tell(0);
+    }
+
+    /// Tells how far it is; so many bytes more are on their way.
+    pub(super) fn tell(&mut self, on_their_way: u64) {
         if self.told.elapsed() >= PROGRESS_EVERY {
             self.told = Instant::now();
+            let total_bytes = self.order.declared_bytes;
             self.replies.try_send(Reply::Progress(pb::Progress {
-                acknowledged_bytes: self.acknowledged,
-                total_bytes: self.order.declared_bytes,
+                acknowledged_bytes: self.acknowledged.saturating_add(on_their_way).min(total_bytes),
+                total_bytes,
             }));
         }
     }

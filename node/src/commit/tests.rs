@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use checkpoint::disk::Pool;
-use checkpoint::{Choice, Digest, JobName, Limits, Pattern, Plan};
+use checkpoint::{Choice, Digest, JobName, Limits, Pattern, Plan, RealDisk, Store};
 use client::{Certainty, wire};
 use nativelog::ledger::{Ledger, Page, PlanPages};
 use nativelog::record::{Kind, LogId, LogRecord};
 use raft::{CutOff, Outcome, ProposeError};
 use tokio::sync::mpsc;
+
+mod in_store;
 
 use super::origin::Local;
 use super::*;
@@ -42,6 +44,9 @@ struct Log {
     pages: Mutex<Pages>,
     proposed: AtomicUsize,
     fate: Box<Decides>,
+    /// Its data folder, and the shelves there.
+    dir: tempfile::TempDir,
+    shelves: Arc<Store>,
 }
 
 /// Pages of plans, by their place in the log.
@@ -90,7 +95,11 @@ impl Pretended {
     fn new(fate: impl Fn(usize, &LogRecord) -> Fate + Send + Sync + 'static) -> Pretended {
         let mut ledger = Ledger::default();
         ledger.advance(LogId { term: 1, node: 1, index: 0 });
+        let dir = tempfile::tempdir().unwrap();
+        let shelves = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
         Pretended(Arc::new(Log {
+            dir,
+            shelves: Arc::new(shelves),
             ledger: RwLock::new(ledger),
             pages: Mutex::default(),
             proposed: AtomicUsize::new(0),
@@ -167,8 +176,20 @@ impl Ground for Pretended {
         (Code::NoQuorum, "no quorum")
     }
 
-    async fn newest_files(&self, _: &JobName) -> Known {
+    async fn newest_files(&self, _: &JobName, _: Option<u64>) -> Known {
         Known::nothing()
+    }
+
+    fn shelves(&self) -> Arc<Store> {
+        self.0.shelves.clone()
+    }
+
+    fn has_room_for(&self, _: u64) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn too_old(&self) -> Option<String> {
+        None
     }
 
     fn stage(&self, _: &'static str, _: Duration) {}
@@ -200,6 +221,8 @@ fn order() -> Order {
         plan_digest: Digest::NONE,
         plan_entries: 1,
         plan_pages: 1,
+        store: None,
+        store_id: None,
     }
 }
 
@@ -215,15 +238,19 @@ fn source() -> tempfile::TempDir {
 
 /// Always the same commit, of what the directory holds now.
 async fn committed(ground: &Pretended, dir: &Path, patience: Duration) -> Result<pb::Committed, Failure> {
+    committed_as(ground, dir, Order { patience, ..order() }).await
+}
+
+/// As this order says, but for the plan.
+async fn committed_as(ground: &Pretended, dir: &Path, order: Order) -> Result<pb::Committed, Failure> {
     let plan = Arc::new(Plan::scan(dir, &Limits::default()).unwrap());
     let order = Order {
-        patience,
         declared_bytes: plan.bytes(),
         stored_bytes: plan.stored_bytes(),
         plan_digest: plan.digest(),
         plan_entries: wire::id(plan.entries.len()),
         plan_pages: wire::id(wire::pages(&plan.entries).len()),
-        ..order()
+        ..order
     };
     assert!(!order.is_tiny(), "it takes several records");
     let (send, _answers) = mpsc::channel(64);

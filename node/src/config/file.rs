@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::error::{ConfigError, fail};
-use super::settings::{self, LATER, Otherwise, SETTINGS};
-
-/// From this likeness on (Jaro and Winkler's, at most 1) a key is worth naming beside one that nobody knows.
-const LIKE_ENOUGH: f64 = 0.85;
+use super::nearest::LIKE_ENOUGH;
+use super::settings::{self, LATER, OPEN, Otherwise, SETTINGS};
 
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -22,6 +20,9 @@ pub struct File {
     pub storage: StorageSection,
     pub limits: LimitsSection,
     pub log: LogSection,
+    pub disk: toml::Table,
+    pub worker: toml::Table,
+    pub job: toml::Table,
 }
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -58,6 +59,7 @@ pub struct RaftSection {
 pub struct StorageSection {
     pub chunk_size: Option<SizeText>,
     pub reserve_free: Option<SizeText>,
+    pub hydrate: Option<String>,
 }
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -123,6 +125,13 @@ fn at_line(text: &str, error: &toml::de::Error) -> ConfigError {
 /// Refuses keys that nobody knows and keys that only later versions know.
 fn check_keys(table: &toml::Table) -> Result<(), ConfigError> {
     for (section, value) in table {
+        if OPEN.contains(&section.as_str()) {
+            // Their keys are others'.
+            match value.is_table() {
+                true => continue,
+                false => return Err(fail(format!("{section:?} must be a section: write [{section}]"))),
+            }
+        }
         if LATER.contains(&section.as_str()) {
             return Err(fail(format!("[{section}] is not in this version: remove the section")));
         }
@@ -156,7 +165,8 @@ fn unknown(path: &str) -> ConfigError {
 
 /// The key or section that was meant, when one is near.
 fn nearest(path: &str) -> Option<&'static str> {
-    let known = SETTINGS.iter().map(|setting| setting.key).chain(settings::sections()).chain(LATER);
+    let known =
+        SETTINGS.iter().map(|setting| setting.key).chain(settings::sections()).chain(LATER).chain(OPEN);
     let (likeness, best) =
         known.map(|known| (likeness(path, known), known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
     (likeness >= LIKE_ENOUGH).then_some(best)

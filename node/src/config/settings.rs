@@ -159,6 +159,14 @@ pub const SETTINGS: &[Setting] = &[
         "So much of the disk stays free: no commit is begun that would need it.",
     ),
     row(
+        "storage.hydrate",
+        "",
+        "peers or store",
+        Value("\"peers\""),
+        "Where a node looks first for content that lies in an object store and not on its disk: on the other nodes, so that \
+         one of them reads the store for all, or in the store.",
+    ),
+    row(
         "limits.max_epoch_size",
         "",
         "a size, at most 1 TiB",
@@ -194,7 +202,10 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Sections of features that later versions have.
-pub const LATER: [&str; 5] = ["retention", "scheduler", "worker", "disk", "job"];
+pub const LATER: [&str; 2] = ["retention", "scheduler"];
+
+/// Sections whose keys are not all known here.
+pub const OPEN: [&str; 3] = ["disk", "worker", "job"];
 
 /// The setting of a key.
 pub fn find(key: &str) -> Option<&'static Setting> {
@@ -245,6 +256,8 @@ pub fn reference() -> String {
             Later => text.push_str(&format!("# {name} =         # not in this version: leave it out\n")),
         }
     }
+    text.push_str(super::stores::REFERENCE);
+    text.push_str(super::modes::REFERENCE);
     text.push_str("\n# Not in this version, and refused: ");
     text.push_str(&LATER.map(|section| format!("[{section}]")).join(", "));
     text
@@ -293,7 +306,7 @@ mod tests {
         let over = Overrides::from_arg_matches(&matches).unwrap();
         let (config, missing) = Config::draft("", &over).unwrap();
         let shown = shown::shown(&config, &missing, None, "", &matches);
-        let keys: Vec<_> = shown.iter().map(|shown| shown.key).collect();
+        let keys: Vec<_> = shown.iter().map(|shown| &*shown.key).collect();
         let wanted = SETTINGS.iter().filter(|setting| setting.otherwise != Later);
         assert_eq!(keys, wanted.map(|setting| setting.key).collect::<Vec<_>>());
     }

@@ -1,5 +1,6 @@
 //! The configuration that a node goes by, key by key, and where each value comes from.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use clap::{ArgMatches, Args};
 use toml::Value;
 
 use super::settings::{self, Otherwise};
-use super::{Config, LogFormat, Overrides, Reserve, file};
+use super::{Config, Hydrate, LogFormat, Overrides, Reserve, file, stores};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
     /// `section.key`.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// The value; secrets are masked. `None` when it must be given and nobody has.
     pub value: Option<Value>,
     /// Where it comes from.
@@ -57,18 +58,26 @@ pub fn shown(
 ) -> Vec<Shown> {
     let lines = file::lines(text);
     let flags = Overrides::augment_args(clap::Command::new("flags"));
-    values(config)
-        .into_iter()
-        .map(|(key, value)| {
-            let from_line = || {
-                let line = lines.get(key)?;
-                Some(Origin::File(path?.to_owned(), *line))
-            };
-            let origin = from_flag(key, &flags, matches).or_else(from_line).unwrap_or(Origin::Default);
-            let value = (!missing.contains(&key)).then(|| masked(key, value));
-            Shown { key, value, origin }
-        })
-        .collect()
+    let from_line = |key: &str| Some(Origin::File(path?.to_owned(), *lines.get(key)?));
+    let fixed = values(config).into_iter().map(|(key, value)| {
+        let origin = from_flag(key, &flags, matches).or_else(|| from_line(key)).unwrap_or(Origin::Default);
+        let value = (!missing.contains(&key)).then(|| masked(key, value));
+        Shown { key: key.into(), value, origin }
+    });
+    // Their section stands somewhere in the file; what does not stand in it comes from the environment.
+    let open = of_stores_and_jobs(config).map(|(key, value)| {
+        let section = key.split('.').take(2).collect::<Vec<_>>().join(".");
+        let origin = from_line(&section).unwrap_or(Origin::Default);
+        Shown { value: Some(masked(&key, Value::String(value))), key: key.into(), origin }
+    });
+    fixed.chain(open).collect()
+}
+
+/// `disk.NAME.KEY`, `worker.checkpoint_location.KEY`, `job.NAME.KEY`, and their values.
+fn of_stores_and_jobs(config: &Config) -> impl Iterator<Item = (String, String)> {
+    let jobs = config.modes.written();
+    let jobs = jobs.map(|(job, settings)| (format!("job.{job}.checkpoint_settings"), settings.to_owned()));
+    stores::shown(&config.stores).chain(jobs)
 }
 
 fn from_flag(key: &str, flags: &clap::Command, matches: &ArgMatches) -> Option<Origin> {
@@ -97,6 +106,10 @@ fn values(config: &Config) -> Vec<(&'static str, Value)> {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     };
+    let hydrate = match config.hydrate {
+        Hydrate::Peers => "peers",
+        Hydrate::Store => "store",
+    };
     let (low, high) = config.election_timeout;
     vec![
         ("node.id", number(config.id)),
@@ -115,6 +128,7 @@ fn values(config: &Config) -> Vec<(&'static str, Value)> {
         ("raft.election_timeout", list(vec![duration(low), duration(high)])),
         ("storage.chunk_size", text(&size(u64::from(config.chunk_bytes)))),
         ("storage.reserve_free", text(&reserve)),
+        ("storage.hydrate", text(hydrate)),
         ("limits.max_epoch_size", text(&size(config.limits.bytes_max))),
         ("limits.max_files", number(config.limits.files_max)),
         ("limits.attempt_ttl", text(&duration(config.attempt_ttl))),
@@ -197,7 +211,7 @@ mod tests {
     #[test]
     fn each_value_names_its_origin() {
         let (_, shown) = shown_with(&["--id", "8", "--peers", "8=127.0.0.1:7431,9=127.0.0.1:7432"]);
-        let origin = |key| shown.iter().find(|shown| shown.key == key).unwrap().origin.to_string();
+        let origin = |key: &str| shown.iter().find(|shown| shown.key == key).unwrap().origin.to_string();
         assert_eq!(origin("node.id"), "flag --id");
         assert_eq!(origin("node.data_dir"), "n.toml:5");
         assert_eq!(origin("raft.election_timeout"), "n.toml:8");

@@ -8,11 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use checkpoint::JobName;
 use nativelog::ledger::{Go, Walk};
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, TextEncoder};
+use remote::Verb;
 
 use super::{keep, opts};
 use crate::epochs;
 use crate::limits::JOBS_MAX;
 use crate::node::Node;
+use crate::stores::Access;
 use crate::vitals::Vitals;
 
 /// What Prometheus is told that the text is.
@@ -29,6 +31,7 @@ pub fn text(node: &Node) -> Result<String, String> {
     let vitals = node.vitals();
     now.upkeep(&vitals);
     now.disk(node);
+    now.stores(node);
     now.jobs(node, &vitals);
     let mut families = node.metrics.registry.gather();
     families.extend(now.0.gather());
@@ -186,6 +189,46 @@ impl Now {
             "Bytes held to be given up when space is short",
             node.store.ballast() as f64,
         );
+    }
+
+    /// A node without stores has no samples. Nor have folders: they are asked without requests.
+    fn stores(&self, node: &Node) {
+        if node.stores.all().next().is_none() {
+            return;
+        }
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            keep(
+                &self.0,
+                IntCounterVec::new(opts(name, help), labels).expect("names are constants and valid"),
+            )
+        };
+        let requests = counters(
+            "object_store_requests_total",
+            "Requests to object stores, by what they asked for and whether it was answered with success",
+            &["store", "op", "result"],
+        );
+        let bytes = counters(
+            "object_store_bytes_total",
+            "Bytes of bodies that were sent to object stores and received from them",
+            &["store", "direction"],
+        );
+        let usable = self.gauges(
+            "object_store_usable",
+            "1 when the store did all that it will have to when it was asked last",
+            &["store"],
+        );
+        for kept in node.stores.all() {
+            let (name, counts) = (kept.name(), kept.counts());
+            for verb in Verb::ALL.into_iter().filter(|verb| counts.requests(*verb) > 0) {
+                let (sent, good) = (counts.requests(verb), counts.successes(verb));
+                requests.with_label_values(&[name, verb.name(), "ok"]).inc_by(good);
+                // What is under way is counted when it has ended well.
+                requests.with_label_values(&[name, verb.name(), "failed"]).inc_by(sent.saturating_sub(good));
+            }
+            bytes.with_label_values(&[name, "sent"]).inc_by(counts.sent_bytes());
+            bytes.with_label_values(&[name, "received"]).inc_by(counts.received_bytes());
+            usable.with_label_values(&[name]).set(flag(kept.access() == Access::Usable));
+        }
     }
 
     fn jobs(&self, node: &Node, vitals: &Vitals) {

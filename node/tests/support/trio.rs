@@ -26,12 +26,17 @@ impl Drop for Trio {
 impl Trio {
     /// Starts them over folders in `dir`, with a secret.
     pub fn start(dir: &Path) -> Trio {
+        Trio::start_with(dir, "")
+    }
+
+    /// The same with more sections of configuration, the same on all.
+    pub fn start_with(dir: &Path, more: &str) -> Trio {
         let endpoints: Vec<String> = (0..3).map(|_| port()).collect();
         let peers: Vec<String> = (0..3).map(|_| port()).collect();
         make_secret(&dir.join("secret"));
         let config = dir.join("timing.toml");
         let timing = "[raft]\nheartbeat = \"150ms\"\nelection_timeout = [\"1500ms\", \"2400ms\"]\n";
-        std::fs::write(&config, format!("{timing}[storage]\nreserve_free = \"1 MiB\"\n")).unwrap();
+        std::fs::write(&config, format!("{timing}[storage]\nreserve_free = \"1 MiB\"\n{more}")).unwrap();
         let mut trio = Trio { nodes: Vec::new(), endpoints, peers };
         trio.nodes = (0..3).map(|at| trio.node(dir, at)).collect();
         trio

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::later::Later;
 use crate::life::Life;
 use crate::quarantine::Quarantine;
+use crate::transfer::gather::Gather;
 use crate::transfer::{TransferError, Transfers, blocking};
 
 /// Content whose name on the shelves is not known gets this one.
@@ -120,6 +121,41 @@ impl Contents {
             }
             self.transfers.leaning().remove(&digest);
         }
+    }
+
+    /// Makes good content of what lies in a store. What is to be done then is found here.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub(super) async fn hydrate(
+        &self,
+        gather: &Gather,
+        digest: Digest,
+        bytes: u64,
+    ) -> Result<(), TransferError> {
+        if self.quarantine.is_shelved(digest, bytes).await? {
+            return Ok(());
+        }
+        let contents = vec![Content { digest, mode: ANY_MODE, size: bytes }];
+        gather.fits_as_stored(&contents).await?;
+        gather.bring(contents).await
+    }
+
+    /// Content that is sought whatever its epochs are, and lies in a store: the store's id, digest, bytes.
+    pub(super) fn stored(&self) -> Vec<(u64, Digest, u64)> {
+        let quarantined = self.quarantine.now().into_iter().map(|there| (there.digest, there.bytes));
+        let healing = self.machine.to_heal().into_iter().map(|(digest, owed)| (digest, owed.bytes));
+        let leaning: Vec<_> =
+            self.transfers.leaning().iter().map(|(digest, bytes)| (*digest, *bytes)).collect();
+        let mut all: Vec<_> = quarantined.chain(healing).chain(leaning).collect();
+        all.sort_unstable();
+        all.dedup();
+        let ledger = self.machine.ledger();
+        let in_store = |(digest, bytes)| {
+            let first = ledger.homes(&digest)?.extents.into_iter().next()?;
+            Some((first.object.key.store, digest, bytes))
+        };
+        all.into_iter().filter_map(in_store).collect()
     }
 
     /// Brings content that is not good here.

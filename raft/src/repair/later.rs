@@ -39,7 +39,8 @@ impl<K: std::hash::Hash + Eq + Clone> Later<K> {
         self.put_off(key, STUCK_MAX);
     }
 
-    fn put_off(&mut self, key: &K, most: Duration) {
+    /// It failed: the pause before the next try doubles, up to `most`.
+    pub fn put_off(&mut self, key: &K, most: Duration) {
         let pause = self.due.get(key).map_or(AGAIN, |(_, pause)| (*pause * 2).min(most));
         self.due.insert(key.clone(), (Instant::now() + pause, pause));
     }

@@ -4,10 +4,16 @@
 //! came wrong, decide nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::ask::{Missed, Trouble};
 use super::error::TransferError;
 use crate::proto::Miss;
+
+/// Whoever comes first to a store has so long before the next one goes there, too.
+const HEAD_START: Duration = Duration::from_secs(4);
+/// Whoever is to carry out what brings it is waited for so long.
+const NOT_YET: Duration = Duration::from_secs(30);
 
 /// What a peer said, or why it did not.
 #[derive(Debug, Clone)]
@@ -16,6 +22,8 @@ pub enum Said {
     No(String),
     /// It has none, and is not there yet.
     NotYet(String),
+    /// It has none, and is fetching it from a store.
+    Hydrating(String),
     /// It cannot be reached.
     Away(String),
     /// Nothing that decides.
@@ -27,6 +35,7 @@ impl Said {
     pub fn missed(missed: Missed) -> Said {
         match missed.miss {
             Miss::NotYet => Said::NotYet(missed.why),
+            Miss::Hydrating => Said::Hydrating(missed.why),
             _ => Said::No(missed.why),
         }
     }
@@ -41,7 +50,11 @@ impl Said {
 
     pub fn why(&self) -> &str {
         match self {
-            Said::No(why) | Said::NotYet(why) | Said::Away(why) | Said::Trouble(why) => why,
+            Said::No(why)
+            | Said::NotYet(why)
+            | Said::Hydrating(why)
+            | Said::Away(why)
+            | Said::Trouble(why) => why,
         }
     }
 }
@@ -72,11 +85,29 @@ impl Answers {
             match said {
                 Said::No(why) => drop(found.insert(*peer, why.clone())),
                 Said::Away(_) if Some(*peer) != holder => {}
-                Said::NotYet(_) if holder.is_some_and(|holder| holder != *peer) => not_yet = true,
-                Said::NotYet(_) | Said::Away(_) | Said::Trouble(_) => return None,
+                Said::NotYet(_) | Said::Hydrating(_) if holder.is_some_and(|holder| holder != *peer) => {
+                    not_yet = true
+                }
+                Said::NotYet(_) | Said::Hydrating(_) | Said::Away(_) | Said::Trouble(_) => return None,
             }
         }
         (!found.is_empty()).then_some(Nowhere { found, not_yet })
+    }
+
+    /// Whether node `me` may ask a store for what lies there and was not to be had for so long. Who fetches it already is
+    /// waited for; who is to get it from the log for a while, since it may not need a store at all; and of several that
+    /// lack it the first goes first, as long as that may help.
+    pub fn leave_to_stores(&self, me: u64, since: Duration) -> bool {
+        let mut before = 0;
+        for (peer, said) in &self.0 {
+            match said {
+                Said::Hydrating(_) => return false,
+                Said::NotYet(_) if since < NOT_YET => return false,
+                Said::No(_) if *peer < me => before += 1,
+                _ => {}
+            }
+        }
+        since >= HEAD_START * before
     }
 
     pub fn why(&self) -> String {
@@ -129,5 +160,26 @@ mod tests {
         assert_eq!(found(&[(1, no()), (2, trouble())], Some(1)), None);
         let error = answers(&[(1, no()), (2, not_yet())]).error("a range".into(), Some(1));
         assert!(matches!(error, TransferError::Lacking { .. }), "{error}");
+    }
+
+    #[test]
+    fn one_of_those_who_lack_it_goes_to_the_store_and_the_others_wait_for_that_one() {
+        let no = || Said::No("no such blob".into());
+        let away = || Said::Away("no connection".into());
+        let hydrating = || Said::Hydrating("it comes".into());
+        let not_yet = || Said::NotYet("not there yet".into());
+        let trouble = || Said::Trouble("it came wrong".into());
+        let goes =
+            |all: &[(u64, Said)], seconds| answers(all).leave_to_stores(2, Duration::from_secs(seconds));
+        assert!(goes(&[], 0), "it is alone");
+        assert!(goes(&[(1, away()), (3, no())], 0), "it is the first");
+        assert!(!goes(&[(1, no()), (3, away())], 0));
+        assert!(goes(&[(1, no()), (3, away())], 4), "the first had its time");
+        assert!(!goes(&[(1, hydrating()), (3, no())], 1000));
+        assert!(!goes(&[(1, away()), (3, not_yet())], 29));
+        assert!(goes(&[(1, away()), (3, not_yet())], 30), "whoever brought it cannot publish it, perhaps");
+        assert!(goes(&[(1, trouble()), (3, no())], 0));
+        // Of what is on its way from a store nobody has looked in vain.
+        assert_eq!(answers(&[(1, hydrating()), (3, no())]).nowhere(None), None);
     }
 }

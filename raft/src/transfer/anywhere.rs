@@ -43,14 +43,15 @@ pub enum Found<T> {
 /// What one peer said.
 type Asked<T> = Result<Result<T, Missed>, Trouble>;
 impl Gather {
-    /// Tries `ask` at one peer after the other, several rounds.
+    /// Tries `ask` at one peer after the other, several rounds; one where whoever asks goes on to a store.
     async fn anywhere<'a, T>(
         &'a self,
         what: &str,
         ask: impl Fn(u64) -> BoxFuture<'a, Asked<T>> + Send,
     ) -> Result<Found<T>, TransferError> {
         let mut said = Answers::default();
-        for round in 0..ROUNDS {
+        let rounds = if self.way.is_some() { 1 } else { ROUNDS };
+        for round in 0..rounds {
             if round > 0 {
                 self.pause(round).await?;
             }

@@ -169,7 +169,7 @@ impl Copies {
 /// What two looks come to. When one of them was none, no word may be given.
 pub fn also(looked: Missed, next: Missed) -> Missed {
     match (looked.miss, next.miss) {
-        (_, Miss::NotYet) | (Miss::NotFound, _) => next,
+        (_, Miss::NotYet | Miss::Hydrating) | (Miss::NotFound, _) => next,
         _ => looked,
     }
 }

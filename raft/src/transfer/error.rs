@@ -2,9 +2,7 @@
 
 use std::io;
 
-use checkpoint::JobName;
 use checkpoint::disk::lacks_room;
-use nativelog::ledger::Ledger;
 
 use super::lost::Lost;
 
@@ -28,6 +26,27 @@ pub enum TransferError {
         why: String,
         /// The contents.
         lost: Vec<Lost>,
+    },
+    /// It lies in an object store that does not give it now, and no other node has it.
+    #[error("waits for the store {store}: {why}")]
+    Waits {
+        /// The store.
+        store: String,
+        /// What it says.
+        why: String,
+    },
+    /// The object that it lies in is not in its store any more, or not as it was written, and no other node was found that
+    /// has it.
+    #[error("the object {object} in the store {store} is {is}: {why}")]
+    Unstored {
+        /// The object.
+        object: String,
+        /// Its store.
+        store: String,
+        /// `gone` or `damaged`.
+        is: &'static str,
+        /// What the store says, and the peers.
+        why: String,
     },
     /// Nobody can serve bytes of open attempts: these must end before anything above is acknowledged here.
     #[error("{}", .0.iter().map(|(attempt, why)| format!("attempt {attempt}: {why}")).collect::<Vec<_>>().join("; "))]
@@ -53,13 +72,6 @@ pub enum TransferError {
 }
 
 impl TransferError {
-    /// The store in which all lies of an epoch that is nowhere else to be had: it waits for that.
-    pub(crate) fn in_store(&self, ledger: &Ledger, job: &JobName, epoch: u64) -> Option<String> {
-        let TransferError::Nowhere { lost, .. } = self else { return None };
-        let store = ledger.store_of(job, epoch)?;
-        lost.iter().all(|lost| ledger.only_in_store(&lost.digest).is_some()).then_some(store.name)
-    }
-
     /// What the disk says.
     pub(crate) fn of_disk(why: &(dyn std::error::Error + 'static)) -> TransferError {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);

@@ -18,10 +18,10 @@ use tonic::{Status, Streaming};
 
 use super::Transfers;
 use super::error::{TransferError, blocking};
-use super::gather::by_ledger;
 use super::lost::leans_no_more;
+use super::owed::{Owed, OwedEpoch};
 use super::progress::Stage;
-use super::receive::{self, Owed, OwedEpoch};
+use super::receive;
 use super::turn::is_stopped;
 use crate::config::{LEDGER_BYTES_MAX, RoomProbe};
 use crate::network::convert;
@@ -154,7 +154,7 @@ async fn install(
         transfers.peers.learn(&members);
         transfers.progress.begin(Stage::Snapshot, Some(position.index));
         tracing::info!(from, %position, "a snapshot is received; what it refers to is fetched first");
-        let mut gather = transfers.gather_by(by_ledger(&ledger), stop).with_holder(from);
+        let mut gather = transfers.gather_by(ledger.clone(), stop).with_holder(from);
         if !has_room {
             let none = RoomProbe(Arc::new(|_: u64| {
                 Some("there is none for the list of what would come".to_owned())
@@ -178,7 +178,7 @@ async fn install(
             }
         }
         let voters: Vec<u64> = members.iter().map(|(node, _)| *node).collect();
-        if let Err(why) = settle_leaning(transfers, &owed, &ledger, &voters).await {
+        if let Err(why) = settle_leaning(transfers, &owed, &voters).await {
             transfers.progress.end(false);
             return Err(Status::unavailable(why));
         }
@@ -233,14 +233,8 @@ async fn end_attempts(transfers: &Transfers, attempts: &[(u64, String)]) {
 /// Content that open attempts lean on and that a majority has looked for in vain goes into quarantine before anything
 /// above is acknowledged here, which ends them: nothing is sealed over what is known to be lost. Where no majority has
 /// looked it may still be had, and this node goes on asking for it.
-async fn settle_leaning(
-    transfers: &Transfers,
-    owed: &Owed,
-    ledger: &Ledger,
-    voters: &[u64],
-) -> Result<(), String> {
-    // What lies in a store only is not lost. Of what the log had, too, the record says that it is there no more.
-    for lost in owed.leaning.iter().filter(|lost| ledger.only_in_store(&lost.digest).is_none()) {
+async fn settle_leaning(transfers: &Transfers, owed: &Owed, voters: &[u64]) -> Result<(), String> {
+    for lost in &owed.leaning {
         let Some((record, nodes)) = lost.record(voters) else { continue };
         let digest = lost.digest;
         tracing::error!(%digest, ?nodes, "open attempts lean on content that verifies nowhere on a majority: it goes into quarantine");

@@ -26,6 +26,7 @@ use super::anywhere::{Found, Wanted, grouped};
 use super::error::{TransferError, blocking};
 use super::gather::Gather;
 use super::lost::Lost;
+use super::owed::{Owed, does_not_fit, owing, to_hydrate};
 use super::source::{Range, agrees};
 
 /// Manifests that are fetched ahead.
@@ -85,30 +86,8 @@ fn unfit((job, epoch): &(JobName, u64), why: &(impl std::error::Error + 'static)
     }
 }
 
-/// A sealed epoch that is owed: nobody who lives has all of it, or something is in its place.
-#[derive(Debug, Clone)]
-pub struct OwedEpoch {
-    /// The job.
-    pub job: JobName,
-    /// The epoch.
-    pub epoch: u64,
-    /// What is lacking, and what the peers said.
-    pub why: String,
-}
-
-/// What a disk lacks although everything was brought that could be.
-#[derive(Debug, Clone, Default)]
-pub struct Owed {
-    /// Sealed epochs.
-    pub epochs: Vec<OwedEpoch>,
-    /// Sealed content that open attempts lean on, of epochs or of nobody else any more.
-    pub leaning: Vec<Lost>,
-    /// Why there is no room here for some of it, if that is why.
-    pub full: Option<String>,
-}
-
 /// Makes the disk of `home` hold everything that `ledger` refers to, but for sealed content that is nowhere to be had or
-/// does not fit: what lacks it is the answer.
+/// does not fit, or lies in a store only: what lacks it is the answer.
 ///
 /// One epoch that does not fit keeps no other out, and a disk on which nothing fits still takes the ledger: else the
 /// record that makes room could never reach it. What is owed so is no copy less than there was. It was sealed, so a
@@ -136,17 +115,21 @@ pub async fn complete<H: Home>(
     let mut manifests = futures::stream::iter(epochs)
         .map(|unpublished| manifest_of(gather.clone(), unpublished, at, room.clone()).boxed())
         .buffered(MANIFESTS_AHEAD);
-    while let Some((info, found, _room)) = manifests.next().await {
+    while let Some((NotHere { info, ended }, found, _room)) = manifests.next().await {
         let came = match found {
             Ok(Found::Here((envelope, manifest))) => epoch(gather, home, envelope, Arc::new(manifest)).await,
             Ok(Found::Ended) => content_of(gather, ledger, &info).await,
             Err(error) => Err(error),
         };
+        let stored = ledger.store_of(&info.sealed.job, info.sealed.epoch).filter(|_| !ended);
+        if let (Ok(()), Some(store)) = (&came, stored) {
+            owed.push(to_hydrate(&info, &store.name));
+        }
         if let Err(error) = came {
             if let TransferError::Full(why) = &error {
                 full.get_or_insert_with(|| why.clone());
             }
-            owed.push(owing(ledger, &info, error)?);
+            owed.push(owing(&info, error)?);
         }
         left -= 1;
         gather.progress().epochs(left);
@@ -155,27 +138,11 @@ pub async fn complete<H: Home>(
     Ok(Owed { epochs: owed, leaning, full })
 }
 
-/// What is nowhere to be had, or has no place here, is owed; everything else ends the transfer.
-fn owing(ledger: &Ledger, info: &EpochInfo, error: TransferError) -> Result<OwedEpoch, TransferError> {
-    use TransferError::{Full, Nowhere, Unfit};
-    let (Nowhere { .. } | Unfit { .. } | Full(_)) = &error else { return Err(error) };
-    let (job, epoch, why) = (info.sealed.job.clone(), info.sealed.epoch, error.to_string());
-    if let Some(store) = error.in_store(ledger, &job, epoch) {
-        let why = format!("its bytes, which lie in the store {store}, are not here yet: {why}");
-        return Ok(OwedEpoch { job, epoch, why });
-    }
-    if let Full(_) = &error {
-        // It is said once that this node is full, and not of every epoch.
-        tracing::debug!(%job, epoch, why, "an epoch does not fit: it is owed");
-        return Ok(OwedEpoch { job, epoch, why });
-    }
-    tracing::error!(%job, epoch, why, "not all of this epoch can be put in place: it is owed, and tried again");
-    Ok(OwedEpoch { job, epoch, why })
-}
-
-/// Brings what an epoch holds that has expired since. The file's mode is not known without its manifest: any serves.
+/// Brings what an epoch holds that has expired since, or that lies in a store but for this: what came through the log is on
+/// a majority, and this node is to be of it. The file's mode is not known without its manifest: any serves.
 async fn content_of(gather: &Gather, ledger: &Ledger, info: &EpochInfo) -> Result<(), TransferError> {
     let contents = ledger.content_of(&info.sealed.job, info.sealed.epoch).into_iter();
+    let contents = contents.filter(|(digest, _)| ledger.only_in_store(digest).is_none());
     let contents: Vec<Content> =
         contents.map(|(digest, size)| Content { digest, mode: ANY_MODE, size }).collect();
     let store = gather.store().clone();
@@ -198,21 +165,23 @@ pub async fn bring(gather: &Gather, contents: Vec<Content>) -> Result<(), Transf
 
 async fn manifest_of(
     gather: Gather,
-    NotHere { info, ended }: NotHere,
+    not_here: NotHere,
     at: u64,
     room: Arc<Semaphore>,
-) -> (EpochInfo, Result<Found<(Envelope, Manifest)>, TransferError>, Option<OwnedSemaphorePermit>) {
+) -> (NotHere, Result<Found<(Envelope, Manifest)>, TransferError>, Option<OwnedSemaphorePermit>) {
     // There may be very many manifests.
     if let Err(error) = gather.check() {
-        return (info, Err(error), None);
+        return (not_here, Err(error), None);
     }
-    if ended {
-        return (info, Ok(Found::Ended), None);
+    // Of what lies in a store no directory is made here.
+    if not_here.ended || not_here.info.store.is_some() {
+        return (not_here, Ok(Found::Ended), None);
     }
+    let info = &not_here.info;
     let files = u32::try_from(info.sealed.files).unwrap_or(u32::MAX).clamp(1, FILES_AT_ONCE);
     let room = room.acquire_many_owned(files).await.expect("nobody closes it");
     let found = gather.manifest(&Wanted { info: info.clone(), at }).await;
-    (info, found, Some(room))
+    (not_here, found, Some(room))
 }
 
 /// A sealed epoch that is no directory here.
@@ -386,11 +355,6 @@ async fn attempts<H: Home>(
 fn must_have_bytes(lacks: &AttemptLacks) -> u64 {
     let ranges = lacks.ranges.iter().map(|(_, _, len, _)| len).sum::<u64>();
     ranges + lacks.packed.iter().map(|file| file.size).sum::<u64>()
-}
-
-fn does_not_fit(content: &Content) -> Lost {
-    let Content { digest, size: bytes, .. } = *content;
-    Lost { digest, bytes, brought: 0, found: BTreeMap::new(), not_yet: true }
 }
 
 /// Brings pages of plans: what is in the trees of open attempts is known by them. Answers with the attempts of which

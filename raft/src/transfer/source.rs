@@ -22,6 +22,7 @@ use nativelog::record::LogId;
 
 use super::ask::Missed;
 use super::copies::{Blob, Copies, also};
+use super::hydrating::Hydrating;
 use super::outlet::{Outlet, Sent, Unsent, missed, send, unread, why_unread};
 use crate::config::PART_BYTES;
 use crate::proto::Miss;
@@ -47,6 +48,7 @@ pub struct Range {
 pub struct Source {
     machine: Arc<Machine>,
     copies: Copies,
+    hydrating: Hydrating,
 }
 
 /// Whether an envelope is the one of this epoch. The root covers the tree only: all that a manifest file says must be
@@ -66,10 +68,10 @@ pub fn agrees(envelope: &Envelope, info: &EpochInfo) -> bool {
 }
 
 impl Source {
-    /// The content of `machine`.
-    pub fn new(machine: Arc<Machine>) -> Source {
+    /// The content of `machine`, and what is `hydrating` there.
+    pub fn new(machine: Arc<Machine>, hydrating: Hydrating) -> Source {
         let copies = Copies::of(machine.store().clone());
-        Source { machine, copies }
+        Source { machine, copies, hydrating }
     }
 
     /// The manifest file of the published epoch that was `attempt`, with this root. `at` is the position that the
@@ -162,6 +164,10 @@ impl Source {
         let comes = staged.packed.iter().any(|(attempt, _)| self.machine.unpacks_again(*attempt));
         if staged.unread || comes {
             return Err(missed(Miss::NotYet, "an epoch that has it is still to be published here"));
+        }
+        // Asked last: when it has come meanwhile, the caller hears that at the next question.
+        if self.hydrating.comes(&wanted.digest) {
+            return Err(missed(Miss::Hydrating, "it is on its way from a store here"));
         }
         self.by_then(performed, wanted.brought, looked)
     }

@@ -22,16 +22,18 @@ use nativelog::ledger::{Accepted, SealedEpoch, Verdict};
 use nativelog::machine::Machine;
 use nativelog::record::LogRecord;
 use nativelog::store::{Identity, LogStore, Options};
-use raft::testing::{Check, Client, Known, Lane, Peers};
-use raft::{Keeping, ProposalStream, Replica, ReplicaConfig, Secret};
+use raft::{Hydrate, Keeping, ProposalStream, Replica, ReplicaConfig, Secret, Stores};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 
+pub mod caller;
 pub mod content;
+pub mod depot;
 pub mod proxy;
 pub mod room;
 pub mod slow;
+pub use caller::caller;
 pub use content::{directory, directory_of, noise};
 use proxy::Proxy;
 use room::Room;
@@ -91,6 +93,8 @@ pub struct Cluster {
     pub in_flight_bytes: usize,
     /// Room on the disks.
     pub room: Room,
+    /// The way of each node to stores, if it has one.
+    pub stores: BTreeMap<u64, (Stores, Hydrate)>,
 }
 
 /// Nothing is purged unless a test asks for it.
@@ -122,6 +126,7 @@ pub fn quick(node: u64, incarnation: [u8; 16], name: &str, members: Vec<(u64, St
         answer_stall: Duration::from_secs(5),
         leader_patience: Duration::from_secs(6),
         tick: Duration::from_millis(200),
+        release_grace: Duration::from_secs(1),
         secret: Secret::of(SECRET).unwrap(),
         ..ReplicaConfig::new(node, incarnation, name, members)
     }
@@ -194,12 +199,12 @@ impl Cluster {
 
     /// The same, with other rules for purge and deletion.
     pub async fn start_keeping(name: &'static str, size: u64, keeping: Keeping) -> Cluster {
-        Cluster::build(name, size, keeping, raft::PROPOSAL_BYTES, false).await
+        Cluster::build(name, size, keeping, raft::PROPOSAL_BYTES, false, BTreeMap::new()).await
     }
 
     /// Nodes 1 to `size`, that reach each other through proxies.
     pub async fn behind_proxies(name: &'static str, size: u64) -> Cluster {
-        Cluster::build(name, size, Keeping::default(), raft::PROPOSAL_BYTES, true).await
+        Cluster::build(name, size, Keeping::default(), raft::PROPOSAL_BYTES, true, BTreeMap::new()).await
     }
 
     /// Nodes 1 to `size`, with so many bytes in flight.
@@ -209,7 +214,7 @@ impl Cluster {
         keeping: Keeping,
         in_flight_bytes: usize,
     ) -> Cluster {
-        Cluster::build(name, size, keeping, in_flight_bytes, false).await
+        Cluster::build(name, size, keeping, in_flight_bytes, false, BTreeMap::new()).await
     }
 
     async fn build(
@@ -218,6 +223,7 @@ impl Cluster {
         keeping: Keeping,
         in_flight_bytes: usize,
         proxied: bool,
+        stores: BTreeMap<u64, (Stores, Hydrate)>,
     ) -> Cluster {
         let mut listeners = Vec::new();
         for _ in 0..size {
@@ -244,6 +250,7 @@ impl Cluster {
             disks: (1..=size).map(|id| (id, SlowDisk::default())).collect(),
             in_flight_bytes,
             room: Room::of(1..=size),
+            stores,
         };
         for (id, listener) in (1..=size).zip(listeners) {
             let config = cluster.config(id, [id as u8; 16]);
@@ -259,7 +266,8 @@ impl Cluster {
         let clients_at = format!("client.example:{id}");
         let (keeping, in_flight_bytes) = (self.keeping.clone(), self.in_flight_bytes);
         let (room, judge) = (self.room.probe(id), self.room.judge());
-        ReplicaConfig { keeping, in_flight_bytes, clients_at, room, judge, ..config }
+        let (stores, hydrate) = self.stores.get(&id).cloned().unwrap_or_default();
+        ReplicaConfig { keeping, in_flight_bytes, clients_at, room, judge, stores, hydrate, ..config }
     }
 
     /// The data folder of a node.
@@ -370,13 +378,6 @@ pub async fn remove_epochs(cluster: &Cluster, job: &str, epochs: Vec<u64>) {
     let record = compose::expire(&JobName::try_from(job).unwrap(), epochs, true, "test", vec![leader]);
     let (_, verdict) = cluster.nodes[&leader].replica.propose(record).await.unwrap();
     assert!(verdict.is_accepted(), "{verdict}");
-}
-
-/// A member that calls another on the transfer connection, past its replica.
-pub fn caller(name: &str, from: u64, to: (u64, &str)) -> Client {
-    let config = quick(from, [from as u8; 16], name, vec![]);
-    let peers = Peers::new(&config, Known::new(&config));
-    peers.client(to.0, to.1, Lane::Transfer, Check::Full).unwrap()
 }
 
 /// Waits until `node` has installed a snapshot, and says how many it has: the ledger shows one a moment before it is counted.

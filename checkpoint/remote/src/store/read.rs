@@ -82,6 +82,32 @@ impl Store {
         Ok(data.freeze())
     }
 
+    /// The bytes `[offset, offset + len)` of an object, as they come: for who knows the digest of what lies there and has no
+    /// plan of the object.
+    ///
+    /// # Errors
+    /// `Missing`; `Damaged` when the object ends before; `Away`, `Denied`, `Refused`.
+    pub async fn read_unverified(
+        &self,
+        name: &ObjectName,
+        offset: u64,
+        len: u64,
+    ) -> Result<Bytes, StoreError> {
+        let range = offset..offset.saturating_add(len);
+        let what = || format!("reading bytes {}-{} of {name}", range.start, range.end);
+        let read = self.range(&self.path(name), range.clone(), &Patience::new()).await;
+        let read = read.map_err(|failure| self.line().error(what(), failure))?;
+        if read.len() as u64 == len {
+            return Ok(read);
+        }
+        Err(StoreError::new(
+            Trouble::Damaged,
+            format!("store {:?}: {}", self.name(), what()),
+            format!("{} bytes came", read.len()),
+            "the object is not what was written",
+        ))
+    }
+
     /// Leaf `index` of an object, verified; see [`Store::get`].
     ///
     /// # Errors

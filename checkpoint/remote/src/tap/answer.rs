@@ -29,6 +29,7 @@ pub(super) async fn note(
     counts: Arc<Counts>,
 ) -> Result<HttpResponse, HttpError> {
     let (parts, body) = answer.into_parts();
+    counts.answered(verb, parts.status.is_success());
     if let Some(seen) = &seen {
         let mut facts = seen.facts();
         facts.status = Some(parts.status.as_u16());

@@ -8,6 +8,8 @@ use super::verb::Verb;
 #[derive(Debug, Default)]
 pub struct Counts {
     requests: [AtomicU64; Verb::ALL.len()],
+    successes: [AtomicU64; Verb::ALL.len()],
+    answers: AtomicU64,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
 }
@@ -18,6 +20,13 @@ impl Counts {
         self.sent_bytes.fetch_add(body_bytes, Ordering::Relaxed);
     }
 
+    pub(super) fn answered(&self, verb: Verb, is_success: bool) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        if is_success {
+            self.successes[verb as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn received(&self, bytes: u64) {
         self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -25,6 +34,16 @@ impl Counts {
     /// Requests of one verb.
     pub fn requests(&self, verb: Verb) -> u64 {
         self.requests[verb as usize].load(Ordering::Relaxed)
+    }
+
+    /// Requests of one verb that were answered with success.
+    pub fn successes(&self, verb: Verb) -> u64 {
+        self.successes[verb as usize].load(Ordering::Relaxed)
+    }
+
+    /// Answers of any kind: they grow as long as the store says anything.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// Requests that change the store.

@@ -91,6 +91,12 @@ pub fn judge(reply: &pb::StatusReply) -> Verdict {
             node.id
         ));
     }
+    for node in &answer {
+        let away = node.stores.iter().filter(|store| !store.usable && !store.why.is_empty());
+        wrong.extend(away.map(|store| {
+            format!("node {}: the object store {} cannot be used: {}", node.id, store.name, store.why)
+        }));
+    }
     if !reply.quarantined.is_empty() {
         let epochs: Vec<_> = reply.quarantined.iter().flat_map(|content| &content.epochs).collect();
         let names: Vec<_> = epochs.iter().take(NAMED_MAX).map(|name| name.as_str()).collect();
@@ -136,6 +142,16 @@ mod tests {
 
     fn first(reply: &pb::StatusReply) -> String {
         judge(reply).wrong.first().cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_said_and_one_that_nobody_asked_is_not() {
+        let mut reply = cluster(Some(1), &["leader"]);
+        let store =
+            |name: &str, why: &str| pb::StoreStatus { name: name.into(), usable: false, why: why.into() };
+        reply.nodes[0].stores = vec![store("main", ""), store("other", "no answer")];
+        reply.nodes[0].stores.push(pb::StoreStatus { name: "good".into(), usable: true, why: String::new() });
+        assert_eq!(judge(&reply).wrong, ["node 1: the object store other cannot be used: no answer"]);
     }
 
     #[test]

@@ -1,0 +1,281 @@
+//! One object store as this node keeps it.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use checkpoint::{Digest, Disk};
+use nativelog::background::{self, BULK};
+use nativelog::ledger::StoreInfo;
+use remote::{Counts, Journal, Limits, Marker, ObjectPlan, Source, Store, StoreError, StoreRuntime};
+use uuid::Uuid;
+
+use super::marked::agrees;
+use super::object::Object;
+use super::running::Running;
+
+/// How long a store is waited for. An operation without any answer ends before a commit's own patience (30 s unless its
+/// client says otherwise) does, so that the commit can tell the store's own words.
+pub const LIMITS: Limits = Limits {
+    quiet: Duration::from_secs(10),
+    bytes_per_second_min: 256 << 10,
+    unanswered: Duration::from_secs(25),
+    busy: Duration::from_secs(600),
+    retry_after_max: Duration::from_secs(60),
+    requests: remote::limits::REQUESTS_MAX,
+};
+
+/// For so long a prefix is taken to be what it was seen to be.
+const LOOKED_FOR: Duration = Duration::from_secs(60);
+
+/// What a store was like when it was asked last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Nobody has asked yet, or nobody is to.
+    #[default]
+    NotAsked,
+    /// It did all that it will have to.
+    Usable,
+    /// It did not; in its words.
+    Unusable(String),
+}
+
+/// Why what lies behind a store's name is not to be used.
+#[derive(Debug)]
+pub enum NotIt {
+    /// It is not what the log knows; why.
+    Another(String),
+    /// It could not be looked at, or belongs to another cluster.
+    Store(StoreError),
+}
+
+/// An object that is in the store, verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// BLAKE3 of its bytes.
+    pub digest: Digest,
+    /// Of this uploader; part of its key.
+    pub nonce: u64,
+    /// Length, bytes.
+    pub bytes: u64,
+}
+
+/// A store that is open.
+#[derive(Debug)]
+pub struct Kept {
+    store: Store,
+    runtime: Arc<StoreRuntime>,
+    journal: Arc<Journal>,
+    skip: AtomicBool,
+    access: Mutex<Access>,
+    /// Attempts whose files a commit of this process writes.
+    staged: Arc<Mutex<BTreeSet<u64>>>,
+    /// Bytes that were read to be uploaded: where a store counts no answers, all that tells that it takes something.
+    read: Arc<AtomicU64>,
+    /// When its prefix was last seen to be the one that the log knows.
+    looked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// Stands for an attempt whose files one commit writes, and no other of this process.
+#[derive(Debug)]
+pub struct Claim {
+    staged: Arc<Mutex<BTreeSet<u64>>>,
+    attempt: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.attempt);
+    }
+}
+
+pub(super) fn no_threads(error: &std::io::Error) -> StoreError {
+    StoreError::disk("starting threads for object stores", error)
+}
+
+impl Kept {
+    /// Keeps `store`, whose requests are made on `runtime`, with the journal of its uploads below `data_dir`, which is
+    /// there and durable.
+    ///
+    /// # Errors
+    /// `Disk`: the journal.
+    pub fn new(
+        store: Store,
+        runtime: Arc<StoreRuntime>,
+        disk: Arc<dyn Disk>,
+        data_dir: &Path,
+    ) -> Result<Kept, StoreError> {
+        let dir = data_dir.join("uploads").join(store.name());
+        let journal = Journal::open(disk, data_dir, &dir);
+        let journal = journal.map_err(|error| {
+            StoreError::disk(format!("store {:?}: opening the journal of its uploads", store.name()), &error)
+        })?;
+        Ok(Kept {
+            store,
+            runtime,
+            journal: Arc::new(journal),
+            skip: AtomicBool::new(false),
+            access: Mutex::default(),
+            staged: Arc::default(),
+            read: Arc::default(),
+            looked: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.store.name()
+    }
+
+    /// The store itself; its work belongs on its own threads ([`Kept::run`]).
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Requests and bytes so far. A folder counts none.
+    pub fn counts(&self) -> &Counts {
+        self.store.counts()
+    }
+
+    /// Runs work of this store on its threads.
+    pub fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Running<T> {
+        Running::new(self.runtime.spawn(work))
+    }
+
+    pub(super) fn set_skip(&self, skip: bool) {
+        self.skip.store(skip, Ordering::Relaxed);
+    }
+
+    pub(super) fn skips(&self) -> bool {
+        self.skip.load(Ordering::Relaxed)
+    }
+
+    /// What it was like lately.
+    pub fn access(&self) -> Access {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what it was like just now.
+    pub fn says(&self, access: Access) {
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
+    /// Grows whenever the store is heard of.
+    pub fn heard(&self) -> u64 {
+        self.store.counts().answers() + self.read.load(Ordering::Relaxed)
+    }
+
+    /// The marker of its prefix, claimed for `cluster` when nobody has it.
+    ///
+    /// # Errors
+    /// Those of [`Store::claim`].
+    pub async fn claim(&self, cluster: Uuid) -> Result<Marker, StoreError> {
+        let store = self.store.clone();
+        let claimed = self.run(async move { store.claim(cluster).await }).await;
+        match &claimed {
+            Ok(_) => self.says(Access::Usable),
+            Err(error) => self.says(Access::Unusable(error.to_string())),
+        }
+        claimed
+    }
+
+    /// Looks whether the prefix is the one that the log knows, unless that was seen within the last minute: before anything is
+    /// read there.
+    ///
+    /// # Errors
+    /// It is not, or could not be looked at.
+    pub async fn look(&self, cluster: Uuid, known: &StoreInfo) -> Result<(), NotIt> {
+        // Whoever comes meanwhile waits for the same look.
+        let mut looked = self.looked.lock().await;
+        if looked.is_some_and(|at| at.elapsed() < LOOKED_FOR) {
+            return Ok(());
+        }
+        *looked = None;
+        let store = self.store.clone();
+        let marker = self.run(async move { store.marker().await }).await.map_err(NotIt::Store)?;
+        let Some(marker) = marker else {
+            return Err(NotIt::Another(format!("nobody has marked the prefix of the store {}", known.name)));
+        };
+        if marker.cluster != cluster {
+            let why = format!("the prefix of the store {} belongs to cluster {}", known.name, marker.cluster);
+            return Err(NotIt::Another(why));
+        }
+        agrees(&marker, known).map_err(NotIt::Another)?;
+        *looked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The right to write the files of an attempt; `None` while another commit of this process has it.
+    pub fn claim_files(&self, attempt: u64) -> Option<Claim> {
+        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        staged.insert(attempt).then(|| Claim { staged: Arc::clone(&self.staged), attempt })
+    }
+
+    /// Writes an object of an attempt, and proves that it is there. May be repeated, over the death of this process too.
+    pub fn upload(
+        &self,
+        cluster: Uuid,
+        attempt: u64,
+        object: Object,
+    ) -> Running<Result<(Arc<Object>, Stored), StoreError>> {
+        let (store, journal) = (self.store.clone(), Arc::clone(&self.journal));
+        let object = Arc::new(object.counted(Arc::clone(&self.read)));
+        self.run(async move {
+            let planned = Arc::clone(&object);
+            let plan = plan(&store, move || planned.plan()).await?;
+            let source: Arc<dyn Source> = object.clone();
+            let stored = upload(&store, &journal, (cluster, attempt), &plan, source).await?;
+            Ok((object, stored))
+        })
+    }
+
+    /// The same of bytes that are at hand.
+    pub fn upload_bytes(
+        &self,
+        cluster: Uuid,
+        attempt: u64,
+        bytes: Bytes,
+    ) -> Running<Result<Stored, StoreError>> {
+        let (store, journal) = (self.store.clone(), Arc::clone(&self.journal));
+        self.run(async move {
+            let planned = bytes.clone();
+            let plan = plan(&store, move || ObjectPlan::of(&planned)).await?;
+            upload(&store, &journal, (cluster, attempt), &plan, Arc::new(bytes)).await
+        })
+    }
+
+    /// Forgets how the objects of an attempt were written that has been sealed with them. Blocks.
+    pub fn forget(&self, attempt: u64, objects: &[Digest]) {
+        for digest in objects {
+            if let Err(error) = self.journal.forget(attempt, *digest) {
+                tracing::warn!(store = self.name(), attempt, %error, "a journal of an upload stays behind");
+            }
+        }
+    }
+}
+
+async fn plan(
+    store: &Store,
+    plan: impl FnOnce() -> std::io::Result<ObjectPlan> + Send + 'static,
+) -> Result<ObjectPlan, StoreError> {
+    let planned = background::run("plan-object", BULK, plan).await;
+    let planned = planned.unwrap_or_else(|| Err(std::io::Error::other("reading it panicked")));
+    planned.map_err(|error| {
+        StoreError::disk(format!("store {:?}: reading what is to be uploaded", store.name()), &error)
+    })
+}
+
+async fn upload(
+    store: &Store,
+    journal: &Arc<Journal>,
+    (cluster, attempt): (Uuid, u64),
+    plan: &ObjectPlan,
+    source: Arc<dyn Source>,
+) -> Result<Stored, StoreError> {
+    let stored = store.upload(journal, cluster, attempt, plan, source).await?;
+    Ok(Stored { digest: plan.digest(), nonce: stored.name.nonce, bytes: plan.len_bytes() })
+}
