@@ -136,6 +136,11 @@ impl Store {
         self.verifier.goes_on(&self.shelves, attempt)
     }
 
+    /// Whether an epoch was told to come again, and has not: what it lacks is not known before it has.
+    pub fn is_verifying(&self, attempt: u64) -> bool {
+        self.verifier.has_begun(attempt)
+    }
+
     /// The root of a published epoch, from the envelope of its manifest alone.
     pub fn published(&self, job: &JobName, epoch: u64) -> Result<Option<Digest>, StoreError> {
         Ok(self.envelope(job, epoch)?.map(|envelope| envelope.root))

@@ -35,7 +35,7 @@ use crate::ledger::{Effect, Ledger};
 use crate::plans::Plans;
 use crate::store::LogStore;
 
-use orders::{LetGo, Orders, Shared, Task, Trees, Work, weight};
+use orders::{LetGo, Orders, Retry, Shared, Task, Trees, Work, weight};
 use waiting::Shelf;
 use worker::Worker;
 
@@ -93,7 +93,7 @@ impl Performer {
                 doing: LetGo::default(),
                 trees: Trees::default(),
                 stop: false,
-                retry_now,
+                retry: Retry { all: retry_now, ..Retry::default() },
             }),
             wake: Condvar::new(),
             progress: Condvar::new(),
@@ -179,6 +179,16 @@ impl Performer {
         self.shared.retry_now();
     }
 
+    /// The same, of the epoch of this attempt alone.
+    pub(crate) fn retry(&self, attempt: u64) {
+        self.shared.retry(attempt);
+    }
+
+    /// The same, of all that may have waited for what this epoch holds.
+    pub(crate) fn retry_behind(&self, attempt: u64) {
+        self.shared.retry_behind(attempt);
+    }
+
     /// Keeps the directory of an epoch, if it is there; whether it is, the caller sees afterwards.
     pub(crate) fn reader(&self, job: &JobName, epoch: u64) -> Reader {
         let key = (job.clone(), epoch);
@@ -196,7 +206,7 @@ impl Performer {
     pub(crate) fn reset(&self, _paused: &Paused<'_>, performed: u64) -> Forgotten {
         let forgotten = {
             let mut orders = self.shared.orders();
-            orders.retry_now = true;
+            orders.retry.all = true;
             orders.trees = Trees::default();
             self.shared.behind.store(0, Ordering::Relaxed);
             std::mem::take(&mut orders.queue)

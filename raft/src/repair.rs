@@ -124,6 +124,7 @@ impl Mending {
             let ledger = mender.site.machine.ledger();
             missing.retain(|missing| ledger.store_of(&missing.job, missing.epoch).is_none());
         }
+        mender.site.leave_verifying(&mut missing);
         self.epochs.keep_only(|(job, epoch)| missing.iter().any(|m| m.job == *job && m.epoch == *epoch));
         for missing in missing {
             let key = (missing.job.clone(), missing.epoch);

@@ -234,6 +234,11 @@ impl Verifier {
         both.map(|(publish, failed)| failed.or_else(|| self.of_one(shelves, publish).err())).collect()
     }
 
+    /// Whether the attempt's epoch was told to come again, and has not.
+    pub(super) fn has_begun(&self, attempt: u64) -> bool {
+        self.state().jobs.contains_key(&attempt)
+    }
+
     /// Whether the attempt's epoch was told to come again, and what it reuses is still being read.
     pub(super) fn goes_on(self: &Arc<Self>, shelves: &Arc<Shelves>, attempt: u64) -> Option<Unpublished> {
         let mut state = self.state();

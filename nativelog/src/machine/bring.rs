@@ -100,7 +100,7 @@ impl Machine {
             attempt: owed.origin.attempt,
             root: owed.origin.root,
             has_tree: true,
-            verifying: self.store.still_verifying(owed.origin.attempt).is_some(),
+            verifying: self.store.is_verifying(owed.origin.attempt),
             why: owed.why,
         });
         let absent = self.dues.missing().into_iter().map(|absent| Missing {
@@ -160,7 +160,7 @@ impl Machine {
             Some(_) => self.note_missing(job, epoch, "an epoch of a later life of its job is in its place"),
         }
         // Whoever failed before finds it there, and settles its own accounts.
-        self.performer.retry_now();
+        self.performer.retry_behind(attempt);
     }
 
     /// Keeps the directory of an epoch while the answer lives, if it is there: the caller looks afterwards. A record
@@ -218,6 +218,11 @@ impl Machine {
     /// come.
     pub fn unpacks_again(&self, attempt: u64) -> bool {
         self.dues.half_unpacked(attempt).is_some_and(|packs| !packs.is_empty())
+    }
+
+    /// Tries now to publish the epoch of this attempt, if it could not be before: what it lacked may be here.
+    pub fn publish_now(&self, attempt: u64) {
+        self.performer.retry(attempt);
     }
 
     /// Tries now what could not be published before.

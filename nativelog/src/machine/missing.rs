@@ -17,7 +17,8 @@ pub struct Missing {
     pub root: Digest,
     /// Whether this node has its tree, see [`Machine::tree_of`](super::Machine::tree_of).
     pub has_tree: bool,
-    /// What it has here is being read before it is published: whether anything is to be brought is not known yet.
+    /// What it has here is read before it is published, and that was not looked at again since: whether anything is to be
+    /// brought is not known yet.
     pub verifying: bool,
     /// Why it is no directory.
     pub why: String,

@@ -17,6 +17,8 @@ const AFTER_MAX: Duration = Duration::from_secs(600);
 pub enum Outlook {
     Passes,
     Lasts,
+    /// It lasts until somebody brings the bytes, and says so.
+    Stored,
 }
 
 /// When, by attempt; and the folders that could not be removed, and what points to one of them, all together.
@@ -30,6 +32,7 @@ pub struct Again {
 struct Turn {
     at: Instant,
     after: Duration,
+    outlook: Outlook,
 }
 
 impl Again {
@@ -37,10 +40,15 @@ impl Again {
     pub fn failed(&mut self, attempt: u64, outlook: Outlook, now: Instant) {
         let before = self.epochs.get(&attempt).map(|turn| turn.after);
         let after = match (outlook, before) {
-            (Outlook::Lasts, Some(before)) => (2 * before).min(AFTER_MAX),
+            (Outlook::Lasts | Outlook::Stored, Some(before)) => (2 * before).min(AFTER_MAX),
             _ => AFTER,
         };
-        self.epochs.insert(attempt, Turn { at: now + after, after });
+        self.epochs.insert(attempt, Turn { at: now + after, after, outlook });
+    }
+
+    /// Whether the epoch of this attempt waits for bytes from a store.
+    pub fn is_stored(&self, attempt: u64) -> bool {
+        self.epochs.get(&attempt).is_some_and(|turn| turn.outlook == Outlook::Stored)
     }
 
     /// The epoch of this attempt is published. True when it had failed before: others may have waited for what it holds.
@@ -100,6 +108,8 @@ mod tests {
         again.failed(1, Outlook::Passes, now);
         assert!(again.is_due(1, now + AFTER));
         assert!(again.done(1) && !again.done(1));
+        again.failed(1, Outlook::Stored, now);
+        assert!(again.is_stored(1) && !again.is_stored(2) && !again.is_stored(3));
     }
 
     #[test]

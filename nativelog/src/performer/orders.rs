@@ -75,7 +75,29 @@ pub struct Orders {
     pub doing: LetGo,
     pub trees: Trees,
     pub stop: bool,
-    pub retry_now: bool,
+    pub retry: Retry,
+}
+
+/// What could not be done before and is to be tried at once.
+#[derive(Debug, Default)]
+pub struct Retry {
+    /// All of it.
+    pub all: bool,
+    /// All but epochs that wait for bytes from a store: whoever brings those names the one that has them.
+    pub unstored: bool,
+    /// The epochs of these attempts.
+    pub attempts: BTreeSet<u64>,
+}
+
+impl Retry {
+    pub fn is_nothing(&self) -> bool {
+        !self.all && !self.unstored && self.attempts.is_empty()
+    }
+
+    /// Whether the epoch of this attempt is to be tried.
+    pub fn asks(&self, attempt: u64, waits_for_store: bool) -> bool {
+        self.all || self.unstored && !waits_for_store || self.attempts.contains(&attempt)
+    }
 }
 
 /// The trees that are in the queue and in memory.
@@ -161,7 +183,22 @@ impl Shared {
     }
 
     pub fn retry_now(&self) {
-        self.orders().retry_now = true;
+        self.orders().retry.all = true;
+        self.wake.notify_one();
+    }
+
+    /// One epoch, of which something has come.
+    pub fn retry(&self, attempt: u64) {
+        self.orders().retry.attempts.insert(attempt);
+        self.wake.notify_one();
+    }
+
+    /// One that is there now, and those that may have waited for what it holds.
+    pub fn retry_behind(&self, attempt: u64) {
+        let mut orders = self.orders();
+        orders.retry.unstored = true;
+        orders.retry.attempts.insert(attempt);
+        drop(orders);
         self.wake.notify_one();
     }
 

@@ -11,7 +11,7 @@ use checkpoint::{Digest, JobName};
 
 use super::again::{Again, Outlook};
 use super::names::Names;
-use super::orders::{LetGo, Shared, Task, Work};
+use super::orders::{LetGo, Retry, Shared, Task, Work};
 use super::waiting::Shelved;
 use crate::dues::{self, Origin, Pack, aside};
 use crate::ledger::{Effect, Ledger, Page, PublishEpoch, Released};
@@ -66,10 +66,10 @@ impl Worker {
                 shared.done(weight);
                 shared.move_to(last + 1);
             }
-            let asked = std::mem::take(&mut shared.orders().retry_now);
+            let asked = std::mem::take(&mut shared.orders().retry);
             let now = Instant::now();
-            if asked || self.again.next().is_some_and(|at| at <= now) {
-                self.retry(asked, now);
+            if !asked.is_nothing() || self.again.next().is_some_and(|at| at <= now) {
+                self.retry(&asked, now);
             }
             self.look_at_latest();
         }
@@ -89,7 +89,7 @@ impl Worker {
             if orders.stop {
                 return false;
             }
-            if orders.retry_now {
+            if !orders.retry.is_nothing() {
                 return true;
             }
             if let Some(work) = orders.queue.front() {
@@ -332,7 +332,7 @@ impl Worker {
     fn published(&mut self, epoch: &PublishEpoch) {
         let expired = self.shared.dues.published(epoch);
         if self.again.done(epoch.attempt) {
-            self.shared.retry_now();
+            self.shared.retry_behind(epoch.attempt);
         }
         if let Some(index) = expired {
             self.remove(epoch.job.clone(), epoch.epoch, index);
@@ -351,7 +351,7 @@ impl Worker {
     fn to_hydrate(&mut self, epoch: PublishEpoch, why: String) {
         tracing::info!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, and waits for its bytes");
         let attempt = epoch.attempt;
-        self.again.failed(attempt, Outlook::Lasts, Instant::now());
+        self.again.failed(attempt, Outlook::Stored, Instant::now());
         self.shared.dues.to_hydrate(epoch, why);
         self.file_tree(attempt);
     }
@@ -370,12 +370,15 @@ impl Worker {
         }
     }
 
-    /// Tries again what is due, or all when it was asked for, some trees at a time.
-    fn retry(&mut self, asked: bool, now: Instant) {
+    /// Tries again what is due or asked for, some trees at a time.
+    fn retry(&mut self, asked: &Retry, now: Instant) {
         let mut failed = self.shared.dues.failed();
         let owed: BTreeSet<u64> = failed.iter().map(|owed| owed.origin.attempt).collect();
         self.again.begin(|attempt| owed.contains(&attempt));
-        failed.retain(|owed| asked || self.again.is_due(owed.origin.attempt, now));
+        failed.retain(|owed| {
+            let attempt = owed.origin.attempt;
+            asked.asks(attempt, self.again.is_stored(attempt)) || self.again.is_due(attempt, now)
+        });
         let (mut some, mut entries) = (Vec::new(), 0);
         for owed in failed {
             if let Some(why) = self.store.still_verifying(owed.origin.attempt) {

@@ -73,7 +73,6 @@ impl Site {
                 Err(error) => return Err(error),
             },
         }
-        self.machine.publish_again();
         Ok(true)
     }
 
@@ -90,12 +89,20 @@ impl Site {
         let lacking =
             blocking(move || store.lacking_of(stored_files(&machine, &manifest).into_iter())).await??;
         receive::bring(gather, lacking).await?;
-        self.machine.publish_again();
+        self.machine.publish_now(missing.attempt);
         if self.is_published_soon(gather, missing).await? {
             return Ok(true);
         }
         // Something that came through the log is not good here any more.
         self.bring(gather, missing).await
+    }
+
+    /// Without those of which it is still being read what is here: nothing is brought that may be here already. Whoever has
+    /// read asks whether that is all.
+    pub fn leave_verifying(&self, missing: &mut Vec<Missing>) {
+        for verifying in missing.extract_if(.., |missing| missing.verifying) {
+            self.machine.publish_now(verifying.attempt);
+        }
     }
 
     async fn is_published_soon(&self, gather: &Gather, missing: &Missing) -> Result<bool, TransferError> {

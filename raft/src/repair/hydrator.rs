@@ -187,7 +187,8 @@ impl Hydrator {
     /// What is to be brought, by store.
     fn sought(&self) -> BTreeMap<u64, Vec<Sought>> {
         let mut all: BTreeMap<u64, Vec<Sought>> = BTreeMap::new();
-        let missing = self.site.machine.missing();
+        let mut missing = self.site.machine.missing();
+        self.site.leave_verifying(&mut missing);
         {
             let ledger = self.site.machine.ledger();
             for missing in missing {
