@@ -99,7 +99,8 @@ pub(crate) struct Transfers {
     progress: Arc<Progress>,
     /// One receiver at a time.
     turn: Turn,
-    /// Content, and its bytes, that open attempts lean on and that was nowhere to be had when their ledger came.
+    /// Content, and its bytes, that open attempts lean on and that was nowhere to be had when their ledger came, or that
+    /// epochs of the log lack and that lies in a store.
     leaning: Mutex<BTreeMap<Digest, u64>>,
     /// The way to the stores, and whether it is the first.
     line: Line,
@@ -140,7 +141,7 @@ impl Transfers {
         })
     }
 
-    /// What open attempts lean on and this node lacks: digest and bytes. Not known any more after a start.
+    /// What others lean on and this node lacks: digest and bytes. Not known any more after a start.
     pub fn leaning(&self) -> MutexGuard<'_, BTreeMap<Digest, u64>> {
         self.leaning.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,6 @@
 //! Content that this node looks for by itself, whatever its epochs are: what is in quarantine, what is out of it and was
-//! published here with a bad copy, and what open attempts lean on and was nowhere to be had when their ledger came.
+//! published here with a bad copy, what open attempts lean on and was nowhere to be had when their ledger came, and what epochs
+//! of the log lack that lies in a store.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::later::Later;
 use crate::life::Life;
 use crate::quarantine::Quarantine;
 use crate::transfer::gather::Gather;
+use crate::transfer::lost::InStore;
 use crate::transfer::{TransferError, Transfers, blocking};
 
 /// Content whose name on the shelves is not known gets this one.
@@ -36,9 +38,12 @@ pub(super) struct Due {
 }
 
 impl Contents {
-    /// What was found nowhere may have to be put in quarantine.
+    /// What was found nowhere may have to be put in quarantine. What lies in a store, which nobody asked, is sought there from
+    /// now on: also for an epoch of the log, which that has lost it for.
     pub async fn report(&self, error: &TransferError) {
         if let TransferError::Nowhere { lost, .. } = error {
+            let stored = lost.iter().filter(|lost| matches!(lost.in_store, InStore::Unasked { .. }));
+            self.transfers.leaning().extend(stored.map(|lost| (lost.digest, lost.bytes)));
             self.quarantine.report(lost).await;
         }
     }
@@ -99,7 +104,7 @@ impl Contents {
         back
     }
 
-    /// An attempt that is sealed over it would be an epoch that nobody has.
+    /// An attempt that is sealed over it would be an epoch that nobody has. What lies in a store comes from there (`stored`).
     async fn leaning(&self, later: &mut Later<Digest>) {
         let leaning = self.transfers.leaning().clone();
         later.keep_only(|digest| leaning.contains_key(digest));
@@ -114,7 +119,7 @@ impl Contents {
                 }
                 later.failed(&digest);
                 if let Err(error) = self.bring(digest, bytes).await {
-                    tracing::warn!(node = self.node, %digest, %error, "an open attempt leans on content that is not to be had");
+                    tracing::warn!(node = self.node, %digest, %error, "content that others lean on is not to be had");
                     self.report(&error).await;
                     continue;
                 }

@@ -85,7 +85,9 @@ impl Stored {
         let Stored { homes, rows } = self;
         let released = homes.released().iter().map(|(key, _)| *key);
         let mut names = homes.objects().map(|(_, object)| object.key).chain(released);
-        if names.any(|key| !ledger.stores.contains_key(&key.store)) {
+        let is_strange = names.any(|key| !ledger.stores.contains_key(&key.store));
+        drop(names);
+        if is_strange {
             return Err(DecodeError("an object of no store"));
         }
         let mut held = Vec::new();
