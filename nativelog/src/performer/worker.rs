@@ -322,7 +322,7 @@ impl Worker {
             match result {
                 Ok(()) => self.published(&epoch),
                 Err(why) => match self.in_store(&why) {
-                    Some(lies) => self.to_hydrate(epoch, lies),
+                    Some(lies) => self.without_bytes(epoch, lies),
                     None => self.unpublished(epoch, why.to_string(), outlook(&why)),
                 },
             }
@@ -348,7 +348,7 @@ impl Worker {
     }
 
     /// Whoever brings the bytes asks for another try.
-    fn to_hydrate(&mut self, epoch: PublishEpoch, why: String) {
+    fn without_bytes(&mut self, epoch: PublishEpoch, why: String) {
         tracing::info!(job = %epoch.job, epoch = epoch.epoch, why, "the epoch is committed, and waits for its bytes");
         let attempt = epoch.attempt;
         self.again.failed(attempt, Outlook::Stored, Instant::now());

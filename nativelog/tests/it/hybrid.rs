@@ -271,6 +271,7 @@ fn what_is_linked_stays_spoken_for_until_the_attempt_ends() {
     assert_eq!(player.history.ledger.reserved_bytes(), 0);
 }
 
+#[expect(clippy::result_large_err, reason = "what admission answers")]
 fn admit(admission: &mut Admission, ledger: &Ledger, record: &LogRecord) -> Result<(), NotAdmitted> {
     admission.admit(ledger, &record.header).map(std::mem::forget)
 }
