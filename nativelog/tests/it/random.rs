@@ -51,6 +51,18 @@ impl Player {
                     self.apply(compose::piece(attempt, piece));
                 }
             }
+            Try::Stored { job, commit, directory, store } => {
+                let (job, commit, whole, store) = (*job, *commit, false, Some(*store));
+                let (epoch, token, base) = (None, None, None);
+                self.play(&Try::Begin { job, commit, directory: *directory, epoch, token, base, whole, store });
+                let newest = self.history.ledger.attempts().map(|attempt| attempt.id).max();
+                let (Some(attempt), directories) = (newest, self.directories.clone()) else { return };
+                let directory = &directories[*directory as usize];
+                self.apply(Pages::new(&directory.entries).part(attempt, 0));
+                self.apply(compose::link(attempt, &stored(8), &linked(directory, &directory.files())));
+                let manifest = StoredObject { digest: directory.root(), nonce: 98, bytes: 100 };
+                self.apply(compose::seal_with(attempt, directory.root(), &manifest));
+            }
             _ => {
                 if let Some(record) = self.record(what) {
                     self.apply(record);
@@ -183,7 +195,7 @@ impl Player {
             Try::Tick { ms } => compose::tick(u64::from(*ms)),
             Try::Activate { version } => compose::activate(u32::from(*version)),
             Try::Bent { with } => return self.last.as_ref().map(|last| bent(last, *with)),
-            Try::Fill { .. } | Try::Blank { .. } => unreachable!("not one record"),
+            Try::Fill { .. } | Try::Blank { .. } | Try::Stored { .. } => unreachable!("not one record"),
         })
     }
 }

@@ -42,6 +42,13 @@ pub enum Try {
         file: Option<u8>,
         object: u8,
     },
+    /// All of a commit into a store, as far as it is let.
+    Stored {
+        job: u8,
+        commit: u8,
+        directory: u8,
+        store: u8,
+    },
     Seal {
         attempt: Index,
         directory: u8,
@@ -103,7 +110,7 @@ pub fn tries() -> impl Strategy<Value = Try> {
     prop_oneof![
         1 => (job.clone(), commit.clone()).prop_map(|(job, commit)| Try::Writer { job, commit }),
         6 => (
-            job.clone(), commit, directory.clone(), prop::option::of(0..8u8), prop::option::weighted(0.3, any::<bool>()),
+            job.clone(), commit.clone(), directory.clone(), prop::option::of(0..8u8), prop::option::weighted(0.3, any::<bool>()),
             prop::option::weighted(0.2, 0..6u8), prop::bool::weighted(0.3), prop::option::weighted(0.4, 0..3u8),
         ).prop_map(|(job, commit, directory, epoch, token, base, whole, store)| {
             Try::Begin { job, commit, directory, epoch, token, base, whole, store }
@@ -114,6 +121,8 @@ pub fn tries() -> impl Strategy<Value = Try> {
         4 => (attempt(), directory.clone()).prop_map(|(attempt, directory)| Try::Fill { attempt, directory }),
         4 => (attempt(), directory.clone(), prop::option::weighted(0.3, 0..7u8), 0..3u8)
             .prop_map(|(attempt, directory, file, object)| Try::Link { attempt, directory, file, object }),
+        2 => (job.clone(), commit, directory.clone(), 0..3u8)
+            .prop_map(|(job, commit, directory, store)| Try::Stored { job, commit, directory, store }),
         6 => (attempt(), directory, prop::bool::weighted(0.9))
             .prop_map(|(attempt, directory, manifest)| Try::Seal { attempt, directory, manifest }),
         1 => (0..3u8).prop_map(|nonce| Try::DeleteBatch { nonce }),
