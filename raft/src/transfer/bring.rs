@@ -112,20 +112,20 @@ impl Gather {
     /// Answers with what did not come.
     async fn bring_each(&self, mut contents: Vec<Content>) -> Result<NotHere, TransferError> {
         let Some(way) = &self.way else {
-            let left = self.from_peers(contents, false).await?;
+            let left = self.ask_peers(contents, false).await?;
             return self.not_here(left, Unbrought::new());
         };
         if way.first {
-            let unbrought = self.from_stores(contents.clone()).await?;
+            let unbrought = self.ask_stores(contents.clone()).await?;
             contents.retain(|content| unbrought.contains_key(&content.digest));
-            let left = self.from_peers(contents, true).await?;
+            let left = self.ask_peers(contents, true).await?;
             return self.not_here(left, unbrought);
         }
-        let mut left = self.from_peers(contents, true).await?;
+        let mut left = self.ask_peers(contents, true).await?;
         let may_ask = |left: &&Left| left.said.leave_to_stores(self.me, way.since);
         let asked: Vec<Content> = left.iter().filter(may_ask).map(|left| left.content).collect();
         let digests: BTreeSet<Digest> = asked.iter().map(|content| content.digest).collect();
-        let unbrought = self.from_stores(asked).await?;
+        let unbrought = self.ask_stores(asked).await?;
         left.retain(|left| {
             let digest = &left.content.digest;
             !digests.contains(digest) || unbrought.contains_key(digest)
@@ -134,7 +134,7 @@ impl Gather {
     }
 
     /// Asks the peers, in several rounds, unless that is done `once`: whoever goes on to a store comes again by itself.
-    async fn from_peers(&self, contents: Vec<Content>, once: bool) -> Result<Vec<Left>, TransferError> {
+    async fn ask_peers(&self, contents: Vec<Content>, once: bool) -> Result<Vec<Left>, TransferError> {
         let mut left = self.wanted(contents);
         // Whoever finds one content nowhere finds the next there, too: it is not waited for as long.
         let rounds = if self.lost().is_empty() { ROUNDS } else { 1 };

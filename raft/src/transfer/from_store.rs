@@ -124,7 +124,7 @@ impl Gather {
     ///
     /// # Errors
     /// This disk refuses, or the transfer has to end; what came is kept.
-    pub(super) async fn from_stores(&self, contents: Vec<Content>) -> Result<Unbrought, TransferError> {
+    pub(super) async fn ask_stores(&self, contents: Vec<Content>) -> Result<Unbrought, TransferError> {
         let mut unbrought = Unbrought::new();
         let mut stored = Vec::new();
         for content in contents {
