@@ -4,7 +4,7 @@
 //! Whether keys may be deleted at all, and on whose word, is the ledger's business; the marker of the prefix is checked
 //! by [`Store::begin_deletes`](super::Store::begin_deletes).
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 
 use super::Store;
@@ -33,12 +33,9 @@ impl Store {
             };
             return names.iter().map(stays).collect();
         }
-        let batches =
-            futures::stream::iter(names.chunks(self.backend().delete_batch)).map(|batch| async move {
-                let paths: Vec<Path> = batch.iter().map(|name| self.path(name)).collect();
-                (batch, self.delete_paths(&paths).await)
-            });
-        let mut batches = batches.buffered(self.line().limits.requests.max(1));
+        // Boxed, or no thread but the caller's could wait for it.
+        let batches = names.chunks(self.backend().delete_batch).map(|batch| self.delete_batch(batch).boxed());
+        let mut batches = futures::stream::iter(batches.collect::<Vec<_>>()).buffered(self.line().limits.requests.max(1));
         let mut answers = Vec::with_capacity(names.len());
         while let Some((batch, failures)) = batches.next().await {
             answers.extend(batch.iter().zip(failures).map(|(name, failure)| match failure {
@@ -49,6 +46,11 @@ impl Store {
             }));
         }
         answers
+    }
+
+    async fn delete_batch<'a>(&self, batch: &'a [ObjectName]) -> (&'a [ObjectName], Vec<Option<Failure>>) {
+        let paths: Vec<Path> = batch.iter().map(|name| self.path(name)).collect();
+        (batch, self.delete_paths(&paths).await)
     }
 
     // One failure or none for each path.
