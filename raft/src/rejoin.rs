@@ -362,12 +362,7 @@ async fn end_attempts(peers: &Peers, leader: u64, attempts: &[(u64, String)]) {
 }
 
 /// Content that open attempts lean on, and that a majority has looked for in vain, goes into quarantine: that ends them.
-async fn settle_leaning(
-    peers: &Peers,
-    me: u64,
-    leader: u64,
-    leaning: &[Lost],
-) -> Result<(), TransferError> {
+async fn settle_leaning(peers: &Peers, me: u64, leader: u64, leaning: &[Lost]) -> Result<(), TransferError> {
     let mut voters = peers.others(me);
     voters.push(me);
     for lost in leaning {

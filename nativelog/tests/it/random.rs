@@ -54,7 +54,16 @@ impl Player {
             Try::Stored { job, commit, directory, store } => {
                 let (job, commit, whole, store) = (*job, *commit, false, Some(*store));
                 let (epoch, token, base) = (None, None, None);
-                self.play(&Try::Begin { job, commit, directory: *directory, epoch, token, base, whole, store });
+                self.play(&Try::Begin {
+                    job,
+                    commit,
+                    directory: *directory,
+                    epoch,
+                    token,
+                    base,
+                    whole,
+                    store,
+                });
                 let newest = self.history.ledger.attempts().map(|attempt| attempt.id).max();
                 let (Some(attempt), directories) = (newest, self.directories.clone()) else { return };
                 let directory = &directories[*directory as usize];

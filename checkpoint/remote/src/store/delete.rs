@@ -35,7 +35,8 @@ impl Store {
         }
         // Boxed, or no thread but the caller's could wait for it.
         let batches = names.chunks(self.backend().delete_batch).map(|batch| self.delete_batch(batch).boxed());
-        let mut batches = futures::stream::iter(batches.collect::<Vec<_>>()).buffered(self.line().limits.requests.max(1));
+        let mut batches =
+            futures::stream::iter(batches.collect::<Vec<_>>()).buffered(self.line().limits.requests.max(1));
         let mut answers = Vec::with_capacity(names.len());
         while let Some((batch, failures)) = batches.next().await {
             answers.extend(batch.iter().zip(failures).map(|(name, failure)| match failure {
