@@ -21,6 +21,7 @@ use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use crate::config::{Options, Place, StoreConfig};
 use crate::credentials::{FileCredentials, Reload};
 use crate::error::StoreError;
+use crate::secret::Mask;
 use crate::tap::{Counts, Home, TapConnector};
 use crate::uploads::UploadList;
 
@@ -37,13 +38,15 @@ pub(crate) struct Backend {
     pub reload: Option<Arc<dyn Reload>>,
     /// None: open uploads cannot be listed.
     pub uploads: Option<UploadList>,
+    /// What was not put together goes by itself.
+    pub uploads_vanish: bool,
 }
 
 pub(crate) enum BackendKind {
     /// A cloud: uploads have ids, listings pages.
     Cloud { parts: Arc<dyn MultipartStore>, pages: Arc<dyn PaginatedListStore> },
     /// A folder: a file appears by a rename.
-    Folder { files: Arc<LocalFileSystem>, root: PathBuf },
+    Folder { root: PathBuf },
     /// For reading.
     ReadOnly,
 }
@@ -84,10 +87,10 @@ impl Backend {
         config: &StoreConfig,
         transport: Arc<dyn HttpConnector>,
         counts: Arc<Counts>,
+        mask: &Mask,
     ) -> Result<Backend, StoreError> {
         choose_tls();
         let fail = |error: object_store::Error| {
-            let mask = crate::secret::Mask::new(config.secrets());
             StoreError::configuration(
                 format!("store {:?} at {}", config.name(), config.place()),
                 mask.show(&error.to_string(), 300),
@@ -100,7 +103,7 @@ impl Backend {
             home: Home { bucket: bucket.to_string(), host: host.map(str::to_string) },
         };
         match &config.place {
-            Place::S3 { .. } => open_s3(config, tap, fail),
+            Place::S3 { .. } => open_s3(config, mask, tap, fail),
             Place::Gcs { bucket, .. } => {
                 let mut options = client_options(config.options.is_plain_http());
                 let mut builder = GoogleCloudStorageBuilder::new()
@@ -137,7 +140,7 @@ impl Backend {
                     builder = builder.with_config(AzureConfigKey::AccountName, account);
                 }
                 let store = Arc::new(builder.build().map_err(fail)?);
-                Ok(Backend::cloud(store, 256))
+                Ok(Backend { uploads_vanish: true, ..Backend::cloud(store, 256) })
             }
             Place::Folder { path } => {
                 let root = fs::canonicalize(path).map_err(|e| {
@@ -148,14 +151,14 @@ impl Backend {
                     )
                 })?;
                 let files = LocalFileSystem::new_with_prefix(&root).map_err(fail)?.with_fsync(true);
-                let files = Arc::new(files);
                 Ok(Backend {
-                    objects: Arc::clone(&files) as Arc<dyn ObjectStore>,
-                    kind: BackendKind::Folder { files, root },
+                    objects: Arc::new(files),
+                    kind: BackendKind::Folder { root },
                     conditional: true,
                     delete_batch: 1,
                     reload: None,
                     uploads: None,
+                    uploads_vanish: true,
                 })
             }
             Place::Http { url } => {
@@ -176,6 +179,7 @@ impl Backend {
                     delete_batch: 1,
                     reload: None,
                     uploads: None,
+                    uploads_vanish: true,
                 })
             }
         }
@@ -193,8 +197,14 @@ impl Backend {
             delete_batch,
             reload: None,
             uploads: None,
+            uploads_vanish: false,
         }
     }
+}
+
+// What the crate takes for true.
+fn is_on(value: &str) -> bool {
+    ["1", "true", "on", "yes", "y"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 // The host of an endpoint of one's own, in whose paths the container does not come first.
@@ -202,13 +212,14 @@ fn azure_service(options: &Options) -> Option<String> {
     let Options::Azure(pairs) = options else { return None };
     pairs.iter().find_map(|(key, value)| match key {
         AzureConfigKey::Endpoint => url::Url::parse(value.expose()).ok()?.host_str().map(str::to_string),
-        AzureConfigKey::UseEmulator if value.expose() == "true" => Some("127.0.0.1".to_string()),
+        AzureConfigKey::UseEmulator if is_on(value.expose()) => Some("127.0.0.1".to_string()),
         _ => None,
     })
 }
 
 fn open_s3(
     config: &StoreConfig,
+    mask: &Mask,
     tap: impl FnOnce(&str, Option<&str>) -> TapConnector,
     fail: impl Fn(object_store::Error) -> StoreError,
 ) -> Result<Backend, StoreError> {
@@ -260,7 +271,7 @@ fn open_s3(
     }
     let mut reload: Option<Arc<dyn Reload>> = None;
     if let Some((file, profile)) = &config.credentials {
-        let file = FileCredentials::open(file, profile)?;
+        let file = FileCredentials::open(file, profile, mask)?;
         reload = Some(Arc::clone(&file) as Arc<dyn Reload>);
         builder = builder.with_credentials(file);
     }
@@ -275,10 +286,10 @@ fn open_s3(
     let client = tap.connect(&options).map_err(&fail)?;
     let store = Arc::new(builder.with_http_connector(tap).build().map_err(fail)?);
     // Without a signature the crate signs no address.
-    let uploads = (said(AmazonS3ConfigKey::SkipSignature) != Some("true"))
+    let uploads = (!said(AmazonS3ConfigKey::SkipSignature).is_some_and(is_on))
         .then(|| UploadList { signer: Arc::clone(&store) as Arc<dyn Signer>, client });
-    let bulk = said(AmazonS3ConfigKey::DisableBulkDelete) != Some("true");
-    let conditional = said(AmazonS3ConfigKey::ConditionalPut) != Some("disabled");
+    let bulk = !said(AmazonS3ConfigKey::DisableBulkDelete).is_some_and(is_on);
+    let conditional = said(AmazonS3ConfigKey::ConditionalPut).map(str::trim) != Some("disabled");
     Ok(Backend { conditional, reload, uploads, ..Backend::cloud(store, if bulk { 1000 } else { 1 }) })
 }
 

@@ -13,6 +13,7 @@ use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 
 use crate::error::StoreError;
+use crate::secret::{Mask, Secret};
 
 // Longer files hold something else.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -31,10 +32,12 @@ pub(crate) struct FileCredentials {
     path: PathBuf,
     profile: String,
     current: Mutex<(u64, Arc<AwsCredential>)>,
+    // What stands in the file is as secret as what stands in the configuration.
+    mask: Mask,
 }
 
 impl FileCredentials {
-    pub(crate) fn open(path: &Path, profile: &str) -> Result<Arc<FileCredentials>, StoreError> {
+    pub(crate) fn open(path: &Path, profile: &str, mask: &Mask) -> Result<Arc<FileCredentials>, StoreError> {
         let credential = read(path, profile).map_err(|why| {
             StoreError::configuration(
                 format!("credentials_file {}", path.display()),
@@ -43,7 +46,9 @@ impl FileCredentials {
                  aws_access_key_id and aws_secret_access_key",
             )
         })?;
+        mask.learn(secrets(&credential));
         Ok(Arc::new(FileCredentials {
+            mask: mask.clone(),
             path: path.to_path_buf(),
             profile: profile.to_string(),
             current: Mutex::new((0, Arc::new(credential))),
@@ -73,6 +78,7 @@ impl Reload for FileCredentials {
             Ok(credential) => {
                 let mut current = self.current();
                 if *current.1 != credential {
+                    self.mask.learn(secrets(&credential));
                     *current = (current.0 + 1, Arc::new(credential));
                 }
                 current.0 > since
@@ -93,6 +99,11 @@ impl CredentialProvider for FileCredentials {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         Ok(Arc::clone(&self.current().1))
     }
+}
+
+fn secrets(credential: &AwsCredential) -> impl Iterator<Item = Secret> + '_ {
+    let AwsCredential { key_id, secret_key, token } = credential;
+    [Some(key_id), Some(secret_key), token.as_ref()].into_iter().flatten().map(Secret::new)
 }
 
 fn read(path: &Path, profile: &str) -> Result<AwsCredential, String> {
@@ -144,7 +155,8 @@ mod tests {
             std::fs::write(&path, text).unwrap();
         };
         write("one");
-        let file = FileCredentials::open(&path, "default").unwrap();
+        let mask = Mask::default();
+        let file = FileCredentials::open(&path, "default", &mask).unwrap();
         let key = || file.current().1.key_id.clone();
         assert_eq!(file.current().1.secret_key, "a=b");
         assert_eq!(key(), "one");
@@ -157,7 +169,7 @@ mod tests {
         std::fs::write(&path, "[default]\naws_access_key_id = canary-7").unwrap();
         assert!(!file.reload(1));
         assert_eq!(key(), "two");
-        let error = FileCredentials::open(&path, "default").unwrap_err().to_string();
+        let error = FileCredentials::open(&path, "default", &mask).unwrap_err().to_string();
         assert!(error.contains("no aws_secret_access_key") && !error.contains("canary"), "{error}");
         assert!(!format!("{file:?}").contains("two"));
     }

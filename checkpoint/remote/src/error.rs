@@ -65,6 +65,16 @@ impl StoreError {
         )
     }
 
+    /// Of the journal of uploads: that somebody is writing there passes.
+    pub(crate) fn journal(what: impl Into<String>, error: &io::Error) -> StoreError {
+        match error.kind() {
+            io::ErrorKind::ResourceBusy => {
+                StoreError::new(Trouble::Away, what, error.to_string(), "wait for the other to end")
+            }
+            _ => StoreError::disk(what, error),
+        }
+    }
+
     /// The kind.
     pub fn trouble(&self) -> Trouble {
         self.trouble

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as Turns, Notify};
 use tokio::time::{Instant, sleep_until};
 
 /// First pause after an answer of *busy* that names none.
@@ -19,6 +19,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Gate {
     state: Mutex<State>,
     changed: Notify,
+    // Who waits is let in as it came: an operation of a thousand requests must not keep out one of a single one.
+    turns: Turns<()>,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Gate {
         let most = most.max(1);
         let room = most as f64;
         let state = State { room, most, under_way: 0, not_before: None, busy: 0, round: 0 };
-        Arc::new(Gate { state: Mutex::new(state), changed: Notify::new() })
+        Arc::new(Gate { state: Mutex::new(state), changed: Notify::new(), turns: Turns::new(()) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -55,6 +57,7 @@ impl Gate {
 
     /// Waits until a request may go.
     pub(crate) async fn enter(self: &Arc<Gate>) -> Pass {
+        let _turn = self.turns.lock().await;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -154,6 +157,26 @@ mod tests {
             gate.enter().await.broke();
         }
         assert_eq!(gate.room(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_much_keeps_out_nobody() {
+        use futures::StreamExt;
+        let gate = Gate::new(2);
+        let request = || async {
+            let pass = gate.enter().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            pass.went_well();
+        };
+        let much = futures::stream::iter(0..1000).map(|_| request()).buffer_unordered(4);
+        let one = async {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            let begun = Instant::now();
+            request().await;
+            begun.elapsed()
+        };
+        let (_, waited) = tokio::join!(much.count(), one);
+        assert!(waited < Duration::from_millis(100), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]

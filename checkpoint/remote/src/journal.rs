@@ -75,6 +75,28 @@ impl Drop for Claim {
     }
 }
 
+/// The objects of one attempt, which nobody is writing.
+pub(crate) struct Held {
+    /// Their keys.
+    pub traces: Vec<Trace>,
+    journal: Arc<Journal>,
+    attempt: u64,
+    claims: BTreeMap<Digest, Claim>,
+}
+
+impl Held {
+    /// Forgets them.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn forget(self) -> io::Result<()> {
+        for digest in self.claims.keys() {
+            durable::ignore_missing(self.journal.disk.unlink(&self.journal.path(self.attempt, *digest)))?;
+        }
+        self.journal.disk.sync_dir(&self.journal.dir)
+    }
+}
+
 /// A key that this node may have written, for who cleans up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
@@ -106,11 +128,7 @@ impl Journal {
     /// Those of the disk; `ResourceBusy` when somebody in this process is writing the object; `InvalidData` when the
     /// file is another object's.
     pub(crate) fn begin(&self, subject: Subject) -> io::Result<Entry> {
-        let key = (subject.attempt, subject.digest);
-        if !self.open.lock().expect("no thread panics while it holds names").insert(key) {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "this object is being written already"));
-        }
-        let claim = Claim { open: Arc::clone(&self.open), key };
+        let claim = self.claim(subject.attempt, subject.digest)?;
         let path = self.path(subject.attempt, subject.digest);
         let file = self.disk.open(&path, Open::Create)?;
         // Also of one that was there: who made it may have died before this.
@@ -119,8 +137,9 @@ impl Journal {
         if end < file.len()? {
             // What was torn must not come to stand behind a frame that is written over its beginning.
             file.set_len(end)?;
-            file.sync_data()?;
         }
+        // What was read is built on: who wrote it may have died before it was durable.
+        file.sync_data()?;
         let mut entry = Entry { subject, tried: Vec::new(), done: false, file, end, _claim: claim };
         if frames.is_empty() {
             entry.append(&Frame::Subject(subject))?;
@@ -162,13 +181,41 @@ impl Journal {
         Ok(traces)
     }
 
-    /// Forgets an object: after the Seal that names it, or when nothing is left of its attempt in the store.
+    /// Forgets an object: when nothing is left of its attempt in the store but what the Seal names
+    /// ([`crate::Store::clean_up`] does it all).
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk; `ResourceBusy` when somebody in this process is writing the object.
     pub fn forget(&self, attempt: u64, digest: Digest) -> io::Result<()> {
+        let _claim = self.claim(attempt, digest)?;
         durable::ignore_missing(self.disk.unlink(&self.path(attempt, digest)))?;
         self.disk.sync_dir(&self.dir)
+    }
+
+    // Nobody else in this process may write, or forget, the object until it is dropped.
+    fn claim(&self, attempt: u64, digest: Digest) -> io::Result<Claim> {
+        let key = (attempt, digest);
+        if !self.open.lock().expect("no thread panics while it holds names").insert(key) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "this object is being written already"));
+        }
+        Ok(Claim { open: Arc::clone(&self.open), key })
+    }
+
+    /// Takes hold of all objects of an attempt: nobody in this process writes one until that is dropped.
+    ///
+    /// # Errors
+    /// As [`Journal::traces`]; `ResourceBusy` when somebody is writing one.
+    pub(crate) fn hold(self: &Arc<Journal>, attempt: u64) -> io::Result<Held> {
+        let (start, mut claims) = (format!("{attempt:020}-"), BTreeMap::new());
+        for (name, _) in self.disk.read_dir(&self.dir)? {
+            let digest = name.to_str().and_then(|name| name.strip_prefix(&start)?.strip_suffix(".upload"));
+            if let Some(digest) = digest.and_then(|digest| digest.parse().ok()) {
+                claims.insert(digest, self.claim(attempt, digest)?);
+            }
+        }
+        let traces = self.traces()?.into_iter().filter(|trace| trace.name.attempt == attempt);
+        let traces = traces.filter(|trace| claims.contains_key(&trace.name.digest)).collect();
+        Ok(Held { journal: Arc::clone(self), attempt, traces, claims })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::{StoreError, Trouble};
 use crate::gate::Gate;
 use crate::limits::Limits;
 use crate::secret::Mask;
-use crate::tap::{Facts, Seen, watch};
+use crate::tap::{Answering, Facts, Seen, watch};
 
 pub(crate) use failure::{Failure, Kind};
 
@@ -83,6 +83,7 @@ impl Line {
         call: impl Future<Output = object_store::Result<T>>,
     ) -> Result<(T, Facts), Failure> {
         let pass = self.gate.enter().await;
+        let sent = Instant::now();
         let credentials = self.reload.as_ref().map_or(0, |reload| reload.generation());
         let (call, seen) = watch(call);
         let result = self.until_quiet(out_bytes, &seen, call).await;
@@ -97,6 +98,7 @@ impl Line {
             None => Failure::quiet(&facts),
         };
         failure.credentials = credentials;
+        failure.sent = sent;
         patience.note(failure.answered, !failure.may_pass());
         match failure.kind {
             Kind::Busy => {
@@ -112,11 +114,22 @@ impl Line {
     // `None` when nothing moved for too long.
     async fn until_quiet<F: Future>(&self, out_bytes: u64, seen: &Arc<Seen>, call: F) -> Option<F::Output> {
         tokio::pin!(call);
-        let sending =
-            Duration::from_secs_f64(out_bytes as f64 / self.limits.bytes_per_second_min.max(1) as f64);
+        let taking = |bytes: u64| {
+            Duration::from_secs_f64(bytes as f64 / self.limits.bytes_per_second_min.max(1) as f64)
+        };
+        let quiet = self.limits.quiet;
         loop {
-            let (moved, answered) = seen.pulse();
-            let until = moved + self.limits.quiet + if answered { Duration::ZERO } else { sending };
+            let pulse = seen.pulse();
+            let until = match pulse.answer {
+                None => pulse.moved + quiet + taking(out_bytes),
+                // An answer that drips moves, and is none.
+                Some(Answering { begun, bytes, at_leisure: false }) => {
+                    (pulse.moved + quiet).min(begun + quiet + taking(bytes))
+                }
+                Some(Answering { begun, at_leisure: true, .. }) => {
+                    (pulse.moved + quiet).min(begun + self.limits.busy)
+                }
+            };
             if until <= Instant::now() {
                 return None;
             }
@@ -167,12 +180,7 @@ impl Line {
     ) -> Result<(), Failure> {
         match failure.kind {
             Kind::Busy | Kind::Broken => {}
-            Kind::Denied if !tries.reloaded => {
-                tries.reloaded = true;
-                let reloaded = self.reload.as_ref().is_some_and(|reload| reload.reload(failure.credentials));
-                let unsaid = failure.status == Some(400) && failure.code.is_none();
-                return if reloaded || unsaid { Ok(()) } else { Err(failure) };
-            }
+            Kind::Denied if self.may_be_let_in(&failure, tries) => return Ok(()),
             Kind::Garbled if tries.garbled + 1 < GARBLED_TRIES => {
                 tries.garbled += 1;
                 return Ok(());
@@ -181,12 +189,22 @@ impl Line {
         }
         let signs = patience.signs();
         let limits = &self.limits;
-        let failing = *tries.since.get_or_insert_with(Instant::now);
-        let silent = signs.answer.elapsed() >= limits.unanswered;
+        let failing = *tries.since.get_or_insert(failure.sent);
+        // Only while something is asked can it be left without an answer: not while the source is read, nor in the
+        // pause that the store asked for.
+        let asked = match failure.answered {
+            true => {
+                tries.unanswered_since = None;
+                Instant::now()
+            }
+            false => *tries.unanswered_since.get_or_insert(failure.sent),
+        };
+        let silence = signs.answer.max(asked);
+        let silent = silence.elapsed() >= limits.unanswered;
         // Answers to other requests of the operation are progress of it, but not for ever.
         let progress = signs.progress.min(failing);
         if silent || progress.elapsed() >= limits.busy {
-            let waited = if silent { signs.answer } else { progress }.elapsed();
+            let waited = if silent { silence } else { progress }.elapsed();
             return Err(failure.gave_up(waited));
         }
         // Busy: the gate keeps the pause.
@@ -197,6 +215,16 @@ impl Line {
             sleep(pause.mul_f64(share)).await;
         }
         Ok(())
+    }
+
+    /// Whether a request that was denied is to be sent once more, which is so once: with other credentials, or because
+    /// it was not said what it was refused for.
+    pub(crate) fn may_be_let_in(&self, failure: &Failure, tries: &mut Tries) -> bool {
+        if std::mem::replace(&mut tries.reloaded, true) {
+            return false;
+        }
+        let reloaded = self.reload.as_ref().is_some_and(|reload| reload.reload(failure.credentials));
+        reloaded || failure.status == Some(400) && failure.code.is_none()
     }
 
     /// The error for who called.
@@ -237,6 +265,8 @@ impl Line {
 pub(crate) struct Tries {
     // When it failed first.
     since: Option<Instant>,
+    // When that was sent since which nothing was answered.
+    unanswered_since: Option<Instant>,
     broken: u32,
     garbled: u32,
     reloaded: bool,

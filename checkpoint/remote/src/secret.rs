@@ -1,6 +1,8 @@
 //! A text that nobody prints.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A secret. Neither `Debug` nor `Display` shows it; its length neither.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,22 +33,46 @@ impl fmt::Display for Secret {
 }
 
 /// Makes other people's texts fit to be shown: secrets that we know are masked, and so is the query of every address
-/// (signatures, tokens and upload ids stand there) and user info before a host.
+/// (signatures, tokens and upload ids stand there) and user info before a host. Clones share what they know.
 #[derive(Clone, Default)]
-pub(crate) struct Mask(Vec<Secret>);
+pub(crate) struct Mask(Arc<Mutex<VecDeque<Secret>>>);
 
 impl Mask {
     // Shorter ones occur by chance in any text, and whoever has such a secret has none.
     const BYTES_MIN: usize = 6;
+    // Of those that are renewed the last are known: an answer is about one that was just sent.
+    const SECRETS_MAX: usize = 200;
 
     pub(crate) fn new(secrets: impl IntoIterator<Item = Secret>) -> Mask {
-        Mask(secrets.into_iter().filter(|s| s.expose().len() >= Mask::BYTES_MIN).collect())
+        let mask = Mask::default();
+        mask.learn(secrets);
+        mask
+    }
+
+    /// Masks these, too.
+    pub(crate) fn learn(&self, secrets: impl IntoIterator<Item = Secret>) {
+        let mut known = self.secrets();
+        for secret in secrets.into_iter().filter(|secret| secret.expose().len() >= Mask::BYTES_MIN) {
+            if !known.contains(&secret) {
+                known.push_back(secret);
+            }
+        }
+        while known.len() > Mask::SECRETS_MAX {
+            known.pop_front();
+        }
+    }
+
+    fn secrets(&self) -> MutexGuard<'_, VecDeque<Secret>> {
+        self.0.lock().expect("no thread panics while it notes a secret")
     }
 
     /// The text, at most `chars_max` characters of it.
     pub(crate) fn show(&self, text: &str, chars_max: usize) -> String {
         let mut text = text.to_string();
-        for secret in &self.0 {
+        // The longest first: of one that begins as another does nothing must stay.
+        let mut secrets: Vec<Secret> = self.secrets().iter().cloned().collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
+        for secret in secrets {
             text = text.replace(secret.expose(), "***");
         }
         let words: Vec<String> = text.split_whitespace().map(without_query).collect();
@@ -60,7 +86,7 @@ impl Mask {
 
 impl fmt::Debug for Mask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mask({} secrets)", self.0.len())
+        write!(f, "Mask({} secrets)", self.secrets().len())
     }
 }
 
@@ -98,5 +124,10 @@ mod tests {
         );
         assert_eq!(said, "PUT https://***@host/b/k?*** in 3s, key ***x (http://h?***");
         assert_eq!(mask.show("abcdef", 3), "abc...");
+        let nested = Mask::new([Secret::new("canary"), Secret::new("canary-0815")]);
+        assert_eq!(nested.show("canary-0815 canary-1", 200), "*** ***-1");
+        let other = nested.clone();
+        other.learn([Secret::new("renewed")]);
+        assert_eq!(nested.show("renewed", 200), "***");
     }
 }

@@ -1,8 +1,11 @@
 //! One store, open.
 
 mod access;
+mod clean_up;
 mod delete;
 mod fetch;
+mod files;
+mod habits;
 mod leftovers;
 mod list;
 mod marks;
@@ -34,6 +37,7 @@ use crate::tap::Counts;
 
 pub use delete::Deleted;
 pub use fetch::{Fetched, Wanted};
+use habits::Habits;
 pub use list::{Listed, Page};
 pub use marks::Marker;
 pub use open_uploads::OpenUpload;
@@ -58,6 +62,9 @@ struct Inner {
     prefix: String,
     // Leaves of uploads that are in memory, of all objects together.
     room: Arc<Semaphore>,
+    // Threads that wait for the files of a folder.
+    threads: Arc<Semaphore>,
+    habits: Habits,
 }
 
 // The crate's stores print their configuration.
@@ -83,17 +90,19 @@ impl Store {
         transport: Arc<dyn HttpConnector>,
     ) -> Result<Store, StoreError> {
         let counts = Arc::new(Counts::default());
-        let backend = Backend::open(config, transport, Arc::clone(&counts))?;
+        let mask = Mask::new(config.secrets());
+        let backend = Backend::open(config, transport, Arc::clone(&counts), &mask)?;
         let line = Line {
             name: config.name().to_string(),
             limits,
             gate: Gate::new(limits.requests),
-            mask: Mask::new(config.secrets()),
+            mask,
             reload: backend.reload.clone(),
         };
         let prefix = config.place.prefix().to_string();
-        let room = Arc::new(Semaphore::new(limits.requests.max(1)));
-        Ok(Store { inner: Arc::new(Inner { backend, line, counts, prefix, room }) })
+        let as_requests = || Arc::new(Semaphore::new(limits.requests.max(1)));
+        let (room, threads, habits) = (as_requests(), as_requests(), Habits::default());
+        Ok(Store { inner: Arc::new(Inner { backend, line, counts, prefix, room, threads, habits }) })
     }
 
     /// What the store is called.

@@ -20,7 +20,7 @@ use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, Ht
 
 pub(crate) use body::{flipped, whole};
 pub use counts::Counts;
-pub(crate) use seen::{Facts, Seen};
+pub(crate) use seen::{Answering, Facts, Seen};
 pub use verb::Verb;
 
 tokio::task_local! {
@@ -37,6 +37,11 @@ pub(crate) fn watch<F: Future>(call: F) -> (impl Future<Output = F::Output>, Arc
 /// Runs one call, and changes a bit of what it writes on the way: to see whether a store finds out.
 pub(crate) fn spoiling<F: Future>(call: F) -> impl Future<Output = F::Output> {
     SPOIL.scope((), call)
+}
+
+/// Notes that the call that this is part of is getting on: what a folder does is not sent, and the tap sees nothing of it.
+pub(crate) fn moved() {
+    let _ = CALL.try_with(|seen| seen.moved(0));
 }
 
 /// Whether the call that this is part of had no answer of success: another, or none. Not of a folder, which is sent
@@ -123,6 +128,7 @@ impl HttpService for Tap {
                 if let Some(seen) = seen {
                     let mut facts = seen.facts();
                     facts.status = None;
+                    facts.answer = None;
                     facts.credentials = None;
                     facts.broken = Some(error.kind());
                 }

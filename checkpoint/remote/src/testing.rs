@@ -18,11 +18,28 @@ use crate::store::Store;
 pub use faults::{Fault, Faults, Rule, When};
 pub use s3::{Request, ScriptedS3, Traits};
 
-/// A store over the S3 in memory, with faults in between.
+/// A store over the S3 in memory, with faults in between, as it is after a check of the access: what the S3 keeps to
+/// is known.
 ///
 /// # Errors
 /// Those of [`Store::open`].
 pub fn open(
+    config: &StoreConfig,
+    limits: Limits,
+    s3: &ScriptedS3,
+    faults: &Faults,
+) -> Result<Store, StoreError> {
+    let store = open_unasked(config, limits, s3, faults)?;
+    let traits = s3.traits();
+    store.learned(traits.conditional, !traits.echoes);
+    Ok(store)
+}
+
+/// The same before it was asked anything.
+///
+/// # Errors
+/// Those of [`Store::open`].
+pub fn open_unasked(
     config: &StoreConfig,
     limits: Limits,
     s3: &ScriptedS3,

@@ -24,6 +24,8 @@ pub(crate) struct UploadList {
 pub(crate) struct UploadPage {
     pub uploads: Vec<(String, String)>,
     pub next: Option<Marker>,
+    /// There are more, and it is not said how to ask for them.
+    pub breaks_off: bool,
 }
 
 /// After which upload the next page begins.
@@ -76,7 +78,8 @@ fn read(text: &str) -> UploadPage {
         let key = of(text, "NextKeyMarker").filter(|key| !key.is_empty())?;
         Some(Marker { key, id: of(text, "NextUploadIdMarker").unwrap_or_default() })
     };
-    UploadPage { uploads: uploads.collect(), next: more.then(next).flatten() }
+    let next = more.then(next).flatten();
+    UploadPage { uploads: uploads.collect(), breaks_off: more && next.is_none(), next }
 }
 
 #[cfg(test)]
@@ -95,5 +98,9 @@ mod tests {
         // Some stores name a next one after the last page.
         assert_eq!(read(&text.replace("true", "false")).next, None);
         assert_eq!(read("<ListMultipartUploadsResult/>"), UploadPage::default());
+        assert!(
+            !page.breaks_off
+                && read(&text.replace("p/b&amp;</NextKeyMarker>", "</NextKeyMarker>")).breaks_off
+        );
     }
 }

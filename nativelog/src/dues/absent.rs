@@ -74,24 +74,13 @@ impl Ground<'_> {
         }
     }
 
-    /// False when it is no epoch of the ledger any more, or has its directory after all.
+    /// False when it is no epoch of the ledger any more, or somebody here knew of it first: whoever publishes or adopts it
+    /// from here on finds the note and takes it back.
     fn note(&self, absent: &Absent, why: &str) -> bool {
         let Absent { job, epoch, sealed, .. } = absent;
-        {
-            // While the ledger is held, no record can expire it.
-            let ledger = self.ledger();
-            if ledger.epoch(job, *epoch).is_none_or(|info| info.sealed.attempt != sealed.attempt) {
-                return false;
-            }
-            self.dues.note_missing(job.clone(), *epoch, sealed.attempt, sealed.root, why);
-        }
-        // Whoever publishes it from here on finds the note and takes it back. Who has done so since it was looked for
-        // did not find any.
-        let is_here =
-            matches!(self.store.envelope(job, *epoch), Ok(Some(found)) if Origin::of(&found) == *sealed);
-        if is_here {
-            self.dues.adopted(job, *epoch, sealed.attempt);
-        }
-        !is_here
+        // While the ledger is held, no record can expire it.
+        let ledger = self.ledger();
+        let is_sealed = ledger.epoch(job, *epoch).is_some_and(|info| info.sealed.attempt == sealed.attempt);
+        is_sealed && self.dues.looked_in_vain(job.clone(), *epoch, sealed.attempt, sealed.root, why)
     }
 }

@@ -173,6 +173,11 @@ impl Book {
         true
     }
 
+    /// As [`Book::miss`], where nobody has known of this epoch since the start. Else false.
+    pub fn miss_unlooked(&mut self, key: EpochKey, absent: Absent) -> bool {
+        self.unlooked.contains(&key) && self.miss(key, absent)
+    }
+
     /// Why an epoch is still missing. One that has come meanwhile is not.
     pub fn still_misses(&mut self, key: &EpochKey, why: String) {
         if let Some(absent) = self.missing.get_mut(key) {

@@ -182,6 +182,17 @@ impl Dues {
         self.tell();
     }
 
+    /// Whoever looks for all that was sealed finds no directory of this epoch. False when it has been here since the start,
+    /// or was noted otherwise: what is looked at may be older than that.
+    pub fn looked_in_vain(&self, job: JobName, epoch: u64, attempt: u64, root: Digest, why: &str) -> bool {
+        let absent = Absent { attempt, root, why: why.to_owned() };
+        let missing = self.book().miss_unlooked((job, epoch), absent);
+        if missing {
+            self.tell();
+        }
+        missing
+    }
+
     /// Takes note that a sealed epoch has no directory here, unless it is just waiting for it.
     pub fn note_missing(&self, job: JobName, epoch: u64, attempt: u64, root: Digest, why: &str) {
         let absent = Absent { attempt, root, why: why.to_owned() };

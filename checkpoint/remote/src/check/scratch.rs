@@ -126,7 +126,18 @@ impl<'a> Scratch<'a> {
                 let _ = self.store.line().once(0, &Patience::new(), parts.abort_multipart(&path, &id)).await;
             }
         }
+        // Those whose ids never arrived.
+        if let (Some(parts), Some(list)) = (self.multipart(), &self.store.backend().uploads) {
+            let page =
+                self.store.line().once(0, &Patience::new(), list.page(self.folder.as_ref(), None)).await;
+            for (key, id) in page.map(|(page, _)| page.uploads).unwrap_or_default() {
+                let path = Path::from(key);
+                let _ = self.store.line().once(0, &Patience::new(), parts.abort_multipart(&path, &id)).await;
+            }
+        }
         let Ok(keys) = self.list(&self.folder).await else { return false };
-        keys.is_empty() || self.delete(&keys).await.is_ok()
+        let gone = keys.is_empty() || self.delete(&keys).await.is_ok();
+        self.store.remove_folders(&[self.path("list"), self.folder.clone()]).await;
+        gone
     }
 }

@@ -12,7 +12,7 @@ use toml::Value;
 use super::place::Place;
 use super::section::Section;
 use crate::error::StoreError;
-use crate::secret::Secret;
+use crate::secret::{Mask, Secret};
 
 /// Keys and values of one kind of store, in the crate's types.
 #[derive(Clone)]
@@ -24,8 +24,9 @@ pub(crate) enum Options {
     None,
 }
 
-// What is shown; everything else may be a secret, so that a key that the crate learns is masked until it stands here.
-const SHOWN: [&str; 36] = [
+// What is shown, and the harmless ones of the client; everything else may be a secret, so that a key that the crate
+// learns is masked until it stands here.
+const SHOWN: [&str; 25] = [
     "aws_region",
     "aws_default_region",
     "aws_endpoint",
@@ -50,6 +51,9 @@ const SHOWN: [&str; 36] = [
     "azure_storage_endpoint",
     "azure_use_fabric_endpoint",
     "azure_skip_signature",
+    "proxy_excludes",
+];
+const CLIENT: [&str; 11] = [
     "allow_http",
     "allow_invalid_certificates",
     "connect_timeout",
@@ -57,28 +61,17 @@ const SHOWN: [&str; 36] = [
     "http2_only",
     "pool_idle_timeout",
     "pool_max_idle_per_host",
-    "proxy_excludes",
     "randomize_addresses",
     "read_timeout",
     "timeout",
     "user_agent",
 ];
 
-// For the nearest known key only: what is taken is what the crate parses.
-const CLIENT: [&str; 12] = [
-    "allow_http",
-    "allow_invalid_certificates",
-    "connect_timeout",
-    "http1_only",
-    "http2_only",
-    "pool_idle_timeout",
-    "pool_max_idle_per_host",
-    "proxy_url",
-    "randomize_addresses",
-    "read_timeout",
-    "timeout",
-    "user_agent",
-];
+fn is_shown(key: &str) -> bool {
+    SHOWN.contains(&key) || CLIENT.contains(&key)
+}
+
+// For the nearest known key only, beside those of the client: what is taken is what the crate parses.
 const S3: [&str; 22] = [
     "access_key_id",
     "aws_access_key_id",
@@ -134,7 +127,7 @@ fn known(place: &Place) -> Vec<&'static str> {
         Place::Folder { .. } => return Vec::new(),
         Place::Http { .. } => &[],
     };
-    own.iter().chain(&CLIENT).copied().collect()
+    own.iter().chain(&CLIENT).chain(&["proxy_url"]).copied().collect()
 }
 
 impl Options {
@@ -172,8 +165,9 @@ impl Options {
     }
 
     pub(super) fn shown(&self) -> Vec<(String, String)> {
-        let show = |(key, value): (&str, &Secret)| match SHOWN.contains(&key) {
-            true => (key.to_string(), value.expose().to_string()),
+        let show = |(key, value): (&str, &Secret)| match is_shown(key) {
+            // An address may hold user info or a token that nobody refused: the environment says what it likes.
+            true => (key.to_string(), Mask::default().show(value.expose(), usize::MAX)),
             false => (key.to_string(), value.to_string()),
         };
         self.pairs().into_iter().map(show).collect()
@@ -181,7 +175,7 @@ impl Options {
 
     /// The values that must not be shown.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        let hidden = self.pairs().into_iter().filter(|(key, _)| !SHOWN.contains(key));
+        let hidden = self.pairs().into_iter().filter(|(key, _)| !is_shown(key));
         hidden.map(|(_, value)| value.clone()).collect()
     }
 
@@ -274,7 +268,7 @@ mod tests {
         for name in AZURE.iter().chain(&CLIENT) {
             assert!(name.parse::<AzureConfigKey>().is_ok(), "{name}");
         }
-        for name in SHOWN {
+        for name in SHOWN.into_iter().chain(CLIENT) {
             let canonical = [
                 name.parse::<AmazonS3ConfigKey>().ok().map(|key| key.as_ref().to_string()),
                 name.parse::<GoogleConfigKey>().ok().map(|key| key.as_ref().to_string()),

@@ -135,3 +135,20 @@ fn the_environment_stands_in_and_never_wins() {
     assert_eq!(of("connect_timeout"), ["7s"]);
     assert!(of("aws_bucket").is_empty());
 }
+
+#[test]
+fn no_address_of_the_environment_shows_who_uses_it() {
+    let env: Environment = [
+        ("AWS_ENDPOINT_URL", "http://me:canary-1@h:9000"),
+        ("AZURE_STORAGE_ENDPOINT", "https://h/c?sig=canary-2"),
+    ]
+    .map(|(name, value)| (name.to_string(), value.to_string()))
+    .into_iter()
+    .collect();
+    for url in ["s3://b/p", "az://c/p"] {
+        let table = format!("url = \"{url}\"").parse().unwrap();
+        let config = StoreConfig::from_disk("main", &table, &env).unwrap();
+        let shown = format!("{config:?} {:?} {:?}", config.shown(), config.warnings());
+        assert!(shown.contains("***") && !shown.contains("canary"), "{shown}");
+    }
+}

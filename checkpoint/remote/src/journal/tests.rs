@@ -82,6 +82,36 @@ fn a_power_cut_at_any_write_leaves_a_journal_that_reads() {
 }
 
 #[test]
+fn a_key_that_is_read_is_durable_before_it_is_used() {
+    let disk = CrashDisk::new();
+    let mut entry = open(&disk).begin(subject()).unwrap();
+    // Killed between the write and the sync: the next process sees it, the disk need not.
+    entry.append(&Frame::Nonce(5)).unwrap();
+    drop(entry);
+    let entry = open(&disk).begin(subject()).unwrap();
+    assert_eq!(entry.name(), Some(subject().name(5)));
+    let traces = open(&disk.crash(Crash::Strict)).traces().unwrap();
+    assert_eq!(traces.iter().map(|trace| trace.name).collect::<Vec<_>>(), [subject().name(5)]);
+}
+
+#[test]
+fn what_is_being_written_is_not_forgotten() {
+    let journal = Arc::new(open(&CrashDisk::new()));
+    let mut entry = journal.begin(subject()).unwrap();
+    entry.rename(1).unwrap();
+    let busy = |result: io::Result<()>| assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    busy(journal.forget(9, subject().digest));
+    busy(journal.hold(9).map(|_| ()));
+    drop(entry);
+    let held = journal.hold(9).unwrap();
+    assert_eq!(held.traces.len(), 1);
+    busy(journal.begin(subject()).map(|_| ()));
+    held.forget().unwrap();
+    assert_eq!(journal.traces().unwrap(), []);
+    journal.begin(subject()).unwrap();
+}
+
+#[test]
 fn two_writers_of_one_object_are_one_too_many() {
     let journal = open(&CrashDisk::new());
     let entry = journal.begin(subject()).unwrap();

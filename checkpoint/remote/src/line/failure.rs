@@ -1,10 +1,12 @@
 //! One failed request: what it says about the store, and what it does not.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind::*};
 use std::time::Duration;
 
+use checkpoint::disk::is_rot;
 use object_store::client::HttpErrorKind;
+use tokio::time::Instant;
 
 use crate::limits::SAID_CHARS_MAX;
 use crate::secret::Mask;
@@ -41,6 +43,8 @@ pub(crate) struct Failure {
     pub answered: bool,
     /// The generation of credentials that it was sent with.
     pub credentials: u64,
+    /// When it was sent.
+    pub sent: Instant,
 }
 
 impl Failure {
@@ -53,6 +57,7 @@ impl Failure {
             status: None,
             answered: true,
             credentials: 0,
+            sent: Instant::now(),
         }
     }
 
@@ -67,6 +72,14 @@ impl Failure {
         matches!(self.kind, Kind::Busy | Kind::Broken)
     }
 
+    /// Two requests that were under way at once, as a store says it: no word about what is there. Azure says of an
+    /// object that is there that it conflicts, too.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.kind == Kind::Exists
+            && self.status == Some(409)
+            && self.code.as_deref() != Some("BlobAlreadyExists")
+    }
+
     pub(crate) fn gave_up(mut self, waited: Duration) -> Failure {
         self.why = format!("{}; given up after {} s without progress", self.why, waited.as_secs());
         self
@@ -75,6 +88,18 @@ impl Failure {
     /// What an error says of one of several things that were asked for at once.
     pub(crate) fn of_one(error: &object_store::Error, mask: &Mask) -> Failure {
         of_error(error, mask)
+    }
+
+    /// What the answer to one of several things that were asked for at once means.
+    pub(crate) fn of_part(status: u16) -> Failure {
+        let kind = match status {
+            401 | 403 => Kind::Denied,
+            404 => Kind::Missing,
+            429 | 503 => Kind::Busy,
+            408 | 500.. => Kind::Broken,
+            _ => Kind::Refused,
+        };
+        Failure { status: Some(status), ..Failure::new(kind, format!("the store answered {status}")) }
     }
 
     /// What an error of the crate means, together with what the tap saw.
@@ -185,27 +210,66 @@ fn of_error(error: &object_store::Error, mask: &Mask) -> Failure {
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
             Kind::Denied
         }
-        _ => match io_kind(error) {
-            Some(io::ErrorKind::NotFound) => Kind::Missing,
-            Some(io::ErrorKind::PermissionDenied) => Kind::Denied,
-            Some(
-                io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::StaleNetworkFileHandle,
-            ) => Kind::Broken,
+        _ => match io_error(error) {
+            Some(e) if e.kind() == NotFound => Kind::Missing,
+            Some(e) if e.kind() == PermissionDenied => Kind::Denied,
+            // A server of files that does not answer is said so in many ways, by some clients as a lost sector is.
+            Some(e) if is_rot(e) || AWAY.contains(&e.kind()) => Kind::Broken,
             _ => Kind::Refused,
         },
     };
-    let advice = (kind == Kind::Refused && io_kind(error) == Some(io::ErrorKind::StorageFull))
-        .then_some("make room on the shared file system");
+    let full = io_error(error).is_some_and(|e| matches!(e.kind(), StorageFull | QuotaExceeded));
+    let advice = (kind == Kind::Refused && full).then_some("make room on the shared file system");
     Failure { advice, ..Failure::new(kind, why) }
 }
 
-fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
+const AWAY: [io::ErrorKind; 11] = [
+    Interrupted,
+    TimedOut,
+    WouldBlock,
+    ResourceBusy,
+    StaleNetworkFileHandle,
+    HostUnreachable,
+    NetworkUnreachable,
+    NetworkDown,
+    NotConnected,
+    ConnectionReset,
+    ConnectionAborted,
+];
+
+fn io_error(error: &object_store::Error) -> Option<&io::Error> {
     let mut at: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = at {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io.kind());
+            return Some(io);
         }
         at = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_files_that_does_not_answer_is_away() {
+        // EIO, ETIMEDOUT, EHOSTUNREACH, ESTALE, ENOENT, EACCES, ENOSPC, ENOTDIR of Linux.
+        for (errno, kind) in [
+            (5, Kind::Broken),
+            (110, Kind::Broken),
+            (113, Kind::Broken),
+            (116, Kind::Broken),
+            (2, Kind::Missing),
+            (13, Kind::Denied),
+            (28, Kind::Refused),
+            (20, Kind::Refused),
+        ] {
+            let source = io::Error::from_raw_os_error(errno).into();
+            let error = object_store::Error::Generic { store: "folder", source };
+            let failure = of_error(&error, &Mask::default());
+            assert_eq!(failure.kind, kind, "{errno}");
+            assert_eq!(failure.advice.is_some(), errno == 28);
+        }
+    }
 }

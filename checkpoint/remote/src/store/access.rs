@@ -10,7 +10,8 @@ use crate::line::{Failure, Patience};
 impl Store {
     /// Asks the store whether this node may do there what it will have to: read the marker, list, and, where a store is
     /// not only for reading, write, read and delete a small object. A start does so unless the configuration skips it.
-    /// What it writes lies below `<prefix>/epochlog-check/` and is gone afterwards.
+    /// Nor is anything built on conditions and checksums before it has seen that the store keeps to them: a node that
+    /// skips this reads every object back. What it writes lies below `<prefix>/epochlog-check/` and is gone afterwards.
     ///
     /// # Errors
     /// `Denied`, with what is not allowed; `Away`, `Refused`; `Damaged` when something else came than was written.
@@ -27,15 +28,28 @@ impl Store {
             return Ok(());
         }
         let below = format!("epochlog-check/{:016x}", rand::random::<u64>());
-        let (folder, path) = (self.path_below(&below), self.path_below(&format!("{below}/access")));
+        let folder = self.path_below(&below);
+        let [path, spoiled] = ["access", "spoiled"].map(|name| self.path_below(&format!("{below}/{name}")));
         let data = b"written by epochlog, to be deleted".as_slice();
         let objects = &self.backend().objects;
         let put = || objects.put_opts(&path, PutPayload::from_static(data), PutOptions::default());
-        self.line().until_answered(0, &patience, put).await.map_err(fail("writing"))?;
-        let got = self.small(&path, SMALL_BYTES_MAX, &patience).await;
-        let listed = self.list_below(&folder, None).await;
+        let put = self.line().until_answered(0, &patience, put).await;
+        let (mut got, mut listed) = (Ok(None), Ok((Vec::new(), None)));
+        if put.is_ok() {
+            got = self.small(&path, SMALL_BYTES_MAX, &patience).await;
+            listed = self.list_below(&folder, None).await;
+        }
+        if got.is_ok()
+            && listed.is_ok()
+            && put.is_ok()
+            && let Err(failure) = self.learn(&path, &spoiled, &patience).await
+        {
+            tracing::warn!(store = self.name(), why = failure.why, "it is not known what the store keeps to");
+        }
         // Whatever came of that, nothing is to stay.
-        let deleted = self.delete_paths(&[path]).await.into_iter().flatten().next();
+        let deleted = self.delete_paths(&[path, spoiled]).await.into_iter().flatten().next();
+        self.remove_folders(&[folder]).await;
+        put.map_err(fail("writing"))?;
         let got = got.map_err(fail("reading"))?.map(|(got, _)| got);
         let (listed, _) = listed.map_err(fail("listing"))?;
         if let Some(failure) = deleted {

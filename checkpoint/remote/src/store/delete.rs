@@ -59,38 +59,37 @@ impl Store {
         let mut answers: Vec<Option<Failure>> = vec![None; paths.len()];
         let mut open: Vec<usize> = (0..paths.len()).collect();
         let (patience, mut tries) = (Patience::new(), Tries::default());
-        while !open.is_empty() {
+        loop {
             let batch: Vec<Path> = open.iter().map(|at| paths[*at].clone()).collect();
             let failures = match self.delete_once(&batch, &patience).await {
-                // The gate knows nothing of a key that was busy: the pause is ours.
-                Ok(failures) => failures.into_iter().map(|failure| failure.map(not_busy)).collect(),
+                Ok(failures) => failures,
                 Err(failure) => vec![Some(failure); batch.len()],
             };
-            let mut again = None;
-            open = open
-                .into_iter()
-                .zip(failures)
-                .filter_map(|(at, failure)| {
-                    answers[at] = failure.filter(|failure| failure.kind != Kind::Missing);
-                    let failure = answers[at].as_ref()?;
-                    let repeat =
-                        matches!(failure.kind, Kind::Busy | Kind::Broken | Kind::Exists | Kind::Denied);
-                    repeat.then(|| {
-                        again.get_or_insert_with(|| failure.clone());
-                        at
-                    })
-                })
-                .collect();
-            // Final, or no patience left: the answers stand as they are.
-            if let Some(failure) = again.map(|failure| match failure.kind {
-                Kind::Exists => Failure { kind: Kind::Broken, ..failure },
-                _ => failure,
-            }) && self.line().again(failure, &patience, &mut tries).await.is_err()
-            {
-                break;
+            for (at, failure) in open.iter().zip(failures) {
+                answers[*at] = failure.filter(|failure| failure.kind != Kind::Missing);
+            }
+            // Each by what it was answered: what may not be deleted does not end the tries for the others.
+            let denied = open.iter().filter_map(|at| answers[*at].as_ref()).find(|f| f.kind == Kind::Denied);
+            let let_in = denied.is_some_and(|failure| self.line().may_be_let_in(failure, &mut tries));
+            open.retain(|at| match answers[*at].as_ref().map(|failure| failure.kind) {
+                Some(Kind::Busy | Kind::Broken | Kind::Exists) => true,
+                Some(Kind::Denied) => let_in,
+                _ => false,
+            });
+            let passing = open.iter().filter_map(|at| answers[*at].clone()).find(|f| f.kind != Kind::Denied);
+            match passing {
+                // Without a condition a conflict is one of the store's own, and passes. The gate knows nothing of a key
+                // that was busy: the pause is ours.
+                Some(failure) => {
+                    let failure = Failure { kind: Kind::Broken, ..failure };
+                    if self.line().again(failure, &patience, &mut tries).await.is_err() {
+                        return answers;
+                    }
+                }
+                None if open.is_empty() => return answers,
+                None => {}
             }
         }
-        answers
     }
 
     async fn delete_once(
@@ -98,6 +97,9 @@ impl Store {
         batch: &[Path],
         patience: &Patience,
     ) -> Result<Vec<Option<Failure>>, Failure> {
+        if self.is_folder() {
+            return Ok(self.remove_files(batch, patience).await);
+        }
         let objects = &self.backend().objects;
         let call = async {
             let paths: Vec<object_store::Result<Path>> = batch.iter().cloned().map(Ok).collect();
@@ -112,25 +114,56 @@ impl Store {
             }
             Ok(results)
         };
-        let (results, facts) = self.line().once(0, patience, call).await?;
-        let mask = &self.line().mask;
+        let (results, facts) = match self.line().once(0, patience, call).await {
+            Ok(done) => done,
+            // Not found is the place where many are deleted at once, and nothing is said of any key.
+            Err(failure) if failure.kind == Kind::Missing && self.backend().delete_batch > 1 => {
+                let advice = Some(WITHOUT_BULK);
+                return Err(Failure { kind: Kind::Refused, advice, ..failure });
+            }
+            Err(failure) => return Err(failure),
+        };
         if results.len() != batch.len() {
             return Err(Failure::new(Kind::Broken, "not every key was answered"));
         }
-        let failure = |(path, result): (&Path, object_store::Result<Path>)| {
-            let error = result.err()?;
-            match facts.not_deleted.iter().find(|other| other.key == path.as_ref()) {
-                Some(other) => Some(of_code(&other.code)),
-                None => Some(Failure::of_one(&error, mask)),
+        let mut failures = Vec::with_capacity(batch.len());
+        for (at, (path, result)) in batch.iter().zip(results).enumerate() {
+            let Err(error) = result else {
+                // An answer to many names what was deleted; one that names nothing may have done nothing. One to a
+                // single delete has nothing to say: a page that some proxy leads to has.
+                let sure = match &facts.deleted {
+                    Some(deleted) => deleted.contains(path.as_ref()),
+                    None => facts.status != Some(200),
+                };
+                failures.push(if sure { None } else { self.still_there(path, patience).await });
+                continue;
+            };
+            let said = facts.not_deleted.iter().find(|other| other.key == path.as_ref());
+            let status = facts.statuses.get(&at).filter(|status| **status >= 300);
+            failures.push(Some(match (said, status) {
+                (Some(other), _) => of_code(&other.code),
+                (None, Some(status)) => Failure::of_part(*status),
+                (None, None) => Failure::of_one(&error, &self.line().mask),
+            }));
+        }
+        Ok(failures)
+    }
+
+    // Whether a key that is said to be deleted is gone.
+    async fn still_there(&self, path: &Path, patience: &Patience) -> Option<Failure> {
+        match self.head_of(path, patience).await {
+            Ok(None) => None,
+            Ok(Some(_)) => {
+                let why = "the store answered as if it were deleted, and it is there";
+                let advice = (self.backend().delete_batch > 1).then_some(WITHOUT_BULK);
+                Some(Failure { advice, ..Failure::new(Kind::Refused, why) })
             }
-        };
-        Ok(batch.iter().zip(results).map(failure).collect())
+            Err(failure) => Some(failure),
+        }
     }
 }
 
-fn not_busy(failure: Failure) -> Failure {
-    if failure.kind == Kind::Busy { Failure { kind: Kind::Broken, ..failure } } else { failure }
-}
+const WITHOUT_BULK: &str = "write disable_bulk_delete = true: each key takes a request then";
 
 // What the answer to a batch says of one key.
 fn of_code(code: &str) -> Failure {

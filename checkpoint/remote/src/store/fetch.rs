@@ -9,6 +9,7 @@ use super::Store;
 use crate::content::ObjectPlan;
 use crate::error::StoreError;
 use crate::name::ObjectName;
+use crate::runtime::apart;
 
 /// What is wanted of one object.
 #[derive(Clone, Debug)]
@@ -56,7 +57,8 @@ impl Wanted {
 impl Store {
     /// The leaves that hold what is wanted, as they arrive, in no order, each once; as many at once as the store's bound
     /// of requests allows. One that fails (see [`Store::get_leaf`]) comes as its error, with its object's place in the
-    /// list, and keeps no other: who reads goes on, or drops the stream.
+    /// list, and keeps no other: who reads goes on, or drops the stream. What is under way goes on while nobody asks
+    /// for the next: a reader that pauses holds as many leaves in memory, and keeps nobody from the store.
     ///
     /// # Panics
     /// When a range is not within its plan.
@@ -71,9 +73,10 @@ impl Store {
             object.leaves().into_iter().map(move |leaf| (at, leaf))
         });
         let fetch = move |(at, leaf): (usize, usize)| async move {
-            let Wanted { name, plan, .. } = &wanted[at];
-            let data = self.get_leaf(name, plan, leaf).await.map_err(|error| (at, error))?;
-            Ok(Fetched { wanted: at, offset: plan.leaf_range(leaf).0, data })
+            let (store, name, plan) = (self.clone(), wanted[at].name, wanted[at].plan.clone());
+            let offset = plan.leaf_range(leaf).0;
+            let data = apart(async move { store.get_leaf(&name, &plan, leaf).await }).await;
+            Ok(Fetched { wanted: at, offset, data: data.map_err(|error| (at, error))? })
         };
         futures::stream::iter(leaves.collect::<Vec<_>>())
             .map(fetch)

@@ -1,18 +1,14 @@
 //! What a kill leaves beside the files of a folder: `name#1`, `name#2`, ..., which no listing of the crate shows.
 
-use std::io;
-
 use object_store::path::Path;
 
 use super::Store;
-use crate::backend::BackendKind;
-use crate::runtime::blocking;
+use crate::line::{Kind, Patience};
 
 /// Removes what was left beside the file of `path`. Nobody may be writing it.
-pub(super) async fn sweep(store: &Store, path: &Path) {
-    let BackendKind::Folder { files, .. } = &store.backend().kind else { return };
-    let Ok(at) = files.path_to_filesystem(path) else { return };
-    let swept = blocking(move || {
+pub(super) async fn sweep(store: &Store, path: &Path, patience: &Patience) {
+    let Some(at) = store.file_of(path) else { return };
+    let swept = store.on_files(0, patience, move || {
         let (Some(folder), Some(name)) = (at.parent(), at.file_name().and_then(|name| name.to_str())) else {
             return Ok(());
         };
@@ -25,8 +21,8 @@ pub(super) async fn sweep(store: &Store, path: &Path) {
         Ok(())
     });
     match swept.await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(store = store.name(), %path, %error, "leftovers of an upload stay");
+        Err(failure) if failure.kind != Kind::Missing => {
+            tracing::warn!(store = store.name(), %path, why = failure.why, "leftovers of an upload stay");
         }
         _ => {}
     }

@@ -11,6 +11,7 @@ use crate::backend::{BackendKind, path_of};
 use crate::error::StoreError;
 use crate::line::{Failure, Kind, Patience};
 use crate::name::ObjectName;
+use crate::tap;
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,12 @@ impl Store {
         from: Option<String>,
     ) -> Result<(Vec<ObjectMeta>, Option<String>), Failure> {
         let (line, patience) = (self.line(), Patience::new());
+        let endless = |why: &str| {
+            let advice = Some(
+                "what is there cannot be told from such a listing; `store check` says what else it lacks",
+            );
+            Err(Failure { advice, ..Failure::new(Kind::Refused, why) })
+        };
         let listed = match &self.backend().kind {
             BackendKind::Cloud { pages, .. } => {
                 let prefix = (!folder.is_root()).then(|| format!("{folder}/"));
@@ -62,13 +69,23 @@ impl Store {
                     let options = PaginatedListOptions { page_token: from.clone(), ..Default::default() };
                     pages.list_paginated(prefix.as_deref(), options)
                 };
-                let page = line.until_answered(0, &patience, call).await;
-                page.map(|(page, _)| (page.result.objects, page.page_token))
+                match line.until_answered(0, &patience, call).await {
+                    Ok((page, facts)) if page.page_token.is_none() && facts.breaks_off => {
+                        return endless(
+                            "its listing breaks off: there are more, it says, and not how to ask for them",
+                        );
+                    }
+                    Ok((page, _)) if page.page_token.is_some() && page.page_token == from => {
+                        return endless("its listing does not move on");
+                    }
+                    page => page.map(|(page, _)| (page.result.objects, page.page_token)),
+                }
             }
             _ => {
                 let call = || async {
                     let objects = self.backend().objects.list((!folder.is_root()).then_some(folder));
-                    objects.try_collect::<Vec<ObjectMeta>>().await
+                    // A folder of a million files takes its time.
+                    objects.inspect_ok(|_| tap::moved()).try_collect::<Vec<ObjectMeta>>().await
                 };
                 line.until_answered(0, &patience, call).await.map(|(objects, _)| (objects, None))
             }

@@ -30,6 +30,12 @@ pub struct Marker {
     pub deletes: u64,
 }
 
+// What follows from the marker that is there.
+enum Next {
+    Done(Marker),
+    Write(PutMode),
+}
+
 impl Store {
     /// The marker; `None` when nobody has claimed the prefix.
     ///
@@ -46,32 +52,14 @@ impl Store {
     pub async fn claim(&self, cluster: Uuid) -> Result<Marker, StoreError> {
         const WHAT: &str = "claiming the prefix";
         self.writable(WHAT)?;
-        let (patience, mut tries, mut written) = (Patience::new(), Tries::default(), false);
         let marker = Marker { format: FORMAT, store: Uuid::new_v4(), cluster, deletes: 0 };
-        loop {
-            // First, and after whatever was answered: what is there counts.
-            if let Some((marker, _)) = self.read_marker(&patience).await? {
-                return if marker.cluster == cluster {
-                    Ok(marker)
-                } else {
-                    Err(self.foreign(&marker, cluster))
-                };
-            }
-            let mode = if self.backend().conditional { PutMode::Create } else { PutMode::Overwrite };
-            match self.put_marker(&marker, mode, &patience).await {
-                Ok(()) if !written => written = true,
-                Ok(()) => {
-                    let failure =
-                        Failure::new(Kind::Broken, "it was written, the store said, and is not there");
-                    self.again(WHAT, failure, &patience, &mut tries).await?;
-                }
-                Err(failure) if failure.kind == Kind::Exists => {
-                    let failure = Failure { kind: Kind::Broken, ..failure };
-                    self.again(WHAT, failure, &patience, &mut tries).await?;
-                }
-                Err(failure) => self.again(WHAT, failure, &patience, &mut tries).await?,
-            }
-        }
+        self.write_marker(WHAT, &marker, |there| match there {
+            Some((marker, _)) if marker.cluster == cluster => Ok(Next::Done(marker)),
+            Some((marker, _)) => Err(self.foreign(&marker, cluster)),
+            None if self.backend().conditional => Ok(Next::Write(PutMode::Create)),
+            None => Ok(Next::Write(PutMode::Overwrite)),
+        })
+        .await
     }
 
     /// Checks that the prefix is still what `expected` says: before an upload, a hydration, a batch of deletes.
@@ -95,32 +83,44 @@ impl Store {
     pub async fn begin_deletes(&self, expected: &Marker, nonce: u64) -> Result<Marker, StoreError> {
         const WHAT: &str = "marking a batch of deletes";
         self.writable(WHAT)?;
-        let (patience, mut tries, mut written) = (Patience::new(), Tries::default(), false);
         let next = Marker { deletes: nonce, ..*expected };
-        loop {
-            let version = match self.read_marker(&patience).await? {
-                Some((marker, _)) if marker == next => return Ok(next),
-                Some((marker, version)) if marker == *expected => version,
-                Some((marker, _)) => return Err(self.unexpected(&marker, expected)),
-                None => return Err(self.unmarked()),
-            };
-            // Conditional on what was read, where the store can; then read again, whatever it answered.
-            let update =
-                self.backend().conditional && matches!(self.backend().kind, BackendKind::Cloud { .. });
-            let mode = if update { PutMode::Update(version) } else { PutMode::Overwrite };
-            match self.put_marker(&next, mode, &patience).await {
-                Ok(()) if !written => written = true,
-                Ok(()) => {
-                    let failure =
-                        Failure::new(Kind::Broken, "it was written, the store said, and is not there");
-                    self.again(WHAT, failure, &patience, &mut tries).await?;
-                }
-                Err(failure) if failure.kind == Kind::Exists => {
-                    let failure = Failure { kind: Kind::Broken, ..failure };
-                    self.again(WHAT, failure, &patience, &mut tries).await?;
-                }
-                Err(failure) => self.again(WHAT, failure, &patience, &mut tries).await?,
+        // Conditional on what was read, where the store can.
+        let update = self.backend().conditional && matches!(self.backend().kind, BackendKind::Cloud { .. });
+        self.write_marker(WHAT, &next, |there| match there {
+            Some((marker, _)) if marker == next => Ok(Next::Done(next)),
+            Some((marker, version)) if marker == *expected => {
+                Ok(Next::Write(if update { PutMode::Update(version) } else { PutMode::Overwrite }))
             }
+            Some((marker, _)) => Err(self.unexpected(&marker, expected)),
+            None => Err(self.unmarked()),
+        })
+        .await
+    }
+
+    // Writes a marker until it is there. What is read decides, at first and after whatever was answered.
+    async fn write_marker(
+        &self,
+        what: &str,
+        marker: &Marker,
+        judge: impl Fn(Option<(Marker, UpdateVersion)>) -> Result<Next, StoreError>,
+    ) -> Result<Marker, StoreError> {
+        let (patience, mut tries, mut written) = (Patience::new(), Tries::default(), false);
+        loop {
+            let mode = match judge(self.read_marker(&patience).await?)? {
+                Next::Done(marker) => return Ok(marker),
+                Next::Write(mode) => mode,
+            };
+            let failure = match self.put_marker(marker, mode, &patience).await {
+                Ok(()) if !written => {
+                    written = true;
+                    continue;
+                }
+                Ok(()) => Failure::new(Kind::Broken, "it was written, the store said, and is not there"),
+                Err(failure) if failure.kind == Kind::Exists => Failure { kind: Kind::Broken, ..failure },
+                Err(failure) => failure,
+            };
+            let again = self.line().again(failure, &patience, &mut tries).await;
+            again.map_err(|failure| self.line().error(what, failure))?;
         }
     }
 
@@ -154,17 +154,6 @@ impl Store {
         let path = self.marker_path();
         let put = self.backend().objects.put_opts(&path, PutPayload::from(data), options);
         self.line().once(0, patience, put).await.map(|_| ())
-    }
-
-    async fn again(
-        &self,
-        what: &str,
-        failure: Failure,
-        patience: &Patience,
-        tries: &mut Tries,
-    ) -> Result<(), StoreError> {
-        let again = self.line().again(failure, patience, tries).await;
-        again.map_err(|failure| self.line().error(what, failure))
     }
 
     fn foreign(&self, marker: &Marker, cluster: Uuid) -> StoreError {

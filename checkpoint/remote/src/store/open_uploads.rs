@@ -11,10 +11,9 @@ use uuid::Uuid;
 use super::Store;
 use super::leftovers::staged;
 use crate::backend::{BackendKind, path_of};
-use crate::error::{StoreError, Trouble};
-use crate::line::{Kind, Patience};
+use crate::error::StoreError;
+use crate::line::{Failure, Kind, Patience};
 use crate::name::ObjectName;
-use crate::runtime::blocking;
 
 /// An upload that is open. In a folder: a file beside a name, which a kill left or somebody is writing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,15 +38,10 @@ impl Store {
             BackendKind::Folder { root, .. } => {
                 let root = root.clone();
                 let cluster = cluster.map(|cluster| cluster.as_hyphenated().to_string());
-                let found = blocking(move || beside_files(&root, cluster.as_deref())).await;
-                let found = found.map_err(|e| {
-                    let trouble = match e.kind() {
-                        io::ErrorKind::PermissionDenied => Trouble::Denied,
-                        _ => Trouble::Away,
-                    };
-                    let what = format!("store {:?}: looking for open uploads", self.name());
-                    StoreError::new(trouble, what, e.to_string(), "see to the shared file system")
-                })?;
+                let look = move || beside_files(&root, cluster.as_deref());
+                let found = self.on_files_until_answered(&Patience::new(), look).await;
+                let found =
+                    found.map_err(|failure| self.line().error("looking for open uploads", failure))?;
                 Ok(found
                     .into_iter()
                     .map(|(key, id)| OpenUpload { name: key.parse().ok(), key, id })
@@ -59,7 +53,14 @@ impl Store {
     }
 
     async fn list_uploads(&self, below: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        let Some(list) = &self.backend().uploads else { return Ok(Vec::new()) };
+        let fail = |failure| self.line().error("listing open uploads", failure);
+        let refused = |why: &str| fail(Failure::new(Kind::Refused, why));
+        let Some(list) = &self.backend().uploads else {
+            return match self.backend().uploads_vanish {
+                true => Ok(Vec::new()),
+                false => Err(refused("requests that are not signed cannot ask for them")),
+            };
+        };
         // A folder of a bucket ends with its slash, so that `p` is not found in `p2`.
         let folder = match path_of(&self.inner.prefix, "") {
             root if root.is_root() => String::new(),
@@ -69,16 +70,20 @@ impl Store {
         let (mut uploads, mut after) = (Vec::new(), None);
         loop {
             let page = self.line().until_answered(0, &patience, || list.page(&prefix, after.as_ref())).await;
-            let (page, _) = page.map_err(|failure| self.line().error("listing open uploads", failure))?;
+            let (page, _) = page.map_err(fail)?;
             let ours = page.uploads.into_iter().filter_map(|(key, id)| {
                 let key = key.strip_prefix(&folder)?.to_string();
                 Some(OpenUpload { name: key.parse().ok(), key, id })
             });
             uploads.extend(ours);
             match page.next {
-                // A store that does not move on would be listed for ever.
-                Some(next) if after.as_ref() != Some(&next) => after = Some(next),
-                _ => return Ok(uploads),
+                // It would be listed for ever.
+                Some(next) if after.as_ref() == Some(&next) => {
+                    return Err(refused("its listing does not move on"));
+                }
+                Some(next) => after = Some(next),
+                None if page.breaks_off => return Err(refused("its listing breaks off")),
+                None => return Ok(uploads),
             }
         }
     }
@@ -105,11 +110,9 @@ impl Store {
                     return Ok(());
                 }
                 let at = root.join(file);
-                let removed = blocking(move || checkpoint::durable::ignore_missing(std::fs::remove_file(at)));
-                removed.await.map_err(|e| {
-                    let what = format!("store {:?}: {}", self.name(), what());
-                    StoreError::new(Trouble::Away, what, e.to_string(), "see to the shared file system")
-                })
+                let remove = move || checkpoint::durable::ignore_missing(std::fs::remove_file(&at));
+                let removed = self.on_files_until_answered(&Patience::new(), remove).await;
+                removed.map_err(|failure| self.line().error(what(), failure))
             }
             BackendKind::ReadOnly => Ok(()),
         }

@@ -24,7 +24,11 @@ pub(super) async fn put_parts(
             let begun = line.until_answered(0, &way.patience, || parts.create_multipart(path)).await;
             let (id, _) = begun.map_err(|failure| way.fail(failure))?;
             let journaled = id.clone();
-            way.write(move |entry| entry.upload(journaled)).await?;
+            if let Err(error) = way.write(move |entry| entry.upload(journaled)).await {
+                // Nobody would know of it.
+                let _ = line.once(0, &way.patience, parts.abort_multipart(path, &id)).await;
+                return Err(error);
+            }
             id
         }
     };
@@ -47,7 +51,8 @@ pub(super) async fn put_parts(
         if let Some(outcome) = way.compare(path).await?.into() {
             return Ok(outcome);
         }
-        let lost = ["InvalidPart", "InvalidPartOrder", "EntityTooSmall", "InvalidBlockList"];
+        // Some say so in an answer of success.
+        let lost = ["NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall", "InvalidBlockList"];
         if failure.kind == Kind::Missing || failure.code.as_deref().is_some_and(|code| lost.contains(&code)) {
             return Ok(Outcome::Spoiled(format!("the store lost the upload: {}", failure.why)));
         }

@@ -10,7 +10,11 @@ use crate::error::StoreError;
 use crate::line::{Failure, Kind, Tries};
 
 /// One PUT.
-pub(super) async fn put_whole(way: &Uploading<'_>, path: &Path) -> Result<Outcome, StoreError> {
+pub(super) async fn put_whole(
+    way: &Uploading<'_>,
+    path: &Path,
+    tries: &mut Tries,
+) -> Result<Outcome, StoreError> {
     let leaf = match way.plan.leaves().len() {
         0 => None,
         _ => Some(way.leaf(0).await?),
@@ -20,9 +24,9 @@ pub(super) async fn put_whole(way: &Uploading<'_>, path: &Path) -> Result<Outcom
         Some(leaf) => (leaf.data.clone(), leaf.sums),
     };
     let backend = way.store.backend();
-    let conditional = way.may_go_on();
-    let mode = if conditional { PutMode::Create } else { PutMode::Overwrite };
-    let mut tries = Tries::default();
+    // A store may be asked for a condition that nobody has seen it keep: then nothing is built on it.
+    let mode = if backend.conditional { PutMode::Create } else { PutMode::Overwrite };
+    let may_repeat = way.may_go_on();
     loop {
         let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
         let put = backend.objects.put_opts(path, PutPayload::from(data.clone()), options);
@@ -36,15 +40,16 @@ pub(super) async fn put_whole(way: &Uploading<'_>, path: &Path) -> Result<Outcom
                 Some(outcome) => return Ok(outcome),
                 None => Failure { kind: Kind::Broken, ..failure },
             },
-            Err(failure) if failure.may_pass() && !conditional => match way.compare(path).await?.into() {
+            Err(failure) if failure.may_pass() && !may_repeat => match way.compare(path).await?.into() {
                 Some(outcome) => return Ok(outcome),
-                None => {
-                    way.again(failure, &mut tries).await?;
-                    return Ok(Outcome::Spoiled("what became of it is unknown".into()));
-                }
+                None => failure,
             },
             Err(failure) => failure,
         };
-        way.again(failure, &mut tries).await?;
+        let why = failure.why.clone();
+        way.again(failure, tries).await?;
+        if !may_repeat {
+            return Ok(Outcome::Unknown(why));
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::content::{ObjectPlan, Sums};
 use crate::error::{StoreError, Trouble};
 use crate::line::{Failure, Kind, Patience, Tries};
 use crate::name::ObjectName;
+use crate::tap;
 
 /// What a store knows of an object without its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,11 @@ pub(super) enum Compared {
 }
 
 impl Head {
+    /// Whether the store reports a checksum.
+    pub(crate) fn reports(&self) -> bool {
+        self.crc64.is_some() || self.crc32c.is_some()
+    }
+
     /// Whether the checksum that the store reports, if any, is that of these bytes.
     pub(crate) fn agrees(&self, sums: &Sums) -> Option<bool> {
         agree(self.crc64, self.crc32c, sums)
@@ -149,6 +155,10 @@ impl Store {
     }
 
     pub(crate) async fn head_of(&self, path: &Path, patience: &Patience) -> Result<Option<Head>, Failure> {
+        if let Some(file) = self.file_of(path) {
+            let len = self.file_len(file, patience).await?;
+            return Ok(len.map(|len| Head { len, crc64: None, crc32c: None }));
+        }
         let objects = &self.backend().objects;
         let call = || objects.get_opts(path, GetOptions { head: true, ..GetOptions::default() });
         match self.line().until_answered(0, patience, call).await {
@@ -172,8 +182,15 @@ impl Store {
         loop {
             let options =
                 GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
-            match self.line().once(0, patience, self.collect(path, options, len)).await {
-                Ok((data, _)) => return Ok(data),
+            let read = match self.file_of(path) {
+                Some(file) => self.read_file(file, range.clone(), patience).await,
+                None => {
+                    let read = self.line().once(0, patience, self.collect(path, options, len)).await;
+                    read.map(|(data, _)| data)
+                }
+            };
+            match read {
+                Ok(data) => return Ok(data),
                 // The object ends before.
                 Err(failure) if failure.status == Some(416) => return Ok(Bytes::new()),
                 Err(failure) if failure.status == Some(200) => {
@@ -182,13 +199,6 @@ impl Store {
                         "epochs cannot be read from such a store; `store check` says what else it lacks",
                     );
                     return Err(Failure { advice, ..Failure::new(Kind::Refused, why) });
-                }
-                // A folder says this of a file that ends before the range begins.
-                Err(failure) if failure.kind == Kind::Refused && failure.status.is_none() => {
-                    match self.head_of(path, patience).await? {
-                        Some(head) if head.len <= range.start => return Ok(Bytes::new()),
-                        _ => return Err(failure),
-                    }
                 }
                 // Without a condition a conflict is one of the store's own, and passes.
                 Err(failure) if failure.kind == Kind::Exists => {
@@ -207,6 +217,20 @@ impl Store {
         bytes_max: u64,
         patience: &Patience,
     ) -> Result<Option<(Bytes, object_store::UpdateVersion)>, Failure> {
+        let too_long = || {
+            let why = format!("it has more than {bytes_max} bytes: it is none of ours");
+            Failure::new(Kind::Refused, why)
+        };
+        if self.is_folder() {
+            let version = object_store::UpdateVersion { e_tag: None, version: None };
+            // Opened once: another file may be renamed there at any time.
+            return match self.range(path, 0..bytes_max + 1, patience).await {
+                Ok(data) if data.len() as u64 > bytes_max => Err(too_long()),
+                Ok(data) => Ok(Some((data, version))),
+                Err(failure) if failure.kind == Kind::Missing => Ok(None),
+                Err(failure) => Err(failure),
+            };
+        }
         let objects = &self.backend().objects;
         let call = || async {
             let got = objects.get_opts(path, GetOptions::default()).await?;
@@ -220,10 +244,7 @@ impl Store {
         };
         match self.line().until_answered(0, patience, call).await {
             Ok(((Some(data), version), _)) => Ok(Some((data, version))),
-            Ok(((None, _), _)) => Err(Failure::new(
-                Kind::Refused,
-                format!("it has more than {bytes_max} bytes: it is none of ours"),
-            )),
+            Ok(((None, _), _)) => Err(too_long()),
             Err(failure) if failure.kind == Kind::Missing => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -239,26 +260,8 @@ impl Store {
         gather(got.into_stream(), bytes_max).await
     }
 
-    /// Compares an object with what it should be. Whatever was answered before, this counts.
-    pub(super) async fn compare(
-        &self,
-        path: &Path,
-        plan: &ObjectPlan,
-        sums: &Sums,
-        patience: &Patience,
-    ) -> Result<Compared, Failure> {
-        let Some(head) = self.head_of(path, patience).await? else { return Ok(Compared::Missing) };
-        if head.len != plan.len_bytes() {
-            return Ok(Compared::Different(format!("it has {} bytes of {}", head.len, plan.len_bytes())));
-        }
-        match head.agrees(sums) {
-            Some(true) => Ok(Compared::ByChecksum),
-            Some(false) => Ok(Compared::Different("the store reports another checksum".into())),
-            None => self.read_back(path, plan, patience).await,
-        }
-    }
-
-    async fn read_back(
+    /// Reads all of an object and compares it, leaf by leaf.
+    pub(super) async fn read_back(
         &self,
         path: &Path,
         plan: &ObjectPlan,
@@ -290,6 +293,7 @@ async fn gather(
     bytes_max: usize,
 ) -> object_store::Result<Bytes> {
     let Some(first) = stream.next().await.transpose()? else { return Ok(Bytes::new()) };
+    tap::moved();
     let Some(second) = stream.next().await.transpose()? else { return Ok(first) };
     let mut data = BytesMut::with_capacity(bytes_max);
     data.extend_from_slice(&first);

@@ -6,7 +6,6 @@
 //! had, a PUT whose fate is unknown is followed by another key. A key that turns out to hold something else, or an
 //! upload that the store has lost, is given up for another key, too.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
@@ -21,7 +20,7 @@ use crate::content::{ObjectPlan, Source};
 use crate::error::{StoreError, Trouble};
 use crate::journal::{Journal, Subject};
 use crate::limits::NAMES_MAX;
-use crate::line::Patience;
+use crate::line::{Patience, Tries};
 use crate::name::ObjectName;
 use crate::runtime::blocking;
 
@@ -57,15 +56,8 @@ impl Store {
         self.writable(&what)?;
         let journal = Arc::clone(journal);
         let entry = blocking(move || journal.begin(subject)).await;
-        let entry = entry.map_err(|e| {
-            let what = format!("store {:?}: {what}: its journal", self.name());
-            match e.kind() {
-                io::ErrorKind::ResourceBusy => {
-                    StoreError::new(Trouble::Away, what, e.to_string(), "wait for the other to end")
-                }
-                _ => StoreError::disk(what, &e),
-            }
-        })?;
+        let entry = entry
+            .map_err(|e| StoreError::journal(format!("store {:?}: {what}: its journal", self.name()), &e))?;
         let sums =
             entry.tried.last().map(|tried| tried.parts.iter().map(|(at, part)| (*at, part.sums)).collect());
         let way = Uploading {
@@ -82,50 +74,73 @@ impl Store {
 }
 
 async fn run(way: &Uploading<'_>) -> Result<Stored, StoreError> {
-    let mut spoiled = match resume(way).await? {
-        (Some(name), Some(Outcome::Stored(proof))) => return finish(way, name, proof).await,
-        (Some(name), Some(Outcome::Spoiled(why))) => {
-            way.abandon(&way.store.path(&name)).await;
-            Some(why)
-        }
-        (Some(name), None) if !way.may_go_on() => Some(format!("what became of {name} is unknown")),
-        (Some(_), None) => None,
-        (None, _) => Some("none yet".into()),
+    let mut next = match resume(way).await? {
+        Earlier::Stored(name, proof) => return finish(way, name, proof).await,
+        Earlier::GoesOn => None,
+        Earlier::Over(why) => Some(why),
     };
-    for _ in 0..NAMES_MAX {
-        let name = match spoiled.take() {
+    // Keys that hold something else are counted. Those of which nothing is known have no end but that of patience.
+    let (mut spoiled, mut tries) = (0, Tries::default());
+    loop {
+        let name = match next.take() {
             Some(why) => way.rename(&why).await?,
-            None => way.current().expect("a key that is not spoiled is there"),
+            None => way.current().expect("a key that goes on is there"),
         };
         let path = way.store.path(&name);
         let outcome = match &way.store.backend().kind {
-            _ if way.plan.leaves().len() <= 1 => put_whole(way, &path).await?,
+            BackendKind::Folder { .. } => put_file(way, &path, &mut tries).await?,
+            _ if way.plan.leaves().len() <= 1 => put_whole(way, &path, &mut tries).await?,
             BackendKind::Cloud { parts, .. } => put_parts(way, &**parts, &path).await?,
-            BackendKind::Folder { .. } => put_file(way, &path).await?,
             BackendKind::ReadOnly => unreachable!("refused at the door"),
         };
-        match outcome {
+        let why = match outcome {
             Outcome::Stored(proof) => return finish(way, name, proof).await,
             Outcome::Spoiled(why) => {
-                tracing::warn!(store = way.store.name(), %name, why, "a key is given up");
-                way.abandon(&path).await;
-                spoiled = Some(why);
+                spoiled += 1;
+                why
             }
+            Outcome::Unknown(why) => why,
+        };
+        tracing::warn!(store = way.store.name(), %name, why, "a key is given up");
+        way.abandon(&path).await;
+        if spoiled == NAMES_MAX {
+            return Err(StoreError::new(
+                Trouble::Damaged,
+                format!("store {:?}: {}", way.store.name(), way.what),
+                format!("{NAMES_MAX} keys were written in vain, the last because: {why}"),
+                "the store does not keep what it is given, or a rule of the bucket removes it: `store check` says more",
+            ));
         }
+        next = Some(why);
     }
-    Err(StoreError::new(
-        Trouble::Damaged,
-        format!("store {:?}: {}", way.store.name(), way.what),
-        format!("{NAMES_MAX} keys were written in vain, the last because: {}", spoiled.unwrap_or_default()),
-        "the store does not keep what it is given, or a rule of the bucket removes it: `store check` says more",
-    ))
 }
 
-// The key of an earlier try, and what became of it. A process that was killed has had no answer at all.
-async fn resume(way: &Uploading<'_>) -> Result<(Option<ObjectName>, Option<Outcome>), StoreError> {
-    let Some(name) = way.current() else { return Ok((None, None)) };
-    leftovers::sweep(way.store, &way.store.path(&name)).await;
-    Ok((Some(name), way.compare(&way.store.path(&name)).await?.into()))
+// What became of the key of an earlier try.
+enum Earlier {
+    Stored(ObjectName, Proof),
+    // It may be sent again.
+    GoesOn,
+    // There is none, or none that may be used; why.
+    Over(String),
+}
+
+// A process that was killed has had no answer at all.
+async fn resume(way: &Uploading<'_>) -> Result<Earlier, StoreError> {
+    let Some(name) = way.current() else { return Ok(Earlier::Over("none yet".into())) };
+    let path = way.store.path(&name);
+    leftovers::sweep(way.store, &path, &way.patience).await;
+    if way.store.is_folder() && !way.entry(|entry| entry.done) {
+        return Ok(Earlier::Over("nobody saw that it became durable".into()));
+    }
+    Ok(match way.compare(&path).await?.into() {
+        Some(Outcome::Stored(proof)) => Earlier::Stored(name, proof),
+        Some(Outcome::Spoiled(why) | Outcome::Unknown(why)) => {
+            way.abandon(&path).await;
+            Earlier::Over(why)
+        }
+        None if way.may_go_on() => Earlier::GoesOn,
+        None => Earlier::Over(format!("what became of {name} is unknown")),
+    })
 }
 
 async fn finish(way: &Uploading<'_>, name: ObjectName, proof: Proof) -> Result<Stored, StoreError> {

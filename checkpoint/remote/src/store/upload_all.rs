@@ -1,8 +1,11 @@
 //! Writing many objects at once.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
+use checkpoint::Digest;
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::Store;
@@ -24,9 +27,9 @@ pub struct Written {
 }
 
 impl Store {
-    /// Plans and writes all of `objects` for `attempt`; the answer is in their order. May be repeated as
-    /// [`Store::upload`], and then sends only what is not there yet. Bytes under way are bounded for the store as a whole,
-    /// not for each object.
+    /// Plans and writes all of `objects` for `attempt`; the answer is in their order. Those that hold the same bytes are
+    /// written once. May be repeated as [`Store::upload`], and then sends only what is not there yet. Bytes under way
+    /// are bounded for the store as a whole, not for each object.
     ///
     /// # Errors
     /// Those of the first object that fails; the others end there, and what was written stays in the journal's traces.
@@ -37,12 +40,22 @@ impl Store {
         attempt: u64,
         objects: Vec<Packed>,
     ) -> Result<Vec<Written>, StoreError> {
-        let writes = futures::stream::iter(objects).map(|packed| async move {
+        let known: Mutex<BTreeMap<Digest, Arc<OnceCell<Stored>>>> = Mutex::default();
+        let known = &known;
+        let writes = futures::stream::iter(objects.into_iter().enumerate()).map(|(at, packed)| async move {
             let plan = self.plan(&packed).await?;
-            let stored = self.upload(journal, cluster, attempt, &plan, packed.source()).await?;
-            Ok(Written { packed, plan, stored })
+            let cell = {
+                let mut known = known.lock().expect("no thread panics while it notes an object");
+                Arc::clone(known.entry(plan.digest()).or_default())
+            };
+            let upload = || self.upload(journal, cluster, attempt, &plan, packed.source());
+            let stored = *cell.get_or_try_init(upload).await?;
+            Ok((at, Written { packed, plan, stored }))
         });
-        writes.buffered(self.line().limits.requests.max(1)).try_collect().await
+        let writes = writes.buffer_unordered(self.line().limits.requests.max(1));
+        let mut written: Vec<(usize, Written)> = writes.try_collect().await?;
+        written.sort_by_key(|(at, _)| *at);
+        Ok(written.into_iter().map(|(_, written)| written).collect())
     }
 
     async fn plan(&self, packed: &Packed) -> Result<ObjectPlan, StoreError> {

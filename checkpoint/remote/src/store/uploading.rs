@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -24,6 +24,8 @@ use crate::tap::Facts;
 /// the slowest line, 64 MiB/s.
 pub(super) const COMPLETE_FASTER: u64 = 256;
 
+const OTHER_CHECKSUM: &str = "the store reports another checksum";
+
 /// How it is known that the store has what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
@@ -36,8 +38,10 @@ pub enum Proof {
 /// What became of one key.
 pub(super) enum Outcome {
     Stored(Proof),
-    /// Not to be used any more; why.
+    /// It holds something else, or nothing although it was written; why.
     Spoiled(String),
+    /// Not to be sent again, because what became of the last try is not known; why that was.
+    Unknown(String),
 }
 
 impl From<Compared> for Option<Outcome> {
@@ -72,9 +76,8 @@ pub(super) struct Uploading<'a> {
 impl Uploading<'_> {
     // Whether the same key may be sent again after a try of unknown fate. Never one that was done: it was deleted.
     pub(super) fn may_go_on(&self) -> bool {
-        let backend = self.store.backend();
-        let once = match backend.kind {
-            BackendKind::Cloud { .. } => backend.conditional || self.plan.leaves().len() > 1,
+        let once = match self.store.backend().kind {
+            BackendKind::Cloud { .. } => self.store.keeps_conditions() || self.plan.leaves().len() > 1,
             _ => false,
         };
         once && !self.entry(|entry| entry.done)
@@ -96,9 +99,16 @@ impl Uploading<'_> {
         let done =
             blocking(move || write(&mut entry.lock().expect("no thread panics while it writes a journal")))
                 .await;
-        done.map_err(|e| {
-            StoreError::disk(format!("store {:?}: {}: its journal", self.store.name(), self.what), &e)
-        })
+        done.map_err(|e| StoreError::disk(self.of("its journal"), &e))
+    }
+
+    // What an error is about: a part of the upload.
+    fn of(&self, part: &str) -> String {
+        format!("store {:?}: {}: {part}", self.store.name(), self.what)
+    }
+
+    fn sums(&self) -> MutexGuard<'_, BTreeMap<u32, Sums>> {
+        self.sums.lock().expect("no thread panics while it notes a sum")
     }
 
     pub(super) async fn rename(&self, why: &str) -> Result<ObjectName, StoreError> {
@@ -116,7 +126,6 @@ impl Uploading<'_> {
     pub(super) async fn leaf(&self, index: usize) -> Result<Leaf, StoreError> {
         let room = self.store.room().await;
         let (source, plan) = (Arc::clone(&self.source), self.plan.clone());
-        let what = || format!("store {:?}: {}: its source", self.store.name(), self.what);
         let (data, sums, same) = blocking(move || {
             let (offset, len) = plan.leaf_range(index);
             let data = source.read(offset, len)?;
@@ -125,16 +134,16 @@ impl Uploading<'_> {
             Ok((data, sums, same))
         })
         .await
-        .map_err(|e| StoreError::disk(what(), &e))?;
+        .map_err(|e| StoreError::disk(self.of("its source"), &e))?;
         if !same {
             return Err(StoreError::new(
                 Trouble::Changed,
-                what(),
+                self.of("its source"),
                 format!("its bytes changed since they were planned (part {index})"),
                 "repeat the commit; should it happen again, this machine's disk or memory is to be doubted",
             ));
         }
-        self.sums.lock().expect("no thread panics while it notes a sum").insert(index as u32, sums);
+        self.sums().insert(index as u32, sums);
         Ok(Leaf { data, sums, _room: room })
     }
 
@@ -142,12 +151,7 @@ impl Uploading<'_> {
     pub(super) async fn whole_sums(&self) -> Result<Sums, StoreError> {
         let mut whole = Sums::of(&[]);
         for index in 0..self.plan.leaves().len() {
-            let known = self
-                .sums
-                .lock()
-                .expect("no thread panics while it notes a sum")
-                .get(&(index as u32))
-                .copied();
+            let known = self.sums().get(&(index as u32)).copied();
             let sums = match known {
                 Some(sums) => sums,
                 None => self.leaf(index).await?.sums,
@@ -157,10 +161,24 @@ impl Uploading<'_> {
         Ok(whole)
     }
 
+    /// Compares the object with its plan. Whatever was answered before, this counts.
     pub(super) async fn compare(&self, path: &Path) -> Result<Compared, StoreError> {
-        let sums = self.whole_sums().await?;
-        let compared = self.store.compare(path, self.plan, &sums, &self.patience).await;
-        compared.map_err(|failure| self.fail(failure))
+        let (store, plan, patience) = (self.store, self.plan, &self.patience);
+        let head = store.head_of(path, patience).await.map_err(|failure| self.fail(failure))?;
+        let Some(head) = head else { return Ok(Compared::Missing) };
+        if head.len != plan.len_bytes() {
+            return Ok(Compared::Different(format!("it has {} bytes of {}", head.len, plan.len_bytes())));
+        }
+        // Only for a checksum to compare with is the source read.
+        if head.reports() {
+            let sums = self.whole_sums().await?;
+            match agree(head.crc64, head.crc32c, &sums) {
+                Some(false) => return Ok(Compared::Different(OTHER_CHECKSUM.into())),
+                Some(true) if store.checks(head.crc64) => return Ok(Compared::ByChecksum),
+                _ => {}
+            }
+        }
+        store.read_back(path, plan, patience).await.map_err(|failure| self.fail(failure))
     }
 
     // What a success says by itself: the checksum in its answer, else a comparison. `None`: it is not there.
@@ -171,9 +189,9 @@ impl Uploading<'_> {
         sums: &Sums,
     ) -> Result<Option<Outcome>, StoreError> {
         match agree(facts.crc64, facts.crc32c, sums) {
-            Some(true) => Ok(Some(Outcome::Stored(Proof::Checksum))),
-            Some(false) => Ok(Some(Outcome::Spoiled("the store reports another checksum".into()))),
-            None => Ok(self.compare(path).await?.into()),
+            Some(true) if self.store.checks(facts.crc64) => Ok(Some(Outcome::Stored(Proof::Checksum))),
+            Some(false) => Ok(Some(Outcome::Spoiled(OTHER_CHECKSUM.into()))),
+            _ => Ok(self.compare(path).await?.into()),
         }
     }
 
@@ -184,7 +202,7 @@ impl Uploading<'_> {
 
     // Frees what a key that is given up may hold. Not needed for anything but room: its trace stays in the journal.
     pub(super) async fn abandon(&self, path: &Path) {
-        leftovers::sweep(self.store, path).await;
+        leftovers::sweep(self.store, path, &self.patience).await;
         let id = self.entry(|entry| entry.tried.last().and_then(|tried| tried.upload.clone()));
         if let (Some(id), BackendKind::Cloud { parts, .. }) = (id, &self.store.backend().kind) {
             let _ = self.store.line().once(0, &self.patience, parts.abort_multipart(path, &id)).await;

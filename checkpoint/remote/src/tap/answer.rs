@@ -1,5 +1,6 @@
 //! Reads an answer on its way.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,14 +12,15 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpResponse, HttpResponseBody};
+use tokio::time::Instant;
 
 use super::counts::Counts;
-use super::seen::{DeleteFailure, Seen};
+use super::seen::{Answering, DeleteFailure, Seen};
 use super::verb::Verb;
 use crate::limits::ERROR_BODY_BYTES_MAX;
 use crate::xml::{element, elements, unescape};
 
-// Longest answer to a batch of 1,000 keys: each key comes back.
+// Longest answer about 1,000 keys, of a KiB each.
 const BATCH_BODY_BYTES_MAX: usize = 4 << 20;
 
 /// Notes what the answer says, and hands it on.
@@ -38,21 +40,33 @@ pub(super) async fn note(
         facts.retry_after = retry_after(&parts.headers);
         facts.crc64 = whole_crc64(&parts.headers);
         facts.crc32c = goog_crc32c(&parts.headers);
-        facts.moved = tokio::time::Instant::now();
+        facts.moved = Instant::now();
+        facts.answer = Some(Answering { begun: facts.moved, bytes: 0, at_leisure: verb == Verb::Complete });
     }
     let body = Moving { body, seen: seen.clone(), counts };
     let failed = !parts.status.is_success();
-    // A success of these may hold errors.
-    let inspect = failed || matches!(verb, Verb::DeleteBatch | Verb::Complete);
+    // A success of these may hold errors, or too little.
+    let inspect = failed || matches!(verb, Verb::DeleteBatch | Verb::Complete | Verb::List);
     if !inspect || verb == Verb::Head {
         return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
     }
     let bytes_max = if failed { ERROR_BODY_BYTES_MAX } else { BATCH_BODY_BYTES_MAX };
-    let text = String::from_utf8_lossy(&take(body, bytes_max).await?).into_owned();
+    let data = Bytes::from(take(body, bytes_max).await?);
     if let Some(seen) = &seen {
+        let text = String::from_utf8_lossy(&data);
         let mut facts = seen.facts();
         match verb {
-            Verb::DeleteBatch if !failed => facts.not_deleted = not_deleted(&text),
+            Verb::DeleteBatch if !failed && is_multipart(&parts.headers) => {
+                facts.statuses = statuses(&text);
+            }
+            Verb::DeleteBatch if !failed => {
+                facts.not_deleted = not_deleted(&text);
+                facts.deleted = Some(deleted(&text));
+            }
+            Verb::List if !failed => {
+                facts.breaks_off = element(&text, "IsTruncated") == Some("true")
+                    && element(&text, "NextContinuationToken").is_none_or(str::is_empty);
+            }
             _ if failed || text.contains("<Error>") => {
                 facts.code = element(&text, "Code").map(unescape);
                 facts.message = element(&text, "Message").map(unescape);
@@ -60,7 +74,7 @@ pub(super) async fn note(
             _ => {}
         }
     }
-    Ok(HttpResponse::from_parts(parts, text.into()))
+    Ok(HttpResponse::from_parts(parts, data.into()))
 }
 
 async fn take(mut body: Moving, bytes_max: usize) -> Result<Vec<u8>, HttpError> {
@@ -100,6 +114,32 @@ fn goog_crc32c(headers: &HeaderMap) -> Option<u32> {
     Some(u32::from_be_bytes(BASE64_STANDARD.decode(value).ok()?.try_into().ok()?))
 }
 
+// Azure's: an answer of its own for each key, by number.
+fn is_multipart(headers: &HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("multipart/"))
+}
+
+fn statuses(text: &str) -> BTreeMap<usize, u16> {
+    let (mut statuses, mut id) = (BTreeMap::new(), None);
+    for line in text.lines() {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        if name.eq_ignore_ascii_case("content-id") {
+            id = value.trim().parse().ok();
+        } else if line.starts_with("HTTP/1.1 ")
+            && let Some(status) = line.split(' ').nth(1).and_then(|status| status.parse().ok())
+            && let Some(id) = id.take()
+        {
+            statuses.insert(id, status);
+        }
+    }
+    statuses
+}
+
+fn deleted(text: &str) -> BTreeSet<String> {
+    elements(text, "Deleted").into_iter().filter_map(|one| element(one, "Key").map(unescape)).collect()
+}
+
 fn not_deleted(text: &str) -> Vec<DeleteFailure> {
     let errors = elements(text, "Error").into_iter();
     errors
@@ -130,7 +170,7 @@ impl Body for Moving {
             let len = frame.data_ref().map_or(0, |data| data.len() as u64);
             self.counts.received(len);
             if let Some(seen) = &self.seen {
-                seen.moved();
+                seen.moved(len);
             }
         }
         frame
@@ -175,5 +215,13 @@ mod tests {
         let failure = |key: &str, code: &str| DeleteFailure { key: key.into(), code: code.into() };
         assert_eq!(not_deleted(text), [failure("p&q", "AccessDenied"), failure("c", "InternalError")]);
         assert!(not_deleted("<DeleteResult><Deleted><Key>a</Key></Deleted></DeleteResult>").is_empty());
+        assert_eq!(deleted(text), BTreeSet::from(["a".to_string()]));
+    }
+
+    #[test]
+    fn the_answers_of_a_batch_in_parts_are_read() {
+        let text = "--batch\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 202 Accepted\r\n\
+            x-ms-version: 1\r\n\r\n--batch\r\ncontent-id: 2\r\n\r\nHTTP/1.1 403 no: not you\r\n\r\n--batch--\r\n";
+        assert_eq!(statuses(text), BTreeMap::from([(0, 202), (2, 403)]));
     }
 }

@@ -1,5 +1,6 @@
 //! What the tap saw of one call.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -33,12 +34,38 @@ pub(crate) struct Facts {
     pub crc32c: Option<u32>,
     /// Keys of a batch that were not deleted.
     pub not_deleted: Vec<DeleteFailure>,
+    /// Keys of a batch that were, where the answer is to name each.
+    pub deleted: Option<BTreeSet<String>>,
+    /// The answers to the keys of a batch, by number, where each has its own.
+    pub statuses: BTreeMap<usize, u16>,
+    /// A page of a listing says that there are more, and not how to ask for them.
+    pub breaks_off: bool,
     /// Why there was no answer.
     pub broken: Option<HttpErrorKind>,
     /// Nothing but credentials was asked for, in vain: the status of that answer, if there was one.
     pub credentials: Option<Option<u16>>,
     /// When anything last moved.
     pub moved: Instant,
+    /// What came of the answer's body so far.
+    pub answer: Option<Answering>,
+}
+
+/// An answer on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answering {
+    pub begun: Instant,
+    /// Bytes of its body so far.
+    pub bytes: u64,
+    /// It says little for long by design: a store that puts parts together sends blanks until it is done.
+    pub at_leisure: bool,
+}
+
+/// How a call is getting on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pulse {
+    /// When anything last moved.
+    pub moved: Instant,
+    pub answer: Option<Answering>,
 }
 
 impl Seen {
@@ -51,9 +78,13 @@ impl Seen {
             crc64: None,
             crc32c: None,
             not_deleted: Vec::new(),
+            deleted: None,
+            statuses: BTreeMap::new(),
+            breaks_off: false,
             broken: None,
             credentials: None,
             moved: Instant::now(),
+            answer: None,
         })))
     }
 
@@ -65,13 +96,18 @@ impl Seen {
         self.facts().clone()
     }
 
-    pub(super) fn moved(&self) {
-        self.facts().moved = Instant::now();
+    /// Bytes of an answer came, or something happened that is not sent.
+    pub(super) fn moved(&self, bytes: u64) {
+        let mut facts = self.facts();
+        facts.moved = Instant::now();
+        if let Some(answer) = &mut facts.answer {
+            answer.bytes += bytes;
+        }
     }
 
-    /// When anything last moved, and whether the answer has begun.
-    pub(crate) fn pulse(&self) -> (Instant, bool) {
+    /// How it is getting on.
+    pub(crate) fn pulse(&self) -> Pulse {
         let facts = self.facts();
-        (facts.moved, facts.status.is_some())
+        Pulse { moved: facts.moved, answer: facts.answer }
     }
 }

@@ -91,10 +91,10 @@ impl Verb {
     }
 }
 
-// Where the clients of the three clouds ask for credentials. A wrong guess miscounts, nothing else.
+// Where the clients of the three clouds ask for credentials, if a path there looks like one of the store. No store has
+// such an address: its *not found* would be taken for one of credentials.
 fn is_credentials(host: &str) -> bool {
     host.starts_with("169.254.")
-        || host.starts_with("sts.")
         || ["metadata.google.internal", "oauth2.googleapis.com", "login.microsoftonline.com"].contains(&host)
 }
 
@@ -121,6 +121,8 @@ mod tests {
             ("PUT", "https://a.blob.core.windows.net/c/k?comp=blocklist", Verb::Complete),
             ("POST", "https://a.blob.core.windows.net/c?restype=container&comp=batch", Verb::DeleteBatch),
             ("GET", "https://a.blob.core.windows.net/c?restype=container&comp=list", Verb::List),
+            ("PUT", "https://sts.blob.core.windows.net/c/k", Verb::Put),
+            ("POST", "https://sts.amazonaws.com/", Verb::Other),
             ("GET", "http://169.254.169.254/latest/meta-data", Verb::Other),
         ] {
             let uri: Uri = uri.parse().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body;
-use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse};
+use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody};
 
 use crate::tap::{Verb, flipped, whole};
 
@@ -23,6 +23,8 @@ pub enum Fault {
     Flip,
     /// The answer's body ends after so many bytes, cut.
     CutBody(usize),
+    /// The answer's body comes byte by byte, each after so long.
+    Drip(Duration),
 }
 
 /// Whether the store has done it by then.
@@ -170,13 +172,45 @@ async fn happen(fault: Fault, answer: Option<HttpResponse>) -> Result<HttpRespon
             let (parts, body) = answer.expect("an answer to cut").into_parts();
             let data = body.bytes().await?;
             let body = Short { data: Some(data.slice(..bytes.min(data.len()))), cut: false };
-            Ok(HttpResponse::from_parts(parts, object_store::client::HttpResponseBody::new(body)))
+            Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+        }
+        Fault::Drip(each) => {
+            let (parts, body) = answer.expect("an answer to let drip").into_parts();
+            let next = Box::pin(tokio::time::sleep(each));
+            let body = Dripping { data: body.bytes().await?, each, next };
+            Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
         }
     }
 }
 
 fn cut() -> HttpError {
     HttpError::new(HttpErrorKind::Interrupted, CutByScript)
+}
+
+// A body that comes slowly.
+struct Dripping {
+    data: Bytes,
+    each: Duration,
+    next: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Body for Dripping {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, HttpError>>> {
+        if self.data.is_empty() {
+            return std::task::Poll::Ready(None);
+        }
+        std::task::ready!(self.next.as_mut().poll(cx));
+        let until = tokio::time::Instant::now() + self.each;
+        self.next.as_mut().reset(until);
+        let one = self.data.split_to(1);
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(one))))
+    }
 }
 
 // A body that breaks off.

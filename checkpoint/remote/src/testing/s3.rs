@@ -1,7 +1,8 @@
 //! An S3 in memory: as much of it as the crate's requests need, and the bad habits of real ones as switches.
 
+mod many;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use base64::Engine;
@@ -40,6 +41,14 @@ pub struct Traits {
     pub swallows: bool,
     /// How far its clock is ahead, seconds.
     pub clock_ahead_s: i64,
+    /// The checksum that it reports is the one that it was sent.
+    pub echoes: bool,
+    /// A delete of many keys is answered as one of another, and none is deleted.
+    pub ignores_deletes: bool,
+    /// The next page of any listing is the first.
+    pub turns_round: bool,
+    /// A page of any listing that is not the last does not say how to ask for the next.
+    pub breaks_off: bool,
 }
 
 impl Default for Traits {
@@ -57,6 +66,10 @@ impl Default for Traits {
             lists_uploads: true,
             swallows: false,
             clock_ahead_s: 0,
+            echoes: false,
+            ignores_deletes: false,
+            turns_round: false,
+            breaks_off: false,
         }
     }
 }
@@ -81,6 +94,8 @@ struct World {
     traits: Traits,
     objects: BTreeMap<String, Bytes>,
     uploads: BTreeMap<String, OpenUpload>,
+    // Checksums as they were sent.
+    sent: BTreeMap<String, String>,
     // What was put together, by the upload's id.
     completed: BTreeMap<String, (String, Bytes)>,
     last: Option<String>,
@@ -89,6 +104,7 @@ struct World {
     // Contents that came to be under a key, in order, also after a delete.
     written: BTreeMap<String, Vec<Bytes>>,
     locked: BTreeSet<String>,
+    slow: BTreeMap<String, u64>,
     keys: BTreeSet<String>,
 }
 
@@ -123,6 +139,11 @@ impl ScriptedS3 {
         let table = text.parse().expect("a table");
         crate::StoreConfig::from_disk("main", &table, &crate::Environment::default())
             .expect("a good configuration")
+    }
+
+    /// Its habits.
+    pub fn traits(&self) -> Traits {
+        self.world().traits
     }
 
     /// The requests that arrived, in order.
@@ -173,16 +194,21 @@ impl ScriptedS3 {
         self.world().locked.insert(key.to_string());
     }
 
+    /// So many deletes of this key are answered with *slow down*.
+    pub fn slow_to_delete(&self, key: &str, times: u64) {
+        self.world().slow.insert(key.to_string(), times);
+    }
+
     /// From now on only requests that are signed with one of these key ids are answered.
     pub fn admit_only(&self, key_ids: &[&str]) {
         self.world().keys = key_ids.iter().map(|id| id.to_string()).collect();
     }
 
-    /// Keys to which more than one thing was ever written.
+    /// Keys to which more than one thing was ever written, but for markers and what only asks what a store does.
     pub fn written_twice(&self) -> Vec<String> {
         let world = self.world();
-        let twice =
-            world.written.iter().filter(|(key, contents)| contents.len() > 1 && !key.ends_with(".json"));
+        let once = |key: &str| !key.ends_with(".json") && !key.contains("epochlog-check/");
+        let twice = world.written.iter().filter(|(key, contents)| contents.len() > 1 && once(key));
         twice.map(|(key, _)| key.clone()).collect()
     }
 
@@ -239,7 +265,10 @@ impl World {
         }
         let upload = query.get("uploadId").map(String::as_str).unwrap_or_default();
         match verb {
-            Verb::Put => self.put(key, header("if-none-match"), header("if-match"), body),
+            Verb::Put => {
+                let sent = header("x-amz-checksum-crc64nvme");
+                self.put(key, header("if-none-match"), header("if-match"), sent, body)
+            }
             Verb::CreateUpload => {
                 self.made += 1;
                 let id = format!("upload-{}", self.made);
@@ -282,7 +311,14 @@ impl World {
         self.last = Some(key.to_string());
     }
 
-    fn put(&mut self, key: &str, none_match: Option<&str>, only_match: Option<&str>, body: &Bytes) -> Answer {
+    fn put(
+        &mut self,
+        key: &str,
+        none_match: Option<&str>,
+        only_match: Option<&str>,
+        sent: Option<&str>,
+        body: &Bytes,
+    ) -> Answer {
         let there = self.objects.get(key).map(|data| etag(data));
         let refused = none_match.is_some() && there.is_some()
             || only_match.is_some_and(|wanted| there.as_deref() != Some(wanted));
@@ -292,10 +328,14 @@ impl World {
         if !self.traits.swallows {
             self.write(key, body.clone());
         }
+        if let Some(sent) = sent.filter(|_| self.traits.echoes) {
+            self.sent.insert(key.to_string(), sent.to_string());
+        }
         let mut answer = xml(String::new());
         answer.headers.insert("etag", etag(body).parse().expect("a header"));
         if self.traits.reports {
-            answer.headers.insert("x-amz-checksum-crc64nvme", crc64(body).parse().expect("a header"));
+            let crc = self.sent.get(key).cloned().unwrap_or_else(|| crc64(body));
+            answer.headers.insert("x-amz-checksum-crc64nvme", crc.parse().expect("a header"));
         }
         answer
     }
@@ -341,7 +381,7 @@ impl World {
         let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
         set("last-modified", printer.timestamp_to_rfc9110_string(&now).expect("a time of our days"));
         if self.traits.reports && mode == Some("ENABLED") {
-            set("x-amz-checksum-crc64nvme", crc64(data));
+            set("x-amz-checksum-crc64nvme", self.sent.get(key).cloned().unwrap_or_else(|| crc64(data)));
             set("x-amz-checksum-type", "FULL_OBJECT".into());
         }
         let range = range
@@ -363,75 +403,6 @@ impl World {
         answer.headers.insert("content-length", body.len().into());
         answer.body = if verb == Verb::Head { Bytes::new() } else { body };
         answer
-    }
-
-    fn list(&self, query: &BTreeMap<String, String>) -> Answer {
-        let prefix = query.get("prefix").map(String::as_str).unwrap_or_default();
-        let after = query.get("continuation-token").or(query.get("start-after")).cloned().unwrap_or_default();
-        let late = self.last.as_ref().filter(|_| self.traits.lists_late);
-        let mut keys = self
-            .objects
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix) && **key > after && Some(*key) != late);
-        let mut text = "<ListBucketResult>".to_string();
-        let mut last = None;
-        for (key, data) in keys.by_ref().take(self.traits.page) {
-            let tag = etag(data).replace('"', "&quot;");
-            let _ = write!(
-                text,
-                "<Contents><Key>{key}</Key><Size>{}</Size><LastModified>1970-01-01T00:00:00Z</LastModified>\
-                 <ETag>{tag}</ETag></Contents>",
-                data.len()
-            );
-            last = Some(key);
-        }
-        if let (Some(last), Some(_)) = (last, keys.next()) {
-            let _ = write!(text, "<NextContinuationToken>{last}</NextContinuationToken>");
-        }
-        text.push_str("</ListBucketResult>");
-        xml(text)
-    }
-
-    fn list_uploads(&self, query: &BTreeMap<String, String>) -> Answer {
-        let of = |name: &str| query.get(name).cloned().unwrap_or_default();
-        let (prefix, after) = (of("prefix"), (of("key-marker"), of("upload-id-marker")));
-        let mut open: Vec<(String, String)> =
-            self.uploads.iter().map(|(id, upload)| (upload.key.clone(), id.clone())).collect();
-        open.retain(|upload| upload.0.starts_with(&prefix) && *upload > after);
-        open.sort();
-        let more = open.len() > self.traits.page;
-        open.truncate(self.traits.page);
-        let mut text = format!("<ListMultipartUploadsResult><IsTruncated>{more}</IsTruncated>");
-        if let Some((key, id)) = open.last() {
-            let _ = write!(
-                text,
-                "<NextKeyMarker>{key}</NextKeyMarker><NextUploadIdMarker>{id}</NextUploadIdMarker>"
-            );
-        }
-        for (key, id) in open {
-            let _ = write!(text, "<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>");
-        }
-        text.push_str("</ListMultipartUploadsResult>");
-        xml(text)
-    }
-
-    fn delete(&mut self, body: &Bytes) -> Answer {
-        let asked = String::from_utf8_lossy(body).into_owned();
-        let mut text = "<DeleteResult>".to_string();
-        for key in asked.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
-            let _ = match self.locked.contains(key) {
-                true => write!(
-                    text,
-                    "<Error><Key>{key}</Key><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-                ),
-                false => {
-                    self.objects.remove(key);
-                    write!(text, "<Deleted><Key>{key}</Key></Deleted>")
-                }
-            };
-        }
-        text.push_str("</DeleteResult>");
-        xml(text)
     }
 }
 

@@ -1,5 +1,7 @@
 mod answers;
 mod checking;
+mod folders;
+mod hostile;
 mod kinds;
 mod leftovers;
 mod packing;

@@ -28,6 +28,15 @@ async fn a_store_as_it_should_be_is_fit_and_nothing_of_the_check_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_of_the_check_whose_id_never_arrived_is_ended() {
+    let (s3, faults) = (ScriptedS3::default(), Faults::new());
+    faults.next(Verb::CreateUpload, When::After, Fault::Cut);
+    report(&s3, &faults).await;
+    assert_eq!(faults.hits(), 1);
+    assert_eq!(s3.uploads(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_planted_defect_is_found_and_no_other() {
     let good = Traits::default();
     for (traits, defects) in [
@@ -77,8 +86,8 @@ async fn a_folder_is_looked_at_for_a_minute() {
     assert_eq!(report.verdict(Probe::Keeps), Verdict::Holds, "{report}");
     assert_eq!(lacking(&report), [], "{report}");
     assert!((60..76).contains(&report.took.as_secs()), "{report}");
-    let left: Vec<_> = walk(dir.path());
-    assert!(left.is_empty(), "{left:?}");
+    assert!(walk(dir.path()).is_empty(), "{:?}", walk(dir.path()));
+    assert_eq!(std::fs::read_dir(dir.path().join("epochlog-check")).unwrap().count(), 0);
 }
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
@@ -113,4 +122,5 @@ async fn access_is_checked_and_what_is_not_allowed_is_named() {
     let dir = tempfile::tempdir().unwrap();
     folder_store(dir.path()).check_access().await.unwrap();
     assert!(walk(dir.path()).is_empty());
+    assert_eq!(std::fs::read_dir(dir.path().join("epochlog-check")).unwrap().count(), 0);
 }

@@ -58,6 +58,44 @@ async fn no_error_shows_a_secret() {
     assert!(!format!("{:?}", bench.store).contains("canary"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_store_repeats_of_the_keys_in_a_file_is_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("credentials");
+    let write = |name: &str| {
+        let text = format!(
+            "[default]\naws_access_key_id = canary-{name}-id\naws_secret_access_key = canary-{name}-key\n\
+             aws_session_token = canary-{name}-token\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("first");
+    let bench = bench(Traits::default());
+    let text = format!("endpoint = \"http://s3.test/bucket/p/q\"\ncredentials_file = \"{}\"", file.display());
+    let config =
+        StoreConfig::from_disk("main", &text.parse().unwrap(), &crate::Environment::default()).unwrap();
+    let store = open(&config, Limits::default(), &bench.s3, &bench.faults).unwrap();
+    let upload = || async {
+        store.upload(&bench.journal, CLUSTER, 1, &plan(&data(10)), Arc::new(data(10))).await.unwrap_err()
+    };
+    let repeats = |code| Rule {
+        verb: Some(Verb::Put),
+        skip: 0,
+        times: 2,
+        when: When::Before,
+        fault: Fault::Answer(403, code, None),
+    };
+    bench.faults.add(repeats("InvalidAccessKeyId canary-first-id canary-first-key canary-first-token"));
+    let error = upload().await;
+    assert!(!error.to_string().contains("canary"), "{error}");
+    bench.faults.clear();
+    // Renewed while it is denied.
+    write("second");
+    bench.faults.add(repeats("InvalidAccessKeyId canary-second-id canary-second-key canary-second-token"));
+    let error = upload().await;
+    assert!(!error.to_string().contains("canary"), "{error}");
+}
+
 // Lines of the log.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
