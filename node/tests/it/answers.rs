@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{Node, port, source};
 use client::Commit;
 use serde_json::Value;
-use crate::support::{Node, port, source};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_epochlog");
 

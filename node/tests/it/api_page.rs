@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::support::{Node, port};
 use checkpoint::Digest;
 use checkpoint::digest::content;
 use client::pb;
@@ -11,7 +12,6 @@ use pb::commit_request::Kind as Request;
 use pb::epochlog_client::EpochlogClient;
 use pb::fetch_reply::Kind as Fetched;
 use prost::Message;
-use crate::support::{Node, port};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::support::trio::Trio;
 use client::pb;
 use client::pb::epochlog_client::EpochlogClient;
 use pb::fetch_reply::Kind;
-use crate::support::trio::Trio;
 
 /// A byte of it, its time put back: only who reads it sees that.
 fn rot(path: &Path) {

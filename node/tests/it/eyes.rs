@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use client::{Client, Commit, Options, pb};
 use crate::support::{Node, port, source, wait_for};
+use client::{Client, Commit, Options, pb};
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;

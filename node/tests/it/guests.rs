@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{Node, port, source, wait_for};
 use checkpoint::Plan;
 use client::pb::epochlog_client::EpochlogClient;
 use client::{Client, Commit, Options, pb, wire};
 use pb::commit_request::Kind as Request;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use crate::support::{Node, port, source, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_stream::StreamExt;

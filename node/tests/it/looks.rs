@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{Node, port, source, wait_for};
 use client::pb::epochlog_client::EpochlogClient;
 use client::{Client, Commit, pb};
-use crate::support::{Node, port, source, wait_for};
 use tonic::Streaming;
 use tonic::transport::Channel;
 

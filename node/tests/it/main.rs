@@ -12,6 +12,7 @@ mod damaged;
 mod eyes;
 mod flags;
 mod guests;
+mod hybrid;
 mod looks;
 mod neighbours;
 mod one_node;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use crate::support::{Node, port, source};
 use checkpoint::CommitId;
 use client::pb::commit_reply::Kind as Reply;
 use client::pb::epochlog_client::EpochlogClient;
 use client::{Client, Commit, neighbour, pb};
-use crate::support::{Node, port, source};
 
 fn open_files(node: &Node) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", node.child.id())).unwrap().count()

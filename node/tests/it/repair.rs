@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use client::Commit;
 use crate::support::{Node, port, source};
+use client::Commit;
 
 fn epochlog(command: &str, config: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_epochlog")).args([command, "--config"]).arg(config).output().unwrap()

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use client::{Certainty, Code, Commit, pb};
 use crate::support::{Node, make_secret, port, source, wait_for};
+use client::{Certainty, Code, Commit, pb};
 
 fn epochlog(at: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_epochlog"));

@@ -5,13 +5,13 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::trio::Trio;
+use crate::support::wait_for;
 use client::pb;
 use client::pb::epochlog_client::EpochlogClient;
 use prost::Message;
 use raft::proto::peer_client::PeerClient;
 use raft::proto::{self, PeerHeader};
-use crate::support::trio::Trio;
-use crate::support::wait_for;
 use tonic::metadata::BinaryMetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::{Node, port, source};
 use client::Commit;
 use serde_json::Value;
-use crate::support::{Node, port, source};
 
 const ALERTS: &str = include_str!("../../docs/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../docs/grafana.json");

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cluster::{Cluster, by_hand, commit_epoch, within};
 use checkpoint::store::layout::Layout;
 use checkpoint::{CommitId, JobName, RealDisk};
-use crate::cluster::{Cluster, by_hand, commit_epoch, within};
 use nativelog::compose;
 use nativelog::record::{Body, Entry, Kind, LogId, LogRecord};
 use nativelog::store::{Identity, LogStore, Options};

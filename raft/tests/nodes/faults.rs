@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cluster::{Cluster, Commit, quick, within};
 use checkpoint::Store;
 use checkpoint::disk::Disk;
 use checkpoint::store::layout::Layout;
 use checkpoint::testing::{CrashDisk, OpKind};
-use crate::cluster::{Cluster, Commit, quick, within};
 use nativelog::compose;
 use nativelog::machine::Machine;
 use nativelog::record::{Header, Kind, LogRecord, RECORD_VERSION, proto};

@@ -8,6 +8,7 @@ mod agreement;
 mod cluster;
 mod faults;
 mod hand_over;
+mod hydration;
 mod links;
 mod pins;
 mod strangers;

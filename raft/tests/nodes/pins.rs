@@ -1,7 +1,7 @@
 //! Pins that end: log time alone ends them, and the leader writes as much of that as they need.
 
-use checkpoint::{Digest, JobName};
 use crate::cluster::{Cluster, Node, by_hand, commit_epoch, remove_epochs, verified, within};
+use checkpoint::{Digest, JobName};
 use nativelog::compose;
 use nativelog::ledger::{Reason, Verdict};
 use nativelog::record::{Body, Entry, Kind};

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::{Cluster, Commit, accepted, directory, quick, within};
 use bytes::Bytes;
 use checkpoint::JobName;
-use crate::cluster::{Cluster, Commit, accepted, directory, quick, within};
 use nativelog::compose;
 use nativelog::ledger::{Accepted, Reason, Verdict};
 use nativelog::record::{Header, Kind, LogRecord};

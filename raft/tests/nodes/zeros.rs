@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::cluster::{Cluster, Commit, accepted, within};
 use checkpoint::limits::ZERO_BYTES_MAX;
 use checkpoint::{Digest, EntryKind, Piece, PlanEntry, RelPath, digest};
-use crate::cluster::{Cluster, Commit, accepted, within};
 use nativelog::compose::{self, Pages};
 use nativelog::ledger::{Accepted, Reason, Verdict};
 use nativelog::record::LogRecord;

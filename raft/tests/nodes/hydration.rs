@@ -1,15 +1,11 @@
 //! Epochs that lie in an object store: every node makes the same directory of them, by way of the peers or from the store,
 //! and waits for neither with anything else.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod cluster;
-
 use std::time::{Duration, Instant};
 
+use crate::cluster::depot::{Hybrid, Mood, Objects, commit_hybrid};
+use crate::cluster::{Cluster, DEADLINE, Node, by_hand, commit_epoch, installed, verified, within};
 use checkpoint::{Digest, JobName};
-use cluster::depot::{Hybrid, Mood, Objects, commit_hybrid};
-use cluster::{Cluster, DEADLINE, Node, by_hand, commit_epoch, installed, verified, within};
 use nativelog::performer::Publication;
 use raft::Hydrate;
 
@@ -183,7 +179,7 @@ async fn a_store_that_never_answers_holds_up_nothing() {
         assert!(matches!(publication(node, "job", 1), Some(Publication::Unpublished(_))));
     }
     // What a record lets expire goes as well.
-    cluster::remove_epochs(&cluster, "other", vec![1, 2, 3]).await;
+    crate::cluster::remove_epochs(&cluster, "other", vec![1, 2, 3]).await;
     assert_eq!(cluster.nodes[&cluster.leader().await].replica.standing().term, term, "no election");
     objects.all(Mood::Up);
     is_published_on_all(&cluster, "job", 1).await;
@@ -303,7 +299,7 @@ async fn objects_that_nobody_needs_are_deleted_by_the_leader_and_no_others() {
     let second = commit_hybrid(&cluster, &objects, Some(uploader), ("job", 2, MIB)).await;
     is_published_on_all(&cluster, "job", 2).await;
     let marker = objects.marker();
-    cluster::remove_epochs(&cluster, "job", vec![1]).await;
+    crate::cluster::remove_epochs(&cluster, "job", vec![1]).await;
     for node in cluster.nodes.values() {
         within("they are gone, and the log says so", async || {
             (objects.there().is_disjoint(&first.objects) && released(node) == 0).then_some(())
@@ -312,13 +308,13 @@ async fn objects_that_nobody_needs_are_deleted_by_the_leader_and_no_others() {
     }
     assert!(objects.there().is_superset(&second.objects), "what is needed stays");
     assert_ne!(objects.marker(), marker, "it is told in the store who deletes");
-    let known = cluster.nodes[&uploader].machine.ledger().store_named(cluster::depot::WEST).unwrap();
+    let known = cluster.nodes[&uploader].machine.ledger().store_named(crate::cluster::depot::WEST).unwrap();
     assert_eq!((known.batch, known.before), (objects.marker(), Some(marker)));
 
     // A copy of all folders has deleted there: nothing more is deleted.
     objects.set_marker(99);
     let asked = objects.deletes();
-    cluster::remove_epochs(&cluster, "job", vec![2]).await;
+    crate::cluster::remove_epochs(&cluster, "job", vec![2]).await;
     within("it is found out", async || (objects.not_ours() > 0).then_some(())).await;
     assert!(objects.there().is_superset(&second.objects));
     assert_eq!(objects.deletes(), asked);
@@ -333,7 +329,7 @@ async fn a_store_that_refuses_to_delete_is_not_asked_in_a_loop() {
     let leader = cluster.leader().await;
     let hybrid = commit_hybrid(&cluster, &objects, Some(leader), ("job", 1, MIB)).await;
     is_published_on_all(&cluster, "job", 1).await;
-    cluster::remove_epochs(&cluster, "job", vec![1]).await;
+    crate::cluster::remove_epochs(&cluster, "job", vec![1]).await;
     within("it was asked", async || (objects.deletes() > 0).then_some(())).await;
     // Several looks long.
     let began = Instant::now();

@@ -1,8 +1,6 @@
 //! Epochs whose content lies in an object store, on nodes that are processes. The store is a folder that all of them
 //! share; what stores of other kinds do is tested where they are kept.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-mod support;
-
-use support::trio::Trio;
-use support::{Node, get, port, wait_for};
+use crate::support::trio::Trio;
+use crate::support::{Node, get, port, wait_for};
 
 fn root_of(dir: &Path) -> String {
     let limits = checkpoint::Limits::default();
