@@ -163,6 +163,12 @@ impl Dues {
         self.tell();
     }
 
+    /// An epoch that has failed was not tried again, since what it reuses is still being read. Nobody is told: whoever looks
+    /// when something changes asks for another try, and would be woken by its own question.
+    pub fn still_read(&self, attempt: u64, why: String) {
+        self.book().fail_again(attempt, why);
+    }
+
     /// The epoch that was this attempt was published by somebody else.
     pub fn adopted(&self, job: &JobName, epoch: u64, attempt: u64) {
         self.book().found(&(job.clone(), epoch), attempt);

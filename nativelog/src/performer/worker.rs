@@ -384,7 +384,7 @@ impl Worker {
             if let Some(why) = self.store.still_verifying(owed.origin.attempt) {
                 // Its tree may be in a file: not read only to hear this.
                 self.again.failed(owed.origin.attempt, outlook(&why), now);
-                self.shared.dues.still_fails(owed.origin.attempt, why.to_string());
+                self.shared.dues.still_read(owed.origin.attempt, why.to_string());
                 continue;
             }
             let Some(epoch) = self.tree_of(&owed) else { continue };

@@ -180,8 +180,8 @@ impl checkpoint::disk::DiskLayer for Gated {
     }
 }
 
-#[test]
-fn what_was_staged_is_read_while_others_are_published() {
+/// A replica with an epoch of which the staged file, with one byte changed by `flip`, is being read, and waits at the gate.
+fn read_at_gate(flip: u8) -> (Arc<Gate>, Replica) {
     let (disk, gate, data) = (CrashDisk::new(), Arc::new(Gate::default()), Path::new(DATA));
     disk.create_dir(data).unwrap();
     disk.sync_dir(Path::new("/")).unwrap();
@@ -192,13 +192,21 @@ fn what_was_staged_is_read_while_others_are_published() {
     let large = Directory::parse("a:70000k");
     let attempt = begin(&mut replica, 1, &large, store);
     let only = file(&large, LINKED);
-    stage(&disk, &replica, attempt, &large.bytes[only as usize]);
+    let mut bytes = large.bytes[only as usize].clone();
+    bytes[7] ^= flip;
+    stage(&disk, &replica, attempt, &bytes);
     gate.shut(replica.store.layout().staged_file(attempt, only));
     link(&mut replica, attempt, &large, &[only]);
     // Waits until that is performed.
     seal(&mut replica, attempt, &large);
     let why = why_unpublished(&replica);
     assert!(why.contains("MiB are left"), "{why}");
+    (gate, replica)
+}
+
+#[test]
+fn what_was_staged_is_read_while_others_are_published() {
+    let (gate, mut replica) = read_at_gate(0);
     let missing = replica.machine.missing();
     assert!(missing[0].verifying, "nobody has to bring what is here: {missing:?}");
     replica.whole(2, &Directory::parse("other:10"));
@@ -212,6 +220,23 @@ fn what_was_staged_is_read_while_others_are_published() {
         std::thread::sleep(Duration::from_millis(50));
     }
     replica.assert_published(1);
+    replica.stop();
+}
+
+/// Whoever looks when something changes asks for what is being read: that must not be such a change.
+#[test]
+fn who_asks_for_what_is_still_being_read_wakes_nobody() {
+    let (gate, replica) = read_at_gate(0);
+    let attempt = replica.machine.missing()[0].attempt;
+    let changes = replica.machine.publications();
+    let (before, begun) = (*changes.borrow(), Instant::now());
+    while begun.elapsed() < Duration::from_secs(1) {
+        replica.machine.publish_now(attempt);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let told = *changes.borrow() - before;
+    gate.open();
+    assert!(told < 3, "{told} times");
     replica.stop();
 }
 

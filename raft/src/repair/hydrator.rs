@@ -192,6 +192,11 @@ impl Hydrator {
     fn sought(&self) -> BTreeMap<u64, Vec<Sought>> {
         let mut all: BTreeMap<u64, Vec<Sought>> = BTreeMap::new();
         let mut missing = self.site.machine.missing();
+        {
+            // Others bring the rest, and ask for it themselves.
+            let ledger = self.site.machine.ledger();
+            missing.retain(|missing| ledger.store_of(&missing.job, missing.epoch).is_some());
+        }
         self.site.leave_verifying(&mut missing);
         {
             let ledger = self.site.machine.ledger();
