@@ -141,6 +141,11 @@ impl Store {
         self.verifier.has_begun(attempt)
     }
 
+    /// The epoch of this attempt does not come again, whatever was read for it: something else is in its way.
+    pub fn verified_in_vain(&self, attempt: u64) {
+        self.verifier.forget(attempt);
+    }
+
     /// The root of a published epoch, from the envelope of its manifest alone.
     pub fn published(&self, job: &JobName, epoch: u64) -> Result<Option<Digest>, StoreError> {
         Ok(self.envelope(job, epoch)?.map(|envelope| envelope.root))

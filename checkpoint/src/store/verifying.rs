@@ -126,7 +126,7 @@ impl Verifier {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The attempt has ended: nothing is read for it any more.
+    /// The attempt has ended, or its epoch cannot be published for another reason: nothing is read for it any more.
     pub(super) fn forget(&self, attempt: u64) {
         self.state().jobs.remove(&attempt);
     }
@@ -231,7 +231,15 @@ impl Verifier {
         failed: Vec<Option<Unpublished>>,
     ) -> Vec<Option<Unpublished>> {
         let both = batch.iter().zip(failed);
-        both.map(|(publish, failed)| failed.or_else(|| self.of_one(shelves, publish).err())).collect()
+        let before = both.map(|(publish, failed)| match failed {
+            Some(failed) => {
+                // Else it would be taken for one that is being read, and nobody would bring what it lacks.
+                self.forget(publish.attempt);
+                Some(failed)
+            }
+            None => self.of_one(shelves, publish).err(),
+        });
+        before.collect()
     }
 
     /// Whether the attempt's epoch was told to come again, and has not.

@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use checkpoint::Unpublished;
+use checkpoint::disk::lacks_room;
+
 /// What could not be done is tried again after this long.
 const AFTER: Duration = Duration::from_secs(10);
 /// What does not get better by itself waits at most this long.
@@ -19,6 +22,17 @@ pub enum Outlook {
     Lasts,
     /// It lasts until somebody brings the bytes, and says so.
     Stored,
+}
+
+impl Outlook {
+    /// Of what the shelves say.
+    pub fn of(why: &Unpublished) -> Outlook {
+        match why {
+            Unpublished::Verifying { .. } => Outlook::Passes,
+            Unpublished::Io(error) if lacks_room(&error.source) => Outlook::Passes,
+            _ => Outlook::Lasts,
+        }
+    }
 }
 
 /// When, by attempt; and the folders that could not be removed, and what points to one of them, all together.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use checkpoint::disk::{is_rot, lacks_room};
+use checkpoint::disk::is_rot;
 use checkpoint::store::{Publish, Source, Store, Unpacked, Unpublished};
 use checkpoint::{Digest, JobName};
 
@@ -301,7 +301,10 @@ impl Worker {
                     ready.push(epoch)
                 }
                 // These hold the log: their packs are set aside when that becomes too long.
-                Err(why) => self.unpublished(epoch, why, Outlook::Passes),
+                Err(why) => {
+                    self.store.verified_in_vain(epoch.attempt);
+                    self.unpublished(epoch, why, Outlook::Passes);
+                }
             }
         }
         if ready.is_empty() {
@@ -323,7 +326,7 @@ impl Worker {
                 Ok(()) => self.published(&epoch),
                 Err(why) => match self.in_store(&why) {
                     Some(lies) => self.without_bytes(epoch, lies),
-                    None => self.unpublished(epoch, why.to_string(), outlook(&why)),
+                    None => self.unpublished(epoch, why.to_string(), Outlook::of(&why)),
                 },
             }
         }
@@ -383,7 +386,7 @@ impl Worker {
         for owed in failed {
             if let Some(why) = self.store.still_verifying(owed.origin.attempt) {
                 // Its tree may be in a file: not read only to hear this.
-                self.again.failed(owed.origin.attempt, outlook(&why), now);
+                self.again.failed(owed.origin.attempt, Outlook::of(&why), now);
                 self.shared.dues.still_read(owed.origin.attempt, why.to_string());
                 continue;
             }
@@ -418,6 +421,7 @@ impl Worker {
         if let Some(epoch) = self.as_published(owed) {
             return Some(epoch);
         }
+        self.store.verified_in_vain(attempt);
         self.again.failed(attempt, outlook, Instant::now());
         self.shared.dues.still_fails(attempt, why);
         None
@@ -485,13 +489,5 @@ impl Worker {
             self.shared.dues.owe_folder((job, epoch), index);
             self.again.folder_stays(Instant::now());
         }
-    }
-}
-
-fn outlook(why: &Unpublished) -> Outlook {
-    match why {
-        Unpublished::Verifying { .. } => Outlook::Passes,
-        Unpublished::Io(error) if lacks_room(&error.source) => Outlook::Passes,
-        _ => Outlook::Lasts,
     }
 }

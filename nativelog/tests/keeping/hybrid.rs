@@ -240,6 +240,23 @@ fn who_asks_for_what_is_still_being_read_wakes_nobody() {
     replica.stop();
 }
 
+/// As a power cut may leave it. Whoever brings the bytes leaves alone what is being read.
+#[test]
+fn what_was_read_and_is_something_else_is_brought_by_others() {
+    let (gate, replica) = read_at_gate(1);
+    assert!(replica.machine.missing()[0].verifying);
+    gate.open();
+    let begun = Instant::now();
+    while !why_unpublished(&replica).contains("lie in the store west") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", why_unpublished(&replica));
+        replica.machine.publish_again();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let missing = replica.machine.missing();
+    assert!(!missing[0].verifying, "{missing:?}");
+    replica.stop();
+}
+
 /// What came in a pack lies in no store: the pack stays in the log until its file is in the tree.
 #[test]
 fn a_pack_whose_file_is_lost_here_is_not_let_go_of_while_its_epoch_waits() {

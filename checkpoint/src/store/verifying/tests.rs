@@ -105,6 +105,22 @@ fn much_is_read_by_others_and_the_epoch_says_so_until_they_are_through() {
     assert!(store.verifier.state().jobs.is_empty());
 }
 
+#[test]
+fn an_epoch_that_fails_for_another_reason_is_not_being_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
+    let read = || drop(store.verifier.state().jobs.insert(1, Job::default()));
+    read();
+    assert!(store.is_verifying(1));
+    let failed = Unpublished::Occupied { at: dir.path().into(), found: "another root".into() };
+    let looked = store.verifier.before(&store.shelves, &[reusing(1, &[])], vec![Some(failed)]);
+    assert!(matches!(looked.as_slice(), [Some(Unpublished::Occupied { .. })]), "{looked:?}");
+    assert!(!store.is_verifying(1), "others may bring what it lacks");
+    read();
+    store.verified_in_vain(1);
+    assert!(!store.is_verifying(1));
+}
+
 fn wanted(n: u8, size: u64) -> Wanted {
     Wanted { digest: crate::digest::content(&[n]), mode: 0o644, size, staged: None }
 }
