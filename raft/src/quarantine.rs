@@ -118,7 +118,13 @@ impl Quarantine {
             }
             match self.records.propose(record).await {
                 Ok(Verdict::Accepted(_)) => {
-                    tracing::error!(node = self.node, %digest, ?nodes, "content verifies nowhere on a majority: it is in quarantine");
+                    // What lies in a store has lost its place in the log only.
+                    let is_quarantined = self.machine.ledger().is_quarantined(&digest);
+                    if is_quarantined {
+                        tracing::error!(node = self.node, %digest, ?nodes, "content verifies nowhere on a majority: it is in quarantine");
+                    } else {
+                        tracing::warn!(node = self.node, %digest, ?nodes, "content verifies nowhere on a majority, and the log has taken note");
+                    }
                 }
                 Ok(Verdict::Rejected(rejected)) => {
                     tracing::warn!(node = self.node, %digest, %rejected, "content is not put in quarantine");
