@@ -83,6 +83,7 @@ struct Stored {
     places: VecDeque<Place>,
     /// It came wrong from the first of these.
     spoiled: bool,
+    /// What is to be said of it: one store that may still give it weighs more than any that has lost it.
     refused: Option<Refused>,
 }
 
@@ -90,7 +91,9 @@ impl Stored {
     /// Not from the first place.
     fn refuse(&mut self, error: DepotError) {
         if let Some(place) = self.places.pop_front() {
-            self.refused = Some(Refused::of(&place, error));
+            if self.refused.as_ref().is_none_or(|before| before.is().is_some()) {
+                self.refused = Some(Refused::of(&place, error));
+            }
             self.spoiled = false;
         }
     }
@@ -303,6 +306,22 @@ mod tests {
         let mut elsewhere = stored(3, 0, 10);
         elsewhere.places[0].object.store = 2;
         assert_eq!(sizes(vec![stored(1, 0, 10), stored(2, 0, 10), elsewhere]), [2, 1]);
+    }
+
+    #[test]
+    fn what_one_store_has_lost_and_another_may_still_give_is_not_lost() {
+        let said = |troubles: &[DepotTrouble]| {
+            let mut one = stored(1, 0, 10);
+            one.places = (0..troubles.len()).map(|_| one.places[0].clone()).collect();
+            troubles.iter().for_each(|trouble| one.refuse(DepotError::new(*trouble, "no")));
+            assert!(one.places.is_empty());
+            one.refused.unwrap().is()
+        };
+        use DepotTrouble::{Away, Damaged, Denied, Gone};
+        assert_eq!(said(&[Away, Gone]), None);
+        assert_eq!(said(&[Gone, Denied]), None);
+        assert_eq!(said(&[Gone, Away, Damaged]), None);
+        assert_eq!(said(&[Damaged, Gone]), Some("gone"));
     }
 
     #[test]
