@@ -94,6 +94,25 @@ impl Answers {
         (!found.is_empty()).then_some(Nowhere { found, not_yet })
     }
 
+    /// As [`Answers::nowhere`], of content that lies in a store which was not asked: who fetches it from there may take
+    /// hours, and is not waited for. Nothing is found of it then, and somebody is still to get there.
+    pub fn nowhere_yet(&self, holder: Option<u64>) -> Option<Nowhere> {
+        let comes = || self.is_hydrating(holder).then(|| Nowhere { found: BTreeMap::new(), not_yet: true });
+        self.nowhere(holder).or_else(comes)
+    }
+
+    /// Whether somebody fetches it from a store, and nobody whose word counts may have it at the next question.
+    fn is_hydrating(&self, holder: Option<u64>) -> bool {
+        let counts = |peer: &u64| holder.is_none_or(|holder| holder == *peer);
+        let decides = |(peer, said): (&u64, &Said)| match said {
+            Said::Trouble(_) => false,
+            Said::NotYet(_) => !counts(peer),
+            Said::Away(_) => Some(*peer) != holder,
+            Said::No(_) | Said::Hydrating(_) => true,
+        };
+        self.0.iter().all(decides) && self.0.values().any(|said| matches!(said, Said::Hydrating(_)))
+    }
+
     /// Whether node `me` may ask a store for what lies there and was not to be had for so long. Who fetches it already is
     /// waited for; who is to get it from the log for a while, since it may not need a store at all; and of several that
     /// lack it the first goes first, as long as that may help.
@@ -160,6 +179,31 @@ mod tests {
         assert_eq!(found(&[(1, no()), (2, trouble())], Some(1)), None);
         let error = answers(&[(1, no()), (2, not_yet())]).error("a range".into(), Some(1));
         assert!(matches!(error, TransferError::Lacking { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_the_holder_fetches_from_a_store_is_not_waited_for() {
+        let no = || Said::No("no such blob".into());
+        let hydrating = || Said::Hydrating("it comes".into());
+        let not_yet = || Said::NotYet("not there yet".into());
+        let away = || Said::Away("no connection".into());
+        let trouble = || Said::Trouble("it came wrong".into());
+        let found = |all: &[(u64, Said)], holder| {
+            let nowhere = answers(all).nowhere_yet(holder);
+            nowhere.map(|nowhere| (nowhere.found.into_keys().collect::<Vec<_>>(), nowhere.not_yet))
+        };
+        assert_eq!(found(&[(1, hydrating()), (2, no())], Some(1)), Some((vec![], true)));
+        assert_eq!(found(&[(1, hydrating()), (2, not_yet()), (3, away())], Some(1)), Some((vec![], true)));
+        assert_eq!(found(&[(1, hydrating()), (2, no())], None), Some((vec![], true)));
+        // Whoever had looked is named.
+        assert_eq!(found(&[(1, no()), (2, hydrating())], Some(1)), Some((vec![1], true)));
+        assert_eq!(found(&[(1, no()), (2, no())], None), Some((vec![1, 2], false)));
+        // These may have it a moment later.
+        assert_eq!(found(&[(1, hydrating()), (2, trouble())], Some(1)), None);
+        assert_eq!(found(&[(1, not_yet()), (2, hydrating())], Some(1)), None);
+        assert_eq!(found(&[(1, away()), (2, hydrating())], Some(1)), None);
+        assert_eq!(found(&[(1, hydrating()), (2, not_yet())], None), None);
+        assert_eq!(found(&[(1, not_yet()), (2, no())], Some(1)), None);
     }
 
     #[test]

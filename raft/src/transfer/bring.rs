@@ -186,7 +186,12 @@ impl Gather {
                 }
                 None => Some(InStore::Never),
             };
-            match (said.nowhere(self.holder()), in_store, refused) {
+            let nowhere = match &in_store {
+                // It is sought there when the transfer is over, and one that hydrates slowly keeps nobody out.
+                Some(InStore::Unasked { .. }) => said.nowhere_yet(self.holder()),
+                _ => said.nowhere(self.holder()),
+            };
+            match (nowhere, in_store, refused) {
                 (Some(Nowhere { found, not_yet }), Some(in_store), _) => {
                     let lost = Lost { digest, bytes, brought, found, not_yet, in_store };
                     not_here.lost.insert(digest, lost);
