@@ -38,6 +38,9 @@ const WAITS_MAX: Duration = Duration::from_secs(10);
 /// Longest pause before a store is asked again for what it says is gone.
 const GONE_MAX: Duration = Duration::from_secs(60);
 
+/// Pause before an epoch is read again that somebody asked for and another works on.
+const BUSY: Duration = Duration::from_millis(500);
+
 /// What this node is still to bring of what lies in stores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hydration {
@@ -316,10 +319,10 @@ impl Hydrator {
                 self.site.machine.still_unpublished(*attempt, &why);
             }
         }
-        use TransferError::{Lacking, Nowhere, Unfit, Unstored, Waits};
+        use TransferError::{Lacking, Nowhere, Underway, Unfit, Unstored, Waits};
         match &error {
             RepairError::Transfer(Unfit { .. }) => known.later.is_stuck(&key),
-            RepairError::Transfer(Lacking { .. }) => known.later.put_off(&key, SOON_MAX),
+            RepairError::Transfer(Lacking { .. } | Underway(_)) => known.later.put_off(&key, SOON_MAX),
             RepairError::Transfer(Waits { .. }) => known.later.put_off(&key, WAITS_MAX),
             RepairError::Transfer(Unstored { .. } | Nowhere { .. }) => known.later.put_off(&key, GONE_MAX),
             _ => known.later.failed(&key),
@@ -341,17 +344,24 @@ impl Hydrator {
     /// [`RepairError`].
     pub async fn repair(&self, store: u64, job: &JobName, epoch: u64) -> Result<RepairReport, RepairError> {
         loop {
-            let (stop, stopped) = watch::channel(false);
-            let _share = self.transfers.turn().share(stop.clone()).await;
-            // Whoever asks for it by hand waits for no other node.
-            let (gather, way) =
-                self.transfers.gather_with_stores(stopped, Duration::from_secs(3600), Pace::NORMAL);
-            let done = self.site.mend(&gather, job, epoch).await;
-            if let Some(why) = way.closed(store) {
-                tracing::debug!(store, %why, "a store did not help to repair an epoch");
-            }
+            let done = {
+                let (stop, stopped) = watch::channel(false);
+                let _share = self.transfers.turn().share(stop.clone()).await;
+                // Whoever asks for it by hand waits for no other node.
+                let (gather, way) =
+                    self.transfers.gather_with_stores(stopped, Duration::from_secs(3600), Pace::NORMAL);
+                let done = self.site.mend(&gather, job, epoch).await;
+                if let Some(why) = way.closed(store) {
+                    tracing::debug!(store, %why, "a store did not help to repair an epoch");
+                }
+                done
+            };
+            use TransferError::{Stopped, Underway};
             match done {
-                Err(RepairError::Transfer(TransferError::Stopped)) if !self.life.is_closing() => {}
+                // Whoever works in the background may have some of it in hand.
+                Err(RepairError::Transfer(Stopped | Underway(_))) if !self.life.is_closing() => {
+                    tokio::time::sleep(BUSY).await;
+                }
                 done => return done,
             }
         }

@@ -3,6 +3,7 @@
 use std::io;
 
 use checkpoint::disk::lacks_room;
+use checkpoint::store::{Content, StoreError};
 
 use super::lost::Lost;
 
@@ -48,6 +49,9 @@ pub enum TransferError {
         /// What the store says, and the peers.
         why: String,
     },
+    /// Another transfer of this node brings this just now: a moment later it is here, or may be brought.
+    #[error("{0} is being brought already")]
+    Underway(String),
     /// Nobody can serve bytes of open attempts: these must end before anything above is acknowledged here.
     #[error("{}", .0.iter().map(|(attempt, why)| format!("attempt {attempt}: {why}")).collect::<Vec<_>>().join("; "))]
     Staged(Vec<(u64, String)>),
@@ -72,6 +76,16 @@ pub enum TransferError {
 }
 
 impl TransferError {
+    /// Why there is no place for content that is to come.
+    pub(crate) fn of_incoming(content: &Content, why: &StoreError) -> TransferError {
+        match why {
+            StoreError::Io(error) if error.source.kind() == io::ErrorKind::WouldBlock => {
+                TransferError::Underway(format!("content {}", content.digest))
+            }
+            _ => TransferError::of_disk(why),
+        }
+    }
+
     /// What the disk says.
     pub(crate) fn of_disk(why: &(dyn std::error::Error + 'static)) -> TransferError {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);
@@ -91,4 +105,26 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, TransferError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| TransferError::Here("a thread of this node panicked".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use checkpoint::RealDisk;
+    use checkpoint::store::Store;
+
+    use super::*;
+
+    #[test]
+    fn what_another_transfer_brings_is_no_fault_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Arc::new(RealDisk), dir.path()).unwrap();
+        let content = Content { digest: checkpoint::digest::content(b"1"), mode: 0o644, size: 1 };
+        let first = store.incoming(content).unwrap();
+        let error = TransferError::of_incoming(&content, &store.incoming(content).unwrap_err());
+        assert!(matches!(error, TransferError::Underway(_)), "{error}");
+        drop(first);
+        store.incoming(content).unwrap();
+    }
 }

@@ -24,12 +24,7 @@ impl Gather {
         contents: Vec<Content>,
         asked: &Asked,
     ) -> Result<Vec<(Content, Said)>, TransferError> {
-        let store = self.store().clone();
-        let opened = blocking(move || {
-            let open = contents.into_iter().map(|content| store.incoming(content));
-            open.collect::<Result<Vec<Incoming>, _>>()
-        });
-        let arriving = opened.await?.map_err(|error| TransferError::of_disk(&error))?;
+        let arriving = self.open(contents).await?;
         let (arrived, wanted) =
             arriving.into_iter().partition::<Vec<_>, _>(|one| one.have() == one.content().size);
         let (arrived, mut left) = match wanted.is_empty() {
@@ -52,6 +47,21 @@ impl Gather {
             }
         }
         Ok(left)
+    }
+
+    /// Places for these, with what came before.
+    ///
+    /// # Errors
+    /// The disk refuses, or another transfer brings one of them: nothing is opened then.
+    pub(super) async fn open(&self, contents: Vec<Content>) -> Result<Vec<Incoming>, TransferError> {
+        let store = self.store().clone();
+        let opened = blocking(move || {
+            let open = |content: Content| {
+                store.incoming(content).map_err(|error| TransferError::of_incoming(&content, &error))
+            };
+            contents.into_iter().map(open).collect::<Result<Vec<Incoming>, _>>()
+        });
+        opened.await?
     }
 
     /// Takes `wanted` from `peer`, behind what is there. Answers with what is whole, `arrived` included, and

@@ -167,12 +167,7 @@ impl Gather {
     async fn group(&self, way: &Way, group: Vec<Stored>) -> Result<Vec<Stored>, TransferError> {
         let contents: Vec<Content> = group.iter().map(|one| one.content).collect();
         let coming = way.line.hydrating.begin(contents.iter().map(|content| content.digest));
-        let store = self.store().clone();
-        let opened = blocking(move || {
-            let open = contents.into_iter().map(|content| store.incoming(content));
-            open.collect::<Result<Vec<Incoming>, _>>()
-        });
-        let arriving = opened.await?.map_err(|error| TransferError::of_disk(&error))?;
+        let arriving = self.open(contents).await?;
         let pieces: Vec<Piece> = group
             .iter()
             .zip(&arriving)
