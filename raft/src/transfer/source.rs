@@ -165,6 +165,12 @@ impl Source {
         if staged.unread || comes {
             return Err(missed(Miss::NotYet, "an epoch that has it is still to be published here"));
         }
+        // Its epoch may have been published since the first look, and taken it from its tree to the shelves.
+        if !staged.packed.is_empty()
+            && let Ok(good) = self.copies.shelved(wanted, out)?
+        {
+            return good.send(wanted, out);
+        }
         // Asked last: when it has come meanwhile, the caller hears that at the next question.
         if self.hydrating.comes(&wanted.digest) {
             return Err(missed(Miss::Hydrating, "it is on its way from a store here"));
