@@ -99,6 +99,49 @@ struct Known {
     nowhere: BTreeSet<Key>,
 }
 
+/// Attempt, job and number of an epoch.
+type Named = (u64, JobName, u64);
+
+/// What epochs lack that are sought, looked up once, and again when something of it may have come. What several lack counts
+/// for each.
+#[derive(Debug, Default)]
+struct Counted {
+    /// By attempt, in bytes.
+    bytes: BTreeMap<u64, u64>,
+    /// These may lack less by now.
+    again: BTreeSet<u64>,
+}
+
+impl Counted {
+    /// Only these are still sought.
+    fn keep<'a>(&mut self, sought: impl Iterator<Item = &'a Missing>) {
+        let attempts: BTreeSet<u64> = sought.map(|missing| missing.attempt).collect();
+        self.bytes.retain(|attempt, _| attempts.contains(attempt));
+        self.again.retain(|attempt| attempts.contains(attempt));
+    }
+
+    /// Of these, those that are to be looked up now.
+    fn due<'a>(&mut self, sought: impl Iterator<Item = &'a Missing>) -> Vec<Named> {
+        let again = std::mem::take(&mut self.again);
+        let is_due = |missing: &&Missing| {
+            !self.bytes.contains_key(&missing.attempt) || again.contains(&missing.attempt)
+        };
+        sought.filter(is_due).map(|missing| (missing.attempt, missing.job.clone(), missing.epoch)).collect()
+    }
+
+    fn all(&self) -> u64 {
+        self.bytes.values().fold(0, |all: u64, one| all.saturating_add(*one))
+    }
+}
+
+/// The epochs among what is sought.
+fn epochs(sought: &BTreeMap<u64, Vec<Sought>>) -> impl Iterator<Item = &Missing> {
+    sought.values().flatten().filter_map(|sought| match sought {
+        Sought::Epoch(missing) => Some(missing),
+        Sought::Content(..) => None,
+    })
+}
+
 /// A store, what is known of it, and the attempts that were tried.
 type Passed = (u64, Known, BTreeSet<u64>);
 
@@ -155,7 +198,9 @@ impl Hydrator {
     pub async fn run(&self) {
         let mut published = self.site.machine.publications();
         let mut known: BTreeMap<u64, Known> = BTreeMap::new();
-        let mut bytes: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut counted = Counted::default();
+        // Beside the work, which must not stand still while very many names are looked at.
+        let mut counting = FuturesUnordered::<BoxFuture<'_, Vec<(u64, u64)>>>::new();
         let mut busy: BTreeSet<u64> = BTreeSet::new();
         let mut working = FuturesUnordered::<BoxFuture<'_, Passed>>::new();
         loop {
@@ -166,15 +211,24 @@ impl Hydrator {
                     busy.remove(&store);
                     known.insert(store, of_it);
                     // Something of them may have come.
-                    bytes.retain(|attempt, _| !tried.contains(attempt));
+                    counted.again.extend(tried);
                 }
+                Some(bytes) = counting.next(), if !counting.is_empty() => counted.bytes.extend(bytes),
             }
             published.borrow_and_update();
             if self.life.is_closing() {
                 return;
             }
             let sought = self.sought();
-            self.count(&sought, &mut bytes).await;
+            counted.keep(epochs(&sought));
+            let owed = (epochs(&sought).count() as u64, counted.all());
+            self.owed.send_if_modified(|before| std::mem::replace(before, owed) != owed);
+            if counting.is_empty() {
+                let due = counted.due(epochs(&sought));
+                if !due.is_empty() {
+                    counting.push(self.count(due).boxed());
+                }
+            }
             for (store, sought) in sought {
                 if busy.contains(&store) {
                     continue;
@@ -215,26 +269,15 @@ impl Hydrator {
         all
     }
 
-    /// What epochs lack is looked up once, and again when something of it may have come. What several lack counts for each.
-    async fn count(&self, sought: &BTreeMap<u64, Vec<Sought>>, bytes: &mut BTreeMap<u64, u64>) {
-        let epochs = sought.values().flatten().filter_map(|sought| match sought {
-            Sought::Epoch(missing) => Some(missing),
-            Sought::Content(..) => None,
-        });
-        let epochs: Vec<&Missing> = epochs.collect();
-        let attempts: BTreeSet<u64> = epochs.iter().map(|missing| missing.attempt).collect();
-        bytes.retain(|attempt, _| attempts.contains(attempt));
-        for missing in &epochs {
-            if bytes.contains_key(&missing.attempt) {
-                continue;
-            }
-            let (site, job, epoch) = (self.site.clone(), missing.job.clone(), missing.epoch);
-            if let Ok(lacking) = blocking(move || site.to_hydrate_bytes(&job, epoch)).await {
-                bytes.insert(missing.attempt, lacking);
-            }
+    /// What each of these lacks, by attempt.
+    async fn count(&self, epochs: Vec<Named>) -> Vec<(u64, u64)> {
+        let mut counted = Vec::with_capacity(epochs.len());
+        for (attempt, job, epoch) in epochs {
+            let site = self.site.clone();
+            let lacking = blocking(move || site.to_hydrate_bytes(&job, epoch)).await;
+            counted.push((attempt, lacking.unwrap_or_default()));
         }
-        let owed = (epochs.len() as u64, bytes.values().fold(0, |all: u64, one| all.saturating_add(*one)));
-        self.owed.send_if_modified(|before| std::mem::replace(before, owed) != owed);
+        counted
     }
 
     /// Tries what is due of one store.
@@ -387,6 +430,33 @@ mod tests {
             assert!(known.is_away().is_none(), "it is asked again");
         }
         assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 120, 120]);
+    }
+
+    #[test]
+    fn what_an_epoch_lacks_is_looked_up_once_and_again_when_something_may_have_come() {
+        let missing = |attempt| Missing {
+            job: "job".parse().unwrap(),
+            epoch: attempt,
+            attempt,
+            root: Digest::NONE,
+            has_tree: true,
+            verifying: false,
+            why: String::new(),
+        };
+        let (sought, mut counted) = ([missing(1), missing(2)], Counted::default());
+        let due = |counted: &mut Counted| {
+            counted.due(sought.iter()).into_iter().map(|(attempt, ..)| attempt).collect::<Vec<_>>()
+        };
+        assert_eq!(due(&mut counted), [1, 2]);
+        counted.bytes.extend([(1, 10), (2, 20)]);
+        assert!(due(&mut counted).is_empty());
+        counted.again.insert(2);
+        assert_eq!(counted.all(), 30, "their room is spoken for until it is known that they need it no more");
+        assert_eq!(due(&mut counted), [2]);
+        assert!(due(&mut counted).is_empty());
+        counted.bytes.extend([(2, 5)]);
+        counted.keep(sought[..1].iter());
+        assert_eq!(counted.all(), 10);
     }
 
     #[test]
