@@ -178,15 +178,17 @@ async fn batch(
     objects: Vec<ObjectKey>,
 ) -> Result<(), Held> {
     // A leader before this one may have died between its record and the marker.
-    mark(proposer, store, store.before.into_iter().collect(), store.batch).await?;
+    // Or one may have written late what the log has left behind since.
+    mark(proposer, store, store.before.clone(), store.batch).await?;
     let nonce = loop {
         let nonce: u64 = rand::random();
-        if nonce != store.batch && Some(nonce) != store.before {
+        if nonce != store.batch && !store.before.contains(&nonce) {
             break nonce;
         }
     };
     propose(proposer, leadership, &compose::delete_batch(store.id, nonce)).await?;
-    mark(proposer, store, vec![store.batch], nonce).await?;
+    let from = std::iter::once(store.batch).chain(store.before.iter().copied()).collect();
+    mark(proposer, store, from, nonce).await?;
     // What is deleted from here on was released by a log that is still the cluster's.
     proposer.consensus.confirmed().await.map_err(Held::Log)?;
     let asked = tokio::time::timeout(STALL, proposer.config.stores.0.delete(objects)).await;
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn who_refuses_for_good_is_left_alone_and_who_is_away_is_asked_more_and_more_seldom() {
-        let store = StoreInfo { id: 3, name: "west".into(), uuid: [0; 16], batch: 1, before: None };
+        let store = StoreInfo { id: 3, name: "west".into(), uuid: [0; 16], batch: 1, before: Vec::new() };
         let mut seen = Seen::default();
         let mut pause = |done: Result<(), Held>| {
             seen.done(&store, done);

@@ -106,8 +106,7 @@ impl Ledger {
             }
             Change::DeleteBatch { store, nonce } => {
                 self.touch(RowKey::Store(store));
-                let store = self.stores.get_mut(&store).expect("judged to be there");
-                store.before = Some(std::mem::replace(&mut store.batch, nonce));
+                self.stores.get_mut(&store).expect("judged to be there").begin_batch(nonce);
             }
             Change::Rehome { attempt, content, object, offset } => {
                 self.named(attempt, bytes);

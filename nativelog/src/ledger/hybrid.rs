@@ -26,8 +26,8 @@ pub struct StoreInfo {
     pub uuid: [u8; 16],
     /// Nonce of the newest batch of deletes, which the marker shows.
     pub batch: u64,
-    /// Nonce of the batch before, which it may still show.
-    pub before: Option<u64>,
+    /// Nonces of the batches before, the newest first, of which it may still show one.
+    pub before: Vec<u64>,
 }
 
 /// An object that somebody holds.
@@ -213,5 +213,5 @@ impl Ledger {
 }
 
 fn store_info(id: u64, StoreRecord { name, uuid, batch, before }: &StoreRecord) -> StoreInfo {
-    StoreInfo { id, name: name.clone(), uuid: *uuid, batch: *batch, before: *before }
+    StoreInfo { id, name: name.clone(), uuid: *uuid, batch: *batch, before: before.clone() }
 }

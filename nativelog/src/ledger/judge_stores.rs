@@ -45,7 +45,7 @@ impl Ledger {
             return Err(Rejected::new(Reason::Quota, "the cluster has had 64 stores"));
         }
         let (name, batch) = (store.name.clone(), store.nonce);
-        Ok(Change::Store { store: StoreRecord { name, uuid, batch, before: None } })
+        Ok(Change::Store { store: StoreRecord { name, uuid, batch, before: Vec::new() } })
     }
 
     /// Batches follow each other: one that is over does not begin again.
@@ -60,7 +60,7 @@ impl Ledger {
         if there.batch == batch.nonce {
             return Ok(repeat(Accepted::Done));
         }
-        if there.before == Some(batch.nonce) {
+        if there.before.contains(&batch.nonce) {
             return Err(Rejected::new(Reason::Conflict, "another batch of deletes has begun since"));
         }
         Ok(Change::DeleteBatch { store: batch.store, nonce: batch.nonce })

@@ -18,7 +18,7 @@ pub fn agrees(marker: &Marker, known: &StoreInfo) -> Result<(), String> {
             marker.store
         ));
     }
-    if marker.deletes != known.batch && Some(marker.deletes) != known.before {
+    if marker.deletes != known.batch && !known.before.contains(&marker.deletes) {
         return Err(format!(
             "somebody has deleted in the store {} whom this cluster's log does not know: a copy of all of its folders runs, too",
             known.name
@@ -47,7 +47,7 @@ mod tests {
             name: "main".into(),
             uuid: *Uuid::from_u128(7).as_bytes(),
             batch: 3,
-            before: Some(2),
+            before: vec![2],
         };
         agrees(&marker(3), &known).unwrap();
         // A batch has begun in the log, and the marker is still to be written.

@@ -309,7 +309,7 @@ async fn objects_that_nobody_needs_are_deleted_by_the_leader_and_no_others() {
     assert!(objects.there().is_superset(&second.objects), "what is needed stays");
     assert_ne!(objects.marker(), marker, "it is told in the store who deletes");
     let known = cluster.nodes[&uploader].machine.ledger().store_named(crate::cluster::depot::WEST).unwrap();
-    assert_eq!((known.batch, known.before), (objects.marker(), Some(marker)));
+    assert_eq!((known.batch, known.before), (objects.marker(), vec![marker]));
 
     // A copy of all folders has deleted there: nothing more is deleted.
     objects.set_marker(99);
@@ -319,6 +319,31 @@ async fn objects_that_nobody_needs_are_deleted_by_the_leader_and_no_others() {
     assert!(objects.there().is_superset(&second.objects));
     assert_eq!(objects.deletes(), asked);
     assert!(released(cluster.follower().await) > 0);
+    cluster.shutdown().await;
+}
+
+/// As a leader of before does it that the store was slow to answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_marker_that_is_written_late_stops_no_deletes() {
+    let (cluster, objects) = start("late-marker", Hydrate::Peers).await;
+    let uploader = cluster.follower().await.id;
+    let mut all = Vec::new();
+    for number in 1..=4 {
+        all.push(commit_hybrid(&cluster, &objects, Some(uploader), ("job", number, MIB)).await);
+    }
+    is_published_on_all(&cluster, "job", 4).await;
+    let first = objects.marker();
+    for (epoch, hybrid) in (1..=3).zip(&all) {
+        if epoch == 3 {
+            objects.set_marker(first);
+        }
+        crate::cluster::remove_epochs(&cluster, "job", vec![epoch]).await;
+        within(&format!("what epoch {epoch} had is gone"), async || {
+            objects.there().is_disjoint(&hybrid.objects).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(objects.not_ours(), 0);
     cluster.shutdown().await;
 }
 

@@ -1,4 +1,4 @@
-//! How many objects there may be before no attempt begins.
+//! How many objects there may be before no attempt begins, and which batches of deletes are known.
 
 use std::sync::Arc;
 
@@ -109,4 +109,25 @@ fn the_limit_ends_nothing_that_is_open() {
     assert_eq!(step(&mut ledger, &compose::deleted(WEST, [(Digest::NONE, 1, 5)])), Verdict::DONE);
     let verdict = step(&mut ledger, &begin(2, Some(WEST)));
     assert!(verdict.is_accepted(), "{verdict}");
+}
+
+#[test]
+fn the_last_eight_batches_of_deletes_are_known_and_do_not_begin_again() {
+    let mut ledger = ledger();
+    for nonce in 1..=9 {
+        assert_eq!(step(&mut ledger, &compose::delete_batch(WEST, nonce)), Verdict::DONE);
+    }
+    let known = |ledger: &Ledger| {
+        let store = ledger.store(WEST).unwrap();
+        (store.batch, store.before)
+    };
+    assert_eq!(known(&ledger), (9, vec![8, 7, 6, 5, 4, 3, 2]));
+    let reason = |verdict: Verdict| verdict.rejected().map(|no| no.reason);
+    for nonce in 2..=8 {
+        let again = step(&mut ledger, &compose::delete_batch(WEST, nonce));
+        assert_eq!(reason(again), Some(Reason::Conflict), "{nonce}");
+    }
+    let decoded = Ledger::decode(&ledger.encode()).unwrap();
+    assert_eq!(known(&decoded), known(&ledger));
+    assert_eq!(decoded.store(EAST).unwrap().before, Vec::<u64>::new());
 }
