@@ -103,6 +103,9 @@ pub struct ReplicaConfig {
     pub hydrate: Hydrate,
     /// An object that nobody needs any more is deleted after so long, by the clock of whoever leads.
     pub release_grace: Duration,
+    /// What no node has, and its store neither, is looked for again after so long before anybody says that it is lost: the
+    /// store may not be what it seems for a moment.
+    pub gone_for: Duration,
 }
 
 /// When a replica takes snapshots, purges its log and gives space back. Every replica decides for itself.
@@ -191,6 +194,7 @@ impl ReplicaConfig {
             stores: Stores::none(),
             hydrate: Hydrate::default(),
             release_grace: Duration::from_secs(3600),
+            gone_for: Duration::from_secs(60),
         }
     }
 

@@ -8,6 +8,7 @@
 //! **Never.** A damaged copy is not deleted for being damaged: the good one is renamed over it.
 
 mod contents;
+mod counted;
 mod epoch;
 mod hydrator;
 mod later;

@@ -186,8 +186,14 @@ impl Replica {
             quarantine,
         });
         let site = Site { node, machine: machine.clone() };
-        let hydrator =
-            Hydrator::new(site.clone(), transfers.clone(), contents.clone(), intake.clone(), life.clone());
+        let hydrator = Hydrator::new(
+            site.clone(),
+            transfers.clone(),
+            contents.clone(),
+            intake.clone(),
+            life.clone(),
+            config.gone_for,
+        );
         let mender = Arc::new(Mender {
             site,
             payloads,

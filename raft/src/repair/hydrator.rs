@@ -19,6 +19,7 @@ use nativelog::machine::Missing;
 use tokio::sync::watch;
 
 use super::contents::Contents;
+use super::counted::{Counted, Named};
 use super::epoch::{RepairError, RepairReport, Site};
 use super::later::Later;
 use crate::depot::DepotError;
@@ -61,6 +62,8 @@ pub(crate) struct Hydrator {
     contents: Arc<Contents>,
     intake: Arc<Intake>,
     life: Arc<Life>,
+    /// See [`ReplicaConfig::gone_for`](crate::ReplicaConfig::gone_for).
+    gone_for: Duration,
     /// Epochs and bytes.
     owed: watch::Sender<(u64, u64)>,
 }
@@ -95,43 +98,8 @@ struct Known {
     /// Why it is not asked, until when, and how long that pause was.
     away: Option<(DepotError, Instant, Duration)>,
     pace: Pace,
-    /// What was found nowhere, not in the store either. Once may be a slip of the store's.
-    nowhere: BTreeSet<Key>,
-}
-
-/// Attempt, job and number of an epoch.
-type Named = (u64, JobName, u64);
-
-/// What epochs lack that are sought, looked up once, and again when something of it may have come. What several lack counts
-/// for each.
-#[derive(Debug, Default)]
-struct Counted {
-    /// By attempt, in bytes.
-    bytes: BTreeMap<u64, u64>,
-    /// These may lack less by now.
-    again: BTreeSet<u64>,
-}
-
-impl Counted {
-    /// Only these are still sought.
-    fn keep<'a>(&mut self, sought: impl Iterator<Item = &'a Missing>) {
-        let attempts: BTreeSet<u64> = sought.map(|missing| missing.attempt).collect();
-        self.bytes.retain(|attempt, _| attempts.contains(attempt));
-        self.again.retain(|attempt| attempts.contains(attempt));
-    }
-
-    /// Of these, those that are to be looked up now.
-    fn due<'a>(&mut self, sought: impl Iterator<Item = &'a Missing>) -> Vec<Named> {
-        let again = std::mem::take(&mut self.again);
-        let is_due = |missing: &&Missing| {
-            !self.bytes.contains_key(&missing.attempt) || again.contains(&missing.attempt)
-        };
-        sought.filter(is_due).map(|missing| (missing.attempt, missing.job.clone(), missing.epoch)).collect()
-    }
-
-    fn all(&self) -> u64 {
-        self.bytes.values().fold(0, |all: u64, one| all.saturating_add(*one))
-    }
+    /// What was found nowhere, not in the store either, and since when: it may be a slip of the store's.
+    nowhere: HashMap<Key, Instant>,
 }
 
 /// The epochs among what is sought.
@@ -147,7 +115,7 @@ type Passed = (u64, Known, BTreeSet<u64>);
 
 impl Default for Known {
     fn default() -> Known {
-        let (later, since, nowhere) = (Later::default(), HashMap::new(), BTreeSet::new());
+        let (later, since, nowhere) = (Later::default(), HashMap::new(), HashMap::new());
         Known { later, since, away: None, pace: Pace::NORMAL, nowhere }
     }
 }
@@ -158,10 +126,17 @@ impl Known {
         let keys: BTreeSet<Key> = sought.iter().map(Sought::key).collect();
         self.later.keep_only(|key| keys.contains(key));
         self.since.retain(|key, _| keys.contains(key));
-        self.nowhere.retain(|key| keys.contains(key));
+        self.nowhere.retain(|key, _| keys.contains(key));
         for key in keys {
             self.since.entry(key).or_insert_with(Instant::now);
         }
+    }
+
+    /// It was found nowhere. Whether that may be said: it was so `gone_for` long, and nobody said meanwhile that it may be
+    /// had. A folder that is not mounted, or a bucket that somebody has emptied, is found out in less.
+    fn is_nowhere(&mut self, key: Key, now: Instant, gone_for: Duration) -> bool {
+        let first = *self.nowhere.entry(key).or_insert(now);
+        now.duration_since(first) >= gone_for
     }
 
     /// Why it is not asked now.
@@ -182,8 +157,9 @@ impl Hydrator {
         contents: Arc<Contents>,
         intake: Arc<Intake>,
         life: Arc<Life>,
+        gone_for: Duration,
     ) -> Hydrator {
-        Hydrator { site, transfers, contents, intake, life, owed: watch::Sender::new((0, 0)) }
+        Hydrator { site, transfers, contents, intake, life, gone_for, owed: watch::Sender::new((0, 0)) }
     }
 
     /// What is still to be brought.
@@ -339,6 +315,7 @@ impl Hydrator {
         match done {
             Ok(true) => {
                 known.pace = Pace::NORMAL;
+                known.nowhere.remove(&key);
                 if let Sought::Epoch(Missing { job, epoch, .. }) = sought {
                     tracing::info!(node = self.site.node, %job, epoch, store, "the epoch is published here");
                 }
@@ -371,10 +348,13 @@ impl Hydrator {
             _ => known.later.failed(&key),
         }
         match &error {
-            RepairError::Transfer(error @ Nowhere { .. }) if !known.nowhere.insert(key) => {
-                self.contents.report(error).await;
+            RepairError::Transfer(error @ Nowhere { .. }) => {
+                if known.is_nowhere(key, Instant::now(), self.gone_for) {
+                    self.contents.report(error).await;
+                }
             }
-            RepairError::Transfer(Nowhere { .. }) => {}
+            // The store says what it said, or nobody has asked it: that decides nothing.
+            RepairError::Transfer(Unstored { .. } | Lacking { .. } | Underway(_)) => {}
             _ => {
                 known.nowhere.remove(&key);
             }
@@ -433,30 +413,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_epoch_lacks_is_looked_up_once_and_again_when_something_may_have_come() {
-        let missing = |attempt| Missing {
-            job: "job".parse().unwrap(),
-            epoch: attempt,
-            attempt,
-            root: Digest::NONE,
-            has_tree: true,
-            verifying: false,
-            why: String::new(),
-        };
-        let (sought, mut counted) = ([missing(1), missing(2)], Counted::default());
-        let due = |counted: &mut Counted| {
-            counted.due(sought.iter()).into_iter().map(|(attempt, ..)| attempt).collect::<Vec<_>>()
-        };
-        assert_eq!(due(&mut counted), [1, 2]);
-        counted.bytes.extend([(1, 10), (2, 20)]);
-        assert!(due(&mut counted).is_empty());
-        counted.again.insert(2);
-        assert_eq!(counted.all(), 30, "their room is spoken for until it is known that they need it no more");
-        assert_eq!(due(&mut counted), [2]);
-        assert!(due(&mut counted).is_empty());
-        counted.bytes.extend([(2, 5)]);
-        counted.keep(sought[..1].iter());
-        assert_eq!(counted.all(), 10);
+    fn what_is_gone_for_a_moment_is_not_said_to_be_lost() {
+        let (mut known, begun, gone_for) = (Known::default(), Instant::now(), Duration::from_secs(60));
+        let mut lost = |key, seconds| known.is_nowhere(key, begun + Duration::from_secs(seconds), gone_for);
+        assert!(!lost(Key::Epoch(1), 0) && !lost(Key::Epoch(1), 1) && !lost(Key::Epoch(1), 59));
+        assert!(!lost(Key::Epoch(2), 60));
+        assert!(lost(Key::Epoch(1), 60) && lost(Key::Epoch(1), 100));
+        known.keep(&[]);
+        assert!(known.nowhere.is_empty());
     }
 
     #[test]

@@ -127,6 +127,7 @@ pub fn quick(node: u64, incarnation: [u8; 16], name: &str, members: Vec<(u64, St
         leader_patience: Duration::from_secs(6),
         tick: Duration::from_millis(200),
         release_grace: Duration::from_secs(1),
+        gone_for: Duration::from_secs(1),
         secret: Secret::of(SECRET).unwrap(),
         ..ReplicaConfig::new(node, incarnation, name, members)
     }
