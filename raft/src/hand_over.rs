@@ -87,6 +87,7 @@ impl HandOver {
             flush_lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
             clients_at: self.clients_at.clone(),
             rules_known: RULES_VERSION_MAX,
+            rules_wanted: self.peers.reach().wanted_rules(),
         }
     }
 

@@ -320,7 +320,8 @@ impl Replica {
     }
 
     /// The members that do not know the rules of this version, and up to which each does: `None` for one that has not said so
-    /// since this node runs, 0 for one of before anybody said so. What needs these rules waits for these nodes.
+    /// since this node runs, 0 for one of before anybody said so. What needs these rules waits for these nodes, and whoever
+    /// asks needs them: rules that know of stores are activated only when a command has asked so.
     pub fn too_old_for(&self, rules: u32) -> Vec<(u64, Option<u32>)> {
         upgrade::too_old(self.proposer(), rules)
     }

@@ -1,6 +1,7 @@
 //! Who of the others answers, and what they told last.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,8 @@ use crate::proto::PulseReply;
 pub struct Reach {
     since: Instant,
     others: RwLock<BTreeMap<u64, Other>>,
+    /// What this node tells them of the rules that it needs.
+    wanted: AtomicU32,
 }
 
 #[derive(Debug, Clone)]
@@ -22,7 +25,7 @@ struct Other {
 
 impl Default for Reach {
     fn default() -> Self {
-        Reach { since: Instant::now(), others: RwLock::default() }
+        Reach { since: Instant::now(), others: RwLock::default(), wanted: AtomicU32::new(0) }
     }
 }
 
@@ -45,6 +48,16 @@ impl Reach {
         if let Some(pulse) = pulse {
             other.pulse = Some((now, pulse));
         }
+    }
+
+    /// A command that came to this node needs rules of this version.
+    pub fn want_rules(&self, version: u32) {
+        self.wanted.fetch_max(version, Ordering::Relaxed);
+    }
+
+    /// The highest version that was needed since this node started; 0 when nobody needed any.
+    pub fn wanted_rules(&self) -> u32 {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     /// How long ago `node` last answered.

@@ -9,7 +9,7 @@ use checkpoint::{Digest, EntryKind, Manifest, ManifestEntry};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nativelog::compose::{self, LinkedFile, StoredObject};
-use nativelog::ledger::{Accepted, ObjectKey, SealedEpoch};
+use nativelog::ledger::{Accepted, ObjectKey, STORES_RULES, SealedEpoch};
 use raft::{
     DeletesBegin, Depot, DepotError, DepotTrouble, Hydrate, Keeping, ObjectRange, ProposalStream,
     RANGE_BYTES_MAX, Stores,
@@ -290,8 +290,10 @@ impl Cluster {
         let stores = (1..=size).map(|node| (node, (objects.stores(node), hydrate))).collect();
         let cluster = Cluster::build(name, size, keeping, raft::PROPOSAL_BYTES, false, stores).await;
         let leader = cluster.leader().await;
+        // As whoever commits into a store asks.
+        cluster.nodes.values().for_each(|node| drop(node.replica.too_old_for(STORES_RULES)));
         within("every node knows of stores", async || {
-            (cluster.nodes[&leader].machine.ledger().rules() >= 4).then_some(())
+            (cluster.nodes[&leader].machine.ledger().rules() >= STORES_RULES).then_some(())
         })
         .await;
         let replica = &cluster.nodes[&cluster.leader().await].replica;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::depot::{Hybrid, Mood, Objects, commit_hybrid};
 use crate::cluster::{Cluster, DEADLINE, Node, by_hand, commit_epoch, installed, verified, within};
 use checkpoint::{Digest, JobName};
+use nativelog::ledger::STORES_RULES;
 use nativelog::performer::Publication;
 use raft::Hydrate;
 
@@ -55,6 +56,25 @@ async fn start(name: &'static str, hydrate: Hydrate) -> (Cluster, Objects) {
     let objects = Objects::of(3);
     let cluster = Cluster::start_with_objects(name, 3, (&objects, hydrate), by_hand()).await;
     (cluster, objects)
+}
+
+/// Behind them there is no way back to a binary that knows none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rules_that_know_stores_come_when_a_command_needs_them() {
+    let cluster = Cluster::start_keeping("rules-wanted", 3, by_hand()).await;
+    commit_epoch(&cluster, "job", 1, MIB).await;
+    // Several looks of the leader long.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let rules = |node: &Node| node.machine.ledger().rules();
+    for node in cluster.nodes.values() {
+        assert_eq!(rules(node), STORES_RULES - 1, "node {}", node.id);
+    }
+    drop(cluster.follower().await.replica.too_old_for(STORES_RULES));
+    within("they come", async || {
+        cluster.nodes.values().all(|node| rules(node) == STORES_RULES).then_some(())
+    })
+    .await;
+    cluster.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
