@@ -232,6 +232,9 @@ impl Book {
 
     /// An epoch was not published, because some of its content is still to come: no pack of it is needed for that.
     pub fn wait_on(&mut self, epoch: PublishEpoch, why: String) -> Option<PublishEpoch> {
+        // Whoever hydrates it knows better why it still waits than whoever finds once more that it does.
+        let before = self.failed.get(&epoch.attempt).filter(|failed| failed.hydrates);
+        let why = before.map_or(why, |failed| failed.owed.why.clone());
         self.not_yet(epoch, why, true)
     }
 

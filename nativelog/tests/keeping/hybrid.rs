@@ -319,6 +319,22 @@ fn a_staged_file_with_other_bytes_is_not_published() {
 }
 
 #[test]
+fn what_a_store_has_said_stays_when_the_epoch_is_tried_again_in_vain() {
+    let disk = CrashDisk::new();
+    let (mut replica, store) = with_store(&disk);
+    let attempt = mixed(&mut replica, store);
+    replica.machine.still_unpublished(attempt, "the object is damaged");
+    let mut changes = replica.machine.publications();
+    changes.borrow_and_update();
+    replica.machine.publish_now(attempt);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let tried = async { tokio::time::timeout(Duration::from_secs(40), changes.changed()).await };
+    runtime.block_on(tried).expect("it is tried again").unwrap();
+    assert_eq!(why_unpublished(&replica), "the object is damaged");
+    replica.stop();
+}
+
+#[test]
 fn bytes_that_came_with_another_epoch_serve_as_well() {
     let disk = CrashDisk::new();
     let (mut replica, store) = with_store(&disk);

@@ -148,6 +148,11 @@ impl Gather {
             }
             let (mut due, given_up): (Vec<_>, Vec<_>) =
                 stored.into_iter().partition(|one| !one.places.is_empty());
+            for one in &given_up {
+                if one.refused.as_ref().is_some_and(|refused| refused.is().is_some()) {
+                    way.line.hydrating.is_vain(one.content.digest);
+                }
+            }
             unbrought.extend(given_up.into_iter().map(|one| (one.content.digest, one.refused)));
             if due.is_empty() {
                 return Ok(unbrought);
@@ -216,7 +221,12 @@ impl Gather {
         let mut left = Vec::new();
         for (mut one, result) in came.into_iter().zip(shelved) {
             let error = match result {
-                Ok(()) => continue,
+                Ok(()) => {
+                    if let Some(way) = &self.way {
+                        way.line.hydrating.came(&one.content.digest);
+                    }
+                    continue;
+                }
                 Err(IncomingError::Store(error)) => return Err(TransferError::of_disk(&error)),
                 Err(error @ IncomingError::Corrupt { .. }) => error,
             };
