@@ -17,7 +17,7 @@ use checkpoint::disk::Open;
 use checkpoint::store::StoreError;
 use checkpoint::{Envelope, JobName};
 use nativelog::ledger::{EpochInfo, Page};
-use nativelog::machine::Machine;
+use nativelog::machine::{Machine, StagedCopies};
 use nativelog::record::LogId;
 
 use super::ask::Missed;
@@ -145,10 +145,20 @@ impl Source {
     pub fn blob(&self, wanted: &Blob, out: &mut dyn Outlet) -> Sent {
         // Before the look: what is carried out meanwhile may be what it misses.
         let (performed, staged) = (self.performed(), self.machine.staged_copies(&wanted.digest));
-        let mut looked = match self.copies.shelved(wanted, out)? {
-            Ok(good) => return good.send(wanted, out),
-            Err(missed) => missed,
-        };
+        match self.copies.shelved(wanted, out)? {
+            Ok(good) => good.send(wanted, out),
+            Err(looked) => self.staged_blob((performed, staged), looked, wanted, out),
+        }
+    }
+
+    /// The same, of what is not on the shelves: what is staged, and was when entries below `performed` were carried out.
+    fn staged_blob(
+        &self,
+        (performed, staged): (u64, StagedCopies),
+        mut looked: Missed,
+        wanted: &Blob,
+        out: &mut dyn Outlet,
+    ) -> Sent {
         for path in staged.files {
             match self.copies.staged(&path, wanted, out)? {
                 Ok(good) => return good.send(wanted, out),
@@ -276,5 +286,64 @@ impl Source {
     fn has_lapsed(&self, attempt: u64, at: u64) -> bool {
         let ledger = self.machine.ledger();
         ledger.applied().is_some_and(|id| id.index >= at) && ledger.has_lapsed(attempt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use checkpoint::RealDisk;
+    use checkpoint::disk::Disk;
+    use checkpoint::store::{Content, Layout, Store};
+    use nativelog::store::{Identity, LogStore, Options};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Taken(Vec<u8>);
+
+    impl Outlet for Taken {
+        fn part(&mut self, data: Bytes) -> bool {
+            self.0.extend_from_slice(&data);
+            true
+        }
+
+        fn zeros(&mut self, len: u64) -> bool {
+            self.0.resize(self.0.len() + len as usize, 0);
+            true
+        }
+
+        fn working(&mut self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_came_in_a_pack_and_is_published_between_two_looks_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let layout = Layout::new(dir.path());
+        let store = Arc::new(Store::open(disk.clone(), dir.path()).unwrap());
+        let owner = Identity { node: 1, incarnation: [1; 16] };
+        let (log, _) = LogStore::open(disk, &layout, owner, Options::default()).unwrap();
+        let machine = Machine::start(store.clone(), log, &layout.catalog_dir()).unwrap();
+        let source = Source::new(machine.clone(), Hydrating::default());
+
+        let data = b"small";
+        let content = Content { digest: digest::content(data), mode: 0o644, size: data.len() as u64 };
+        let wanted = Blob { digest: content.digest, size: content.size, offset: 0, brought: 0, anew: false };
+        let mut taken = Taken::default();
+        let mut look = || {
+            let staged = StagedCopies { packed: vec![(1, 0)], ..StagedCopies::default() };
+            let looked = Missed { miss: Miss::NotFound, why: "no such blob".into() };
+            source.staged_blob((1, staged), looked, &wanted, &mut taken)
+        };
+        assert!(matches!(look(), Err(Unsent::Missed(Missed { miss: Miss::NotFound, .. }))));
+        let mut incoming = store.incoming(content).unwrap();
+        incoming.write(data).unwrap();
+        store.shelve(vec![incoming]).remove(0).unwrap();
+        assert!(look().is_ok());
+        assert_eq!(taken.0, data);
+        machine.shutdown();
     }
 }
