@@ -52,6 +52,7 @@ impl Mender {
     /// See [`Replica::repair_epoch`](crate::Replica::repair_epoch).
     pub async fn epoch(&self, job: &JobName, epoch: u64) -> Result<RepairReport, RepairError> {
         let stored = self.site.machine.ledger().store_of(job, epoch);
+        let is_stored = stored.is_some();
         let done = match stored {
             Some(store) => self.hydrator.repair(store.id, job, epoch).await,
             None => {
@@ -66,8 +67,10 @@ impl Mender {
             }
         };
         let left = self.site.leave_nothing_of_expired(job, epoch).await;
-        if let Err(error) = &done {
-            self.report(error).await;
+        match &done {
+            Err(RepairError::Transfer(error)) if is_stored => self.contents.report_once(error).await,
+            Err(error) => self.report(error).await,
+            Ok(_) => {}
         }
         done.and_then(|report| left.map(|()| report))
     }

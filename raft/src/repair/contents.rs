@@ -13,7 +13,7 @@ use super::later::Later;
 use crate::life::Life;
 use crate::quarantine::Quarantine;
 use crate::transfer::gather::Gather;
-use crate::transfer::lost::InStore;
+use crate::transfer::lost::{InStore, Lost};
 use crate::transfer::{TransferError, Transfers, blocking};
 
 /// Content whose name on the shelves is not known gets this one.
@@ -46,6 +46,16 @@ impl Contents {
             self.transfers.leaning().extend(stored.map(|lost| (lost.digest, lost.bytes)));
             self.quarantine.report(lost).await;
         }
+    }
+
+    /// The same, of what was looked for once: what is not in its store (any more) is sought in the background from now on,
+    /// and said to be lost when it still is not there a while later.
+    pub(super) async fn report_once(&self, error: &TransferError) {
+        let TransferError::Nowhere { lost, .. } = error else { return };
+        let (stored, others): (Vec<Lost>, Vec<Lost>) =
+            lost.iter().cloned().partition(|lost| matches!(lost.in_store, InStore::Lost(_)));
+        self.transfers.leaning().extend(stored.iter().map(|lost| (lost.digest, lost.bytes)));
+        self.quarantine.report(&others).await;
     }
 
     /// Looks for good copies of what is due. True when something is good here again.
