@@ -1,7 +1,7 @@
 //! Objects of one attempt on their way into its store, several at once. Bytes under way are bounded by the store, for all
 //! attempts together; here wait only names. Dropped, all of it ends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,12 +32,17 @@ enum Job {
     Manifest(Bytes),
 }
 
+/// Digests of the contents of an object, in order; none of a manifest.
+type Held = Vec<Digest>;
+
 /// See the module.
 pub struct Uploads {
     bound: Bound,
     attempt: u64,
     waiting: VecDeque<Job>,
-    running: FuturesUnordered<BoxFuture<'static, Result<Done, StoreError>>>,
+    running: FuturesUnordered<BoxFuture<'static, (Held, Result<Done, StoreError>)>>,
+    /// Of objects that wait or are on their way, by what they hold: others that hold the same. One key is written by one.
+    same: BTreeMap<Held, Vec<Object>>,
     written: Vec<Digest>,
     /// Bytes that were read to be sent, and those of them that have arrived.
     sent: Arc<AtomicU64>,
@@ -48,12 +53,18 @@ impl Uploads {
     /// Of an attempt.
     pub fn new(bound: Bound, attempt: u64) -> Uploads {
         let (waiting, running) = (VecDeque::new(), FuturesUnordered::new());
-        let (written, sent) = (Vec::new(), Arc::default());
-        Uploads { bound, attempt, waiting, running, written, sent, arrived: 0 }
+        let (same, written, sent) = (BTreeMap::new(), Vec::new(), Arc::default());
+        Uploads { bound, attempt, waiting, running, same, written, sent, arrived: 0 }
     }
 
-    /// Takes an object.
+    /// Takes an object. One like it that is not in the store yet is not sent beside it: both become that one.
     pub fn push(&mut self, object: Object) {
+        let held = held(&object);
+        if let Some(others) = self.same.get_mut(&held) {
+            others.push(object);
+            return;
+        }
+        self.same.insert(held, Vec::new());
         self.waiting.push_back(Job::Content(object));
         self.begin();
     }
@@ -96,12 +107,17 @@ impl Uploads {
             let Bound { kept, cluster, .. } = &self.bound;
             self.running.push(match job {
                 Job::Content(object) => {
+                    let held = held(&object);
                     let written = kept.upload(*cluster, self.attempt, object.counted(self.sent.clone()));
-                    written.map(|written| written.map(|(object, stored)| linked(&object, stored))).boxed()
+                    let done = |(object, stored): (Arc<Object>, Stored)| {
+                        Done::Content(named(stored), linked(&object).collect())
+                    };
+                    written.map(move |written| (held, written.map(done))).boxed()
                 }
                 Job::Manifest(bytes) => {
                     let written = kept.upload_bytes(*cluster, self.attempt, bytes);
-                    written.map(|written| written.map(|stored| Done::Manifest(named(stored)))).boxed()
+                    let done = |stored| Done::Manifest(named(stored));
+                    written.map(move |written| (Vec::new(), written.map(done))).boxed()
                 }
             });
         }
@@ -112,10 +128,17 @@ impl Uploads {
     /// # Errors
     /// Why an object is not in the store.
     pub async fn next(&mut self) -> Result<Done, StoreError> {
-        let done = self.running.next().await.expect("asked only when something is on its way")?;
-        let (Done::Content(object, _) | Done::Manifest(object)) = &done;
-        self.written.push(object.digest);
-        self.arrived += if matches!(done, Done::Content(..)) { object.bytes } else { 0 };
+        let (held, done) = self.running.next().await.expect("asked only when something is on its way");
+        let mut done = done?;
+        let others = self.same.remove(&held).unwrap_or_default();
+        match &mut done {
+            Done::Content(object, files) => {
+                self.written.push(object.digest);
+                self.arrived += object.bytes;
+                files.extend(others.iter().flat_map(linked));
+            }
+            Done::Manifest(object) => self.written.push(object.digest),
+        }
         self.begin();
         Ok(done)
     }
@@ -125,8 +148,12 @@ fn named(Stored { digest, nonce, bytes }: Stored) -> StoredObject {
     StoredObject { digest, nonce, bytes }
 }
 
-fn linked(object: &Object, stored: Stored) -> Done {
-    let files = object.contents().iter().flat_map(|(offset, content)| {
+fn held(object: &Object) -> Held {
+    object.contents().iter().map(|(_, content)| content.digest).collect()
+}
+
+fn linked(object: &Object) -> impl Iterator<Item = LinkedFile> {
+    object.contents().iter().flat_map(|(offset, content)| {
         let of = |file: &u32| LinkedFile {
             file: *file,
             offset: *offset,
@@ -134,6 +161,5 @@ fn linked(object: &Object, stored: Stored) -> Done {
             digest: content.digest,
         };
         content.files.iter().map(of)
-    });
-    Done::Content(named(stored), files.collect())
+    })
 }

@@ -279,3 +279,22 @@ async fn a_file_of_next_to_nothing_but_zeros_uploads_no_zeros() {
     assert_eq!(bucket.keys().len(), 1, "the manifest alone");
     assert!(done.log_bytes < 3 << 20, "{}", done.log_bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_large_files_are_sent_once_and_each_is_linked() {
+    let (dir, bucket) = (tempfile::tempdir().unwrap(), Bucket::new());
+    let ground = ground(|_, _| Fate::Answered);
+    let data: Vec<u8> = (0..1 << 20).map(|at: usize| (at * 31 + at / 251) as u8).collect();
+    for name in ["a", "b", "c"] {
+        std::fs::write(dir.path().join(name), &data).unwrap();
+    }
+    // The first is on its way while the others come: the marker goes before it.
+    let fault = Fault::Answer(503, "SlowDown", Some(1));
+    bucket.faults.add(Rule { verb: Some(Verb::Put), skip: 1, times: 1, when: When::Before, fault });
+    let kept = bucket.kept(&ground, crate::stores::LIMITS);
+    let done = committed_as(&ground, dir.path(), into(&kept)).await.unwrap();
+    assert_eq!(done.root[..], root_of(dir.path()).as_bytes()[..]);
+    assert_eq!((done.files, bucket.keys().len()), (3, 2), "{:?}", bucket.keys());
+    // The marker, the object and the manifest: what is refused by the script, the store never sees.
+    assert_eq!(bucket.requests(Verb::Put), 3, "{:?}", bucket.s3.requests());
+}
