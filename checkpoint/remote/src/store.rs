@@ -110,7 +110,7 @@ impl Store {
         &self.inner.line.name
     }
 
-    /// Requests and bytes so far. A folder counts none.
+    /// Requests and bytes so far. A folder counts none, but its answers.
     pub fn counts(&self) -> &Counts {
         &self.inner.counts
     }

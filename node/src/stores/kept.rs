@@ -74,7 +74,7 @@ pub struct Kept {
     access: Mutex<Access>,
     /// Attempts whose files a commit of this process writes.
     staged: Arc<Mutex<BTreeSet<u64>>>,
-    /// Bytes that were read to be uploaded: where a store counts no answers, all that tells that it takes something.
+    /// Bytes that were read to be planned and to be uploaded: before a store is asked, all that tells that something moves.
     read: Arc<AtomicU64>,
     /// When its prefix was last seen to be the one that the log knows.
     looked: tokio::sync::Mutex<Option<Instant>>,
@@ -136,7 +136,7 @@ impl Kept {
         &self.store
     }
 
-    /// Requests and bytes so far. A folder counts none.
+    /// Requests and bytes so far. A folder counts none, but its answers.
     pub fn counts(&self) -> &Counts {
         self.store.counts()
     }
@@ -164,7 +164,7 @@ impl Kept {
         *self.access.lock().unwrap_or_else(PoisonError::into_inner) = access;
     }
 
-    /// Grows whenever the store is heard of.
+    /// Grows whenever the store is heard of, or something is read for it.
     pub fn heard(&self) -> u64 {
         self.store.counts().answers() + self.read.load(Ordering::Relaxed)
     }
@@ -223,7 +223,7 @@ impl Kept {
         object: Object,
     ) -> Running<Result<(Arc<Object>, Stored), StoreError>> {
         let (store, journal) = (self.store.clone(), Arc::clone(&self.journal));
-        let object = Arc::new(object.counted(Arc::clone(&self.read)));
+        let object = Arc::new(object.counted(Arc::clone(&self.read)).told(Arc::clone(&self.read)));
         self.run(async move {
             let planned = Arc::clone(&object);
             let plan = plan(&store, move || planned.plan()).await?;

@@ -36,6 +36,8 @@ pub struct Object {
     len: u64,
     /// Who counts the bytes that are read to be sent.
     sent: Vec<Arc<AtomicU64>>,
+    /// Who counts those that are read to plan it.
+    planned: Option<Arc<AtomicU64>>,
 }
 
 impl Object {
@@ -49,12 +51,18 @@ impl Object {
             (at, content)
         });
         let contents = placed.collect();
-        Object { disk, contents, len, sent: Vec::new() }
+        Object { disk, contents, len, sent: Vec::new(), planned: None }
     }
 
     /// The same; bytes that are read to be sent are counted here, too.
     pub fn counted(mut self, sent: Arc<AtomicU64>) -> Object {
         self.sent.push(sent);
+        self
+    }
+
+    /// The same; bytes that are read to plan it are counted here: a large object takes long, and is no silence.
+    pub fn told(mut self, planned: Arc<AtomicU64>) -> Object {
+        self.planned = Some(planned);
         self
     }
 
@@ -74,6 +82,9 @@ impl Object {
         for offset in (0..self.len).step_by(LEAF_BYTES as usize) {
             let end = self.len.min(offset + LEAF_BYTES);
             let data = self.bytes(offset, end)?;
+            if let Some(planned) = &self.planned {
+                planned.fetch_add(end - offset, Ordering::Relaxed);
+            }
             let leaf = digest::subtree(self.len, offset, &data);
             tree.insert(offset, end - offset, leaf).expect("leaves are subtrees, each once");
             leaves.push(leaf);
@@ -171,6 +182,20 @@ mod tests {
             }
             assert!(object.read(1, whole.len() as u64).is_err());
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_plan_sees_it_move() {
+        let dir = tempfile::tempdir().unwrap();
+        let (read, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let len = LEAF_BYTES as usize + 5;
+        let object =
+            object(dir.path(), &[len]).counted(read.clone()).counted(sent.clone()).told(read.clone());
+        object.plan().unwrap();
+        let counts = || (read.load(Ordering::Relaxed), sent.load(Ordering::Relaxed));
+        assert_eq!(counts(), (len as u64, 0), "what is planned is not sent");
+        object.read(0, 7).unwrap();
+        assert_eq!(counts(), (len as u64 + 7, 7));
     }
 
     #[test]

@@ -40,7 +40,10 @@ impl Store {
                 let _thread = thread;
                 work()
             });
-            done.await.map_err(|e| object_store::Error::Generic { store: "folder", source: e.into() })
+            let done = done.await;
+            // Whatever it is: the file system has answered.
+            self.counts().heard();
+            done.map_err(|e| object_store::Error::Generic { store: "folder", source: e.into() })
         };
         self.line().once(bytes, patience, call).await.map(|(done, _)| done)
     }

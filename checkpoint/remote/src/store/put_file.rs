@@ -58,6 +58,8 @@ async fn write(way: &Uploading<'_>, root: &Path, at: &Path) -> Result<(), Stop> 
         let data = leaf.data.clone();
         let written = store.on_files(data.len() as u64, patience, move || {
             file.write_all(&data)?;
+            // Leaf by leaf, or the end would be one long silence.
+            file.sync_data()?;
             Ok(file)
         });
         file = written.await?;
@@ -69,7 +71,7 @@ async fn write(way: &Uploading<'_>, root: &Path, at: &Path) -> Result<(), Stop> 
         std::fs::rename(&beside, &at)?;
         at.parent().map_or(Ok(()), sync_folder)
     };
-    // All of it may have to go through the wire now.
+    // What a file system has only promised may have to go through the wire now.
     Ok(store.on_files(way.plan.len_bytes(), patience, end).await?)
 }
 

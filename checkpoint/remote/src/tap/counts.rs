@@ -27,6 +27,11 @@ impl Counts {
         }
     }
 
+    /// An answer of what is asked without requests: a folder.
+    pub(crate) fn heard(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn received(&self, bytes: u64) {
         self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -41,7 +46,7 @@ impl Counts {
         self.successes[verb as usize].load(Ordering::Relaxed)
     }
 
-    /// Answers of any kind: they grow as long as the store says anything.
+    /// Answers of any kind, those of a folder too: they grow as long as the store says anything.
     pub fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }

@@ -25,6 +25,17 @@ async fn a_file_that_nobody_saw_become_durable_is_written_anew() {
 }
 
 #[tokio::test]
+async fn a_folder_is_heard_leaf_by_leaf() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, journal) = (folder_store(dir.path()), journal(&CrashDisk::new()));
+    let data = data(9 * 1024);
+    store.upload(&journal, CLUSTER, 1, &plan(&data), Arc::new(data.clone())).await.unwrap();
+    // Nine leaves, the beginning, the end, and what is read back.
+    assert!(store.counts().answers() > 11, "{}", store.counts().answers());
+    assert!(Verb::ALL.into_iter().all(|verb| store.counts().requests(verb) == 0));
+}
+
+#[tokio::test]
 async fn a_write_that_fails_is_no_damage_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (store, journal) = (folder_store(dir.path()), journal(&CrashDisk::new()));
