@@ -89,6 +89,28 @@ impl HttpConnector for TapConnector {
     }
 }
 
+/// A request without an answer so far. Dropped as that, nobody waits for it any longer.
+struct Open<'a> {
+    counts: &'a Counts,
+    verb: Verb,
+    is_open: bool,
+}
+
+impl Open<'_> {
+    /// An answer is counted by what it is.
+    fn ended(mut self, is_answered: bool) {
+        self.is_open = !is_answered;
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.counts.ended(self.verb, false);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Tap {
     client: HttpClient,
@@ -113,8 +135,13 @@ impl HttpService for Tap {
         };
         // A call that nobody watches is only counted.
         let seen = CALL.try_with(Arc::clone).ok();
+        let open = Open { counts: &self.counts, verb, is_open: true };
         let result = self.client.execute(request).await;
+        open.ended(result.is_ok());
         if verb == Verb::Other {
+            if let Ok(answer) = &result {
+                self.counts.ended(verb, answer.status().is_success());
+            }
             if let Some(seen) = seen {
                 let status = result.as_ref().ok().map(|answer| answer.status());
                 let failed = !status.is_some_and(|status| status.is_success());

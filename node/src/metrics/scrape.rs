@@ -220,10 +220,10 @@ impl Now {
         for kept in node.stores.all() {
             let (name, counts) = (kept.name(), kept.counts());
             for verb in Verb::ALL.into_iter().filter(|verb| counts.requests(*verb) > 0) {
-                let (sent, good) = (counts.requests(verb), counts.successes(verb));
+                // What is under way is counted when it has ended.
+                let (good, bad) = (counts.successes(verb), counts.failures(verb));
                 requests.with_label_values(&[name, verb.name(), "ok"]).inc_by(good);
-                // What is under way is counted when it has ended well.
-                requests.with_label_values(&[name, verb.name(), "failed"]).inc_by(sent.saturating_sub(good));
+                requests.with_label_values(&[name, verb.name(), "failed"]).inc_by(bad);
             }
             bytes.with_label_values(&[name, "sent"]).inc_by(counts.sent_bytes());
             bytes.with_label_values(&[name, "received"]).inc_by(counts.received_bytes());

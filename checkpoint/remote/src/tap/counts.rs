@@ -9,6 +9,7 @@ use super::verb::Verb;
 pub struct Counts {
     requests: [AtomicU64; Verb::ALL.len()],
     successes: [AtomicU64; Verb::ALL.len()],
+    failures: [AtomicU64; Verb::ALL.len()],
     answers: AtomicU64,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
@@ -22,9 +23,13 @@ impl Counts {
 
     pub(super) fn answered(&self, verb: Verb, is_success: bool) {
         self.answers.fetch_add(1, Ordering::Relaxed);
-        if is_success {
-            self.successes[verb as usize].fetch_add(1, Ordering::Relaxed);
-        }
+        self.ended(verb, is_success);
+    }
+
+    /// A request has ended: with an answer, or because it was cut, or nobody waited any longer.
+    pub(super) fn ended(&self, verb: Verb, is_success: bool) {
+        let ended = if is_success { &self.successes } else { &self.failures };
+        ended[verb as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// An answer of what is asked without requests: a folder.
@@ -44,6 +49,11 @@ impl Counts {
     /// Requests of one verb that were answered with success.
     pub fn successes(&self, verb: Verb) -> u64 {
         self.successes[verb as usize].load(Ordering::Relaxed)
+    }
+
+    /// Requests of one verb that ended otherwise. Never falls: what is under way is in neither.
+    pub fn failures(&self, verb: Verb) -> u64 {
+        self.failures[verb as usize].load(Ordering::Relaxed)
     }
 
     /// Answers of any kind, those of a folder too: they grow as long as the store says anything.

@@ -166,6 +166,25 @@ async fn a_minute_of_busy_is_waited_for_slowly_and_ends_soon_after() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_request_that_has_ended_is_counted_as_what_it_ended_as() {
+    for fault in [Fault::Cut, Fault::Answer(503, "SlowDown", Some(1)), Fault::Stall] {
+        let bench = bench(Traits::default());
+        bench.faults.next(Verb::Put, When::Before, fault.clone());
+        bench.upload(1, &data(10)).await.unwrap();
+        let counts = bench.store.counts();
+        let ended = (counts.successes(Verb::Put), counts.failures(Verb::Put));
+        assert_eq!((counts.requests(Verb::Put), ended), (2, (1, 1)), "{fault:?}");
+    }
+    // One that is under way has not failed.
+    let bench = bench(Traits::default());
+    bench.faults.next(Verb::Put, When::Before, Fault::Stall);
+    let upload = bench.upload(1, &data(10));
+    tokio::pin!(upload);
+    assert!(timeout(Duration::from_secs(1), &mut upload).await.is_err());
+    assert_eq!((bench.store.counts().requests(Verb::Put), bench.store.counts().failures(Verb::Put)), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_never_comes_to_be_is_given_up_although_the_store_answers() {
     // The complete is never answered, and every question after it is.
     for fault in [Fault::Cut, Fault::Stall] {
