@@ -12,7 +12,7 @@ use super::kept::{Access, Kept, LIMITS, no_threads};
 
 /// Threads for requests of all stores together.
 const THREADS: usize = 2;
-/// Threads that read, hash and sync for them.
+/// Threads that read, hash and sync, for each of them: a folder that hangs gives some of its own back never.
 const BLOCKING_THREADS: usize = 16;
 /// Pause before a store that could not be used is asked again; each time twice as long, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ impl Stores {
         if configs.is_empty() {
             return Ok(Stores::default());
         }
-        let runtime = StoreRuntime::new(THREADS, BLOCKING_THREADS).map_err(|error| no_threads(&error))?;
+        let runtime = StoreRuntime::new(THREADS, BLOCKING_THREADS * configs.len()).map_err(|error| no_threads(&error))?;
         let runtime = Arc::new(runtime);
         let open = |config: &StoreConfig| -> Result<(String, Arc<Kept>), StoreError> {
             config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
