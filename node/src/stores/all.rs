@@ -35,8 +35,8 @@ impl Stores {
         if configs.is_empty() {
             return Ok(Stores::default());
         }
-        let runtime = StoreRuntime::new(THREADS, BLOCKING_THREADS * configs.len()).map_err(|error| no_threads(&error))?;
-        let runtime = Arc::new(runtime);
+        let runtime = StoreRuntime::new(THREADS, BLOCKING_THREADS * configs.len());
+        let runtime = Arc::new(runtime.map_err(|error| no_threads(&error))?);
         let open = |config: &StoreConfig| -> Result<(String, Arc<Kept>), StoreError> {
             config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             let store = remote::Store::open(config, LIMITS)?;
