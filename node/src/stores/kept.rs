@@ -12,6 +12,7 @@ use checkpoint::{Digest, Disk};
 use nativelog::background::{self, BULK};
 use nativelog::ledger::StoreInfo;
 use remote::{Counts, Journal, Limits, Marker, ObjectPlan, Source, Store, StoreError, StoreRuntime};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::marked::agrees;
@@ -28,6 +29,9 @@ pub const LIMITS: Limits = Limits {
     retry_after_max: Duration::from_secs(60),
     requests: remote::limits::REQUESTS_MAX,
 };
+
+/// Objects that are planned at once, each on a thread of its own.
+const PLANNED_AT_ONCE: usize = 8;
 
 /// For so long a prefix is taken to be what it was seen to be.
 const LOOKED_FOR: Duration = Duration::from_secs(60);
@@ -76,6 +80,8 @@ pub struct Kept {
     staged: Arc<Mutex<BTreeSet<u64>>>,
     /// Bytes that were read to be planned and to be uploaded: before a store is asked, all that tells that something moves.
     read: Arc<AtomicU64>,
+    /// Objects that are read and hashed to be planned: of all commits together.
+    planning: Arc<Semaphore>,
     /// When its prefix was last seen to be the one that the log knows.
     looked: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -122,6 +128,7 @@ impl Kept {
             access: Mutex::default(),
             staged: Arc::default(),
             read: Arc::default(),
+            planning: Arc::new(Semaphore::new(PLANNED_AT_ONCE)),
             looked: tokio::sync::Mutex::default(),
         })
     }
@@ -223,10 +230,11 @@ impl Kept {
         object: Object,
     ) -> Running<Result<(Arc<Object>, Stored), StoreError>> {
         let (store, journal) = (self.store.clone(), Arc::clone(&self.journal));
+        let planning = Arc::clone(&self.planning);
         let object = Arc::new(object.counted(Arc::clone(&self.read)).told(Arc::clone(&self.read)));
         self.run(async move {
             let planned = Arc::clone(&object);
-            let plan = plan(&store, move || planned.plan()).await?;
+            let plan = plan(&store, planning, move || planned.plan()).await?;
             let source: Arc<dyn Source> = object.clone();
             let stored = upload(&store, &journal, (cluster, attempt), &plan, source).await?;
             Ok((object, stored))
@@ -241,9 +249,10 @@ impl Kept {
         bytes: Bytes,
     ) -> Running<Result<Stored, StoreError>> {
         let (store, journal) = (self.store.clone(), Arc::clone(&self.journal));
+        let planning = Arc::clone(&self.planning);
         self.run(async move {
             let planned = bytes.clone();
-            let plan = plan(&store, move || ObjectPlan::of(&planned)).await?;
+            let plan = plan(&store, planning, move || ObjectPlan::of(&planned)).await?;
             upload(&store, &journal, (cluster, attempt), &plan, Arc::new(bytes)).await
         })
     }
@@ -260,9 +269,16 @@ impl Kept {
 
 async fn plan(
     store: &Store,
+    planning: Arc<Semaphore>,
     plan: impl FnOnce() -> std::io::Result<ObjectPlan> + Send + 'static,
 ) -> Result<ObjectPlan, StoreError> {
-    let planned = background::run("plan-object", BULK, plan).await;
+    let turn = planning.acquire_owned().await;
+    let planned = background::run("plan-object", BULK, move || {
+        // The thread reads on when nobody waits for it any more.
+        let _turn = turn;
+        plan()
+    });
+    let planned = planned.await;
     let planned = planned.unwrap_or_else(|| Err(std::io::Error::other("reading it panicked")));
     planned.map_err(|error| {
         StoreError::disk(format!("store {:?}: reading what is to be uploaded", store.name()), &error)
@@ -278,4 +294,50 @@ async fn upload(
 ) -> Result<Stored, StoreError> {
     let stored = store.upload(journal, cluster, attempt, plan, source).await?;
     Ok(Stored { digest: plan.digest(), nonce: stored.name.nonce, bytes: plan.len_bytes() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use remote::testing::{Faults, ScriptedS3, Traits, open};
+    use std::sync::atomic::AtomicUsize;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_so_many_objects_are_planned_at_once_also_when_nobody_waits() {
+        let s3 = ScriptedS3::new(Traits::default());
+        let store = open(&ScriptedS3::config("p"), LIMITS, &s3, &Faults::new()).unwrap();
+        let (planning, running) = (Arc::new(Semaphore::new(2)), Arc::new(AtomicUsize::new(0)));
+        let (most, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let tasks: Vec<_> = (0..6)
+            .map(|_| {
+                let (store, planning, running) = (store.clone(), planning.clone(), running.clone());
+                let (most, go_on) = (most.clone(), go_on.clone());
+                tokio::spawn(async move {
+                    let planned = plan(&store, planning, move || {
+                        most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        while !go_on.load(Ordering::SeqCst) {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        ObjectPlan::of(&Bytes::from_static(b"x"))
+                    });
+                    planned.await.unwrap()
+                })
+            })
+            .collect();
+        // Two wait no more; their threads read on, and nobody takes their turns.
+        while running.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tasks[0].abort();
+        tasks[1].abort();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+        go_on.store(true, Ordering::SeqCst);
+        for task in tasks {
+            // Those that were ended say so.
+            let _ = task.await;
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+    }
 }
