@@ -6,8 +6,11 @@
 //! had, a PUT whose fate is unknown is followed by another key. A key that turns out to hold something else, or an
 //! upload that the store has lost, is given up for another key, too.
 
+use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::put_file::put_file;
@@ -24,6 +27,11 @@ use crate::line::{Patience, Tries};
 use crate::name::ObjectName;
 use crate::runtime::blocking;
 
+/// How long an object that somebody else of this process is writing is waited for.
+const HELD_FOR: Duration = Duration::from_secs(5);
+/// Pause before it is looked at again.
+const HELD_PAUSE: Duration = Duration::from_millis(50);
+
 /// An object that is in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -38,7 +46,7 @@ impl Store {
     /// same journal: what was done counts. Read from `source` once, and once more for what a resumed upload must know.
     ///
     /// # Errors
-    /// `Away` (also while this process is writing the same object for the same attempt), `Denied`, `Refused`: repeat
+    /// `Away` (also while this process is writing the same object for the same attempt, and for some seconds goes on), `Denied`, `Refused`: repeat
     /// when that is mended. `Damaged`: the store kept something else, several times. `Changed`: `source` is not what
     /// the plan says. `Disk`: journal or source. Nothing is committed by any of this, and what was written stays in the
     /// journal's traces.
@@ -54,8 +62,17 @@ impl Store {
         let what =
             format!("uploading {} ({} bytes) of attempt {attempt}", subject.digest.short(), subject.len);
         self.writable(&what)?;
-        let journal = Arc::clone(journal);
-        let entry = blocking(move || journal.begin(subject)).await;
+        let begun = Instant::now();
+        let entry = loop {
+            let journal = Arc::clone(journal);
+            match blocking(move || journal.begin(subject)).await {
+                // A call that was given up a moment ago may still hold it, for as long as a thread of its takes.
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && begun.elapsed() < HELD_FOR => {
+                    sleep(HELD_PAUSE).await;
+                }
+                done => break done,
+            }
+        };
         let entry = entry
             .map_err(|e| StoreError::journal(format!("store {:?}: {what}: its journal", self.name()), &e))?;
         let sums =

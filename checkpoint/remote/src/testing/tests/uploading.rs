@@ -33,6 +33,23 @@ async fn a_small_object_costs_one_request_and_one_of_three_parts_six() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_object_that_another_call_still_holds_is_waited_for() {
+    let bench = bench(Traits::default());
+    let subject =
+        crate::journal::Subject { cluster: CLUSTER, digest: plan(&data(10)).digest(), attempt: 1, len: 10 };
+    let held = bench.journal.begin(subject).unwrap();
+    let begun = Instant::now();
+    assert_eq!(bench.upload(1, &data(10)).await.unwrap_err().trouble(), Trouble::Away);
+    assert!((5..6).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    let ends = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(held);
+    };
+    let (uploaded, ()) = tokio::join!(async { bench.upload(1, &data(10)).await }, ends);
+    uploaded.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn bytes_that_change_on_the_way_are_sent_again() {
     for verb in [Verb::Put, Verb::Part] {
         let len = if verb == Verb::Put { 1000 } else { 3000 };
