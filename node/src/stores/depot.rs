@@ -44,15 +44,8 @@ impl NodeDepot {
     }
 
     async fn bytes(&self, range: ObjectRange) -> Result<Bytes, DepotError> {
-        let ObjectRange { object, offset, len, .. } = range;
-        let (kept, known, cluster) = self.find(object.store)?;
-        kept.look(cluster, &known).await.map_err(|error| match error {
-            NotIt::Another(why) => not_ours(why),
-            NotIt::Store(error) => told(&error),
-        })?;
-        let (name, store) = (named(cluster, &object), kept.store().clone());
-        let read = kept.run(async move { store.read_unverified(&name, offset, len).await }).await;
-        read.map_err(|error| told(&error))
+        let (kept, known, cluster) = self.find(range.object.store)?;
+        read(&kept, cluster, &known, range).await
     }
 
     async fn mark(&self, batch: DeletesBegin) -> Result<(), DepotError> {
@@ -89,6 +82,36 @@ impl NodeDepot {
     }
 }
 
+/// Bytes of an object of a store whose prefix is the one that the log knows.
+async fn read(
+    kept: &Kept,
+    cluster: Uuid,
+    known: &StoreInfo,
+    range: ObjectRange,
+) -> Result<Bytes, DepotError> {
+    look(kept, cluster, known).await?;
+    let ObjectRange { object, offset, len, .. } = range;
+    let (name, store) = (named(cluster, &object), kept.store().clone());
+    let read = kept.run(async move { store.read_unverified(&name, offset, len).await }).await;
+    let error = match read {
+        Ok(bytes) => return Ok(bytes),
+        Err(error) => told(&error),
+    };
+    // Where a folder is not mounted any more, or a bucket was emptied, every object is gone: that is said of the store.
+    if error.is_of_object() {
+        kept.doubt().await;
+        look(kept, cluster, known).await?;
+    }
+    Err(error)
+}
+
+async fn look(kept: &Kept, cluster: Uuid, known: &StoreInfo) -> Result<(), DepotError> {
+    kept.look(cluster, known).await.map_err(|error| match error {
+        NotIt::Another(why) => not_ours(why),
+        NotIt::Store(error) => told(&error),
+    })
+}
+
 impl Depot for NodeDepot {
     fn fetch(&self, range: ObjectRange) -> BoxFuture<'_, Result<Bytes, DepotError>> {
         self.bytes(range).boxed()
@@ -120,4 +143,45 @@ fn told(error: &StoreError) -> DepotError {
         Trouble::Away | Trouble::Refused | Trouble::Configuration | Trouble::Disk => DepotTrouble::Away,
     };
     DepotError::new(trouble, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use checkpoint::RealDisk;
+    use remote::testing::{Faults, ScriptedS3, Traits, open};
+    use remote::{Marker, StoreRuntime};
+
+    const CLUSTER: Uuid = Uuid::from_u128(9);
+
+    fn kept(s3: &ScriptedS3, dir: &std::path::Path) -> Kept {
+        let store = open(&ScriptedS3::config("p"), crate::stores::LIMITS, s3, &Faults::new()).unwrap();
+        let runtime = Arc::new(StoreRuntime::new(2, 8).unwrap());
+        Kept::new(store, runtime, Arc::new(RealDisk), dir).unwrap()
+    }
+
+    fn known(marker: &Marker) -> StoreInfo {
+        let uuid = *marker.store.as_bytes();
+        StoreInfo { id: 5, name: "main".into(), uuid, batch: marker.deletes, before: Vec::new() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn that_an_object_is_gone_is_believed_only_of_a_prefix_that_is_still_ours() {
+        let (s3, dir) = (ScriptedS3::new(Traits::default()), tempfile::tempdir().unwrap());
+        let kept = kept(&s3, dir.path());
+        let known = known(&kept.claim(CLUSTER).await.unwrap());
+        let stored = kept.upload_bytes(CLUSTER, 7, Bytes::from_static(b"content")).await.unwrap();
+        let object = ObjectKey { store: 5, attempt: 7, digest: stored.digest, nonce: stored.nonce };
+        let range = ObjectRange { object, object_bytes: 7, offset: 0, len: 7 };
+        assert_eq!(read(&kept, CLUSTER, &known, range).await.unwrap(), "content");
+        // This one alone.
+        let object_key = s3.keys().into_iter().find(|key| !key.ends_with("epochlog.json")).unwrap();
+        s3.lose(&object_key);
+        let error = read(&kept, CLUSTER, &known, range).await.unwrap_err();
+        assert_eq!(error.trouble, DepotTrouble::Gone, "{error}");
+        // All of the bucket, a moment after its marker was seen.
+        s3.lose("p/epochlog.json");
+        let error = read(&kept, CLUSTER, &known, range).await.unwrap_err();
+        assert_eq!(error.trouble, DepotTrouble::NotOurs, "{error}");
+    }
 }

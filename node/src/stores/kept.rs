@@ -216,6 +216,11 @@ impl Kept {
         Ok(())
     }
 
+    /// The prefix is looked at anew, whatever was seen.
+    pub async fn doubt(&self) {
+        *self.looked.lock().await = None;
+    }
+
     /// The right to write the files of an attempt; `None` while another commit of this process has it.
     pub fn claim_files(&self, attempt: u64) -> Option<Claim> {
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
