@@ -12,8 +12,10 @@ use uuid::Uuid;
 use super::driver::Driver;
 use super::ground::Ground;
 use super::no;
-use crate::stores::{Bound, Kept, agrees};
+use crate::stores::{Bound, Kept, NotIt, agrees};
 
+/// How often it is looked whether the store is heard of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause before the rules are looked at again.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -21,12 +23,23 @@ impl<G: Ground> Driver<'_, G> {
     /// The store, when the log knows it as this very prefix, or by now does.
     pub(super) async fn bind(&mut self, kept: &Arc<Kept>) -> Result<Bound, Failure> {
         let cluster = self.ready_for_stores().await?;
-        let marker = self.marker(kept, cluster).await?;
-        // The ledger is not held over what follows.
+        // The ledger is not held over what follows, and it is current: only a store that it does not know is claimed.
         let known = self.ground.ledger().store_named(kept.name());
         let id = match known {
-            Some(known) => self.agreed(&marker, &known)?,
+            Some(known) => {
+                let seen = self.patiently(kept, kept.seen(cluster)).await?;
+                let marker = seen.map_err(|error| match error {
+                    NotIt::Another(why) => no::other_store(&self.order, &why),
+                    NotIt::Store(error) => no::store(&self.order, &error),
+                })?;
+                self.agreed(&marker, &known)?
+            }
+            None if !kept.store().creates_once() && !self.ground.leads() => {
+                return Err(no::not_the_leader(&self.order, kept.name()));
+            }
             None => {
+                let claimed = self.patiently(kept, kept.claim(cluster)).await?;
+                let marker = claimed.map_err(|error| no::store(&self.order, &error))?;
                 let record = compose::store(kept.name(), *marker.store.as_bytes(), marker.deletes);
                 if let Verdict::Rejected(rejected) = self.propose(record).await?.1 {
                     return Err(no::rejected(&self.order.name(), &rejected));
@@ -67,14 +80,22 @@ impl<G: Ground> Driver<'_, G> {
         }
     }
 
-    async fn marker(&mut self, kept: &Arc<Kept>, cluster: Uuid) -> Result<Marker, Failure> {
-        match tokio::time::timeout(self.order.patience, kept.claim(cluster)).await {
-            Ok(Ok(marker)) => {
+    /// Waits as long as the store is heard of: one that says that it is busy is no silent one.
+    async fn patiently<T>(&mut self, kept: &Kept, asked: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut asked = std::pin::pin!(asked);
+        let (mut heard, mut moved) = (kept.heard(), Instant::now());
+        loop {
+            let look = LOOK_EVERY.min(self.order.patience);
+            if let Ok(answer) = tokio::time::timeout(look, &mut asked).await {
                 self.moved = Instant::now();
-                Ok(marker)
+                return Ok(answer);
             }
-            Ok(Err(error)) => Err(no::store(&self.order, &error)),
-            Err(_) => Err(no::store_silent(&self.order, kept.name())),
+            let now = kept.heard();
+            if std::mem::replace(&mut heard, now) != now {
+                moved = Instant::now();
+            } else if moved.elapsed() >= self.order.patience {
+                return Err(no::store_silent(&self.order, kept.name()));
+            }
         }
     }
 }

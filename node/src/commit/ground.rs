@@ -20,6 +20,8 @@ pub trait Ground: Sync {
 
     /// Its id.
     fn node(&self) -> u64;
+    /// Whether it leads now, as far as it knows.
+    fn leads(&self) -> bool;
     /// How many nodes vote.
     fn voters(&self) -> usize;
     /// Limits of an epoch.

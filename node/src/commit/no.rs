@@ -239,6 +239,13 @@ pub fn other_store(order: &Order, why: &str) -> Failure {
     ))
 }
 
+/// A prefix that nobody has claimed, in a store in which two could.
+pub fn not_the_leader(order: &Order, name: &str) -> Failure {
+    of_store(order, Code::Unavailable, "the first commit into an object store goes through the leader")
+        .why(format!("nobody has committed into {name} yet, and it is not known to refuse a second claim"))
+        .fix(format!("see `epochlog status` for the leader, and repeat the command there. {UNTOUCHED}"))
+}
+
 /// Some member knows no stores yet.
 pub fn too_old_for_stores(order: &Order, why: &str) -> Failure {
     of_store(order, Code::Refused, "not all nodes can keep epochs in object stores")

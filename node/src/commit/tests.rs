@@ -44,6 +44,7 @@ struct Log {
     pages: Mutex<Pages>,
     proposed: AtomicUsize,
     fate: Box<Decides>,
+    leads: AtomicBool,
     /// Its data folder, and the shelves there.
     dir: tempfile::TempDir,
     shelves: Arc<Store>,
@@ -104,6 +105,7 @@ impl Pretended {
             pages: Mutex::default(),
             proposed: AtomicUsize::new(0),
             fate: Box::new(fate),
+            leads: AtomicBool::new(true),
         }))
     }
 
@@ -142,6 +144,10 @@ impl Ground for Pretended {
 
     fn node(&self) -> u64 {
         1
+    }
+
+    fn leads(&self) -> bool {
+        self.0.leads.load(Ordering::Relaxed)
     }
 
     fn voters(&self) -> usize {

@@ -176,7 +176,8 @@ impl Kept {
         self.store.counts().answers() + self.read.load(Ordering::Relaxed)
     }
 
-    /// The marker of its prefix, claimed for `cluster` when nobody has it.
+    /// The marker of its prefix, claimed for `cluster` when nobody has it. Only of a store that the log does not know: of
+    /// one that it knows a missing marker says that something else lies there, and another would lose it for good.
     ///
     /// # Errors
     /// Those of [`Store::claim`].
@@ -202,18 +203,29 @@ impl Kept {
             return Ok(());
         }
         *looked = None;
-        let store = self.store.clone();
-        let marker = self.run(async move { store.marker().await }).await.map_err(NotIt::Store)?;
-        let Some(marker) = marker else {
-            return Err(NotIt::Another(format!("nobody has marked the prefix of the store {}", known.name)));
-        };
-        if marker.cluster != cluster {
-            let why = format!("the prefix of the store {} belongs to cluster {}", known.name, marker.cluster);
-            return Err(NotIt::Another(why));
-        }
+        let marker = self.seen(cluster).await?;
         agrees(&marker, known).map_err(NotIt::Another)?;
         *looked = Some(Instant::now());
         Ok(())
+    }
+
+    /// The marker of its prefix, which this cluster has claimed. Writes nothing.
+    ///
+    /// # Errors
+    /// There is none, or another cluster's; or it could not be looked at.
+    pub async fn seen(&self, cluster: Uuid) -> Result<Marker, NotIt> {
+        let (store, name) = (self.store.clone(), self.name());
+        let marker = self.run(async move { store.marker().await }).await.map_err(NotIt::Store)?;
+        match marker {
+            Some(marker) if marker.cluster == cluster => Ok(marker),
+            Some(marker) => Err(NotIt::Another(format!(
+                "the prefix of the store {name} belongs to cluster {}",
+                marker.cluster
+            ))),
+            None => Err(NotIt::Another(format!(
+                "the prefix of the store {name} has no marker: it is another prefix, was emptied, or is not mounted here"
+            ))),
+        }
     }
 
     /// The prefix is looked at anew, whatever was seen.

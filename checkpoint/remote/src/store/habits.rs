@@ -28,6 +28,12 @@ impl Store {
         self.backend().conditional && self.inner.habits.conditions.load(Ordering::Relaxed)
     }
 
+    /// Whether of several that create a key at once one does, and the others see it: a store that was seen to keep
+    /// conditions, or a folder. Of any other a prefix is claimed by one node alone.
+    pub fn creates_once(&self) -> bool {
+        self.keeps_conditions() || self.is_folder()
+    }
+
     /// Whether a checksum that the store reports says something of the bytes that it has. One that it was never sent
     /// does.
     pub(super) fn checks(&self, crc64: Option<u64>) -> bool {

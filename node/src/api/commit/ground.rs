@@ -26,6 +26,10 @@ impl Ground for Node {
         self.config.id
     }
 
+    fn leads(&self) -> bool {
+        self.replica.is_leader()
+    }
+
     fn voters(&self) -> usize {
         Node::voters(self).len()
     }

@@ -22,6 +22,12 @@ impl Bucket {
         Bucket { s3: ScriptedS3::new(Traits::default()), faults: Faults::new(), runtime }
     }
 
+    /// One that keeps no conditions.
+    fn unconditional() -> Bucket {
+        let traits = Traits { conditional: false, ..Traits::default() };
+        Bucket { s3: ScriptedS3::new(traits), ..Bucket::new() }
+    }
+
     /// As a process of this node keeps it that has just started.
     fn kept(&self, ground: &Pretended, limits: remote::Limits) -> Arc<Kept> {
         let store = remote::testing::open(&ScriptedS3::config("p"), limits, &self.s3, &self.faults).unwrap();
@@ -250,7 +256,38 @@ async fn a_prefix_that_was_emptied_is_another_store() {
     let failure = committed_as(&ground, dir.path(), order).await.unwrap_err();
     assert_eq!((failure.code, failure.committed), (Code::Refused, Certainty::No), "{failure:?}");
     assert!(failure.why.contains("another prefix"), "{failure:?}");
-    assert!(emptied.keys().is_empty());
+    assert!(emptied.s3.keys().is_empty(), "not even a marker: it would lose the old one for good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_that_two_could_claim_is_claimed_by_the_leader() {
+    let (dir, bucket) = (source(), Bucket::unconditional());
+    let ground = ground(|_, _| Fate::Answered);
+    let kept = bucket.kept(&ground, crate::stores::LIMITS);
+    ground.0.leads.store(false, Ordering::Relaxed);
+    let failure = committed_as(&ground, dir.path(), into(&kept)).await.unwrap_err();
+    assert_eq!((failure.code, failure.committed), (Code::Unavailable, Certainty::No), "{failure:?}");
+    assert!(failure.sentence.contains("through the leader") && bucket.s3.keys().is_empty(), "{failure:?}");
+    ground.0.leads.store(true, Ordering::Relaxed);
+    committed_as(&ground, dir.path(), into(&kept)).await.unwrap();
+    // Once the log knows it, all may.
+    ground.0.leads.store(false, Ordering::Relaxed);
+    let order = Order { epoch: Some(6), commit_id: CommitId::from_bytes([6; 16]), ..into(&kept) };
+    committed_as(&ground, dir.path(), order).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_busy_for_longer_than_anything_is_waited_for_is_not_silent() {
+    let (dir, bucket) = (source(), Bucket::new());
+    let ground = ground(|_, _| Fate::Answered);
+    let kept = bucket.kept(&ground, crate::stores::LIMITS);
+    // Of the marker, which is the first that is asked for.
+    let fault = Fault::Answer(503, "SlowDown", Some(1));
+    bucket.faults.add(Rule { verb: Some(Verb::Get), skip: 0, times: 5, when: When::Before, fault });
+    let order = Order { patience: Duration::from_secs(2), ..into(&kept) };
+    let begun = Instant::now();
+    committed_as(&ground, dir.path(), order).await.unwrap();
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
