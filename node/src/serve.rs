@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::notify::{self, News};
 use crate::opening::{Opened, open, replica_config};
 use crate::refusal::ServeError;
-use crate::stores::NodeDepot;
+use crate::stores::{NodeDepot, tidy};
 use crate::{housekeeping, neighbours, servers};
 
 /// Open calls have so long to end when the node stops.
@@ -57,6 +57,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     neighbours::serve(&node);
     replica.initialize_when_ready();
     node.stores.ask_all();
+    let tidy = tokio::spawn(tidy::run(node.stores.clone(), replica.clone()));
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
     tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");
     let Config { id, cluster, grpc, .. } = &node.config;
@@ -86,6 +87,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     replica.shutdown().await;
     stop.send_replace(true);
     chores.abort();
+    tidy.abort();
     let folder_closed = tokio::task::spawn_blocking(move || machine.shutdown());
     if tokio::time::timeout(STOP_PATIENCE, folder_closed).await.is_err() {
         tracing::warn!("the performer did not end in time; it goes on at the next start");

@@ -10,6 +10,7 @@
 //! | `bound` | one that a commit goes into |
 //! | `marked` | whether a prefix is the one that the log knows by this name |
 //! | `depot` | what the replica may ask of them |
+//! | `tidy` | removing what attempts that are over left there |
 //! | `words` | errors, for people |
 
 mod all;
@@ -19,6 +20,7 @@ mod kept;
 mod marked;
 mod object;
 mod running;
+pub mod tidy;
 mod words;
 
 pub use all::Stores;

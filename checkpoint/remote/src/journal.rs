@@ -152,6 +152,16 @@ impl Journal {
         Ok(entry)
     }
 
+    /// The attempts of which there is anything here, also what was begun and is no key yet.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn attempts(&self) -> io::Result<BTreeSet<u64>> {
+        let names = self.disk.read_dir(&self.dir)?;
+        let attempt = |name: &str| name.strip_suffix(".upload")?.split_once('-')?.0.parse::<u64>().ok();
+        Ok(names.iter().filter_map(|(name, _)| attempt(name.to_str()?)).collect())
+    }
+
     /// Every key that this node may have written and was not told to forget, oldest attempts first.
     ///
     /// # Errors

@@ -152,10 +152,9 @@ impl<G: Ground> Driver<'_, G> {
         let manifest = self.manifest(root, &mut filling, &mut window).await?;
         let sealed = self.seal_with(id, root, &manifest).await?;
         self.ended("seal");
-        let (kept, staging) = (bound.kept.clone(), filling.staging);
-        let written = filling.uploads.into_written();
+        // The journals of what was written are forgotten when nothing else is left of the attempt: see `stores::tidy`.
+        let staging = filling.staging;
         tokio::spawn(background::run("forget", UPKEEP, move || {
-            kept.forget(id, &written);
             // What publish looks for has names of its own.
             if let Some(Err(error)) = staging.map(Staging::remove) {
                 tracing::warn!(attempt = id, %error, "files of a sealed attempt stay until its folder goes");

@@ -143,6 +143,10 @@ impl Kept {
         &self.store
     }
 
+    pub(super) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
     /// Requests and bytes so far. A folder counts none, but its answers.
     pub fn counts(&self) -> &Counts {
         self.store.counts()
@@ -272,15 +276,6 @@ impl Kept {
             let plan = plan(&store, planning, move || ObjectPlan::of(&planned)).await?;
             upload(&store, &journal, (cluster, attempt), &plan, Arc::new(bytes)).await
         })
-    }
-
-    /// Forgets how the objects of an attempt were written that has been sealed with them. Blocks.
-    pub fn forget(&self, attempt: u64, objects: &[Digest]) {
-        for digest in objects {
-            if let Err(error) = self.journal.forget(attempt, *digest) {
-                tracing::warn!(store = self.name(), attempt, %error, "a journal of an upload stays behind");
-            }
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Removing what an attempt left in the store and nobody names: keys that were given up, uploads that are open.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Store;
@@ -12,7 +13,8 @@ use crate::runtime::blocking;
 impl Store {
     /// Ends the uploads and deletes the objects that this node's journal knows of `attempt`, all but the `named` (those
     /// that the Seal names; none of an attempt that was closed otherwise), and forgets the attempt when nothing else is
-    /// left. Only of an attempt that is over, and after [`Store::check_marker`]. May be repeated, and is to be when it
+    /// left. Only of an attempt that is over, after [`Store::check_marker`], and, where anything is not named, behind
+    /// [`Store::begin_deletes`]. May be repeated, and is to be when it
     /// fails.
     ///
     /// # Errors
@@ -22,7 +24,7 @@ impl Store {
         &self,
         journal: &Arc<Journal>,
         attempt: u64,
-        named: &[ObjectName],
+        named: &BTreeSet<ObjectName>,
     ) -> Result<(), StoreError> {
         let what = format!("store {:?}: removing what attempt {attempt} left", self.name());
         let fail = |e: std::io::Error| StoreError::journal(what.clone(), &e);

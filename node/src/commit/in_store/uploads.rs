@@ -43,7 +43,6 @@ pub struct Uploads {
     running: FuturesUnordered<BoxFuture<'static, (Held, Result<Done, StoreError>)>>,
     /// Of objects that wait or are on their way, by what they hold: others that hold the same. One key is written by one.
     same: BTreeMap<Held, Vec<Object>>,
-    written: Vec<Digest>,
     /// Bytes that were read to be sent, and those of them that have arrived.
     sent: Arc<AtomicU64>,
     arrived: u64,
@@ -53,8 +52,8 @@ impl Uploads {
     /// Of an attempt.
     pub fn new(bound: Bound, attempt: u64) -> Uploads {
         let (waiting, running) = (VecDeque::new(), FuturesUnordered::new());
-        let (same, written, sent) = (BTreeMap::new(), Vec::new(), Arc::default());
-        Uploads { bound, attempt, waiting, running, same, written, sent, arrived: 0 }
+        let (same, sent) = (BTreeMap::new(), Arc::default());
+        Uploads { bound, attempt, waiting, running, same, sent, arrived: 0 }
     }
 
     /// Takes an object. One like it that is not in the store yet is not sent beside it: both become that one.
@@ -78,11 +77,6 @@ impl Uploads {
     /// Whether nothing is on its way.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
-    }
-
-    /// What was written, by digest.
-    pub fn into_written(self) -> Vec<Digest> {
-        self.written
     }
 
     /// Bytes on their way, about: those of a part that was lost count twice.
@@ -131,13 +125,9 @@ impl Uploads {
         let (held, done) = self.running.next().await.expect("asked only when something is on its way");
         let mut done = done?;
         let others = self.same.remove(&held).unwrap_or_default();
-        match &mut done {
-            Done::Content(object, files) => {
-                self.written.push(object.digest);
-                self.arrived += object.bytes;
-                files.extend(others.iter().flat_map(linked));
-            }
-            Done::Manifest(object) => self.written.push(object.digest),
+        if let Done::Content(object, files) = &mut done {
+            self.arrived += object.bytes;
+            files.extend(others.iter().flat_map(linked));
         }
         self.begin();
         Ok(done)

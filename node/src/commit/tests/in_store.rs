@@ -2,12 +2,12 @@
 //! leader goes.
 
 use nativelog::compose::{activate, genesis};
-use nativelog::ledger::STORES_RULES;
+use nativelog::ledger::{STORES_RULES, StoreInfo};
 use remote::testing::{Fault, Faults, Rule, ScriptedS3, Traits, When};
 use remote::{StoreRuntime, Verb};
 
 use super::*;
-use crate::stores::Kept;
+use crate::stores::{Kept, tidy};
 
 /// A store in memory, and how a node keeps it.
 struct Bucket {
@@ -42,6 +42,23 @@ impl Bucket {
             unanswered: Duration::from_millis(400),
             ..crate::stores::LIMITS
         }
+    }
+
+    /// What a node does with this store once a minute; how many batches of deletes it has begun.
+    async fn tidied(&self, ground: &Pretended, kept: &Arc<Kept>) -> usize {
+        let (shown, log) = (ground.0.clone(), ground.0.clone());
+        let look: tidy::Look =
+            Arc::new(move |show: &mut dyn FnMut(&Ledger)| show(&shown.ledger.read().unwrap()));
+        let (begun, store) = (Arc::new(AtomicUsize::new(0)), kept.store().clone());
+        let counted = begun.clone();
+        let begin = |known: StoreInfo| async move {
+            let nonce = 1000 + counted.fetch_add(1, Ordering::Relaxed) as u64;
+            log.append(&compose::delete_batch(known.id, nonce));
+            let marker = store.marker().await.unwrap().unwrap();
+            store.begin_deletes(&marker, nonce).await.map(drop).map_err(|error| error.to_string())
+        };
+        tidy::round(kept, look, begin).await.unwrap();
+        begun.load(Ordering::Relaxed)
     }
 
     /// Keys of objects, without the marker.
@@ -334,4 +351,35 @@ async fn equal_large_files_are_sent_once_and_each_is_linked() {
     assert_eq!((done.files, bucket.keys().len()), (3, 2), "{:?}", bucket.keys());
     // The marker, the object and the manifest: what is refused by the script, the store never sees.
     assert_eq!(bucket.requests(Verb::Put), 3, "{:?}", bucket.s3.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_attempt_left_goes_when_it_is_over_and_what_the_log_names_stays() {
+    let (dir, bucket) = (large_source(), Bucket::new());
+    let ground = ground(|_, _| Fate::Answered);
+    let kept = bucket.kept(&ground, crate::stores::LIMITS);
+    // The last part is denied: objects, an upload, and an attempt that stays open.
+    let fault = Fault::Answer(403, "AccessDenied", None);
+    bucket.faults.add(Rule { verb: Some(Verb::Part), skip: 1, times: u64::MAX, when: When::Before, fault });
+    committed_as(&ground, dir.path(), into(&kept)).await.unwrap_err();
+    bucket.faults.clear();
+    let (there, uploads) = (bucket.keys(), bucket.s3.uploads().len());
+    assert!(uploads > 0);
+    assert_eq!(bucket.tidied(&ground, &kept).await, 0);
+    assert_eq!((bucket.keys(), bucket.s3.uploads().len()), (there, uploads), "it is open");
+    // What was on its way when the commit ended lets go of its journals.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let id = ground.ledger().attempts().next().unwrap().id;
+    ground.0.append(&compose::abort(id, "nobody goes on with it".to_owned()));
+    assert_eq!(bucket.tidied(&ground, &kept).await, 1);
+    assert_eq!((bucket.keys(), bucket.s3.uploads()), (Vec::new(), Vec::new()));
+    assert_eq!(bucket.tidied(&ground, &kept).await, 0, "and nobody remembers it");
+    // Of one that was sealed everything has a name.
+    let order = Order { epoch: Some(6), commit_id: CommitId::from_bytes([6; 16]), ..into(&kept) };
+    committed_as(&ground, dir.path(), order).await.unwrap();
+    let there = bucket.keys();
+    assert_eq!(bucket.tidied(&ground, &kept).await, 0);
+    assert_eq!((bucket.keys(), there.len()), (there, 4));
+    let journals = ground.0.dir.path().join("uploads").join(kept.name());
+    assert_eq!(std::fs::read_dir(journals).unwrap().count(), 0);
 }

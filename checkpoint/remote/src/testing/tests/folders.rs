@@ -19,7 +19,7 @@ async fn a_file_that_nobody_saw_become_durable_is_written_anew() {
     // One that was seen to be is not.
     let again = store.upload(&journal, CLUSTER, 1, &planned, Arc::new(data.clone())).await.unwrap();
     assert_eq!(again, stored);
-    store.clean_up(&journal, 1, &[stored.name]).await.unwrap();
+    store.clean_up(&journal, 1, &[stored.name].into()).await.unwrap();
     assert!(!at.exists());
     assert_eq!(store.list_all(None).await.unwrap().len(), 1);
 }

@@ -343,17 +343,17 @@ async fn what_an_attempt_left_is_removed_but_for_what_is_named() {
     // Nothing is forgotten while the store is not heard.
     let away = Rule { verb: None, skip: 0, times: 1 << 20, when: When::Before, fault: Fault::Cut };
     bench.faults.add(away);
-    bench.store.clean_up(&bench.journal, 1, &[named]).await.unwrap_err();
+    bench.store.clean_up(&bench.journal, 1, &[named].into()).await.unwrap_err();
     assert_eq!(bench.journal.traces().unwrap().len(), 4);
     bench.faults.clear();
 
-    bench.store.clean_up(&bench.journal, 1, &[named]).await.unwrap();
+    bench.store.clean_up(&bench.journal, 1, &[named].into()).await.unwrap();
     let mut left: Vec<_> = [named, other].map(|name| format!("p/q/{name}")).into();
     left.sort();
     assert_eq!(bench.s3.keys(), left);
     assert_eq!(bench.s3.uploads(), []);
     assert_eq!(bench.journal.traces().unwrap().iter().map(|t| t.name).collect::<Vec<_>>(), [other]);
-    bench.store.clean_up(&bench.journal, 2, &[]).await.unwrap();
+    bench.store.clean_up(&bench.journal, 2, &std::collections::BTreeSet::new()).await.unwrap();
     assert_eq!(bench.s3.keys(), [format!("p/q/{named}")]);
 }
 
@@ -366,7 +366,7 @@ async fn a_complete_that_lands_while_an_attempt_is_removed_leaves_nothing() {
     assert!(timeout(Duration::from_secs(1), bench.upload(1, &data(3000))).await.is_err());
     bench.faults.clear();
     assert_eq!(bench.s3.keys().len(), 1);
-    bench.store.clean_up(&bench.journal, 1, &[]).await.unwrap();
+    bench.store.clean_up(&bench.journal, 1, &std::collections::BTreeSet::new()).await.unwrap();
     assert_eq!(bench.s3.keys(), Vec::<String>::new());
     let verbs: Vec<Verb> = bench.s3.requests().iter().rev().take(2).map(|request| request.verb).collect();
     assert_eq!(verbs, [Verb::DeleteBatch, Verb::AbortUpload], "first the upload, then the object");
