@@ -20,7 +20,7 @@ use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use crate::config::{Options, Place, StoreConfig};
 use crate::credentials::{FileCredentials, Reload};
-use crate::error::StoreError;
+use crate::error::{StoreError, Trouble};
 use crate::secret::Mask;
 use crate::tap::{Counts, Home, TapConnector};
 use crate::uploads::UploadList;
@@ -144,7 +144,8 @@ impl Backend {
             }
             Place::Folder { path } => {
                 let root = fs::canonicalize(path).map_err(|e| {
-                    StoreError::configuration(
+                    StoreError::new(
+                        Trouble::Away,
                         format!("store {:?} at {}", config.name(), path.display()),
                         e.to_string(),
                         "make the folder, or mount the shared file system, on every node",

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 
-use crate::error::StoreError;
+use crate::error::{StoreError, Trouble};
 use crate::secret::{Mask, Secret};
 
 // Longer files hold something else.
@@ -39,7 +39,10 @@ pub(crate) struct FileCredentials {
 impl FileCredentials {
     pub(crate) fn open(path: &Path, profile: &str, mask: &Mask) -> Result<Arc<FileCredentials>, StoreError> {
         let credential = read(path, profile).map_err(|why| {
-            StoreError::configuration(
+            // One that is not there may come, with a mount or from who renews it.
+            let is_there = std::fs::metadata(path).is_ok();
+            StoreError::new(
+                if is_there { Trouble::Configuration } else { Trouble::Away },
                 format!("credentials_file {}", path.display()),
                 why,
                 "the file has a section [default] (or the one that `credentials_profile` names) with \

@@ -78,7 +78,7 @@ impl Store {
     /// Opens a store; sends nothing.
     ///
     /// # Errors
-    /// `Configuration`.
+    /// `Configuration`; `Away`: a folder, or a file of credentials, that is not there now.
     pub fn open(config: &StoreConfig, limits: Limits) -> Result<Store, StoreError> {
         Store::open_over(config, limits, Arc::new(object_store::client::ReqwestConnector::default()))
     }

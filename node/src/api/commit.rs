@@ -310,8 +310,11 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
     let labels = start.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
     let store = match node.config.modes.of(&job) {
         Mode::Log => None,
-        // The configuration has found it among its own.
-        Mode::Hybrid(name) => node.stores.get(name).cloned(),
+        // The configuration has found it among its own. Never into the log instead.
+        Mode::Hybrid(name) => match node.stores.get(name) {
+            Some(kept) => Some(kept.clone()),
+            None => return Err(store_away(node, &what, name)),
+        },
     };
     Ok(Order {
         job,
@@ -335,6 +338,16 @@ fn order(node: &Node, start: &pb::Start) -> Result<Order, Failure> {
         store,
         store_id: None,
     })
+}
+
+/// The store of a job could not be opened on this node yet.
+fn store_away(node: &Node, what: &str, name: &str) -> Failure {
+    let why = format!("{name}: {}", node.stores.why_away(name).unwrap_or_default());
+    Failure::new(Code::Unavailable, "the object store is away, the epoch was NOT committed")
+        .what(what)
+        .why(node.outward(why))
+        .fix("bring it back on this node, or repeat the command at another; it is opened as soon as it is there")
+        .committed(Certainty::No)
 }
 
 /// The bounds of what a Start may bring along; what they hold is for the ledger to judge.

@@ -134,6 +134,15 @@ async fn asked(node: &Node, id: u64) -> (pb::NodeStatus, u64, Option<u64>) {
     }
 }
 
+fn stores_pb(node: &Node) -> Vec<pb::StoreStatus> {
+    let away = node.stores.away().map(|(name, why)| pb::StoreStatus {
+        name: name.to_owned(),
+        usable: false,
+        why: node.outward(why),
+    });
+    node.stores.all().map(|kept| store_pb(node, kept)).chain(away).collect()
+}
+
 /// What a store was like when it was asked last.
 fn store_pb(node: &Node, kept: &Kept) -> pb::StoreStatus {
     let (usable, why) = match kept.access() {
@@ -174,7 +183,7 @@ fn own(node: &Node, light: bool) -> (pb::NodeStatus, u64) {
         short_of_space: node.outward(vitals.short.unwrap_or_default()),
         version: env!("CARGO_PKG_VERSION").into(),
         voter: true,
-        stores: node.stores.all().map(|kept| store_pb(node, kept)).collect(),
+        stores: stores_pb(node),
         ..pb::NodeStatus::default()
     };
     if light {

@@ -193,7 +193,7 @@ impl Now {
 
     /// A node without stores has no samples. Nor have folders: they are asked without requests.
     fn stores(&self, node: &Node) {
-        if node.stores.all().next().is_none() {
+        if node.stores.all().next().is_none() && node.stores.away().next().is_none() {
             return;
         }
         let counters = |name: &str, help: &str, labels: &[&str]| {
@@ -217,6 +217,9 @@ impl Now {
             "1 when the store did all that it will have to when it was asked last",
             &["store"],
         );
+        for (name, _) in node.stores.away() {
+            usable.with_label_values(&[name]).set(flag(false));
+        }
         for kept in node.stores.all() {
             let (name, counts) = (kept.name(), kept.counts());
             for verb in Verb::ALL.into_iter().filter(|verb| counts.requests(*verb) > 0) {

@@ -1,12 +1,13 @@
 //! All stores of a node.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use checkpoint::Disk;
-use remote::{StoreConfig, StoreError, StoreRuntime};
+use nativelog::background::{self, UPKEEP};
+use remote::{StoreConfig, StoreError, StoreRuntime, Trouble};
 
 use super::kept::{Access, Kept, LIMITS, no_threads};
 
@@ -20,10 +21,42 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// The stores that a node's configuration names.
 #[derive(Debug, Default)]
-pub struct Stores(BTreeMap<String, Arc<Kept>>);
+pub struct Stores {
+    slots: BTreeMap<String, Slot>,
+    /// None without stores.
+    opener: Option<Opener>,
+}
+
+/// A store of the configuration.
+#[derive(Debug)]
+struct Slot {
+    config: StoreConfig,
+    /// Empty while what it takes to open it is away: a folder that is not mounted, a file of credentials.
+    kept: OnceLock<Arc<Kept>>,
+    /// Why it could not be opened.
+    why: Mutex<String>,
+}
+
+/// What all of them are opened with.
+#[derive(Debug)]
+struct Opener {
+    runtime: Arc<StoreRuntime>,
+    disk: Arc<dyn Disk>,
+    data_dir: PathBuf,
+}
+
+impl Opener {
+    fn open(&self, config: &StoreConfig) -> Result<Arc<Kept>, StoreError> {
+        let store = remote::Store::open(config, LIMITS)?;
+        let kept = Kept::new(store, Arc::clone(&self.runtime), Arc::clone(&self.disk), &self.data_dir)?;
+        kept.set_skip(config.skip_access_check());
+        Ok(Arc::new(kept))
+    }
+}
 
 impl Stores {
-    /// Opens all of them; sends nothing. Journals of uploads lie below `data_dir`. Without stores there are no threads.
+    /// Opens all of them; sends nothing. Journals of uploads lie below `data_dir`. Without stores there are no threads. One
+    /// whose folder or file of credentials is away is opened later ([`Stores::ask_all`]); nothing else waits for it.
     ///
     /// # Errors
     /// `Configuration`; `Disk`: the journals, or the system gives no threads.
@@ -37,31 +70,97 @@ impl Stores {
         }
         let runtime = StoreRuntime::new(THREADS, BLOCKING_THREADS * configs.len());
         let runtime = Arc::new(runtime.map_err(|error| no_threads(&error))?);
-        let open = |config: &StoreConfig| -> Result<(String, Arc<Kept>), StoreError> {
+        let opener = Opener { runtime, disk: Arc::clone(disk), data_dir: data_dir.to_owned() };
+        let mut slots = BTreeMap::new();
+        for config in configs {
             config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-            let store = remote::Store::open(config, LIMITS)?;
-            let kept = Kept::new(store, Arc::clone(&runtime), Arc::clone(disk), data_dir)?;
-            kept.set_skip(config.skip_access_check());
-            Ok((config.name().to_owned(), Arc::new(kept)))
-        };
-        configs.iter().map(open).collect::<Result<_, _>>().map(Stores)
-    }
-
-    /// The store of this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<Kept>> {
-        self.0.get(name)
-    }
-
-    /// All of them, by name.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
-        self.0.values()
-    }
-
-    /// Asks each store, in the background, whether this node may do there what it will have to, until it may.
-    pub fn ask_all(&self) {
-        for kept in self.all().filter(|kept| !kept.skips()) {
-            tokio::spawn(ask_until_usable(Arc::clone(kept)));
+            let slot = Slot { config: config.clone(), kept: OnceLock::new(), why: Mutex::default() };
+            match slot.open(&opener) {
+                Err(error) if error.trouble() == Trouble::Away => {
+                    tracing::warn!(store = config.name(), %error, "the node starts without this object store");
+                }
+                opened => opened?,
+            }
+            slots.insert(config.name().to_owned(), slot);
         }
+        Ok(Stores { slots, opener: Some(opener) })
+    }
+
+    /// The store of this name, when it is open.
+    pub fn get(&self, name: &str) -> Option<&Arc<Kept>> {
+        self.slots.get(name)?.kept.get()
+    }
+
+    /// All that are open, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
+        self.slots.values().filter_map(|slot| slot.kept.get())
+    }
+
+    /// Those that could not be opened yet, and why.
+    pub fn away(&self) -> impl Iterator<Item = (&str, String)> {
+        let away = self.slots.iter().filter(|(_, slot)| slot.kept.get().is_none());
+        away.map(|(name, slot)| (name.as_str(), slot.why()))
+    }
+
+    /// Why the store of this name cannot be used, when that is so.
+    pub fn why_away(&self, name: &str) -> Option<String> {
+        match self.slots.get(name) {
+            None => Some(format!("this node's configuration has no [disk.{name}]")),
+            Some(slot) => slot.kept.get().is_none().then(|| slot.why()),
+        }
+    }
+
+    /// Opens the store of this name, if it is not open yet. Blocks.
+    fn open_late(&self, name: &str) {
+        if let (Some(slot), Some(opener)) = (self.slots.get(name), &self.opener)
+            && slot.open(opener).is_ok()
+        {
+            tracing::info!(store = name, "the object store is there now");
+        }
+    }
+
+    /// Opens, in the background, what could not be opened yet, and asks each store whether this node may do there what it will have to,
+    /// until it may.
+    pub fn ask_all(self: &Arc<Stores>) {
+        for name in self.slots.keys() {
+            tokio::spawn(watch(Arc::clone(self), name.clone()));
+        }
+    }
+}
+
+impl Slot {
+    fn open(&self, opener: &Opener) -> Result<(), StoreError> {
+        if self.kept.get().is_some() {
+            return Ok(());
+        }
+        match opener.open(&self.config) {
+            Ok(kept) => drop(self.kept.set(kept)),
+            Err(error) => {
+                *self.why.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn why(&self) -> String {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn watch(stores: Arc<Stores>, name: String) {
+    let mut pause = PAUSE_MIN;
+    let kept = loop {
+        if let Some(kept) = stores.get(&name) {
+            break Arc::clone(kept);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+        let (again, of) = (Arc::clone(&stores), name.clone());
+        background::run("open-store", UPKEEP, move || again.open_late(&of)).await;
+    };
+    if !kept.skips() {
+        ask_until_usable(kept).await;
     }
 }
 
@@ -82,5 +181,44 @@ async fn ask_until_usable(kept: Arc<Kept>) {
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use checkpoint::RealDisk;
+    use remote::Environment;
+
+    fn config(text: &str) -> StoreConfig {
+        StoreConfig::from_disk("main", &text.parse().unwrap(), &Environment::default()).unwrap()
+    }
+
+    #[test]
+    fn a_node_starts_without_what_is_away_and_opens_it_when_it_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (dir.path().join("shared"), dir.path().join("credentials"));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let credentials = format!("url = \"s3://bucket/p\"\nregion = \"x\"\ncredentials_file = {file:?}");
+        for text in [format!("path = {folder:?}"), credentials] {
+            let stores = Stores::open(&[config(&text)], &disk, dir.path()).unwrap();
+            assert!(stores.get("main").is_none() && stores.all().next().is_none(), "{text}");
+            assert!(!stores.why_away("main").unwrap().is_empty());
+            assert_eq!(stores.away().map(|(name, _)| name).collect::<Vec<_>>(), ["main"]);
+            stores.open_late("main");
+            assert!(stores.get("main").is_none());
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(&file, "[default]\naws_access_key_id = a\naws_secret_access_key = b\n").unwrap();
+            stores.open_late("main");
+            assert!(stores.get("main").is_some() && stores.away().next().is_none(), "{text}");
+            assert_eq!((stores.why_away("main"), stores.why_away("other").is_some()), (None, true));
+            std::fs::remove_dir(&folder).unwrap();
+            std::fs::remove_file(&file).unwrap();
+        }
+        // What is wrong for good still stops a start.
+        std::fs::write(&file, "[other]\n").unwrap();
+        let wrong = format!("url = \"s3://bucket/p\"\nregion = \"x\"\ncredentials_file = {file:?}");
+        let error = Stores::open(&[config(&wrong)], &disk, dir.path()).unwrap_err();
+        assert_eq!(error.trouble(), Trouble::Configuration, "{error}");
     }
 }

@@ -37,7 +37,7 @@ impl NodeDepot {
         match self.stores.get(&known.name) {
             Some(kept) => Ok((Arc::clone(kept), known, Uuid::from_bytes(cluster))),
             None => {
-                let why = format!("this node's configuration has no [disk.{}]", known.name);
+                let why = self.stores.why_away(&known.name).unwrap_or_default();
                 Err(DepotError::new(DepotTrouble::Away, why))
             }
         }
