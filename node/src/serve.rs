@@ -56,7 +56,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let http_server = tokio::spawn(servers::http(node.clone(), http, stopping.clone()));
     neighbours::serve(&node);
     replica.initialize_when_ready();
-    node.stores.ask_all();
+    node.stores.ask_all(&machine);
     let tidy = tokio::spawn(tidy::run(node.stores.clone(), replica.clone()));
     let chores = tokio::spawn(housekeeping::run(node.clone(), claim));
     tracing::info!(node = node.config.id, grpc = %node.config.grpc, http = %node.config.http, "the node serves");

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use checkpoint::Disk;
 use nativelog::background::{self, UPKEEP};
+use nativelog::ledger::StoreInfo;
+use nativelog::machine::Machine;
 use remote::{StoreConfig, StoreError, StoreRuntime, Trouble};
+use uuid::Uuid;
 
-use super::kept::{Access, Kept, LIMITS, no_threads};
+use super::kept::{Access, Kept, LIMITS, NotIt, no_threads};
 
 /// Threads for requests of all stores together.
 const THREADS: usize = 2;
@@ -18,6 +21,8 @@ const BLOCKING_THREADS: usize = 16;
 /// Pause before a store that could not be used is asked again; each time twice as long, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// How often the marker of one that can be used is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The stores that a node's configuration names.
 #[derive(Debug, Default)]
@@ -119,11 +124,11 @@ impl Stores {
         }
     }
 
-    /// Opens, in the background, what could not be opened yet, and asks each store whether this node may do there what it will have to,
-    /// until it may.
-    pub fn ask_all(self: &Arc<Stores>) {
+    /// In the background: opens what could not be opened yet, asks each store whether this node may do there what it will
+    /// have to, until it may, and looks from then on whether its prefix is still the one that the log of `machine` knows.
+    pub fn ask_all(self: &Arc<Stores>, machine: &Arc<Machine>) {
         for name in self.slots.keys() {
-            tokio::spawn(watch(Arc::clone(self), name.clone()));
+            tokio::spawn(watch(Arc::clone(self), Arc::clone(machine), name.clone()));
         }
     }
 }
@@ -148,7 +153,7 @@ impl Slot {
     }
 }
 
-async fn watch(stores: Arc<Stores>, name: String) {
+async fn watch(stores: Arc<Stores>, machine: Arc<Machine>, name: String) {
     let mut pause = PAUSE_MIN;
     let kept = loop {
         if let Some(kept) = stores.get(&name) {
@@ -160,28 +165,70 @@ async fn watch(stores: Arc<Stores>, name: String) {
         background::run("open-store", UPKEEP, move || again.open_late(&of)).await;
     };
     if !kept.skips() {
-        ask_until_usable(kept).await;
+        ask(kept, machine).await;
     }
 }
 
-async fn ask_until_usable(kept: Arc<Kept>) {
-    let mut pause = PAUSE_MIN;
+async fn ask(kept: Arc<Kept>, machine: Arc<Machine>) {
+    let (mut pause, mut is_checked) = (PAUSE_MIN, false);
     loop {
-        let store = kept.store().clone();
-        let asked = kept.run(async move { store.check_access().await }).await;
-        match asked {
-            Ok(()) => {
-                tracing::info!(store = kept.name(), "the object store can be used");
-                return kept.says(Access::Usable);
+        let (cluster, known) = {
+            let ledger = machine.ledger();
+            (ledger.cluster().map(Uuid::from_bytes), ledger.store_named(kept.name()))
+        };
+        let access = match asked(&kept, cluster, known.as_ref(), is_checked).await {
+            Ok(()) => Access::Usable,
+            Err(why) => Access::Unusable(why),
+        };
+        is_checked = access == Access::Usable;
+        if access != kept.access() {
+            match &access {
+                Access::Unusable(why) => {
+                    tracing::warn!(
+                        store = kept.name(),
+                        why,
+                        "the object store cannot be used now; it is asked again"
+                    );
+                }
+                _ => tracing::info!(store = kept.name(), "the object store can be used"),
             }
-            Err(error) => {
-                tracing::warn!(store = kept.name(), %error, "the object store cannot be used now; it is asked again");
-                kept.says(Access::Unusable(error.to_string()));
-            }
+            kept.says(access);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        if is_checked {
+            pause = PAUSE_MIN;
+            tokio::time::sleep(LOOK_EVERY).await;
+        } else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
+}
+
+/// Asks a store whether this node may do there what it will have to, unless it has, and whether its prefix is the one that
+/// the log knows, or may become it; else why not.
+async fn asked(
+    kept: &Kept,
+    cluster: Option<Uuid>,
+    known: Option<&StoreInfo>,
+    is_checked: bool,
+) -> Result<(), String> {
+    let store = kept.store().clone();
+    if !is_checked {
+        let checked = kept.run(async move { store.check_access().await }).await;
+        checked.map_err(|error| error.to_string())?;
+    }
+    let looked = match (cluster, known) {
+        (Some(cluster), Some(known)) => {
+            kept.doubt().await;
+            kept.look(cluster, known).await
+        }
+        (Some(cluster), None) => kept.unclaimed(cluster).await,
+        (None, _) => Ok(()),
+    };
+    looked.map_err(|error| match error {
+        NotIt::Another(why) => why,
+        NotIt::Store(error) => error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -189,6 +236,7 @@ mod tests {
     use super::*;
     use checkpoint::RealDisk;
     use remote::Environment;
+    use remote::testing::{Fault, Faults, Rule, ScriptedS3, Traits, When};
 
     fn config(text: &str) -> StoreConfig {
         StoreConfig::from_disk("main", &text.parse().unwrap(), &Environment::default()).unwrap()
@@ -220,5 +268,32 @@ mod tests {
         let wrong = format!("url = \"s3://bucket/p\"\nregion = \"x\"\ncredentials_file = {file:?}");
         let error = Stores::open(&[config(&wrong)], &disk, dir.path()).unwrap_err();
         assert_eq!(error.trouble(), Trouble::Configuration, "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_can_be_used_that_does_all_and_whose_prefix_is_the_one_that_the_log_knows() {
+        let (cluster, dir) = (Uuid::from_u128(9), tempfile::tempdir().unwrap());
+        let (s3, faults) = (ScriptedS3::new(Traits::default()), Faults::new());
+        let store = remote::testing::open(&ScriptedS3::config("p"), LIMITS, &s3, &faults).unwrap();
+        let runtime = Arc::new(StoreRuntime::new(2, 8).unwrap());
+        let kept = Kept::new(store, runtime, Arc::new(RealDisk), dir.path()).unwrap();
+        // Of a cluster that has no log yet, and of a store that the log does not know.
+        asked(&kept, None, None, false).await.unwrap();
+        asked(&kept, Some(cluster), None, false).await.unwrap();
+        let marker = kept.claim(cluster).await.unwrap();
+        assert_eq!(kept.access(), Access::NotAsked, "one answer does not say that all can be done");
+        let uuid = *marker.store.as_bytes();
+        let known = StoreInfo { id: 5, name: "main".into(), uuid, batch: 0, before: Vec::new() };
+        asked(&kept, Some(cluster), Some(&known), false).await.unwrap();
+        let other = asked(&kept, Some(Uuid::from_u128(8)), None, true).await.unwrap_err();
+        assert!(other.contains("belongs to cluster"), "{other}");
+        // It was, a moment ago.
+        let fault = Fault::Answer(403, "AccessDenied", None);
+        faults.add(Rule { verb: None, skip: 0, times: 1 << 20, when: When::Before, fault });
+        assert!(asked(&kept, Some(cluster), Some(&known), true).await.is_err());
+        faults.clear();
+        s3.lose("p/epochlog.json");
+        let gone = asked(&kept, Some(cluster), Some(&known), true).await.unwrap_err();
+        assert!(gone.contains("no marker"), "{gone}");
     }
 }

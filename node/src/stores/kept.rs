@@ -188,9 +188,9 @@ impl Kept {
     pub async fn claim(&self, cluster: Uuid) -> Result<Marker, StoreError> {
         let store = self.store.clone();
         let claimed = self.run(async move { store.claim(cluster).await }).await;
-        match &claimed {
-            Ok(_) => self.says(Access::Usable),
-            Err(error) => self.says(Access::Unusable(error.to_string())),
+        // That it is usable takes more than a marker.
+        if let Err(error) = &claimed {
+            self.says(Access::Unusable(error.to_string()));
         }
         claimed
     }
@@ -218,18 +218,33 @@ impl Kept {
     /// # Errors
     /// There is none, or another cluster's; or it could not be looked at.
     pub async fn seen(&self, cluster: Uuid) -> Result<Marker, NotIt> {
-        let (store, name) = (self.store.clone(), self.name());
+        self.marker(cluster).await?.ok_or_else(|| {
+            NotIt::Another(format!(
+                "the prefix of the store {} has no marker: it is another prefix, was emptied, or is not mounted here",
+                self.name()
+            ))
+        })
+    }
+
+    async fn marker(&self, cluster: Uuid) -> Result<Option<Marker>, NotIt> {
+        let store = self.store.clone();
         let marker = self.run(async move { store.marker().await }).await.map_err(NotIt::Store)?;
         match marker {
-            Some(marker) if marker.cluster == cluster => Ok(marker),
-            Some(marker) => Err(NotIt::Another(format!(
-                "the prefix of the store {name} belongs to cluster {}",
+            Some(marker) if marker.cluster != cluster => Err(NotIt::Another(format!(
+                "the prefix of the store {} belongs to cluster {}",
+                self.name(),
                 marker.cluster
             ))),
-            None => Err(NotIt::Another(format!(
-                "the prefix of the store {name} has no marker: it is another prefix, was emptied, or is not mounted here"
-            ))),
+            marker => Ok(marker),
         }
+    }
+
+    /// Looks whether this cluster has its prefix, or may claim it. Writes nothing.
+    ///
+    /// # Errors
+    /// It is another cluster's; or it could not be looked at.
+    pub async fn unclaimed(&self, cluster: Uuid) -> Result<(), NotIt> {
+        self.marker(cluster).await.map(drop)
     }
 
     /// The prefix is looked at anew, whatever was seen.

@@ -14,7 +14,7 @@ impl Store {
     /// skips this reads every object back. What it writes lies below `<prefix>/epochlog-check/` and is gone afterwards.
     ///
     /// # Errors
-    /// `Denied`, with what is not allowed; `Away`, `Refused`; `Damaged` when something else came than was written.
+    /// `Denied`, with what is not allowed; `Away`, also where it could not be found out what it keeps to; `Refused`; `Damaged` when something else came than was written.
     pub async fn check_access(&self) -> Result<(), StoreError> {
         let fail = |what: &str| {
             let what = format!("checking the access: {what}");
@@ -34,17 +34,13 @@ impl Store {
         let objects = &self.backend().objects;
         let put = || objects.put_opts(&path, PutPayload::from_static(data), PutOptions::default());
         let put = self.line().until_answered(0, &patience, put).await;
-        let (mut got, mut listed) = (Ok(None), Ok((Vec::new(), None)));
+        let (mut got, mut listed, mut learned) = (Ok(None), Ok((Vec::new(), None)), Ok(()));
         if put.is_ok() {
             got = self.small(&path, SMALL_BYTES_MAX, &patience).await;
             listed = self.list_below(&folder, None).await;
         }
-        if got.is_ok()
-            && listed.is_ok()
-            && put.is_ok()
-            && let Err(failure) = self.learn(&path, &spoiled, &patience).await
-        {
-            tracing::warn!(store = self.name(), why = failure.why, "it is not known what the store keeps to");
+        if got.is_ok() && listed.is_ok() && put.is_ok() {
+            learned = self.learn(&path, &spoiled, &patience).await;
         }
         // Whatever came of that, nothing is to stay.
         let deleted = self.delete_paths(&[path, spoiled]).await.into_iter().flatten().next();
@@ -54,6 +50,20 @@ impl Store {
         let (listed, _) = listed.map_err(fail("listing"))?;
         if let Some(failure) = deleted {
             return Err(fail("deleting")(failure));
+        }
+        match learned {
+            // Asked again, it may say. Without that every object is read back, for as long as the node runs.
+            Err(failure) if failure.may_pass() => {
+                return Err(fail("finding out what it keeps to")(failure));
+            }
+            Err(failure) => {
+                tracing::warn!(
+                    store = self.name(),
+                    why = failure.why,
+                    "it is not known what the store keeps to"
+                );
+            }
+            Ok(()) => {}
         }
         if got.as_deref() != Some(data) || listed.len() != 1 {
             let why = match got {

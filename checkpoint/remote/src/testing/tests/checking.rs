@@ -117,6 +117,14 @@ async fn access_is_checked_and_what_is_not_allowed_is_named() {
         assert!(error.to_string().contains(what), "{error}");
         bench.faults.clear();
     }
+    // What it keeps to is asked last, and is to be asked again.
+    let busy = Fault::Answer(503, "SlowDown", None);
+    let times = 1 << 20;
+    bench.faults.add(Rule { verb: Some(Verb::Put), skip: 1, times, when: When::Before, fault: busy });
+    let error = bench.store.check_access().await.unwrap_err();
+    assert!(error.may_pass() && error.to_string().contains("what it keeps to"), "{error}");
+    assert_eq!(bench.s3.keys(), Vec::<String>::new());
+    bench.faults.clear();
     let late = super::bench(Traits { lists_late: true, ..Traits::default() });
     assert_eq!(late.store.check_access().await.unwrap_err().trouble(), Trouble::Damaged);
     let dir = tempfile::tempdir().unwrap();
