@@ -19,7 +19,7 @@
 //! | `job`, `attempt`, `content`, `outcomes`, `tree`, `held` | the parts of the tables |
 //! | `tables` | the [`Ledger`]: the tables side by side, and nothing that reads or changes them |
 //! | `rows`, `digest`, `encode` | the tables as rows, the digest that follows them, all rows as bytes |
-//! | `query`, `hybrid`, `quarantine`, `found`, `covering`, `walk`, `listed` | what is asked of it |
+//! | `query`, `hybrid`, `census`, `quarantine`, `found`, `covering`, `walk`, `listed` | what is asked of it |
 //! | `fields`, `change` | a record's fields, read; what a record that was judged good comes to |
 //! | `gathering`, `paging` | plans, read before the ledger is locked for them |
 //! | `judge_*`, above them `judge` | one file for each family of records; the front door |
@@ -36,6 +36,7 @@ mod apply_named;
 mod apply_quarantine;
 mod attempt;
 mod by_digest;
+mod census;
 mod change;
 mod changes;
 mod codec;
@@ -88,6 +89,7 @@ mod walk;
 use crate::record::{Header, LogId, RECORD_VERSION, RECORD_VERSION_MIN};
 
 pub use admission::{Admission, NotAdmitted, Ticket};
+pub use census::{Census, ObjectClass};
 pub use codec::DecodeError;
 pub use covering::Covering;
 pub use digest::DIGEST_FORM;

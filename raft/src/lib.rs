@@ -21,7 +21,7 @@
 //! | `keeper` | when snapshots are taken, the log is purged and space is given back |
 //! | `transfer`, `transfer/*` | content on its way between replicas, and the receiver of snapshots |
 //! | `repair`, `repair/*`, `quarantine` | what is missing or damaged here, refetched; content that nobody can serve |
-//! | `depot`, `release` | the object stores of this node, as a replica sees them; objects that nobody needs, deleted |
+//! | `depot`, `release`, `release/*` | the object stores of this node, as a replica sees them; objects that nobody needs, deleted |
 //! | `rejoin`, `rejoin/*` | a new log for a node whose own is damaged |
 //! | `peer`, `peer/*` | what peers may call, and which room answers |
 //! | `agreement`, `agreement/*` | whether this node's history is that of the cluster |
@@ -89,6 +89,7 @@ pub use peer::PeerService;
 pub use propose::{Outcome, Pending, ProposalStream};
 pub use quorum::CutOff;
 pub use rejoin::{RejoinError, RejoinStep, Rejoined, rejoin};
+pub use release::{DELETES_AT_ONCE, Deletes, Held};
 pub use repair::{Hydration, RepairError, RepairReport};
 pub use replica::Replica;
 pub use secret::{Secret, SecretError};

@@ -15,6 +15,12 @@
 //! when it saw the record, so that a change of leaders makes it longer, never shorter.
 //!
 //! **Never.** A store that refuses is not asked in a loop. Nobody waits for a store here but this room.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `door` | one batch, from the marker to the deletes: here goes whatever is deleted, also what somebody asks for by hand |
+
+mod door;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,21 +28,18 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use nativelog::compose;
-use nativelog::ledger::{ObjectKey, StoreInfo, Verdict};
-use nativelog::record::LogRecord;
+use nativelog::ledger::{ObjectKey, StoreInfo};
 
-use crate::depot::{DeletesBegin, DepotError, DepotTrouble};
+use crate::depot::{DepotError, DepotTrouble};
 use crate::leader::Leadership;
 use crate::propose::Proposer;
 
+pub use door::{DELETES_AT_ONCE, Deletes, Held};
+
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_secs(5);
-/// Objects of one batch: what a store takes in one request.
-const BATCH: usize = 1000;
 /// Rows that are looked at while the ledger is held.
 const SLICE: usize = 4096;
-/// A store that does not answer for so long is away.
-const STALL: Duration = Duration::from_secs(120);
 /// Pause after a store did not do it; doubles up to [`AWAY_MAX`].
 const AWAY: Duration = Duration::from_secs(5);
 const AWAY_MAX: Duration = Duration::from_secs(600);
@@ -44,7 +47,8 @@ const AWAY_MAX: Duration = Duration::from_secs(600);
 const REFUSED: Duration = Duration::from_secs(3600);
 
 /// Deletes released objects while this node leads, until it stops.
-pub(crate) async fn run(proposer: Arc<Proposer>) {
+pub(crate) async fn run(deletes: Arc<Deletes>) {
+    let proposer = deletes.proposer();
     let mut leaders = proposer.leading.watch();
     let mut led: Option<(Arc<Leadership>, Seen)> = None;
     let look = LOOK.min((proposer.config.release_grace / 2).max(proposer.config.tick));
@@ -58,7 +62,7 @@ pub(crate) async fn run(proposer: Arc<Proposer>) {
         if let Some((leadership, seen)) = led.as_mut().filter(|(leadership, _)| leadership.is_ready()) {
             let leadership = leadership.clone();
             tokio::select! {
-                () = release(&proposer, &leadership, seen) => {}
+                () = release(&deletes, &leadership, seen) => {}
                 () = leadership.ended() => continue,
             }
         }
@@ -126,23 +130,15 @@ impl Seen {
     }
 }
 
-/// Why objects were not deleted.
-#[derive(Debug)]
-enum Held {
-    /// The store does not do it.
-    Store(DepotError),
-    /// The log does not take a record now, or this node does not lead any more.
-    Log(String),
-}
-
 /// One batch in every store that has something to be deleted.
-async fn release(proposer: &Arc<Proposer>, leadership: &Arc<Leadership>, seen: &mut Seen) {
+async fn release(deletes: &Deletes, leadership: &Arc<Leadership>, seen: &mut Seen) {
+    let proposer = deletes.proposer();
     let applied = proposer.machine.ledger().applied().map_or(0, |at| at.index);
     let Some(ripe) = seen.look(Instant::now(), applied, proposer.config.release_grace) else { return };
     let mut due = due(proposer, ripe);
     due.retain(|(store, _)| !seen.is_paused(store.id));
     let batches = due.into_iter().map(|(store, objects)| async move {
-        let done = batch(proposer, leadership, &store, objects).await;
+        let done = batch(deletes, leadership, &store, objects).await;
         (store, done)
     });
     for (store, done) in join_all(batches).await {
@@ -162,7 +158,7 @@ fn due(proposer: &Proposer, ripe: u64) -> Vec<(StoreInfo, Vec<ObjectKey>)> {
         last = Some(end.key);
         for object in slice.iter().filter(|object| object.index <= ripe) {
             let of_store = by_store.entry(object.key.store).or_default();
-            if of_store.len() < BATCH {
+            if of_store.len() < DELETES_AT_ONCE {
                 of_store.push(object.key);
             }
         }
@@ -171,27 +167,15 @@ fn due(proposer: &Proposer, ripe: u64) -> Vec<(StoreInfo, Vec<ObjectKey>)> {
     by_store.into_iter().filter_map(|(store, objects)| Some((ledger.store(store)?, objects))).collect()
 }
 
+/// One batch, and what is gone into the log.
 async fn batch(
-    proposer: &Arc<Proposer>,
+    deletes: &Deletes,
     leadership: &Arc<Leadership>,
     store: &StoreInfo,
     objects: Vec<ObjectKey>,
 ) -> Result<(), Held> {
-    // A leader before this one may have died between its record and the marker.
-    mark(proposer, store, store.before.into_iter().collect(), store.batch).await?;
-    let nonce = loop {
-        let nonce: u64 = rand::random();
-        if nonce != store.batch && Some(nonce) != store.before {
-            break nonce;
-        }
-    };
-    propose(proposer, leadership, &compose::delete_batch(store.id, nonce)).await?;
-    mark(proposer, store, vec![store.batch], nonce).await?;
-    // What is deleted from here on was released by a log that is still the cluster's.
-    proposer.consensus.confirmed().await.map_err(Held::Log)?;
-    let asked = tokio::time::timeout(STALL, proposer.config.stores.0.delete(objects)).await;
-    let answers = asked.map_err(|_| away())?;
     let mut failed = None;
+    let answers = deletes.batch(leadership, store.id, objects).await?;
     let gone = answers.into_iter().filter_map(|(object, answer)| match answer {
         Ok(()) => Some((object.digest, object.attempt, object.nonce)),
         Err(error) => {
@@ -205,31 +189,9 @@ async fn batch(
     let gone: Vec<_> = gone.collect();
     if !gone.is_empty() {
         tracing::info!(store = store.name, objects = gone.len(), "objects that nobody needs are deleted");
-        propose(proposer, leadership, &compose::deleted(store.id, gone)).await?;
+        deletes.propose(leadership, &compose::deleted(store.id, gone)).await?;
     }
     failed.map_or(Ok(()), |error| Err(Held::Store(error)))
-}
-
-fn away() -> Held {
-    Held::Store(DepotError::new(DepotTrouble::Away, format!("no answer for {STALL:?}")))
-}
-
-async fn mark(proposer: &Proposer, store: &StoreInfo, from: Vec<u64>, to: u64) -> Result<(), Held> {
-    let begin = DeletesBegin { store: store.id, uuid: store.uuid, from, to };
-    let marked = tokio::time::timeout(STALL, proposer.config.stores.0.begin_deletes(begin)).await;
-    marked.map_err(|_| away())?.map_err(Held::Store)
-}
-
-async fn propose(
-    proposer: &Arc<Proposer>,
-    leadership: &Arc<Leadership>,
-    record: &LogRecord,
-) -> Result<(), Held> {
-    match proposer.propose_tied(leadership, record).await {
-        Ok((_, Verdict::Accepted(_))) => Ok(()),
-        Ok((_, Verdict::Rejected(rejected))) => Err(Held::Log(rejected.to_string())),
-        Err(error) => Err(Held::Log(error.to_string())),
-    }
 }
 
 #[cfg(test)]

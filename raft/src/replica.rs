@@ -35,12 +35,13 @@ use crate::propose::{Outcome, ProposalStream, Proposer};
 use crate::quarantine::Quarantine;
 use crate::quorum::{CutOff, Quorum};
 use crate::read::Reads;
+use crate::release::{self, Deletes};
 use crate::repair::{Contents, Hydration, Hydrator, Mender, Payloads, RepairError, RepairReport, Site};
 use crate::status::{Reporter, Standing, Status};
 use crate::transfer::serve::Service;
 use crate::transfer::source::Source;
 use crate::transfer::{Hydrating, Line, Transfer, Transfers};
-use crate::{clock, ending, proto, release, snapshot, upgrade};
+use crate::{clock, ending, proto, snapshot, upgrade};
 
 /// A member of the cluster on this node. Clones share it. Needs a tokio runtime with several threads.
 #[derive(Clone)]
@@ -55,6 +56,7 @@ struct Rooms {
     reads: Reads,
     keeper: Arc<Keeper>,
     mender: Arc<Mender>,
+    deletes: Arc<Deletes>,
     for_peers: Arc<peer::Rooms>,
 }
 
@@ -222,13 +224,14 @@ impl Replica {
         life.keep(tokio::spawn(members.clone().lead()));
         life.keep(tokio::spawn(clock::run(proposer.clone())));
         life.keep(tokio::spawn(upgrade::run(proposer.clone())));
-        life.keep(tokio::spawn(release::run(proposer.clone())));
+        let deletes = Deletes::new(proposer.clone());
+        life.keep(tokio::spawn(release::run(deletes.clone())));
         life.keep(tokio::spawn(keeper.clone().run()));
         life.keep(tokio::spawn(mender.clone().run()));
         ending::watch(log.clone(), consensus, agreement.clone(), &life);
         let for_peers = peer::Rooms { proposer, members, transfers, content, reporter, hand_over, agreement };
         let for_peers = Arc::new(for_peers);
-        let rooms = Rooms { config, log, life, reads, keeper, mender, for_peers };
+        let rooms = Rooms { config, log, life, reads, keeper, mender, deletes, for_peers };
         Ok(Replica { rooms: Arc::new(rooms) })
     }
 
@@ -363,6 +366,11 @@ impl Replica {
     /// What this replica is still to bring of epochs that lie in stores. Its room is spoken for.
     pub fn hydration(&self) -> Hydration {
         self.rooms.mender.hydrator.report()
+    }
+
+    /// Deletes in object stores, while this node leads.
+    pub fn deletes(&self) -> &Deletes {
+        &self.rooms.deletes
     }
 
     /// Asks the leader, which must be this node, to hand over to `to`. Returns once asked.

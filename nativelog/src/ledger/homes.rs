@@ -125,6 +125,11 @@ impl Homes {
         self.homes.iter()
     }
 
+    /// Ids of content up to which some lie in stores, those between that do not included.
+    pub fn content_slots(&self) -> u32 {
+        self.homes.len() as u32
+    }
+
     /// An object that somebody holds.
     pub fn object(&self, id: u32) -> &Object {
         self.slot(id).expect("a number that is held names an object")

@@ -170,6 +170,18 @@ impl Ledger {
         Some(here.iter().filter(to_fetch).map(|id| self.homes_info(*id)).collect())
     }
 
+    /// How many numbers content has had up to the last that lies in a store.
+    pub fn stored_slots(&self) -> u32 {
+        self.content.homes().content_slots()
+    }
+
+    /// Content that lies in stores, of these numbers: all of it in parts, as objects are looked at.
+    pub fn stored_in(&self, numbers: Range<u32>) -> impl Iterator<Item = HomesInfo> {
+        let homes = self.content.homes();
+        let here = numbers.start..numbers.end.min(homes.content_slots());
+        here.filter(move |id| homes.of(*id).is_some()).map(|id| self.homes_info(id))
+    }
+
     /// How many numbers objects have had, those that are free now included.
     pub fn object_slots(&self) -> u32 {
         self.content.homes().slots()
