@@ -5,6 +5,7 @@ mod attempts;
 mod call;
 mod commit;
 mod fetch;
+mod objects;
 mod published;
 mod read;
 mod status;
@@ -43,6 +44,8 @@ impl Epochlog for Api {
     type CommitStream = Answers<pb::CommitReply>;
     type FetchStream = Answers<pb::FetchReply>;
     type VerifyStream = Answers<pb::VerifyReply>;
+    type GcStream = Answers<pb::GcReply>;
+    type VerifyObjectsStream = Answers<pb::VerifyObjectsReply>;
 
     async fn commit(
         &self,
@@ -115,6 +118,19 @@ impl Epochlog for Api {
             .await
             .map(Response::new)
             .map_err(|failure| self.node.outward_failure(failure).to_status())
+    }
+
+    async fn gc(&self, request: Request<pb::GcRequest>) -> Result<Response<Self::GcStream>, Status> {
+        let place = guests::held(&request);
+        Ok(Response::new(objects::gc(self.node.clone(), request.into_inner(), place)))
+    }
+
+    async fn verify_objects(
+        &self,
+        request: Request<pb::VerifyObjectsRequest>,
+    ) -> Result<Response<Self::VerifyObjectsStream>, Status> {
+        let place = guests::held(&request);
+        Ok(Response::new(objects::verify(self.node.clone(), request.into_inner(), place)))
     }
 
     async fn published_on(

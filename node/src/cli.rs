@@ -12,6 +12,7 @@ mod demo;
 mod dev;
 mod dev_folder;
 mod digest;
+mod gc;
 mod global;
 mod help;
 mod job;
@@ -88,8 +89,12 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Root digest of any directory, without a cluster
     Digest(digest::DigestArgs),
-    /// Compare published directories with their manifests
+    /// Compare published directories with their manifests, or an object store with the log
+    #[command(after_help = help::VERIFY)]
     Verify(verify::VerifyArgs),
+    /// Show what lies in an object store, and delete what nothing names
+    #[command(after_help = help::GC)]
+    Gc(gc::GcArgs),
     /// Give a stopped node a new log in place of a damaged one
     Repair(repair::RepairArgs),
     /// Remove epochs
@@ -163,6 +168,7 @@ async fn run(cli: &Cli, matches: &ArgMatches, output: &Output) -> Result<(), Fai
         Command::Status(args) => status::run(args, &client(), output).await,
         Command::Digest(args) => digest::run(args, output).await,
         Command::Verify(args) => verify::run(args, &client(), output).await,
+        Command::Gc(args) => gc::run(args, &client(), output).await,
         Command::Repair(args) => repair::run(args, output, cli.global.verbose).await,
         Command::Rm(args) => rm::run(args, &client(), output).await,
         Command::Abort(args) => abort::run(args, &client(), output).await,

@@ -15,6 +15,7 @@
 //! | `capture` | a source that holds still while it is read |
 //! | `limits`, `turns` | every bound of a node; calls that wait for their turn |
 //! | `stores`, `stores/*` | object stores: what goes there and what they are like |
+//! | `objects`, `objects/*` | what lies there, compared with what the log says; what may go, and what is put back |
 //! | `space`, `pressure` | free space of a node; what is done when it runs out |
 //! | `voters`, `voters/*`, `gate` | free space of all voters; where a leader asks whether there is room for what begins |
 //! | `housekeeping`, `memory`, `handles` | what a node does unasked; memory given back; files it may open |
@@ -46,6 +47,7 @@ pub mod metrics;
 mod neighbours;
 pub mod node;
 mod notify;
+mod objects;
 pub mod opening;
 mod outward;
 pub mod pressure;

@@ -50,8 +50,9 @@ pub const PASSED_ON: Bound = CONTENTS;
 /// Lists of an epoch's entries. Each holds an answer of at most half a message: 32 MiB with what it is made of.
 pub const ENTRIES: Bound =
     Bound { what: "other lists of entries", at_once: 2, waiting: 64, patience: MINUTE };
-/// Epochs that are read to be verified. Each holds a manifest, some 200 bytes an entry with what it is compared by, and a
-/// thread; and all of the disk that it can get, so that more at once would not end sooner.
+/// Epochs that are read to be verified, and object stores that are looked through. Each epoch holds a manifest, some 200 bytes an entry with what it is compared by, and a
+/// thread; and all of the disk that it can get, so that more at once would not end sooner. Each store holds about 80 bytes for
+/// each object of a listing ([`OBJECTS_LISTED_MAX`]), and as much for each that the log knows.
 pub const VERIFIES: Bound =
     Bound { what: "other verifications", at_once: 2, waiting: 30, patience: Duration::from_secs(3600) };
 /// Commits by path. Each holds a plan of at most [`SMALL_PLAN_ENTRIES`], about 300 bytes an entry with what is known of
@@ -106,6 +107,12 @@ pub const ENTRIES_MAX: usize = 50_000;
 pub const ENTRIES_BYTES_MAX: usize = client::MESSAGE_BYTES_MAX / 2;
 /// Attempts in one answer.
 pub const ATTEMPTS_MAX: usize = 10_000;
+/// Objects of one listing of a store; what lies behind them is told when these are gone.
+pub const OBJECTS_LISTED_MAX: usize = 2_000_000;
+/// Keys in one message of a plan to collect garbage.
+pub const KEYS_MAX: usize = 1000;
+/// Objects that one call may ask another node for.
+pub const OBJECTS_ASKED_MAX: usize = 1000;
 /// Contents in quarantine that a status names, and epochs of each.
 pub const QUARANTINED_MAX: usize = 100;
 /// Epochs that depend on one, as an answer names them.

@@ -24,7 +24,7 @@ mod words;
 pub use all::Stores;
 pub use bound::Bound;
 pub use depot::NodeDepot;
-pub use kept::{Access, Claim, Kept, LIMITS, Stored};
+pub use kept::{Access, Claim, Kept, LIMITS, NotIt, Stored};
 pub use marked::agrees;
 pub use object::{Content, Object};
 pub use words::failure;

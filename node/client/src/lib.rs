@@ -19,6 +19,7 @@ mod dial;
 mod failure;
 mod fetch;
 pub mod neighbour;
+mod objects;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod wire;

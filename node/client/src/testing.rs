@@ -69,6 +69,8 @@ impl<S: Served> Epochlog for Node<S> {
     type CommitStream = Answers<pb::CommitReply>;
     type FetchStream = Answers<pb::FetchReply>;
     type VerifyStream = Answers<pb::VerifyReply>;
+    type GcStream = Answers<pb::GcReply>;
+    type VerifyObjectsStream = Answers<pb::VerifyObjectsReply>;
 
     async fn commit(&self, request: Request<Streaming<pb::CommitRequest>>) -> Answer<Self::CommitStream> {
         self.0.commit(request.into_inner()).await.map(Response::new)
@@ -104,6 +106,12 @@ impl<S: Served> Epochlog for Node<S> {
         unheard_of()
     }
     async fn verify(&self, _: Request<pb::VerifyRequest>) -> Answer<Self::VerifyStream> {
+        unheard_of()
+    }
+    async fn gc(&self, _: Request<pb::GcRequest>) -> Answer<Self::GcStream> {
+        unheard_of()
+    }
+    async fn verify_objects(&self, _: Request<pb::VerifyObjectsRequest>) -> Answer<Self::VerifyObjectsStream> {
         unheard_of()
     }
     async fn published_on(&self, _: Request<pb::PublishedOnRequest>) -> Answer<pb::PublishedOnReply> {

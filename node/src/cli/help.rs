@@ -66,3 +66,23 @@ committed nothing; one that has sealed its epoch first keeps it.
 Examples:
   epochlog ls --open
   epochlog abort wordcount@42";
+
+/// At the end of `epochlog verify --help`.
+pub const VERIFY: &str = "Of an object store this compares a listing with the log: what is missing there or has another \
+length, and with --deep what has other bytes. With --repair a node that holds what is lost uploads it anew under another \
+name, which the log then says; the old name is never written again. What no node holds is lost, and named.
+
+Examples:
+  epochlog verify wordcount --all-nodes
+  epochlog verify wordcount@42 --repair
+  epochlog verify --objects main
+  epochlog verify --objects main --repair";
+
+/// At the end of `epochlog gc --help`.
+pub const GC: &str = "What epochs need is never deleted, nor what a commit that is under way has uploaded, nor names that \
+are none of this cluster's log. What `rm` has let go the leader deletes by itself. What is left is garbage: uploads of \
+commits that were killed or aborted. With --yes exactly what the table counts is deleted.
+
+Examples:
+  epochlog gc --objects main
+  epochlog gc --objects main --yes";

@@ -1,7 +1,9 @@
-//! `verify [JOB[@EPOCH]]`: re-reads published directories and compares them with their manifests.
+//! `verify [JOB[@EPOCH]]`; `verify --objects NAME` is in `objects`. It re-reads published directories and compares them with their manifests.
 //!
 //! A copy is good, damaged, or was not looked at. What to do about a damaged one follows from how many good ones were
 //! seen, so all answers are gathered by epoch.
+
+mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,15 +25,24 @@ pub struct VerifyArgs {
     /// JOB or JOB@EPOCH [default: everything]
     target: Option<Target>,
     /// On every node, not only the one that answers
-    #[arg(long)]
+    #[arg(long, conflicts_with = "objects")]
     all_nodes: bool,
-    /// Fetch from other nodes what is not as sealed, and swap it in
+    /// Fetch from other nodes what is not as sealed, and swap it in; of an object store: upload anew what it has lost
     #[arg(long)]
     repair: bool,
+    /// Compare this object store, as [disk.NAME] of the nodes' configuration calls it, with the log
+    #[arg(long, value_name = "NAME", conflicts_with = "target")]
+    objects: Option<String>,
+    /// Read every object and compare its digest: all bytes of the store
+    #[arg(long, requires = "objects")]
+    deep: bool,
 }
 
 /// Runs the command.
 pub async fn run(args: &VerifyArgs, client: &Client, output: &Output) -> Result<(), Failure> {
+    if let Some(store) = &args.objects {
+        return objects::run((store, args.deep, args.repair), client, output).await;
+    }
     let request = pb::VerifyRequest {
         job: args.target.as_ref().map(|target| target.job.to_string()).unwrap_or_default(),
         which: args.target.as_ref().filter(|target| target.which.is_some()).map(Target::to_pb),

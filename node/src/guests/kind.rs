@@ -12,7 +12,7 @@ pub enum Kind {
     ByPath,
     /// Manifests and content.
     Fetch,
-    /// Reads published directories again.
+    /// Reads published directories again, or looks through an object store.
     Verify,
     /// Waits for something: who has published, whether a service is healthy.
     Wait,
@@ -28,7 +28,9 @@ impl Kind {
         match path {
             "/epochlog.Epochlog/Commit" => Kind::Commit,
             "/epochlog.Epochlog/Fetch" => Kind::Fetch,
-            "/epochlog.Epochlog/Verify" => Kind::Verify,
+            "/epochlog.Epochlog/Verify"
+            | "/epochlog.Epochlog/VerifyObjects"
+            | "/epochlog.Epochlog/Gc" => Kind::Verify,
             "/epochlog.Epochlog/PublishedOn" | "/grpc.health.v1.Health/Watch" => Kind::Wait,
             path if path.starts_with("/grpc.reflection.") => Kind::Wait,
             _ => Kind::Short,
