@@ -50,9 +50,10 @@ pub const PASSED_ON: Bound = CONTENTS;
 /// Lists of an epoch's entries. Each holds an answer of at most half a message: 32 MiB with what it is made of.
 pub const ENTRIES: Bound =
     Bound { what: "other lists of entries", at_once: 2, waiting: 64, patience: MINUTE };
-/// Epochs that are read to be verified, and object stores that are looked through. Each epoch holds a manifest, some 200 bytes an entry with what it is compared by, and a
-/// thread; and all of the disk that it can get, so that more at once would not end sooner. Each store holds about 80 bytes for
-/// each object of a listing ([`OBJECTS_LISTED_MAX`]), and as much for each that the log knows.
+/// Epochs that are read to be verified, and object stores that are looked through. An epoch holds a manifest, some 200 bytes
+/// an entry with what it is compared by, and a thread; and all of the disk that it can get, so that more at once would not
+/// end sooner. A store holds about 80 bytes for each object of a listing ([`OBJECTS_LISTED_MAX`]), and as much for each that
+/// the log knows.
 pub const VERIFIES: Bound =
     Bound { what: "other verifications", at_once: 2, waiting: 30, patience: Duration::from_secs(3600) };
 /// Commits by path. Each holds a plan of at most [`SMALL_PLAN_ENTRIES`], about 300 bytes an entry with what is known of

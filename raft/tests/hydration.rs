@@ -5,13 +5,16 @@
 
 mod cluster;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use checkpoint::{Digest, JobName};
 use cluster::depot::{Hybrid, Mood, Objects, commit_hybrid};
 use cluster::{Cluster, DEADLINE, Node, by_hand, commit_epoch, installed, verified, within};
+use nativelog::ledger::ObjectKey;
 use nativelog::performer::Publication;
-use raft::Hydrate;
+use raft::{DepotTrouble, Held, Hydrate};
 
 const MIB: usize = 1 << 20;
 
@@ -344,5 +347,43 @@ async fn a_store_that_refuses_to_delete_is_not_asked_in_a_loop() {
     }
     assert_eq!(objects.deletes(), 1);
     assert!(objects.there().is_superset(&hybrid.objects));
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn garbage_goes_by_the_same_way_and_nothing_of_what_is_open() {
+    let (cluster, objects) = start("garbage", Hydrate::Peers).await;
+    let leader = cluster.leader().await;
+    let sealed = commit_hybrid(&cluster, &objects, Some(leader), ("job", 1, MIB)).await;
+    let open = Hybrid::link(&cluster, &objects, Some(leader), ("job", 2, MIB)).await;
+    // Another upload of the same bytes, which nothing names.
+    let stray = |of: &Hybrid| ObjectKey { nonce: u64::MAX, ..*of.objects.first().unwrap() };
+    let (garbage, growing) = (stray(&sealed), stray(&open));
+    objects.put_back(BTreeMap::from([garbage, growing].map(|key| (key, Bytes::from_static(b"bytes")))));
+    let delete = async |node: u64, key: ObjectKey| {
+        cluster.nodes[&node].replica.deletes().garbage(key.store, vec![key]).await
+    };
+    let follower = cluster.follower().await.id;
+    assert!(matches!(delete(leader, growing).await, Err(Held::Log(_))), "its attempt may name it still");
+    assert!(matches!(delete(follower, garbage).await, Err(Held::Log(_))), "it does not lead");
+    assert!(objects.there().is_superset(&[garbage, growing].into()));
+    let marker = objects.marker();
+    assert_eq!(delete(leader, garbage).await.unwrap(), [(garbage, Ok(()))]);
+    assert!(!objects.there().contains(&garbage) && objects.marker() != marker);
+    // Each of several has its turn: none takes another one's batch for a stranger's.
+    let deletes = cluster.nodes[&leader].replica.deletes();
+    let (one, two) = futures::join!(deletes.garbage(garbage.store, vec![]), deletes.garbage(garbage.store, vec![]));
+    assert_eq!((one.unwrap(), two.unwrap(), objects.not_ours()), (vec![], vec![], 0));
+
+    objects.put_back(BTreeMap::from([(garbage, Bytes::from_static(b"bytes"))]));
+    objects.deny_deletes(true);
+    let [(_, denied)] = &delete(leader, garbage).await.unwrap()[..] else { panic!("one was asked for") };
+    assert_eq!(denied.as_ref().unwrap_err().trouble, DepotTrouble::Denied);
+    // A copy of all folders has deleted there.
+    objects.deny_deletes(false);
+    objects.set_marker(99);
+    let refused = delete(leader, garbage).await;
+    assert!(matches!(&refused, Err(Held::Store(error)) if error.trouble == DepotTrouble::NotOurs), "{refused:?}");
+    assert!(objects.there().is_superset(&sealed.objects) && objects.there().contains(&garbage));
     cluster.shutdown().await;
 }

@@ -325,7 +325,7 @@ mod tests {
     fn said(replies: &[pb::VerifyReply], all_nodes: bool, repair: bool) -> Option<Failure> {
         let mut seen = Seen::default();
         replies.iter().for_each(|reply| seen.add(reply));
-        seen.failure(&VerifyArgs { target: None, all_nodes, repair })
+        seen.failure(&VerifyArgs { target: None, all_nodes, repair, objects: None, deep: false })
     }
 
     #[test]
