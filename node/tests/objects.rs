@@ -113,7 +113,8 @@ async fn garbage_is_told_first_and_exactly_that_is_deleted() {
     assert_eq!(needed.len(), 4, "{needed:?}");
     // Left by attempts that have ended; of a log that has come further; of nobody.
     let one = needed.first().unwrap();
-    let (digest, _) = name(one).split_once('.').map(|(digest, rest)| (digest.to_owned(), rest.to_owned())).unwrap();
+    let (digest, _) =
+        name(one).split_once('.').map(|(digest, rest)| (digest.to_owned(), rest.to_owned())).unwrap();
     let beside = |name: String| one.with_file_name(name);
     let garbage = [
         beside(format!("{digest}.{:020}.{:016x}", 1, 7)),
@@ -141,7 +142,11 @@ async fn garbage_is_told_first_and_exactly_that_is_deleted() {
 
     let acted = ask(&node, &[&gc[..], &["--yes"]].concat());
     let done = json(&acted);
-    assert_eq!((acted.status.code(), &done["deleted"], &done["uploads_ended"]), (Some(0), &1.into(), &2.into()), "{done}");
+    assert_eq!(
+        (acted.status.code(), &done["deleted"], &done["uploads_ended"]),
+        (Some(0), &1.into(), &2.into()),
+        "{done}"
+    );
     let kept: BTreeSet<PathBuf> = needed.iter().cloned().chain(foreign.clone()).collect();
     assert_eq!(files(&store), kept);
     let marker = fs::read_to_string(store.join("epochlog.json")).unwrap();
@@ -212,7 +217,11 @@ async fn what_a_store_has_lost_is_put_back_by_a_node_that_has_it() {
     let with = |more: &[&'static str]| [&verify[..], more].concat();
     let good = trio.ask(follower, &with(&["--deep"]));
     let told = json(&good);
-    assert_eq!((good.status.code(), &told["referenced"], &told["missing"]), (Some(0), &4.into(), &0.into()), "{told}");
+    assert_eq!(
+        (good.status.code(), &told["referenced"], &told["missing"]),
+        (Some(0), &4.into(), &0.into()),
+        "{told}"
+    );
     assert!(told["read_bytes"].as_u64().unwrap() > 9 << 20, "{told}");
 
     // One is gone, one is short, one has another byte, which only who reads it sees.
@@ -228,15 +237,24 @@ async fn what_a_store_has_lost_is_put_back_by_a_node_that_has_it() {
     let found = trio.ask(follower, &verify);
     let told = json(&found);
     assert_eq!(found.status.code(), Some(6), "{told}");
-    assert_eq!((&told["missing"], &told["short"], &told["damaged"]), (&1.into(), &1.into(), &0.into()), "{told}");
+    assert_eq!(
+        (&told["missing"], &told["short"], &told["damaged"]),
+        (&1.into(), &1.into(), &0.into()),
+        "{told}"
+    );
     let deep = json(&trio.ask(follower, &with(&["--deep"])));
-    assert_eq!((&deep["missing"], &deep["short"], &deep["damaged"]), (&1.into(), &1.into(), &1.into()), "{deep}");
+    assert_eq!(
+        (&deep["missing"], &deep["short"], &deep["damaged"]),
+        (&1.into(), &1.into(), &1.into()),
+        "{deep}"
+    );
 
     // The node that is asked has lost one of them from its shelves, too: another one has it.
     let digest = checkpoint::digest::content(&fs::read(source.join("large")).unwrap()).to_string();
     let blobs = |node: usize| {
         let all = files(&dir.path().join(format!("n{}", node + 1)));
-        let is_blob = |path: &PathBuf| path.to_string_lossy().contains("/blobs/") && name(path).starts_with(&digest);
+        let is_blob =
+            |path: &PathBuf| path.to_string_lossy().contains("/blobs/") && name(path).starts_with(&digest);
         all.into_iter().filter(is_blob).collect::<Vec<_>>()
     };
     assert!(!blobs(follower).is_empty());
@@ -244,12 +262,19 @@ async fn what_a_store_has_lost_is_put_back_by_a_node_that_has_it() {
     let mended = trio.ask_within("60s", follower, &with(&["--deep", "--repair"]));
     let told = json(&mended);
     assert_eq!(mended.status.code(), Some(0), "{told}");
-    assert_eq!((&told["rehomed"], &told["nowhere"]), (&22.into(), &0.into()), "a pack of 20, and two: {told}");
+    assert_eq!(
+        (&told["rehomed"], &told["nowhere"]),
+        (&22.into(), &0.into()),
+        "a pack of 20, and two: {told}"
+    );
     let good = trio.ask(follower, &with(&["--deep"]));
     let told = json(&good);
     assert_eq!((good.status.code(), &told["referenced"]), (Some(0), &4.into()), "{told}");
     let now = files(&store);
-    assert!([&huge, &large, pack].iter().all(|old| object_of_digest(&now, old).is_some_and(|new| new != **old)), "{now:?}");
+    assert!(
+        [&huge, &large, pack].iter().all(|old| object_of_digest(&now, old).is_some_and(|new| new != **old)),
+        "{now:?}"
+    );
     assert!(!now.contains(pack), "no key is written twice");
     let listed = String::from_utf8_lossy(&trio.ask(follower, &["ls"]).stdout).into_owned();
     assert!(!listed.contains("rehome"), "no job is left of it: {listed}");
@@ -265,7 +290,10 @@ async fn what_a_store_has_lost_is_put_back_by_a_node_that_has_it() {
     let nowhere = trio.ask_within("60s", follower, &["verify", "--objects", "main", "--repair"]);
     let text = String::from_utf8_lossy(&nowhere.stdout).into_owned();
     assert_eq!(nowhere.status.code(), Some(6), "{text}");
-    assert!(text.contains("0 of 1 contents lie in a new object now, 1 are on no node: THEY ARE LOST"), "{text}");
+    assert!(
+        text.contains("0 of 1 contents lie in a new object now, 1 are on no node: THEY ARE LOST"),
+        "{text}"
+    );
     assert!(text.contains("it is the manifest of job@1"), "{text}");
 }
 

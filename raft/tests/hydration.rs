@@ -372,7 +372,8 @@ async fn garbage_goes_by_the_same_way_and_nothing_of_what_is_open() {
     assert!(!objects.there().contains(&garbage) && objects.marker() != marker);
     // Each of several has its turn: none takes another one's batch for a stranger's.
     let deletes = cluster.nodes[&leader].replica.deletes();
-    let (one, two) = futures::join!(deletes.garbage(garbage.store, vec![]), deletes.garbage(garbage.store, vec![]));
+    let (one, two) =
+        futures::join!(deletes.garbage(garbage.store, vec![]), deletes.garbage(garbage.store, vec![]));
     assert_eq!((one.unwrap(), two.unwrap(), objects.not_ours()), (vec![], vec![], 0));
 
     objects.put_back(BTreeMap::from([(garbage, Bytes::from_static(b"bytes"))]));
@@ -383,7 +384,10 @@ async fn garbage_goes_by_the_same_way_and_nothing_of_what_is_open() {
     objects.deny_deletes(false);
     objects.set_marker(99);
     let refused = delete(leader, garbage).await;
-    assert!(matches!(&refused, Err(Held::Store(error)) if error.trouble == DepotTrouble::NotOurs), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Held::Store(error)) if error.trouble == DepotTrouble::NotOurs),
+        "{refused:?}"
+    );
     assert!(objects.there().is_superset(&sealed.objects) && objects.there().contains(&garbage));
     cluster.shutdown().await;
 }

@@ -111,7 +111,10 @@ impl<S: Served> Epochlog for Node<S> {
     async fn gc(&self, _: Request<pb::GcRequest>) -> Answer<Self::GcStream> {
         unheard_of()
     }
-    async fn verify_objects(&self, _: Request<pb::VerifyObjectsRequest>) -> Answer<Self::VerifyObjectsStream> {
+    async fn verify_objects(
+        &self,
+        _: Request<pb::VerifyObjectsRequest>,
+    ) -> Answer<Self::VerifyObjectsStream> {
         unheard_of()
     }
     async fn published_on(&self, _: Request<pb::PublishedOnRequest>) -> Answer<pb::PublishedOnReply> {

@@ -352,7 +352,8 @@ mod tests {
     #[test]
     fn what_two_nodes_put_back_together_is_counted_once() {
         let lost = || pb::WrongObject { contents: 5, rehomed: 2, nowhere: 3, ..Default::default() };
-        let there = |rehomed, nowhere| pb::WrongObject { contents: 3, rehomed, nowhere, ..Default::default() };
+        let there =
+            |rehomed, nowhere| pb::WrongObject { contents: 3, rehomed, nowhere, ..Default::default() };
         let merged = |there: Option<pb::WrongObject>| {
             let mut object = lost();
             merge(&mut object, there.as_ref());

@@ -130,7 +130,9 @@ fn notes(plan: &pb::GcPlan) -> Vec<String> {
         notes.push(format!("the store does not tell its open uploads: {}", plan.uploads_unknown));
     }
     if plan.cut {
-        notes.push("there is more in the store than one plan counts: repeat the command when this is done".into());
+        notes.push(
+            "there is more in the store than one plan counts: repeat the command when this is done".into(),
+        );
     }
     let examples = |classes: &[pb::ClassOfObjects], what: &str| {
         let told = classes.iter().filter(|of| !of.examples.is_empty());

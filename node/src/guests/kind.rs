@@ -28,9 +28,9 @@ impl Kind {
         match path {
             "/epochlog.Epochlog/Commit" => Kind::Commit,
             "/epochlog.Epochlog/Fetch" => Kind::Fetch,
-            "/epochlog.Epochlog/Verify"
-            | "/epochlog.Epochlog/VerifyObjects"
-            | "/epochlog.Epochlog/Gc" => Kind::Verify,
+            "/epochlog.Epochlog/Verify" | "/epochlog.Epochlog/VerifyObjects" | "/epochlog.Epochlog/Gc" => {
+                Kind::Verify
+            }
             "/epochlog.Epochlog/PublishedOn" | "/grpc.health.v1.Health/Watch" => Kind::Wait,
             path if path.starts_with("/grpc.reflection.") => Kind::Wait,
             _ => Kind::Short,

@@ -93,12 +93,7 @@ impl Plan {
         Ok(Plan::of(place, listing, uploads, &census))
     }
 
-    fn of(
-        place: Place,
-        listing: Listing,
-        uploads: Result<Vec<OpenUpload>, String>,
-        census: &Census,
-    ) -> Plan {
+    fn of(place: Place, listing: Listing, uploads: Result<Vec<OpenUpload>, String>, census: &Census) -> Plan {
         let mut objects: BTreeMap<ObjectClass, Count> = BTreeMap::new();
         let mut garbage = Vec::new();
         for (key, bytes) in listing.objects {

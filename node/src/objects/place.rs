@@ -67,10 +67,13 @@ impl Place {
         match place.kept.look(place.cluster, &place.known).await {
             Ok(()) => Ok(place),
             Err(NotIt::Store(error)) => Err(place.failure(&error)),
-            Err(NotIt::Another(why)) => Err(Failure::new(Code::Refused, "it is not the store that the log knows")
-                .what(place.what)
-                .why(why)
-                .fix("nothing was changed there: bring the right prefix back, or stop whoever else uses it")),
+            Err(NotIt::Another(why)) => Err(Failure::new(
+                Code::Refused,
+                "it is not the store that the log knows",
+            )
+            .what(place.what)
+            .why(why)
+            .fix("nothing was changed there: bring the right prefix back, or stop whoever else uses it")),
         }
     }
 

@@ -96,12 +96,7 @@ fn is_good(disk: &Arc<dyn Disk>, path: &PathBuf, lying: &Lying) -> bool {
 }
 
 /// How many contents lie in the new object.
-async fn put_back(
-    node: &Node,
-    place: &Place,
-    wrong: &Wrong,
-    contents: Vec<Content>,
-) -> Result<u64, Failure> {
+async fn put_back(node: &Node, place: &Place, wrong: &Wrong, contents: Vec<Content>) -> Result<u64, Failure> {
     let begin = begin(node, place);
     let attempt = match propose(node, place, begin.clone()).await? {
         Verdict::Accepted(Accepted::Begun { attempt, .. }) => attempt,

@@ -296,7 +296,7 @@ mod tests {
         let mut listing = Listing::default();
         listing.objects = vec![(key(1), 10), (key(3), 9), (key(4), 10)];
         let held = census.held().map(|(key, bytes)| (*key, bytes)).collect();
-    let (odd, sound) = compared(&listing, held);
+        let (odd, sound) = compared(&listing, held);
         assert_eq!(odd, [(key(2), 10), (key(3), 10)]);
         assert_eq!(sound, [(key(1), 10)]);
     }

@@ -82,7 +82,8 @@ impl Deletes {
         store: u64,
         objects: Vec<ObjectKey>,
     ) -> Result<Vec<(ObjectKey, Result<(), DepotError>)>, Held> {
-        let turn = self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(store).or_default().clone();
+        let turn =
+            self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(store).or_default().clone();
         let _turn = turn.lock().await;
         // As it is now: whoever had the turn before has begun another batch.
         let store = self.proposer.machine.ledger().store(store);
@@ -109,11 +110,7 @@ impl Deletes {
         marked.map_err(|_| away())?.map_err(Held::Store)
     }
 
-    pub(super) async fn propose(
-        &self,
-        leadership: &Arc<Leadership>,
-        record: &LogRecord,
-    ) -> Result<(), Held> {
+    pub(super) async fn propose(&self, leadership: &Arc<Leadership>, record: &LogRecord) -> Result<(), Held> {
         match self.proposer.propose_tied(leadership, record).await {
             Ok((_, Verdict::Accepted(_))) => Ok(()),
             Ok((_, Verdict::Rejected(rejected))) => Err(Held::Log(rejected.to_string())),

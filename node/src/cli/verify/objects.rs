@@ -18,8 +18,7 @@ pub async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     let what = format!("verify --objects {store}");
-    let request =
-        pb::VerifyObjectsRequest { store: store.to_owned(), deep, repair, ..Default::default() };
+    let request = pb::VerifyObjectsRequest { store: store.to_owned(), deep, repair, ..Default::default() };
     let (mut wrong, mut done) = (Vec::new(), None);
     let ended = client.verify_objects(request, &mut |kind| match kind {
         Kind::Object(object) => {
@@ -66,8 +65,11 @@ fn in_order(done: &pb::ObjectsVerified, wrong: &[pb::WrongObject], deep: bool) -
         false => "listed; `--deep` reads them".to_owned(),
     };
     let mended: u64 = wrong.iter().map(|object| object.rehomed).sum();
-    let mended =
-        if mended > 0 { format!("; {mended} contents of {} lost objects lie in new ones now", wrong.len()) } else { String::new() };
+    let mended = if mended > 0 {
+        format!("; {mended} contents of {} lost objects lie in new ones now", wrong.len())
+    } else {
+        String::new()
+    };
     format!("{objects} objects, {bytes}, are as the log says ({read}){mended}")
 }
 
@@ -125,7 +127,9 @@ fn failure(
     }
     let unread = left.iter().all(|object| object.state == "unread");
     let (code, sentence) = match unread {
-        true => (Code::NotLooked, format!("{} of {} objects could not be looked at", left.len(), done.referenced)),
+        true => {
+            (Code::NotLooked, format!("{} of {} objects could not be looked at", left.len(), done.referenced))
+        }
         false => {
             (Code::Corrupt, format!("{} of {} objects are not as the log says", left.len(), done.referenced))
         }
@@ -227,10 +231,16 @@ mod tests {
         assert_eq!(judged(&[], false), None);
         assert_eq!(judged(&[wrong(2, 2, 0)], true), None);
         let found = judged(&[wrong(2, 0, 0)], false).unwrap();
-        assert_eq!((found.code, found.sentence.as_str()), (Code::Corrupt, "1 of 9 objects are not as the log says"));
+        assert_eq!(
+            (found.code, found.sentence.as_str()),
+            (Code::Corrupt, "1 of 9 objects are not as the log says")
+        );
         assert!(found.fix.contains("--repair"), "{}", found.fix);
         let lost = wrong(2, 1, 1);
-        assert!(words(&lost, true).contains("1 of 2 contents lie in a new object now, 1 are on no node: THEY ARE LOST"));
+        assert!(
+            words(&lost, true)
+                .contains("1 of 2 contents lie in a new object now, 1 are on no node: THEY ARE LOST")
+        );
         assert!(judged(std::slice::from_ref(&lost), true).unwrap().fix.contains("restore an older epoch"));
         let unasked = pb::WrongObject { nodes: vec!["node 3: no answer".into()], ..lost };
         assert!(!words(&unasked, true).contains("LOST"), "{}", words(&unasked, true));
