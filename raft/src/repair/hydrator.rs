@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Digest, JobName};
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use nativelog::machine::Missing;
@@ -95,6 +96,9 @@ struct Known {
     nowhere: BTreeSet<Key>,
 }
 
+/// A store, what is known of it, and the attempts that were tried.
+type Passed = (u64, Known, BTreeSet<u64>);
+
 impl Default for Known {
     fn default() -> Known {
         let (later, since, nowhere) = (Later::default(), HashMap::new(), BTreeSet::new());
@@ -150,7 +154,7 @@ impl Hydrator {
         let mut known: BTreeMap<u64, Known> = BTreeMap::new();
         let mut bytes: BTreeMap<u64, u64> = BTreeMap::new();
         let mut busy: BTreeSet<u64> = BTreeSet::new();
-        let mut working = FuturesUnordered::new();
+        let mut working = FuturesUnordered::<BoxFuture<'_, Passed>>::new();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -225,8 +229,8 @@ impl Hydrator {
         self.owed.send_if_modified(|before| std::mem::replace(before, owed) != owed);
     }
 
-    /// Tries what is due of one store. Answers with the attempts that were tried, too.
-    async fn pass(&self, store: u64, mut known: Known, sought: Vec<Sought>) -> (u64, Known, BTreeSet<u64>) {
+    /// Tries what is due of one store.
+    async fn pass(&self, store: u64, mut known: Known, sought: Vec<Sought>) -> Passed {
         let mut tried = BTreeSet::new();
         for sought in sought {
             // What could not be published for want of space is not brought once more.
