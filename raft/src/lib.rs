@@ -89,7 +89,7 @@ pub use peer::PeerService;
 pub use propose::{Outcome, Pending, ProposalStream};
 pub use quorum::CutOff;
 pub use rejoin::{RejoinError, RejoinStep, Rejoined, rejoin};
-pub use release::{DELETES_AT_ONCE, Deletes, Held};
+pub use release::{DELETES_AT_ONCE, Deletes, NotDeleted};
 pub use repair::{Hydration, RepairError, RepairReport};
 pub use replica::Replica;
 pub use secret::{Secret, SecretError};

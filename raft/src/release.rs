@@ -34,7 +34,7 @@ use crate::depot::{DepotError, DepotTrouble};
 use crate::leader::Leadership;
 use crate::propose::Proposer;
 
-pub use door::{DELETES_AT_ONCE, Deletes, Held};
+pub use door::{DELETES_AT_ONCE, Deletes, NotDeleted};
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_secs(5);
@@ -100,18 +100,21 @@ impl Seen {
         self.paused.get(&store).is_some_and(|(until, _)| Instant::now() < *until)
     }
 
-    fn done(&mut self, store: &StoreInfo, done: Result<(), Held>) {
+    fn done(&mut self, store: &StoreInfo, done: Result<(), NotDeleted>) {
         let name = &store.name;
         let pause = match &done {
             Ok(()) => {
                 self.paused.remove(&store.id);
                 return;
             }
-            Err(Held::Log(why)) => {
+            Err(NotDeleted::Log(why)) => {
                 tracing::debug!(store = name, why, "released objects are not deleted yet");
                 AWAY
             }
-            Err(Held::Store(DepotError { trouble: DepotTrouble::Denied | DepotTrouble::NotOurs, why })) => {
+            Err(NotDeleted::Store(DepotError {
+                trouble: DepotTrouble::Denied | DepotTrouble::NotOurs,
+                why,
+            })) => {
                 tracing::error!(
                     store = name,
                     why,
@@ -119,7 +122,7 @@ impl Seen {
                 );
                 REFUSED
             }
-            Err(Held::Store(error)) => {
+            Err(NotDeleted::Store(error)) => {
                 let before = self.paused.get(&store.id).map(|(_, pause)| *pause);
                 let pause = before.map_or(AWAY, |pause| (pause * 2).min(AWAY_MAX));
                 tracing::warn!(store = name, %error, ?pause, "released objects cannot be deleted yet");
@@ -173,7 +176,7 @@ async fn batch(
     leadership: &Arc<Leadership>,
     store: &StoreInfo,
     objects: Vec<ObjectKey>,
-) -> Result<(), Held> {
+) -> Result<(), NotDeleted> {
     let mut failed = None;
     let answers = deletes.batch(leadership, store.id, objects).await?;
     let gone = answers.into_iter().filter_map(|(object, answer)| match answer {
@@ -191,7 +194,7 @@ async fn batch(
         tracing::info!(store = store.name, objects = gone.len(), "objects that nobody needs are deleted");
         deletes.propose(leadership, &compose::deleted(store.id, gone)).await?;
     }
-    failed.map_or(Ok(()), |error| Err(Held::Store(error)))
+    failed.map_or(Ok(()), |error| Err(NotDeleted::Store(error)))
 }
 
 #[cfg(test)]
@@ -220,11 +223,11 @@ mod tests {
     fn who_refuses_for_good_is_left_alone_and_who_is_away_is_asked_more_and_more_seldom() {
         let store = StoreInfo { id: 3, name: "west".into(), uuid: [0; 16], batch: 1, before: None };
         let mut seen = Seen::default();
-        let mut pause = |done: Result<(), Held>| {
+        let mut pause = |done: Result<(), NotDeleted>| {
             seen.done(&store, done);
             seen.paused.get(&3).map(|(_, pause)| pause.as_secs())
         };
-        let error = |trouble| Err(Held::Store(DepotError::new(trouble, "no")));
+        let error = |trouble| Err(NotDeleted::Store(DepotError::new(trouble, "no")));
         assert_eq!(pause(error(DepotTrouble::Away)), Some(5));
         assert_eq!(pause(error(DepotTrouble::Away)), Some(10));
         assert_eq!(pause(Ok(())), None);

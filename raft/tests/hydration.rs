@@ -14,7 +14,7 @@ use cluster::depot::{Hybrid, Mood, Objects, commit_hybrid};
 use cluster::{Cluster, DEADLINE, Node, by_hand, commit_epoch, installed, verified, within};
 use nativelog::ledger::ObjectKey;
 use nativelog::performer::Publication;
-use raft::{DepotTrouble, Held, Hydrate};
+use raft::{DepotTrouble, Hydrate, NotDeleted};
 
 const MIB: usize = 1 << 20;
 
@@ -364,8 +364,11 @@ async fn garbage_goes_by_the_same_way_and_nothing_of_what_is_open() {
         cluster.nodes[&node].replica.deletes().garbage(key.store, vec![key]).await
     };
     let follower = cluster.follower().await.id;
-    assert!(matches!(delete(leader, growing).await, Err(Held::Log(_))), "its attempt may name it still");
-    assert!(matches!(delete(follower, garbage).await, Err(Held::Log(_))), "it does not lead");
+    assert!(
+        matches!(delete(leader, growing).await, Err(NotDeleted::Log(_))),
+        "its attempt may name it still"
+    );
+    assert!(matches!(delete(follower, garbage).await, Err(NotDeleted::Log(_))), "it does not lead");
     assert!(objects.there().is_superset(&[garbage, growing].into()));
     let marker = objects.marker();
     assert_eq!(delete(leader, garbage).await.unwrap(), [(garbage, Ok(()))]);
@@ -385,7 +388,7 @@ async fn garbage_goes_by_the_same_way_and_nothing_of_what_is_open() {
     objects.set_marker(99);
     let refused = delete(leader, garbage).await;
     assert!(
-        matches!(&refused, Err(Held::Store(error)) if error.trouble == DepotTrouble::NotOurs),
+        matches!(&refused, Err(NotDeleted::Store(error)) if error.trouble == DepotTrouble::NotOurs),
         "{refused:?}"
     );
     assert!(objects.there().is_superset(&sealed.objects) && objects.there().contains(&garbage));

@@ -33,10 +33,10 @@ macro_rules! costs {
 }
 
 costs!(REQUEST_READS_MAX => CommitRequest, OpenWriterRequest, ReachedRequest, ListRequest, ShowRequest, ExpireRequest, AttemptsRequest, AbortRequest, RemoveJobRequest, FetchRequest,
-    StatusRequest, VerifyRequest, PublishedOnRequest);
+    StatusRequest, VerifyRequest, GcRequest, VerifyObjectsRequest, PublishedOnRequest);
 // A client trusts the nodes that it asks with more: a listing is long, and it is the only one to decode it.
 costs!(1 << 23 => CommitReply, OpenWriterReply, ReachedReply, ListReply, ShowReply, ExpireReply, AttemptsReply, AbortReply, RemoveJobReply, FetchReply, StatusReply,
-    VerifyReply, PublishedOnReply);
+    VerifyReply, GcReply, VerifyObjectsReply, PublishedOnReply);
 
 /// [`ProstCodec`] with a bound.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use client::{Code, Failure};
 use futures::StreamExt;
 use nativelog::ledger::{Census, ObjectClass, ObjectKey};
-use raft::{DELETES_AT_ONCE, DepotError, DepotTrouble, Held};
+use raft::{DELETES_AT_ONCE, DepotError, DepotTrouble, NotDeleted};
 use remote::{ObjectName, OpenUpload, StoreError, Trouble};
 
 use super::place::{Listing, Place};
@@ -208,10 +208,10 @@ impl Plan {
         Ok(())
     }
 
-    fn held(&self, node: &Node, held: &Held) -> Failure {
+    fn held(&self, node: &Node, held: &NotDeleted) -> Failure {
         match held {
-            Held::Store(error) => self.refused(error),
-            Held::Log(why) => {
+            NotDeleted::Store(error) => self.refused(error),
+            NotDeleted::Log(why) => {
                 let (code, sentence) = match node.replica.is_leader() {
                     true => node.no_way(),
                     false => (Code::Unavailable, "this node does not lead any more"),

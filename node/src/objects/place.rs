@@ -64,14 +64,23 @@ impl Place {
                 .fix("commit one: the first names the store in the log"));
         };
         let place = Place { kept: kept.clone(), known, cluster: Uuid::from_bytes(cluster), what };
-        match place.kept.look(place.cluster, &place.known).await {
-            Ok(()) => Ok(place),
-            Err(NotIt::Store(error)) => Err(place.failure(&error)),
+        place.look().await?;
+        Ok(place)
+    }
+
+    /// Looks whether the prefix is the one that the log means, if that was not seen lately.
+    ///
+    /// # Errors
+    /// It is not, or is away.
+    pub async fn look(&self) -> Result<(), Failure> {
+        match self.kept.look(self.cluster, &self.known).await {
+            Ok(()) => Ok(()),
+            Err(NotIt::Store(error)) => Err(self.failure(&error)),
             Err(NotIt::Another(why)) => Err(Failure::new(
                 Code::Refused,
                 "it is not the store that the log knows",
             )
-            .what(place.what)
+            .what(&self.what)
             .why(why)
             .fix("nothing was changed there: bring the right prefix back, or stop whoever else uses it")),
         }

@@ -97,6 +97,8 @@ fn is_good(disk: &Arc<dyn Disk>, path: &PathBuf, lying: &Lying) -> bool {
 
 /// How many contents lie in the new object.
 async fn put_back(node: &Node, place: &Place, wrong: &Wrong, contents: Vec<Content>) -> Result<u64, Failure> {
+    // The reading may have taken long: it has to be this cluster's prefix still.
+    place.look().await?;
     let begin = begin(node, place);
     let attempt = match propose(node, place, begin.clone()).await? {
         Verdict::Accepted(Accepted::Begun { attempt, .. }) => attempt,

@@ -23,13 +23,13 @@ const READY: Duration = Duration::from_secs(10);
 /// Deletes in object stores.
 pub struct Deletes {
     proposer: Arc<Proposer>,
-    /// By store, whose batch it is. Held over all of it.
+    /// By store, whose batch it is. NotDeleted over all of it.
     turns: Mutex<BTreeMap<u64, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Why objects were not deleted.
 #[derive(Debug, thiserror::Error)]
-pub enum Held {
+pub enum NotDeleted {
     /// The store does not do it.
     #[error("{0}")]
     Store(DepotError),
@@ -52,7 +52,7 @@ impl Deletes {
     /// lead; nothing is deleted where it turns out that it does not, or that the store is not this cluster's.
     ///
     /// # Errors
-    /// [`Held`]: nothing was deleted, but where the store did not answer in time.
+    /// [`NotDeleted`]: nothing was deleted, but where the store did not answer in time.
     ///
     /// # Panics
     /// When there are more.
@@ -60,10 +60,10 @@ impl Deletes {
         &self,
         store: u64,
         objects: Vec<ObjectKey>,
-    ) -> Result<Vec<(ObjectKey, Result<(), DepotError>)>, Held> {
+    ) -> Result<Vec<(ObjectKey, Result<(), DepotError>)>, NotDeleted> {
         assert!(objects.len() <= DELETES_AT_ONCE, "a batch has a bound");
         let ready = self.proposer.leading.ready(READY).await;
-        let leadership = ready.map_err(|error| Held::Log(error.to_string()))?;
+        let leadership = ready.map_err(|error| NotDeleted::Log(error.to_string()))?;
         let is_over = {
             let ledger = self.proposer.machine.ledger();
             let applied = ledger.applied().map(|id| id.index);
@@ -71,7 +71,7 @@ impl Deletes {
             objects.iter().all(|object| object.store == store && is_over(object.attempt))
         };
         if !is_over {
-            return Err(Held::Log("an attempt of these objects is open".into()));
+            return Err(NotDeleted::Log("an attempt of these objects is open".into()));
         }
         self.batch(&leadership, store, objects).await
     }
@@ -81,13 +81,13 @@ impl Deletes {
         leadership: &Arc<Leadership>,
         store: u64,
         objects: Vec<ObjectKey>,
-    ) -> Result<Vec<(ObjectKey, Result<(), DepotError>)>, Held> {
+    ) -> Result<Vec<(ObjectKey, Result<(), DepotError>)>, NotDeleted> {
         let turn =
             self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(store).or_default().clone();
         let _turn = turn.lock().await;
         // As it is now: whoever had the turn before has begun another batch.
         let store = self.proposer.machine.ledger().store(store);
-        let store = store.ok_or_else(|| Held::Log("the log does not know the store".into()))?;
+        let store = store.ok_or_else(|| NotDeleted::Log("the log does not know the store".into()))?;
         // A leader before this one may have died between its record and the marker.
         self.mark(&store, store.before.into_iter().collect(), store.batch).await?;
         let nonce = loop {
@@ -99,26 +99,30 @@ impl Deletes {
         self.propose(leadership, &compose::delete_batch(store.id, nonce)).await?;
         self.mark(&store, vec![store.batch], nonce).await?;
         // What is deleted from here on was let go by a log that is still the cluster's.
-        self.proposer.consensus.confirmed().await.map_err(Held::Log)?;
+        self.proposer.consensus.confirmed().await.map_err(NotDeleted::Log)?;
         let asked = tokio::time::timeout(STALL, self.proposer.config.stores.0.delete(objects)).await;
         asked.map_err(|_| away())
     }
 
-    async fn mark(&self, store: &StoreInfo, from: Vec<u64>, to: u64) -> Result<(), Held> {
+    async fn mark(&self, store: &StoreInfo, from: Vec<u64>, to: u64) -> Result<(), NotDeleted> {
         let begin = DeletesBegin { store: store.id, uuid: store.uuid, from, to };
         let marked = tokio::time::timeout(STALL, self.proposer.config.stores.0.begin_deletes(begin)).await;
-        marked.map_err(|_| away())?.map_err(Held::Store)
+        marked.map_err(|_| away())?.map_err(NotDeleted::Store)
     }
 
-    pub(super) async fn propose(&self, leadership: &Arc<Leadership>, record: &LogRecord) -> Result<(), Held> {
+    pub(super) async fn propose(
+        &self,
+        leadership: &Arc<Leadership>,
+        record: &LogRecord,
+    ) -> Result<(), NotDeleted> {
         match self.proposer.propose_tied(leadership, record).await {
             Ok((_, Verdict::Accepted(_))) => Ok(()),
-            Ok((_, Verdict::Rejected(rejected))) => Err(Held::Log(rejected.to_string())),
-            Err(error) => Err(Held::Log(error.to_string())),
+            Ok((_, Verdict::Rejected(rejected))) => Err(NotDeleted::Log(rejected.to_string())),
+            Err(error) => Err(NotDeleted::Log(error.to_string())),
         }
     }
 }
 
-fn away() -> Held {
-    Held::Store(DepotError::new(DepotTrouble::Away, format!("no answer for {STALL:?}")))
+fn away() -> NotDeleted {
+    NotDeleted::Store(DepotError::new(DepotTrouble::Away, format!("no answer for {STALL:?}")))
 }
