@@ -23,7 +23,7 @@ const READY: Duration = Duration::from_secs(10);
 /// Deletes in object stores.
 pub struct Deletes {
     proposer: Arc<Proposer>,
-    /// By store, whose batch it is. NotDeleted over all of it.
+    /// By store, whose batch it is. Kept over all of it.
     turns: Mutex<BTreeMap<u64, Arc<tokio::sync::Mutex<()>>>>,
 }
 
