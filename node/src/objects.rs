@@ -15,7 +15,7 @@ mod place;
 mod rehome;
 mod wrong;
 
-pub use garbage::{Acted, Count, Plan};
+pub use garbage::{Count, Plan};
 pub use place::Place;
-pub use rehome::{Rehomed, rehome};
+pub use rehome::rehome;
 pub use wrong::{Looked, State, Wrong, look, named};

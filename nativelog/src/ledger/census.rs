@@ -15,6 +15,7 @@ use std::fmt;
 
 use checkpoint::Digest;
 
+use super::hybrid::ObjectInfo;
 use super::objects::ObjectKey;
 use super::tables::Ledger;
 
@@ -103,7 +104,7 @@ impl Census {
     pub fn slice(&mut self, ledger: &Ledger) -> bool {
         self.next = match self.next {
             Next::Held(from) => {
-                let of_store = |object: &super::hybrid::ObjectInfo| object.key.store == self.store;
+                let of_store = |object: &ObjectInfo| object.key.store == self.store;
                 let to = from.saturating_add(SLICE);
                 let here = ledger.objects_in(from..to).filter(of_store);
                 self.held.extend(here.map(|object| (object.key, object.bytes)));
@@ -229,15 +230,10 @@ mod tests {
     #[test]
     fn every_name_has_one_class() {
         let mut ledger = ledger();
+        let names = [key(WEST, 2, 10), key(WEST, 3, 11), key(WEST, 3, 12), key(EAST, 3, 13)];
         let contents = Arc::make_mut(&mut ledger.content);
-        let take = |contents: &mut crate::ledger::content::Contents, key| {
-            contents.take_object(NewObject { key, bytes: 5 })
-        };
-        take(contents, key(WEST, 2, 10));
-        take(contents, key(WEST, 3, 11));
-        let released = take(contents, key(WEST, 3, 12));
-        assert!(contents.release_all(&[], &[released], 4).is_empty());
-        take(contents, key(EAST, 3, 13));
+        let ids = names.map(|key| contents.take_object(NewObject { key, bytes: 5 }));
+        assert!(contents.release_all(&[], &[ids[2]], 4).is_empty());
         let census = census(&ledger, WEST);
         assert_eq!(census.applied(), Some(4));
         use ObjectClass::{Foreign, Garbage, Open, Referenced, Released};

@@ -179,7 +179,7 @@ impl Ledger {
     pub fn stored_in(&self, numbers: Range<u32>) -> impl Iterator<Item = HomesInfo> {
         let homes = self.content.homes();
         let here = numbers.start..numbers.end.min(homes.content_slots());
-        here.filter(move |id| homes.of(*id).is_some()).map(|id| self.homes_info(id))
+        here.filter(move |id| homes.of(*id).is_some()).map(move |id| self.homes_info(id))
     }
 
     /// How many numbers objects have had, those that are free now included.

@@ -240,7 +240,7 @@ async fn compare(
     for object in told {
         teller.tell(reply(Verified::Object(object))).await?;
     }
-    let surplus = |class| looked.surplus.get(&class).copied().unwrap_or_default();
+    let surplus = |class: ObjectClass| looked.surplus.get(&class).copied().unwrap_or_default();
     let done = pb::ObjectsVerified {
         store: place.kept.name().to_owned(),
         node: node.config.id,
@@ -296,7 +296,10 @@ async fn ask(
         for object in told.iter_mut().filter(|object| named.contains(&object.key)) {
             match &asked {
                 Err(why) => object.nodes.push(format!("node {id}: {why}")),
-                Ok(there) => merge(object, there.get(&object.key)),
+                Ok(there) => {
+                    let said = there.get(&object.key);
+                    merge(object, said);
+                }
             }
         }
     }

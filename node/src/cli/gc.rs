@@ -42,7 +42,7 @@ pub async fn run(args: &GcArgs, client: &Client, output: &Output) -> Result<(), 
     let what = format!("gc --objects {}", args.objects);
     let request = pb::GcRequest { store: args.objects.clone(), act: args.yes, direct: false };
     let mut told = Told::default();
-    let ended = client.gc(request, &mut |kind| match kind {
+    let mut each = |kind| match kind {
         Kind::Plan(plan) => {
             if !output.is_json() {
                 output.line(table(&plan));
@@ -58,8 +58,8 @@ pub async fn run(args: &GcArgs, client: &Client, output: &Output) -> Result<(), 
         }
         Kind::Done(done) => told.done = Some(done),
         Kind::Working(_) => {}
-    });
-    let ended = ended.await;
+    };
+    let ended = client.gc(request, &mut each).await;
     let Some(plan) = &told.plan else {
         return Err(ended.err().unwrap_or_else(|| broke_off(&what)));
     };
@@ -115,7 +115,8 @@ fn table(plan: &pb::GcPlan) -> String {
             false => "?".to_owned(),
         };
         let words = CLASSES.iter().find(|(class, _)| *class == of.class).map_or("", |(_, words)| words);
-        rows.push(row([&of.class, &of.count.to_string(), &units::size(of.bytes), &uploads, words]));
+        let (many, bytes) = (of.count.to_string(), units::size(of.bytes));
+        rows.push(row([of.class.as_str(), many.as_str(), bytes.as_str(), uploads.as_str(), words]));
     }
     screen::table(&rows)
 }

@@ -171,9 +171,11 @@ impl Plan {
     async fn delete(&self, node: &Node, acted: &mut Acted) -> Result<(), Failure> {
         let store = self.place.known.id;
         // Who only ends uploads goes the same way: the marker, the log, the leadership.
-        let none: [&[(ObjectKey, u64)]; 1] = [&[]];
-        let batches = self.garbage.chunks(DELETES_AT_ONCE);
-        for batch in batches.chain(none.into_iter().filter(|_| self.garbage.is_empty())) {
+        let mut batches: Vec<&[(ObjectKey, u64)]> = self.garbage.chunks(DELETES_AT_ONCE).collect();
+        if batches.is_empty() {
+            batches.push(&[]);
+        }
+        for batch in batches {
             let keys = batch.iter().map(|(key, _)| *key).collect();
             let answers = node.replica.deletes().garbage(store, keys).await;
             let answers = answers.map_err(|held| self.held(node, &held))?;

@@ -8,7 +8,7 @@
 //! The attempt is there so that nobody takes the new object for garbage before the log names it; it has an empty plan, and
 //! nothing of it is ever published. The old name is never written again: with the last content that lay there it is released.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use nativelog::background::{self, BULK, UPKEEP};
 use nativelog::compose::{self, Opening, Pages, StoredObject};
 use nativelog::ledger::{Accepted, Reason, Verdict};
 use nativelog::record::LogRecord;
+use raft::Outcome;
 
 use super::place::Place;
 use super::wrong::{Lying, Wrong};
@@ -72,7 +73,7 @@ fn held(store: &Store, wanted: &[Lying]) -> Vec<Content> {
     wanted.iter().filter_map(good).collect()
 }
 
-fn is_good(disk: &Arc<dyn Disk>, path: &PathBuf, lying: &Lying) -> bool {
+fn is_good(disk: &Arc<dyn Disk>, path: &Path, lying: &Lying) -> bool {
     let read = || -> std::io::Result<bool> {
         if disk.stat(path)?.len != lying.bytes {
             return Ok(false);
@@ -132,7 +133,7 @@ fn begin(node: &Node, place: &Place) -> LogRecord {
         labels: Vec::new(),
         depends_on: Vec::new(),
     };
-    let path = RelPath::parse(b"").expect("the root is a path");
+    let path = RelPath::root();
     let root = PlanEntry { path, kind: EntryKind::Directory, mode: 0o755, size: 0, target: Vec::new() };
     compose::begin_in(&opening, &Pages::new(&[root]), place.known.id)
 }
@@ -161,11 +162,14 @@ async fn upload_and_say(
         .iter()
         .map(|(offset, content)| compose::rehome(attempt, content.digest, old, &stored, *offset))
         .collect();
-    let said = records.into_iter().map(|record| propose(node, place, record));
-    let mut said = futures::stream::iter(said).buffer_unordered(RECORDS_AT_ONCE);
+    let say = |record: LogRecord| {
+        let replica = node.replica.clone();
+        async move { replica.propose(record).await }
+    };
+    let mut said = futures::stream::iter(records.into_iter().map(say)).buffer_unordered(RECORDS_AT_ONCE);
     let mut moved = 0;
-    while let Some(verdict) = said.next().await {
-        match verdict? {
+    while let Some(outcome) = said.next().await {
+        match answered(node, place, outcome)? {
             Verdict::Accepted(_) => moved += 1,
             // It lies elsewhere by now, or nobody needs it any more.
             Verdict::Rejected(no) if matches!(no.reason, Reason::Conflict | Reason::NotFound) => moved += 1,
@@ -185,7 +189,11 @@ async fn upload_and_say(
 }
 
 async fn propose(node: &Node, place: &Place, record: LogRecord) -> Result<Verdict, Failure> {
-    match node.replica.propose(record).await {
+    answered(node, place, node.replica.propose(record).await)
+}
+
+fn answered(node: &Node, place: &Place, outcome: Outcome) -> Result<Verdict, Failure> {
+    match outcome {
         Ok((_, verdict)) => Ok(verdict),
         Err(error) => {
             let (code, sentence) = node.no_way();

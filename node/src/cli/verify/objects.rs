@@ -4,7 +4,6 @@ use client::{Client, Code, Failure, pb};
 use pb::verify_objects_reply::Kind;
 use serde_json::{Value, json};
 
-use crate::cli::global::Format;
 use crate::cli::output::{Output, failure_json};
 use crate::units;
 
@@ -20,7 +19,7 @@ pub async fn run(
     let what = format!("verify --objects {store}");
     let request = pb::VerifyObjectsRequest { store: store.to_owned(), deep, repair, ..Default::default() };
     let (mut wrong, mut done) = (Vec::new(), None);
-    let ended = client.verify_objects(request, &mut |kind| match kind {
+    let mut each = |kind| match kind {
         Kind::Object(object) => {
             match output.is_json() {
                 true => output.progress(&object_json(&object)),
@@ -30,8 +29,8 @@ pub async fn run(
         }
         Kind::Done(found) => done = Some(found),
         Kind::Working(_) => {}
-    });
-    ended.await?;
+    };
+    client.verify_objects(request, &mut each).await?;
     let Some(done) = done else {
         return Err(Failure::new(Code::NotLooked, "the node broke off before it had looked at everything")
             .what(what)
@@ -39,7 +38,7 @@ pub async fn run(
             .fix("repeat the command"));
     };
     let failure = failure(what, &wrong, &done, repair);
-    if output.format == Format::Jsonl || output.is_json() {
+    if output.is_json() {
         output.outcome(summary(&done, &wrong));
     }
     if done.garbage + done.foreign > 0 {
